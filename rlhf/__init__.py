@@ -1,0 +1,1 @@
+"""The Llama 2 alignment pipeline as a library; see docs/index.md for the map."""

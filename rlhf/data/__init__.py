@@ -1,0 +1,1 @@
+"""Rows, their loaders, splits and mixtures."""

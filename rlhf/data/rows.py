@@ -1,0 +1,111 @@
+"""The row types, checked at the door. Light: no torch, no datasets.
+
+Each `from_dict` raises InputError, one sentence naming the field and the value; loaders add the file and the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from rlhf.conversation import Conversation, check_conversation
+from rlhf.errors import InputError
+
+Domain = Literal["helpfulness", "safety"]
+Strength = Literal["significantly", "better", "slightly", "negligibly"]
+STRENGTHS: tuple[str, ...] = get_args(Strength)
+
+
+def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise InputError(f"{field}: must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def _text(field: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{field}: must be a non-empty text, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question to answer: `messages` ends with the user's turn; `domain` tags it for the safety gate."""
+
+    id: str
+    messages: Conversation
+    domain: Domain = "helpfulness"
+    source: str = ""
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Prompt:
+        messages = check_conversation(row.get("messages"), last="user")
+        domain = _one_of("domain", row.get("domain", "helpfulness"), get_args(Domain))
+        return cls(_text("id", row.get("id")), messages, domain, str(row.get("source", "")))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt, and which a person chose.
+
+    `strength` says how much better the chosen one is (None: unknown); `chosen_safe`, `rejected_safe` are safety labels
+    (None: unlabelled). A row whose chosen answer is unsafe and whose rejected one is safe is refused (paper, section 3.2.1).
+    """
+
+    id: str
+    messages: Conversation
+    chosen: str
+    rejected: str
+    strength: Strength | None = None
+    chosen_safe: bool | None = None
+    rejected_safe: bool | None = None
+    domain: Domain = "helpfulness"
+    source: str = ""
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Preference:
+        messages = check_conversation(row.get("messages"), last="user")
+        chosen, rejected = _text("chosen", row.get("chosen")), _text("rejected", row.get("rejected"))
+        if chosen == rejected:
+            raise InputError(f"chosen, rejected: the two answers are identical, {chosen[:60]!r}")
+        strength = row.get("strength")
+        if strength is not None:
+            _one_of("strength", strength, STRENGTHS)
+        labels = {}
+        for name in ("chosen_safe", "rejected_safe"):
+            labels[name] = row.get(name)
+            if labels[name] not in (True, False, None):
+                raise InputError(f"{name}: must be true, false or null, got {labels[name]!r}")
+        if labels["chosen_safe"] is False and labels["rejected_safe"] is True:
+            raise InputError("chosen_safe, rejected_safe: an unsafe answer chosen over a safe one is not trained on; drop the row")
+        domain = _one_of("domain", row.get("domain", "helpfulness"), get_args(Domain))
+        return cls(_text("id", row.get("id")), messages, chosen, rejected, strength, **labels, domain=domain, source=str(row.get("source", "")))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def conversation(self, which: Literal["chosen", "rejected"]) -> Conversation:
+        """The whole dialogue with that answer as its last message."""
+        return [*self.messages, {"role": "assistant", "content": getattr(self, which)}]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled and scored answer, one row of the pool. Scores are raw (before the sigmoid)."""
+
+    prompt_id: str
+    version: str
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprob: float
+    temperature: float
+    finished: bool
+    helpfulness: float
+    safety: float
+    reward: float
+    reward_model: str

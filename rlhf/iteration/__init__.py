@@ -1,0 +1,1 @@
+"""Plan, ledger, sample pool and driver of RLHF-V1..Vn."""

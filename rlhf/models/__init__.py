@@ -1,0 +1,1 @@
+"""Loading and saving: policies as causal LMs, reward models as sequence classifiers."""

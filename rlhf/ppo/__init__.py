@@ -1,0 +1,1 @@
+"""Rollout, update and loop of PPO with two gated reward models."""

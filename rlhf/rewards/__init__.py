@@ -1,0 +1,1 @@
+"""Reward functions: the protocol, scoring with reward models, the safety gate, and the training of both models."""

@@ -1,0 +1,1 @@
+"""Completions from a policy: in this process, or from an OpenAI-compatible server."""

@@ -1,0 +1,63 @@
+"""What every sampler takes and gives. Light: no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How completions are drawn.
+
+    Args:
+        temperature: divides the logits before the softmax; 0 is greedy.
+        top_p: keep the smallest set of tokens whose probability reaches it; 1 keeps all.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        max_new_tokens: stop here where no end token came.
+        seed: with the prompt's position in the call and the sample's index it decides every draw.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise InputError(f"temperature: must be 0 (greedy) or above, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p: must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise InputError(f"top_k: must be 0 (off) or above, got {self.top_k}")
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens: must be at least 1, got {self.max_new_tokens}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One drawn answer.
+
+    token_ids include the end token when it came (`finished`); text does not. `logprob` is the sum over token_ids of the
+    log-probability under the model at temperature 1 without top-p or top-k, in nats, float32.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprob: float
+    finished: bool
+
+
+class Sampler(Protocol):
+    """Anything that draws `num_samples` answers for each prompt, in the prompts' order."""
+
+    def sample(
+        self, prompts: Sequence[Conversation], num_samples: int, params: SamplingParams, keys: Sequence[int] | None = None
+    ) -> list[list[Sample]]:
+        """Draw; `keys[i]` replaces position i in the seed of prompts[i], so that dealing prompts out changes nothing."""
+        ...

@@ -1,0 +1,1 @@
+"""The ground-truth world: corpus, tiny model's text, gold scorer, simulated annotator."""

@@ -1,0 +1,67 @@
+"""Settings of the optimisation loop, and the learning-rate schedule. Light: no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf.errors import InputError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule (Llama 2 paper, sections 3.1 and 3.2.2, unless said otherwise).
+
+    Args:
+        learning_rate: peak rate.
+        schedule: "cosine" falls to final_fraction of the peak; "constant" stays at it (PPO).
+        final_fraction: last rate over peak rate.
+        warmup_fraction: share of all steps that the rate rises linearly.
+        warmup_min_steps: but at least so many steps (the paper's reward models: 5).
+        weight_decay: decoupled, on matrices only (norms and biases are left out, the usual practice).
+        betas: Adam's decay rates.
+        eps: Adam's epsilon.
+        max_grad_norm: clip the global gradient norm here.
+        epochs: passes over the rows.
+        batch_size: rows (or pairs) a step, over all processes and accumulation.
+        micro_batch_size: rows a forward pass on one process.
+        gradient_checkpointing: trade time for memory.
+    """
+
+    learning_rate: float = 2e-5
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_fraction: float = 0.1
+    warmup_fraction: float = 0.03
+    warmup_min_steps: int = 0
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-5
+    max_grad_norm: float = 1.0
+    epochs: int = 1
+    batch_size: int = 64
+    micro_batch_size: int = 8
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "max_grad_norm", "epochs", "batch_size", "micro_batch_size"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: must be above 0, got {getattr(self, name)}")
+        for name in ("final_fraction", "warmup_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")
+
+    def learning_rate_at(self, step: int, total_steps: int) -> float:
+        """Rate of `step` (0-based) of `total_steps`.
+
+        Warm-up lasts max(warmup_min_steps, warmup_fraction x total_steps) steps, rounded up, and its last step has the peak
+        rate; the last step of all has final_fraction of it.
+        """
+        warmup = max(self.warmup_min_steps, math.ceil(self.warmup_fraction * total_steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = min(1.0, (step - warmup + 1) / max(1, total_steps - warmup))
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * cosine)
