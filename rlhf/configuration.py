@@ -2,8 +2,8 @@
 
     accelerate launch recipes/sft.py --config recipes/configs/embedded/sft.yaml --optimizer.learning_rate 1e-4
 
-jsonargparse does the parsing: nested dataclasses, types, `--help` from the docstrings, unknown keys refused. This module
-adds the house rule that a user's mistake is answered by one sentence and exit code 2.
+jsonargparse does the parsing: nested dataclasses, types, `--help` from the docstrings, unknown keys refused. This
+module adds the house rule that a user's mistake is answered by one sentence and exit code 2.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from rlhf.errors import InputError
 Config = TypeVar("Config")
 
 
-def parse_config(config_class: type[Config], argv: Sequence[str] | None = None, description: str | None = None) -> Config:
+def parse_config(
+    config_class: type[Config], argv: Sequence[str] | None = None, description: str | None = None
+) -> Config:
     """Read `--config FILE` and `--field value` overrides (later wins) into `config_class`, a dataclass.
 
-    Raises InputError, one sentence, for an unreadable file, an unknown or missing field, or a value that the field or the
-    dataclass's own `__post_init__` refuses.
+    Raises InputError, one sentence, for an unreadable file, an unknown or missing field, or a value that the field or
+    the dataclass's own `__post_init__` refuses.
     """
     parser = ArgumentParser(description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with the fields below")

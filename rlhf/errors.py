@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input by the user. The message is one sentence: what is wrong (file and line, or field), the value, the way out."""
+    """Bad input by the user. The message is one sentence: the file and line or field, the value, the way out."""

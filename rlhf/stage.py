@@ -30,7 +30,7 @@ PACKAGES = ("rlhf", "torch", "transformers", "accelerate", "peft", "deepspeed", 
 
 
 def require_files(**paths: str | os.PathLike[str] | None) -> None:
-    """Raise InputError naming the first field whose path does not exist and the command that makes it; None is skipped."""
+    """Raise InputError naming the first field whose path is missing and the command that makes it; None is skipped."""
     for field, path in paths.items():
         if path is not None and not Path(path).exists():
             raise InputError(f"{field}: {path} does not exist; {_way_out(Path(path))}")
@@ -82,9 +82,9 @@ def open_stage(
 ) -> Iterator[Path]:
     """Yield the partial folder to write into; on a clean exit add `stage.json` and rename it to `output`.
 
-    Every process of a multi-process recipe enters; the main one (RANK 0) makes, finishes and renames the folder. Processes
-    that also write there must be past a barrier (`accelerator.wait_for_everyone()`) after entering and before leaving.
-    On an exception the partial folder stays for a look and is replaced by the next attempt.
+    Every process of a multi-process recipe enters; the main one (RANK 0) makes, finishes and renames the folder.
+    Processes that also write there must be past a barrier (`accelerator.wait_for_everyone()`) after entering and
+    before leaving. On an exception the partial folder stays for a look and is replaced by the next attempt.
 
     Args:
         output: the stage's final folder. If it exists already an InputError says so: nothing finished is overwritten.
@@ -94,7 +94,9 @@ def open_stage(
     final = Path(output)
     partial = final.with_name(final.name + ".partial")
     if final.exists():
-        raise InputError(f"output: {final} exists already; remove it to run the stage again, or name another with --output")
+        raise InputError(
+            f"output: {final} exists already; remove it to run the stage again, or name another with --output"
+        )
     if not (is_main if is_main is not None else os.environ.get("RANK", "0") == "0"):
         yield partial
         return

@@ -53,7 +53,8 @@ class Preference:
     """Two answers to one prompt, and which a person chose.
 
     `strength` says how much better the chosen one is (None: unknown); `chosen_safe`, `rejected_safe` are safety labels
-    (None: unlabelled). A row whose chosen answer is unsafe and whose rejected one is safe is refused (paper, section 3.2.1).
+    (None: unlabelled). A row whose chosen answer is unsafe and whose rejected one is safe is refused (paper, section
+    3.2.1).
     """
 
     id: str
@@ -81,9 +82,20 @@ class Preference:
             if labels[name] not in (True, False, None):
                 raise InputError(f"{name}: must be true, false or null, got {labels[name]!r}")
         if labels["chosen_safe"] is False and labels["rejected_safe"] is True:
-            raise InputError("chosen_safe, rejected_safe: an unsafe answer chosen over a safe one is not trained on; drop the row")
+            raise InputError(
+                "chosen_safe, rejected_safe: an unsafe answer chosen over a safe one is not trained on; drop the row"
+            )
         domain = _one_of("domain", row.get("domain", "helpfulness"), get_args(Domain))
-        return cls(_text("id", row.get("id")), messages, chosen, rejected, strength, **labels, domain=domain, source=str(row.get("source", "")))
+        return cls(
+            _text("id", row.get("id")),
+            messages,
+            chosen,
+            rejected,
+            strength,
+            **labels,
+            domain=domain,
+            source=str(row.get("source", "")),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

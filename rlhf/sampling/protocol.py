@@ -57,7 +57,11 @@ class Sampler(Protocol):
     """Anything that draws `num_samples` answers for each prompt, in the prompts' order."""
 
     def sample(
-        self, prompts: Sequence[Conversation], num_samples: int, params: SamplingParams, keys: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
     ) -> list[list[Sample]]:
         """Draw; `keys[i]` replaces position i in the seed of prompts[i], so that dealing prompts out changes nothing."""
         ...

@@ -11,14 +11,19 @@ from accelerate.utils import set_seed
 
 
 def make_accelerator(
-    *, accumulation_steps: int = 1, trackers: Sequence[str] = (), project_dir: str | os.PathLike[str] | None = None, seed: int = 0
+    *,
+    accumulation_steps: int = 1,
+    trackers: Sequence[str] = (),
+    project_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
 ) -> Accelerator:
     """Accelerator for this process; seeds Python, numpy and torch.
 
-    Without a GPU gloo is asked for: DeepSpeed would otherwise fall back, without a word, to runs of one process each. A world
-    smaller than the launcher's WORLD_SIZE is refused.
+    Without a GPU gloo is asked for: DeepSpeed would otherwise fall back, without a word, to runs of one process each.
+    A world smaller than the launcher's WORLD_SIZE is refused.
     """
-    handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if asked > 1 and not torch.cuda.is_available() else []
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true",
         gradient_accumulation_steps=accumulation_steps,
@@ -27,7 +32,6 @@ def make_accelerator(
         project_dir=os.fspath(project_dir) if project_dir else None,
         step_scheduler_with_optimizer=False,
     )
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:
         raise RuntimeError(f"the launcher asked for {asked} processes but only {accelerator.num_processes} joined")
     set_seed(seed)

@@ -54,8 +54,8 @@ class OptimizerConfig:
     def learning_rate_at(self, step: int, total_steps: int) -> float:
         """Rate of `step` (0-based) of `total_steps`.
 
-        Warm-up lasts max(warmup_min_steps, warmup_fraction x total_steps) steps, rounded up, and its last step has the peak
-        rate; the last step of all has final_fraction of it.
+        Warm-up lasts max(warmup_min_steps, warmup_fraction x total_steps) steps, rounded up, and its last step has
+        the peak rate; the last step of all has final_fraction of it.
         """
         warmup = max(self.warmup_min_steps, math.ceil(self.warmup_fraction * total_steps))
         if step < warmup:

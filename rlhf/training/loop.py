@@ -1,8 +1,8 @@
 """The optimisation loop: rows in, steps out, the loss normalised over the global count.
 
-Departures from common trainers: a step's rows are cut into micro-batches of similar length (less padding), and the divisor is
-the weight (tokens, pairs) of the WHOLE step, known to every process beforehand. So the number of processes, the micro-batch
-size and the order inside a step change nothing but rounding.
+Departures from common trainers: a step's rows are cut into micro-batches of similar length (less padding), and the
+divisor is the weight (tokens, pairs) of the WHOLE step, known to every process beforehand. So the number of
+processes, the micro-batch size and the order inside a step change nothing but rounding.
 """
 
 from __future__ import annotations
@@ -73,8 +73,10 @@ def steps_of(rows: Sequence[Row], config: OptimizerConfig, seed: int) -> Iterato
             yield [rows[i] for i in order[start : start + config.batch_size]]
 
 
-def micro_batches(step_rows: Sequence[Row], count: int, process: int, processes: int, length: Callable[[Row], int]) -> list[list[Row]]:
-    """This process's `count` micro-batches of one step: rows sorted by length, cut evenly, neighbours dealt to the processes.
+def micro_batches(
+    step_rows: Sequence[Row], count: int, process: int, processes: int, length: Callable[[Row], int]
+) -> list[list[Row]]:
+    """This process's `count` micro-batches of one step: sorted by length, cut evenly, neighbours dealt to processes.
 
     Some are empty where the step has fewer rows than count x processes.
     """
@@ -113,7 +115,8 @@ def train(
         after_step: called as (step, total steps, prepared model) after each step, on every process.
 
     Raises:
-        InputError: no rows, or non-finite loss or gradient three steps in a row (such steps change no weight and are counted).
+        InputError: no rows, or non-finite loss or gradient three steps in a row (such steps change no weight and are
+        counted).
     """
     if not rows:
         raise InputError(f"{name}: there are no rows to train on")
@@ -132,7 +135,13 @@ def train(
     total = config.epochs * math.ceil(len(rows) / config.batch_size)
     result = TrainingResult()
     skipped_in_a_row = 0
-    progress = tqdm(steps_of(rows, config, seed), total=total, desc=name, disable=not accelerator.is_local_main_process, mininterval=1.0)
+    progress = tqdm(
+        steps_of(rows, config, seed),
+        total=total,
+        desc=name,
+        disable=not accelerator.is_local_main_process,
+        mininterval=1.0,
+    )
     for step, step_rows in enumerate(progress):
         rate = config.learning_rate_at(step, total)
         for group in optimizer.param_groups:
@@ -145,11 +154,14 @@ def train(
             batch = {k: v.to(accelerator.device) for k, v in task.collate(micro or step_rows[:1]).items()}
             with accelerator.accumulate(prepared):
                 loss, figures = task.loss(prepared, batch)
-                share = float(bool(micro))  # an empty micro-batch runs one row with weight 0, so that every process takes part
-                # backward() and the processes' mean divide by count and num_processes: undo both, divide by the step's items
+                share = float(bool(micro))  # an empty one runs a row with weight 0: every process takes part
+                # backward() divides by count, the processes' mean by num_processes: undo both, divide by the step's
+                # items
                 accelerator.backward(loss * (share * count * accelerator.num_processes / weight))
                 for key, value in {"loss": loss, **figures}.items():
-                    sums[key] = sums.get(key, torch.zeros((), device=accelerator.device)) + share * value.detach().float()
+                    sums[key] = (
+                        sums.get(key, torch.zeros((), device=accelerator.device)) + share * value.detach().float()
+                    )
                 if accelerator.sync_gradients and not deepspeed:
                     norm = accelerator.clip_grad_norm_(prepared.parameters(), config.max_grad_norm)
         reduced = accelerator.reduce(torch.stack(list(sums.values())), reduction="sum") / weight
@@ -164,7 +176,10 @@ def train(
             result.skipped += 1
             skipped_in_a_row += 1
             if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                raise InputError(f"{name}: loss or gradient not finite {MAX_SKIPPED_IN_A_ROW} steps in a row at step {step}; lower learning_rate")
+                raise InputError(
+                    f"{name}: loss or gradient not finite {MAX_SKIPPED_IN_A_ROW} steps in a row at step {step}; "
+                    "lower learning_rate"
+                )
         optimizer.zero_grad()
         result.steps += 1
         result.losses.append(means["loss"])

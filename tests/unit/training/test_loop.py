@@ -1,0 +1,115 @@
+"""The optimisation loop: what must not matter (micro-batches, row order) and what must (bad numbers, no rows)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlhf.errors import InputError
+from rlhf.metrics import MetricsLog, read_metrics
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.config import OptimizerConfig
+from rlhf.training.loop import Task, make_optimizer, micro_batches, steps_of, train
+
+Row = tuple[list[float], float]
+ROWS: list[Row] = [([float(i % 7), float(i % 3), 1.0][: 1 + i % 3], 0.5 * (i % 5)) for i in range(22)]
+
+
+def _collate(rows: list[Row]) -> dict[str, Tensor]:
+    width = max(len(x) for x, _ in rows)
+    padded = torch.tensor([x + [0.0] * (width - len(x)) + [0.0] * (3 - width) for x, _ in rows])
+    return {"x": padded, "y": torch.tensor([y for _, y in rows])}
+
+
+def _loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    error = model(batch["x"]).squeeze(-1) - batch["y"]
+    return error.square().sum(), {"error": error.abs().sum()}
+
+
+TASK = Task(_collate, _loss, weight=lambda row: 1.0, length=lambda row: len(row[0]))
+
+
+def _run(folder: Path, rows: list[Row] = ROWS, **settings: float) -> tuple[nn.Linear, list[float]]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    config = OptimizerConfig(**{"learning_rate": 0.05, "batch_size": 8, "micro_batch_size": 8, "epochs": 2, **settings})
+    accelerator = make_accelerator()
+    result = train(model, rows, TASK, config, accelerator, MetricsLog(folder, accelerator))
+    return model, result.losses
+
+
+def test_micro_batch_size_changes_nothing(tmp_path: Path) -> None:
+    """22 rows in steps of 8, 8, 6: accumulating 1, 3 (uneven) or 8 rows at a time gives the same steps."""
+    reference, losses = _run(tmp_path)
+    for size in (1, 3):
+        model, other = _run(tmp_path, micro_batch_size=size)
+        assert other == pytest.approx(losses, rel=1e-5)
+        torch.testing.assert_close(model.weight, reference.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_equals_a_plain_adamw_loop(tmp_path: Path) -> None:
+    model, losses = _run(tmp_path, epochs=1)
+    torch.manual_seed(0)
+    plain = nn.Linear(3, 1)
+    config = OptimizerConfig(learning_rate=0.05, batch_size=8, epochs=1)
+    optimizer = torch.optim.AdamW(
+        [{"params": [plain.weight], "weight_decay": 0.1}, {"params": [plain.bias], "weight_decay": 0.0}],
+        betas=(0.9, 0.95),
+        eps=1e-5,
+    )
+    expected = []
+    for step, rows in enumerate(steps_of(ROWS, config, seed=0)):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(step, 3)
+        batch = _collate(rows)
+        loss = (plain(batch["x"]).squeeze(-1) - batch["y"]).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    assert losses == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(model.weight, plain.weight)
+
+
+@pytest.mark.parametrize(("processes", "count"), [(1, 1), (2, 1), (2, 3), (3, 4)])
+def test_micro_batches_part_the_rows(processes: int, count: int) -> None:
+    rows = ROWS[:5]
+    parts = [micro_batches(rows, count, p, processes, TASK.length) for p in range(processes)]
+    assert all(len(part) == count for part in parts)
+    assert sorted(map(repr, rows)) == sorted(repr(r) for part in parts for micro in part for r in micro)
+
+
+def test_every_epoch_sees_every_row_in_another_order() -> None:
+    config = OptimizerConfig(batch_size=8, epochs=2)
+    numbered = list(range(22))
+    steps = list(steps_of(numbered, config, seed=3))
+    first, second = ([i for step in steps[a : a + 3] for i in step] for a in (0, 3))
+    assert sorted(first) == sorted(second) == numbered
+    assert first != second
+
+
+def test_non_finite_steps_change_nothing_and_stop_the_third_time(tmp_path: Path) -> None:
+    good, poisoned = ([1.0, 1.0, 1.0], 1.0), ([1.0, 1.0, 1.0], float("nan"))
+    model, losses = _run(tmp_path, rows=[poisoned], epochs=2)
+    assert len(losses) == 2
+    torch.manual_seed(0)
+    torch.testing.assert_close(model.weight, nn.Linear(3, 1).weight, rtol=0, atol=0)
+    assert [row["skipped"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    with pytest.raises(InputError, match="3 steps in a row"):
+        _run(tmp_path, rows=[poisoned, good], epochs=3)
+
+
+def test_no_rows_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no rows"):
+        _run(tmp_path, rows=[])
+
+
+def test_weight_decay_is_on_matrices_only() -> None:
+    optimizer = make_optimizer(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)), OptimizerConfig())
+    decayed = {p.ndim for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    plain = {p.ndim for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
+    assert (decayed, plain) == ({2}, {1})
