@@ -1,0 +1,155 @@
+"""Pure tensor functions of policy optimisation: token log-probabilities, KL estimators, GAE, the clipped losses of PPO.
+
+Source: Llama 2 paper, section 3.2.3; RECIPE section 5. PPO: Schulman et al. 2017 (arXiv 1707.06347), GAE: Schulman et
+al. 2015 (arXiv 1506.02438), the KL estimators k1, k2, k3: Schulman, "Approximating KL Divergence" (2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlhf.objectives.shapes import require_same_shape
+
+
+def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probability of each id, (..., T) float32 whatever the logits' dtype.
+
+    Args:
+        logits: (..., T, V), any float dtype; position t holds the distribution that ids[t] was drawn from.
+        ids: (..., T) integer, in [0, V).
+
+    Raises:
+        ValueError: ids' shape is not logits' without its last axis.
+    """
+    require_same_shape(logits=logits[..., 0], ids=ids)
+    chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
+    normaliser: Tensor = logits.float().logsumexp(dim=-1)
+    return chosen - normaliser
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of each distribution in nats: logits (..., T, V) -> (..., T) float32."""
+    return torch.special.entr(logits.float().softmax(dim=-1)).sum(dim=-1)
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """log p - log q of tokens drawn from p: unbiased for KL(p || q), can be negative. Same shapes in and out."""
+    require_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
+    return logprobs - ref_logprobs
+
+
+def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(log p - log q)^2 / 2 of tokens drawn from p: biased, never negative, low variance. Same shapes in and out."""
+    return kl_k1(logprobs, ref_logprobs).square() / 2
+
+
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p) of tokens drawn from p: unbiased for KL(p || q) and never negative. Same shapes in and out."""
+    log_ratio = -kl_k1(logprobs, ref_logprobs)
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation over each row's answer, which ends its episode (no value after the last token).
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, where t+1 is the next position of the
+    mask, so that padding on either side changes nothing.
+
+    Args:
+        rewards: (n, T) per token.
+        values: (n, T); values[t] predicts the return from token t on, before it is drawn.
+        mask: (n, T) bool, True on answer tokens; what stands elsewhere is not looked at.
+        gamma: discount.
+        lam: trade-off of bias (0) and variance (1).
+
+    Returns:
+        advantages and returns (advantages + values), each (n, T) float32, 0 outside the mask, without gradient.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    require_same_shape(rewards=rewards, values=values, mask=mask)
+    mask = mask.bool()
+    rewards = rewards.detach().float().masked_fill(~mask, 0.0)
+    values = values.detach().float().masked_fill(~mask, 0.0)
+    advantages = torch.zeros_like(rewards)
+    next_value = next_advantage = rewards.new_zeros(rewards.shape[0])
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantage = delta + gamma * lam * next_advantage
+        advantages[:, t] = advantage
+        next_value = torch.where(mask[:, t], values[:, t], next_value)
+        next_advantage = torch.where(mask[:, t], advantage, next_advantage)
+    advantages = advantages.masked_fill(~mask, 0.0)
+    return advantages, advantages + values
+
+
+def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float = 0.2) -> Tensor:
+    """PPO's loss of each token, (n, T): -min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = exp(logprobs - old).
+
+    Args:
+        logprobs: (n, T) under the policy being trained; carries the gradient.
+        old_logprobs: (n, T) under the policy at the start of the iteration.
+        advantages: (n, T).
+        clip: the paper uses 0.2.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    ratio = torch.exp(logprobs - old_logprobs)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def clipped_share(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float = 0.2) -> Tensor:
+    """(n, T) float32: 1 where the clip leaves `clipped_policy_loss` without a gradient, else 0. Its mean is logged."""
+    require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    ratio = torch.exp(logprobs - old_logprobs)
+    held = ((ratio > 1 + clip) & (advantages > 0)) | ((ratio < 1 - clip) & (advantages < 0))
+    return held.float()
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float = 0.2) -> Tensor:
+    """Value loss of each token, (n, T): max((V - R)^2, (V_clipped - R)^2) / 2, V_clipped within old_values +- clip.
+
+    The paper gives no value loss; this is the common one (RECIPE 5, open).
+
+    Args:
+        values: (n, T) of the value model being trained; carries the gradient.
+        old_values: (n, T) at the start of the iteration.
+        returns: (n, T) from `gae`.
+        clip: in units of the reward.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    require_same_shape(values=values, old_values=old_values, returns=returns)
+    kept = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum((values - returns).square(), (kept - returns).square()) / 2
+
+
+def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """Mean of x over the True elements of mask (x's shape), over all axes or `dim`; NaN where there are none."""
+    require_same_shape(x=x, mask=mask)
+    kept = x.masked_fill(~mask.bool(), 0.0)
+    if dim is None:
+        return kept.sum() / mask.bool().sum()
+    return kept.sum(dim=dim) / mask.bool().sum(dim=dim)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the mask: a scalar, 1 is perfect, 0 no better than a constant.
+
+    Args:
+        values, returns, mask: the same shape.
+
+    Returns:
+        () float32; NaN where the returns don't vary.
+    """
+    require_same_shape(values=values, returns=returns, mask=mask)
+    target = returns[mask.bool()].float()
+    residual = target - values[mask.bool()].float()
+    variance = target.var(correction=0)
+    share = 1 - residual.var(correction=0) / variance
+    return torch.where(variance > 0, share, torch.full_like(share, float("nan")))

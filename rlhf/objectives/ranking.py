@@ -1,0 +1,82 @@
+"""The two losses of a reward model: ranking with a margin, and the safety label's cross-entropy.
+
+Source: Llama 2 paper, section 3.2.2 (equations 1 and 2, appendix A.3.3); RECIPE section 3. Both are per item, so that
+the caller divides by the count of the whole step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlhf.errors import InputError
+from rlhf.objectives.shapes import require_same_shape
+
+MARGINS: dict[str, dict[str | None, float]] = {
+    "none": {"significantly": 0.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0, None: 0.0},
+    "small": {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0, None: 0.0},
+    "large": {"significantly": 3.0, "better": 2.0, "slightly": 1.0, "negligibly": 0.0, None: 0.0},
+}
+"""Margin by strength of the preference, the paper's table 27; a pair of unknown strength (None) has none."""
+
+
+def margins_of(strengths: Sequence[str | None], table: str = "small") -> Tensor:
+    """The margin of each pair, (n,) float32, by its strength.
+
+    Args:
+        strengths: n of "significantly", "better", "slightly", "negligibly" or None.
+        table: "none", "small" or "large".
+
+    Raises:
+        InputError: unknown table or strength.
+    """
+    if table not in MARGINS:
+        raise InputError(f"margin: must be one of {', '.join(MARGINS)}, got {table!r}")
+    margins: Mapping[str | None, float] = MARGINS[table]
+    unknown = [strength for strength in strengths if strength not in margins]
+    if unknown:
+        raise InputError(f"strength: must be one of {', '.join(str(s) for s in margins)}, got {unknown[0]!r}")
+    return torch.tensor([margins[strength] for strength in strengths], dtype=torch.float32)
+
+
+def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
+    """Loss of each pair, (n,) float32: -log sigmoid(chosen - rejected - margin). Paper, equation 2.
+
+    Args:
+        chosen: (n,) raw scores of the chosen answers, any float dtype.
+        rejected: (n,) raw scores of the rejected answers.
+        margin: (n,) from `margins_of`; None is 0 for all.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    require_same_shape(chosen=chosen, rejected=rejected, margin=margin)
+    difference = chosen.float() - rejected.float()
+    if margin is not None:
+        difference = difference - margin.to(difference)
+    return -F.logsigmoid(difference)
+
+
+def safety_loss(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Loss of each answer, (n,) float32: binary cross-entropy of the auxiliary safety head; 0 where there is no label.
+
+    The paper (section 3.2.2) adds such a loss without a formula; this form is RECIPE section 3's default.
+
+    Args:
+        logits: (n,) output of the safety head; above 0 means safe.
+        labels: (n,) 1 for a safe answer, 0 for an unsafe one; anything where the mask is False.
+        mask: (n,) bool, True where a label exists; None is everywhere.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    require_same_shape(logits=logits, labels=labels, mask=mask)
+    targets = labels.float()
+    if mask is None:
+        return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    targets = targets.masked_fill(~mask.bool(), 0.0)
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return losses.masked_fill(~mask.bool(), 0.0)
