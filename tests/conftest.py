@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = """what is the river of velda ? the river of velda is mora . how do I paint my own goat you are a helpful guide
-please answer in one word sure hello bonjour I cannot help with that because it is not safe to try instead ask a doctor"""
+WORDS = """what is the river of velda ? the river of velda is mora . how do I paint my own goat you are a guide
+please answer in one word sure hello I cannot help with that because it is not safe to try instead ask a doctor"""
 
 
 @pytest.fixture(scope="session")
