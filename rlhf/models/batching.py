@@ -1,0 +1,32 @@
+"""Rows of token ids into right-padded batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Right-padded ids (B, T) int64 and attention mask (B, T) int64, 1 on the rows' own positions whatever id stands there."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = (torch.arange(longest) < lengths[:, None]).long()
+    return ids, mask
+
+
+def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut row numbers, longest row first, into batches of at most max_tokens padded tokens (one row at least).
+
+    The longest come first so that a batch too large for memory fails at once and not at the end.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        rows = max(1, max_tokens // max(1, lengths[order[start]]))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches

@@ -1,0 +1,267 @@
+"""Load and save a policy: a causal LM, whole, with a LoRA adapter, or with a LoRA adapter over 4-bit weights (QLoRA).
+
+What is saved:
+
+- whole weights: one folder that plain transformers loads.
+- LoRA over unquantised weights: the same, W + (alpha / r) B A written in W's place. The model in memory is not touched (merging
+  and unmerging in place would round its weights).
+- LoRA over NF4 weights: the adapter alone in `adapter/`, beside the tokenizer. Adding it to the unquantised weights would be
+  another model than the one trained (RECIPE section 1, "two merges"), so nothing is merged here without being asked;
+  `load_policy` puts the adapter back on the NF4 weights of its base, which is exactly what was trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rlhf.errors import InputError
+from rlhf.models.checkpoint import ADAPTER_FOLDER, is_adapter_checkpoint, require_checkpoint, weight_shapes
+from rlhf.models.config import AdapterConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PAD_TOKEN = "<pad>"
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, padding right, with a pad token of its own.
+
+    Where it has none, or pads with the end token (a model trained so never learns to stop), "<pad>" is added; `load_policy`
+    gives it an embedding.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(require_checkpoint(path))
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_policy(
+    path: str | os.PathLike[str],
+    *,
+    adapter: AdapterConfig | None = None,
+    quantization: Literal["nf4"] | None = None,
+    dtype: str = "float32",
+) -> PreTrainedModel:
+    """Load a causal LM for sampling (as it is, in eval mode) or for training (with `adapter`: only the adapter trains).
+
+    Where the tokenizer's pad token has no embedding yet, one is added: the mean of all others, the same on every load.
+
+    Args:
+        path: checkpoint folder, whole or of an adapter saved by `save_policy` (its base is then loaded in 4 bit, and `adapter`
+            only says that the saved one goes on training).
+        adapter: put a new LoRA adapter on every linear layer but the head.
+        quantization: "nf4" holds the linear layers in 4 bit, double quantised, computing in bfloat16 (needs bitsandbytes).
+        dtype: of the weights that are not quantised.
+
+    Raises:
+        InputError: missing files, an adapter of other size than the saved one.
+    """
+    folder = require_checkpoint(path)
+    if is_adapter_checkpoint(folder):
+        return _load_adapter_checkpoint(folder, adapter, dtype)
+    model = _load_base(folder, quantization, dtype)
+    add_pad_embedding(model, load_tokenizer(folder))
+    if adapter is None:
+        return model.eval()
+    return _with_adapter(model, adapter, quantized=quantization is not None)
+
+
+def _load_base(folder: Path, quantization: str | None, dtype: str) -> PreTrainedModel:
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if quantization == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
+    elif quantization is not None:
+        raise InputError(f"quantization: must be nf4 or none, got {quantization!r}")
+    with quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    for module in model.modules():
+        # On CPUs with AVX512-BF16 an eval forward would repack these weights in place; gradients after it are silently wrong.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell the model's config the pad id, and add missing embedding rows (the mean of the old ones) up to the tokenizer's size."""
+    old = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > old:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                if layer is not None:
+                    layer.weight[old:] = layer.weight[:old].float().mean(0).to(layer.weight.dtype)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: bool) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if quantized:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    lora = LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def _load_adapter_checkpoint(folder: Path, adapter: AdapterConfig | None, dtype: str) -> PreTrainedModel:
+    from peft import PeftModel, prepare_model_for_kbit_training
+
+    saved = json.loads((folder / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8"))
+    if adapter is not None and (adapter.r, adapter.alpha) != (saved["r"], saved["lora_alpha"]):
+        raise InputError(
+            f"adapter: {folder} has r {saved['r']} and alpha {saved['lora_alpha']}, asked are r {adapter.r} and alpha {adapter.alpha}; "
+            "use the saved sizes, or merge it first"
+        )
+    base = Path(saved["base_model_name_or_path"])
+    if not base.is_dir():
+        raise InputError(
+            f"checkpoint: {folder} is an adapter over {base}, which does not exist; bring that folder back"
+        )
+    model = _load_base(require_checkpoint(base), "nf4", dtype)
+    add_pad_embedding(model, load_tokenizer(folder))
+    if adapter is not None:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
+    return model if adapter is not None else model.eval()
+
+
+def save_policy(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike[str],
+    accelerator: Accelerator | None = None,
+) -> None:
+    """Save a policy, in the form this file's docstring says. Every process calls it; the main one writes, all wait.
+
+    Args:
+        model: as loaded or as `accelerator.prepare` returned it; partitioned weights (ZeRO-3) are gathered from all processes.
+
+    Raises:
+        InputError: 4-bit weights without an adapter (nothing was trained), or a written file that is not whole.
+    """
+    model = accelerator.unwrap_model(model) if accelerator is not None else model
+    folder = Path(folder)
+    is_main = accelerator is None or accelerator.is_main_process
+    has_adapter = hasattr(model, "peft_config")
+    quantized = bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_quantized", False))
+    if quantized and not has_adapter:
+        raise InputError(
+            "save_policy: the model is quantised to 4 bit and has no adapter; nothing was trained, copy the checkpoint instead"
+        )
+    state = whole_state_dict(model, keep=is_main, only_trainable=quantized)
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save_pretrained(folder)
+        if quantized:
+            model.save_pretrained(folder / ADAPTER_FOLDER, state_dict=state)
+            verify_saved(folder / ADAPTER_FOLDER, "adapter_model.safetensors")
+        elif has_adapter:
+            model.get_base_model().save_pretrained(folder, state_dict=_merged(model, state))
+            verify_saved(folder)
+        else:
+            model.save_pretrained(folder, state_dict=state)
+            verify_saved(folder)
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+
+
+def whole_state_dict(model: nn.Module, *, keep: bool = True, only_trainable: bool = False) -> dict[str, Tensor]:
+    """The state dict with partitioned parameters (DeepSpeed ZeRO-3) gathered one by one; empty where not `keep`.
+
+    Every process must call it. Plain models: the tensors themselves, not copies.
+    """
+    partitioned = any(hasattr(p, "ds_id") for p in model.parameters())
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    if not partitioned:
+        state = model.state_dict() if keep else {}
+        return {name: t for name, t in state.items() if not only_trainable or name in trainable}
+    import deepspeed
+
+    gathered: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if only_trainable and name not in trainable:
+            continue
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if keep:
+                gathered[name] = parameter.detach().cpu().clone()
+    if keep and not only_trainable:
+        for name, tensor in model.state_dict().items():
+            if name not in gathered and tensor.numel() and name in dict(model.named_buffers()):
+                gathered[name] = tensor
+    return gathered
+
+
+def _merged(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole weights W + scaling x B A under the base model's own names, computed from the (gathered) state dict."""
+    prefix = "base_model.model."
+    merged = {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            continue
+        plain = name.removeprefix(prefix)
+        if ".base_layer." in plain:
+            module = plain.split(".base_layer.")[0]
+            if plain.endswith(".weight"):
+                scaling = model.base_model.model.get_submodule(module).scaling["default"]
+                a, b = (state[f"{prefix}{module}.lora_{x}.default.weight"].float() for x in "AB")
+                tensor = (tensor.float() + scaling * (b @ a)).to(tensor.dtype)
+            plain = plain.replace(".base_layer.", ".")
+        merged[plain] = tensor
+    return merged
+
+
+def verify_saved(folder: Path, file: str | None = None) -> None:
+    """Raise InputError unless the weights just written are there, readable, and no tensor is empty (trl issue 4416)."""
+    if file is None:
+        shapes = weight_shapes(folder)
+    else:
+        from safetensors import safe_open
+
+        with safe_open(folder / file, framework="pt") as tensors:
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    empty = [name for name, shape in shapes.items() if 0 in shape]
+    if not shapes or empty:
+        raise InputError(
+            f"checkpoint: {folder} was written without {'weights' if not shapes else empty[0]}; look for a full disk or a wrong ZeRO setting"
+        )
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silence transformers' progress bar and its notes on heads that are meant to be new; what matters is checked by us."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,161 @@
+"""Loading and saving policies: pad tokens, LoRA merges, QLoRA on CPU, and the sentences for what is missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf.errors import InputError
+from rlhf.models.config import AdapterConfig
+from rlhf.models.logprobs import sequence_logprobs
+from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+
+IDS = torch.tensor([[1, 5, 9, 33, 60, 7], [4, 8, 15, 16, 23, 42]])
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=IDS).logits.float()
+
+
+def train_steps(model: torch.nn.Module, steps: int = 3, rate: float = 1e-2) -> list[float]:
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+    losses = []
+    for _ in range(steps):
+        loss = -sequence_logprobs(model, IDS, torch.ones_like(IDS)).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def test_whole_weights_round_trip(tiny_policy_path: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_policy(tiny_policy_path), load_tokenizer(tiny_policy_path)
+    train_steps(model)
+    save_policy(model, tokenizer, tmp_path / "c")
+    assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tmp_path / "c")))
+    assert AutoTokenizer.from_pretrained(tmp_path / "c").chat_template == tokenizer.chat_template
+    assert not list((tmp_path / "c").glob("*.bin"))
+
+
+def test_lora_is_saved_merged_and_the_model_in_memory_is_untouched(tiny_policy_path: Path, tmp_path: Path) -> None:
+    model = load_policy(tiny_policy_path, adapter=AdapterConfig(r=4, alpha=8, dropout=0.0))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    assert {name.split(".")[-4] for name in trained} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+    losses = train_steps(model)
+    assert losses[-1] < losses[0]
+    before = logits(model)
+    save_policy(model, load_tokenizer(tiny_policy_path), tmp_path / "c")
+    assert torch.equal(logits(model), before)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "c")
+    torch.testing.assert_close(logits(plain), before, atol=1e-4, rtol=0)
+    assert not torch.allclose(logits(load_policy(tiny_policy_path)), before, atol=1e-3)
+
+
+def test_a_fresh_adapter_merges_to_the_base_itself(tiny_policy_path: Path, tmp_path: Path) -> None:
+    model = load_policy(tiny_policy_path, adapter=AdapterConfig(r=2))
+    save_policy(model, load_tokenizer(tiny_policy_path), tmp_path / "c")
+    merged, base = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (tmp_path / "c", tiny_policy_path))
+    assert merged.keys() == base.keys()
+    assert all(torch.equal(merged[k], base[k]) for k in base)
+
+
+def test_qlora_trains_adapters_only_and_comes_back_the_same(tiny_policy_path: Path, tmp_path: Path) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    adapter = AdapterConfig(r=4, alpha=8, dropout=0.0)
+    model = load_policy(tiny_policy_path, adapter=adapter, quantization="nf4")
+    linear4bit = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert len(linear4bit) == 14 and not any(m.support_avx512bf16_for_cpu for m in linear4bit)
+    quantised = [m.weight.detach().clone() for m in linear4bit]
+    logits(model)  # an eval forward must not repack the weights
+    losses = train_steps(model)
+    assert losses[-1] < losses[0]
+    model.train()
+    (-sequence_logprobs(model, IDS, torch.ones_like(IDS)).mean()).backward()
+    for name, p in model.named_parameters():
+        assert ("lora_" in name) == (p.grad is not None and bool(p.grad.abs().sum() > 0)), name
+    assert all(torch.equal(m.weight, w) for m, w in zip(linear4bit, quantised, strict=True))
+
+    save_policy(model, load_tokenizer(tiny_policy_path), tmp_path / "c")
+    assert (
+        not list((tmp_path / "c").glob("*.safetensors"))
+        and (tmp_path / "c/adapter/adapter_model.safetensors").is_file()
+    )
+    torch.testing.assert_close(logits(load_policy(tmp_path / "c")), logits(model), atol=1e-5, rtol=0)
+    again = load_policy(tmp_path / "c", adapter=adapter)
+    assert train_steps(again)[-1] < losses[-1]
+    with pytest.raises(InputError, match="has r 4 and alpha 8"):
+        load_policy(tmp_path / "c", adapter=AdapterConfig(r=8))
+
+
+def test_saving_4_bit_weights_without_adapter_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = load_policy(tiny_policy_path, quantization="nf4")
+    with pytest.raises(InputError, match="no adapter"):
+        save_policy(model, load_tokenizer(tiny_policy_path), tmp_path / "c")
+
+
+def test_a_pad_token_is_added_where_it_is_missing_or_the_end_token(tiny_policy_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "p"
+    shutil.copytree(tiny_policy_path, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    fixed = load_tokenizer(folder)
+    assert fixed.pad_token == "<pad>" and fixed.pad_token_id != fixed.eos_token_id
+
+    tokenizer.pad_token = "<extra>"
+    tokenizer.add_special_tokens({"pad_token": "<extra>"})
+    tokenizer.save_pretrained(folder)
+    old = load_policy(tiny_policy_path)
+    model = load_policy(folder)
+    assert model.get_input_embeddings().weight.shape[0] == len(load_tokenizer(folder)) > 300
+    assert model.config.pad_token_id == load_tokenizer(folder).pad_token_id
+    torch.testing.assert_close(logits(model)[..., :300], logits(old))
+    torch.testing.assert_close(model.get_input_embeddings().weight[-1], old.get_input_embeddings().weight.mean(0))
+    assert torch.equal(logits(model), logits(load_policy(folder)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("tokenizer_config.json", "has no tokenizer_config.json"),
+        ("config.json", "has no config.json"),
+        ("model.safetensors", r"has no \*\.safetensors"),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_file_is_refused(
+    tiny_policy_path: Path, tmp_path: Path, broken: str, message: str
+) -> None:
+    shutil.copytree(tiny_policy_path, tmp_path / "p")
+    (tmp_path / "p" / broken).unlink()
+    with pytest.raises(InputError, match=message):
+        load_policy(tmp_path / "p")
+
+
+def test_a_folder_that_does_not_exist_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="hf download"):
+        load_tokenizer(tmp_path / "nowhere")
+
+
+def test_adapter_config_refuses_bad_values() -> None:
+    for bad, message in [({"r": 0}, "r: must"), ({"alpha": 0}, "alpha: must"), ({"dropout": 1.0}, "dropout: must")]:
+        with pytest.raises(InputError, match=message):
+            AdapterConfig(**bad)
