@@ -10,21 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.step import Batch, LossFunction, Stepper, make_optimizer
+
+__all__ = ["Batch", "Task", "TrainingResult", "make_optimizer", "micro_batches", "steps_of", "train"]
 
 Row = TypeVar("Row")
-Batch = dict[str, Tensor]
-MAX_SKIPPED_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Task(Generic[Row]):
     """
 
     collate: Callable[[Sequence[Row]], Batch]
-    loss: Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+    loss: LossFunction
     weight: Callable[[Row], float]
     length: Callable[[Row], int]
 
@@ -51,17 +51,6 @@ class TrainingResult:
     steps: int = 0
     skipped: int = 0
     losses: list[float] = field(default_factory=list)
-
-
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
 
 
 def steps_of(rows: Sequence[Row], config: OptimizerConfig, seed: int) -> Iterator[list[Row]]:
@@ -110,7 +99,7 @@ def train(
         rows: all rows, the same on every process.
         task: collate, loss, weight and length of a row.
         config: schedule and sizes.
-        accelerator: made with `accumulation_steps=accumulation_steps(config, processes)` where DeepSpeed is used.
+        accelerator: from `make_accelerator`.
         log: one line a step: loss, learning_rate, grad_norm, the task's own figures per item.
         after_step: called as (step, total steps, prepared model) after each step, on every process.
 
@@ -120,21 +109,10 @@ def train(
     """
     if not rows:
         raise InputError(f"{name}: there are no rows to train on")
+    stepper = Stepper(model, config, accelerator, name=name)
     count = accumulation_steps(config, accelerator.num_processes)
-    accelerator.gradient_accumulation_steps = count
-    optimizer = make_optimizer(model, config)
-    deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-    if deepspeed:
-        accelerator.state.deepspeed_plugin.deepspeed_config.update(
-            train_micro_batch_size_per_gpu=config.micro_batch_size, gradient_clipping=config.max_grad_norm
-        )
-    if config.gradient_checkpointing and hasattr(model, "gradient_checkpointing_enable"):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    prepared.train()
     total = config.epochs * math.ceil(len(rows) / config.batch_size)
     result = TrainingResult()
-    skipped_in_a_row = 0
     progress = tqdm(
         steps_of(rows, config, seed),
         total=total,
@@ -144,47 +122,15 @@ def train(
     )
     for step, step_rows in enumerate(progress):
         rate = config.learning_rate_at(step, total)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        weight = sum(task.weight(row) for row in step_rows)
         mine = micro_batches(step_rows, count, accelerator.process_index, accelerator.num_processes, task.length)
-        sums: dict[str, Tensor] = {}
-        norm: Any = None
-        for micro in mine:
-            batch = {k: v.to(accelerator.device) for k, v in task.collate(micro or step_rows[:1]).items()}
-            with accelerator.accumulate(prepared):
-                loss, figures = task.loss(prepared, batch)
-                share = float(bool(micro))  # an empty one runs a row with weight 0: every process takes part
-                # backward() divides by count, the processes' mean by num_processes: undo both, divide by the step's
-                # items
-                accelerator.backward(loss * (share * count * accelerator.num_processes / weight))
-                for key, value in {"loss": loss, **figures}.items():
-                    sums[key] = (
-                        sums.get(key, torch.zeros((), device=accelerator.device)) + share * value.detach().float()
-                    )
-                if accelerator.sync_gradients and not deepspeed:
-                    norm = accelerator.clip_grad_norm_(prepared.parameters(), config.max_grad_norm)
-        reduced = accelerator.reduce(torch.stack(list(sums.values())), reduction="sum") / weight
-        means = dict(zip(sums, reduced.tolist(), strict=True))
-        if deepspeed:
-            norm = prepared.get_global_grad_norm()
-        norm = float(norm) if norm is not None else 0.0
-        if math.isfinite(means["loss"]) and math.isfinite(norm):
-            optimizer.step()
-            skipped_in_a_row = 0
-        else:
-            result.skipped += 1
-            skipped_in_a_row += 1
-            if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                raise InputError(
-                    f"{name}: loss or gradient not finite {MAX_SKIPPED_IN_A_ROW} steps in a row at step {step}; "
-                    "lower learning_rate"
-                )
-        optimizer.zero_grad()
+        # an empty micro-batch runs one row with share 0, so that every process takes part
+        batches = [(task.collate(micro or step_rows[:1]), float(bool(micro))) for micro in mine]
+        figures = stepper.step(batches, task.loss, sum(task.weight(row) for row in step_rows), rate)
         result.steps += 1
-        result.losses.append(means["loss"])
-        progress.set_postfix(loss=f"{means['loss']:.4f}")
-        log.log(step, **means, learning_rate=rate, grad_norm=norm, skipped=result.skipped)
+        result.skipped = stepper.skipped
+        result.losses.append(figures.means["loss"])
+        progress.set_postfix(loss=f"{figures.means['loss']:.4f}")
+        log.log(step, **figures.means, learning_rate=rate, grad_norm=figures.grad_norm, skipped=result.skipped)
         if after_step is not None:
-            after_step(step, total, prepared)
+            after_step(step, total, stepper.model)
     return result

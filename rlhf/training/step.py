@@ -1,0 +1,160 @@
+"""One optimisation step, the same on one process, under data parallel and under DeepSpeed ZeRO-1/2/3.
+
+Supervised training, reward models and PPO all step here. What differs from accelerate's accumulate, backward and step:
+
+- the divisor of the loss is the weight of the whole step over all processes, not a mean of means;
+- the number of micro-batches may change from step to step;
+- accelerate steps a DeepSpeed engine inside `backward`, whichever engine was prepared first; here the engine at hand is
+  asked, so that a process may train several models after one another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from rlhf.errors import InputError
+from rlhf.training.config import OptimizerConfig
+
+Batch = dict[str, Tensor]
+LossFunction = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+MAX_SKIPPED_IN_A_ROW = 3
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """`means`: "loss" and the loss function's figures per item; `grad_norm` before clipping; `taken`: False for a skip."""
+
+    means: dict[str, float]
+    grad_norm: float
+    taken: bool
+
+
+class Stepper:
+    """A prepared model with its optimizer.
+
+    Args:
+        model: any module; only parameters with requires_grad are trained. ZeRO-3 partitions its weights in place.
+        config: AdamW's settings; gradient_checkpointing is switched on where the model has it.
+        accelerator: prepares both. The DeepSpeed settings that depend on `config` are filled in here.
+        name: for the error message.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: OptimizerConfig, accelerator: Accelerator, *, name: str = "train"
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.name = name
+        self.steps = self.skipped = self.skipped_in_a_row = 0
+        self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        if config.gradient_checkpointing and hasattr(model, "gradient_checkpointing_enable"):
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.deepspeed:
+            _fill_deepspeed(accelerator, config)
+        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))
+        self.model.train()
+
+    def step(
+        self, batches: Sequence[tuple[Batch, float]], loss: LossFunction, weight: float, learning_rate: float
+    ) -> StepFigures:
+        """Take one step on this process's micro-batches, at least one and as many on every process.
+
+        Args:
+            batches: (batch, share); share 1.0, or 0.0 for a stand-in that only keeps the processes in step.
+            loss: (model, batch) -> (sum over the batch's items, {name: sum} of figures).
+            weight: items of the step over all processes and micro-batches.
+            learning_rate: of this step.
+
+        Raises:
+            InputError: loss or gradient not finite for the third time in a row. Such a step changes no weight.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        sums: dict[str, Any] = {}
+        # the processes' gradients are averaged, by DDP and by ZeRO: undo it, and divide by the step's items
+        scale = self.accelerator.num_processes / weight
+        for number, (batch, share) in enumerate(batches):
+            batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
+            last = number == len(batches) - 1
+            if self.deepspeed:
+                self.model.set_gradient_accumulation_boundary(last)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                value, figures = loss(self.model, batch)
+                self._backward(value, share * scale)
+            for key, figure in {"loss": value, **figures}.items():
+                sums[key] = sums.get(key, 0.0) + share * figure.detach().float()
+        reduced = self.accelerator.reduce(torch.stack(list(sums.values())), reduction="sum") / weight
+        means = dict(zip(sums, reduced.tolist(), strict=True))
+        norm, taken = self._update(math.isfinite(means["loss"]))
+        self._count(taken)
+        return StepFigures(means, norm, taken)
+
+    def _backward(self, value: Tensor, scale: float) -> None:
+        if not self.deepspeed:
+            # a schedule of accelerate's own may be set on the accelerator; its division is not wanted here
+            self.accelerator.backward(value * (scale * self.accelerator.gradient_accumulation_steps))
+            return
+        # DeepSpeed skips a step only for its gradient: let a bad loss always have a bad gradient
+        self.model.backward(value * (scale if math.isfinite(value.item()) else math.nan), scale_wrt_gas=False)
+
+    def _update(self, loss_finite: bool) -> tuple[float, bool]:
+        """Clip and step unless something is not finite: (gradient norm, whether the weights changed)."""
+        if self.deepspeed:
+            self.model.step()
+            norm = _number(self.model.get_global_grad_norm())
+            return norm, loss_finite and math.isfinite(norm)
+        norm = _number(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
+        taken = loss_finite and math.isfinite(norm)
+        if taken:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm, taken
+
+    def _count(self, taken: bool) -> None:
+        self.steps += 1
+        self.skipped += not taken
+        self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"{self.name}: loss or gradient not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, the last of them step "
+                f"{self.steps}; lower learning_rate"
+            )
+
+
+def _number(norm: Any) -> float:
+    return float(norm) if norm is not None else 0.0
+
+
+def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig) -> None:
+    """What the JSON leaves to us; the rest of its "auto" entries accelerate fills in."""
+    settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    for derived in ("train_batch_size", "gradient_accumulation_steps"):
+        settings.pop(derived, None)
+    settings.update(
+        train_micro_batch_size_per_gpu=config.micro_batch_size,
+        gradient_accumulation_steps=accelerator.gradient_accumulation_steps,
+        train_batch_size=config.micro_batch_size * accelerator.gradient_accumulation_steps * accelerator.num_processes,
+        gradient_clipping=config.max_grad_norm,
+        zero_allow_untested_optimizer=True,
+        steps_per_print=10**9,
+    )
