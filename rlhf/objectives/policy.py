@@ -6,31 +6,67 @@ al. 2015 (arXiv 1506.02438), the KL estimators k1, k2, k3: Schulman, "Approximat
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from rlhf.objectives.shapes import require_same_shape
 
 
+class _TokenLogprobs(torch.autograd.Function):
+    """Chosen logit minus logsumexp, in float32 block by block: beside the logits, memory for one block only.
+
+    log_softmax would keep a float32 copy of all the logits for the backward pass, often the largest tensor of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        rows = logits.reshape(-1, logits.shape[-1])
+        normaliser = torch.empty(len(rows), dtype=torch.float32, device=logits.device)
+        for block in _blocks(rows):
+            normaliser[block] = rows[block].float().logsumexp(dim=-1)
+        ctx.save_for_backward(logits, ids, normaliser)
+        chosen = rows.gather(1, ids.reshape(-1, 1)).squeeze(1)
+        return (chosen.float() - normaliser).view(ids.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        logits, ids, normaliser = ctx.saved_tensors
+        rows = logits.reshape(-1, logits.shape[-1])
+        chosen, normaliser, grad = ids.reshape(-1, 1), normaliser.unsqueeze(1), grads[0].reshape(-1, 1)
+        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        for block in _blocks(rows):
+            probabilities = (rows[block].float() - normaliser[block]).exp_()
+            out[block] = probabilities.mul_(-grad[block]).scatter_add_(1, chosen[block], grad[block])
+        return out.view(logits.shape), None
+
+
+def _blocks(rows: Tensor) -> list[slice]:
+    """Slices of rows (N, V), each about a megabyte of float32 on the CPU (its cache), 64 elsewhere (few launches)."""
+    size = max(1, (1 << (18 if rows.device.type == "cpu" else 24)) // rows.shape[1])
+    return [slice(start, start + size) for start in range(0, rows.shape[0], size)]
+
+
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probability of each id, (..., T) float32 whatever the logits' dtype.
+    """Log-probability of each id, (..., T) float32 whatever the logits' dtype; without a copy of the logits.
 
     Args:
         logits: (..., T, V), any float dtype; position t holds the distribution that ids[t] was drawn from.
-        ids: (..., T) integer, in [0, V).
+        ids: (..., T) int64, in [0, V).
 
     Raises:
         ValueError: ids' shape is not logits' without its last axis.
     """
     require_same_shape(logits=logits[..., 0], ids=ids)
-    chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
-    normaliser: Tensor = logits.float().logsumexp(dim=-1)
-    return chosen - normaliser
+    logprobs: Tensor = _TokenLogprobs.apply(logits, ids)  # type: ignore[no-untyped-call]
+    return logprobs
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of each distribution in nats: logits (..., T, V) -> (..., T) float32."""
-    return torch.special.entr(logits.float().softmax(dim=-1)).sum(dim=-1)
+    parts: Tensor = torch.special.entr(logits.float().softmax(dim=-1))
+    return parts.sum(dim=-1)
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -151,5 +187,5 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     target = returns[mask.bool()].float()
     residual = target - values[mask.bool()].float()
     variance = target.var(correction=0)
-    share = 1 - residual.var(correction=0) / variance
+    share: Tensor = 1 - residual.var(correction=0) / variance
     return torch.where(variance > 0, share, torch.full_like(share, float("nan")))
