@@ -1,10 +1,17 @@
-"""Message, Conversation, and the ONE renderer: chat template -> ids, loss mask. Nobody else turns text into ids."""
+"""Message, Conversation, and the ONE renderer: chat template -> ids, loss mask. Nobody else turns text into ids.
+
+A conversation is rendered once, with an invisible mark at the end of every user and assistant message; the marks say
+where each answer begins and ends. The text is cut there and every piece is tokenized by itself. So what is trained
+starts with exactly the ids that sampling starts from, whatever the tokenizer would have merged across the seam, and a
+message that spells out a special token is text, never that token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from rlhf.errors import InputError
 
@@ -18,3 +25,293 @@ class Message(TypedDict):
 
 
 Conversation = list[Message]
+
+# Llama 2's chat format (RECIPE section 1), with the marks that trl's `assistant_only_loss` needs. The space before the
+# answer belongs to the answer (byte-level BPE carries it in the first token), and the end token follows it at once.
+LLAMA2_CHAT_TEMPLATE = """\
+{%- if messages[0]['role'] == 'system' -%}
+{%- set system = '<<SYS>>\\n' + messages[0]['content'] | trim + '\\n<</SYS>>\\n\\n' -%}{%- set turns = messages[1:] -%}
+{%- else -%}
+{%- set system = '' -%}{%- set turns = messages -%}
+{%- endif -%}
+{%- for message in turns -%}
+{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) or message['role'] == 'system' -%}
+{{- raise_exception('user and assistant must take turns, the user first') -}}
+{%- elif message['role'] == 'user' -%}
+{{- bos_token + '[INST] ' + (system if loop.first else '') + message['content'] | trim + ' [/INST]' -}}
+{%- else -%}
+{%- generation -%}{{- ' ' + message['content'] | trim + eos_token -}}{%- endgeneration -%}
+{%- endif -%}
+{%- endfor -%}"""
+
+_END = "\ufdd0"  # end of a user's or assistant's message; both are Unicode noncharacters, which no real text holds
+_CUT = "\ufdd1"  # inside a special token that a message spells out: the pieces left and right are tokenized apart
+_PROBE_SYSTEM, _PROBE_USER, _PROBE_ANSWER = "Ksystem", "Kuser", "Kanswer"
+
+
+def check_conversation(messages: Any, last: Literal["user", "assistant"] | None = None) -> Conversation:
+    """Return `messages` as a new list of {role, content}: an optional system message, then user and assistant in turn.
+
+    Raises InputError naming the message (1-based) and the value: not a list of objects, an unknown role, an empty
+    content, a system message that is not first, roles that do not alternate from the user on, another last role.
+    """
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise InputError(f"messages: must be a non-empty list of {{role, content}}, got {_short(messages)}")
+    checked: Conversation = []
+    expected = "user"
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict):
+            raise InputError(f"messages: message {number} must be {{role, content}}, got {_short(message)}")
+        role, content = message.get("role"), message.get("content")
+        if role not in ("system", "user", "assistant"):
+            raise InputError(
+                f"messages: message {number} has the role {_short(role)}, must be system, user or assistant"
+            )
+        if not isinstance(content, str) or not content.strip():
+            raise InputError(
+                f"messages: message {number} ({role}) must have a non-empty text as content, got {_short(content)}"
+            )
+        if role == "system":
+            if number != 1:
+                raise InputError(f"messages: message {number} is a system message, which may only come first")
+        elif role != expected:
+            raise InputError(
+                f"messages: message {number} is the {role}'s, but it is the {expected}'s turn "
+                "(user and assistant take turns)"
+            )
+        else:
+            expected = "assistant" if role == "user" else "user"
+        checked.append({"role": role, "content": content})
+    if last is not None and checked[-1]["role"] != last:
+        raise InputError(f"messages: the last message must be the {last}'s, got the {checked[-1]['role']}'s")
+    if checked[-1]["role"] == "system":
+        raise InputError("messages: there is only a system message; add the user's")
+    return checked
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A dialogue as token ids; `loss_mask[i]`: token i belongs to a trained answer or is its end token."""
+
+    input_ids: list[int]
+    loss_mask: list[bool]
+
+
+class Renderer:
+    """Turns conversations into ids with the tokenizer's own chat template, and answers' ids back into text.
+
+    White space around a message is dropped. A template that ends an answer with no special token gets the tokenizer's
+    end token there. Where the tokenizer puts a begin token before any text and the template writes none, one is put
+    first.
+
+    Args:
+        tokenizer: with a chat template and a pad token.
+        max_length: most ids of a prompt or a dialogue; whole oldest turns are dropped to get there, the system
+            message, the last user's message and the answer stay, and what is still too long is an InputError.
+            None: no limit.
+
+    Raises:
+        InputError: no chat template or no pad token, or a template whose prompt is not the beginning of its dialogue.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise InputError(
+                "tokenizer: it has no chat template; set tokenizer.chat_template, for instance to "
+                "rlhf.conversation.LLAMA2_CHAT_TEMPLATE"
+            )
+        if tokenizer.pad_token_id is None:
+            raise InputError(
+                "tokenizer: it has no pad token; load it with rlhf.models.policy.load_tokenizer, which adds one"
+            )
+        if max_length is not None and max_length < 2:
+            raise InputError(f"max_length: must be at least 2, got {max_length}")
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.pad_token_id: int = tokenizer.pad_token_id
+        special = set(tokenizer.all_special_tokens)
+        special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        alternatives = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True) if len(token) > 1)
+        self._special = re.compile(alternatives or "(?!)")
+        self._read_template()
+        probe = ["Hello", " Hello", "[INST] Hello"]
+        self._anchor = self._encode(["\n"])[0]
+        self._anchored = self._encode(probe) != [
+            ids[len(self._anchor) :] for ids in self._encode(["\n" + p for p in probe])
+        ]
+        begin = tokenizer.bos_token_id
+        begins = begin is not None and list(tokenizer("a")["input_ids"])[:1] == [begin]
+        first = self._encode([self._prompt_head])[0][:1]
+        self._prefix: list[int] = [cast(int, begin)] if begins and first != [begin] else []
+
+    def _read_template(self) -> None:
+        """Learn what the template writes after a user's and an assistant's message; whether it takes a system's."""
+        user: Message = {"role": "user", "content": _PROBE_USER}
+        answer: Message = {"role": "assistant", "content": _PROBE_ANSWER}
+        system: Message = {"role": "system", "content": _PROBE_SYSTEM}
+        prompt, dialogue = self._render([[user]], prompt=True)[0], self._render([[user, answer]], prompt=False)[0]
+        _, mark, self._after_user = prompt.rpartition(_END)
+        head, end_mark, after_answer = dialogue.rpartition(_END)
+        if not (mark and end_mark and head.startswith(prompt)):
+            raise InputError(
+                "tokenizer: its chat template does not begin a dialogue with the text of its prompt; use another"
+            )
+        found = self._special.search(after_answer)
+        eos = self.tokenizer.eos_token
+        if found is None and not eos:
+            raise InputError(
+                "tokenizer: neither its chat template nor its eos token ends an answer; set tokenizer.eos_token"
+            )
+        self._after_answer = after_answer[: found.end()] if found else ""
+        self._added_end = "" if found else cast(str, eos)
+        self._prompt_head = prompt
+        end_text = found.group() if found else cast(str, eos)
+        ends = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(end_text)}
+        self.end_token_ids: frozenset[int] = frozenset(cast(int, end) for end in ends if end is not None)
+        self._system_refusal = ""
+        try:
+            with_system = self._render([[system, user]], prompt=True)[0]
+            whole = self._render([[system, user, answer]], prompt=False)[0]
+            if _PROBE_SYSTEM not in with_system or not whole.startswith(with_system):
+                self._system_refusal = "it leaves the system message out"
+        except InputError as error:
+            self._system_refusal = str(error)
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Ids to sample an answer from; the last message is the user's, the ids end where the answer begins."""
+        return self.prompts([conversation])[0]
+
+    def dialogue(self, conversation: Conversation, train: Literal["all", "last"] = "all") -> Rendered:
+        """Ids and loss mask of a dialogue whose last message is the assistant's; the ids end with its end token.
+
+        Args:
+            conversation: checked here (InputError).
+            train: the mask covers every answer, or only the last.
+        """
+        return self.dialogues([conversation], train)[0]
+
+    def prompts(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """`prompt_ids` of many conversations; several times faster than one by one."""
+        return [rendered.input_ids for rendered in self._rendered(conversations, "user", "last")]
+
+    def dialogues(self, conversations: Sequence[Conversation], train: Literal["all", "last"] = "all") -> list[Rendered]:
+        """`dialogue` of many conversations; several times faster than one by one."""
+        return self._rendered(conversations, "assistant", train)
+
+    def answer_text(self, token_ids: Sequence[int]) -> str:
+        """Text of sampled ids, without special tokens and without white space around it."""
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast(str, text).strip()
+
+    def _rendered(
+        self, conversations: Sequence[Conversation], last: Literal["user", "assistant"], train: Literal["all", "last"]
+    ) -> list[Rendered]:
+        checked = [check_conversation(conversation, last) for conversation in conversations]
+        if self._system_refusal and any(c[0]["role"] == "system" for c in checked):
+            raise InputError(
+                f"messages: this tokenizer's chat template takes no system message ({self._system_refusal}); remove it"
+            )
+        pieces: list[str] = []
+        trained: list[bool] = []
+        ends: list[int] = []
+        for conversation, text in zip(checked, self._render(checked, prompt=last == "user"), strict=True):
+            if text.count(_END) != sum(m["role"] != "system" for m in conversation):
+                raise InputError("messages: the tokenizer's chat template leaves a message out or writes one twice")
+            for piece, is_answer in self._cut(text):
+                pieces.append(piece)
+                trained.append(is_answer)
+            ends.append(len(pieces))
+        starts = [0, *ends][: len(ends)]
+        encoded = self._encode_pieces(pieces, set(starts))
+        results = []
+        for conversation, start, end in zip(checked, starts, ends, strict=True):
+            ids, mask = list(self._prefix), [False] * len(self._prefix)
+            final = max(
+                (p for p in range(start, end) if trained[p] and not (p > start and trained[p - 1])), default=start
+            )
+            for p in range(start, end):
+                ids += encoded[p]
+                mask += [trained[p] and (train == "all" or p >= final)] * len(encoded[p])
+            if self.max_length is not None and len(ids) > self.max_length:
+                results.append(self._rendered([self._shortened(conversation, len(ids))], last, train)[0])
+            else:
+                results.append(Rendered(ids, mask))
+        return results
+
+    def _shortened(self, conversation: Conversation, length: int) -> Conversation:
+        """Without its oldest user's and assistant's messages; InputError where the last turn alone is too long."""
+        system = conversation[:1] if conversation[0]["role"] == "system" else []
+        turns = conversation[len(system) :]
+        if len(turns) <= 2:
+            raise InputError(
+                f"messages: the last turn takes {length} tokens, above max_length={self.max_length}; "
+                f"raise it or leave the row out (it begins {_short(turns[0]['content'])})"
+            )
+        return [*system, *turns[2:]]
+
+    def _render(self, conversations: Sequence[Conversation], *, prompt: bool) -> list[str]:
+        """The template's text, with `_END` behind the user's and assistant's messages, `_CUT` in special tokens."""
+        marked = [
+            [
+                {"role": m["role"], "content": self._plain(m["content"]) + (_END if m["role"] != "system" else "")}
+                for m in conversation
+            ]
+            for conversation in conversations
+        ]
+        if not marked:
+            return []
+        try:
+            texts = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=prompt)
+        except Exception as error:  # a template is a program
+            raise InputError(
+                f"messages: the tokenizer's chat template refuses the conversation ({' '.join(str(error).split())})"
+            ) from error
+        return cast("list[str]", texts)
+
+    def _plain(self, content: str) -> str:
+        content = content.strip()
+        if _END in content or _CUT in content:
+            content = content.replace(_END, "").replace(_CUT, "")
+        return self._special.sub(lambda found: found.group()[0] + _CUT + found.group()[1:], content)
+
+    def _cut(self, text: str) -> Iterator[tuple[str, bool]]:
+        """(piece, is it an answer) in order: the text without marks, up to the last answer's end token."""
+        after_user, parts = True, text.split(_END)
+        before = parts[0]
+        for part in parts[1:]:
+            after = self._after_user if after_user else self._after_answer
+            if not part.startswith(after):
+                raise InputError(
+                    f"messages: the chat template writes {_short(part)} after a message, not {_short(after)} as elsewhere"
+                )
+            whole = before + after if after_user else before + after + self._added_end
+            for piece in whole.split(_CUT):
+                yield piece, not after_user
+            before, after_user = part[len(after) :], not after_user
+
+    def _encode_pieces(self, pieces: list[str], starts: set[int]) -> list[list[int]]:
+        """Ids of each piece as they are inside a text; `starts` are the pieces that begin one.
+
+        SentencePiece-like tokenizers put a space before any text: their later pieces are tokenized behind a line break.
+        """
+        if not self._anchored:
+            return self._encode(pieces)
+        ids = self._encode([piece if p in starts else "\n" + piece for p, piece in enumerate(pieces)])
+        size = len(self._anchor)
+        return [
+            row if p in starts else row[size:] if row[:size] == self._anchor else self._encode([pieces[p]])[0]
+            for p, row in enumerate(ids)
+        ]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+        )
+        return cast("list[list[int]]", encoded["input_ids"])

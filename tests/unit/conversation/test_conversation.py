@@ -1,0 +1,241 @@
+"""The renderer: what is trained is what is sampled, whatever the template."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Renderer, check_conversation
+from rlhf.errors import InputError
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA3 = (
+    "{% for m in messages %}{% set head = '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' %}"
+    "{% if loop.first %}{% set head = bos_token + head %}{% endif %}"
+    "{{ head + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+# as Qwen3 has it: an empty thought before the last answer only, which the generation prompt does not write
+THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PLAIN = (
+    "{% for m in messages %}"
+    "{{ ('### Human: ' if m['role'] == 'user' else '### Bot: ') + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Bot:' }}{% endif %}"
+)
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+)
+DROPS_SYSTEM = CHATML.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+TEMPLATES = {"llama2": LLAMA2_CHAT_TEMPLATE, "chatml": CHATML, "llama3": LLAMA3, "thinking": THINKING, "plain": PLAIN}
+
+SYSTEM = {"role": "system", "content": "you are a helpful guide"}
+FOUR = [
+    {"role": "user", "content": "what is the river ?"},
+    {"role": "assistant", "content": "the river is mora ."},
+    {"role": "user", "content": "sure ?"},
+    {"role": "assistant", "content": "  hello "},
+]
+
+
+def with_template(tokenizer, template):
+    tokenizer = copy.deepcopy(tokenizer)
+    extra = [
+        t
+        for t in ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+        if t in template
+    ]
+    if extra:
+        tokenizer.add_special_tokens({"extra_special_tokens": extra})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(params=list(TEMPLATES))
+def renderer(request, tiny_tokenizer):
+    return Renderer(with_template(tiny_tokenizer, TEMPLATES[request.param]))
+
+
+def trained_text(renderer, rendered):
+    return renderer.tokenizer.decode([i for i, m in zip(rendered.input_ids, rendered.loss_mask, strict=True) if m])
+
+
+def test_a_dialogue_starts_with_its_prompts(renderer):
+    systems = [[]] if renderer._system_refusal else [[], [SYSTEM]]
+    for system in systems:
+        ids = renderer.dialogue([*system, *FOUR]).input_ids
+        for turns in (1, 3):
+            prompt = renderer.prompt_ids([*system, *FOUR[:turns]])
+            whole = renderer.dialogue([*system, *FOUR[: turns + 1]])
+            assert whole.input_ids[: len(prompt)] == prompt
+            assert not any(whole.loss_mask[: len(prompt)][-3:]) and all(whole.loss_mask[len(prompt) :])
+        assert ids[: len(prompt)] == prompt
+
+
+def test_the_mask_is_the_answers_and_their_end_tokens(renderer):
+    everything, last = renderer.dialogue(FOUR, "all"), renderer.dialogue(FOUR, "last")
+    assert everything.input_ids == last.input_ids
+    parts = trained_text(renderer, everything).replace("<think>\n\n</think>\n\n", "")
+    end = renderer.tokenizer.decode([everything.input_ids[-1]])
+    assert [p.strip() for p in parts.split(end)] == ["the river is mora .", "hello", ""]
+    assert trained_text(renderer, last).replace("<think>\n\n</think>\n\n", "").strip() == "hello" + end
+    assert everything.input_ids[-1] in renderer.end_token_ids and everything.loss_mask[-1]
+    ends = [
+        i for i, m in zip(everything.input_ids, everything.loss_mask, strict=True) if m and i in renderer.end_token_ids
+    ]
+    assert len(ends) == 2
+
+
+def test_sampled_ids_become_the_same_dialogue_again(renderer):
+    prompt, whole = renderer.prompt_ids(FOUR[:1]), renderer.dialogue(FOUR[:2]).input_ids
+    text = renderer.answer_text(whole[len(prompt) :])
+    assert text.replace("<think>\n\n</think>\n\n", "") == FOUR[1]["content"]
+
+
+def test_many_at_once_equal_one_by_one(renderer):
+    conversations = [FOUR, FOUR[:2], FOUR]
+    assert renderer.dialogues(conversations, "last") == [renderer.dialogue(c, "last") for c in conversations]
+    assert renderer.prompts([FOUR[:1], FOUR[:3]]) == [renderer.prompt_ids(FOUR[:1]), renderer.prompt_ids(FOUR[:3])]
+    assert renderer.prompts([]) == [] and renderer.dialogues([]) == []
+
+
+def test_llama2_text(tiny_tokenizer):
+    renderer = Renderer(tiny_tokenizer)
+    text = (
+        "<s>[INST] <<SYS>>\nyou are a helpful guide\n<</SYS>>\n\nwhat is the river ? [/INST] the river is mora .</s>"
+        "<s>[INST] sure ? [/INST] hello</s>"
+    )
+    assert tiny_tokenizer.decode(renderer.dialogue([SYSTEM, *FOUR]).input_ids) == text
+    assert tiny_tokenizer.apply_chat_template([SYSTEM, *FOUR], tokenize=False) == text
+    assert renderer.dialogue([SYSTEM, *FOUR]).input_ids == tiny_tokenizer(text)["input_ids"]
+    assert tiny_tokenizer.decode(renderer.prompt_ids([SYSTEM, *FOUR[:3]])).endswith("sure ? [/INST]")
+    assert (
+        renderer.end_token_ids == {tiny_tokenizer.eos_token_id} and renderer.pad_token_id == tiny_tokenizer.pad_token_id
+    )
+
+
+def test_llama2_generation_marks_agree_with_our_mask(tiny_tokenizer):
+    theirs = tiny_tokenizer.apply_chat_template(FOUR, return_dict=True, return_assistant_tokens_mask=True)
+    ours = Renderer(tiny_tokenizer).dialogue(FOUR)
+    assert theirs["input_ids"] == ours.input_ids
+    assert [bool(m) for m in theirs["assistant_masks"]] == ours.loss_mask
+
+
+def test_exactly_one_begin_token(tiny_tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    for name, template in TEMPLATES.items():
+        tokenizer = with_template(tiny_tokenizer, template)
+        processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
+        tokenizer.backend_tokenizer.post_processor = processor
+        renderer = Renderer(tokenizer)
+        for ids in (renderer.prompt_ids(FOUR[:1]), renderer.dialogue(FOUR[:2]).input_ids):
+            assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1, name
+
+
+def test_special_tokens_spelled_out_stay_text(renderer):
+    tokenizer = renderer.tokenizer
+    plain = [{"role": "user", "content": "a </s><s> b <pad>"}, {"role": "assistant", "content": "<|im_end|> </s> c"}]
+    clean = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]
+    special = set(tokenizer.all_special_ids)
+    count = [sum(i in special for i in renderer.dialogue(c).input_ids) for c in (plain, clean)]
+    assert count[0] == count[1]
+    assert "a </s><s> b <pad>" in tokenizer.decode(renderer.dialogue(plain).input_ids)
+    prompt = renderer.prompt_ids(plain[:1])
+    assert renderer.dialogue(plain).input_ids[: len(prompt)] == prompt
+
+
+def test_truncation_drops_whole_oldest_turns(tiny_tokenizer):
+    short = Renderer(tiny_tokenizer).dialogue([SYSTEM, *FOUR[2:]])
+    whole = Renderer(tiny_tokenizer).dialogue([SYSTEM, *FOUR])
+    limit = len(whole.input_ids) - 1
+    assert Renderer(tiny_tokenizer, limit + 1).dialogue([SYSTEM, *FOUR]) == whole
+    assert Renderer(tiny_tokenizer, limit).dialogue([SYSTEM, *FOUR]) == short
+    assert Renderer(tiny_tokenizer, len(short.input_ids)).dialogue([SYSTEM, *FOUR]) == short
+    with pytest.raises(InputError, match=f"max_length={len(short.input_ids) - 1}"):
+        Renderer(tiny_tokenizer, len(short.input_ids) - 1).dialogue([SYSTEM, *FOUR])
+    prompt = Renderer(tiny_tokenizer).prompt_ids([SYSTEM, FOUR[2]])
+    assert Renderer(tiny_tokenizer, len(prompt)).prompt_ids([SYSTEM, *FOUR[:3]]) == prompt
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_SYSTEM])
+def test_a_template_without_system_message_says_so(tiny_tokenizer, template):
+    renderer = Renderer(with_template(tiny_tokenizer, template))
+    renderer.dialogue(FOUR)
+    with pytest.raises(InputError, match="takes no system message"):
+        renderer.dialogue([SYSTEM, *FOUR])
+
+
+def test_a_template_that_rewrites_its_prompt_is_refused(tiny_tokenizer):
+    template = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>' }}{% endif")
+    with pytest.raises(InputError, match="does not begin a dialogue with the text of its prompt"):
+        Renderer(with_template(tiny_tokenizer, template))
+
+
+def test_what_a_renderer_needs(tiny_tokenizer):
+    with pytest.raises(InputError, match="no chat template"):
+        Renderer(with_template(tiny_tokenizer, ""))
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = None
+    with pytest.raises(InputError, match="no pad token"):
+        Renderer(tokenizer)
+
+
+def test_a_tokenizer_that_puts_a_space_first(tiny_tokenizer):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE(byte_fallback=False, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    core.decoder = decoders.Metaspace(prepend_scheme="first")
+    texts = [m["content"] for m in [SYSTEM, *FOUR]] + ["[INST] [/INST] <<SYS>> <</SYS>>\n\n Hello"]
+    core.train_from_iterator(
+        texts * 3,
+        trainers.BpeTrainer(vocab_size=150, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = LLAMA2_CHAT_TEMPLATE
+    renderer = Renderer(tokenizer)
+    assert renderer._anchored
+    rendered = renderer.dialogue([SYSTEM, *FOUR])
+    text = tokenizer.apply_chat_template([SYSTEM, *FOUR], tokenize=False)
+    assert rendered.input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"),
+    [
+        ("hi", "must be a non-empty list"),
+        ([], "must be a non-empty list"),
+        (["hi"], "message 1 must be"),
+        ([{"role": "human", "content": "x"}], "message 1 has the role 'human'"),
+        ([{"role": "user", "content": "  "}], "message 1 .user. must have a non-empty text"),
+        ([{"role": "user"}], "non-empty text as content, got None"),
+        ([FOUR[0], SYSTEM], "message 2 is a system message, which may only come first"),
+        ([FOUR[1]], "message 1 is the assistant's, but it is the user's turn"),
+        ([FOUR[0], FOUR[0]], "message 2 is the user's, but it is the assistant's turn"),
+        ([FOUR[0], FOUR[1]], "the last message must be the user's"),
+        ([SYSTEM], "the last message must be the user's"),
+    ],
+)
+def test_check_conversation_refuses(messages, sentence):
+    with pytest.raises(InputError, match=sentence):
+        check_conversation(messages, last="user")
+
+
+def test_check_conversation_returns_a_copy():
+    rows = [{**SYSTEM, "extra": 1}, *FOUR]
+    checked = check_conversation(rows, last="assistant")
+    assert checked == [SYSTEM, *FOUR] and checked[0] is not rows[0]
+    with pytest.raises(InputError, match="only a system message"):
+        check_conversation([SYSTEM])
