@@ -1,4 +1,4 @@
-"""A checkpoint folder on disk: is it whole, which tensors lie in it. Light: reads safetensors headers only, loads no weight."""
+"""A checkpoint folder on disk: is it whole, which tensors lie in it. Reads headers only, loads no weight."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ADAPTER_FOLDER = "adapter"
 
 
 def is_adapter_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` holds an adapter over a base model instead of whole weights (what `save_policy` writes after QLoRA)."""
+    """Whether `path` holds an adapter instead of whole weights (what `save_policy` writes after QLoRA)."""
     return (Path(path) / ADAPTER_FOLDER / "adapter_config.json").is_file()
 
 
 def require_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The folder, after a look that config, weights (safetensors) and tokenizer lie in it; InputError names what is missing."""
+    """The folder, after a look for config, weights (safetensors) and tokenizer; InputError names what is missing."""
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(
@@ -43,7 +43,7 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of the whole weights: the one of `model.safetensors`, or the parts that the index lists, there or not."""
+    """The files of the whole weights: `model.safetensors`, or the parts that the index lists, there or not."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return [p for p in [folder / "model.safetensors"] if p.is_file()]

@@ -3,10 +3,10 @@
 What is saved:
 
 - whole weights: one folder that plain transformers loads.
-- LoRA over unquantised weights: the same, W + (alpha / r) B A written in W's place. The model in memory is not touched (merging
-  and unmerging in place would round its weights).
-- LoRA over NF4 weights: the adapter alone in `adapter/`, beside the tokenizer. Adding it to the unquantised weights would be
-  another model than the one trained (RECIPE section 1, "two merges"), so nothing is merged here without being asked;
+- LoRA over unquantised weights: the same, W + (alpha / r) B A written in W's place. The model in memory is not touched
+  (merging and unmerging in place would round its weights).
+- LoRA over NF4 weights: the adapter alone in `adapter/`, beside the tokenizer. Added to the unquantised weights it would
+  be another model than the one trained (RECIPE section 1, "two merges"), so nothing is merged here without being asked;
   `load_policy` puts the adapter back on the NF4 weights of its base, which is exactly what was trained.
 """
 
@@ -37,8 +37,8 @@ PAD_TOKEN = "<pad>"
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, padding right, with a pad token of its own.
 
-    Where it has none, or pads with the end token (a model trained so never learns to stop), "<pad>" is added; `load_policy`
-    gives it an embedding.
+    Where it has none, or pads with the end token (a model trained so never learns to stop), "<pad>" is added;
+    `load_policy` gives it an embedding.
     """
     tokenizer = AutoTokenizer.from_pretrained(require_checkpoint(path))
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -59,10 +59,10 @@ def load_policy(
     Where the tokenizer's pad token has no embedding yet, one is added: the mean of all others, the same on every load.
 
     Args:
-        path: checkpoint folder, whole or of an adapter saved by `save_policy` (its base is then loaded in 4 bit, and `adapter`
-            only says that the saved one goes on training).
+        path: checkpoint folder, whole or of an adapter saved by `save_policy` (its base is then loaded in 4 bit, and
+            `adapter` only says that the saved one goes on training).
         adapter: put a new LoRA adapter on every linear layer but the head.
-        quantization: "nf4" holds the linear layers in 4 bit, double quantised, computing in bfloat16 (needs bitsandbytes).
+        quantization: "nf4" holds the linear layers in 4 bit, double quantised, computing in bfloat16 (bitsandbytes).
         dtype: of the weights that are not quantised.
 
     Raises:
@@ -95,14 +95,14 @@ def _load_base(folder: Path, quantization: str | None, dtype: str) -> PreTrained
     with quiet_loading():
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     for module in model.modules():
-        # On CPUs with AVX512-BF16 an eval forward would repack these weights in place; gradients after it are silently wrong.
+        # On CPUs with AVX512-BF16 an eval forward would repack these weights in place: wrong gradients ever after.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
 
 
 def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell the model's config the pad id, and add missing embedding rows (the mean of the old ones) up to the tokenizer's size."""
+    """Tell the config the pad id, and add embedding rows (the mean of the old ones) up to the tokenizer's size."""
     old = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > old:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -136,8 +136,8 @@ def _load_adapter_checkpoint(folder: Path, adapter: AdapterConfig | None, dtype:
     saved = json.loads((folder / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8"))
     if adapter is not None and (adapter.r, adapter.alpha) != (saved["r"], saved["lora_alpha"]):
         raise InputError(
-            f"adapter: {folder} has r {saved['r']} and alpha {saved['lora_alpha']}, asked are r {adapter.r} and alpha {adapter.alpha}; "
-            "use the saved sizes, or merge it first"
+            f"adapter: {folder} has r {saved['r']} and alpha {saved['lora_alpha']}, asked "
+            f"are r {adapter.r} and alpha {adapter.alpha}; use the saved sizes, or merge it first"
         )
     base = Path(saved["base_model_name_or_path"])
     if not base.is_dir():
@@ -161,7 +161,7 @@ def save_policy(
     """Save a policy, in the form this file's docstring says. Every process calls it; the main one writes, all wait.
 
     Args:
-        model: as loaded or as `accelerator.prepare` returned it; partitioned weights (ZeRO-3) are gathered from all processes.
+        model: as loaded or as `accelerator.prepare` returned it; weights partitioned by ZeRO-3 are gathered.
 
     Raises:
         InputError: 4-bit weights without an adapter (nothing was trained), or a written file that is not whole.
@@ -173,7 +173,7 @@ def save_policy(
     quantized = bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_quantized", False))
     if quantized and not has_adapter:
         raise InputError(
-            "save_policy: the model is quantised to 4 bit and has no adapter; nothing was trained, copy the checkpoint instead"
+            "save_policy: the model is in 4 bit and has no adapter, so nothing was trained; copy the checkpoint instead"
         )
     state = whole_state_dict(model, keep=is_main, only_trainable=quantized)
     if is_main:
@@ -249,13 +249,14 @@ def verify_saved(folder: Path, file: str | None = None) -> None:
     empty = [name for name, shape in shapes.items() if 0 in shape]
     if not shapes or empty:
         raise InputError(
-            f"checkpoint: {folder} was written without {'weights' if not shapes else empty[0]}; look for a full disk or a wrong ZeRO setting"
+            f"checkpoint: {folder} was written without {'weights' if not shapes else empty[0]}; "
+            "look for a full disk or a wrong ZeRO setting"
         )
 
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silence transformers' progress bar and its notes on heads that are meant to be new; what matters is checked by us."""
+    """Silence transformers' progress bar and its notes on heads that are meant to be new; we check what matters."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,0 +1,214 @@
+"""A reward model: a causal backbone with a scalar head, and beside it, where asked for, a head for the safety label.
+
+Llama 2 paper, section 3.2.2: the model starts from the chat checkpoint, its next-token head replaced by a regression
+head. What the paper leaves open (RECIPE section 3): the auxiliary safety loss reads a second linear head on that state.
+
+On disk it is what transformers calls a sequence classifier with one label: `AutoModelForSequenceClassification` loads
+it and gives the same scores. The safety head lies beside it in `safety_head.safetensors`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.errors import InputError
+from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint, weight_shapes
+from rlhf.models.policy import add_pad_embedding, load_tokenizer, quiet_loading, verify_saved, whole_state_dict
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
+SAFETY_HEAD_FILE = "safety_head.safetensors"
+
+
+class RewardOutput(NamedTuple):
+    """score (B,) float32, raw (before the sigmoid); safety_logit (B,) float32 (above 0: safe), None without that head."""
+
+    score: Tensor
+    safety_logit: Tensor | None
+
+
+class RewardModel(nn.Module):
+    """Scores the last attended POSITION of each row, whatever token stands there: also an end token that is the pad token.
+
+    Any sequence-classification checkpoint with one label works; the ones without a `score` layer (BERT and its kin) are
+    asked as a whole and know no `token_scores`. Dropout is off in training too.
+    """
+
+    def __init__(self, model: PreTrainedModel, safety_head: nn.Linear | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.safety_head = safety_head
+
+    @property
+    def config(self) -> Any:
+        """The transformers config of the classifier (DeepSpeed reads its hidden size)."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @classmethod
+    def from_policy(
+        cls, path: str | os.PathLike[str], *, safety_head: bool, seed: int, dtype: str = "float32"
+    ) -> RewardModel:
+        """Start from a policy's backbone; heads are float32, normal with standard deviation 1 / sqrt(hidden + 1).
+
+        That deviation (Stiennon et al. 2020, arXiv 2009.01325) makes first scores of order 1 on normalised states.
+
+        Args:
+            path: checkpoint folder of a whole policy.
+            safety_head: add the second head.
+            seed: of the heads.
+            dtype: of the backbone.
+        """
+        folder = require_checkpoint(path)
+        if is_adapter_checkpoint(folder):
+            raise InputError(f"policy: {folder} is an adapter over 4-bit weights; merge it into whole weights first")
+        config = without_dropout(AutoConfig.from_pretrained(folder, num_labels=1))
+        with quiet_loading():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, config=config, dtype=getattr(torch, dtype)
+            )
+        if not isinstance(getattr(model, "score", None), nn.Linear):
+            raise InputError(f"policy: {folder} is a {config.model_type}, which has no classifier with a `score` layer")
+        add_pad_embedding(model, load_tokenizer(folder))
+        generator = torch.Generator().manual_seed(seed)
+        hidden = model.score.in_features
+        model.score = _head(hidden, bias=model.score.bias is not None, generator=generator)
+        return cls(model, _head(hidden, bias=True, generator=generator) if safety_head else None)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, dtype: str = "float32") -> RewardModel:
+        """Load what `save` wrote, or any sequence-classification checkpoint with one label; in eval mode.
+
+        Raises:
+            InputError: files missing; no scalar head in the weights (transformers would draw a random one at every load,
+                and the scores would change with it); more than one label.
+        """
+        folder = require_checkpoint(path)
+        shapes = {} if is_adapter_checkpoint(folder) else weight_shapes(folder)
+        heads = [name for name in shapes if name.startswith(HEAD_PREFIXES)]
+        if not heads:
+            raise InputError(
+                f"reward model: {folder} has no score.weight, so it is no reward model; train one with "
+                "recipes/helpfulness_reward.py or recipes/safety_reward.py"
+            )
+        config = without_dropout(AutoConfig.from_pretrained(folder))
+        if config.num_labels != 1 or shapes.get("score.weight", [1])[0] != 1:
+            raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
+        with quiet_loading():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder, config=config, dtype=getattr(torch, dtype), output_loading_info=True
+            )
+        if info["missing_keys"]:
+            raise InputError(
+                f"reward model: {folder} lacks the weights {sorted(info['missing_keys'])[0]}; save it again"
+            )
+        safety_head = None
+        if (folder / SAFETY_HEAD_FILE).is_file():
+            safety_head = nn.Linear(model.score.in_features, 1)
+            safety_head.load_state_dict(load_file(folder / SAFETY_HEAD_FILE))
+        return cls(model, safety_head).eval()
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        tokenizer: PreTrainedTokenizerBase,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        """Write weights, config, tokenizer and safety head. Every process calls it; the main one writes, all wait.
+
+        Weights partitioned by ZeRO-3 are gathered.
+        """
+        folder = Path(folder)
+        is_main = accelerator is None or accelerator.is_main_process
+        state = whole_state_dict(self, keep=is_main)
+        if is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            tokenizer.save_pretrained(folder)
+            self.model.config.pad_token_id = tokenizer.pad_token_id
+            self.model.save_pretrained(folder, state_dict=_part(state, "model."))
+            if self.safety_head is not None:
+                head = {name: tensor.contiguous() for name, tensor in _part(state, "safety_head.").items()}
+                save_file(head, folder / SAFETY_HEAD_FILE)
+            verify_saved(folder)
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> RewardOutput:
+        """Score each row, independent of the padding on its right and of the other rows.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T), 1 on real positions.
+        """
+        if not self.has_token_scores:
+            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return RewardOutput(logits[:, 0].float(), None)
+        states = self._states(input_ids, attention_mask)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        last = (positions * (attention_mask != 0)).argmax(-1)
+        pooled = states[torch.arange(input_ids.shape[0], device=input_ids.device), last]
+        safety = None if self.safety_head is None else _apply(self.safety_head, pooled)
+        return RewardOutput(_apply(self.model.score, pooled), safety)
+
+    def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The score head at every position, (B, T) float32, 0 on padding: what a value model starts from.
+
+        At the last attended position it equals `forward`'s score.
+        """
+        if not self.has_token_scores:
+            raise InputError(f"value model: a {self.config.model_type} has no `score` layer to read at every token")
+        scores = _apply(self.model.score, self._states(input_ids, attention_mask))
+        return scores.masked_fill(attention_mask == 0, 0.0)
+
+    @property
+    def has_token_scores(self) -> bool:
+        """Whether the score is a linear layer on the last state, as it is for every causal backbone."""
+        return isinstance(getattr(self.model, "score", None), nn.Linear)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Trade time for memory in the backbone."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def _states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        outputs = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        states: Tensor = outputs.last_hidden_state
+        return states
+
+
+def without_dropout(config: Any) -> Any:
+    """Set every dropout probability of a transformers config to 0, in place; returned for convenience."""
+    for name, value in list(vars(config).items()):
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _head(hidden: int, *, bias: bool, generator: torch.Generator) -> nn.Linear:
+    head = nn.Linear(hidden, 1, bias=bias, dtype=torch.float32)
+    with torch.no_grad():
+        head.weight.normal_(0.0, (hidden + 1) ** -0.5, generator=generator)
+        if bias:
+            head.bias.zero_()
+    return head
+
+
+def _apply(head: nn.Linear, states: Tensor) -> Tensor:
+    """A head of one output in its own precision: (..., H) -> (...) float32."""
+    return head(states.to(head.weight.dtype)).squeeze(-1).float()
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
