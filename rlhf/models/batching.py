@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and attention mask, (B, T) int64; the mask is 1 on a row's own positions whatever id is there."""
+    """Right-padded ids and attention mask, (B, T) int64; the mask is 1 on each row's own positions."""
     longest = max(len(row) for row in rows)
     ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], dtype=torch.long)
     lengths = torch.tensor([len(row) for row in rows])

@@ -5,7 +5,7 @@ What is saved:
 - whole weights: one folder that plain transformers loads.
 - LoRA over unquantised weights: the same, W + (alpha / r) B A written in W's place. The model in memory is not touched
   (merging and unmerging in place would round its weights).
-- LoRA over NF4 weights: the adapter alone in `adapter/`, beside the tokenizer. Added to the unquantised weights it would
+- LoRA over NF4 weights: the adapter alone in `adapter/`, beside the tokenizer. Added to unquantised weights it would
   be another model than the one trained (RECIPE section 1, "two merges"), so nothing is merged here without being asked;
   `load_policy` puts the adapter back on the NF4 weights of its base, which is exactly what was trained.
 """

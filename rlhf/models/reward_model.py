@@ -31,14 +31,14 @@ SAFETY_HEAD_FILE = "safety_head.safetensors"
 
 
 class RewardOutput(NamedTuple):
-    """score (B,) float32, raw (before the sigmoid); safety_logit (B,) float32 (above 0: safe), None without that head."""
+    """score (B,) float32, raw (before the sigmoid); safety_logit (B,) float32 (above 0: safe) or None: no such head."""
 
     score: Tensor
     safety_logit: Tensor | None
 
 
 class RewardModel(nn.Module):
-    """Scores the last attended POSITION of each row, whatever token stands there: also an end token that is the pad token.
+    """Scores the last attended POSITION of each row, whatever token stands there, be it the pad token.
 
     Any sequence-classification checkpoint with one label works; the ones without a `score` layer (BERT and its kin) are
     asked as a whole and know no `token_scores`. Dropout is off in training too.
@@ -93,7 +93,7 @@ class RewardModel(nn.Module):
         """Load what `save` wrote, or any sequence-classification checkpoint with one label; in eval mode.
 
         Raises:
-            InputError: files missing; no scalar head in the weights (transformers would draw a random one at every load,
+            InputError: files missing; no scalar head in the weights (transformers would draw a random one at each load,
                 and the scores would change with it); more than one label.
         """
         folder = require_checkpoint(path)

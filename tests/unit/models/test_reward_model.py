@@ -1,4 +1,4 @@
-"""A reward model's scores: padding, batch, dropout and a save change nothing; plain transformers agrees; a missing head is refused."""
+"""Padding, batch, dropout and a save change no score; plain transformers agrees; a missing head is refused."""
 
 from __future__ import annotations
 
