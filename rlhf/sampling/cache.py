@@ -1,8 +1,8 @@
 """A key-value cache that a decode loop can write in place and shrink cheaply.
 
-transformers' DynamicCache concatenates (copies) every layer's whole cache at each token, and selecting rows copies it again.
-Here each layer keeps a buffer with room to grow: a token is one small write, and when rows finish only the rows that fill
-their places move.
+transformers' DynamicCache concatenates (copies) every layer's whole cache at each token, and selecting rows copies it
+again. Here each layer keeps a buffer with room to grow: a token is one small write, and when rows finish only the rows
+that fill their places move.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class BufferedLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Row i becomes the former row indices[i]; rows that stay where they are cost nothing."""
+        if not self.is_initialized:
+            return
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
         if len(moved):
             for buffer in (self._keys, self._values):
@@ -61,7 +63,31 @@ class BufferedLayer(DynamicLayer):
 
 
 def make_cache(config: Any) -> DynamicCache:
-    """The cache for a model of this config: buffered layers where it has full attention, transformers' own elsewhere."""
+    """The cache of a model with this config: buffered layers for full attention, transformers' own for the others."""
     cache = DynamicCache(config=config)
     cache.layers = [BufferedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+class RepeatedPrefix:
+    """n continuations of P prompts, each with its own copy of the prompt's cache: works for every kind of layer.
+
+    Args:
+        cache: filled by the prompts; repeated in place.
+        mask: (P, T) integer, 0 on left padding.
+        repeats: continuations of each prompt; row p * repeats + k continues prompt p.
+    """
+
+    def __init__(self, cache: DynamicCache, mask: Tensor, repeats: int) -> None:
+        cache.batch_repeat_interleave(repeats)
+        self.cache, self.mask = cache, mask.repeat_interleave(repeats, 0)
+
+    def arguments(self) -> dict[str, Any]:
+        """Of the model's forward, beside input_ids and position_ids."""
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        return {"past_key_values": self.cache, "attention_mask": self.mask}
+
+    def select(self, keep: Tensor) -> None:
+        """Row i becomes the former row keep[i]."""
+        self.cache.batch_select_indices(keep)
+        self.mask = self.mask[keep]

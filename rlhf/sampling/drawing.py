@@ -1,4 +1,4 @@
-"""From logits and uniform numbers to tokens: an inverse-CDF draw whose randomness belongs to the sample, not to the batch."""
+"""From logits and uniform numbers to tokens: inverse-CDF draws whose chance belongs to the sample, not to the batch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _WORD = (1 << 64) - 1
 def uniforms(seed: int, samples: Sequence[tuple[int, int]], length: int) -> Tensor:
     """(n, length) float32 in [0, 1): row r is the stream of samples[r] = (key, index), one number a token.
 
-    Philox with the key (seed, key) and `index` in the counter's highest word: a function of these three alone, and a shorter
-    row is the beginning of a longer one.
+    Philox with the key (seed, key) and `index` in the counter's highest word: a function of these three alone, and a
+    shorter row is the beginning of a longer one.
     """
     rows = np.empty((len(samples), length), dtype=np.float32)
     for row, (key, index) in zip(rows, samples, strict=True):

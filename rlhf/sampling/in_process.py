@@ -1,9 +1,9 @@
 """K answers a prompt from a model in this process.
 
-Where it departs from `generate(num_return_sequences=K)`: a prompt is run once and its cache repeated K times; finished rows
-leave the batch; the cache is written in place; and a sample's draws depend on (seed, key, index) alone, so batch size, the
-order of the prompts and the number of processes change no sample. (The model's own arithmetic may round differently in
-another batch; a draw that falls within that rounding of a token's edge can still go to its neighbour.)
+Where it departs from `generate(num_return_sequences=K)`: a prompt is run once and its cache shared by its K answers;
+finished rows leave the batch; the cache is written in place; and a sample's draws depend on (seed, key, index) alone:
+batch size, the order of the prompts and the number of processes change no sample. (The model's own arithmetic may round
+differently in another batch: a draw within that rounding of a token's edge, about one in a million, can still move.)
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from transformers import PreTrainedModel
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.sampling.cache import make_cache
+from rlhf.sampling.cache import RepeatedPrefix, make_cache
 from rlhf.sampling.drawing import draw, uniforms
 from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.sampling.shared_prefix import NAME as SHARED
+from rlhf.sampling.shared_prefix import SharedPrefix, sharing
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
@@ -59,22 +61,25 @@ class InProcessSampler:
         params: SamplingParams,
         keys: Sequence[int] | None = None,
     ) -> list[list[Sample]]:
-        """Draw `num_samples` answers for each prompt; see `Sampler`. An answer that reaches the model's context is cut there.
+        """Draw `num_samples` answers for each prompt; see `Sampler`. An answer is cut where the model's context ends.
 
         Raises:
             InputError: a prompt leaves no room for an answer in the model's context; nothing was sampled then.
         """
         keys = range(len(prompts)) if keys is None else keys
-        rendered = [self.renderer.prompt_ids(prompt) for prompt in prompts]
+        if len(keys) != len(prompts):
+            raise ValueError(f"keys: {len(keys)} for {len(prompts)} prompts")
+        rendered = self.renderer.prompts(prompts)
         context = _context(self.model)
         for prompt, ids in zip(prompts, rendered, strict=True):
             if len(ids) >= context:
                 raise InputError(
-                    f"prompt: {prompt[-1]['content'][:60]!r} has {len(ids)} tokens with its history, but the model's context "
-                    f"is {context}; shorten it or leave it out"
+                    f"prompt: {prompt[-1]['content'][:60]!r} has {len(ids)} tokens with its history, but the model's "
+                    f"context is {context}; shorten it or leave it out"
                 )
         results: list[list[Sample]] = [[] for _ in prompts]
-        with _eval_mode(self.model), _progress(len(prompts) * num_samples, self.batch_size) as progress:
+        total = len(prompts) * num_samples
+        with _eval_mode(self.model), sharing(self.model), _progress(total, self.batch_size) as progress:
             for group in _groups(rendered, num_samples, self.batch_size):
                 ids = [rendered[p] for p in group.prompts]
                 samples = [(keys[p], i) for p in group.prompts for i in group.indices]
@@ -91,31 +96,16 @@ class InProcessSampler:
         device = self.model.device
         repeats = len(samples) // len(prompts)
         steps = min(params.max_new_tokens, context - min(map(len, prompts)))
-        ids, mask = _left_padded(prompts, self.renderer.pad_token_id, steps, device)
-        width = ids.shape[1]
-        cache = make_cache(self.model.config)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask[:, :width],
-            position_ids=(mask[:, :width].cumsum(-1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache.batch_repeat_interleave(repeats)
-        logits, mask = (tensor.repeat_interleave(repeats, 0) for tensor in (output.logits[:, -1], mask))
+        logits, prefix = self._prefill(prompts, repeats)
         lengths = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(repeats)
+        limits = (context - lengths).clamp(max=steps)
         ends = torch.tensor(sorted(self.renderer.end_token_ids), device=device)
         draws = uniforms(params.seed, samples, steps).to(device)
-
-        # full size, by sample
         tokens = torch.zeros(len(samples), steps, dtype=torch.long, device=device)
         logprobs = torch.zeros(len(samples), device=device)
         counts = torch.zeros(len(samples), dtype=torch.long, device=device)
         finished = torch.zeros(len(samples), dtype=torch.bool, device=device)
-        # by row of the batch, which shrinks
-        rows = torch.arange(len(samples), device=device)
-        limits = (context - lengths).clamp(max=params.max_new_tokens)
+        rows = torch.arange(len(samples), device=device)  # samples still being drawn; shrinks with lengths and limits
         for step in range(steps):
             token, logprob = draw(logits, draws[rows, step], params)
             ended = torch.isin(token, ends)
@@ -128,15 +118,14 @@ class InProcessSampler:
                 keep = _fill_holes(done)
                 if not len(keep):
                     break
-                cache.batch_select_indices(keep)
-                rows, token, mask, lengths, limits = (t[keep] for t in (rows, token, mask, lengths, limits))
+                prefix.select(keep)
+                rows, token, lengths, limits = (t[keep] for t in (rows, token, lengths, limits))
             logits = self.model(
-                input_ids=token.unsqueeze(1),
-                attention_mask=mask[:, : width + step + 1],
-                position_ids=(lengths + step).unsqueeze(1),
-                past_key_values=cache,
+                input_ids=token[:, None],
+                position_ids=(lengths + step)[:, None],
                 use_cache=True,
                 logits_to_keep=1,
+                **prefix.arguments(),
             ).logits[:, -1]
         return [
             Sample(self.renderer.answer_text(row[:count]), tuple(row[:count]), logprob, ended)
@@ -145,9 +134,29 @@ class InProcessSampler:
             )
         ]
 
+    def _prefill(self, prompts: list[list[int]], repeats: int) -> tuple[Tensor, SharedPrefix | RepeatedPrefix]:
+        """Run the prompts once: the logits (P x repeats, V) of the first answer token, and what the rest builds on."""
+        ids, mask = _left_padded(prompts, self.renderer.pad_token_id)
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        cache = make_cache(self.model.config)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        if self.model.config._attn_implementation == SHARED:
+            prefix: SharedPrefix | RepeatedPrefix = SharedPrefix(self.model.config, cache, mask, repeats)
+        else:
+            prefix = RepeatedPrefix(cache, mask, repeats)
+        return logits.repeat_interleave(repeats, 0), prefix
+
 
 def _groups(rendered: Sequence[Sequence[int]], num_samples: int, batch_size: int) -> Iterator[_Group]:
-    """Prompts of similar length together, at most batch_size rows a group; samples of one prompt are cut only above that."""
+    """Prompts of similar length together, at most batch_size rows; a prompt's samples part only above that."""
     order = sorted(range(len(rendered)), key=lambda p: -len(rendered[p]))
     per_group = max(1, batch_size // num_samples)
     for start in range(0, len(order), per_group):
@@ -155,15 +164,15 @@ def _groups(rendered: Sequence[Sequence[int]], num_samples: int, batch_size: int
             yield _Group(order[start : start + per_group], range(first, min(first + batch_size, num_samples)))
 
 
-def _left_padded(prompts: list[list[int]], pad: int, room: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """ids (P, W) with the prompts at the right edge, and their mask (P, W + room): 1 on every token, also on those to come."""
+def _left_padded(prompts: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """ids and mask, (P, width) int64, with the prompts at the right edge."""
     width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-    mask = torch.ones(len(prompts), width + room, dtype=torch.long)
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, : width - len(prompt)] = 0
-    return ids.to(device), mask.to(device)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
 
 
 def _fill_holes(done: Tensor) -> Tensor:

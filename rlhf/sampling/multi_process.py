@@ -21,8 +21,8 @@ def sample_distributed(
 ) -> list[list[Sample]]:
     """`n` answers for each prompt, the same on every process and for any number of processes.
 
-    Called by all processes with the same prompts. Process r samples prompts r, r + world, ...; a prompt's key is its position
-    in the whole list unless `keys` says otherwise.
+    Called by all processes with the same prompts. Process r samples prompts r, r + world, ...; a prompt's key is its
+    position in the whole list unless `keys` says otherwise.
     """
     keys = range(len(prompts)) if keys is None else keys
     mine = range(accelerator.process_index, len(prompts), accelerator.num_processes)

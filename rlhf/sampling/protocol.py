@@ -63,5 +63,5 @@ class Sampler(Protocol):
         params: SamplingParams,
         keys: Sequence[int] | None = None,
     ) -> list[list[Sample]]:
-        """Draw; `keys[i]` replaces position i in the seed of prompts[i], so that dealing prompts out changes nothing."""
+        """Draw; `keys[i]` stands for position i in the seed of prompts[i]: dealing prompts out changes nothing."""
         ...

@@ -1,0 +1,139 @@
+"""Attention of many continuations over ONE copy of their prompt.
+
+Repeating a prompt's cache K times makes every step of decoding read K copies of the same keys and values, and reading
+is what decoding costs. Here the queries of a prompt's continuations are put together and meet the prompt's keys in one
+matrix product (the idea of Hydragen, arXiv 2402.05099); each row's own tokens live in a cache of their own; one softmax
+goes over both. Same numbers as attention over the repeated cache, up to rounding.
+
+Registered as an attention function of transformers; used where all layers are plain full attention under sdpa.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from rlhf.sampling.cache import BufferedLayer, make_cache
+
+NAME = "rlhf_shared_prefix"
+
+
+class SharedPrefix:
+    """P prompts' caches and n continuations of them.
+
+    Args:
+        config: the model's.
+        cache: filled by the prompts, (P, kv heads, T, head_dim) a layer.
+        mask: (P, T) integer, 0 on left padding.
+        repeats: continuations of each prompt; row p * repeats + k continues prompt p.
+    """
+
+    def __init__(self, config: Any, cache: DynamicCache, mask: Tensor, repeats: int) -> None:
+        self.keys = [layer.keys for layer in cache.layers]
+        self.values = [layer.values for layer in cache.layers]
+        hidden = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        self.bias = hidden.masked_fill(mask == 0, -torch.inf)[:, None, None, :]
+        self.cache = make_cache(config)
+        rows = torch.arange(mask.shape[0] * repeats, device=mask.device)
+        self.prompt, self.slot, self.width = rows // repeats, rows % repeats, repeats
+        self.calls = 0
+
+    def arguments(self) -> dict[str, Any]:
+        """Of the model's forward, beside input_ids and position_ids."""
+        if self.cache.get_seq_length() and self.calls != len(self.keys) * self.cache.get_seq_length():
+            raise RuntimeError(
+                "the model does not pass keyword arguments on to its attention; load it with eager attention"
+            )
+        return {"past_key_values": self.cache, "shared_prefix": self}
+
+    def select(self, keep: Tensor) -> None:
+        """Row i becomes the former row keep[i]."""
+        self.cache.batch_select_indices(keep)
+        self.prompt, self.slot = self.prompt[keep], self.slot[keep]
+        if 2 * len(keep) <= len(self.bias) * self.width:
+            self._repack()
+
+    def _repack(self) -> None:
+        """Drop prompts without rows and number each prompt's rows afresh."""
+        alive, self.prompt, counts = self.prompt.unique(return_inverse=True, return_counts=True)
+        if len(alive) < len(self.bias):
+            self.bias = self.bias[alive]
+            self.keys, self.values = [k[alive] for k in self.keys], [v[alive] for v in self.values]
+        order = self.prompt.argsort(stable=True)
+        first = counts.cumsum(0) - counts
+        self.slot = torch.empty_like(self.slot)
+        self.slot[order] = torch.arange(len(order), device=order.device) - first[self.prompt[order]]
+        self.width = int(counts.max())
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """query (n, heads, 1, d); key, value (n, kv heads, t, d), the rows' own tokens -> (n, 1, heads, d)."""
+        self.calls += 1
+        rows, heads, _, size = query.shape
+        query = (query * scaling).view(rows, key.shape[1], -1, size)
+        over_prompt = self._gather(
+            self._spread(query) @ self.keys[layer].transpose(2, 3) + self.bias.to(query.dtype), query
+        )
+        own = query @ key.transpose(2, 3)
+        weights = torch.cat([over_prompt, own], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+        over_prompt, own = weights.split([over_prompt.shape[-1], own.shape[-1]], -1)
+        output = self._gather(self._spread(over_prompt) @ self.values[layer], query) + own @ value
+        return output.reshape(rows, 1, heads, size)
+
+    def _spread(self, rows: Tensor) -> Tensor:
+        """(n, kv heads, group, x) by row -> (P, kv heads, width * group, x) by prompt, zeros where no row is."""
+        prompts, (_, kv_heads, group, last) = len(self.bias), rows.shape
+        spread = rows.new_zeros(prompts, self.width, kv_heads, group, last)
+        spread[self.prompt, self.slot] = rows
+        return spread.transpose(1, 2).reshape(prompts, kv_heads, self.width * group, last)
+
+    def _gather(self, spread: Tensor, like: Tensor) -> Tensor:
+        """The way back."""
+        prompts, kv_heads, _, last = spread.shape
+        return spread.view(prompts, kv_heads, self.width, like.shape[2], last).transpose(1, 2)[self.prompt, self.slot]
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    shared_prefix: SharedPrefix | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if shared_prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return shared_prefix.attend(module.layer_idx, query, key, value, scaling), None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether every layer is plain full attention under sdpa, called through transformers' attention interface."""
+    plain = all(type(layer) is BufferedLayer for layer in make_cache(model.config).layers)
+    return plain and model.config._attn_implementation == "sdpa" and bool(model._supports_attention_backend)
+
+
+@contextmanager
+def sharing(model: PreTrainedModel) -> Iterator[bool]:
+    """Switch the model to this attention where it can, and back; yields whether it could."""
+    if not can_share(model):
+        yield False
+        return
+    model.config._attn_implementation = NAME
+    try:
+        yield True
+    finally:
+        model.config._attn_implementation = "sdpa"

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlhf.sampling.drawing import draw, uniforms
+from rlhf.sampling.protocol import SamplingParams
+
+N = 40_000
+
+
+def exact(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """The distribution that transformers' own warpers give, float64."""
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = logits.double()[None]
+    scores = TemperatureLogitsWarper(float(params.temperature))(None, scores)
+    if params.top_k:
+        scores = TopKLogitsWarper(params.top_k)(None, scores)
+    if params.top_p < 1:
+        scores = TopPLogitsWarper(params.top_p)(None, scores)
+    return scores.softmax(-1)[0]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0.7),
+        SamplingParams(temperature=1.3, top_k=5),
+        SamplingParams(top_p=0.8),
+        SamplingParams(temperature=1.2, top_p=0.6, top_k=9),
+    ],
+)
+def test_frequencies_follow_the_exact_distribution(params: SamplingParams) -> None:
+    logits = torch.randn(20, generator=torch.Generator().manual_seed(1)) * 2
+    uniform = uniforms(seed=7, samples=[(i, 0) for i in range(N)], length=1)[:, 0]
+    tokens, logprobs = draw(logits.expand(N, -1), uniform, params)
+    probability = exact(logits, params)
+    counts = tokens.bincount(minlength=20).double()
+    assert counts[probability == 0].sum() == 0
+    kept = probability > 0
+    expected = N * probability[kept]
+    chi_squared = ((counts[kept] - expected) ** 2 / expected).sum().item()
+    freedom = int(kept.sum()) - 1
+    assert chi_squared < freedom + 4 * (2 * freedom) ** 0.5
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens])
+
+
+def test_the_edges_of_the_uniform_number_stay_inside_the_kept_tokens() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.0, -200.0, -torch.inf]]).expand(2, -1)
+    edges = torch.tensor([0.0, 1 - 2**-24])
+    assert draw(logits, edges, SamplingParams())[0].tolist() == [0, 2]
+    assert draw(logits, edges, SamplingParams(top_k=2))[0].tolist() == [1, 0]
+    assert draw(logits, edges, SamplingParams(top_p=0.01))[0].tolist() == [1, 1]
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0]], dtype=torch.bfloat16)
+    tokens, logprobs = draw(logits, torch.tensor([0.99]), SamplingParams(temperature=0))
+    assert tokens.tolist() == [1]
+    assert logprobs.dtype == torch.float32
+    torch.testing.assert_close(logprobs, logits.float().log_softmax(-1)[:, 1])
+
+
+def test_uniforms_belong_to_seed_key_and_index() -> None:
+    rows = uniforms(3, [(5, 0), (5, 1), (6, 0)], 40)
+    assert torch.equal(uniforms(3, [(6, 0)], 40)[0], rows[2])
+    assert torch.equal(uniforms(3, [(5, 1)], 7)[0], rows[1, :7])
+    assert not torch.equal(uniforms(4, [(5, 0)], 40)[0], rows[0])
+    assert len(rows.unique()) == rows.numel()
+    assert (rows >= 0).all() and (rows < 1).all()
+    uniforms(-1, [(2**63, 0)], 1)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlhf.conversation import Conversation, Renderer
+from rlhf.errors import InputError
+from rlhf.sampling.in_process import InProcessSampler
+from rlhf.sampling.protocol import Sample, SamplingParams
+
+WORDS = [
+    "what",
+    "is",
+    "the",
+    "river",
+    "of",
+    "velda",
+    "how",
+    "do",
+    "I",
+    "paint",
+    "my",
+    "own",
+    "goat",
+    "please",
+    "answer",
+]
+PARAMS = SamplingParams(max_new_tokens=24, temperature=1.1, top_p=0.95, seed=11)
+
+
+def user(text: str) -> Conversation:
+    return [{"role": "user", "content": text}]
+
+
+PROMPTS = [user(" ".join(WORDS[: 1 + 3 * i % 14])) for i in range(9)]
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_tokenizer: PreTrainedTokenizerFast) -> Renderer:
+    return Renderer(tiny_tokenizer)
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def model(request: pytest.FixtureRequest, tiny_policy_path: Path, renderer: Renderer) -> LlamaForCausalLM:
+    """sdpa shares the prompts' cache, eager repeats it. Sharper than the tiny policy, with an end token that comes."""
+    model = LlamaForCausalLM.from_pretrained(tiny_policy_path, attn_implementation=request.param)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    bias = torch.zeros(model.config.vocab_size)
+    bias[sorted(renderer.end_token_ids)] = 3.0
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output + bias)
+    return model.eval()
+
+
+def token_ids(samples: list[list[Sample]]) -> list[list[tuple[int, ...]]]:
+    return [[sample.token_ids for sample in row] for row in samples]
+
+
+def test_samples_are_the_same_for_any_batch_size(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    whole = InProcessSampler(model, renderer, batch_size=64).sample(PROMPTS, 6, PARAMS)
+    for batch_size in (4, 1):
+        parted = InProcessSampler(model, renderer, batch_size=batch_size).sample(PROMPTS, 6, PARAMS)
+        assert token_ids(whole) == token_ids(parted)
+        for row, other in zip(whole, parted, strict=True):
+            assert [s.logprob for s in row] == pytest.approx([s.logprob for s in other], abs=1e-4)
+    assert len({sample.token_ids for row in whole for sample in row}) > 40
+    assert 0 < sum(sample.finished for row in whole for sample in row) < 54
+
+
+def test_samples_follow_their_keys(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    sampler = InProcessSampler(model, renderer, batch_size=16)
+    whole = token_ids(sampler.sample(PROMPTS, 3, PARAMS))
+    order = [4, 0, 8, 3]
+    some = token_ids(sampler.sample([PROMPTS[i] for i in order], 3, PARAMS, keys=order))
+    assert some == [whole[i] for i in order]
+    assert token_ids(sampler.sample(PROMPTS[:1], 2, PARAMS))[0] == whole[0][:2]
+    assert token_ids(sampler.sample(PROMPTS[:1] * 2, 1, PARAMS)) != [whole[0][:1]] * 2
+
+
+def test_greedy_equals_generate(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    params = SamplingParams(temperature=0, max_new_tokens=24)
+    samples = InProcessSampler(model, renderer, batch_size=4).sample(PROMPTS, 1, params)
+    for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
+        ids = torch.tensor([renderer.prompt_ids(prompt)])
+        whole = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=24,
+            eos_token_id=sorted(renderer.end_token_ids),
+        )
+        assert list(sample.token_ids) == whole[0, ids.shape[1] :].tolist()
+
+
+def test_logprob_is_that_of_a_plain_forward_at_temperature_one(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    samples = InProcessSampler(model, renderer).sample(PROMPTS, 4, PARAMS)
+    for prompt, row in zip(PROMPTS, samples, strict=True):
+        start = renderer.prompt_ids(prompt)
+        for sample in row:
+            ids = torch.tensor([start + list(sample.token_ids)])
+            with torch.no_grad():
+                logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[len(start) - 1 :, 0]
+            assert sample.logprob == pytest.approx(logprobs.sum().item(), abs=1e-4)
+
+
+def test_an_end_token_is_the_last_and_makes_the_answer_finished(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    for row in InProcessSampler(model, renderer).sample(PROMPTS, 8, PARAMS):
+        for sample in row:
+            ends = [i for i, token in enumerate(sample.token_ids) if token in renderer.end_token_ids]
+            assert ends == ([len(sample.token_ids) - 1] if sample.finished else [])
+            assert sample.finished or len(sample.token_ids) == 24
+            assert sample.text == renderer.answer_text(sample.token_ids)
+            assert "</s>" not in sample.text
+
+
+def test_first_tokens_follow_the_model(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    n = 4000
+    samples = InProcessSampler(model, renderer, batch_size=1000).sample(
+        PROMPTS[:1], n, SamplingParams(max_new_tokens=1)
+    )
+    counts = Counter(sample.token_ids[0] for sample in samples[0])
+    with torch.no_grad():
+        probability = model(torch.tensor([renderer.prompt_ids(PROMPTS[0])])).logits[0, -1].softmax(-1)
+    kept = (n * probability >= 5).nonzero().flatten().tolist()
+    rest = n * (1 - probability[kept].sum().item())
+    pairs = [(counts[token], n * probability[token].item()) for token in kept]
+    pairs.append((n - sum(count for count, _ in pairs), rest))
+    chi_squared = sum((count - expected) ** 2 / expected for count, expected in pairs)
+    assert chi_squared < len(kept) + 4 * (2 * len(kept)) ** 0.5
+
+
+def test_an_answer_is_cut_at_the_context_whatever_else_is_in_the_batch(
+    model: LlamaForCausalLM, renderer: Renderer
+) -> None:
+    context = model.config.max_position_embeddings
+    long = user(" ".join(["goat"] * 75))
+    room = context - len(renderer.prompt_ids(long))
+    assert 0 < room < 40
+    params = SamplingParams(max_new_tokens=60, temperature=1.0, top_k=20)
+    (alone,) = InProcessSampler(model, renderer).sample([long], 8, params)
+    together = InProcessSampler(model, renderer).sample([PROMPTS[0], long], 8, params, keys=[5, 0])
+    assert token_ids([alone]) == token_ids(together[1:])
+    assert max(len(sample.token_ids) for sample in alone) == room
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_sampling(
+    model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InProcessSampler, "_decode", lambda *args: pytest.fail("sampled"))
+    with pytest.raises(InputError, match=r"'goat goat.*tokens.*context is 256"):
+        InProcessSampler(model, renderer).sample([PROMPTS[0], user("goat " * 300)], 1, PARAMS)
+
+
+def test_the_model_comes_back_as_it_was(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    attention = model.config._attn_implementation
+    model.train()
+    InProcessSampler(model, renderer).sample(PROMPTS[:2], 2, SamplingParams(max_new_tokens=2))
+    assert model.training
+    assert model.config._attn_implementation == attention
+    model.eval()
+    assert InProcessSampler(model, renderer).sample([], 2, PARAMS) == []

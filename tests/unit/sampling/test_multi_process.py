@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import json, sys
+from rlhf.conversation import Renderer
+from rlhf.models.policy import load_policy, load_tokenizer
+from rlhf.sampling.in_process import InProcessSampler
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.training.accelerator import make_accelerator
+
+accelerator = make_accelerator()
+sampler = InProcessSampler(load_policy(sys.argv[1]), Renderer(load_tokenizer(sys.argv[1])))
+prompts = [[{"role": "user", "content": "goat " * n}] for n in range(1, 8)]
+samples = sample_distributed(sampler, prompts, 3, SamplingParams(max_new_tokens=8), accelerator)
+ids = [[list(sample.token_ids) for sample in row] for row in samples]
+with open(f"{sys.argv[2]}/{accelerator.num_processes}_{accelerator.process_index}.json", "w") as stream:
+    json.dump(ids, stream)
+"""
+
+
+def test_one_and_two_processes_draw_the_same_samples(tiny_policy_path: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parents[3]
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
+    one = subprocess.Popen(
+        [sys.executable, str(program), str(tiny_policy_path), str(tmp_path)], env=environment, cwd=tmp_path
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    two = subprocess.run(
+        [*launch, "--rdzv_endpoint", "localhost:0", str(program), str(tiny_policy_path), str(tmp_path)],
+        env=environment,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert two.returncode == 0 and one.wait(timeout=120) == 0
+    alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1_0", "2_0", "2_1"))
+    assert alone == first == second
+    assert len(alone) == 7 and all(len(row) == 3 for row in alone)
