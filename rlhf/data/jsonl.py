@@ -1,0 +1,140 @@
+"""Rows in and out of local files, with the line number that an error message needs. Light: pyarrow only for parquet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rlhf.errors import InputError
+
+FORMATS = (".jsonl", ".json", ".csv", ".txt", ".parquet")
+
+
+def file_format(path: str | os.PathLike[str]) -> str | None:
+    """One of FORMATS by the file's name (`.gz` behind it is looked through), or None."""
+    name = Path(path).name.lower().removesuffix(".gz")
+    return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
+
+
+def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number, row) of a local file: jsonl, json (an array), csv with a header, txt (a line a row), each also as
+    .gz, or parquet.
+
+    The number is the line (jsonl, csv, txt) or the position in the file (json, parquet), 1-based. A bare text in json
+    or jsonl, and a line of txt, is the row {"text": ...}; blank lines are passed over, empty csv cells left out.
+
+    Raises InputError, with file and number: no such file, an unknown suffix, no rows, or a line that cannot be read.
+    """
+    file = Path(path)
+    kind = file_format(file)
+    if not file.exists():
+        raise InputError(f"{file}: there is no such file")
+    if file.is_dir() or kind is None:
+        raise InputError(
+            f"{file}: cannot tell its format; name a file that ends in {', '.join(FORMATS)} (or .gz of them)"
+        )
+    rows = 0
+    try:
+        for number, row in _READERS[kind](file):
+            rows += 1
+            yield number, _as_object(file, number, row)
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{file}: cannot be read after row {rows} ({error})") from error
+    if rows == 0:
+        raise InputError(f"{file}: is empty; there are no rows in it")
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON object a line (gzipped where the name ends in .gz); return how many."""
+    count = 0
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _create(file) as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _create(file: Path) -> TextIO:
+    if file.suffix != ".gz":
+        return file.open("w", encoding="utf-8")
+    return io.TextIOWrapper(gzip.GzipFile(file, "wb", mtime=0), encoding="utf-8")
+
+
+def _open(file: Path) -> TextIO:
+    if file.suffix.lower() == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _as_object(file: Path, number: int, row: Any) -> dict[str, Any]:
+    if isinstance(row, str):
+        return {"text": row}
+    if not isinstance(row, dict):
+        raise InputError(f"{file}:{number}: must be an object with named fields, got {str(row)[:60]!r}")
+    return row
+
+
+def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
+    with _open(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise InputError(
+                        f"{file}:{number}: not valid JSON ({error.msg} at column {error.colno})"
+                    ) from error
+
+
+def _json(file: Path) -> Iterator[tuple[int, Any]]:
+    with _open(file) as stream:
+        text = stream.read()
+    try:
+        content = json.loads(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}:{error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(content, list):
+        raise InputError(f"{file}: must be a JSON array of rows, got a {type(content).__name__}; or name it .jsonl")
+    yield from enumerate(content, start=1)
+
+
+def _csv(file: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(1 << 30)
+    with _open(file) as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            for row in reader:
+                if None in row:
+                    raise InputError(f"{file}:{reader.line_num}: has more cells than the header names")
+                yield reader.line_num, {key: value for key, value in row.items() if value}
+        except csv.Error as error:
+            raise InputError(f"{file}:{reader.line_num + 1}: not valid CSV ({error})") from error
+
+
+def _txt(file: Path) -> Iterator[tuple[int, Any]]:
+    with _open(file) as stream:
+        yield from ((number, line.strip()) for number, line in enumerate(stream, start=1) if line.strip())
+
+
+def _parquet(file: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        yield from enumerate(
+            (row for batch in parquet.ParquetFile(file).iter_batches() for row in batch.to_pylist()), start=1
+        )
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file}: not a readable parquet file ({' '.join(str(error).split())[:200]})") from error
+
+
+_READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".txt": _txt, ".parquet": _parquet}

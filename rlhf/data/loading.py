@@ -1,0 +1,150 @@
+"""Prompts, preferences, conversations and texts from any source, into the row types.
+
+    load_preferences("../shared/data/hh-rlhf/helpful-base.jsonl.gz", on_bad_row="skip")
+    load_preferences("Anthropic/hh-rlhf/harmless-base:train", domain="safety", on_bad_row="skip")  # through `datasets`
+    load_prompts("prompts.jsonl")
+
+A source is a local file (formats: `rlhf.data.jsonl.read_rows`), a local folder that `datasets` reads, or a hub name
+`org/name[/folder][:split]` (split: train). A row's format is recognised by its fields (`rlhf.data.formats`). A bad row
+is refused with file and line or, on request, skipped: counted by reason and reported on stderr, never silently.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rlhf.conversation import Conversation
+from rlhf.data.formats import conversation_of, preference_of, prompt_of, text_of
+from rlhf.data.jsonl import file_format, read_rows
+from rlhf.data.rows import Domain, Preference, Prompt
+from rlhf.errors import InputError
+
+Source = str | os.PathLike[str]
+OnBadRow = Literal["refuse", "skip"]
+Row = TypeVar("Row")
+
+_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?::([\w\[\]:%+-]+))?")
+
+
+def load_preferences(
+    source: Source,
+    *,
+    domain: Domain | None = None,
+    on_bad_row: OnBadRow = "refuse",
+    skipped: Counter[str] | None = None,
+) -> list[Preference]:
+    """Preference rows of any known format.
+
+    Args:
+        source: file, folder or hub name.
+        domain: replaces the rows' own tag (which is helpfulness where a row has none).
+        on_bad_row: "refuse" raises InputError at the first bad row; "skip" leaves it out and counts it.
+        skipped: what was left out is added here, by reason.
+    """
+    return _load(source, preference_of, on_bad_row, skipped, domain)
+
+
+def load_prompts(
+    source: Source,
+    *,
+    domain: Domain | None = None,
+    on_bad_row: OnBadRow = "refuse",
+    skipped: Counter[str] | None = None,
+) -> list[Prompt]:
+    """Prompt rows of any known format, with ids that are unique (InputError); arguments as for `load_preferences`."""
+    prompts = _load(source, prompt_of, on_bad_row, skipped, domain)
+    counts = Counter(prompt.id for prompt in prompts)
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"{source}: the id {twice!r} stands at {counts[twice]} prompts; give each its own, or none")
+    return prompts
+
+
+def load_conversations(
+    source: Source, *, on_bad_row: OnBadRow = "refuse", skipped: Counter[str] | None = None
+) -> list[Conversation]:
+    """Dialogues that end with an answer: `messages`, or `prompt` and `completion`."""
+    return _load(source, conversation_of, on_bad_row, skipped)
+
+
+def load_texts(source: Source, *, on_bad_row: OnBadRow = "refuse", skipped: Counter[str] | None = None) -> list[str]:
+    """Rows with a `text`; of a .txt file each line."""
+    return _load(source, text_of, on_bad_row, skipped)
+
+
+def load_pretraining(
+    source: Source, *, on_bad_row: OnBadRow = "refuse", skipped: Counter[str] | None = None
+) -> list[str | Conversation]:
+    """Rows with a `text`, or a dialogue to be rendered by the chat template that the model will have."""
+
+    def convert(row: Mapping[str, Any]) -> str | Conversation:
+        return conversation_of(row) if "messages" in row else text_of(row)
+
+    return _load(source, convert, on_bad_row, skipped)
+
+
+def _load(
+    source: Source,
+    convert: Callable[[Mapping[str, Any]], Row],
+    on_bad_row: OnBadRow,
+    skipped: Counter[str] | None,
+    domain: Domain | None = None,
+) -> list[Row]:
+    if on_bad_row not in ("refuse", "skip"):
+        raise InputError(f"on_bad_row: must be refuse or skip, got {on_bad_row!r}")
+    name = Path(source).name
+    for suffix in (".gz", f"{file_format(name)}"):
+        name = name.removesuffix(suffix)
+    rows: list[Row] = []
+    reasons: Counter[str] = Counter()
+    for number, raw in _rows(source):
+        given = raw.get("id")
+        row = {"source": name, **raw, "id": f"{name}:{number}" if given is None else str(given)}
+        if domain is not None:
+            row["domain"] = domain
+        try:
+            rows.append(convert(row))
+        except InputError as error:
+            if on_bad_row == "refuse":
+                raise InputError(f"{source}:{number}: {error}") from error
+            reasons[reason(str(error))] += 1
+    if reasons:
+        detail = "; ".join(f"{count} x {why}" for why, count in reasons.most_common())
+        print(f"{source}: skipped {reasons.total()} of {reasons.total() + len(rows)} rows: {detail}", file=sys.stderr)
+        if skipped is not None:
+            skipped.update(reasons)
+    if not rows:
+        raise InputError(f"{source}: none of its {reasons.total()} rows can be used: {next(iter(reasons))}")
+    return rows
+
+
+def reason(message: str) -> str:
+    """An error's sentence without the value it quotes, so that equal mistakes count together."""
+    return re.split(r",? got |, ['\"]|; its fields| at message \d", message, maxsplit=1)[0]
+
+
+def _rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    if Path(source).is_dir():
+        return _from_datasets(source, os.fspath(source), None, "train")
+    if file_format(source) is not None or Path(source).exists():
+        return read_rows(source)
+    found = _HUB_NAME.fullmatch(os.fspath(source))
+    if found is None:
+        raise InputError(f"{source}: neither an existing file nor a hub name such as org/name:train")
+    return _from_datasets(source, found[1], found[2], found[3] or "train")
+
+
+def _from_datasets(source: Source, name: str, folder: str | None, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, data_dir=folder, split=split)
+    except Exception as error:  # datasets and the hub client raise many kinds: no such name, split, network
+        raise InputError(f"{source}: `datasets` cannot load it ({' '.join(str(error).split())[:300]})") from error
+    return enumerate((dict(row) for row in rows), start=1)
