@@ -42,7 +42,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 @dataclass(frozen=True)
 class StepFigures:
-    """`means`: "loss" and the loss function's figures per item; `grad_norm` before clipping; `taken`: False for a skip."""
+    """`means`: "loss" and the loss function's figures, per item; `grad_norm` before clipping; `taken`: not skipped."""
 
     means: dict[str, float]
     grad_norm: float
@@ -136,7 +136,7 @@ class Stepper:
         self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
         if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise InputError(
-                f"{self.name}: loss or gradient not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, the last of them step "
+                f"{self.name}: loss or gradient not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, the last is step "
                 f"{self.steps}; lower learning_rate"
             )
 

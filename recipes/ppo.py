@@ -1,0 +1,131 @@
+"""PPO against two reward models (Llama 2 paper, section 3.2.3).
+
+The policy answers prompts; a helpfulness and a safety reward model judge; the safety score counts where the prompt is
+tagged safety or the answer scores below 0.15, the helpfulness score elsewhere. The whitened score, less beta times the
+KL to the starting policy, is what PPO maximises. Every few iterations held-out prompts decide which checkpoint is kept,
+and when to stop.
+
+    accelerate launch recipes/ppo.py --config recipes/configs/embedded/ppo.yaml
+    accelerate launch --config_file ds_configs/accelerate_zero3.yaml recipes/ppo.py --config my_ppo.yaml
+
+Writes into the output folder: checkpoint/ (the best by held-out reward), metrics.jsonl (a line an iteration), ppo.json
+(why it stopped, which iteration was best).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf.configuration import run_recipe
+from rlhf.data.jsonl import file_format
+from rlhf.errors import InputError
+from rlhf.ppo.config import PPOConfig
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import open_stage, require_files, write_json
+
+
+@dataclass(frozen=True)
+class PPORecipeConfig:
+    """PPO.
+
+    Args:
+        output: folder of this stage.
+        policy: checkpoint folder to start from; its frozen copy is the reference.
+        helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
+        safety: the same for safety.
+        prompts: prompts to train on (file or hub name); those of domain "safety" are rewarded for safety alone.
+        validation_prompts: held-out prompts for the early stop.
+        value_from: reward-model folder that the value model starts from, with the policy's tokenizer. Default:
+            helpfulness, or where that is a function of your own, the policy with a fresh head.
+        max_prompt_tokens: leave out longer prompts (how many is said); without it, prompts that leave no room for an
+            answer are refused.
+        seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
+        ppo: settings of PPO.
+        sampling: length of the answers; PPO needs temperature 1, top_p 1 and top_k 0.
+    """
+
+    output: Path
+    policy: Path
+    helpfulness: str
+    safety: str
+    prompts: str
+    validation_prompts: str
+    value_from: Path | None = None
+    max_prompt_tokens: int | None = None
+    seed: int = 0
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+    def __post_init__(self) -> None:
+        for name, needed in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0)):
+            if getattr(self.sampling, name) != needed:
+                raise InputError(
+                    f"sampling.{name}: must be {needed:g} for PPO, got {getattr(self.sampling, name):g}; "
+                    "the ratio of probabilities is that of the policy itself"
+                )
+
+
+def main(config: PPORecipeConfig) -> None:
+    is_folder = {name: ":" not in getattr(config, name) for name in ("helpfulness", "safety")}
+    judges = {name: Path(getattr(config, name)) for name, folder in is_folder.items() if folder}
+    files = {n: Path(p) for n in ("prompts", "validation_prompts") if file_format(p := getattr(config, n))}
+    inputs: dict[str, Any] = {"policy": config.policy, **judges, **files}
+    if config.value_from is not None:
+        inputs["value_from"] = config.value_from
+    require_files(**inputs)
+
+    from rlhf.conversation import Renderer
+    from rlhf.metrics import MetricsLog
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.ppo.loop import PPO, train_ppo
+    from rlhf.ppo.setup import context_length, load_fitting_prompts, load_value_model
+    from rlhf.rewards.loading import load_reward
+    from rlhf.training.accelerator import make_accelerator
+
+    tokenizer = load_tokenizer(config.policy)
+    renderer = Renderer(tokenizer)
+    prompts, validation_prompts = (
+        load_fitting_prompts(
+            name,
+            getattr(config, name),
+            renderer,
+            context=context_length(config.policy),
+            max_new_tokens=config.sampling.max_new_tokens,
+            max_prompt_tokens=config.max_prompt_tokens,
+        )
+        for name in ("prompts", "validation_prompts")
+    )
+    accelerator = make_accelerator(seed=config.seed)
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        accelerator.wait_for_everyone()
+        policy, reference = load_policy(config.policy), load_policy(config.policy)
+        helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
+        value_from = config.value_from or judges.get("helpfulness")
+        ppo = PPO(
+            policy,
+            reference,
+            load_value_model(value_from, config.policy, tokenizer, seed=config.seed),
+            renderer,
+            helpfulness,
+            safety,
+            config.ppo,
+            replace(config.sampling, seed=config.sampling.seed + config.seed),
+            accelerator,
+            seed=config.seed,
+        )
+        result = train_ppo(
+            ppo,
+            prompts,
+            validation_prompts,
+            MetricsLog(folder, accelerator),
+            keep_best=lambda: save_policy(policy, tokenizer, folder / "checkpoint", accelerator),
+        )
+        if accelerator.is_main_process:
+            write_json(folder / "ppo.json", vars(result))
+        accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    run_recipe(main, PPORecipeConfig)

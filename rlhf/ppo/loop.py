@@ -1,0 +1,184 @@
+"""The loop of PPO: sample, score, update; evaluate on held-out prompts, keep the best, stop in time.
+
+Llama 2 paper, section 3.2.3. What it leaves open is in RECIPE section 5 and in `rlhf.ppo.config`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from statistics import fmean
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from rlhf.conversation import Renderer
+from rlhf.data.rows import Prompt
+from rlhf.metrics import MetricsLog
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.experience import add_experience, make_minibatches
+from rlhf.ppo.model import PolicyAndValue
+from rlhf.ppo.rollout import Environment, prompt_stream, roll_out, rollout_figures
+from rlhf.ppo.update import update
+from rlhf.rewards.protocol import RewardFunction
+from rlhf.sampling.in_process import InProcessSampler
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.training.step import Stepper
+from rlhf.training.whole import WholeModel, prepare_frozen
+
+HELD_OUT_SEED = 1_000_003
+"""Added to the sampling seed for held-out answers: every evaluation draws with the same numbers, no iteration does."""
+
+
+@dataclass
+class PPOResult:
+    """What came of it. `stopped`: "iterations" (all done), "patience" or "max_kl"; rewards are gated, raw, held out."""
+
+    iterations: int = 0
+    stopped: str = "iterations"
+    best_iteration: int = 0
+    best_reward: float = -math.inf
+    first_reward: float = math.nan
+
+
+class PPO:
+    """Policy, value, reference and judges, ready to iterate.
+
+    Args:
+        policy: trained in place, whole or with an adapter.
+        reference: a frozen copy of where the policy started.
+        value: a `RewardModel`, read at every token with `token_scores`; trained in place.
+        renderer: of the policy's tokenizer, which value and reference share.
+        helpfulness, safety: raw scores; each may have a tokenizer of its own.
+        sampling: temperature 1, no top-p, no top-k: the ratio assumes the policy's own distribution.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        reference: nn.Module,
+        value: nn.Module,
+        renderer: Renderer,
+        helpfulness: RewardFunction,
+        safety: RewardFunction,
+        config: PPOConfig,
+        sampling: SamplingParams,
+        accelerator: Accelerator,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.seed = seed
+        self.whole = WholeModel(policy, accelerator)
+        self.stepper = Stepper(PolicyAndValue(policy, value), config.optimizer, accelerator, name="ppo")
+        self.reference = prepare_frozen(reference, accelerator)
+        sampler = InProcessSampler(self.whole.model, renderer, config.sampling_batch_size)
+        self.environment = Environment(sampler, renderer, helpfulness, safety, sampling, accelerator)
+        size = config.optimizer.batch_size
+        self.total_steps = config.iterations * config.optimizer.epochs * math.ceil(config.batch_size / size)
+
+    def iterate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
+        """Sample, score, update (left out where the policy is beyond max_kl); returns the figures to log."""
+        clock = _Clock()
+        with self.whole.gathered():
+            rollouts = roll_out(
+                prompts,
+                self.environment,
+                self.environment.sampling,
+                self.config.samples_per_prompt,
+                first_key=iteration * self.config.prompts_per_iteration,
+            )
+        figures = rollout_figures(rollouts)
+        seconds = {"seconds_rollout": clock.lap()}
+        pad = self.environment.renderer.pad_token_id
+        minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=self.seed + iteration)
+        figures |= add_experience(minibatches, self.stepper.model, self.reference, self.config, self.accelerator)
+        seconds["seconds_experience"] = clock.lap()
+        if not self.beyond_limit(figures["kl"]):
+            figures |= update(self.stepper, minibatches, self.config, self._learning_rate_at)
+            seconds["seconds_update"] = clock.lap()
+        return figures | seconds
+
+    def evaluate(self, prompts: Sequence[Prompt]) -> dict[str, float]:
+        """Mean gated reward and KL of one answer to each held-out prompt, drawn with the same numbers every time."""
+        sampling = replace(self.environment.sampling, seed=self.environment.sampling.seed + HELD_OUT_SEED)
+        with self.whole.gathered():
+            rollouts = roll_out(prompts, self.environment, sampling, 1)
+        pad = self.environment.renderer.pad_token_id
+        minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=0)
+        model = add_experience(minibatches, self.stepper.model, self.reference, self.config, self.accelerator)
+        return {"heldout_reward": fmean(r.reward for r in rollouts), "heldout_kl": model["kl"]}
+
+    def beyond_limit(self, kl: float) -> bool:
+        """Whether `kl` (nats an answer) is more than the config allows."""
+        return self.config.max_kl is not None and kl > self.config.max_kl
+
+    def _learning_rate_at(self, step: int) -> float:
+        return self.config.optimizer.learning_rate_at(step, self.total_steps)
+
+
+def train_ppo(
+    ppo: PPO,
+    prompts: Sequence[Prompt],
+    validation_prompts: Sequence[Prompt],
+    log: MetricsLog,
+    keep_best: Callable[[], None],
+) -> PPOResult:
+    """Iterate until the iterations are done, the held-out reward no longer rises, or the KL passes its limit.
+
+    Args:
+        prompts: drawn in a fresh permutation each time round.
+        validation_prompts: the first `validation_size` are evaluated on, before the first iteration, every
+            `evaluate_every`, and after the last.
+        log: one line an iteration; the held-out figures are of the policy before that iteration's update.
+        keep_best: called on every process when the held-out reward is the best so far; saves the policy.
+
+    Raises:
+        InputError: a reward function failed, or three steps in a row were not finite.
+    """
+    config, result = ppo.config, PPOResult()
+    held_out = validation_prompts[: config.validation_size]
+    stream = prompt_stream(prompts, ppo.seed)
+    evaluations_without_gain = 0
+    progress = tqdm(total=config.iterations, desc="ppo", disable=not ppo.accelerator.is_local_main_process)
+    for iteration in range(config.iterations + 1):
+        figures: dict[str, Any] = {}
+        if iteration % config.evaluate_every == 0 or iteration == config.iterations:
+            figures = ppo.evaluate(held_out)
+            reward, kl = figures["heldout_reward"], figures["heldout_kl"]
+            evaluations_without_gain += 1
+            if reward > result.best_reward and not ppo.beyond_limit(kl):
+                evaluations_without_gain, result.best_reward, result.best_iteration = 0, reward, iteration
+                keep_best()
+            if iteration == 0:
+                result.first_reward = reward
+            if evaluations_without_gain == config.patience:
+                result.stopped = "patience"
+        if result.stopped == "iterations" and iteration < config.iterations:
+            figures |= ppo.iterate(list(islice(stream, config.prompts_per_iteration)), iteration)
+            if ppo.beyond_limit(figures["kl"]):
+                result.stopped = "max_kl"
+        log.log(iteration, **figures)
+        result.iterations = iteration
+        if result.stopped != "iterations" or iteration == config.iterations:
+            break
+        progress.update()
+        progress.set_postfix(reward=f"{figures.get('reward', math.nan):.3f}", kl=f"{figures.get('kl', math.nan):.3f}")
+    progress.close()
+    return result
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last call, rounded to milliseconds."""
+        before, self.last = self.last, time.perf_counter()
+        return round(self.last - before, 3)

@@ -1,0 +1,82 @@
+"""Policy and value as one module: one forward pass, one optimizer, one DeepSpeed engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf.objectives.policy import entropy, token_logprobs
+from rlhf.training.step import Batch
+
+
+class PolicyAndValue(nn.Module):
+    """A causal LM and a value model (`token_scores(input_ids, attention_mask) -> (n, T)`) with the same token ids.
+
+    Dropout is turned off in both: a ratio of probabilities under two dropout masks means nothing.
+    """
+
+    def __init__(self, policy: nn.Module, value: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+        self.value = value
+        head = getattr(value, "safety_head", None)
+        if head is not None:
+            head.requires_grad_(False)  # takes no part in a value; data parallel waits for its gradient otherwise
+        disable_dropout(self)
+
+    def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probability of each answer token, value before it, entropy (zeros unless asked): (n, A) float32 each."""
+        logprobs, spread = answer_logprobs(self.policy, batch, with_entropy=with_entropy)
+        return logprobs, answer_values(self.value, batch), spread
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Trade time for memory in both models."""
+        for module in (self.policy, self.value):
+            module.gradient_checkpointing_enable(**options)  # type: ignore[operator]
+
+
+def answer_logprobs(model: nn.Module, batch: Batch, *, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
+    """Log-probability of each answer token and entropy of its distribution, zeros unless asked; (n, A), 0 off the mask.
+
+    Logits are made only from the position before the first answer token of the batch on.
+
+    Args:
+        model: causal LM of transformers, wrapped or not.
+        batch: from `rlhf.ppo.experience.collate`: right padded, so positions need no shift.
+    """
+    ids, mask = batch["input_ids"], batch["mask"]
+    first = int(batch["start"].min())
+    kept = ids.shape[1] - first + 1
+    logits = model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=kept).logits[
+        :, :-1
+    ]
+    columns = _columns(batch, first)
+    logprobs = token_logprobs(logits, ids[:, first:]).gather(1, columns).masked_fill(~mask, 0.0)
+    if not with_entropy:
+        return logprobs, torch.zeros_like(logprobs)
+    return logprobs, entropy(logits).gather(1, columns).masked_fill(~mask, 0.0)
+
+
+def answer_values(value: Any, batch: Batch) -> Tensor:
+    """Value before each answer token is drawn, (n, A) float32, 0 off the mask: read at the token before it."""
+    scores = value.token_scores(batch["input_ids"], batch["attention_mask"]).float()
+    return scores.gather(1, _columns(batch, 1)).masked_fill(~batch["mask"], 0.0)
+
+
+def _columns(batch: Batch, first: int) -> Tensor:
+    """(n, A) column of each answer token in a tensor whose column 0 is position `first`; padding gets a valid one."""
+    offsets = torch.arange(batch["mask"].shape[1], device=batch["mask"].device)
+    last = batch["input_ids"].shape[1] - 1 - first
+    return (batch["start"][:, None] - first + offsets).clamp(max=last)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout rate to 0, also those that attention layers keep as a number."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

@@ -1,0 +1,86 @@
+"""What PPO checks and loads before it starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from rlhf.conversation import Renderer
+from rlhf.data.loading import load_prompts
+from rlhf.data.rows import Prompt
+from rlhf.errors import InputError
+from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
+from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import RewardModel
+
+
+def load_value_model(
+    value_from: Path | None, policy: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int
+) -> RewardModel:
+    """A reward model that reads the policy's own token ids; None: the policy itself with a fresh head.
+
+    Raises:
+        InputError: its tokenizer numbers tokens otherwise than the policy's.
+    """
+    if value_from is None:
+        return RewardModel.from_policy(policy, safety_head=False, seed=seed)
+    if load_tokenizer(value_from).get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"value_from: the tokenizer of {value_from} is not the policy's, and a value model reads the policy's "
+            "tokens; name a reward model trained from a policy with that tokenizer"
+        )
+    return RewardModel.load(value_from)
+
+
+def context_length(policy: Path) -> int | None:
+    """Longest sequence the policy takes, where its config says.
+
+    Raises:
+        InputError: no checkpoint, or one of an adapter over 4-bit weights, which PPO cannot train.
+    """
+    if is_adapter_checkpoint(require_checkpoint(policy)):
+        raise InputError(f"policy: {policy} is an adapter over 4-bit weights; merge it into whole weights first")
+    config = AutoConfig.from_pretrained(policy).get_text_config(decoder=True)
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    return length
+
+
+def load_fitting_prompts(
+    field: str,
+    source: str,
+    renderer: Renderer,
+    *,
+    context: int | None,
+    max_new_tokens: int,
+    max_prompt_tokens: int | None,
+) -> list[Prompt]:
+    """The prompts of a source that leave the policy room for a whole answer and its end token.
+
+    Args:
+        field: name of the option, for messages.
+        context: see `context_length`.
+        max_prompt_tokens: longer prompts are left out and counted on stderr; None refuses those that do not fit.
+
+    Raises:
+        InputError: no prompts, none left, or one without room.
+    """
+    prompts = load_prompts(source)
+    lengths = [len(ids) for ids in renderer.prompts([p.messages for p in prompts])]
+    if max_prompt_tokens is not None:
+        kept = [i for i, length in enumerate(lengths) if length <= max_prompt_tokens]
+        if len(kept) < len(prompts) and os.environ.get("RANK", "0") == "0":
+            print(f"{source}: {len(prompts) - len(kept)} of {len(prompts)} prompts are too long", file=sys.stderr)
+        prompts, lengths = [prompts[i] for i in kept], [lengths[i] for i in kept]
+    if not prompts:
+        raise InputError(f"{field}: {source} has no prompts of at most {max_prompt_tokens} tokens; raise that limit")
+    longest = max(range(len(prompts)), key=lambda i: lengths[i])
+    if context is not None and lengths[longest] + max_new_tokens >= context:
+        raise InputError(
+            f"{field}: prompt {prompts[longest].id!r} of {source} has {lengths[longest]} tokens, which leaves no room for "
+            f"{max_new_tokens} more in the model's context of {context}; set max_prompt_tokens to "
+            f"{context - max_new_tokens - 1} to leave such prompts out"
+        )
+    return prompts
