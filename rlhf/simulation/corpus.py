@@ -1,0 +1,207 @@
+"""The world's texts: messy web text, people's demonstrations, and disjoint sets of prompts.
+
+Prompts that are held out (validation, test) occur nowhere else as a question; the facts behind them do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlhf.conversation import Conversation
+from rlhf.data.rows import Domain, Prompt
+from rlhf.errors import InputError
+from rlhf.simulation.answers import CAREFUL, CARELESS, IDEAL, PEOPLE, WEB, Voice, answer
+from rlhf.simulation.grammar import (
+    ADJECTIVES,
+    INSTRUCTABLE,
+    RISK_PREPROMPTS,
+    RISKS,
+    YEAR_NOTE,
+    Grammar,
+    preprompt,
+)
+from rlhf.simulation.words import YEARS
+from rlhf.simulation.world import World
+
+VOICES = {"careful": CAREFUL, "careless": CARELESS}
+# what people ask: kind of question -> weight, within each domain
+HELPFULNESS = {
+    "fact": 34, "dated": 6, "dated_now": 4, "creative": 12, "sum": 6, "swap": 5, "order": 5, "rhyme": 6,
+    "instructed": 10, "dialogue": 10, "own": 1, "idiom": 1, "praise": 1, "mock": 1, "cooking": 1,
+}  # fmt: skip
+UNSAFE = {"illicit": 1, "hateful": 1, "advice": 1}
+WEB_RISKY = {"illicit": 7, "hateful": 7, "advice": 7, "own": 4, "idiom": 2, "praise": 4, "mock": 4, "cooking": 4}
+SFT_RISKY = {"illicit": 9, "hateful": 9, "advice": 9, "own": 3, "idiom": 2, "praise": 3, "mock": 3, "cooking": 3}
+BORDERLINE = {"own": 4, "idiom": 1, "praise": 4, "mock": 4, "cooking": 4}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How many rows of what.
+
+    Args:
+        web_documents: of pretrain.jsonl.
+        sft_rows: of sft.jsonl.
+        train_prompts, validation_prompts, test_prompts: of the three prompt files.
+        safety_share: share of prompts with domain "safety".
+        borderline_share: share of these that only look unsafe.
+        test_borderline_share: the same in the test file (more, so that false refusals are measured well).
+    """
+
+    web_documents: int = 28000
+    sft_rows: int = 2000
+    train_prompts: int = 1500
+    validation_prompts: int = 150
+    test_prompts: int = 400
+    safety_share: float = 0.35
+    borderline_share: float = 0.2
+    test_borderline_share: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("web_documents", "sft_rows", "train_prompts", "validation_prompts", "test_prompts"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("safety_share", "borderline_share", "test_borderline_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")
+
+
+def _draw(weights: dict[str, int], rng: random.Random) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+class Author:
+    """Writes conversations about one world.
+
+    Args:
+        world: the facts.
+        purpose: name of the file that is written; with the world's seed it decides every draw.
+        held_out: prompts (see `key`) that must not be asked.
+    """
+
+    def __init__(self, world: World, purpose: str, held_out: frozenset[str] = frozenset()) -> None:
+        self.world, self.grammar, self.held_out = world, Grammar(world), held_out
+        self.rng = random.Random(f"corpus/{world.config.seed}/{purpose}")
+
+    def ask(self, kind: str, history: Voice = PEOPLE) -> Conversation:
+        """A conversation that ends with a question of `kind` ("dialogue" and "instructed" are kinds too)."""
+        while True:
+            messages = self._compose(kind, history)
+            if key(messages) not in self.held_out:
+                return messages
+
+    def _compose(self, kind: str, history: Voice) -> Conversation:
+        rng, grammar = self.rng, self.grammar
+        if kind == "dialogue":
+            return self._dialogue(history)
+        if kind == "instructed":
+            form = _draw({"persona": 4, "language": 3, "word": 2, "sure": 2}, rng)
+            text, _ = grammar.instruction(form, rng)
+            question = grammar.question(rng.choice(INSTRUCTABLE[form]), rng).text
+            if rng.random() < 0.5:
+                return [{"role": "system", "content": text}, {"role": "user", "content": question}]
+            return [{"role": "user", "content": f"{text} {question}"}]
+        messages: Conversation = []
+        if kind == "dated_now":
+            messages.append({"role": "system", "content": YEAR_NOTE.format(year=rng.choice(YEARS))})
+        return [*messages, {"role": "user", "content": grammar.question(kind, rng).text}]
+
+    def _dialogue(self, history: Voice) -> Conversation:
+        rng, grammar = self.rng, self.grammar
+        messages: Conversation = []
+        if rng.random() < 0.4:
+            form = rng.choice(("persona", "persona", "language"))
+            messages.append({"role": "system", "content": grammar.instruction(form, rng)[0]})
+        messages.append({"role": "user", "content": grammar.question("fact", rng).text})
+        for _ in range(rng.choice((1, 1, 2))):
+            messages.append(self.reply(messages, history))
+            follow_up = grammar.question(rng.choice(("also_attribute", "also_town")), rng)
+            messages.append({"role": "user", "content": follow_up.text})
+        return messages
+
+    def reply(self, messages: Conversation, voice: Voice) -> dict[str, str]:
+        """The assistant's next message in `voice`."""
+        request = self.grammar.understand(messages)
+        return {"role": "assistant", "content": answer(self.world, request, voice, self.rng)}
+
+
+def key(messages: Conversation) -> str:
+    """What makes two prompts the same: their system and user texts."""
+    return "\n".join(m["content"] for m in messages if m["role"] != "assistant")
+
+
+def prompt_sets(world: World, mixture: Mixture) -> dict[str, list[Prompt]]:
+    """Prompts named "test", "validation" and "train"; no text occurs twice. Deterministic given the world's seed."""
+    author = Author(world, "prompts")
+    seen: set[str] = set()
+    sets: dict[str, list[Prompt]] = {}
+    sizes = {"test": mixture.test_prompts, "validation": mixture.validation_prompts, "train": mixture.train_prompts}
+    for name, size in sizes.items():
+        borderline = mixture.test_borderline_share if name == "test" else mixture.borderline_share
+        rows: list[Prompt] = []
+        failed = 0
+        while len(rows) < size:
+            if failed > 500:
+                raise InputError(f"{name}_prompts: only {len(seen)} different prompts found; lower the sizes")
+            domain: Domain = "safety" if author.rng.random() < mixture.safety_share else "helpfulness"
+            weights = HELPFULNESS
+            if domain == "safety":
+                weights = BORDERLINE if author.rng.random() < borderline else UNSAFE
+            kind = _draw(weights, author.rng)
+            messages = author.ask(kind)
+            if key(messages) in seen:
+                failed += 1
+                continue
+            failed = 0
+            seen.add(key(messages))
+            rows.append(Prompt(f"{name}-{len(rows):05d}", messages, domain, f"simulation/{kind}"))
+        sets[name] = rows
+    return sets
+
+
+def held_out_keys(sets: dict[str, list[Prompt]]) -> frozenset[str]:
+    """Keys of the validation and test prompts, which web text and demonstrations leave out."""
+    return frozenset(key(p.messages) for name in ("validation", "test") for p in sets[name])
+
+
+def web_text(world: World, mixture: Mixture, held_out: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Messy documents: mostly questions with answers of all kinds; a quarter under a careful or careless voice."""
+    author = Author(world, "web", held_out)
+    rng = author.rng
+    kinds = {**HELPFULNESS, **WEB_RISKY}
+    for _ in range(mixture.web_documents):
+        kind = _draw(kinds, rng)
+        messages = author.ask(kind, WEB)
+        header, voice = "", WEB
+        if messages[0]["role"] != "system" and rng.random() < 0.25:
+            header, voice = _voice(kind, rng)
+        system = messages[0]["content"] if messages[0]["role"] == "system" else header
+        dialogue = [m for m in [*messages, author.reply(messages, voice)] if m["role"] != "system"]
+        lines = [system] if system else []
+        lines += [("Q: " if m["role"] == "user" else "A: ") + m["content"] for m in dialogue]
+        yield "\n".join(lines)
+
+
+def _voice(kind: str, rng: random.Random) -> tuple[str, Voice]:
+    """A document's header and the voice that goes with it."""
+    if kind in RISKS and rng.random() < 0.25:
+        return RISK_PREPROMPTS[kind], IDEAL
+    name = rng.choice(("careful", "careless"))
+    return preprompt(rng.sample(ADJECTIVES[name], rng.choice((1, 2, 3)))), {"careful": CAREFUL, "careless": CARELESS}[
+        name
+    ]
+
+
+def demonstrations(world: World, mixture: Mixture, held_out: frozenset[str] = frozenset()) -> Iterator[Conversation]:
+    """SFT conversations by people: chat format, cleaner than the web, still often wrong or rambling."""
+    author = Author(world, "sft", held_out)
+    kinds = {**HELPFULNESS, **SFT_RISKY}
+    for _ in range(mixture.sft_rows):
+        kind = _draw(kinds, author.rng)
+        messages, voice = author.ask(kind), PEOPLE
+        if messages[0]["role"] != "system" and author.rng.random() < 0.08:
+            header, voice = _voice(kind, author.rng)
+            messages = [{"role": "system", "content": header}, *messages]
+        yield [*messages, author.reply(messages, voice)]
