@@ -1,0 +1,49 @@
+"""What can be known to be wrong before the first stage runs: every stage's recipe, YAML and options are parsed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from rlhf.configuration import parse_config
+from rlhf.errors import InputError
+from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies
+
+
+def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:
+    """Parse every stage's configuration as its recipe will; find inputs from outside the run.
+
+    Raises InputError, one sentence that names the stage and the file.
+    """
+    modules: dict[str, ModuleType] = {}
+    for stage in stages:
+        if not stage.config_file.is_file():
+            raise InputError(f"{stage.name}: {stage.config_file} does not exist; configs needs a file for every recipe")
+        if stage.recipe not in modules:
+            modules[stage.recipe] = _import(recipes / f"{stage.recipe}.py", stage)
+        config_class = typing.get_type_hints(modules[stage.recipe].main)["config"]
+        try:
+            parse_config(config_class, stage.arguments)
+        except InputError as error:
+            raise InputError(f"{stage.name} ({stage.config_file}): {error}") from error
+    made = dependencies(stages)
+    for stage in stages:
+        for path in () if made[stage.name] else stage.inputs:
+            if not path.exists():
+                raise InputError(f"{stage.name}: {path} does not exist; name an existing one")
+
+
+def _import(path: Path, stage: PlannedStage) -> ModuleType:
+    """A recipe's module; light, because recipes import what is heavy inside main."""
+    if not path.is_file():
+        raise InputError(f"{stage.name}: there is no recipe {path}")
+    spec = importlib.util.spec_from_file_location(f"rlhf_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and get_type_hints look their module up
+    spec.loader.exec_module(module)
+    return module

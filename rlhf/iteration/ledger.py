@@ -1,0 +1,134 @@
+"""What happened in a run, append-only: one JSON line an event in `ledger.jsonl`.
+
+    {"event": "begun" | "ended", "time", "pid", …}                          a driver's first and last words
+    {"event": "started" | "finished" | "failed" | "skipped", "time", "stage", "key", …}
+
+A stage's `key` says what it is made of: recipe, content of its YAML, options, digests of its inputs. A finished stage
+whose key is still the same is not run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.errors import InputError
+from rlhf.iteration.plan import PlannedStage
+from rlhf.stage import STAGE_FILE, digest
+
+Record = dict[str, Any]
+VOLATILE = {STAGE_FILE, "metrics.jsonl"}
+
+
+def read_ledger(path: Path) -> list[Record]:
+    """The records; an unfinished last line (a kill) is left out. InputError names the line that is broken elsewhere."""
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                records.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise InputError(f"{path}:{number}: not a line of JSON; mend or remove that line") from None
+    return records
+
+
+class Ledger:
+    """The ledger of one run, open for appending. Only one driver at a time may hold it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.read_bytes() if path.exists() else b""
+        if not whole.endswith(b"\n"):  # an unfinished last line goes, so that the next record starts a line
+            path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        self.records = read_ledger(path)
+
+    def append(self, event: str, stage: str | None = None, **fields: Any) -> None:
+        """Add a record and see it on the disk before going on."""
+        record = {"event": event, "time": round(time.time(), 3)} | ({"stage": stage} if stage else {}) | fields
+        self.records.append(record)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def last(self, stage: str) -> Record | None:
+        """The stage's newest record that is not "skipped"."""
+        own = (r for r in reversed(self.records) if r.get("stage") == stage and r["event"] != "skipped")
+        return next(own, None)
+
+
+def wall_seconds(records: Iterable[Record]) -> float:
+    """Wall time of all attempts together: each from "begun" to its last record."""
+    total, first, last = 0.0, None, 0.0
+    for record in records:
+        if record["event"] == "begun":
+            total += last - first if first is not None else 0.0
+            first = record["time"]
+        last = record["time"]
+    return round(total + (last - first if first is not None else 0.0), 3)
+
+
+def output_digest(folder: Path) -> str:
+    """Digest of a stage's folder without the files that hold times (`stage.json`, `metrics.jsonl`); 16 hex digits."""
+    hasher = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if str(file.relative_to(folder)) not in VOLATILE:
+            hasher.update(f"{file.relative_to(folder)}\0{digest(file)}\n".encode())
+    return hasher.hexdigest()[:16]
+
+
+def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Record:
+    """What the stage is made of; equal keys give equal results. Paths inside the run are relative to it.
+
+    Raises InputError where the stage's YAML cannot be read.
+    """
+    try:
+        content = yaml.safe_load(stage.config_file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{stage.name}: {stage.config_file} cannot be read: {' '.join(str(error).split())}") from error
+    config = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    overrides = {name: _inside(value, run) for name, value in stage.overrides.items()}
+    return {
+        "recipe": stage.recipe,
+        "config": config,
+        "overrides": overrides,
+        "inputs": {_inside(path, run): value for path, value in inputs.items()},
+    }
+
+
+def _inside(text: str, run: Path) -> str:
+    return text.replace(f"{run}{os.sep}", f"<run>{os.sep}")
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """What changed from one key to another, in words; None: nothing."""
+    if old["recipe"] != new["recipe"]:
+        return f"recipe {old['recipe']} became {new['recipe']}"
+    if old["config"] != new["config"]:
+        return "its YAML changed"
+    for part, word in (("overrides", "--{} changed"), ("inputs", "its input {} changed")):
+        for name in [*new[part], *old[part]]:
+            if old[part].get(name) != new[part].get(name):
+                return word.format(name)
+    return None
+
+
+def read_stage_file(folder: Path) -> Record | None:
+    """A finished stage's `stage.json`; None where the stage is not finished."""
+    try:
+        record: Record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+        return record
+    except (OSError, ValueError):
+        return None

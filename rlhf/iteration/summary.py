@@ -1,0 +1,84 @@
+"""`summary.json`: a run's figures, collected from its stages' files; machine-readable, and what the report draws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rlhf.iteration.config import IterativeConfig
+from rlhf.iteration.driver import make_link
+from rlhf.iteration.ledger import read_ledger, wall_seconds
+from rlhf.stage import write_json
+
+FIGURES = (
+    "name",
+    "gold_helpfulness",
+    "gold_helpfulness_ci",
+    "gold_safety",
+    "gold_safety_ci",
+    "violation_rate",
+    "false_refusal_rate",
+    "win_rate_vs_sft",
+    "kl_from_sft",
+    "mean_length",
+)
+
+
+def summarise(config: IterativeConfig) -> dict[str, Any]:
+    """Collect what the finished stages of a run measured.
+
+    Returns {"seconds": wall time of all attempts together, "versions": one entry a policy in the order SFT, v1, ...,
+    vN, vN_ppo, "reward_models": one a version and domain} and, where there is one, "referee". Every version has the
+    keys of FIGURES (null where not measured), then what else its evaluation wrote. Unfinished stages are left out.
+    """
+    run = config.run
+    evaluations = [run / "sft_evaluation"]
+    for version in config.versions:
+        evaluations += [run / version.name / "evaluation", run / version.name / "ppo_evaluation"]
+    measured = [_read(folder / "evaluation.json") for folder in evaluations]
+    summary: dict[str, Any] = {
+        "seconds": wall_seconds(read_ledger(run / "ledger.jsonl")),
+        "versions": [dict.fromkeys(FIGURES) | figures for figures in measured if figures is not None],
+        "reward_models": [
+            _reward_model(version.name, accuracy)
+            for version in config.versions
+            for domain in ("helpfulness", "safety")
+            if (accuracy := _read(run / version.name / f"{domain}_reward" / "accuracy.json")) is not None
+        ],
+    }
+    if (referee := _read(run / "referee_reward" / "accuracy.json")) is not None:
+        summary["referee"] = _reward_model(None, referee)
+    return summary
+
+
+def write_summary(config: IterativeConfig) -> Path:
+    """Write summary.json, and gather every version's completions in the run's pool folder."""
+    for version in config.versions:
+        completions = config.run / version.name / "rejection_sampling" / "completions.parquet"
+        if completions.exists():
+            make_link(config.run / "pool" / f"{version.name}.parquet", completions)
+    path = config.run / "summary.json"
+    write_json(path, summarise(config))
+    return path
+
+
+def _reward_model(version: str | None, accuracy: dict[str, Any]) -> dict[str, Any]:
+    """One entry of "reward_models": accuracies by strength as plain numbers, their pairs and intervals beside them."""
+    by_strength = accuracy.get("accuracy_by_strength") or {}
+    entry = {
+        "version": version,
+        "domain": accuracy["domain"],
+        "accuracy": accuracy["accuracy"],
+        "accuracy_by_strength": {strength: cell["accuracy"] for strength, cell in by_strength.items()},
+        "pairs": accuracy["pairs"],
+        "pairs_by_strength": {strength: cell["pairs"] for strength, cell in by_strength.items()},
+    }
+    return entry | {name: value for name, value in accuracy.items() if name not in entry}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

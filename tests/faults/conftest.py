@@ -1,0 +1,176 @@
+"""A pipeline of small scripts in place of the recipes, so that the driver is tried in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECIPE = '''
+import os, signal, subprocess, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from rlhf.configuration import run_recipe
+from rlhf.errors import InputError
+from rlhf.stage import open_stage
+
+@dataclass(frozen=True)
+class FakeConfig:
+    """A stand-in.
+
+    Args:
+        output: folder.
+        reads: what it reads.
+        seconds: how long it works.
+        mode: what goes wrong.
+        text: what it writes.
+        seed: written too.
+    """
+    output: Path
+    reads: tuple[Path, ...] = ()
+    seconds: float = 0.1
+    mode: str = "well"
+    text: str = ""
+    seed: int = 0
+
+def trace(word, config):
+    with open(os.environ["TRACE"], "a") as stream:
+        stream.write(f"{word} {config.output.name} {time.time():.3f} {os.getpid()}\\n")
+
+def main(config: FakeConfig) -> None:
+    if config.mode == "refuse":
+        raise InputError("text: must be better")
+    if config.mode == "stubborn":  # takes no hint, and has a child
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+        child = subprocess.Popen([sys.executable, "-c", ignore])
+    with open_stage(config.output, config, inputs={str(i): p for i, p in enumerate(config.reads)}) as folder:
+        trace("start", config)
+        time.sleep(config.seconds)
+        if config.mode == "crash":
+            raise ValueError("the numbers do not add up")
+        (folder / "out.txt").write_text(f"{config.text} {config.seed} " + " ".join(p.read_text() for p in config.reads))
+        trace("end", config)
+
+if __name__ == "__main__":
+    run_recipe(main, FakeConfig)
+'''
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from rlhf.errors import InputError
+from rlhf.iteration.driver import Driver, StageFailed
+from rlhf.iteration.plan import PlannedStage
+
+here = Path(sys.argv[1])
+def stage(name, config, reads, processes, **overrides):
+    output = here / "run" / name
+    inputs = tuple(here / "run" / path for path in reads)
+    options = {"output": str(output), "reads": json.dumps([str(p) for p in inputs])} | overrides
+    return PlannedStage(name, "fake", here / config, options, inputs, output, processes)
+
+stages = [stage(**entry) for entry in json.loads((here / "plan.json").read_text())]
+try:
+    Driver(stages, here / "run", slots=int(sys.argv[2]), recipes=here).execute()
+except (InputError, StageFailed) as error:
+    sys.exit(f"error: {error}")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@dataclass
+class FakeRun:
+    """A folder with the fake recipe, a plan and the run."""
+
+    here: Path
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, name: str, *reads: str, processes: int = 1, **config: Any) -> None:
+        """Plan a stage; `reads` are names of stages whose out.txt it reads; `config` goes into a YAML of its own."""
+        (self.here / f"{name}.yaml").write_text(json.dumps(config or {"text": "x"}))
+        entry = {"name": name, "config": f"{name}.yaml", "processes": processes}
+        self.stages.append(entry | {"reads": [f"{read}/out.txt" for read in reads]})
+        (self.here / "plan.json").write_text(json.dumps(self.stages))
+
+    def configure(self, name: str, **config: Any) -> None:
+        (self.here / f"{name}.yaml").write_text(json.dumps(config))
+
+    def start(self, slots: int = 2, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, str(self.here / "drive.py"), str(self.here), str(slots)]
+        environment = os.environ | {"TRACE": str(self.here / "trace"), "PYTHONPATH": str(ROOT)}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
+
+    def drive(self, slots: int = 2) -> subprocess.CompletedProcess[str]:
+        process = self.start(slots)
+        output, errors = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def traced(self, word: str = "start") -> list[str]:
+        """Names of the stages in the order in which they started (or ended)."""
+        return [line.split()[1] for line in self._trace() if line.startswith(word)]
+
+    def times(self) -> Mapping[tuple[str, str], float]:
+        return {(line.split()[0], line.split()[1]): float(line.split()[2]) for line in self._trace()}
+
+    def _trace(self) -> list[str]:
+        trace = self.here / "trace"
+        return trace.read_text().splitlines() if trace.exists() else []
+
+    def wait_for(self, word: str, name: str, seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while name not in self.traced(word):
+            assert time.monotonic() < deadline, f"{name} did not {word}"
+            time.sleep(0.01)
+
+    def results(self) -> dict[str, str]:
+        """Every stage's result."""
+        run = self.here / "run"
+        return {str(path.relative_to(run)): path.read_text() for path in sorted(run.rglob("out.txt"))}
+
+    def ledger(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.here / "run" / "ledger.jsonl").read_text().splitlines()]
+
+    def alive(self) -> list[int]:
+        """Processes of this run that live."""
+        from rlhf.iteration.processes import _marked_processes
+
+        return _marked_processes(self.here / "run")
+
+    def wait_until_dead(self, seconds: float = 8.0) -> None:
+        deadline = time.monotonic() + seconds
+        while self.alive():
+            assert time.monotonic() < deadline, f"still alive: {self.alive()}"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def fake_run(tmp_path: Path) -> Iterator[FakeRun]:
+    (tmp_path / "fake.py").write_text(RECIPE)
+    (tmp_path / "drive.py").write_text(DRIVER)
+    run = FakeRun(tmp_path)
+    yield run
+    for pid in run.alive():
+        os.kill(pid, 9)
+
+
+@pytest.fixture
+def diamond(fake_run: FakeRun) -> FakeRun:
+    """a -> b, c -> d."""
+    fake_run.add("a", text="A")
+    fake_run.add("b", "a", text="B", seconds=0.4)
+    fake_run.add("c", "a", text="C", seconds=0.4)
+    fake_run.add("d", "b", "c", text="D")
+    return fake_run

@@ -1,0 +1,135 @@
+"""The driver: order, side by side, what is skipped, what a failure says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conftest import FakeRun
+
+
+def test_stages_run_in_order_and_independent_ones_side_by_side(diamond: FakeRun) -> None:
+    done = diamond.drive()
+    assert done.returncode == 0, done.stderr
+    at = diamond.times()
+    assert at["end", "a"] <= min(at["start", "b"], at["start", "c"])
+    assert max(at["start", "b"], at["start", "c"]) < min(at["end", "b"], at["end", "c"]), "b and c did not overlap"
+    assert max(at["end", "b"], at["end", "c"]) <= at["start", "d"]
+    assert diamond.results()["d/out.txt"] == "D 0 B 0 A 0  C 0 A 0 "
+    events = [(r["event"], r.get("stage")) for r in diamond.ledger()]
+    assert events[0][0] == "begun" and events[-1][0] == "ended"
+    assert {s for e, s in events if e == "finished"} == {"a", "b", "c", "d"}
+    finished = next(r for r in diamond.ledger() if r["event"] == "finished")
+    assert finished["seconds"] > 0.1 and finished["peak_memory_mb"] > 5 and "fake.py" in finished["command"][1]
+    assert "--output" in (diamond.here / "run" / "logs" / "a.log").read_text()
+
+
+def test_one_slot_means_one_after_another(diamond: FakeRun) -> None:
+    assert diamond.drive(slots=1).returncode == 0
+    at = diamond.times()
+    assert at["end", "b"] <= at["start", "c"] or at["end", "c"] <= at["start", "b"]
+
+
+def test_a_finished_run_is_not_run_again(diamond: FakeRun) -> None:
+    diamond.drive()
+    again = diamond.drive()
+    assert again.returncode == 0
+    assert sorted(diamond.traced()) == ["a", "b", "c", "d"]
+    assert again.stdout.count("finished earlier") == 4
+
+
+def test_changed_config_reruns_its_stage_and_what_depends_on_it(diamond: FakeRun) -> None:
+    diamond.drive()
+    diamond.configure("b", text="B2")
+    again = diamond.drive()
+    assert again.returncode == 0, again.stderr
+    assert sorted(diamond.traced()[4:]) == ["b", "d"]
+    assert diamond.results()["d/out.txt"] == "D 0 B2 0 A 0  C 0 A 0 "
+    assert "its YAML changed; its old folder is removed" in again.stdout
+    assert "its input <run>/b/out.txt changed" in again.stdout
+
+
+def test_a_comment_in_the_yaml_changes_nothing(diamond: FakeRun) -> None:
+    diamond.drive()
+    path = diamond.here / "a.yaml"
+    path.write_text("# slower\n" + path.read_text())
+    diamond.drive()
+    assert len(diamond.traced()) == 4
+
+
+def test_a_missing_or_foreign_folder(diamond: FakeRun) -> None:
+    diamond.drive()
+    shutil.rmtree(diamond.here / "run" / "c")
+    assert diamond.drive().returncode == 0
+    assert diamond.traced()[4:] == ["c"], "d's inputs came out the same: it does not run again"
+    diamond.add("e", "d")
+    (diamond.here / "run" / "e").mkdir()
+    refused = diamond.drive()
+    assert refused.returncode == 1 and "the ledger does not know" in refused.stderr
+    assert (diamond.here / "run" / "e").exists()
+
+
+def test_a_run_that_moved_goes_on(diamond: FakeRun, tmp_path: Path) -> None:
+    diamond.drive()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("run", "fake.py", "drive.py", "plan.json", "a.yaml", "b.yaml", "c.yaml", "d.yaml"):
+        shutil.move(diamond.here / name, moved / name)
+    diamond.here = moved
+    again = diamond.drive()
+    assert again.returncode == 0 and again.stdout.count("finished earlier") == 4
+
+
+def test_failure_names_the_error_the_log_and_the_command(diamond: FakeRun) -> None:
+    diamond.configure("b", mode="crash")
+    diamond.configure("c", mode="stubborn", seconds=30)
+    failed = diamond.drive()
+    assert failed.returncode == 1
+    assert "ValueError: the numbers do not add up" in failed.stderr
+    log = diamond.here / "run" / "logs" / "b.log"
+    assert f"log:     {log}" in failed.stderr and "Traceback" in log.read_text()
+    assert not diamond.alive(), "the other stage, which ignores SIGTERM, and its child are stopped"
+    assert not (diamond.here / "run" / "d").exists()
+    failures = {r["stage"]: r["error"] for r in diamond.ledger() if r["event"] == "failed"}
+    assert failures == {"b": "ValueError: the numbers do not add up", "c": "stopped: StageFailed"}
+    diamond.configure("b", text="B")
+    diamond.configure("c", text="C")
+    assert diamond.drive().returncode == 0
+    assert diamond.traced().count("a") == 1
+
+
+def test_a_stage_mended_by_hand_is_taken_over(diamond: FakeRun, tmp_path: Path) -> None:
+    diamond.configure("b", mode="refuse")
+    failed = diamond.drive()
+    assert "b: text: must be better" in failed.stderr
+    diamond.configure("b", text="B")
+    by_hand = shlex.split(next(line for line in failed.stderr.splitlines() if "by hand:" in line).split("by hand:")[1])
+    assert by_hand[0] == sys.executable
+    subprocess.run(by_hand, check=True, env=os.environ | {"TRACE": str(diamond.here / "trace")})
+    before = diamond.traced().count("b")
+    again = diamond.drive()
+    assert again.returncode == 0, again.stderr
+    assert diamond.traced().count("b") == before + 1, "its YAML changed since the driver tried: run again"
+    shutil.rmtree(diamond.here / "run" / "b")
+    subprocess.run(by_hand, check=True, env=os.environ | {"TRACE": str(diamond.here / "trace")})
+    before = diamond.traced().count("b")
+    again = diamond.drive()
+    assert again.returncode == 0 and diamond.traced().count("b") == before
+    assert json.loads((diamond.here / "run/b/stage.json").read_text())["command"][2:] == by_hand[2:]
+
+
+def test_two_drivers_of_one_run(diamond: FakeRun) -> None:
+    diamond.configure("a", seconds=1.0, text="A")
+    first = diamond.start()
+    diamond.wait_for("start", "a")
+    second = diamond.drive()
+    assert second.returncode == 1 and "another driver is working" in second.stderr
+    first.communicate(timeout=30)
+    assert first.returncode == 0
