@@ -1,0 +1,86 @@
+"""How often a reward function prefers what people chose: overall, by strength, across domains; how often length would.
+
+Paper, section 3.2.2 (tables 7 and 8): accuracy falls from "significantly better" pairs to "negligibly better" ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf.data.rows import STRENGTHS, Domain, Preference
+from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.scoring import check_scores, name_of
+
+Z95 = 1.959963984540054
+
+
+def wilson_interval(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson score interval of a proportion, 95 % by default; (0, 1) where n is 0. `successes` may count halves."""
+    if n == 0:
+        return 0.0, 1.0
+    p, square = successes / n, z * z
+    middle = (p + square / (2 * n)) / (1 + square / n)
+    half = z * math.sqrt(p * (1 - p) / n + square / (4 * n * n)) / (1 + square / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference]) -> dict[str, Any]:
+    """Share of the pairs whose chosen answer scores higher; a tie counts half.
+
+    Returns:
+        {"pairs", "accuracy", "accuracy_ci": [low, high], "accuracy_by_strength": {strength: {"accuracy", "pairs",
+        "ci"}}}: Wilson 95 % intervals, the strengths that occur from strongest to weakest; accuracy None without pairs.
+
+    Raises:
+        InputError: the reward function gave scores of wrong shape or not finite.
+    """
+    n = len(preferences)
+    conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in preferences]
+    scores = check_scores(reward(conversations), 2 * n, name_of(reward)) if n else None
+    hits = [] if scores is None else (0.5 + 0.5 * (scores[:n] - scores[n:]).sign()).tolist()
+    by_strength = {}
+    for strength in STRENGTHS:
+        own = [hit for hit, row in zip(hits, preferences, strict=True) if row.strength == strength]
+        if own:
+            share = _share(own)
+            by_strength[strength] = {"accuracy": share["accuracy"], "pairs": len(own), "ci": share["accuracy_ci"]}
+    return {"pairs": n, **_share(hits), "accuracy_by_strength": by_strength}
+
+
+def longer_wins(preferences: Sequence[Preference]) -> float | None:
+    """Share of the pairs whose chosen answer has more characters (a tie is half): what a length counter would reach."""
+    wins = [0.5 + 0.5 * _sign(len(row.chosen) - len(row.rejected)) for row in preferences]
+    return sum(wins) / len(wins) if wins else None
+
+
+def accuracy_report(
+    reward: RewardFunction, own: Sequence[Preference], other: Sequence[Preference], domain: Domain
+) -> dict[str, Any]:
+    """What `accuracy.json` holds: `preference_accuracy` on held-out rows of the model's own domain, and beside it.
+
+    Returns:
+        {"domain", "pairs", "accuracy", "accuracy_ci", "accuracy_by_strength", "cross_domain_accuracy": on the other
+        domain's rows (None without them), "cross_domain_ci", "cross_domain_pairs", "longer_wins": on its own rows}.
+    """
+    across = preference_accuracy(reward, other)
+    return {
+        "domain": domain,
+        **preference_accuracy(reward, own),
+        "cross_domain_accuracy": across["accuracy"],
+        "cross_domain_ci": across["accuracy_ci"],
+        "cross_domain_pairs": across["pairs"],
+        "longer_wins": longer_wins(own),
+    }
+
+
+def _share(hits: Sequence[float]) -> dict[str, Any]:
+    if not hits:
+        return {"accuracy": None, "accuracy_ci": None}
+    low, high = wilson_interval(sum(hits), len(hits))
+    return {"accuracy": sum(hits) / len(hits), "accuracy_ci": [low, high]}
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,42 @@
+"""Settings of reward-model training. Light: no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlhf.errors import InputError
+from rlhf.training.config import OptimizerConfig
+
+
+def paper_optimizer() -> OptimizerConfig:
+    """Paper, section 3.2.2: one epoch, 1e-5 (5e-6 at 70B), cosine to 10 %, warm-up 3 % but 5 steps, 512 pairs."""
+    return OptimizerConfig(learning_rate=1e-5, warmup_min_steps=5, batch_size=512, epochs=1)
+
+
+@dataclass(frozen=True)
+class RewardTrainingConfig:
+    """How a reward model is trained (Llama 2 paper, section 3.2.2).
+
+    Args:
+        margin: the loss asks that the chosen answer lead by so much, by strength: none; small (1, 2/3, 1/3, 0); large
+            (3, 2, 1, 0). A pair of unknown strength has no margin.
+        safety_loss_weight: of the safety labels' cross-entropy, averaged over a pair's labelled answers and added to
+            its ranking loss; only for the safety model (the paper gives no figure).
+        max_length: most tokens of a dialogue; longer pairs lose their oldest turns, the same ones on both sides.
+            Default: what the model takes.
+        too_long: a pair whose last turn alone is above max_length is refused, or skipped and counted.
+        optimizer: AdamW and its schedule; a "row" of batch_size and micro_batch_size is a pair.
+    """
+
+    margin: Literal["none", "small", "large"] = "small"
+    safety_loss_weight: float = 0.1
+    max_length: int | None = None
+    too_long: Literal["refuse", "skip"] = "refuse"
+    optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
+
+    def __post_init__(self) -> None:
+        if self.safety_loss_weight < 0:
+            raise InputError(f"safety_loss_weight: must be 0 or above, got {self.safety_loss_weight}")
+        if self.max_length is not None and self.max_length < 2:
+            raise InputError(f"max_length: must be at least 2, got {self.max_length}")

@@ -1,0 +1,51 @@
+"""Both reward models' scores of some conversations, and the one reward that the paper combines them into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf.conversation import Conversation
+from rlhf.data.rows import Domain
+from rlhf.objectives.reward import gate
+from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.scoring import check_scores, name_of
+
+
+@dataclass(frozen=True)
+class GatedRewards:
+    """All (n,) on the CPU: two raw scores and the reward taken (float32), and where it is the safety score (bool)."""
+
+    helpfulness: Tensor
+    safety: Tensor
+    reward: Tensor
+    used_safety: Tensor
+
+
+def gated_rewards(
+    conversations: Sequence[Conversation],
+    tags: Sequence[Domain],
+    helpfulness: RewardFunction,
+    safety: RewardFunction,
+) -> GatedRewards:
+    """Score with both models and gate (paper, section 3.2.3: R_c; `rlhf.objectives.reward.gate`).
+
+    Args:
+        conversations: n dialogues that end with the answer.
+        tags: the prompts' domains; "safety" takes the safety score always.
+
+    Raises:
+        InputError: a reward function gave scores of wrong shape or not finite.
+        ValueError: not one tag a conversation.
+    """
+    if len(tags) != len(conversations):
+        raise ValueError(f"gated_rewards: {len(conversations)} conversations but {len(tags)} tags")
+    n = len(conversations)
+    helpfulness_scores = check_scores(helpfulness(conversations), n, f"helpfulness ({name_of(helpfulness)})")
+    safety_scores = check_scores(safety(conversations), n, f"safety ({name_of(safety)})")
+    tagged = torch.tensor([tag == "safety" for tag in tags], dtype=torch.bool)
+    reward, used_safety = gate(helpfulness_scores, safety_scores, tagged)
+    return GatedRewards(helpfulness_scores, safety_scores, reward, used_safety)

@@ -1,0 +1,62 @@
+"""A reward function from what a user names: a checkpoint folder, or an import path of their own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from rlhf.errors import InputError
+from rlhf.rewards.protocol import RewardFunction
+
+
+def load_reward(spec: str | os.PathLike[str], *, batch_tokens: int = 16384, device: object = None) -> RewardFunction:
+    """The reward function that `spec` names.
+
+    Args:
+        spec: a reward-model folder (any sequence-classification checkpoint with one label; it brings its own tokenizer
+            and chat template), or `package.module:attribute`, found from the working directory too: a function that
+            scores, or a class whose instances do (called without arguments).
+        batch_tokens: for a checkpoint, rows x padded length of one forward pass.
+        device: for a checkpoint; None is the GPU where there is one.
+
+    Raises:
+        InputError: nothing there, a checkpoint without score head, an import that fails, something not callable.
+    """
+    text = os.fspath(spec)
+    if not Path(text).exists() and ":" in text:
+        return _imported(text)
+    from rlhf.conversation import Renderer
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.reward_model import RewardModel
+    from rlhf.rewards.scoring import RewardModelFunction
+
+    model = RewardModel.load(text)
+    target = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return RewardModelFunction(model.to(target), Renderer(load_tokenizer(text), max_length=limit), batch_tokens)
+
+
+def require_reward(field: str, spec: str | os.PathLike[str]) -> None:
+    """The part of `load_reward`'s checks that costs nothing, for recipes to make before anything heavy is loaded."""
+    from rlhf.stage import require_files
+
+    if ":" not in os.fspath(spec):
+        require_files(**{field: spec})
+
+
+def _imported(spec: str) -> RewardFunction:
+    module_name, _, attribute = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+        reward = found() if isinstance(found, type) else found
+    except Exception as error:  # a user's module may raise anything
+        raise InputError(f"reward: {spec} cannot be imported ({type(error).__name__}: {error})") from error
+    if not callable(reward):
+        raise InputError(f"reward: {spec} is a {type(reward).__name__}; name a function or a class of reward functions")
+    return reward  # type: ignore[no-any-return]

@@ -1,0 +1,76 @@
+"""Preference rows as pairs of token ids that fit the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rlhf.conversation import Renderer
+from rlhf.data.rows import Preference
+from rlhf.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference (its messages perhaps without the oldest turns) and its two dialogues as ids."""
+
+    preference: Preference
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer dialogue."""
+        return max(len(self.chosen), len(self.rejected))
+
+
+def render_pairs(
+    preferences: Sequence[Preference],
+    renderer: Renderer,
+    max_length: int | None,
+    too_long: Literal["refuse", "skip"] = "refuse",
+    name: str = "preferences",
+) -> list[Pair]:
+    """Both dialogues of each row as ids of at most max_length.
+
+    Whole oldest turns are dropped from BOTH sides until both fit: else the longer answer would be judged on less
+    context than the shorter one. What does not fit with its last turn alone is refused (InputError), or skipped and
+    reported.
+
+    Args:
+        renderer: without a limit of its own.
+        name: for messages.
+    """
+    pairs: dict[int, Pair] = {}
+    skipped = 0
+    left = dict(enumerate(preferences))
+    while left:
+        chosen = renderer.dialogues([row.conversation("chosen") for row in left.values()])
+        rejected = renderer.dialogues([row.conversation("rejected") for row in left.values()])
+        longer: dict[int, Preference] = {}
+        for (number, row), a, b in zip(left.items(), chosen, rejected, strict=True):
+            pair = Pair(row, a.input_ids, b.input_ids)
+            if max_length is None or pair.length <= max_length:
+                pairs[number] = pair
+            elif (shorter := _without_oldest_turn(row)) is not None:
+                longer[number] = shorter
+            elif too_long == "skip":
+                skipped += 1
+            else:
+                raise InputError(
+                    f"{name}: row {row.id} takes {pair.length} tokens with its last turn alone, above max_length "
+                    f"{max_length}; raise it, or set too_long to skip"
+                )
+        left = longer
+    if skipped:
+        print(f"{name}: skipped {skipped} of {len(preferences)} pairs longer than {max_length} tokens", file=sys.stderr)
+    return [pairs[number] for number in sorted(pairs)]
+
+
+def _without_oldest_turn(row: Preference) -> Preference | None:
+    """The row without its first user's and assistant's messages; None where there is only one turn."""
+    system = row.messages[:1] if row.messages[0]["role"] == "system" else []
+    turns = row.messages[len(system) :]
+    return replace(row, messages=[*system, *turns[2:]]) if len(turns) > 2 else None

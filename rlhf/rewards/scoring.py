@@ -1,0 +1,84 @@
+"""A reward model as a reward function, and the check that every reward function's answer goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf.conversation import Conversation, Renderer
+from rlhf.errors import InputError
+from rlhf.models.batching import batches_by_length, pad_rows
+from rlhf.models.reward_model import RewardModel
+
+DEFAULT_BATCH_TOKENS = 16384
+
+
+class RewardModelFunction:
+    """Scores conversations with a reward model, rendered by ITS tokenizer and template, whatever the policy's are.
+
+    Conversations that render to the same ids are scored once. Scores do not depend on what else is in a call.
+
+    Args:
+        model: in any mode; scoring runs in eval mode and puts the mode back.
+        renderer: of the reward model's own tokenizer.
+        batch_tokens: rows x padded length of one forward pass.
+    """
+
+    def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
+        self.model = model
+        self.renderer = renderer
+        self.batch_tokens = batch_tokens
+
+    def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
+        """(n,) float32 raw scores on the CPU, in the conversations' order."""
+        return self.score_ids([rendered.input_ids for rendered in self.renderer.dialogues(conversations)])
+
+    @torch.inference_mode()
+    def score_ids(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The same for dialogues that the renderer has turned into ids already."""
+        numbers: dict[tuple[int, ...], int] = {}
+        places = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
+        unique = list(numbers)
+        scores = torch.zeros(len(unique))
+        training = self.model.training
+        self.model.eval()
+        try:
+            for batch in batches_by_length([len(row) for row in unique], self.batch_tokens):
+                ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
+                output = self.model(ids.to(self.model.device), mask.to(self.model.device))
+                scores[batch] = output.score.cpu()
+        finally:
+            self.model.train(training)
+        return scores[places].clone()
+
+    @property
+    def _pad_id(self) -> int:
+        """The model's own where it has one (some families derive positions from it), else 0: the mask decides."""
+        pad = self.model.config.pad_token_id
+        return pad if isinstance(pad, int) and 0 <= pad < self.model.config.vocab_size else 0
+
+
+def check_scores(scores: object, n: int, name: str) -> Tensor:
+    """What a reward function returned, as (n,) float32 on the CPU.
+
+    Raises:
+        InputError: naming the reward function, where it is no tensor, has another shape, or holds NaN or infinity.
+    """
+    if not isinstance(scores, Tensor):
+        raise InputError(f"{name}: a reward function returns a tensor of shape ({n},), got {type(scores).__name__}")
+    if tuple(scores.shape) != (n,):
+        raise InputError(
+            f"{name}: a reward function returns one score a conversation, ({n},), got {tuple(scores.shape)}"
+        )
+    scores = scores.detach().float().cpu()
+    bad = (~scores.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise InputError(f"{name}: score {bad[0]} is {scores[bad[0]].item()}, and {len(bad)} of {n} are not finite")
+    return scores
+
+
+def name_of(reward: object) -> str:
+    """A reward function's name for messages."""
+    return getattr(reward, "__name__", None) or type(reward).__name__

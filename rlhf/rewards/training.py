@@ -1,0 +1,112 @@
+"""Train a reward model on preferences: the ranking loss with margins, and the safety labels' loss beside it.
+
+Llama 2 paper, section 3.2.2; RECIPE section 3. `helpfulness.py` and `safety.py` say on which rows. The paper does not
+say how the auxiliary loss is averaged: here a pair's is the mean over its labelled answers (0 without one), and like
+the ranking loss it is averaged over pairs, so that a pair weighs the same with one or both of its answers labelled.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rlhf.conversation import Renderer
+from rlhf.data.rows import Preference
+from rlhf.metrics import MetricsLog
+from rlhf.models.batching import pad_rows
+from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import RewardModel
+from rlhf.objectives.ranking import margins_of, ranking_loss, safety_loss
+from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.rewards.pairs import Pair, render_pairs
+from rlhf.training.loop import Task, train
+
+Batch = dict[str, Tensor]
+
+
+def train_reward_model(
+    policy: str | os.PathLike[str],
+    preferences: Sequence[Preference],
+    config: RewardTrainingConfig,
+    accelerator: Accelerator,
+    log: MetricsLog,
+    *,
+    safety_head: bool,
+    seed: int,
+) -> RewardModel:
+    """Start from the policy's checkpoint with new heads, and train on all rows; returns it in eval mode.
+
+    Logged a step, means over its pairs: loss, ranking_loss, accuracy (a tie is half), score_difference (chosen less
+    rejected); with a safety head safety_loss too.
+
+    Args:
+        policy: checkpoint folder; its tokenizer and template are the reward model's.
+        preferences: the same on every process, already mixed.
+        safety_head: add the auxiliary head and its loss.
+        seed: of the heads and of the order of the rows.
+
+    Raises:
+        InputError: a row too long for the model (see `RewardTrainingConfig`).
+    """
+    tokenizer = load_tokenizer(policy)
+    model = RewardModel.from_policy(policy, safety_head=safety_head, seed=seed)
+    pairs = render_pairs(preferences, Renderer(tokenizer), longest(model, config), config.too_long)
+    train(model, pairs, pair_task(config, tokenizer.pad_token_id), config.optimizer, accelerator, log, seed=seed)
+    return model.eval()
+
+
+def longest(model: RewardModel, config: RewardTrainingConfig) -> int | None:
+    """Most tokens of a dialogue: max_length, or else the model's number of positions (None: no limit)."""
+    limit: int | None = config.max_length or getattr(model.config, "max_position_embeddings", None)
+    return limit
+
+
+def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:
+    """What `rlhf.training.loop.train` needs: 2n rows a forward pass, chosen first; a pair weighs 1."""
+
+    def collate(pairs: Sequence[Pair]) -> Batch:
+        ids, mask = pad_rows([p.chosen for p in pairs] + [p.rejected for p in pairs], pad_id)
+        rows = [p.preference for p in pairs]
+        labels = [[r.chosen_safe for r in rows], [r.rejected_safe for r in rows]]
+        known = [[math.nan if label is None else float(label) for label in side] for side in labels]
+        margins = margins_of([r.strength for r in rows], config.margin)
+        return {"input_ids": ids, "attention_mask": mask, "margin": margins, "safe": torch.tensor(known)}
+
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return pair_losses(output.score, output.safety_logit, batch["margin"], batch["safe"], config.safety_loss_weight)
+
+    return Task(collate=collate, loss=loss, weight=lambda pair: 1.0, length=lambda pair: pair.length)
+
+
+def pair_losses(
+    scores: Tensor, safety_logits: Tensor | None, margin: Tensor, safe: Tensor, safety_loss_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum of the loss over n pairs, and sums of the figures to log.
+
+    Args:
+        scores: (2n,) raw scores, the n chosen answers' first.
+        safety_logits: (2n,) of the safety head, or None without it.
+        margin: (n,).
+        safe: (2, n) labels of chosen and rejected answers: 1 safe, 0 unsafe, NaN unlabelled.
+        safety_loss_weight: of the auxiliary loss.
+    """
+    chosen, rejected = scores.chunk(2)
+    ranking = ranking_loss(chosen, rejected, margin).sum()
+    difference = (chosen - rejected).detach()
+    figures = {
+        "ranking_loss": ranking.detach(),
+        "accuracy": (0.5 + 0.5 * difference.sign()).sum(),
+        "score_difference": difference.sum(),
+    }
+    if safety_logits is None:
+        return ranking, figures
+    known = ~safe.isnan()
+    losses = safety_loss(safety_logits, safe.flatten(), known.flatten()).view_as(safe)
+    auxiliary = (losses.sum(0) / known.sum(0).clamp(min=1)).sum()
+    return ranking + safety_loss_weight * auxiliary, figures | {"safety_loss": auxiliary.detach()}

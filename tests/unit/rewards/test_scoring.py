@@ -1,0 +1,117 @@
+"""Reward functions: scores independent of order, batch and padding; user functions by import path; bad scores refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError
+from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import RewardModel
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.scoring import RewardModelFunction, check_scores
+
+
+def talk(answer: str, question: str = "what is the river of velda ?") -> Conversation:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+TALKS = [talk("mora"), talk("I cannot help with that because it is not safe to try"), talk("sure " * 20), talk("mora")]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reward")
+    RewardModel.from_policy(tiny_policy_path, safety_head=True, seed=0).save(folder, load_tokenizer(tiny_policy_path))
+    return folder
+
+
+def test_scores_do_not_depend_on_order_batch_or_company(checkpoint: Path) -> None:
+    reward = load_reward(checkpoint)
+    want = torch.cat([reward([c]) for c in TALKS])
+    assert want.shape == (4,) and want.dtype == torch.float32 and want[0] == want[3]
+    assert (want[:3].unique().numel()) == 3
+    torch.testing.assert_close(reward(TALKS), want, atol=1e-4, rtol=0)
+    torch.testing.assert_close(reward(TALKS[::-1]).flip(0), want, atol=1e-4, rtol=0)
+    torch.testing.assert_close(load_reward(checkpoint, batch_tokens=1)(TALKS), want, atol=1e-4, rtol=0)
+
+
+def test_scores_are_the_models_on_the_rendered_dialogue(checkpoint: Path) -> None:
+    reward = load_reward(checkpoint)
+    assert isinstance(reward, RewardModelFunction)
+    ids = torch.tensor([reward.renderer.dialogue(TALKS[1]).input_ids])
+    with torch.no_grad():
+        want = reward.model(ids, torch.ones_like(ids)).score
+    torch.testing.assert_close(reward(TALKS[1:2]), want, atol=1e-5, rtol=0)
+
+
+def test_the_reward_models_own_template_renders(checkpoint: Path, tmp_path: Path) -> None:
+    model, tokenizer = RewardModel.load(checkpoint), load_tokenizer(checkpoint)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ bos_token if loop.first }}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    model.save(tmp_path / "c", tokenizer)
+    other = load_reward(tmp_path / "c")
+    assert not torch.allclose(other(TALKS), load_reward(checkpoint)(TALKS), atol=1e-4)
+
+
+def test_no_conversations_no_scores_and_train_mode_comes_back(checkpoint: Path) -> None:
+    reward = load_reward(checkpoint)
+    reward.model.train()
+    assert reward([]).shape == (0,)
+    reward(TALKS)
+    assert reward.model.training and not reward(TALKS).requires_grad
+
+
+def test_own_rewards_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_rewards.py").write_text(
+        "import torch\n"
+        "class Brevity:\n"
+        "    def __call__(self, conversations):\n"
+        "        return torch.tensor([-float(len(c[-1]['content'])) for c in conversations])\n"
+        "def constant(conversations):\n"
+        "    return torch.zeros(len(conversations))\n"
+        "number = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    assert load_reward("my_own_rewards:Brevity")(TALKS[:2]).tolist() == [-4.0, -53.0]
+    assert load_reward("my_own_rewards:constant")(TALKS).tolist() == [0.0] * 4
+    for spec, message in [
+        ("my_own_rewards:number", "is a int"),
+        ("my_own_rewards:Missing", "AttributeError"),
+        ("no_such_module_anywhere:x", "ModuleNotFoundError"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            load_reward(spec)
+
+
+def test_a_policy_or_a_missing_folder_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no score\.weight"):
+        load_reward(tiny_policy_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        load_reward(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([1.0, 2.0], "returns a tensor of shape .2,., got list"),
+        (torch.zeros(2, 1), r"\(2,\), got \(2, 1\)"),
+        (torch.zeros(3), r"got \(3,\)"),
+        (torch.tensor([1.0, float("nan")]), "score 1 is nan, and 1 of 2"),
+        (torch.tensor([float("inf"), 0.0]), "score 0 is inf"),
+    ],
+)
+def test_bad_scores_are_refused_by_name(scores: object, message: str) -> None:
+    with pytest.raises(InputError, match=f"mine: .*{message}"):
+        check_scores(scores, 2, "mine")
+
+
+def test_good_scores_become_float32() -> None:
+    got = check_scores(torch.tensor([1, 2]), 2, "mine")
+    assert got.dtype == torch.float32 and got.tolist() == [1.0, 2.0]
