@@ -1,0 +1,205 @@
+"""Supervised training on dialogues: SFT, rejection sampling, Ghost Attention and distillation all train here.
+
+The loss is the negative log-likelihood of the answers' tokens, end token included (Llama 2 paper, section 3.1; RECIPE
+section 1), divided by their number in the whole step, over all processes. Where we depart from common trainers: the
+output head runs on the trained positions alone, which saves most of the logits' time and memory.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.conversation import Conversation, Rendered, Renderer
+from rlhf.errors import InputError
+from rlhf.finetuning.config import FinetuningConfig
+from rlhf.metrics import MetricsLog
+from rlhf.models.batching import pad_rows
+from rlhf.objectives.policy import token_logprobs
+from rlhf.training.loop import Task, TrainingResult, micro_batches, train
+
+
+def training_renderer(
+    tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel, config: FinetuningConfig
+) -> Renderer:
+    """A renderer whose dialogues are at most config.max_length tokens long and fit into the policy's context."""
+    context = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return Renderer(tokenizer, max_length=min(config.max_length, context or config.max_length))
+
+
+def finetune(
+    policy: PreTrainedModel,
+    renderer: Renderer,
+    conversations: Sequence[Conversation],
+    config: FinetuningConfig,
+    accelerator: Accelerator,
+    log: MetricsLog,
+    seed: int,
+    *,
+    heldout: Sequence[Conversation] = (),
+    name: str = "fine-tuning",
+) -> TrainingResult:
+    """Train `policy` in place on dialogues that end with an answer; afterwards it is in eval mode.
+
+    Args:
+        policy: causal LM, whole or with an adapter; not wrapped.
+        renderer: of its tokenizer; see `training_renderer`.
+        conversations: all of them, the same on every process.
+        log: one line a step: loss (per trained token), learning rate, gradient norm; at the end of each epoch the
+            `heldout_loss`.
+        seed: of the rows' order.
+        heldout: dialogues to measure, never trained on.
+
+    Raises:
+        InputError: no rows, a row that cannot be rendered (unless config.on_bad_row is "skip"), or a loss that is not
+            finite three times in a row.
+    """
+    rows = render_rows(renderer, conversations, config, name)
+    heldout_rows = render_rows(renderer, heldout, config, f"held-out {name}") if heldout else []
+    task = answer_task(renderer.pad_token_id)
+    measure = _Heldout(heldout_rows, task, config, accelerator, log)
+    result = train(
+        AnswerLogprobs(policy),
+        rows,
+        task,
+        config.optimizer,
+        accelerator,
+        log,
+        seed=seed,
+        name=name,
+        after_step=measure.after_step if heldout_rows else None,
+    )
+    policy.eval()
+    return result
+
+
+def render_rows(
+    renderer: Renderer, conversations: Sequence[Conversation], config: FinetuningConfig, name: str
+) -> list[Rendered]:
+    """Dialogues as ids with their loss masks; what cannot be rendered is refused or skipped, as the config says."""
+    try:
+        return renderer.dialogues(conversations, config.train)
+    except InputError:  # find the rows
+        rows: list[Rendered] = []
+        reasons: Counter[str] = Counter()
+    for number, conversation in enumerate(conversations, start=1):
+        try:
+            rows.append(renderer.dialogue(conversation, config.train))
+        except InputError as error:
+            if config.on_bad_row == "refuse":
+                raise InputError(f"{name}: row {number}: {error}") from error
+            reasons[re.sub(r"\d+", "n", str(error).partition(";")[0])] += 1
+    print(
+        f"{name}: skipped {reasons.total()} of {len(conversations)} rows: "
+        + "; ".join(f"{count} x {why}" for why, count in reasons.most_common(3)),
+        file=sys.stderr,
+    )
+    return rows
+
+
+class AnswerLogprobs(nn.Module):
+    """A causal LM that returns the log-probabilities of chosen tokens, running its head on their positions alone.
+
+    Meant to be prepared (DDP, DeepSpeed) in the model's stead.
+    """
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, positions: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Log-probabilities (N,) float32.
+
+        Args:
+            input_ids, attention_mask: (B, T) int64, right padded.
+            rows, positions: (N,) int64: at input_ids[rows[i], positions[i]] the token targets[i] is predicted.
+            targets: (N,) int64.
+        """
+        head = self.policy.get_output_embeddings()
+
+        def select(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (inputs[0][rows, positions].unsqueeze(0), *inputs[1:])
+
+        hook = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
+        try:
+            logits = self.policy(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        finally:
+            if hook is not None:
+                hook.remove()
+        # N < T in a batch of one row, its first token being never a target: the shapes cannot be confused
+        selected = logits.shape[:2] == (1, len(targets))
+        return token_logprobs(logits[0] if selected else logits[rows, positions], targets)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """The policy's own."""
+        self.policy.gradient_checkpointing_enable(**options)
+
+
+def answer_task(pad_id: int) -> Task[Rendered]:
+    """Rows of ids and loss mask -> summed negative log-likelihood of the masked tokens, weighted by their number."""
+
+    def collate(rows: Sequence[Rendered]) -> dict[str, Tensor]:
+        input_ids, attention_mask = pad_rows([row.input_ids for row in rows], pad_id)
+        places = [(r, t) for r, row in enumerate(rows) for t, trained in enumerate(row.loss_mask) if trained and t]
+        row_numbers, columns = torch.tensor(places, dtype=torch.long).view(-1, 2).unbind(1)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "rows": row_numbers,
+            "positions": columns - 1,
+            "targets": input_ids[row_numbers, columns],
+        }
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return -model(**batch).sum(), {}
+
+    return Task(
+        collate=collate,
+        loss=loss,
+        weight=lambda row: sum(row.loss_mask[1:]),
+        length=lambda row: len(row.input_ids),
+    )
+
+
+class _Heldout:
+    """The loss per trained token on held-out rows, logged at the end of each epoch."""
+
+    def __init__(
+        self,
+        rows: Sequence[Rendered],
+        task: Task[Rendered],
+        config: FinetuningConfig,
+        accelerator: Accelerator,
+        log: MetricsLog,
+    ) -> None:
+        self.rows, self.task, self.config, self.accelerator, self.log = rows, task, config, accelerator, log
+
+    def after_step(self, step: int, total: int, model: nn.Module) -> None:
+        if (step + 1) % (total // self.config.optimizer.epochs) == 0:
+            self.log.log(step, heldout_loss=self.measure(model))
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module) -> float:
+        """The same on every process; every process takes part."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        count = -(-len(self.rows) // (self.config.optimizer.micro_batch_size * processes))
+        model.eval()
+        total = torch.zeros((), device=self.accelerator.device)
+        for micro in micro_batches(self.rows, count, process, processes, self.task.length):
+            # where there is no row left, one runs for company: under ZeRO-3 all processes run forward together
+            batch = self.task.collate(micro or self.rows[:1])
+            loss, _ = self.task.loss(model, {k: v.to(self.accelerator.device) for k, v in batch.items()})
+            total += loss * float(bool(micro))
+        model.train()
+        summed: Tensor = self.accelerator.reduce(total, reduction="sum")
+        return float(summed) / sum(self.task.weight(row) for row in self.rows)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from rlhf.conversation import Conversation, Renderer
+from rlhf.errors import InputError
+from rlhf.finetuning.config import FinetuningConfig
+from rlhf.finetuning.supervised import AnswerLogprobs, answer_task, finetune, render_rows, training_renderer
+from rlhf.metrics import MetricsLog, read_metrics
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.config import OptimizerConfig
+
+
+def dialogue(*texts: str) -> Conversation:
+    return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
+
+
+DIALOGUES = [
+    dialogue("what is the river of velda ?", "the river of velda is mora ."),
+    dialogue("how do I paint a goat", "I cannot help with that because it is not safe", "please", "ask a doctor"),
+    dialogue("hello", "sure"),
+    dialogue("answer in one word please", "goat"),
+    dialogue("what is safe ?", "instead of a goat paint the river"),
+]
+
+
+def load(path: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(path)
+
+
+def run(
+    path: Path,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    heldout: list[Conversation] | None = None,
+    **optimizer: float,
+) -> tuple[PreTrainedModel, list[float], MetricsLog]:
+    accelerator = make_accelerator()
+    log = MetricsLog(folder, accelerator)
+    policy = load(path)
+    settings = {"learning_rate": 0.01, "batch_size": 3, "micro_batch_size": 3, "epochs": 2, **optimizer}
+    config = FinetuningConfig(optimizer=OptimizerConfig(**settings))
+    result = finetune(policy, Renderer(tokenizer), DIALOGUES, config, accelerator, log, 5, heldout=heldout or [])
+    assert not policy.training
+    return policy, result.losses, log
+
+
+@pytest.mark.parametrize("train", ["all", "last"])
+def test_loss_equals_that_of_transformers(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, train: str
+) -> None:
+    policy = load(tiny_policy_path)
+    task = answer_task(tiny_tokenizer.pad_token_id)
+    rows = render_rows(Renderer(tiny_tokenizer), DIALOGUES, FinetuningConfig(train=train), "test")
+    expected = []
+    for row in rows:
+        ids, mask = torch.tensor([row.input_ids]), torch.tensor([row.loss_mask])
+        mean = policy(ids, labels=ids.masked_fill(~mask, -100)).loss
+        loss, _ = task.loss(AnswerLogprobs(policy), task.collate([row]))
+        torch.testing.assert_close(loss, mean * task.weight(row), rtol=1e-5, atol=1e-5)
+        expected.append(loss)
+    together, _ = task.loss(AnswerLogprobs(policy), task.collate(rows))
+    torch.testing.assert_close(together, torch.stack(expected).sum(), rtol=1e-5, atol=1e-5)
+
+
+def test_head_on_trained_positions_alone_equals_the_full_logits(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load(tiny_policy_path)
+    task = answer_task(tiny_tokenizer.pad_token_id)
+    rows = render_rows(Renderer(tiny_tokenizer), DIALOGUES, FinetuningConfig(), "test")
+    widths: list[int] = []
+    policy.lm_head.register_forward_hook(lambda module, inputs, output: widths.append(output[..., 0].numel()))
+
+    def gradients() -> list[torch.Tensor]:
+        policy.zero_grad()
+        task.loss(AnswerLogprobs(policy), task.collate(rows))[0].backward()
+        return [parameter.grad.clone() for parameter in policy.parameters()]
+
+    selected = gradients()
+    monkeypatch.setattr(policy, "get_output_embeddings", lambda: None)
+    for one, other in zip(selected, gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert widths == [sum(task.weight(row) for row in rows), 5 * max(len(row.input_ids) for row in rows)]
+
+
+def test_micro_batches_and_padding_change_nothing(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    reference, losses, _ = run(tiny_policy_path, tmp_path, tiny_tokenizer)
+    assert losses[-1] < losses[0] - 0.3
+    for micro_batch_size in (1, 2):
+        policy, other, _ = run(tiny_policy_path, tmp_path, tiny_tokenizer, micro_batch_size=micro_batch_size)
+        assert other == pytest.approx(losses, rel=1e-4)
+        # AdamW's steps amplify rounding where a gradient is near 0
+        for one, two in zip(reference.parameters(), policy.parameters(), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_heldout_loss_is_that_of_the_rows_and_logged_once_an_epoch(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    policy, _, log = run(tiny_policy_path, tmp_path, tiny_tokenizer, heldout=DIALOGUES[:2], micro_batch_size=1)
+    logged = [(row["step"], row["heldout_loss"]) for row in read_metrics(log.path) if "heldout_loss" in row]
+    assert [step for step, _ in logged] == [1, 3]
+    nll, count = 0.0, 0
+    for conversation in DIALOGUES[:2]:
+        rendered = Renderer(tiny_tokenizer).dialogue(conversation)
+        ids, mask = torch.tensor([rendered.input_ids]), torch.tensor([rendered.loss_mask])
+        nll += policy(ids, labels=ids.masked_fill(~mask, -100)).loss.item() * int(mask.sum())
+        count += int(mask.sum())
+    assert logged[-1][1] == pytest.approx(nll / count, rel=1e-5)
+
+
+def test_a_row_that_is_too_long_is_refused_by_number_or_skipped(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [DIALOGUES[0], dialogue("hello", "goat " * 400)]
+    renderer = training_renderer(tiny_tokenizer, load(tiny_policy_path), FinetuningConfig())
+    assert renderer.max_length == 256
+    with pytest.raises(InputError, match=r"SFT: row 2: .*max_length=256"):
+        render_rows(renderer, rows, FinetuningConfig(), "SFT")
+    assert len(render_rows(renderer, rows, FinetuningConfig(on_bad_row="skip"), "SFT")) == 1
+    assert "SFT: skipped 1 of 2 rows: 1 x messages: the last turn takes n tokens" in capsys.readouterr().err
