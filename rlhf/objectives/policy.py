@@ -178,7 +178,9 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over the mask: a scalar, 1 is perfect, 0 no better than a constant.
 
     Args:
-        values, returns, mask: the same shape.
+        values: any shape; what the value model said.
+        returns: the same shape; what came.
+        mask: the same shape, bool.
 
     Returns:
         () float32; NaN where the returns don't vary.

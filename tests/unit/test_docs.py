@@ -1,0 +1,180 @@
+"""The documentation names only what exists: functions, tests, files, options. And its example runs."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import re
+import sys
+import typing
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+RECIPE_PAGES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
+
+
+@cache
+def definitions(file: Path) -> frozenset[str]:
+    """Functions, classes, their methods and annotated fields, and assigned names of a Python file."""
+    names: set[str] = set()
+
+    def visit(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(prefix + node.name)
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{prefix}{node.name}.")
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(prefix + node.target.id)
+            if isinstance(node, ast.Assign):
+                names.update(prefix + target.id for target in node.targets if isinstance(target, ast.Name))
+
+    visit(ast.parse(file.read_text(encoding="utf-8")).body, "")
+    return frozenset(names)
+
+
+def exists_in_package(dotted: str) -> bool:
+    """Whether `rlhf.room.file[.Name[.member]]` is a module, or a name defined in one."""
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        module, rest = ROOT.joinpath(*parts[:cut]), ".".join(parts[cut:])
+        file = module.with_suffix(".py") if module.with_suffix(".py").is_file() else module / "__init__.py"
+        if file.is_file():
+            return not rest or rest in definitions(file)
+    return False
+
+
+@cache
+def recipe(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"recipe_for_docs_{name}", ROOT / "recipes" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def options_of(config_class: type, prefix: str = "") -> Iterator[str]:
+    """The options of a recipe with this config, fields of nested (also optional) dataclasses included."""
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        yield prefix + field.name
+        for kind in (hints[field.name], *typing.get_args(hints[field.name])):
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                yield from options_of(kind, f"{prefix}{field.name}.")
+
+
+def named_options(text: str, name: str) -> set[str]:
+    """Options of recipe `name` in a page: in prose, and on command lines after recipes/<name>.py."""
+    joined = text.replace("\\\n", " ")
+    commands = [line for line in joined.splitlines() if ".py" in line and ("python " in line or "launch " in line)]
+    prose = "\n".join(line for line in joined.splitlines() if line not in commands)
+    prose = re.sub(r"`(?:make|accelerate|rlhf|python -m|pip|mkdocs)[^`]*`", "", prose)
+    after = "\n".join(line.split(f"recipes/{name}.py", 1)[1] for line in commands if f"recipes/{name}.py" in line)
+    return set(re.findall(r"(?<![\w-])--([a-z][\w.]*)", prose + after)) - {"help", "config"}
+
+
+def test_there_is_a_page_for_every_recipe() -> None:
+    assert {page.stem for page in RECIPE_PAGES} == {file.stem for file in (ROOT / "recipes").glob("*.py")}
+
+
+@pytest.mark.parametrize("page", RECIPE_PAGES, ids=lambda page: page.stem)
+def test_options_on_a_recipe_s_page_exist(page: Path) -> None:
+    config_class = typing.get_type_hints(recipe(page.stem).main)["config"]
+    options = set(options_of(config_class))
+    named = named_options(page.read_text(encoding="utf-8"), page.stem)
+    assert named, "the page should name the options that matter"
+    assert named <= options, f"not in the recipe's --help: {sorted(named - options)}"
+
+
+@pytest.mark.parametrize("page", RECIPE_PAGES, ids=lambda page: page.stem)
+def test_defaults_on_a_recipe_s_page_are_the_code_s(page: Path) -> None:
+    """Rows of the options tables: | `--name` | default | what |."""
+    config_class = typing.get_type_hints(recipe(page.stem).main)["config"]
+    for name, default in re.findall(r"^\| `--([\w.]+)` \| ([^|]*) \|", page.read_text(encoding="utf-8"), re.MULTILINE):
+        value: object = config_class
+        for part in name.split("."):
+            value = default_of(value, part)
+        written = default.strip().strip("`")
+        expected = "required" if value is dataclasses.MISSING else "none" if value is None else str(value)
+        assert written == expected, f"{page.name}: --{name} is {expected} in the code, {written} on the page"
+
+
+def default_of(holder: object, field_name: str) -> object:
+    """Default of a dataclass's field, or its value in an instance (a nested default); MISSING where it is required."""
+    if not isinstance(holder, type):
+        return getattr(holder, field_name)
+    field = next(f for f in dataclasses.fields(holder) if f.name == field_name)  # type: ignore[arg-type]
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    if field.default is None:  # an optional dataclass: what its fields are once it is given
+        nested = [k for k in typing.get_args(typing.get_type_hints(holder)[field_name]) if dataclasses.is_dataclass(k)]
+        return nested[0] if nested else None
+    return field.default
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_names_and_files_on_a_page_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    dotted = set(re.findall(r"(?:`|^::: )(rlhf(?:\.\w+)+)(?:`|$)", text, re.MULTILINE))
+    assert not [name for name in sorted(dotted) if not exists_in_package(name)]
+    files = set(re.findall(r"\b(?:rlhf|recipes|tests|ds_configs)/[\w/]+\.(?:py|yaml|json)", text)) - {"recipes/X.py"}
+    assert not [file for file in sorted(files) if not (ROOT / file).is_file()]
+    tests = re.findall(r"(tests/[\w/]+\.py)::(\w+)", text)
+    assert not [f"{file}::{name}" for file, name in tests if name not in definitions(ROOT / file)]
+
+
+def test_every_objective_is_on_the_paper_page() -> None:
+    text = (ROOT / "docs" / "from_paper_to_code.md").read_text(encoding="utf-8")
+    helpers = {"require_same_shape", "expected_order_statistic", "clipped_share", "masked_mean"}
+    for file in sorted((ROOT / "rlhf" / "objectives").glob("*.py")):
+        for name in definitions(file) - helpers:
+            if name.islower() and not name.startswith("_") and "." not in name:
+                assert f"`rlhf.objectives.{file.stem}.{name}`" in text
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert not [p for p in PAGES if f" {p.relative_to(ROOT / 'docs').as_posix()}" not in navigation]
+
+
+def test_the_checks_would_notice() -> None:
+    assert exists_in_package("rlhf.objectives.ranking.ranking_loss") and exists_in_package("rlhf.stage")
+    assert not exists_in_package("rlhf.objectives.ranking.ranking_los") and not exists_in_package("nothing.here")
+    text = (
+        "`--seed 1` `--sampling.top_p`\n\n  accelerate launch --num_machines 1 recipes/sft.py --config F \\\n --data x"
+    )
+    assert named_options(text, "sft") == {"seed", "sampling.top_p", "data"}
+
+
+def test_the_example_reward_runs_where_a_reward_model_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlhf.rewards.gate import gated_rewards
+    from rlhf.rewards.loading import load_reward
+
+    monkeypatch.chdir(ROOT)
+    brevity = load_reward("docs.examples.my_rewards:Brevity")
+    answers = ["It is Mora.", " ".join(["word"] * 15)]
+    conversations = [[{"role": "user", "content": "Q"}, {"role": "assistant", "content": a}] for a in answers]
+    rewards = gated_rewards(conversations, ["helpfulness"] * 2, helpfulness=brevity, safety=lambda c: 0 * brevity(c))
+    assert rewards.reward.tolist() == [0.0, -0.5]
+    assert rewards.used_safety.tolist() == [False, False]
+
+
+def test_the_world_page_s_verdicts_are_the_gold_scorer_s() -> None:
+    from rlhf.simulation.gold import GoldScorer
+    from rlhf.simulation.world import World, WorldConfig
+
+    gold = GoldScorer(World.make(WorldConfig(seed=0)))
+    text = (ROOT / "docs" / "simulated_world.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 8
+    for question, answer, helpfulness, safety in rows:
+        verdict = gold.judge([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+        assert f"{verdict.helpfulness:.2f} {verdict.safety:.2f}" == f"{helpfulness} {safety}", answer
