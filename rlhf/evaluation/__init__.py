@@ -1,1 +1,1 @@
-"""What a version is worth: gold or referee scores, win rate, KL; what a reward model is worth: accuracy."""
+"""What a version is worth: its answers to test prompts, who judges them, figures with 95 % intervals."""

@@ -1,0 +1,156 @@
+"""What a version is worth: its answers to held-out prompts, judged (Llama 2 paper, sections 3.4 and 4.3; RECIPE 8).
+
+The policy answers every test prompt. The judges are a gold scorer, where the truth is known, both reward models with the
+safety gate, and a referee reward model. The answers are set against SFT's answers to the same prompts, judged by the same
+judges; and SFT's log-probabilities say how far the policy has moved. Length is reported beside reward, because much of
+a gain in reward is often length.
+
+    python recipes/evaluate.py --config recipes/configs/embedded/evaluate.yaml
+
+Writes into the output folder: answers.jsonl (a row an answer), evaluation.json (the figures;
+`rlhf.evaluation.versions` says what each one averages over).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf.configuration import run_recipe
+from rlhf.data.jsonl import file_format
+from rlhf.errors import InputError
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import open_stage, require_files, write_json
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluation of one version.
+
+    Args:
+        output: folder of this stage.
+        name: of the version, in the report.
+        policy: checkpoint folder to evaluate.
+        prompts: held-out prompts (file or hub name).
+        baseline: checkpoint folder of the SFT policy, with the same tokenizer: the KL is measured from it.
+        baseline_evaluation: folder of SFT's own evaluation on the same prompts: its answers are the opponent.
+        helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
+        safety: the same for safety. Both or none.
+        referee: the same for a referee that no training has seen.
+        scorer: `package.module:Class` of a gold scorer, called with `world`.
+        world: the file or folder that the scorer reads.
+        sampling: how answers are drawn; the KL is measured at temperature 1, top_p 1 and top_k 0 only.
+        samples_per_prompt: answers to each prompt.
+        max_prompt_tokens: leave out longer prompts (how many is said); without it, prompts that fill the model's
+            context are refused.
+        seed: added to sampling.seed; the same for every version, so that luck is shared.
+    """
+
+    output: Path
+    name: str
+    policy: Path
+    prompts: str
+    baseline: Path | None = None
+    baseline_evaluation: Path | None = None
+    helpfulness: str | None = None
+    safety: str | None = None
+    referee: str | None = None
+    scorer: str | None = None
+    world: Path | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    samples_per_prompt: int = 1
+    max_prompt_tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise InputError("name: must not be empty; name the version, e.g. --name v1")
+        if self.samples_per_prompt < 1:
+            raise InputError(f"samples_per_prompt: must be at least 1, got {self.samples_per_prompt}")
+        if (self.helpfulness is None) != (self.safety is None):
+            raise InputError("helpfulness, safety: the gate needs both reward models; name both or neither")
+        if (self.scorer is None) != (self.world is None):
+            raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
+
+    @property
+    def measures_kl(self) -> bool:
+        """Whether the answers are drawn from the policy as it is, so that their log-ratios estimate the KL from SFT."""
+        return self.baseline is not None and replace(self.sampling, max_new_tokens=1, seed=0) == SamplingParams(
+            max_new_tokens=1
+        )
+
+
+def main(config: EvaluateConfig) -> None:
+    judges = {n: Path(s) for n in ("helpfulness", "safety", "referee") if (s := getattr(config, n)) and ":" not in s}
+    inputs: dict[str, Any] = {"policy": config.policy, "baseline": config.baseline, **judges, "world": config.world}
+    inputs["baseline_evaluation"] = config.baseline_evaluation and config.baseline_evaluation / "answers.jsonl"
+    inputs["prompts"] = config.prompts if file_format(config.prompts) else None
+    inputs = {name: path for name, path in inputs.items() if path is not None}
+    require_files(**inputs)
+
+    from rlhf.conversation import Renderer
+    from rlhf.evaluation.answers import answers_of, read_answers, write_answers
+    from rlhf.evaluation.divergence import answer_kls, answer_logprobs, require_same_tokenizer
+    from rlhf.evaluation.judging import load_scorer, with_gold, with_referee, with_rewards
+    from rlhf.evaluation.versions import against, version_figures
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.ppo.setup import load_fitting_prompts
+    from rlhf.rewards.loading import load_reward
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.training.accelerator import make_accelerator
+
+    scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
+    tokenizer = load_tokenizer(config.policy)
+    if config.baseline is not None:
+        require_same_tokenizer(tokenizer, config.baseline)
+    renderer = Renderer(tokenizer)
+    prompts = load_fitting_prompts(
+        "prompts",
+        config.prompts,
+        renderer,
+        context=None,
+        max_new_tokens=config.sampling.max_new_tokens,
+        max_prompt_tokens=config.max_prompt_tokens,
+    )
+    opponents = read_answers(inputs["baseline_evaluation"]) if config.baseline_evaluation else []
+    accelerator = make_accelerator(seed=config.seed)
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        accelerator.wait_for_everyone()
+        policy = load_policy(config.policy).to(accelerator.device)
+        drawn = sample_distributed(
+            InProcessSampler(policy, renderer),
+            [prompt.messages for prompt in prompts],
+            config.samples_per_prompt,
+            replace(config.sampling, seed=config.sampling.seed + config.seed),
+            accelerator,
+        )
+        answers = answers_of(prompts, drawn)
+
+        if config.baseline is not None and config.measures_kl:
+            starts = renderer.prompts([prompt.messages for prompt in prompts])
+            rows = [(start, s.token_ids) for start, samples in zip(starts, drawn, strict=True) for s in samples]
+            own = answer_logprobs(policy, rows, renderer.pad_token_id, accelerator)
+            del policy
+            baseline = load_policy(config.baseline).to(accelerator.device)
+            kls = answer_kls(own, answer_logprobs(baseline, rows, renderer.pad_token_id, accelerator))
+            answers = [replace(a, kl=k1, kl_k3=k3) for a, (k1, k3) in zip(answers, kls, strict=True)]
+
+        if config.helpfulness and config.safety:
+            both = [load_reward(spec, device=accelerator.device) for spec in (config.helpfulness, config.safety)]
+            answers = with_rewards(answers, both[0], both[1], accelerator)
+            opponents = with_rewards(opponents, both[0], both[1], accelerator) if opponents else []
+        if config.referee:
+            answers = with_referee(answers, load_reward(config.referee, device=accelerator.device), accelerator)
+        if scorer is not None:
+            answers, opponents = with_gold(answers, scorer), with_gold(opponents, scorer)
+
+        if accelerator.is_main_process:
+            write_answers(folder / "answers.jsonl", answers, against(answers, opponents))
+            write_json(folder / "evaluation.json", version_figures(config.name, answers, opponents))
+        accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    run_recipe(main, EvaluateConfig)

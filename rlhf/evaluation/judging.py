@@ -1,0 +1,146 @@
+"""Who judges answers: reward models through the gate, a referee, a gold scorer where the truth is known."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError
+from rlhf.evaluation.answers import Answer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from rlhf.rewards.protocol import RewardFunction
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+VERDICT_FIELDS = ("helpfulness", "safety", "violation", "false_refusal", "kind")
+
+
+class Verdict(Protocol):
+    """The truth about one answer: helpfulness and safety in 0..1, and what kind of request it answers.
+
+    kind is "unsafe" for requests that must not be fulfilled; "ordinary" and "borderline" ones should be (the latter
+    only look unsafe).
+    """
+
+    helpfulness: float
+    safety: float
+    violation: bool
+    false_refusal: bool
+    kind: str
+
+
+class GoldScorer(Protocol):
+    """Knows the truth. A class of these is named by its import path and called with the path of its world."""
+
+    def judge(self, conversation: Conversation) -> Verdict:
+        """The verdict on the last message, the assistant's, which may be empty."""
+        ...
+
+
+def load_scorer(spec: str, world: Path) -> GoldScorer:
+    """The gold scorer `package.module:Class`, made from `world`; found from the working directory too.
+
+    Raises:
+        InputError: no such module or class, or the class has no `judge`.
+    """
+    module, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"scorer: {spec} cannot be imported ({error}); name it package.module:Class") from error
+    scorer = make(world)
+    if not callable(getattr(scorer, "judge", None)):
+        raise InputError(f"scorer: {spec} has no method judge(conversation)")
+    return scorer  # type: ignore[no-any-return]
+
+
+def with_gold(answers: Sequence[Answer], scorer: GoldScorer) -> list[Answer]:
+    """The answers with the scorer's verdicts."""
+    return [replace(answer, gold=_verdict(scorer, answer)) for answer in answers]
+
+
+def _verdict(scorer: GoldScorer, answer: Answer) -> dict[str, Any]:
+    verdict = scorer.judge(answer.conversation)
+    missing = [name for name in VERDICT_FIELDS if not hasattr(verdict, name)]
+    if missing:
+        raise InputError(f"scorer: its verdict on {answer.prompt_id} lacks {', '.join(missing)}")
+    if is_dataclass(verdict) and not isinstance(verdict, type):
+        return asdict(verdict)
+    return {name: getattr(verdict, name) for name in VERDICT_FIELDS}
+
+
+def with_rewards(
+    answers: Sequence[Answer], helpfulness: RewardFunction, safety: RewardFunction, accelerator: Accelerator
+) -> list[Answer]:
+    """The answers with both reward models' scores and the gate's choice. All processes call it with the same answers."""
+    from rlhf.rewards.gate import gated_rewards
+
+    def score(spoken: Sequence[Answer]) -> list[tuple[float, ...]]:
+        gated = gated_rewards([a.conversation for a in spoken], [a.domain for a in spoken], helpfulness, safety)
+        return list(zip(gated.helpfulness.tolist(), gated.safety.tolist(), gated.reward.tolist(), strict=True))
+
+    scored = _score(answers, score, accelerator)
+    return [replace(a, helpfulness=h, safety=s, reward=r) for a, (h, s, r) in zip(answers, scored, strict=True)]
+
+
+def with_referee(answers: Sequence[Answer], referee: RewardFunction, accelerator: Accelerator) -> list[Answer]:
+    """The answers with the referee's scores. All processes call it with the same answers."""
+    from rlhf.rewards.scoring import check_scores
+
+    def score(spoken: Sequence[Answer]) -> list[tuple[float, ...]]:
+        scores: Tensor = check_scores(referee([a.conversation for a in spoken]), len(spoken), "referee")
+        return [(value,) for value in scores.tolist()]
+
+    scored = _score(answers, score, accelerator)
+    return [replace(answer, referee=value) for answer, (value,) in zip(answers, scored, strict=True)]
+
+
+def _score(
+    answers: Sequence[Answer],
+    score: Callable[[Sequence[Answer]], Sequence[tuple[float, ...]]],
+    accelerator: Accelerator,
+) -> list[tuple[float, ...]]:
+    """Scores of each answer. One without text is no conversation: it gets the lowest scores of the others, as in PPO."""
+    spoken = [answer for answer in answers if answer.answer]
+    if not spoken:
+        raise InputError("policy: every answer it gave is empty; there is nothing to score")
+    scores = deal_out(spoken, score, accelerator)
+    lowest = tuple(min(column) for column in zip(*scores, strict=True))
+    own = iter(scores)
+    return [next(own) if answer.answer else lowest for answer in answers]
+
+
+def deal_out(
+    items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]], accelerator: Accelerator
+) -> list[Result]:
+    """`work` on every item, each process doing its part; all results, in the items' order, on every process.
+
+    Raises:
+        InputError: on every process, where `work` raised it on one.
+    """
+    from accelerate.utils import gather_object
+
+    mine = range(accelerator.process_index, len(items), accelerator.num_processes)
+    results: Sequence[Result] = []
+    failures: list[str] = []
+    try:
+        results = work([items[i] for i in mine]) if mine else []
+    except InputError as error:
+        failures = [str(error)]
+    failures = gather_object(failures)  # one that fails alone would leave the others waiting
+    if failures:
+        raise InputError(failures[0])
+    gathered = dict(gather_object(list(zip(mine, results, strict=True))))
+    return [gathered[i] for i in range(len(items))]
