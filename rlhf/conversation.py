@@ -208,6 +208,10 @@ class Renderer:
         text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return cast(str, text).strip()
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text by itself, without begin, end and chat format."""
+        return [len(ids) for ids in self._encode(list(texts))]
+
     def _rendered(
         self, conversations: Sequence[Conversation], last: Literal["user", "assistant"], train: Literal["all", "last"]
     ) -> list[Rendered]:
@@ -287,7 +291,7 @@ class Renderer:
             after = self._after_user if after_user else self._after_answer
             if not part.startswith(after):
                 raise InputError(
-                    f"messages: the chat template writes {_short(part)} after a message, not {_short(after)} as elsewhere"
+                    f"messages: the chat template writes {_short(part)} after a message, elsewhere {_short(after)}"
                 )
             whole = before + after if after_user else before + after + self._added_end
             for piece in whole.split(_CUT):

@@ -71,7 +71,7 @@ class Preference:
     def from_dict(cls, row: Mapping[str, Any]) -> Preference:
         messages = check_conversation(row.get("messages"), last="user")
         chosen, rejected = _text("chosen", row.get("chosen")), _text("rejected", row.get("rejected"))
-        if chosen == rejected:
+        if chosen.strip() == rejected.strip():
             raise InputError(f"chosen, rejected: the two answers are identical, {chosen[:60]!r}")
         strength = row.get("strength")
         if strength is not None:
@@ -79,7 +79,7 @@ class Preference:
         labels = {}
         for name in ("chosen_safe", "rejected_safe"):
             labels[name] = row.get(name)
-            if labels[name] not in (True, False, None):
+            if not isinstance(labels[name], (bool, type(None))):
                 raise InputError(f"{name}: must be true, false or null, got {labels[name]!r}")
         if labels["chosen_safe"] is False and labels["rejected_safe"] is True:
             raise InputError(

@@ -1,0 +1,38 @@
+"""Mixes of two kinds of rows by exact counts (paper, section 3.2.2: 50/50 for helpfulness, 90/10 for safety)."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+from rlhf.errors import InputError
+
+Item = TypeVar("Item")
+
+
+def other_count(primary: int, other_share: float) -> int:
+    """How many other rows make `other_share` of the whole beside `primary` rows, rounded to the nearest (half up)."""
+    if not 0 <= other_share < 1:
+        raise InputError(f"other_share: must be 0 or above and below 1, got {other_share}")
+    return int(primary * other_share / (1 - other_share) + 0.5)
+
+
+def mix(primary: Sequence[Item], other: Sequence[Item], other_share: float, seed: int) -> list[Item]:
+    """All of `primary` and so many of `other`, drawn without replacement, that they are `other_share` of the whole.
+
+    Where `other` has too few rows all of them are taken, and stderr says so: no row is repeated, none of `primary` is
+    dropped. The result is shuffled; it depends on the rows' order and `seed` only.
+    """
+    count = other_count(len(primary), other_share)
+    if count > len(other):
+        share = len(other) / max(1, len(primary) + len(other))
+        print(
+            f"mix: an other_share of {other_share} asks for {count} other rows, there are {len(other)}: {share:.3f}",
+            file=sys.stderr,
+        )
+    generator = random.Random(seed)
+    mixed = [*primary, *generator.sample(list(other), min(count, len(other)))]
+    generator.shuffle(mixed)
+    return mixed

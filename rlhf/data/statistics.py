@@ -1,0 +1,69 @@
+"""The table of preference sets (paper, table 6) and the shares of its annotation (section 3.1 and table 26).
+
+The paper does not define its columns. Here: a turn is one user's message with the answer to it; prompt tokens are the
+mean length of a user's message, response tokens that of the two compared answers, example tokens the whole dialogue
+with either answer; lengths are of the contents alone. For sets of one turn example = prompt + response, as there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rlhf.conversation import Renderer
+from rlhf.data.rows import STRENGTHS, Preference
+from rlhf.errors import InputError
+
+
+def preference_statistics(rows: Sequence[Preference], renderer: Renderer) -> dict[str, Any]:
+    """The table's figures and the shares of one set.
+
+    Returns comparisons; turns, tokens_per_example, tokens_per_prompt, tokens_per_response (means over comparisons,
+    messages and answers); longer_wins (share of the pairs whose answers differ in tokens); strength (share of each,
+    "unlabelled" included) and safety (shares of the rows with two labels: chosen_safe_other_unsafe, both_safe,
+    both_unsafe; None where no row has them). InputError where there are no rows.
+    """
+    if not rows:
+        raise InputError("preferences: there are no rows to count")
+    users = [m["content"] for row in rows for m in row.messages if m["role"] == "user"]
+    history = [m["content"] for row in rows for m in row.messages]
+    chosen = renderer.count_tokens([row.chosen for row in rows])
+    rejected = renderer.count_tokens([row.rejected for row in rows])
+    answers = (sum(chosen) + sum(rejected)) / 2
+    differing = [c > r for c, r in zip(chosen, rejected, strict=True) if c != r]
+    strengths = Counter(row.strength or "unlabelled" for row in rows)
+    return {
+        "comparisons": len(rows),
+        "turns": len(users) / len(rows),
+        "tokens_per_example": (sum(renderer.count_tokens(history)) + answers) / len(rows),
+        "tokens_per_prompt": sum(renderer.count_tokens(users)) / len(users),
+        "tokens_per_response": answers / len(rows),
+        "longer_wins": sum(differing) / len(differing) if differing else None,
+        "strength": {name: strengths[name] / len(rows) for name in (*STRENGTHS, "unlabelled") if strengths[name]},
+        "safety": _safety_shares(rows),
+    }
+
+
+def _safety_shares(rows: Iterable[Preference]) -> dict[str, float] | None:
+    names = {
+        (True, False): "chosen_safe_other_unsafe",
+        (True, True): "both_safe",
+        (False, False): "both_unsafe",
+    }
+    labels = [(row.chosen_safe, row.rejected_safe) for row in rows]
+    counts = Counter(names[c, r] for c, r in labels if c is not None and r is not None)
+    return {name: counts[name] / counts.total() for name in names.values()} if counts else None
+
+
+def statistics_table(sets: dict[str, Sequence[Preference]], renderer: Renderer) -> str:
+    """The paper's table as text in Markdown: a line a set, and the total of all."""
+    columns = ("comparisons", "turns", "tokens_per_example", "tokens_per_prompt", "tokens_per_response")
+    heads = ("comparisons", "turns / dialogue", "tokens / example", "tokens / prompt", "tokens / response")
+    lines = ["| set | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    everything = [row for rows in sets.values() for row in rows]
+    for name, rows in {**sets, "Total": everything}.items():
+        figures = preference_statistics(rows, renderer)
+        cells = [f"{figures[c]:,}" if c == "comparisons" else f"{figures[c]:.1f}" for c in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
