@@ -20,12 +20,16 @@ def make_accelerator(
     """Accelerator for this process; seeds Python, numpy and torch.
 
     Without a GPU gloo is asked for: DeepSpeed would otherwise fall back, without a word, to runs of one process each.
-    A world smaller than the launcher's WORLD_SIZE is refused.
+    A world smaller than the launcher's WORLD_SIZE is refused. Under DeepSpeed, models are loaded whole and partitioned
+    when they are prepared: transformers would partition every model at loading, also those that are never prepared.
     """
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if deepspeed and not torch.cuda.is_available():
+        _without_shared_memory_op()
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     handlers = [InitProcessGroupKwargs(backend="gloo")] if asked > 1 and not torch.cuda.is_available() else []
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true",
+        cpu=not torch.cuda.is_available() and not deepspeed,
         gradient_accumulation_steps=accumulation_steps,
         kwargs_handlers=handlers,
         log_with=list(trackers) or None,
@@ -34,5 +38,16 @@ def make_accelerator(
     )
     if accelerator.num_processes != asked:
         raise RuntimeError(f"the launcher asked for {asked} processes but only {accelerator.num_processes} joined")
+    if deepspeed:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
     set_seed(seed)
     return accelerator
+
+
+def _without_shared_memory_op() -> None:
+    """Plain gloo for DeepSpeed on CPU: its shared-memory op is compiled at first use (40 s)."""
+    import deepspeed.ops
+
+    getattr(deepspeed.ops, "__compatible_ops__", {}).pop("deepspeed_shm_comm", None)
