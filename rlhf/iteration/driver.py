@@ -19,11 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from rlhf.errors import InputError
-from rlhf.iteration.ledger import Ledger, Record, difference, output_digest, read_stage_file, stage_key
-from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth, maker_of
+from rlhf.iteration.decision import decide, input_digests, stage_key
+from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file
+from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
 from rlhf.iteration.processes import StageProcess, command_of, end_leftovers, stop
 from rlhf.stage import digest
 
@@ -33,39 +34,6 @@ ERROR_LINE = re.compile(r"^(error: .*|[\w.]*(Error|Exception|Interrupt|Exit)\b.*
 
 class StageFailed(Exception):
     """A stage ended without its folder; the message says what the user needs to go on."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a stage whose inputs are there has to run.
-
-    skip: it is finished; adopt: it is finished but the ledger does not say so yet (the driver was killed just then, or
-    the stage was run by hand with the same command); run: it has to, for this reason.
-    """
-
-    action: Literal["skip", "adopt", "run"]
-    reason: str = ""
-
-
-def decide(stage: PlannedStage, key: Record, last: Record | None) -> Decision:
-    """Compare what the stage is made of now with the ledger's newest record of it. Changes nothing.
-
-    Raises InputError where the folder is there but the ledger knows nothing of it: it is not ours to replace.
-    """
-    if last is None:
-        if stage.output.exists():
-            raise InputError(f"run: the ledger does not know {stage.output}; remove that folder or name another --run")
-        return Decision("run")
-    record = read_stage_file(stage.output)
-    if record is None:
-        return Decision("run", "it did not finish" if last["event"] != "finished" else "its folder is gone")
-    if changed := difference(last["key"], key):
-        return Decision("run", changed)
-    if last["event"] == "finished" and last["stage_file"] == digest(stage.output / "stage.json"):
-        return Decision("skip")
-    if record["command"][2:] == stage.arguments:
-        return Decision("adopt")
-    return Decision("run", "it was run by hand with other options")
 
 
 @dataclass
@@ -152,7 +120,7 @@ class Driver:
             if any(name not in self.digests for name in self.needs[stage.name]):
                 continue
             if stage.name not in self.keys:
-                self.keys[stage.name] = stage_key(stage, self.run, self._input_digests(stage))
+                self.keys[stage.name] = stage_key(stage, self.run, input_digests(stage, self.stages, self.digests))
             decision = decide(stage, self.keys[stage.name], self.ledger.last(stage.name))
             if decision.action == "run":
                 busy = sum(process.stage.processes for process in self.running)
@@ -160,7 +128,7 @@ class Driver:
                     return
                 self._start(stage, decision.reason)
             elif decision.action == "adopt":
-                self._finished(stage, read_stage_file(stage.output)["seconds"], None, "finished earlier")
+                self._finished(stage, (read_stage_file(stage.output) or {})["seconds"], None, "finished earlier")
             else:
                 last: Any = self.ledger.last(stage.name)
                 self.digests[stage.name] = last["output"]
@@ -169,21 +137,12 @@ class Driver:
                 self.progress.say(stage.name, f"finished earlier, in {_clock(last['seconds'])}")
             self.waiting.remove(stage)
 
-    def _input_digests(self, stage: PlannedStage) -> dict[str, str]:
-        """Path -> digest: the recorded one of the stage that made it, or that of a file from outside the run."""
-        digests = {}
-        for path in stage.inputs:
-            maker = maker_of(path, self.stages)
-            if not path.exists():
-                raise InputError(
-                    f"{stage.name}: {path} does not exist" + (f"; {maker.name} should have" if maker else "")
-                )
-            digests[str(path)] = self.digests[maker.name] if maker else digest(path)
-        return digests
-
     def _start(self, stage: PlannedStage, reason: str) -> None:
-        if stage.output.exists():
-            shutil.rmtree(stage.output)
+        if stage.output.exists():  # out of its place in one move: a kill leaves no half of a finished stage
+            partial = stage.output.with_name(stage.output.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            os.replace(stage.output, partial)
+            shutil.rmtree(partial)
             reason += "; its old folder is removed"
         for link, target in stage.links:
             make_link(link, target)

@@ -13,14 +13,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf.errors import InputError
-from rlhf.iteration.plan import PlannedStage
 from rlhf.stage import STAGE_FILE, digest
 
 Record = dict[str, Any]
@@ -64,9 +61,13 @@ class Ledger:
             os.fsync(stream.fileno())
 
     def last(self, stage: str) -> Record | None:
-        """The stage's newest record that is not "skipped"."""
-        own = (r for r in reversed(self.records) if r.get("stage") == stage and r["event"] != "skipped")
-        return next(own, None)
+        """As `last_record`."""
+        return last_record(self.records, stage)
+
+
+def last_record(records: Sequence[Record], stage: str) -> Record | None:
+    """The stage's newest record that is not "skipped"."""
+    return next((r for r in reversed(records) if r.get("stage") == stage and r["event"] != "skipped"), None)
 
 
 def wall_seconds(records: Iterable[Record]) -> float:
@@ -87,42 +88,6 @@ def output_digest(folder: Path) -> str:
         if str(file.relative_to(folder)) not in VOLATILE:
             hasher.update(f"{file.relative_to(folder)}\0{digest(file)}\n".encode())
     return hasher.hexdigest()[:16]
-
-
-def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Record:
-    """What the stage is made of; equal keys give equal results. Paths inside the run are relative to it.
-
-    Raises InputError where the stage's YAML cannot be read.
-    """
-    try:
-        content = yaml.safe_load(stage.config_file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{stage.name}: {stage.config_file} cannot be read: {' '.join(str(error).split())}") from error
-    config = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    overrides = {name: _inside(value, run) for name, value in stage.overrides.items()}
-    return {
-        "recipe": stage.recipe,
-        "config": config,
-        "overrides": overrides,
-        "inputs": {_inside(path, run): value for path, value in inputs.items()},
-    }
-
-
-def _inside(text: str, run: Path) -> str:
-    return text.replace(f"{run}{os.sep}", f"<run>{os.sep}")
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """What changed from one key to another, in words; None: nothing."""
-    if old["recipe"] != new["recipe"]:
-        return f"recipe {old['recipe']} became {new['recipe']}"
-    if old["config"] != new["config"]:
-        return "its YAML changed"
-    for part, word in (("overrides", "--{} changed"), ("inputs", "its input {} changed")):
-        for name in [*new[part], *old[part]]:
-            if old[part].get(name) != new[part].get(name):
-                return word.format(name)
-    return None
 
 
 def read_stage_file(folder: Path) -> Record | None:

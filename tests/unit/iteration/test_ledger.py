@@ -1,0 +1,129 @@
+"""The ledger, what it makes of a cut line, and whether a stage has to run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import InputError
+from rlhf.iteration.decision import decide, difference, preview, stage_key
+from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
+from rlhf.iteration.plan import PlannedStage
+from rlhf.stage import digest, open_stage
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> PlannedStage:
+    (tmp_path / "sft.yaml").write_text("text: a\n")
+    output = tmp_path / "run" / "sft"
+    return PlannedStage("sft", "sft", tmp_path / "sft.yaml", {"output": str(output), "seed": "0"}, (), output)
+
+
+def finish(stage: PlannedStage, monkeypatch: pytest.MonkeyPatch, content: str = "x") -> None:
+    """As the stage's recipe would."""
+    from rlhf.iteration.config import VersionConfig
+
+    monkeypatch.setattr("sys.argv", ["recipes/sft.py", *stage.arguments])
+    with open_stage(stage.output, VersionConfig("any")) as folder:
+        (folder / "out.txt").write_text(content)
+        (folder / "metrics.jsonl").write_text(f'{{"seconds": {id(folder)}}}\n')
+
+
+def test_records_come_back(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "run" / "ledger.jsonl")
+    ledger.append("started", "sft", key={"recipe": "sft"})
+    ledger.append("finished", "sft", seconds=1.5)
+    ledger.append("skipped", "sft")
+    assert [r["event"] for r in read_ledger(ledger.path)] == ["started", "finished", "skipped"]
+    last = Ledger(ledger.path).last("sft")
+    assert last is not None and last["event"] == "finished" and last["seconds"] == 1.5
+    assert ledger.last("base") is None
+
+
+@pytest.mark.parametrize("kept", [1, 20, -1])
+def test_a_cut_last_line_is_left_out_and_written_over(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append("started", "é")
+    whole = path.read_bytes()
+    ledger.append("finished", "é")
+    path.write_bytes(whole + path.read_bytes()[len(whole) :][:kept])
+    assert [r["event"] for r in read_ledger(path)][:1] == ["started"]
+    again = Ledger(path)
+    again.append("failed", "é")
+    assert [r["event"] for r in read_ledger(path)] == ["started", "failed"]
+
+
+def test_a_line_broken_elsewhere_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"event": "begun", "time": 1}\n{"event": \n{"event": "ended", "time": 2}\n')
+    with pytest.raises(InputError, match=r"ledger.jsonl:2: not a line of JSON"):
+        Ledger(path)
+
+
+def test_wall_time_of_all_attempts() -> None:
+    times = [("begun", 10), ("started", 11), ("finished", 15), ("begun", 100), ("finished", 101), ("ended", 103)]
+    records = [{"event": event, "time": float(time)} for event, time in times]
+    assert wall_seconds(records) == 5 + 3
+    assert wall_seconds([]) == 0
+
+
+def test_keys_tell_what_changed(stage: PlannedStage, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    old = stage_key(stage, run, {str(run / "data" / "sft.jsonl"): "1"})
+    assert old["overrides"]["output"] == "<run>/sft" and list(old["inputs"]) == ["<run>/data/sft.jsonl"]
+    assert difference(old, old) is None
+    assert difference(old, stage_key(stage, run, {str(run / "data" / "sft.jsonl"): "2"})) == (
+        "its input <run>/data/sft.jsonl changed"
+    )
+    assert difference(old, stage_key(stage, run, {})) == "its input <run>/data/sft.jsonl changed"
+    changed = replace(stage, overrides={**stage.overrides, "seed": "1"})
+    assert difference(old, stage_key(changed, run, {str(run / "data" / "sft.jsonl"): "1"})) == "--seed changed"
+    stage.config_file.write_text("text: b\n")
+    assert difference(old, stage_key(stage, run, {str(run / "data" / "sft.jsonl"): "1"})) == "its YAML changed"
+
+
+def test_digest_of_a_stage_leaves_out_what_holds_times(
+    stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(stage, monkeypatch)
+    first = output_digest(stage.output)
+    other = replace(stage, output=tmp_path / "other")
+    finish(other, monkeypatch)
+    assert output_digest(other.output) == first
+    (other.output / "out.txt").rename(other.output / "out2.txt")
+    assert output_digest(other.output) != first
+
+
+def test_decisions(stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    key = stage_key(stage, run, {})
+    assert decide(stage, key, None).action == "run"
+    started = {"event": "started", "stage": "sft", "key": key}
+    assert decide(stage, key, started).reason == "it did not finish"
+    finish(stage, monkeypatch)
+    with pytest.raises(InputError, match="the ledger does not know"):
+        decide(stage, key, None)
+    assert decide(stage, key, started).action == "adopt"
+    finished = started | {"event": "finished", "stage_file": digest(stage.output / "stage.json")}
+    assert decide(stage, key, finished).action == "skip"
+    assert decide(stage, key | {"config": "other"}, finished).reason == "its YAML changed"
+    assert decide(stage, key, finished | {"stage_file": "other"}).action == "adopt", "run again by hand"
+    by_hand = replace(stage, overrides={**stage.overrides, "seed": "5"})
+    assert decide(by_hand, key, finished | {"stage_file": "other"}).action == "run"
+
+
+def test_preview_says_what_a_driver_would_do(
+    stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    reader = PlannedStage("ppo", "sft", stage.config_file, {}, (stage.output / "out.txt",), run / "ppo")
+    assert preview([stage, reader], run) == ["to run", "to run, after sft"]
+    finish(stage, monkeypatch)
+    record = {"key": stage_key(stage, run, {}), "output": "1", "stage_file": digest(stage.output / "stage.json")}
+    Ledger(run / "ledger.jsonl").append("finished", "sft", **record)
+    assert preview([stage, reader], run) == ["finished", "to run"]
+    stage.config_file.write_text("text: b\n")
+    assert preview([stage, reader], run) == ["to run: its YAML changed", "to run, after sft"]

@@ -1,0 +1,63 @@
+"""summary.json from the stages' files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rlhf.iteration.config import IterativeConfig, VersionConfig
+from rlhf.iteration.ledger import Ledger
+from rlhf.iteration.summary import FIGURES, write_summary
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def accuracy(domain: str, value: float) -> dict[str, Any]:
+    strengths = {"significantly": {"accuracy": value, "pairs": 30, "ci": [0.5, 1.0]}}
+    return {"domain": domain, "pairs": 100, "accuracy": value, "accuracy_by_strength": strengths, "longer_wins": 0.6}
+
+
+def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path) -> None:
+    versions = (VersionConfig("v1"), VersionConfig("v2", ppo=True))
+    config = IterativeConfig(run=tmp_path, configs=tmp_path, versions=versions)
+    Ledger(tmp_path / "ledger.jsonl").append("begun")
+    for folder, name in (("v2/ppo_evaluation", "v2_ppo"), ("sft_evaluation", "sft"), ("v1/evaluation", "v1")):
+        write(tmp_path / folder / "evaluation.json", {"name": name, "gold_safety": 0.5, "finished_share": 1.0})
+    write(tmp_path / "v1/safety_reward/accuracy.json", accuracy("safety", 0.7))
+    write(tmp_path / "v1/helpfulness_reward/accuracy.json", accuracy("helpfulness", 0.8))
+    (tmp_path / "v1/rejection_sampling").mkdir()
+    (tmp_path / "v1/rejection_sampling/completions.parquet").write_bytes(b"rows")
+
+    summary = json.loads(write_summary(config).read_text())
+
+    assert list(summary) == ["seconds", "versions", "reward_models"] and summary["seconds"] == 0
+    assert [version["name"] for version in summary["versions"]] == ["sft", "v1", "v2_ppo"]
+    first = summary["versions"][0]
+    assert tuple(first)[: len(FIGURES)] == FIGURES
+    assert first["gold_safety"] == 0.5 and first["win_rate_vs_sft"] is None and first["finished_share"] == 1.0
+    assert [(m["version"], m["domain"], m["accuracy"]) for m in summary["reward_models"]] == [
+        ("v1", "helpfulness", 0.8),
+        ("v1", "safety", 0.7),
+    ]
+    assert summary["reward_models"][1]["accuracy_by_strength"] == {"significantly": 0.7}
+    assert summary["reward_models"][1]["pairs"] == 100 and summary["reward_models"][1]["longer_wins"] == 0.6
+    assert (tmp_path / "pool" / "v1.parquet").read_bytes() == b"rows"
+
+
+def test_a_referee_has_its_own_place(tmp_path: Path) -> None:
+    config = IterativeConfig(
+        run=tmp_path,
+        configs=tmp_path,
+        versions=(VersionConfig("v1"),),
+        data_recipe="hh_data",
+        data=tmp_path,
+        collect=False,
+        referee=True,
+    )
+    write(tmp_path / "referee_reward/accuracy.json", accuracy("helpfulness", 0.6))
+    summary = json.loads(write_summary(config).read_text())
+    assert summary["referee"]["accuracy"] == 0.6 and summary["reward_models"] == []
