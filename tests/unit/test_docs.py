@@ -103,7 +103,7 @@ def test_defaults_on_a_recipe_s_page_are_the_code_s(page: Path) -> None:
         for part in name.split("."):
             value = default_of(value, part)
         written = default.strip().strip("`")
-        expected = "required" if value is dataclasses.MISSING else "none" if value is None else str(value)
+        expected = "required" if value is dataclasses.MISSING else "none" if value in (None, ()) else str(value)
         assert written == expected, f"{page.name}: --{name} is {expected} in the code, {written} on the page"
 
 
