@@ -49,11 +49,14 @@ _CUT = "\ufdd1"  # inside a special token that a message spells out: the pieces 
 _PROBE_SYSTEM, _PROBE_USER, _PROBE_ANSWER = "Ksystem", "Kuser", "Kanswer"
 
 
-def check_conversation(messages: Any, last: Literal["user", "assistant"] | None = None) -> Conversation:
+def check_conversation(
+    messages: Any, last: Literal["user", "assistant"] | None = None, *, empty_answers: bool = False
+) -> Conversation:
     """Return `messages` as a new list of {role, content}: an optional system message, then user and assistant in turn.
 
     Raises InputError naming the message (1-based) and the value: not a list of objects, an unknown role, an empty
     content, a system message that is not first, roles that do not alternate from the user on, another last role.
+    `empty_answers` allows an assistant's content to be blank: data must not have that, but a model may say it.
     """
     if not isinstance(messages, (list, tuple)) or not messages:
         raise InputError(f"messages: must be a non-empty list of {{role, content}}, got {_short(messages)}")
@@ -67,7 +70,8 @@ def check_conversation(messages: Any, last: Literal["user", "assistant"] | None 
             raise InputError(
                 f"messages: message {number} has the role {_short(role)}, must be system, user or assistant"
             )
-        if not isinstance(content, str) or not content.strip():
+        blank_allowed = empty_answers and role == "assistant"
+        if not isinstance(content, str) or not (content.strip() or blank_allowed):
             raise InputError(
                 f"messages: message {number} ({role}) must have a non-empty text as content, got {_short(content)}"
             )
@@ -105,9 +109,9 @@ class Rendered:
 class Renderer:
     """Turns conversations into ids with the tokenizer's own chat template, and answers' ids back into text.
 
-    White space around a message is dropped. A template that ends an answer with no special token gets the tokenizer's
-    end token there. Where the tokenizer puts a begin token before any text and the template writes none, one is put
-    first.
+    White space around a message is dropped; an answer may be empty, as a model may end at once. A template that ends an
+    answer with no special token gets the tokenizer's end token there. Where the tokenizer puts a begin token before any
+    text and the template writes none, one is put first.
 
     Args:
         tokenizer: with a chat template and a pad token.
@@ -215,7 +219,7 @@ class Renderer:
     def _rendered(
         self, conversations: Sequence[Conversation], last: Literal["user", "assistant"], train: Literal["all", "last"]
     ) -> list[Rendered]:
-        checked = [check_conversation(conversation, last) for conversation in conversations]
+        checked = [check_conversation(conversation, last, empty_answers=True) for conversation in conversations]
         if self._system_refusal and any(c[0]["role"] == "system" for c in checked):
             raise InputError(
                 f"messages: this tokenizer's chat template takes no system message ({self._system_refusal}); remove it"
@@ -293,10 +297,13 @@ class Renderer:
                 raise InputError(
                     f"messages: the chat template writes {_short(part)} after a message, elsewhere {_short(after)}"
                 )
-            whole = before + after if after_user else before + after + self._added_end
-            for piece in whole.split(_CUT):
+            rest = part[len(after) :]
+            if not after_user:
+                before = before if before.strip() else ""  # an empty answer is sampled as its end token alone
+                after += self._added_end
+            for piece in (before + after).split(_CUT):
                 yield piece, not after_user
-            before, after_user = part[len(after) :], not after_user
+            before, after_user = rest, not after_user
 
     def _encode_pieces(self, pieces: list[str], starts: set[int]) -> list[list[int]]:
         """Ids of each piece as they are inside a text; `starts` are the pieces that begin one.

@@ -32,7 +32,7 @@ def preference_statistics(rows: Sequence[Preference], renderer: Renderer) -> dic
     rejected = renderer.count_tokens([row.rejected for row in rows])
     answers = (sum(chosen) + sum(rejected)) / 2
     differing = [c > r for c, r in zip(chosen, rejected, strict=True) if c != r]
-    strengths = Counter(row.strength or "unlabelled" for row in rows)
+    strengths: Counter[str] = Counter(row.strength or "unlabelled" for row in rows)
     return {
         "comparisons": len(rows),
         "turns": len(users) / len(rows),

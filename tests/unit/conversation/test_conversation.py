@@ -100,6 +100,14 @@ def test_sampled_ids_become_the_same_dialogue_again(renderer):
     assert text.replace("<think>\n\n</think>\n\n", "") == FOUR[1]["content"]
 
 
+def test_an_empty_answer_is_its_end_token(renderer):
+    prompt = renderer.prompt_ids(FOUR[:1])
+    whole = renderer.dialogue([FOUR[0], {"role": "assistant", "content": " "}])
+    rest = renderer.tokenizer.decode(whole.input_ids[len(prompt) :]).replace("<think>\n\n</think>\n\n", "")
+    assert whole.input_ids[: len(prompt)] == prompt and whole.input_ids[-1] in renderer.end_token_ids
+    assert rest == renderer.tokenizer.decode(whole.input_ids[-1:]) and whole.loss_mask[-1]
+
+
 def test_many_at_once_equal_one_by_one(renderer):
     conversations = [FOUR, FOUR[:2], FOUR]
     assert renderer.dialogues(conversations, "last") == [renderer.dialogue(c, "last") for c in conversations]
