@@ -92,7 +92,7 @@ def _load_base(folder: Path, quantization: str | None, dtype: str) -> PreTrained
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     elif quantization is not None:
         raise InputError(f"quantization: must be nf4 or none, got {quantization!r}")
-    with quiet_loading():
+    with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     for module in model.modules():
         # On CPUs with AVX512-BF16 an eval forward would repack these weights in place: wrong gradients ever after.
@@ -179,14 +179,16 @@ def save_policy(
     if is_main:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            if quantized:
+                model.save_pretrained(folder / ADAPTER_FOLDER, state_dict=state)
+            elif has_adapter:
+                model.get_base_model().save_pretrained(folder, state_dict=_merged(model, state))
+            else:
+                model.save_pretrained(folder, state_dict=state)
         if quantized:
-            model.save_pretrained(folder / ADAPTER_FOLDER, state_dict=state)
             verify_saved(folder / ADAPTER_FOLDER, "adapter_model.safetensors")
-        elif has_adapter:
-            model.get_base_model().save_pretrained(folder, state_dict=_merged(model, state))
-            verify_saved(folder)
         else:
-            model.save_pretrained(folder, state_dict=state)
             verify_saved(folder)
     if accelerator is not None:
         accelerator.wait_for_everyone()
@@ -255,8 +257,8 @@ def verify_saved(folder: Path, file: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Silence transformers' progress bar and its notes on heads that are meant to be new; we check what matters."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and its notes on heads that are meant to be new; we check what matters."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint, weight_shapes
-from rlhf.models.policy import add_pad_embedding, load_tokenizer, quiet_loading, verify_saved, whole_state_dict
+from rlhf.models.policy import add_pad_embedding, load_tokenizer, quiet_transformers, verify_saved, whole_state_dict
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,7 +76,7 @@ class RewardModel(nn.Module):
         if is_adapter_checkpoint(folder):
             raise InputError(f"policy: {folder} is an adapter over 4-bit weights; merge it into whole weights first")
         config = without_dropout(AutoConfig.from_pretrained(folder, num_labels=1))
-        with quiet_loading():
+        with quiet_transformers():
             model = AutoModelForSequenceClassification.from_pretrained(
                 folder, config=config, dtype=getattr(torch, dtype)
             )
@@ -107,7 +107,7 @@ class RewardModel(nn.Module):
         config = without_dropout(AutoConfig.from_pretrained(folder))
         if config.num_labels != 1 or shapes.get("score.weight", [1])[0] != 1:
             raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
-        with quiet_loading():
+        with quiet_transformers():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, config=config, dtype=getattr(torch, dtype), output_loading_info=True
             )
@@ -138,7 +138,8 @@ class RewardModel(nn.Module):
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(folder)
             self.model.config.pad_token_id = tokenizer.pad_token_id
-            self.model.save_pretrained(folder, state_dict=_part(state, "model."))
+            with quiet_transformers():
+                self.model.save_pretrained(folder, state_dict=_part(state, "model."))
             if self.safety_head is not None:
                 head = {name: tensor.contiguous() for name, tensor in _part(state, "safety_head.").items()}
                 save_file(head, folder / SAFETY_HEAD_FILE)

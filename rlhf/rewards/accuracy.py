@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS, Domain, Preference
+from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.pairs import render_pairs
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import check_scores, name_of
+from rlhf.rewards.rows import RewardRows, seen_prompts
+from rlhf.rewards.scoring import RewardModelFunction, check_scores, name_of
+from rlhf.rewards.training import longest
 
 Z95 = 1.959963984540054
 
@@ -23,7 +29,7 @@ def wilson_interval(successes: float, n: int, z: float = Z95) -> tuple[float, fl
     p, square = successes / n, z * z
     middle = (p + square / (2 * n)) / (1 + square / n)
     half = z * math.sqrt(p * (1 - p) / n + square / (4 * n * n)) / (1 + square / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return 0.0 if successes == 0 else middle - half, 1.0 if successes == n else middle + half
 
 
 def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference]) -> dict[str, Any]:
@@ -72,6 +78,27 @@ def accuracy_report(
         "cross_domain_ci": across["accuracy_ci"],
         "cross_domain_pairs": across["pairs"],
         "longer_wins": longer_wins(own),
+    }
+
+
+def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, config: RewardTrainingConfig) -> dict[str, Any]:
+    """`accuracy_report` of a saved reward model on rows cut to the length it was trained on, as training cuts them.
+
+    Returns:
+        besides: "training_pairs" of its own domain, and "test_prompts_in_training": held-out rows whose first question
+        was trained on (the accuracy flatters if that is not 0).
+    """
+    reward = load_reward(checkpoint)
+    assert isinstance(reward, RewardModelFunction)
+    limit = longest(reward.model, config)
+    own, other = (
+        [pair.preference for pair in render_pairs(test, reward.renderer, limit, config.too_long, "test_preferences")]
+        for test in (rows.test, rows.test_other)
+    )
+    return {
+        **accuracy_report(reward, own, other, domain),
+        "training_pairs": len(rows.own),
+        "test_prompts_in_training": seen_prompts(own, rows.own),
     }
 
 

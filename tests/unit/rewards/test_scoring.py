@@ -1,4 +1,4 @@
-"""Reward functions: scores independent of order, batch and padding; user functions by import path; bad scores refused."""
+"""Scores independent of order, batch and padding; user functions by import path; bad scores and folders refused."""
 
 from __future__ import annotations
 

@@ -1,0 +1,88 @@
+"""The preference rows of one reward model: its own domain's, the other domain's to mix in, and the held-out ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.data.jsonl import file_format, read_rows
+from rlhf.data.loading import OnBadRow, Source, load_preferences
+from rlhf.data.rows import Domain, Preference
+from rlhf.errors import InputError
+from rlhf.stage import require_files
+
+OTHER: dict[Domain, Domain] = {"helpfulness": "safety", "safety": "helpfulness"}
+
+
+def local_files(**fields: Sequence[Source]) -> dict[str, Path]:
+    """Name -> path of the sources that are files (not hub names); InputError where one does not exist. Cheap."""
+    found = {}
+    for field, sources in fields.items():
+        for number, source in enumerate(sources):
+            if file_format(source) is not None or Path(source).exists():
+                require_files(**{field: source})
+                found[f"{field}.{number}"] = Path(source)
+    return found
+
+
+@dataclass(frozen=True)
+class RewardRows:
+    """own: to train on; other: of the other domain, to mix in; test and test_other: held out, of either domain."""
+
+    own: list[Preference]
+    other: list[Preference]
+    test: list[Preference]
+    test_other: list[Preference]
+
+
+def load_reward_rows(
+    domain: Domain,
+    preferences: Sequence[Source],
+    other_preferences: Sequence[Source],
+    test_preferences: Sequence[Source],
+    on_bad_row: OnBadRow = "refuse",
+) -> RewardRows:
+    """Read a reward model's rows; rows of another domain than the one looked for are left out.
+
+    A source whose rows carry no `domain` (HH, trl) is taken as wholly of one: `domain` in preferences and
+    test_preferences, the other one in other_preferences.
+
+    Raises:
+        InputError: preferences hold no row of `domain`.
+    """
+    other = OTHER[domain]
+    own_rows = _load(preferences, domain, on_bad_row)[domain]
+    if not own_rows:
+        names = ", ".join(os.fspath(source) for source in preferences)
+        raise InputError(f"preferences: {names} hold no row of domain {domain}; name others, or tag the rows")
+    other_rows = _load(other_preferences, other, on_bad_row)[other]
+    test = _load(test_preferences, domain, on_bad_row)
+    return RewardRows(own_rows, other_rows, test[domain], test[other])
+
+
+def _load(sources: Sequence[Source], untagged: Domain, on_bad_row: OnBadRow) -> dict[Domain, list[Preference]]:
+    rows: dict[Domain, list[Preference]] = {"helpfulness": [], "safety": []}
+    for source in sources:
+        domain = None if _has_tags(source) else untagged
+        for row in load_preferences(source, domain=domain, on_bad_row=on_bad_row):
+            rows[row.domain].append(row)
+    return rows
+
+
+def _has_tags(source: Source) -> bool:
+    if file_format(source) is None:
+        return False
+    _, row = next(read_rows(source))
+    return "domain" in row
+
+
+def seen_prompts(test: Sequence[Preference], training: Sequence[Preference]) -> int:
+    """Held-out rows whose first user's message opens a training row too: above 0, held-out figures flatter."""
+    first = {_first_turn(row) for row in training}
+    return sum(_first_turn(row) in first for row in test)
+
+
+def _first_turn(row: Preference) -> str:
+    return next(message["content"] for message in row.messages if message["role"] == "user")

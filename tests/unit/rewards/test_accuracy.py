@@ -1,0 +1,106 @@
+"""Accuracy figures: Wilson intervals against known values, ties, strengths, length, and the rows of each domain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf.conversation import Conversation
+from rlhf.data.rows import Preference
+from rlhf.errors import InputError
+from rlhf.rewards.accuracy import Z95, accuracy_report, longer_wins, preference_accuracy, wilson_interval
+from rlhf.rewards.rows import load_reward_rows, local_files, seen_prompts
+
+
+def row(number: int, chosen: str, rejected: str, **fields: Any) -> Preference:
+    return Preference(str(number), [{"role": "user", "content": f"q{number}"}], chosen, rejected, **fields)
+
+
+def by_content(conversations: Sequence[Conversation]) -> torch.Tensor:
+    return torch.tensor([float(c[-1]["content"]) for c in conversations])
+
+
+def test_wilson_interval_is_where_the_score_test_just_rejects() -> None:
+    for successes, n in ((5, 10), (85, 100), (3.5, 5)):
+        for bound in wilson_interval(successes, n):
+            assert (successes / n - bound) ** 2 == pytest.approx(Z95**2 * bound * (1 - bound) / n)
+    low, high = wilson_interval(85, 100)
+    assert low < 0.85 < high
+    assert wilson_interval(0, 10) == pytest.approx((0.0, Z95**2 / (10 + Z95**2)))
+    assert wilson_interval(10, 10) == pytest.approx((10 / (10 + Z95**2), 1.0))
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_accuracy_overall_by_strength_and_ties() -> None:
+    rows = [
+        row(0, "2", "1", strength="significantly"),
+        row(1, "3", "1", strength="significantly"),
+        row(2, "1", "2", strength="slightly"),
+        row(3, "1.0", "1.00", strength="slightly"),
+        row(4, "5", "4"),
+    ]
+    got = preference_accuracy(by_content, rows)
+    assert got["pairs"] == 5 and got["accuracy"] == pytest.approx(3.5 / 5)
+    assert got["accuracy_ci"] == pytest.approx(wilson_interval(3.5, 5))
+    assert list(got["accuracy_by_strength"]) == ["significantly", "slightly"]
+    assert got["accuracy_by_strength"]["significantly"] == {
+        "accuracy": 1.0,
+        "pairs": 2,
+        "ci": pytest.approx(wilson_interval(2, 2)),
+    }
+    assert got["accuracy_by_strength"]["slightly"]["accuracy"] == 0.25
+    assert preference_accuracy(by_content, [])["accuracy"] is None
+
+
+def test_longer_wins_and_the_report() -> None:
+    own = [row(0, "111", "2"), row(1, "1", "22"), row(2, "3", "4")]
+    assert longer_wins(own) == 0.5 and longer_wins([]) is None
+    report = accuracy_report(by_content, own, [row(3, "1", "9")], "safety")
+    assert report["domain"] == "safety" and report["pairs"] == 3 and report["longer_wins"] == 0.5
+    assert report["accuracy"] == pytest.approx(1 / 3) and report["cross_domain_accuracy"] == 0.0
+    json.dumps(report)
+    assert accuracy_report(by_content, own, [], "safety")["cross_domain_accuracy"] is None
+
+
+def test_a_reward_function_that_breaks_is_named() -> None:
+    with pytest.raises(InputError, match="nan_reward"):
+
+        def nan_reward(conversations: Sequence[Conversation]) -> torch.Tensor:
+            return torch.full((len(conversations),), float("nan"))
+
+        preference_accuracy(nan_reward, [row(0, "1", "2")])
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def test_rows_go_to_their_domain_and_untagged_files_to_the_fields(tmp_path: Path) -> None:
+    both = write(
+        tmp_path / "both.jsonl",
+        [row(0, "a", "b").to_dict(), row(1, "a", "b", domain="safety").to_dict(), row(2, "c", "d").to_dict()],
+    )
+    hh = [{"chosen": "\n\nHuman: q0\n\nAssistant: yes", "rejected": "\n\nHuman: q0\n\nAssistant: no"}]
+    untagged = write(tmp_path / "hh.jsonl", hh)
+    got = load_reward_rows("helpfulness", [both], [both, untagged], [untagged, both])
+    assert [r.chosen for r in got.own] == ["a", "c"] and [r.chosen for r in got.other] == ["a", "yes"]
+    assert [r.chosen for r in got.test] == ["yes", "a", "c"] and [r.id for r in got.test_other] == ["1"]
+    safety = load_reward_rows("safety", [untagged], [], [])
+    assert [r.domain for r in safety.own] == ["safety"] and safety.other == safety.test == []
+    assert seen_prompts(got.test, got.own) == 3 and seen_prompts(got.test_other, got.own) == 0
+    only = write(tmp_path / "only.jsonl", [row(0, "a", "b").to_dict()])
+    with pytest.raises(InputError, match="no row of domain safety"):
+        load_reward_rows("safety", [only], [], [])
+
+
+def test_sources_that_are_files_must_exist(tmp_path: Path) -> None:
+    there = write(tmp_path / "a.jsonl", [])
+    assert local_files(preferences=[str(there), "Org/name:train"]) == {"preferences.0": there}
+    with pytest.raises(InputError, match=r"test_preferences: .* does not exist"):
+        local_files(test_preferences=[tmp_path / "missing.jsonl"])
