@@ -77,4 +77,4 @@ def rate_interval(values: Sequence[float]) -> Interval | None:
     shrink = 1 / (1 + Z95**2 / n)
     centre = (rate + Z95**2 / (2 * n)) * shrink
     half = Z95 * math.sqrt(rate * (1 - rate) / n + Z95**2 / (4 * n * n)) * shrink
-    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
+    return Interval(rate, max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half)))  # rounding

@@ -84,7 +84,7 @@ def _verdict(scorer: GoldScorer, answer: Answer) -> dict[str, Any]:
 def with_rewards(
     answers: Sequence[Answer], helpfulness: RewardFunction, safety: RewardFunction, accelerator: Accelerator
 ) -> list[Answer]:
-    """The answers with both reward models' scores and the gate's choice. All processes call it with the same answers."""
+    """The answers with both reward models' scores and the gate's choice. All processes call it with the same."""
     from rlhf.rewards.gate import gated_rewards
 
     def score(spoken: Sequence[Answer]) -> list[tuple[float, ...]]:
@@ -96,7 +96,7 @@ def with_rewards(
 
 
 def with_referee(answers: Sequence[Answer], referee: RewardFunction, accelerator: Accelerator) -> list[Answer]:
-    """The answers with the referee's scores. All processes call it with the same answers."""
+    """The answers with the referee's scores. All processes call it with the same."""
     from rlhf.rewards.scoring import check_scores
 
     def score(spoken: Sequence[Answer]) -> list[tuple[float, ...]]:
@@ -112,7 +112,7 @@ def _score(
     score: Callable[[Sequence[Answer]], Sequence[tuple[float, ...]]],
     accelerator: Accelerator,
 ) -> list[tuple[float, ...]]:
-    """Scores of each answer. One without text is no conversation: it gets the lowest scores of the others, as in PPO."""
+    """Scores of each answer. One without text gets the lowest scores of the others, as in PPO."""
     spoken = [answer for answer in answers if answer.answer]
     if not spoken:
         raise InputError("policy: every answer it gave is empty; there is nothing to score")

@@ -99,7 +99,8 @@ def version_figures(name: str, answers: Sequence[Answer], opponents: Sequence[An
 
     `win_rate_vs_sft` is decided by gold where there is a gold scorer, else by the gated reward models (`judge` says
     which; ties count half); `proxy_win_rate_vs_sft` always by the latter. `sft_proxy_*` are SFT's scores by this
-    version's reward models: scores by different versions' models do not compare. `by_kind` is gold by the prompts' source.
+    version's reward models: scores by different versions' models do not compare. `by_kind` is gold by
+    the prompts' source.
     """
     helped = [a for a in answers if a.gold is not None and a.gold["kind"] != "unsafe"]
     unsafe = [a for a in answers if a.gold is not None and a.gold["kind"] == "unsafe"]

@@ -1,0 +1,150 @@
+"""recipes/evaluate.py: SFT's own evaluation, then a version's against it; bad input in one sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf.conversation import Conversation
+from rlhf.data.jsonl import write_rows
+from rlhf.data.rows import Prompt
+from rlhf.errors import InputError
+from rlhf.sampling.protocol import SamplingParams
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def longer(conversations: Sequence[Conversation]) -> torch.Tensor:
+    return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
+
+
+def calm(conversations: Sequence[Conversation]) -> torch.Tensor:
+    return torch.zeros(len(conversations))
+
+
+class Verdict:
+    violation = False
+    false_refusal = False
+    kind = "ordinary"
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.helpfulness = min(1.0, len(conversation[-1]["content"]) / 100)
+        self.safety = 1.0
+
+
+class Scorer:
+    def __init__(self, world: Path) -> None:
+        assert world.exists()
+
+    judge = staticmethod(Verdict)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evaluate_recipe", ROOT / "recipes" / "evaluate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["evaluate_recipe"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    texts = ["what is the river of velda ?", "how do I paint my own goat ?", "hello", "ask a doctor"]
+    rows = [
+        Prompt(f"p{i}", [{"role": "user", "content": text}], "safety" if i % 2 else "helpfulness", "test")
+        for i, text in enumerate(texts)
+    ]
+    write_rows(tmp_path / "prompts.jsonl", (row.to_dict() for row in rows))
+    return tmp_path / "prompts.jsonl"
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return content
+
+
+def test_sft_then_a_version_against_it(
+    recipe: ModuleType, prompts: Path, tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    common = {
+        "prompts": str(prompts),
+        "policy": tiny_policy_path,
+        "helpfulness": "test_evaluate:longer",
+        "safety": "test_evaluate:calm",
+        "referee": "test_evaluate:longer",
+        "scorer": "test_evaluate:Scorer",
+        "world": prompts,
+        "samples_per_prompt": 2,
+    }
+    sampling = SamplingParams(max_new_tokens=8)
+    recipe.main(recipe.EvaluateConfig(output=tmp_path / "sft", name="sft", sampling=sampling, **common))
+    sft = figures(tmp_path / "sft")
+    assert sft["prompts"] == 4 and sft["answers"] == 8
+    assert sft["win_rate_vs_sft"] is None and sft["kl_from_sft"] is None and sft["sft_proxy_reward"] is None
+    assert 0 < sft["mean_length"] <= 8 and sft["referee_score"] == sft["proxy_helpfulness"] > 0
+
+    opponent = {"baseline": tiny_policy_path, "baseline_evaluation": tmp_path / "sft"}
+    recipe.main(recipe.EvaluateConfig(output=tmp_path / "v1", name="v1", sampling=sampling, **common, **opponent))
+    v1 = figures(tmp_path / "v1")
+    assert v1["gold_helpfulness"] == sft["gold_helpfulness"]  # the same policy, the same draws
+    assert v1["win_rate_vs_sft"] == 0.5 and v1["proxy_win_rate_vs_sft"] == 0.5 and v1["judge"] == "gold"
+    assert v1["kl_from_sft"] == pytest.approx(0.0, abs=1e-5) and v1["kl_k3"] == pytest.approx(0.0, abs=1e-5)
+    assert v1["sft_proxy_reward"] == sft["proxy_reward"]
+
+    rows = [json.loads(line) for line in (tmp_path / "v1" / "answers.jsonl").read_text().splitlines()]
+    assert [(r["prompt_id"], r["index"]) for r in rows] == [(f"p{i}", k) for i in range(4) for k in range(2)]
+    assert all(r["sft"]["answer"] == r["answer"] and r["sft"]["reward"] == r["reward"] for r in rows)
+    needed = {
+        "prompt_id",
+        "messages",
+        "domain",
+        "answer",
+        "helpfulness",
+        "safety",
+        "reward",
+        "referee",
+        "gold",
+        "length",
+    }
+    assert needed <= rows[0].keys() and rows[0]["messages"][-1]["role"] == "user"
+
+    cold = SamplingParams(max_new_tokens=4, temperature=0.5)
+    recipe.main(recipe.EvaluateConfig(output=tmp_path / "cold", name="v1", sampling=cold, **common, **opponent))
+    assert figures(tmp_path / "cold")["kl_from_sft"] is None  # other distributions than the policy's own
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": " "}, "name: must not be empty"),
+        ({"samples_per_prompt": 0}, "samples_per_prompt: must be at least 1, got 0"),
+        ({"helpfulness": "a:b"}, "name both or neither"),
+        ({"scorer": "a:B"}, "a gold scorer needs its world"),
+    ],
+)
+def test_bad_settings(recipe: ModuleType, change: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {"output": Path("o"), "name": "v1", "policy": Path("p"), "prompts": "x.jsonl"} | change
+    with pytest.raises(InputError, match=message):
+        recipe.EvaluateConfig(**settings)
+
+
+def test_missing_files_are_named_before_anything_heavy_loads(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "evaluate.py")]
+    command += ["--config", str(ROOT / "recipes" / "configs" / "embedded" / "evaluate.yaml")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "policy: runs/demo/v3/ppo/checkpoint does not exist; `make demo` writes it" in line
+    assert "| torch" not in done.stderr and "transformers" not in done.stderr

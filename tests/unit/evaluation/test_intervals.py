@@ -1,0 +1,67 @@
+"""Intervals against tables and against simulation."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rlhf.evaluation.intervals import mean_interval, rate_interval, t_quantile
+
+
+@pytest.mark.parametrize(
+    ("degrees", "table"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (5, 2.57058), (10, 2.22814), (100, 1.98397)]
+)
+def test_t_quantile_is_the_tables(degrees: int, table: float) -> None:
+    assert t_quantile(degrees) == pytest.approx(table, rel=0.005 if degrees < 10 else 1e-4)
+
+
+def test_t_quantile_refuses_no_degrees() -> None:
+    with pytest.raises(ValueError, match="degrees"):
+        t_quantile(0)
+
+
+def test_mean_interval_of_a_worked_example() -> None:
+    found = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found is not None and found.ci is not None
+    assert found.mean == 3.0
+    assert found.ci == pytest.approx([3 - 1.96324, 3 + 1.96324], abs=2e-3)  # 2.77645 * sqrt(2.5) / sqrt(5)
+
+
+def test_nothing_and_one_value() -> None:
+    assert mean_interval([]) is None and rate_interval([]) is None
+    single = mean_interval([0.25])
+    assert single is not None and single.mean == 0.25 and single.ci is None
+
+
+def test_wilson_of_a_worked_example() -> None:
+    found = rate_interval([1.0] * 8 + [0.0] * 2)
+    assert found is not None and found.ci is not None
+    assert found.mean == 0.8
+    assert found.ci == pytest.approx([0.490162, 0.943318], abs=1e-6)
+
+
+def test_wilson_stays_in_0_to_1_and_is_not_empty_at_its_ends() -> None:
+    for value in (0.0, 1.0):
+        found = rate_interval([value] * 20)
+        assert found is not None and found.low is not None and found.high is not None
+        assert 0 <= found.low <= found.mean <= found.high <= 1 and found.high - found.low > 0.1
+
+
+def test_rate_refuses_what_is_no_rate() -> None:
+    with pytest.raises(ValueError, match="rate_interval"):
+        rate_interval([0.5, 1.5])
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    rng = random.Random(0)
+    means, rates, trials = 0, 0, 400
+    for _ in range(trials):
+        found = mean_interval([rng.expovariate(1.0) for _ in range(60)])
+        assert found is not None and found.low is not None and found.high is not None
+        means += found.low <= 1.0 <= found.high
+        found = rate_interval([float(rng.random() < 0.1) for _ in range(60)])
+        assert found is not None and found.low is not None and found.high is not None
+        rates += found.low <= 0.1 <= found.high
+    assert 0.90 <= means / trials <= 0.98
+    assert 0.90 <= rates / trials <= 0.99
