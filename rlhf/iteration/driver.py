@@ -29,7 +29,8 @@ from rlhf.iteration.processes import StageProcess, command_of, end_leftovers, st
 from rlhf.stage import digest
 
 POLL_SECONDS = 0.05
-ERROR_LINE = re.compile(r"^(error: .*|[\w.]*(Error|Exception|Interrupt|Exit)\b.*)")
+ERROR_LINE = re.compile(r"(?:\[rank\d+\]:\s*)?(error: .*|[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)")
+LAUNCHER_LINE = re.compile(r"torch\.distributed\.elastic|subprocess\.CalledProcessError")
 
 
 class StageFailed(Exception):
@@ -227,8 +228,8 @@ def last_error_line(log: Path, start: int = 0) -> str:
     with log.open("rb") as stream:
         stream.seek(start)
         text = stream.read().decode(errors="replace")
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    errors = [line for line in lines if ERROR_LINE.match(line)]
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip() and not LAUNCHER_LINE.match(line)]
+    errors = [found.group(1) for line in lines if (found := ERROR_LINE.match(line))]
     return (errors or lines or [""])[-1].removeprefix("error: ")[:500]
 
 
