@@ -247,3 +247,17 @@ def test_check_conversation_returns_a_copy():
     assert checked == [SYSTEM, *FOUR] and checked[0] is not rows[0]
     with pytest.raises(InputError, match="only a system message"):
         check_conversation([SYSTEM])
+
+
+def test_a_real_llama_tokenizer(shared_data):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "stories260K")
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.chat_template = LLAMA2_CHAT_TEMPLATE
+    renderer = Renderer(tokenizer)
+    text = tokenizer.apply_chat_template([SYSTEM, *FOUR], tokenize=False)
+    whole = renderer.dialogue([SYSTEM, *FOUR]).input_ids
+    assert whole == tokenizer(text, add_special_tokens=False)["input_ids"]
+    prompt = renderer.prompt_ids([SYSTEM, *FOUR[:3]])
+    assert whole[: len(prompt)] == prompt and renderer.answer_text(whole[len(prompt) :]) == "hello"
