@@ -1,0 +1,162 @@
+"""Rejection-sampling fine-tuning (Llama 2 paper, section 3.2.3).
+
+Sample K answers to each prompt from the newest policy, score them with the newest reward models, keep the best answer
+of each prompt, and fine-tune on the kept ones as in SFT. Every version starts its fine-tuning from the same checkpoint.
+The best is taken over the answers of ALL versions so far, rescored with the newest reward models: choosing among the
+last version's alone made the paper's V3 forget skills.
+
+    accelerate launch recipes/rejection_sampling.py --config recipes/configs/embedded/rejection_sampling.yaml
+
+Writes into the output folder: checkpoint/, completions.parquet (this version's answers, scored: the pool of the next
+versions), selected.jsonl (the dialogues it trained on), selection.json (rewards, best-of-k curve, versions chosen),
+metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation, Renderer
+from rlhf.data.jsonl import file_format, write_rows
+from rlhf.data.loading import load_conversations, load_prompts
+from rlhf.data.mixing import mix
+from rlhf.errors import InputError
+from rlhf.finetuning.config import FinetuningConfig
+from rlhf.iteration.pool import completions_of, read_pool, rescore, select_best, write_completions
+from rlhf.iteration.selection import selected_rows, selection_figures
+from rlhf.models.config import AdapterConfig
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import open_stage, require_files, write_json
+
+
+@dataclass(frozen=True)
+class RejectionSamplingConfig:
+    """Rejection-sampling fine-tuning.
+
+    Args:
+        output: folder of this stage.
+        policy: checkpoint folder that the answers are sampled from, the newest.
+        fine_tune_from: checkpoint folder that the fine-tuning starts from, the same for every version.
+        prompts: prompts to answer (file or hub name); those of domain "safety" are rewarded for safety alone.
+        helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
+        safety: the same for safety.
+        pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
+        sft_data: dialogues to mix in, against forgetting; null: none.
+        sft_share: their share of all rows.
+        version: name of this version in the pool.
+        num_samples: K, answers drawn for each prompt.
+        sampling: how they are drawn.
+        batch_size: answers drawn at once.
+        adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
+        quantization: nf4 holds both policies' weights in 4 bit, which needs an adapter; null: as they are.
+        finetuning: length, masking, schedule.
+        seed: added to sampling.seed; also of the mix, the rows' order and dropout.
+    """
+
+    output: Path
+    policy: Path
+    fine_tune_from: Path
+    prompts: str
+    helpfulness: str
+    safety: str
+    pool: Path | None = None
+    sft_data: Path | None = None
+    sft_share: float = 0.2
+    version: str = "v1"
+    num_samples: int = 16
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    batch_size: int = 256
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
+    finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last", on_bad_row="skip"))
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.sft_share < 1:
+            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
+        if self.sampling.temperature == 0 and self.num_samples > 1:
+            raise InputError("sampling.temperature: at 0 all answers of a prompt are the same; raise it, e.g. to 1")
+        if self.quantization is not None and self.adapter is None:
+            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
+
+
+def main(config: RejectionSamplingConfig) -> None:
+    inputs: dict[str, Any] = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
+    inputs |= {n: Path(p) for n in ("helpfulness", "safety") if ":" not in (p := getattr(config, n))}
+    inputs |= {"prompts": Path(config.prompts)} if file_format(config.prompts) else {}
+    inputs |= {n: p for n in ("pool", "sft_data") if (p := getattr(config, n)) is not None}
+    require_files(**inputs)
+    prompts = load_prompts(config.prompts)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    pool = read_pool(config.pool) if config.pool is not None else []
+    if any(row.version == config.version for row in pool):
+        raise InputError(f"version: {config.version} is in the pool already; give this version another name")
+    judges = f"{config.helpfulness} & {config.safety}"
+    sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
+
+    from rlhf.finetuning.supervised import finetune, training_renderer
+    from rlhf.metrics import MetricsLog
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.rewards.loading import load_reward
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.training.accelerator import make_accelerator
+
+    accelerator = make_accelerator(seed=config.seed)
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        accelerator.wait_for_everyone()
+        helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
+
+        # sample K answers to each prompt
+        policy = load_policy(config.policy, quantization=config.quantization)
+        policy = policy if policy.device == accelerator.device else policy.to(accelerator.device)
+        sampler = InProcessSampler(policy, Renderer(load_tokenizer(config.policy)), config.batch_size)
+        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        samples = sample_distributed(sampler, [p.messages for p in prompts], config.num_samples, params, accelerator)
+        drawn = completions_of(prompts, samples, config.version, params.temperature)
+        del policy, sampler
+
+        # score them, and those of earlier versions, with the newest reward models
+        candidates = [row for row in pool if row.prompt_id in by_id] + drawn
+        candidates, used_safety = rescore(candidates, by_id, helpfulness, safety, accelerator, judges)
+        drawn, used_safety = candidates[-len(drawn) :], used_safety[-len(drawn) :]
+        del helpfulness, safety
+
+        # keep the best answer of each prompt
+        selected = select_best(candidates)
+        dialogues: list[Conversation] = [
+            [*by_id[row.prompt_id].messages, {"role": "assistant", "content": row.text}] for row in selected
+        ]
+        if accelerator.is_main_process:
+            write_completions(folder / "completions.parquet", drawn)
+            write_rows(folder / "selected.jsonl", selected_rows(selected, dialogues))
+            figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selected)
+            write_json(folder / "selection.json", figures | {"pool_left_out": len(pool) + len(drawn) - len(candidates)})
+        if not selected:
+            raise InputError("sampling.max_new_tokens: no answer came to its end within it; raise it")
+
+        # fine-tune on them
+        tokenizer = load_tokenizer(config.fine_tune_from)
+        policy = load_policy(config.fine_tune_from, adapter=config.adapter, quantization=config.quantization)
+        finetune(
+            policy,
+            training_renderer(tokenizer, policy, config.finetuning),
+            mix(dialogues, sft_dialogues, config.sft_share, config.seed) if sft_dialogues else dialogues,
+            config.finetuning,
+            accelerator,
+            MetricsLog(folder, accelerator),
+            config.seed,
+            name=f"rejection sampling {config.version}",
+        )
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
+        accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    run_recipe(main, RejectionSamplingConfig)

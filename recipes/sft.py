@@ -1,0 +1,92 @@
+"""Supervised fine-tuning (Llama 2 paper, section 3.1): a base checkpoint learns to answer, in the chat format.
+
+The loss is on answer tokens alone. With `--adapter.r 64` only a LoRA adapter is trained, with `--quantization nf4` as
+well over 4-bit weights (QLoRA: learning rate 2e-4). A share of the dialogues is held out and measured after each epoch.
+
+    accelerate launch recipes/sft.py --config recipes/configs/embedded/sft.yaml
+    accelerate launch recipes/sft.py --policy my_base --data my_chats.jsonl --output sft
+
+Writes into the output folder: checkpoint/, metrics.jsonl (loss per answer token of each step, `heldout_loss`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rlhf.configuration import run_recipe
+from rlhf.data.jsonl import file_format
+from rlhf.data.loading import load_conversations
+from rlhf.data.splitting import split_by_first_turn
+from rlhf.errors import InputError
+from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.config import AdapterConfig
+from rlhf.stage import open_stage, require_files
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning.
+
+    Args:
+        output: folder of this stage.
+        policy: checkpoint folder to start from; its tokenizer needs a chat template.
+        data: dialogues that end with an answer, `messages` or `prompt` and `completion`: a local file or a hub name.
+        adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
+        quantization: nf4 holds the weights in 4 bit, which needs an adapter; null: as they are.
+        finetuning: length, masking, schedule.
+        seed: of the held-out split, the rows' order and dropout.
+        heldout_share: share of the dialogues (by their first turn) to measure and never train on.
+    """
+
+    output: Path
+    policy: Path
+    data: str
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
+    finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
+    seed: int = 0
+    heldout_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.heldout_share < 1:
+            raise InputError(f"heldout_share: must be 0 or above and below 1, got {self.heldout_share}")
+        if self.quantization is not None and self.adapter is None:
+            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
+
+
+def main(config: SftConfig) -> None:
+    data = {"data": Path(config.data)} if file_format(config.data) else {}
+    require_files(policy=config.policy, **data)
+    dialogues = load_conversations(config.data, on_bad_row=config.finetuning.on_bad_row)
+    shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
+    parts = split_by_first_turn(dialogues, shares, config.seed, key=lambda messages: messages)
+
+    from rlhf.finetuning.supervised import finetune, training_renderer
+    from rlhf.metrics import MetricsLog
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.training.accelerator import make_accelerator
+
+    accelerator = make_accelerator(seed=config.seed)
+    with open_stage(config.output, config, inputs={"policy": config.policy, **data}) as folder:
+        accelerator.wait_for_everyone()
+        tokenizer = load_tokenizer(config.policy)
+        policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
+        finetune(
+            policy,
+            training_renderer(tokenizer, policy, config.finetuning),
+            parts["train"],
+            config.finetuning,
+            accelerator,
+            MetricsLog(folder, accelerator),
+            config.seed,
+            heldout=parts["heldout"],
+            name="sft",
+        )
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
+        accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    run_recipe(main, SftConfig)

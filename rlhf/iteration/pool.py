@@ -1,0 +1,160 @@
+"""The pool: every version's scored answers, one `<version>.parquet` each, and the choice of the best.
+
+Choosing among the answers of all versions, and not the last one's alone, is the paper's cure for forgetting (section
+3.2.3; RECIPE section 4). Scores of different reward models cannot be compared: rescore the pool before choosing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.data.rows import Completion, Prompt
+from rlhf.errors import InputError
+from rlhf.rewards.protocol import RewardFunction
+from rlhf.sampling.protocol import Sample
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+
+def write_completions(path: str | os.PathLike[str], rows: Iterable[Completion]) -> None:
+    """Write one Parquet file of Completion rows."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = list(rows)
+    columns = {name: [getattr(row, name) for row in rows] for name in _schema().names}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns, schema=_schema()), path)
+
+
+def read_completions(path: str | os.PathLike[str]) -> list[Completion]:
+    """Read what `write_completions` wrote. Raises InputError: no readable Parquet, or a column is missing."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        found = parquet.read_schema(path).names
+        missing = [name for name in _schema().names if name not in found]
+        if missing:
+            raise InputError(f"{path}: is not a file of completions, it has no column {missing[0]!r}")
+        columns = parquet.read_table(path, columns=_schema().names).to_pydict()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
+    columns["token_ids"] = [tuple(ids) for ids in columns["token_ids"]]
+    return [Completion(*row) for row in zip(*(columns[f.name] for f in fields(Completion)), strict=True)]
+
+
+def read_pool(folder: str | os.PathLike[str], versions: Sequence[str] | None = None) -> list[Completion]:
+    """All completions of a pool, older versions first.
+
+    Args:
+        folder: holds `<version>.parquet` files.
+        versions: the wanted ones, oldest first; None: all, by name, numbers in it by value (v2 before v10).
+
+    Raises:
+        InputError: no folder, a named version that is not there, or a file that cannot be read.
+    """
+    files = {file.stem: file for file in Path(folder).glob("*.parquet")}
+    if not Path(folder).is_dir() or not files:
+        raise InputError(f"pool: {folder} holds no <version>.parquet; name the pool folder of a run, or none")
+    for version in versions or ():
+        if version not in files:
+            raise InputError(
+                f"pool: {folder} has no version {version!r}, only {', '.join(sorted(files, key=_by_number))}"
+            )
+    wanted = sorted(files, key=_by_number) if versions is None else versions
+    return [row for version in wanted for row in read_completions(files[version])]
+
+
+def completions_of(
+    prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], version: str, temperature: float
+) -> list[Completion]:
+    """Samples as completions, prompt after prompt, not yet scored (NaN)."""
+    unscored = {"helpfulness": math.nan, "safety": math.nan, "reward": math.nan, "reward_model": ""}
+    return [
+        Completion(
+            prompt_id=prompt.id,
+            version=version,
+            index=index,
+            text=sample.text,
+            token_ids=sample.token_ids,
+            logprob=sample.logprob,
+            temperature=temperature,
+            finished=sample.finished,
+            **unscored,
+        )
+        for prompt, answers in zip(prompts, samples, strict=True)
+        for index, sample in enumerate(answers)
+    ]
+
+
+def rescore(
+    rows: Sequence[Completion],
+    prompts: Mapping[str, Prompt],
+    helpfulness: RewardFunction,
+    safety: RewardFunction,
+    accelerator: Accelerator,
+    reward_model: str,
+) -> tuple[list[Completion], Tensor]:
+    """The rows with the scores of these reward models, and whether the reward is the safety score, (n,) bool.
+
+    Dealt out over the processes, the same on each. `prompts`: by id, for their messages and domains; `reward_model`:
+    name of the pair of them, kept in each row.
+    """
+    from rlhf.rewards.distributed import score_answers
+
+    scores = score_answers(
+        [prompts[row.prompt_id] for row in rows], [row.text for row in rows], helpfulness, safety, accelerator
+    )
+    columns = (scores.helpfulness.tolist(), scores.safety.tolist(), scores.reward.tolist())
+    scored = [
+        replace(row, helpfulness=h, safety=s, reward=r, reward_model=reward_model)
+        for row, h, s, r in zip(rows, *columns, strict=True)
+    ]
+    return scored, scores.used_safety
+
+
+def select_best(rows: Sequence[Completion], *, top: int = 1) -> list[Completion]:
+    """The `top` answers of each prompt by reward, best first; prompts in the order of their first row.
+
+    Only finished answers with text can be chosen; a prompt without one is left out. Ties go to the newer version (the
+    one that appears later in `rows`), then to the lower index. The same text is chosen once.
+    """
+    age = {version: number for number, version in enumerate(dict.fromkeys(row.version for row in rows))}
+    by_prompt: dict[str, list[Completion]] = {}
+    for row in rows:
+        candidates = by_prompt.setdefault(row.prompt_id, [])
+        if row.finished and row.text.strip():
+            candidates.append(row)
+    chosen = []
+    for candidates in by_prompt.values():
+        distinct: dict[str, Completion] = {}
+        for row in sorted(candidates, key=lambda row: (-row.reward, -age[row.version], row.index)):
+            distinct.setdefault(row.text, row)
+        chosen += list(distinct.values())[:top]
+    return chosen
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    kinds = {
+        "str": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float32(),
+        "bool": pa.bool_(),
+        "tuple[int, ...]": pa.list_(pa.int32()),
+    }
+    return pa.schema([(f.name, kinds[str(f.type)]) for f in fields(Completion)])

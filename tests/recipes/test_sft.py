@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from rlhf.configuration import parse_config
+from rlhf.errors import InputError
+from rlhf.metrics import read_metrics
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+import sft
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "chats.jsonl"
+    words = ["goat", "river", "doctor", "velda"]
+    rows = [
+        [
+            {"role": "user", "content": f"what is {words[i % 4]} {i} ?"},
+            {"role": "assistant", "content": f"the {words[i % 4]} is mora"},
+        ]
+        for i in range(40)
+    ]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return path
+
+
+def arguments(tmp_path: Path, policy: Path, data: Path) -> list[str]:
+    given = {"output": tmp_path / "sft", "policy": policy, "data": data, "heldout_share": 0.3}
+    training = {"learning_rate": 0.01, "batch_size": 8, "micro_batch_size": 4}
+    given |= {f"finetuning.optimizer.{name}": value for name, value in training.items()}
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
+def test_sft_trains_and_writes_a_checkpoint(tiny_policy_path: Path, data: Path, tmp_path: Path) -> None:
+    config = parse_config(sft.SftConfig, arguments(tmp_path, tiny_policy_path, data))
+    assert config.finetuning.optimizer.epochs == 2
+    sft.main(config)
+    output = tmp_path / "sft"
+    metrics = read_metrics(output / "metrics.jsonl")
+    losses = [row["loss"] for row in metrics if "loss" in row]
+    heldout = [row["heldout_loss"] for row in metrics if "heldout_loss" in row]
+    assert losses[-1] < losses[0] - 1
+    assert len(heldout) == 2 and heldout[1] < heldout[0]
+    AutoModelForCausalLM.from_pretrained(output / "checkpoint")
+    stage = json.loads((output / "stage.json").read_text())
+    assert set(stage["inputs"]) == {"policy", "data"}
+    with pytest.raises(InputError, match="exists already"):
+        sft.main(config)
+
+
+def test_sft_with_an_adapter_keeps_the_other_weights(tiny_policy_path: Path, data: Path, tmp_path: Path) -> None:
+    config = parse_config(sft.SftConfig, [*arguments(tmp_path, tiny_policy_path, data), "--adapter.r", "4"])
+    sft.main(config)
+    before = AutoModelForCausalLM.from_pretrained(tiny_policy_path).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "sft" / "checkpoint").state_dict()
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed and all("_proj" in name for name in changed)
+
+
+def test_bad_options_are_answered_before_anything_is_loaded(
+    tiny_policy_path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rlhf.models.policy", None)
+    given = arguments(tmp_path, tiny_policy_path, data)
+    with pytest.raises(InputError, match="give an adapter"):
+        parse_config(sft.SftConfig, [*given, "--quantization", "nf4"])
+    with pytest.raises(InputError, match=r"policy: runs/demo/base does not exist; `make demo` writes it"):
+        sft.main(parse_config(sft.SftConfig, [*given, "--policy", "runs/demo/base"]))
+    data.write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
+    with pytest.raises(InputError, match=r"chats\.jsonl:1: .*last message must be the assistant's"):
+        sft.main(parse_config(sft.SftConfig, given))
+    assert not (tmp_path / "sft").exists()
