@@ -5,12 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.sampling.shared_prefix import can_share
 
 WORDS = [
     "what",
@@ -166,3 +176,34 @@ def test_the_model_comes_back_as_it_was(model: LlamaForCausalLM, renderer: Rende
     assert model.config._attn_implementation == attention
     model.eval()
     assert InProcessSampler(model, renderer).sample([], 2, PARAMS) == []
+
+
+TINY = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "pad_token_id": 2}
+GROUPED = {**TINY, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("config", "shared"),
+    [
+        (Qwen3Config(**GROUPED, head_dim=8), True),
+        (GPT2Config(**TINY, bos_token_id=0, eos_token_id=1), True),
+        (MistralConfig(**GROUPED, sliding_window=8), False),
+        (Gemma2Config(**GROUPED, head_dim=8, sliding_window=8), False),
+    ],
+    ids=lambda value: getattr(value, "model_type", value),
+)
+def test_other_architectures(config: PreTrainedConfig, shared: bool, renderer: Renderer) -> None:
+    """Learned positions, sliding windows, soft-capped logits: the log-probability is a plain forward's for all."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert can_share(model) == shared
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    for prompt, row in zip(PROMPTS[:3], InProcessSampler(model, renderer).sample(PROMPTS[:3], 3, PARAMS), strict=True):
+        start = renderer.prompt_ids(prompt)
+        for sample in row:
+            ids = torch.tensor([start + list(sample.token_ids)])
+            with torch.no_grad():
+                logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[len(start) - 1 :, 0]
+            assert sample.logprob == pytest.approx(logprobs.sum().item(), abs=1e-3)
