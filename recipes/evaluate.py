@@ -1,9 +1,9 @@
 """What a version is worth: its answers to held-out prompts, judged (Llama 2 paper, sections 3.4 and 4.3; RECIPE 8).
 
-The policy answers every test prompt. The judges are a gold scorer, where the truth is known, both reward models with the
-safety gate, and a referee reward model. The answers are set against SFT's answers to the same prompts, judged by the same
-judges; and SFT's log-probabilities say how far the policy has moved. Length is reported beside reward, because much of
-a gain in reward is often length.
+The policy answers every test prompt. The judges are a gold scorer, where the truth is known, both reward models with
+the safety gate, and a referee reward model. The answers are set against SFT's answers to the same prompts, judged by
+the same judges; and SFT's log-probabilities say how far the policy has moved. Length is reported beside reward, because
+much of a gain in reward is often length.
 
     python recipes/evaluate.py --config recipes/configs/embedded/evaluate.yaml
 
@@ -20,6 +20,7 @@ from typing import Any
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import require_checkpoint, require_reward_head
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import open_stage, require_files, write_json
 
@@ -88,6 +89,9 @@ def main(config: EvaluateConfig) -> None:
     inputs["prompts"] = config.prompts if file_format(config.prompts) else None
     inputs = {name: path for name, path in inputs.items() if path is not None}
     require_files(**inputs)
+    require_checkpoint(config.policy)
+    for judge in judges.values():
+        require_reward_head(judge)
 
     from rlhf.conversation import Renderer
     from rlhf.evaluation.answers import answers_of, read_answers, write_answers

@@ -21,6 +21,7 @@ from typing import Any
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import require_reward_head
 from rlhf.ppo.config import PPOConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import open_stage, require_files, write_json
@@ -75,6 +76,8 @@ def main(config: PPORecipeConfig) -> None:
     if config.value_from is not None:
         inputs["value_from"] = config.value_from
     require_files(**inputs)
+    for judge in judges.values():
+        require_reward_head(judge)
 
     from rlhf.conversation import Renderer
     from rlhf.metrics import MetricsLog

@@ -27,6 +27,7 @@ from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.iteration.pool import completions_of, read_pool, rescore, select_best, write_completions
 from rlhf.iteration.selection import selected_rows, selection_figures
+from rlhf.models.checkpoint import require_reward_head
 from rlhf.models.config import AdapterConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import open_stage, require_files, write_json
@@ -92,6 +93,8 @@ def main(config: RejectionSamplingConfig) -> None:
     inputs |= {"prompts": Path(config.prompts)} if file_format(config.prompts) else {}
     inputs |= {n: p for n in ("pool", "sft_data") if (p := getattr(config, n)) is not None}
     require_files(**inputs)
+    for judge in {"helpfulness", "safety"} & inputs.keys():
+        require_reward_head(inputs[judge])
     prompts = load_prompts(config.prompts)
     by_id = {prompt.id: prompt for prompt in prompts}
     pool = read_pool(config.pool) if config.pool is not None else []

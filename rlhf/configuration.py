@@ -41,7 +41,9 @@ def parse_config(
     except InputError:
         raise
     except Exception as error:  # jsonargparse raises many kinds, all of them about the user's input
-        raise InputError(_one_sentence(error)) from error
+        words = [*(sys.argv if argv is None else argv), "the YAML file"]
+        file = words[words.index("--config") + 1] if "--config" in words else words[-1]
+        raise InputError(_one_sentence(error).replace('"<unicode string>"', file)) from error
 
 
 def _one_sentence(error: BaseException) -> str:

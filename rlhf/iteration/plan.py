@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rlhf.iteration.config import IterativeConfig, VersionConfig
 
+SEED_OPTION = {"simulated_world": "world.seed"}
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
@@ -122,7 +123,7 @@ class _Planner:
             elif value:
                 overrides[option] = json.dumps([str(path) for path in value])
                 inputs.extend(value)
-        overrides["seed"] = str(seed)
+        overrides[SEED_OPTION.get(recipe, "seed")] = str(seed)
         stage = PlannedStage(
             name=name,
             recipe=recipe,
@@ -148,19 +149,21 @@ class _Planner:
                 config.seed,
                 [data / "referee_train.jsonl"],
                 [data / "referee_test.jsonl"],
+                mixed=False,
             )
 
     def _reward_model(
-        self, name: str, domain: str, seed: int, preferences: Sequence[Path], test: Sequence[Path]
+        self, name: str, domain: str, seed: int, preferences: Sequence[Path], test: Sequence[Path], mixed: bool = True
     ) -> Path:
-        """Plan a reward model on the rows of its domain, mixed with those of the other one; returns its checkpoint."""
+        """Plan a reward model on its domain's rows, mixed with the other domain's or not; returns its checkpoint."""
         folder = self._add(
             name,
             f"{domain}_reward",
             seed,
             policy=self.sft,
             preferences=preferences,
-            other_preferences=preferences,
+            other_preferences=preferences if mixed else None,
+            other_share=None if mixed else "0.0",
             test_preferences=test,
         )
         return folder / "checkpoint"
@@ -183,6 +186,7 @@ class _Planner:
             prompts=data / "prompts.jsonl",
             helpfulness=helpfulness,
             safety=safety,
+            sft_data=data / "sft.jsonl",
             pool=str(self.run / name / "pool") if links else None,
             version=name,
         )
@@ -213,7 +217,7 @@ class _Planner:
                 policy=self.policies[-1],
                 second_policy=self.policies[-2] if len(self.policies) > 1 else None,
                 prompts=self.data / "prompts.jsonl",
-                world=self.data,
+                world=self.data / "world.json",
             )
         else:
             folder = self.data
@@ -239,5 +243,5 @@ class _Planner:
             helpfulness=self.rewards["helpfulness"],
             safety=self.rewards["safety"],
             referee=self.rewards.get("referee"),
-            world=self.data if self.config.collect else None,
+            world=self.data / "world.json" if self.config.collect else None,
         )

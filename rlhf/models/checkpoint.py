@@ -11,6 +11,7 @@ from safetensors import safe_open
 from rlhf.errors import InputError
 
 ADAPTER_FOLDER = "adapter"
+HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
 
 def is_adapter_checkpoint(path: str | os.PathLike[str]) -> bool:
@@ -55,8 +56,20 @@ def weight_shapes(folder: Path) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for file in weight_files(folder):
         try:
-            with safe_open(file, framework="pt") as tensors:
+            with safe_open(file, framework="np") as tensors:
                 shapes.update({name: tensors.get_slice(name).get_shape() for name in tensors.keys()})  # noqa: SIM118
         except Exception as error:  # safetensors raises its own kind, and OSError
             raise InputError(f"checkpoint: {file} cannot be read ({error}); copy or save it again") from error
+    return shapes
+
+
+def require_reward_head(path: str | os.PathLike[str]) -> dict[str, list[int]]:
+    """Tensor shapes of a whole checkpoint that has a scalar head; InputError where it has none. Loads no torch."""
+    folder = require_checkpoint(path)
+    shapes = {} if is_adapter_checkpoint(folder) else weight_shapes(folder)
+    if not any(name.startswith(HEAD_PREFIXES) for name in shapes):
+        raise InputError(
+            f"reward model: {folder} has no score.weight, so it is no reward model; train one with "
+            "recipes/helpfulness_reward.py or recipes/safety_reward.py"
+        )
     return shapes

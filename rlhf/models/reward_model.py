@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint, weight_shapes
+from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint, require_reward_head
 from rlhf.models.policy import add_pad_embedding, load_tokenizer, quiet_transformers, verify_saved, whole_state_dict
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 SAFETY_HEAD_FILE = "safety_head.safetensors"
 
 
@@ -96,14 +95,7 @@ class RewardModel(nn.Module):
             InputError: files missing; no scalar head in the weights (transformers would draw a random one at each load,
                 and the scores would change with it); more than one label.
         """
-        folder = require_checkpoint(path)
-        shapes = {} if is_adapter_checkpoint(folder) else weight_shapes(folder)
-        heads = [name for name in shapes if name.startswith(HEAD_PREFIXES)]
-        if not heads:
-            raise InputError(
-                f"reward model: {folder} has no score.weight, so it is no reward model; train one with "
-                "recipes/helpfulness_reward.py or recipes/safety_reward.py"
-            )
+        folder, shapes = Path(path), require_reward_head(path)
         config = without_dropout(AutoConfig.from_pretrained(folder))
         if config.num_labels != 1 or shapes.get("score.weight", [1])[0] != 1:
             raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")

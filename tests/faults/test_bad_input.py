@@ -1,0 +1,160 @@
+"""Bad input gets one clear sentence and a non-zero exit, before anything heavy is loaded, and nothing is written.
+
+All calls are made at once, two at a time, by the first test that asks for one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT = [{"role": "user", "content": "what is the river of velda ?"}]
+GOOD: dict[str, Any] = {"id": "a", "messages": PROMPT, "chosen": "mora .", "rejected": "sure", "domain": "helpfulness"}
+TURNS_SWAPPED = [{"role": "assistant", "content": "mora ."}, *PROMPT]
+SYSTEM_LAST = [*PROMPT, {"role": "system", "content": "be brief"}, {"role": "assistant", "content": "mora ."}]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One wrong call: the recipe, its options, the words that the sentence must have."""
+
+    recipe: str
+    options: Mapping[str, str]
+    words: str
+
+    @property
+    def command(self) -> list[str]:
+        given = [part for name, value in self.options.items() for part in (f"--{name}", value)]
+        return [sys.executable, str(ROOT / "recipes" / f"{self.recipe}.py"), *given]
+
+
+def lines(*rows: Any) -> str:
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+FILES = {
+    "good.jsonl": lines(GOOD),
+    "cut.jsonl": lines(GOOD, '{"id": "b", "messages": ['),
+    "no_field.jsonl": lines(GOOD, {k: v for k, v in GOOD.items() if k != "rejected"}),
+    "empty.jsonl": lines({**GOOD, "chosen": "  "}),
+    "identical.jsonl": lines(GOOD, GOOD, {**GOOD, "rejected": GOOD["chosen"]}),
+    "unsafe_chosen.jsonl": lines({**GOOD, "chosen_safe": False, "rejected_safe": True}),
+    "swapped.jsonl": lines({"messages": TURNS_SWAPPED}),
+    "system_last.jsonl": lines({"messages": SYSTEM_LAST}),
+    "no_prompts.jsonl": "",
+    "prompts.jsonl": lines({"id": "p", "messages": PROMPT}),
+    "broken.yaml": "seed: [1\n",
+}
+REWARD = {"output": "out", "policy": "policy"}
+SFT = {"output": "out", "policy": "policy"}
+SAMPLE = {
+    "output": "out",
+    "policy": "policy",
+    "fine_tune_from": "policy",
+    "prompts": "prompts.jsonl",
+    "helpfulness": "policy",
+    "safety": "policy",
+}
+OWN_REWARDS = {"helpfulness": "mine:helpful", "safety": "mine:safe"}
+EVALUATE = {"output": "out", "name": "v1", "policy": "policy", "prompts": "prompts.jsonl"}
+PPO = {
+    "output": "out",
+    "policy": "policy",
+    "helpfulness": "policy",
+    "safety": "policy",
+    "prompts": "prompts.jsonl",
+    "validation_prompts": "prompts.jsonl",
+}
+CASES = {
+    "unknown key": Case("sft", {**SFT, "data": "good.jsonl", "sed": "1"}, r"sed"),
+    "wrong type": Case("ppo", {**PPO, "seed": "one"}, r"seed"),
+    "a value out of range": Case("evaluate", {**EVALUATE, "sampling.temperature": "-1"}, r"temperature: .* got -1"),
+    "broken YAML": Case("sft", {"config": "broken.yaml", **SFT, "data": "good.jsonl"}, r"broken.yaml|seed"),
+    "missing file": Case(
+        "rejection_sampling",
+        {**SAMPLE, "policy": "runs/demo/sft/checkpoint"},
+        r"policy: runs/demo/sft/checkpoint does not exist; `make demo` writes it",
+    ),
+    "malformed line": Case("helpfulness_reward", {**REWARD, "preferences": '["cut.jsonl"]'}, r"cut.jsonl:2: "),
+    "missing field": Case(
+        "safety_reward", {**REWARD, "preferences": '["no_field.jsonl"]'}, r"no_field.jsonl:2: rejected"
+    ),
+    "empty answer": Case("helpfulness_reward", {**REWARD, "preferences": '["empty.jsonl"]'}, r"empty.jsonl:1: chosen"),
+    "identical pair": Case(
+        "helpfulness_reward", {**REWARD, "preferences": '["identical.jsonl"]'}, r"identical.jsonl:3: .*identical"
+    ),
+    "unsafe chosen over safe": Case(
+        "safety_reward", {**REWARD, "preferences": '["unsafe_chosen.jsonl"]'}, r"unsafe_chosen.jsonl:1: .*safe"
+    ),
+    "no row of the domain": Case(
+        "safety_reward", {**REWARD, "preferences": '["good.jsonl"]'}, r"no row of domain safety"
+    ),
+    "role order": Case("sft", {**SFT, "data": "swapped.jsonl"}, r"swapped.jsonl:1: "),
+    "system message last": Case("sft", {**SFT, "data": "system_last.jsonl"}, r"system_last.jsonl:1: .*system"),
+    "empty prompt file": Case(
+        "rejection_sampling", {**SAMPLE, **OWN_REWARDS, "prompts": "no_prompts.jsonl"}, r"no_prompts.jsonl"
+    ),
+    "PPO at another temperature": Case(
+        "ppo", {**PPO, "sampling.temperature": "0.7"}, r"sampling.temperature: must be 1"
+    ),
+    "an output that exists": Case("sft", {**SFT, "data": "chat.jsonl", "output": "policy"}, r"output: policy exists"),
+    "a folder without the HH files": Case("hh_data", {"output": "out", "data": "policy"}, r"data: policy has no"),
+    "no checkpoint": Case("evaluate", {**EVALUATE, "policy": "empty_folder"}, r"empty_folder"),
+    "checkpoint without reward head": Case("rejection_sampling", SAMPLE, r"policy .*(head|reward)"),
+    "two tokenizers that differ": Case("evaluate", {**EVALUATE, "baseline": "other_policy"}, r"tokenizer"),
+}
+FILES["chat.jsonl"] = lines({"messages": [*PROMPT, {"role": "assistant", "content": "mora ."}]})
+
+
+@pytest.fixture(scope="module")
+def answers(
+    tmp_path_factory: pytest.TempPathFactory, tiny_policy_path: Path
+) -> dict[str, tuple[subprocess.CompletedProcess[str], set[str]]]:
+    """Each case's ended process, and what appeared in its folder."""
+    here = tmp_path_factory.mktemp("bad_input")
+    folders = {name: here / re.sub(r"\W", "_", name) for name in CASES}
+    for folder in folders.values():
+        folder.mkdir()
+        for name, content in FILES.items():
+            (folder / name).write_text(content)
+        shutil.copytree(tiny_policy_path, folder / "policy")
+        (folder / "empty_folder").mkdir()
+        other = shutil.copytree(tiny_policy_path, folder / "other_policy")
+        tokenizer = (other / "tokenizer.json").read_text()
+        (other / "tokenizer.json").write_text(tokenizer.replace('"<pad>"', '"<fill>"'))
+        settings = (other / "tokenizer_config.json").read_text()
+        (other / "tokenizer_config.json").write_text(settings.replace('"<pad>"', '"<fill>"'))
+
+    def call(name: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+        before = set(os.listdir(folders[name]))
+        done = subprocess.run(
+            CASES[name].command, cwd=folders[name], capture_output=True, text=True, timeout=120, check=False
+        )
+        return done, set(os.listdir(folders[name])) - before
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CASES, pool.map(call, CASES), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_sentence_and_nothing_written(
+    answers: dict[str, tuple[subprocess.CompletedProcess[str], set[str]]], name: str
+) -> None:
+    done, written = answers[name]
+    assert done.returncode == 2, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == 1 and said[0].startswith("error: "), done.stderr
+    assert re.search(CASES[name].words, said[0]), said[0]
+    assert not done.stdout.strip() and not written
