@@ -207,9 +207,15 @@ def whole_state_dict(model: nn.Module, *, keep: bool = True, only_trainable: boo
     import deepspeed
 
     gathered: dict[str, Tensor] = {}
+    first_name: dict[int, str] = {}  # tied weights stay one tensor, or both would be written
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if only_trainable and name not in trainable:
             continue
+        if id(parameter) in first_name:
+            if keep:
+                gathered[name] = gathered[first_name[id(parameter)]]
+            continue
+        first_name[id(parameter)] = name
         with deepspeed.zero.GatheredParameters([parameter]):
             if keep:
                 gathered[name] = parameter.detach().cpu().clone()

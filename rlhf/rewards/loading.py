@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,14 +14,17 @@ from rlhf.errors import InputError
 from rlhf.rewards.protocol import RewardFunction
 
 
-def load_reward(spec: str | os.PathLike[str], *, batch_tokens: int = 16384, device: object = None) -> RewardFunction:
+def load_reward(
+    spec: str | os.PathLike[str], *, batch_tokens: int | None = None, device: object = None
+) -> RewardFunction:
     """The reward function that `spec` names.
 
     Args:
         spec: a reward-model folder (any sequence-classification checkpoint with one label; it brings its own tokenizer
             and chat template), or `package.module:attribute`, found from the working directory too: a function that
             scores, or a class whose instances do (called without arguments).
-        batch_tokens: for a checkpoint, rows x padded length of one forward pass.
+        batch_tokens: for a checkpoint, rows x padded length of one forward pass; None is 16384 on a GPU, 2048 on a CPU
+            (what its cache holds: 1.4 times faster than 16384 with a model of 1.4M parameters).
         device: for a checkpoint; None is the GPU where there is one.
 
     Raises:
@@ -32,20 +36,14 @@ def load_reward(spec: str | os.PathLike[str], *, batch_tokens: int = 16384, devi
     from rlhf.conversation import Renderer
     from rlhf.models.policy import load_tokenizer
     from rlhf.models.reward_model import RewardModel
-    from rlhf.rewards.scoring import RewardModelFunction
+    from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction
 
     model = RewardModel.load(text)
-    target = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     limit = getattr(model.config, "max_position_embeddings", None)
+    if batch_tokens is None:
+        batch_tokens = 2048 if torch.device(target).type == "cpu" else DEFAULT_BATCH_TOKENS
     return RewardModelFunction(model.to(target), Renderer(load_tokenizer(text), max_length=limit), batch_tokens)
-
-
-def require_reward(field: str, spec: str | os.PathLike[str]) -> None:
-    """The part of `load_reward`'s checks that costs nothing, for recipes to make before anything heavy is loaded."""
-    from rlhf.stage import require_files
-
-    if ":" not in os.fspath(spec):
-        require_files(**{field: spec})
 
 
 def _imported(spec: str) -> RewardFunction:
