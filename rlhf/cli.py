@@ -28,17 +28,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; bad input is answered by one sentence and exit code 2."""
     parser = argparse.ArgumentParser(prog="rlhf", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    planned = commands.add_parser("plan", help="the stages of a run, their commands, and which are finished")
-    planned.add_argument("options", nargs=argparse.REMAINDER, help="as for recipes/iterative_rlhf.py: --config FILE …")
+    text = "the stages of a run, their commands, and which are finished; options as for recipes/iterative_rlhf.py"
+    commands.add_parser("plan", help=text).add_argument("--config", type=Path, required=True)
     commands.add_parser("report", help="write report/index.html of a run").add_argument("run", type=Path)
     verify = commands.add_parser("verify", help="are the files of the finished stages still what they were?")
     verify.add_argument("run", type=Path)
     compared = commands.add_parser("compare", help="two runs' figures side by side")
     compared.add_argument("runs", nargs=2, type=Path, metavar="run")
-    arguments = parser.parse_args(argv)
+    arguments, more = parser.parse_known_args(argv)
+    if more and arguments.command != "plan":
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         if arguments.command == "plan":
-            plan(arguments.options)
+            plan(["--config", str(arguments.config), *more])
         elif arguments.command == "report":
             report(arguments.run)
         elif arguments.command == "verify":

@@ -186,7 +186,6 @@ class _Planner:
             prompts=data / "prompts.jsonl",
             helpfulness=helpfulness,
             safety=safety,
-            sft_data=data / "sft.jsonl",
             pool=str(self.run / name / "pool") if links else None,
             version=name,
         )
