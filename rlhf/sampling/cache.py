@@ -20,6 +20,11 @@ ROOM = 64  # tokens of space added when a buffer is full
 class BufferedLayer(DynamicLayer):
     """One full-attention layer's keys and values: views (rows, heads, length, head_dim) of larger buffers."""
 
+    keys: Tensor
+    values: Tensor
+    _keys: Tensor
+    _values: Tensor
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
         self._set(key_states[:, :, :0], value_states[:, :, :0], ROOM)

@@ -81,9 +81,8 @@ class InProcessSampler:
         total = len(prompts) * num_samples
         with _eval_mode(self.model), sharing(self.model), _progress(total, self.batch_size) as progress:
             for group in _groups(rendered, num_samples, self.batch_size):
-                ids = [rendered[p] for p in group.prompts]
                 samples = [(keys[p], i) for p in group.prompts for i in group.indices]
-                drawn = self._decode(ids, samples, params, context)
+                drawn = self._decode([rendered[p] for p in group.prompts], samples, params, context)
                 for row, sample in enumerate(drawn):
                     results[group.prompts[row // len(group.indices)]].append(sample)
                 progress.update(len(drawn))
