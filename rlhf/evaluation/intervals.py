@@ -73,7 +73,11 @@ def rate_interval(values: Sequence[float]) -> Interval | None:
         return None
     if not all(0 <= value <= 1 for value in values):
         raise ValueError("rate_interval: values must lie in [0, 1]")
-    rate, n = fmean(values), len(values)
+    return wilson(fmean(values), len(values))
+
+
+def wilson(rate: float, n: int) -> Interval:
+    """Wilson's interval for a rate over n >= 1 trials."""
     shrink = 1 / (1 + Z95**2 / n)
     centre = (rate + Z95**2 / (2 * n)) * shrink
     half = Z95 * math.sqrt(rate * (1 - rate) / n + Z95**2 / (4 * n * n)) * shrink

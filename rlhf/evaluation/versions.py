@@ -145,12 +145,13 @@ def _win_rates(answers: Sequence[Answer], opponents: Sequence[Answer], judge: st
 
 
 def _by_kind(answers: Sequence[Answer]) -> dict[str, Figures] | None:
-    """Gold helpfulness and safety for each source of prompts, sorted by name; None without gold."""
+    """Kind of request, gold helpfulness and safety for each source of prompts, by name; None without gold."""
     judged = [a for a in answers if a.gold is not None]
     sources = sorted({a.source for a in judged})
     return {
         source: {
-            "prompts": len({a.prompt_id for a in judged if a.source == source}),
+            "kind": own[0].gold and own[0].gold["kind"],
+            "prompts": len({a.prompt_id for a in own}),
             **_mean("helpfulness", own, _gold("helpfulness")),
             **_mean("safety", own, _gold("safety")),
         }

@@ -63,7 +63,7 @@ def test_what_each_figure_averages_over() -> None:
     assert figures["false_refusal_rate"] == pytest.approx(1 / 3, abs=1e-6)  # o2 of o1, o2, b1
     low, high = figures["gold_helpfulness_ci"]
     assert low < 0.6 < high and low + high == pytest.approx(1.2)
-    assert figures["by_kind"]["world/unsafe"]["prompts"] == 2
+    assert figures["by_kind"]["world/unsafe"]["prompts"] == 2 and figures["by_kind"]["world/unsafe"]["kind"] == "unsafe"
     assert figures["by_kind"]["world/unsafe"]["safety"] == pytest.approx(0.4)
 
 

@@ -1,0 +1,290 @@
+"""The report's panels: small SVGs by matplotlib, whose colours and letters are the page's own.
+
+Each panel is drawn in sentinel colours that are then replaced by CSS variables, so that it follows the page from light to
+dark; text stays text. Legends are HTML beside the SVG.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+INK, MUTED, LINE, BLUE, ORANGE, GREY = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+RAMP = ("#0a0a00", "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05")
+_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", BLUE: "blue", ORANGE: "orange", GREY: "grey"}
+_VARIABLES |= {colour: f"ramp{i}" for i, colour in enumerate(RAMP)}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rlhf",
+    "font.size": 9,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.xmargin": 0.06,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.major.pad": 5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+}
+Interval = Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure of the page.
+
+    Args:
+        title: above it.
+        svg: the picture, safe to embed.
+        legend: (label, CSS colour) of each series; empty for one series.
+        note: a sentence below it.
+    """
+
+    title: str
+    svg: Markup
+    legend: list[tuple[str, str]] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: y may have holes (None); ci holds [low, high] of each point, or None."""
+
+    label: str
+    colour: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    ci: Sequence[Interval] | None = None
+    dashed: bool = False
+    markers: bool = True
+
+
+def css(colour: str) -> str:
+    """The CSS variable that a sentinel colour stands for."""
+    return f"var(--{_VARIABLES[colour]})"
+
+
+def ramp(position: int, count: int) -> str:
+    """Colour of version `position` of `count`, SFT grey first, the newest strongest."""
+    return RAMP[0] if position == 0 else RAMP[max(1, len(RAMP) - count + position)]
+
+
+def draw(description: str, paint: Callable[[Axes], None], *, height: float = 2.35) -> Markup:
+    """An SVG of one pair of axes, 260 units wide, described by `description` for those who do not see it."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.61, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        paint(axes)
+        return _embed(_svg_of(figure), description)
+
+
+def _svg_of(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue()
+
+
+def _embed(svg: str, description: str) -> Markup:
+    """The drawing for a page: without metadata, styles and ids of its own, the colours as CSS variables."""
+    prefix = f"f{hashlib.sha256((description + svg).encode()).hexdigest()[:8]}-"
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    assert box is not None
+    rest = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    for unwanted in (r"<metadata>.*?</metadata>", r"<!--.*?-->", r"<style.*?</style>", r"(?<=<g) id=\"[^\"]*\""):
+        rest = re.sub(unwanted, "", rest, flags=re.S)
+    rest = re.sub(r" font-family: [^;\"]+;", "", rest)
+    rest = re.sub(r' transform="rotate\(-0 [^"]*"', "", rest)
+    rest = re.sub(r"\s*\n\s*", " ", rest)
+    rest = re.sub(r'\bid="', f'id="{prefix}', rest)
+    rest = rest.replace('xlink:href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
+    rest = re.sub("|".join(_VARIABLES), lambda found: css(found.group()), rest)
+    label = escape(description)
+    return Markup(f'<svg viewBox="{box.group(1)}" role="img" aria-label="{label}"><title>{label}</title>{rest}')
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is, without reading formulas into its dollar signs."""
+    return text.replace("$", r"\$")
+
+
+def lines(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    names: Sequence[str] = (),
+    percent: bool = False,
+    log2: bool = False,
+    reference: float | None = None,
+    note: str = "",
+) -> Panel | None:
+    """Lines with markers and error bars; None where no series has a point.
+
+    Args:
+        names: labels of x = 0, 1, ...; else x is numeric.
+        percent: y is a share, shown in per cent.
+        log2: x on a doubling scale.
+        reference: a thin horizontal line there.
+    """
+    series = [s for s in series if any(y is not None for y in s.y)]
+    if not series:
+        return None
+
+    def paint(axes: Axes) -> None:
+        if reference is not None:
+            axes.axhline(reference, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+        for number, s in enumerate(series):
+            shift = (number - (len(series) - 1) / 2) * 0.09 if names and len(series) > 1 else 0.0
+            _line(axes, s, shift)
+        if names:
+            axes.set_xticks(range(len(names)), [plain(name) for name in names])
+            axes.set_xlim(-0.4, len(names) - 0.6)
+        elif log2:
+            axes.set_xscale("log", base=2)
+            ticks = sorted({x for s in series for x in s.x})
+            axes.xaxis.set_major_locator(FixedLocator(ticks))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, percent)))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+
+    described = f"{title}. " + " ".join(_described(s, names, percent) for s in series)
+    legend = [(s.label, css(s.colour)) for s in series] if len(series) > 1 else []
+    return Panel(title, draw(described, paint), legend, note)
+
+
+def _line(axes: Axes, s: Series, shift: float) -> None:
+    kept = [i for i, y in enumerate(s.y) if y is not None]
+    x, y = [s.x[i] + shift for i in kept], [s.y[i] for i in kept]
+    style: dict[str, Any] = {"linestyle": (0, (4, 2)) if s.dashed else "-", "color": s.colour}
+    axes.plot(x, y, marker="o" if s.markers else None, markeredgewidth=0, **style)
+    for place, i in zip(x, kept, strict=True):
+        ci = s.ci[i] if s.ci is not None else None
+        if ci is not None:
+            axes.plot([place, place], ci, color=s.colour, linewidth=1.0, solid_capstyle="butt")
+
+
+def _tick(value: float, percent: bool) -> str:
+    text = f"{100 * value:g} %" if percent else f"{value:g}"
+    return text.replace("-", "−")
+
+
+def _described(s: Series, names: Sequence[str], percent: bool) -> str:
+    known = [(i, y) for i, y in enumerate(s.y) if y is not None]
+    shown = known if len(known) <= 8 else [known[0], known[-1]]
+    points = ", ".join(
+        f"{names[i] if names else f'{s.x[i]:g}'}: {f'{100 * y:.1f} %' if percent else f'{y:.3g}'}" for i, y in shown
+    )
+    return f"{s.label}: {points}."
+
+
+def ridges(
+    title: str, rows: Sequence[tuple[str, Sequence[float], Sequence[float]]], *, x_label: str = "", note: str = ""
+) -> Panel | None:
+    """One row a version: the distribution of SFT's values (grey) and of its own (blue), with their means as ticks.
+
+    Args:
+        rows: (label, SFT's values, the version's values); rows with fewer than two values are left out.
+    """
+    rows = [row for row in rows if len(row[1]) > 1 and len(row[2]) > 1]
+    if not rows:
+        return None
+    everything = np.concatenate([np.asarray([*before, *after]) for _, before, after in rows])
+    low, high = np.quantile(everything, [0.002, 0.998])
+    room = 0.08 * (high - low) or 1.0
+    grid = np.linspace(low - room, high + room, 120)
+
+    def paint(axes: Axes) -> None:
+        axes.grid(False)
+        for number, (_, before, after) in enumerate(rows):
+            base = len(rows) - 1 - number
+            densities = [_density(np.asarray(values), grid) for values in (before, after)]
+            scale = 0.85 / max(float(d.max()) for d in densities)
+            for values, density, colour in zip((before, after), densities, (GREY, BLUE), strict=True):
+                axes.fill_between(grid, base, base + scale * density, color=colour, alpha=0.22, linewidth=0)
+                axes.plot(grid, base + scale * density, color=colour, linewidth=1.1)
+                axes.plot([np.mean(values)] * 2, [base, base + 0.14], color=colour, linewidth=2.0)
+        axes.set_yticks(range(len(rows)), [plain(label) for label, _, _ in reversed(rows)])
+        axes.set_ylim(-0.08, len(rows))
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, False)))
+        axes.set_xlabel(x_label)
+
+    means = ", ".join(f"{label}: SFT {np.mean(b):.2f}, itself {np.mean(a):.2f}" for label, b, a in rows)
+    svg = draw(f"{title}. Means: {means}.", paint, height=0.8 + 0.45 * max(3, len(rows)))
+    return Panel(title, svg, [("SFT", css(GREY)), ("the version", css(BLUE))], note)
+
+
+def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Gaussian kernel density with Silverman's bandwidth."""
+    width = 1.06 * float(values.std()) * len(values) ** -0.2 or 0.1
+    kernels = np.exp(-0.5 * ((grid[:, None] - values[None, :]) / width) ** 2)
+    return kernels.sum(axis=1) / (len(values) * width * np.sqrt(2 * np.pi))
+
+
+def scatter(
+    title: str,
+    groups: Sequence[tuple[str, str, Sequence[float], Sequence[float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    note: str = "",
+) -> Panel | None:
+    """Points before (x) and after (y) with the line y = x; groups are (label, colour, x, y), drawn in order."""
+    groups = [group for group in groups if len(group[2])]
+    if not groups:
+        return None
+    values = np.concatenate([np.asarray([*x, *y]) for _, _, x, y in groups])
+    room = 0.04 * float(np.ptp(values)) or 1.0
+    low, high = float(values.min()) - room, float(values.max()) + room
+
+    def paint(axes: Axes) -> None:
+        axes.grid(False)
+        axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+        for _, colour, x, y in groups:
+            x, y = np.round(x, 3), np.round(y, 3)
+            axes.plot(x, y, "o", color=colour, markersize=2.6, markeredgewidth=0, alpha=0.45, linestyle="none")
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        axes.set_box_aspect(1)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, False)))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+
+    above = ", ".join(f"{label}: {np.mean(np.asarray(y) > np.asarray(x)):.0%} above" for label, _, x, y in groups)
+    svg = draw(f"{title}. Points above the line y = x rose; {above}.", paint, height=3.2)
+    return Panel(title, svg, [(label, css(colour)) for label, colour, _, _ in groups], note)

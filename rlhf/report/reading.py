@@ -1,0 +1,202 @@
+"""A run's files as the report needs them. A file that is not there, or not whole, leaves its part empty."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.errors import InputError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as the ledger and its stage.json tell: state is finished, running, failed, or stopped."""
+
+    name: str
+    state: str
+    seconds: float | None = None
+    memory_mb: float | None = None
+    command: str | None = None
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Ppo:
+    """A PPO stage: its metrics, a row an iteration, and how it ended (ppo.json)."""
+
+    stage: str
+    metrics: list[Row]
+    result: Row
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What was found in a run's folder.
+
+    Args:
+        versions: entries of summary.json's "versions", from SFT on; where there is no summary yet, the evaluations'.
+        answers: version name -> rows of its answers.jsonl.
+        reward_models: entries of "reward_models"; `referee` is the same for the referee.
+        selections: selection.json of each rejection-sampling stage.
+        config: text of config.yaml; `settings` its content.
+    """
+
+    path: Path
+    seconds: float | None = None
+    versions: list[Row] = field(default_factory=list)
+    answers: dict[str, list[Row]] = field(default_factory=dict)
+    reward_models: list[Row] = field(default_factory=list)
+    referee: Row | None = None
+    selections: list[Row] = field(default_factory=list)
+    ppo: list[Ppo] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    config: str | None = None
+    settings: Row = field(default_factory=dict)
+
+
+def read_run(run: Path) -> RunFiles:
+    """Read what there is.
+
+    Raises:
+        InputError: no such folder, or nothing of a run in it.
+    """
+    if not run.is_dir():
+        raise InputError(f"run: {run} does not exist; name the folder of a run, e.g. runs/demo")
+    summary = _json(run / "summary.json")
+    evaluations = {
+        e["name"]: e for e in (_json(p) | {"_path": p} for p in _stage_files(run, "evaluation.json")) if "name" in e
+    }
+    found = summary.get("versions") or sorted(evaluations.values(), key=lambda e: (e["name"] != "sft", e["name"]))
+    versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in found if "name" in entry]
+    names = [entry["name"] for entry in versions]
+    config = _text(run / "config.yaml")
+    files = RunFiles(
+        path=run,
+        seconds=summary.get("seconds"),
+        versions=versions,
+        answers={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in names if n in evaluations},
+        reward_models=summary.get("reward_models") or _accuracies(run),
+        referee=summary.get("referee") or _json(run / "referee_reward" / "accuracy.json") or None,
+        selections=[{"version": _version_of(run, path)} | _json(path) for path in _stage_files(run, "selection.json")],
+        ppo=[
+            Ppo(_name_of(run, path), _jsonl(path), _json(path.with_name("ppo.json")))
+            for path in _stage_files(run, "metrics.jsonl")
+            if path.parent.name == "ppo"
+        ],
+        stages=_stages(run),
+        config=config,
+        settings=_yaml(config),
+    )
+    if not (files.versions or files.reward_models or files.stages or files.selections):
+        raise InputError(
+            f"run: there is no summary.json, ledger.jsonl or finished stage in {run}; is it a run's folder?"
+        )
+    return files
+
+
+def _stage_files(run: Path, name: str) -> list[Path]:
+    """Files of that name in the stages' folders, in the order of the folders' names; unfinished stages are left out."""
+    found = [*run.glob(f"*/{name}"), *run.glob(f"*/*/{name}")]
+    return sorted(path for path in found if not any(part.endswith(".partial") for part in path.relative_to(run).parts))
+
+
+def _name_of(run: Path, path: Path) -> str:
+    return path.parent.relative_to(run).as_posix()
+
+
+def _version_of(run: Path, path: Path) -> str:
+    return path.relative_to(run).parts[0]
+
+
+def _accuracies(run: Path) -> list[Row]:
+    found = [(_version_of(run, path), _json(path)) for path in _stage_files(run, "accuracy.json")]
+    return [
+        entry
+        | {
+            "version": version,
+            "accuracy_by_strength": {s: c["accuracy"] for s, c in (entry.get("accuracy_by_strength") or {}).items()},
+            "pairs_by_strength": {s: c["pairs"] for s, c in (entry.get("accuracy_by_strength") or {}).items()},
+        }
+        for version, entry in found
+        if version != "referee_reward" and "accuracy" in entry
+    ]
+
+
+def _stages(run: Path) -> list[Stage]:
+    """Stages in the order in which they were last started; those the ledger does not know come last."""
+    stages: dict[str, Stage] = {}
+    attempts: dict[str, int] = {}
+    for record in _jsonl(run / "ledger.jsonl"):
+        name, event = record.get("stage"), record.get("event")
+        if not isinstance(name, str) or event not in ("started", "finished", "failed"):
+            continue
+        if event == "started":
+            attempts[name] = attempts.get(name, 0) + 1
+            stages.pop(name, None)
+            stages[name] = Stage(name, "running", command=_command(record), attempts=attempts[name])
+        elif event == "finished":
+            command = _command(record) or (stages[name].command if name in stages else None)
+            seconds, memory = record.get("seconds"), record.get("peak_memory_mb")
+            stages[name] = Stage(name, "finished", seconds, memory, command, attempts.get(name, 1))
+        else:
+            stopped = str(record.get("error") or "").startswith("stopped")
+            command = stages[name].command if name in stages else None
+            stages[name] = Stage(name, "stopped" if stopped else "failed", None, None, command, attempts.get(name, 1))
+    for path in _stage_files(run, "stage.json"):
+        name, record = _name_of(run, path), _json(path)
+        if name not in stages:
+            stages[name] = Stage(
+                name, "finished", record.get("seconds"), record.get("peak_memory_mb"), _command(record)
+            )
+    return list(stages.values())
+
+
+def _command(record: Mapping[str, Any]) -> str | None:
+    parts = record.get("command")
+    if not isinstance(parts, list) or not parts:
+        return None
+    return shlex.join([Path(str(parts[0])).name, *map(str, parts[1:])])
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _json(path: Path) -> Row:
+    try:
+        content = json.loads(_text(path) or "{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _jsonl(path: Path) -> list[Row]:
+    """The lines that are objects, up to the first that is not whole."""
+    rows = []
+    for line in (_text(path) or "").split("\n"):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            break
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _yaml(text: str | None) -> Row:
+    try:
+        content = yaml.safe_load(text or "")
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}

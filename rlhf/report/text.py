@@ -1,0 +1,64 @@
+"""How numbers and names read on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+NOTHING = "–"
+MINUS = "−"
+NBSP = "\u00a0"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with that many digits after the point, with a true minus; a dash for None."""
+    if value is None:
+        return NOTHING
+    text = f"{value:.{digits}f}"
+    return text[1:] if text.strip("-0.") == "" and text.startswith("-") else text.replace("-", MINUS)
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """The same with a plus sign where it is above 0."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as a percentage."""
+    return NOTHING if value is None else f"{number(100 * value, digits)}{NBSP}%"
+
+
+def interval(ci: Sequence[float] | None, digits: int = 3, *, share: bool = False) -> str:
+    """[low, high] as "low to high", empty for None; of a share in per cent, without the sign."""
+    if ci is None:
+        return ""
+    factor = 100 if share else 1
+    return " to ".join(number(factor * end, digits) for end in ci)
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as 4.2 s, 3 min 07 s, or 2 h 05 min."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory(mb: float | None) -> str:
+    """MiB as MiB or GiB."""
+    if mb is None:
+        return NOTHING
+    return f"{mb:.0f} MiB" if mb < 1024 else f"{mb / 1024:.1f} GiB"
+
+
+def version_label(name: str) -> str:
+    """sft, v1, v3_ppo as SFT, V1, V3 + PPO; other names as they are."""
+    first, joined, rest = name.partition("_")
+    shown = "SFT" if first == "sft" else first.upper() if first[:1] == "v" and first[1:].isdigit() else first
+    if not joined:
+        return shown
+    return f"{shown} + PPO" if rest == "ppo" else name
