@@ -100,16 +100,17 @@ def main(config: PPORecipeConfig) -> None:
         )
         for name in ("prompts", "validation_prompts")
     )
+    value_from = config.value_from or judges.get("helpfulness")
+    value = load_value_model(value_from, config.policy, tokenizer, seed=config.seed)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         policy, reference = load_policy(config.policy), load_policy(config.policy)
         helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
-        value_from = config.value_from or judges.get("helpfulness")
         ppo = PPO(
             policy,
             reference,
-            load_value_model(value_from, config.policy, tokenizer, seed=config.seed),
+            value,
             renderer,
             helpfulness,
             safety,

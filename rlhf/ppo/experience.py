@@ -22,6 +22,7 @@ from rlhf.ppo.model import answer_logprobs
 from rlhf.ppo.rollout import Rollout
 from rlhf.training.loop import micro_batches
 from rlhf.training.step import Batch
+from rlhf.training.whole import settle
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def add_experience(
         plain = torch.stack([torch.tensor(float(len(mask)), device=mask.device), *parts]).double()
         moment = [moments(x, mask) for x in (advantages, returns, returns - values)]
         sums += share * torch.cat([plain, *moment])
+    settle(model)
     sums = accelerator.reduce(sums, reduction="sum")
     for batch, _ in batches:
         batch["advantages"] = whiten(batch["advantages"], batch["mask"], sums=sums[4:7])

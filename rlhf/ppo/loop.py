@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 from torch import nn
@@ -35,15 +35,18 @@ HELD_OUT_SEED = 1_000_003
 """Added to the sampling seed for held-out answers: every evaluation draws with the same numbers, no iteration does."""
 
 
-@dataclass
-class PPOResult:
-    """What came of it. `stopped`: "iterations" (all done), "patience" or "max_kl"; rewards are gated, raw, held out."""
+Stop = Literal["iterations", "patience", "max_kl"]
 
-    iterations: int = 0
-    stopped: str = "iterations"
-    best_iteration: int = 0
-    best_reward: float = -math.inf
-    first_reward: float = math.nan
+
+@dataclass(frozen=True)
+class PPOResult:
+    """Updates made, why they ended, the evaluation that was best (its checkpoint is kept), and the first one."""
+
+    iterations: int
+    stopped: Stop
+    best_iteration: int
+    best_reward: float
+    first_reward: float
 
 
 class PPO:
@@ -142,36 +145,58 @@ def train_ppo(
     Raises:
         InputError: a reward function failed, or three steps in a row were not finite.
     """
-    config, result = ppo.config, PPOResult()
+    config = ppo.config
+    stopper = _Stopper(config.patience)
     held_out = validation_prompts[: config.validation_size]
     stream = prompt_stream(prompts, ppo.seed)
-    evaluations_without_gain = 0
-    progress = tqdm(total=config.iterations, desc="ppo", disable=not ppo.accelerator.is_local_main_process)
-    for iteration in range(config.iterations + 1):
-        figures: dict[str, Any] = {}
-        if iteration % config.evaluate_every == 0 or iteration == config.iterations:
-            figures = ppo.evaluate(held_out)
-            reward, kl = figures["heldout_reward"], figures["heldout_kl"]
-            evaluations_without_gain += 1
-            if reward > result.best_reward and not ppo.beyond_limit(kl):
-                evaluations_without_gain, result.best_reward, result.best_iteration = 0, reward, iteration
-                keep_best()
-            if iteration == 0:
-                result.first_reward = reward
-            if evaluations_without_gain == config.patience:
-                result.stopped = "patience"
-        if result.stopped == "iterations" and iteration < config.iterations:
-            figures |= ppo.iterate(list(islice(stream, config.prompts_per_iteration)), iteration)
-            if ppo.beyond_limit(figures["kl"]):
-                result.stopped = "max_kl"
-        log.log(iteration, **figures)
-        result.iterations = iteration
-        if result.stopped != "iterations" or iteration == config.iterations:
-            break
-        progress.update()
-        progress.set_postfix(reward=f"{figures.get('reward', math.nan):.3f}", kl=f"{figures.get('kl', math.nan):.3f}")
-    progress.close()
-    return result
+    quiet = not ppo.accelerator.is_local_main_process
+    with tqdm(total=config.iterations, desc="ppo", disable=quiet, mininterval=1.0) as progress:
+        for iteration in range(config.iterations + 1):
+            figures: dict[str, Any] = {}
+            last = iteration == config.iterations
+            if last or iteration % config.evaluate_every == 0:
+                figures = ppo.evaluate(held_out)
+                allowed = not ppo.beyond_limit(figures["heldout_kl"])
+                if stopper.is_best(iteration, figures["heldout_reward"], allowed):
+                    keep_best()
+            if not last and not stopper.out_of_patience:
+                figures |= ppo.iterate(list(islice(stream, config.prompts_per_iteration)), iteration)
+            log.log(iteration, **figures)
+            if stopper.out_of_patience:
+                return stopper.result(iteration, "patience")
+            if ppo.beyond_limit(figures.get("kl", 0.0)):
+                return stopper.result(iteration, "max_kl")
+            if not last:
+                progress.update()
+                progress.set_postfix(reward=f"{figures['reward']:.3f}", kl=f"{figures['kl']:.3f}")
+    return stopper.result(config.iterations, "iterations")
+
+
+class _Stopper:
+    """Which evaluation was best, and how many have passed since."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.rewards: list[float] = []
+        self.best_iteration = 0
+        self.best_reward = -math.inf
+        self.without_gain = 0
+
+    def is_best(self, iteration: int, reward: float, allowed: bool) -> bool:
+        """Take note of an evaluation; one that is not `allowed` is never the best."""
+        self.rewards.append(reward)
+        if allowed and reward > self.best_reward:
+            self.best_iteration, self.best_reward, self.without_gain = iteration, reward, 0
+            return True
+        self.without_gain += 1
+        return False
+
+    @property
+    def out_of_patience(self) -> bool:
+        return self.without_gain >= self.patience
+
+    def result(self, iterations: int, stopped: Stop) -> PPOResult:
+        return PPOResult(iterations, stopped, self.best_iteration, self.best_reward, self.rewards[0])
 
 
 class _Clock:

@@ -20,7 +20,7 @@ from rlhf.errors import InputError
 from rlhf.rewards.gate import gated_rewards
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.multi_process import sample_distributed
-from rlhf.sampling.protocol import Sample, Sampler, SamplingParams
+from rlhf.sampling.protocol import Sampler, SamplingParams
 
 Scores = tuple[float, float, float, bool]
 """Helpfulness, safety, the gate's choice (all raw), and whether that was safety."""
@@ -81,28 +81,13 @@ def roll_out(
         environment.sampler, conversations, num_samples, sampling, environment.accelerator, keys=keys
     )
     pairs = [(prompt, sample) for prompt, samples in zip(prompts, drawn, strict=True) for sample in samples]
-    rendered = dict(zip((id(p) for p in prompts), environment.renderer.prompts(conversations), strict=True))
+    answered: list[Conversation] = [[*p.messages, {"role": "assistant", "content": s.text}] for p, s in pairs]
+    scored = _score_distributed(answered, [p.domain for p, _ in pairs], environment)
+    rendered = [tuple(ids) for ids in environment.renderer.prompts(conversations) for _ in range(num_samples)]
     return [
-        Rollout(tuple(rendered[id(prompt)]), sample.token_ids, sample.finished, *scores)
-        for (prompt, sample), scores in zip(pairs, _score(pairs, environment), strict=True)
+        Rollout(prompt_ids, sample.token_ids, sample.finished, *scores)
+        for prompt_ids, (_, sample), scores in zip(rendered, pairs, scored, strict=True)
     ]
-
-
-def _score(pairs: Sequence[tuple[Prompt, Sample]], environment: Environment) -> list[Scores]:
-    """Scores of each answer. One without text is no conversation: it gets the lowest scores of the others."""
-    spoken = [i for i, (_, sample) in enumerate(pairs) if sample.text]
-    if not spoken:
-        raise InputError("policy: every answer it gave is empty; start PPO from a policy that answers")
-    conversations: list[Conversation] = [
-        [*prompt.messages, {"role": "assistant", "content": sample.text}]
-        for prompt, sample in (pairs[i] for i in spoken)
-    ]
-    scored = _score_distributed(conversations, [pairs[i][0].domain for i in spoken], environment)
-    helpfulness, safety, reward, _ = zip(*scored, strict=True)
-    scores: list[Scores] = [(min(helpfulness), min(safety), min(reward), False)] * len(pairs)
-    for i, own in zip(spoken, scored, strict=True):
-        scores[i] = own
-    return scores
 
 
 def _score_distributed(

@@ -79,8 +79,8 @@ def load_fitting_prompts(
     longest = max(range(len(prompts)), key=lambda i: lengths[i])
     if context is not None and lengths[longest] + max_new_tokens >= context:
         raise InputError(
-            f"{field}: prompt {prompts[longest].id!r} of {source} has {lengths[longest]} tokens, which leaves no room for "
-            f"{max_new_tokens} more in the model's context of {context}; set max_prompt_tokens to "
+            f"{field}: prompt {prompts[longest].id!r} of {source} has {lengths[longest]} tokens, which leaves no room "
+            f"for {max_new_tokens} more in the model's context of {context}; set max_prompt_tokens to "
             f"{context - max_new_tokens - 1} to leave such prompts out"
         )
     return prompts

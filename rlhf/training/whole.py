@@ -70,6 +70,15 @@ def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     return engine
 
 
+def settle(model: nn.Module) -> None:
+    """Call after forward passes without a backward: ZeRO-3 has then fetched weights for a backward that never comes.
+
+    Gathering or saving weights that are still on their way fails. Models that are not partitioned are left alone.
+    """
+    if hasattr(model, "empty_partition_cache") and model.zero_optimization_stage() == 3:  # type: ignore[operator]
+        model.empty_partition_cache()  # type: ignore[operator]
+
+
 def _hollow_twin(source: nn.Module) -> nn.Module:
     """A copy of the module tree and its buffers whose parameters are on the meta device."""
     hollow: dict[int, Any] = {

@@ -1,16 +1,18 @@
-"""Started by the tests under several launchers: trains supervised, then makes PPO updates, and writes the figures.
+"""Started by the tests under several launchers: trains supervised, skips bad steps, makes PPO updates, writes figures.
 
-    python tests/distributed/worker.py POLICY OUTPUT.json
+python tests/distributed/worker.py POLICY OUTPUT
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.conversation import Conversation, Renderer
@@ -25,7 +27,8 @@ from rlhf.ppo.loop import PPO, train_ppo
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.loop import Task, train
+from rlhf.training.loop import Task, TrainingResult, train
+from rlhf.training.step import LossFunction
 
 ROWS = [[1, *range(5 + i, 9 + 2 * i)] for i in range(14)]
 
@@ -39,6 +42,13 @@ def _loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str,
     return -sequence_logprobs(model, **batch).sum(), {}
 
 
+def _poisoned_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Infinite with a finite gradient where row 3 is in the batch, on the one process that has it."""
+    loss, figures = _loss(model, batch)
+    bad = bool((batch["input_ids"][:, 1] == ROWS[3][1]).any())
+    return loss + (math.inf if bad else 0.0), figures
+
+
 def vowels(conversations: Sequence[Conversation]) -> Tensor:
     return torch.tensor([float(sum(c[-1]["content"].count(v) for v in "aeiou")) for c in conversations])
 
@@ -47,15 +57,24 @@ def shortness(conversations: Sequence[Conversation]) -> Tensor:
     return torch.tensor([2.0 - 0.5 * len(c[-1]["content"]) for c in conversations])
 
 
-def main(policy_path: Path, output: Path) -> None:
-    accelerator = make_accelerator(seed=0)
-    supervised = load_policy(policy_path)
-    log = MetricsLog(output.parent, accelerator)
+def supervise(policy_path: Path, folder: Path, accelerator: Accelerator, loss: LossFunction) -> TrainingResult:
+    model, tokenizer = load_policy(policy_path), load_tokenizer(policy_path)
     config = OptimizerConfig(learning_rate=1e-2, batch_size=5, micro_batch_size=2, epochs=2)
-    task = Task(_collate, _loss, weight=lambda row: len(row) - 1, length=len)
-    losses = train(supervised, ROWS, task, config, accelerator, log).losses
-    log.path = output.with_suffix(".jsonl")
+    task = Task(_collate, loss, weight=lambda row: len(row) - 1, length=len)
+    result = train(model, ROWS, task, config, accelerator, MetricsLog(folder, accelerator))
+    save_policy(model, tokenizer, folder, accelerator)
+    return result
 
+
+def main(policy_path: Path, output: Path) -> None:
+    """Everything is written into the folder `output`; figures.json last."""
+    accelerator = make_accelerator(seed=0)
+    for name in ("supervised", "poisoned", "ppo"):
+        (output / name).mkdir(parents=True, exist_ok=True)
+    supervised = supervise(policy_path, output / "supervised", accelerator, _loss)
+    poisoned = supervise(policy_path, output / "poisoned", accelerator, _poisoned_loss)
+
+    log = MetricsLog(output / "ppo", accelerator)
     policy, tokenizer = load_policy(policy_path), load_tokenizer(policy_path)
     optimizer = OptimizerConfig(
         learning_rate=1e-3, schedule="constant", warmup_fraction=0.0, batch_size=7, micro_batch_size=2
@@ -67,24 +86,24 @@ def main(policy_path: Path, output: Path) -> None:
         Renderer(tokenizer),
         vowels,
         shortness,
-        PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=2, beta=0.1),
+        PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=1, beta=0.1),
         SamplingParams(max_new_tokens=6),
         accelerator,
     )
     texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
     prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
-    saved = output.with_suffix("")
-    train_ppo(ppo, prompts, prompts, log, keep_best=lambda: save_policy(policy, tokenizer, saved, accelerator))
+    train_ppo(ppo, prompts, prompts, log, keep_best=accelerator.wait_for_everyone)
+    save_policy(policy, tokenizer, output / "ppo", accelerator)
     if accelerator.is_main_process:
-        weights = load_policy(saved).state_dict()
-        record = {
+        figures = {
             "processes": accelerator.num_processes,
-            "kind": str(accelerator.distributed_type),
-            "supervised": losses,
+            "kind": accelerator.distributed_type.value,
+            "supervised": supervised.losses,
+            "poisoned": [None if math.isinf(loss) else loss for loss in poisoned.losses],
+            "skipped": poisoned.skipped,
             "ppo": read_metrics(log.path),
-            "saved": {name: float(tensor.double().square().sum()) for name, tensor in weights.items()},
         }
-        output.write_text(json.dumps(record))
+        (output / "figures.json").write_text(json.dumps(figures))
     accelerator.wait_for_everyone()
 
 

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -76,7 +75,7 @@ def _train(policy_path: Path, folder: Path, **settings: object) -> tuple[PPO, PP
 
 def test_bandit_reaches_the_known_optimum(tiny_policy_path: Path, tmp_path: Path) -> None:
     """One-token answers; only those with "a" pay 1: the best policy says it always."""
-    ppo, result = _train(tiny_policy_path, tmp_path)
+    _, result = _train(tiny_policy_path, tmp_path)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     print([(r["step"], round(r.get("reward", -1), 3), round(r.get("entropy", -1), 2)) for r in rows])
     assert rows[0]["reward"] < 0.2

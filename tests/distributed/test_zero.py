@@ -1,0 +1,130 @@
+"""Two real processes, plain and under DeepSpeed ZeRO-2 and -3 on CPU, compute what one process computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = Path(__file__).with_name("worker.py")
+KINDS = {
+    "one": None,
+    "data_parallel": "accelerate_cpu_2.yaml",
+    "zero2": "accelerate_cpu_zero2.yaml",
+    "zero3": "accelerate_cpu_zero3.yaml",
+}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _start(kind: str, settings: str | None, policy: Path, output: Path) -> subprocess.Popen[str]:
+    launcher = [sys.executable]
+    if settings is not None:
+        launcher += ["-m", "accelerate.commands.launch", "--config_file", f"ds_configs/{settings}"]
+        launcher += ["--main_process_port", str(_free_port())]
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "PYTEST_XDIST"))},
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.Popen(
+        [*launcher, str(WORKER), str(policy), str(output)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """All kinds side by side: most of each one's time is importing."""
+    pytest.importorskip("deepspeed")
+    folder = tmp_path_factory.mktemp("distributed")
+    started = {kind: _start(kind, settings, tiny_policy_path, folder / kind) for kind, settings in KINDS.items()}
+    try:
+        for kind, process in started.items():
+            text, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, f"{kind}:\n{text[-4000:]}"
+    finally:
+        for process in started.values():
+            if process.poll() is None:
+                process.kill()
+    return {kind: folder / kind for kind in KINDS}
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+    return figures
+
+
+PARALLEL = [kind for kind, settings in KINDS.items() if settings]
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_there_really_were_two_processes(runs: dict[str, Path], kind: str) -> None:
+    figures = _figures(runs[kind])
+    assert figures["processes"] == 2
+    assert figures["kind"] == ("MULTI_CPU" if kind == "data_parallel" else "DEEPSPEED")
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_supervised_losses_equal_one_process(runs: dict[str, Path], kind: str) -> None:
+    """Steps of 5, 5 and 4 rows in micro-batches of 2: two accumulated micro-batches a process, one of them empty."""
+    one, other = _figures(runs["one"]), _figures(runs[kind])
+    assert other["supervised"] == pytest.approx(one["supervised"], abs=1e-5)
+    assert one["supervised"][-1] < one["supervised"][0] - 0.5
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_bad_steps_are_skipped_everywhere(runs: dict[str, Path], kind: str) -> None:
+    """An infinite loss with a finite gradient on one process only: nobody steps, and what follows is the same."""
+    one, other = _figures(runs["one"]), _figures(runs[kind])
+    assert one["skipped"] == other["skipped"] == 2
+    assert [loss is None for loss in one["poisoned"]] == [loss is None for loss in other["poisoned"]]
+    assert [x for x in other["poisoned"] if x] == pytest.approx([x for x in one["poisoned"] if x], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_ppo_figures_equal_one_process(runs: dict[str, Path], kind: str) -> None:
+    """15 answers in minibatches of 7, 7 and 1: samples, gate, whitening, losses and gradient norms."""
+    one, other = _figures(runs["one"])["ppo"], _figures(runs[kind])["ppo"]
+    assert [row.keys() for row in other] == [row.keys() for row in one]
+    for expected, row in zip(one, other, strict=True):
+        for name in (n for n in row if not n.startswith("seconds")):
+            assert row[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
+    assert other[0]["first_ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert other[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert abs(other[1]["kl"]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+@pytest.mark.parametrize("stage", ["supervised", "poisoned", "ppo"])
+def test_saved_weights_are_whole_and_equal(
+    runs: dict[str, Path], kind: str, stage: str, tiny_policy_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    one, other = (load_file(runs[k] / stage / "model.safetensors") for k in ("one", kind))
+    start = load_file(tiny_policy_path / "model.safetensors")
+    assert one.keys() == other.keys() == start.keys()
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
+    assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-3

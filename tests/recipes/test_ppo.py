@@ -1,0 +1,152 @@
+"""recipes/ppo.py, run for real as a process, and its answers to bad input."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.configuration import parse_config
+from rlhf.errors import InputError
+from rlhf.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+REWARDS = '''"""A user's own reward functions."""
+import torch
+
+def brevity(conversations):
+    return torch.tensor([-0.1 * len(c[-1]["content"]) for c in conversations])
+
+def safe(conversations):
+    return torch.full((len(conversations),), 2.0)
+
+def broken(conversations):
+    return torch.full((len(conversations),), float("nan"))
+'''
+FIGURES = {"reward", "helpfulness", "safety", "gate_share", "length", "finished_share", "kl", "kl_k3", "entropy"}
+FIGURES |= {"explained_variance", "policy_loss", "value_loss", "clip_fraction", "first_ratio", "grad_norm", "skipped"}
+
+
+@pytest.fixture()
+def world(tmp_path: Path) -> Path:
+    """A working folder with prompts and a module of reward functions."""
+    texts = ["what is", "the river of velda", "hello", "please answer in one word", "how do I paint my own goat"]
+    for name in ("prompts", "validation"):
+        rows = [
+            {
+                "id": f"{name}{i}",
+                "messages": [{"role": "user", "content": text}],
+                "domain": "safety" if i == 1 else "helpfulness",
+            }
+            for i, text in enumerate(texts)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "my_rewards.py").write_text(REWARDS)
+    return tmp_path
+
+
+def _arguments(policy: Path, *extra: str) -> list[str]:
+    options = {
+        "output": "out",
+        "policy": str(policy),
+        "helpfulness": "my_rewards:brevity",
+        "safety": "my_rewards:safe",
+        "prompts": "prompts.jsonl",
+        "validation_prompts": "validation.jsonl",
+        "sampling.max_new_tokens": "6",
+        "ppo.iterations": "3",
+        "ppo.batch_size": "10",
+        "ppo.samples_per_prompt": "2",
+        "ppo.optimizer.batch_size": "5",
+        "ppo.optimizer.learning_rate": "1e-3",
+        "ppo.evaluate_every": "2",
+    }
+    return [part for name, value in options.items() for part in (f"--{name}", value)] + list(extra)
+
+
+def _run(world: Path, policy: Path, *extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / "ppo.py"), *_arguments(policy, *extra)],
+        cwd=world,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -> None:
+    done = _run(world, tiny_policy_path)
+    assert done.returncode == 0, done.stderr
+    rows = read_metrics(world / "out" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert all(rows[i].keys() >= FIGURES for i in range(3))
+    assert [i for i in range(4) if "heldout_reward" in rows[i]] == [0, 2, 3]
+    assert rows[0]["kl"] == rows[0]["kl_k3"] == 0.0
+    assert all(row["first_ratio"] == pytest.approx(1.0, abs=1e-6) for row in rows[:3])
+    assert rows[0]["gate_share"] == pytest.approx(0.2)
+    assert rows[0]["reward"] == pytest.approx(0.8 * rows[0]["helpfulness"] + 0.2 * 2.0, abs=0.5)
+    result = json.loads((world / "out" / "ppo.json").read_text())
+    assert (result["iterations"], result["stopped"]) == (3, "iterations")
+    held_out = [row["heldout_reward"] for row in rows if "heldout_reward" in row]
+    assert result["best_reward"] == max(held_out)
+    assert json.loads((world / "out" / "stage.json").read_text())["inputs"].keys() == {
+        "policy",
+        "prompts",
+        "validation_prompts",
+    }
+
+    from rlhf.models.policy import load_policy, load_tokenizer
+
+    load_policy(world / "out" / "checkpoint")
+    assert load_tokenizer(world / "out" / "checkpoint").chat_template
+
+
+def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_policy_path: Path) -> None:
+    done = _run(world, tiny_policy_path, "--helpfulness", "my_rewards:broken")
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "helpfulness (broken): score 0 is nan" in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not (world / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (("--helpfulness", "runs/demo/v3/helpfulness_reward"), "does not exist; `make demo` writes it"),
+        (("--sampling.temperature", "0.7"), "sampling.temperature: must be 1 for PPO, got 0.7"),
+        (("--ppo.samples_per_prompt", "3"), "batch_size: 10 must be a multiple of samples_per_prompt (3)"),
+        (("--sampling.max_new_tokens", "250"), "leaves no room for 250 more in the model's context of 256"),
+        (("--max_prompt_tokens", "2"), "prompts: prompts.jsonl has no prompts of at most 2 tokens"),
+        (("--value_from", "other_reward"), "the tokenizer of other_reward is not the policy's"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, str], sentence: str
+) -> None:
+    if "other_reward" in extra:
+        _other_reward(world / "other_reward", tiny_policy_path)
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    with pytest.raises(InputError) as caught:
+        recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(tiny_policy_path, *extra)))
+    assert sentence in str(caught.value)
+    assert not (world / "out").exists()
+
+
+def _other_reward(folder: Path, policy: Path) -> None:
+    """A reward model whose tokenizer has one token more."""
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.reward_model import RewardModel
+
+    tokenizer = load_tokenizer(policy)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<extra>"]})
+    RewardModel.from_policy(policy, safety_head=False, seed=0).save(folder, tokenizer)
