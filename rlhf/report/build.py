@@ -1,7 +1,7 @@
 """`report/index.html`: one page that needs no network, no script and no other file.
 
-Everything that models or data wrote passes through the template's autoescape; figures are SVG drawn here. What a run lacks is
-left out, with a line that says so.
+Everything that models or data wrote passes through the template's autoescape; figures are SVG drawn here. What a run
+lacks is left out, with a line that says so.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def headline(versions: list[dict[str, Any]]) -> str:
     start, end = version_label(first["name"]), version_label(last["name"])
     sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
     if last.get("win_rate_vs_sft") is not None:
-        judge = "" if last.get("gold_helpfulness") is not None else ", by the reward models they were trained on"
+        judge = "" if last.get("gold_helpfulness") is not None else " by the reward models that trained it"
         sentences.append(f"{end} wins {percent(last['win_rate_vs_sft'], 0)} of comparisons with SFT{judge}.")
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
 

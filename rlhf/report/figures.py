@@ -1,7 +1,7 @@
 """The report's panels: small SVGs by matplotlib, whose colours and letters are the page's own.
 
-Each panel is drawn in sentinel colours that are then replaced by CSS variables, so that it follows the page from light to
-dark; text stays text. Legends are HTML beside the SVG.
+Each panel is drawn in sentinel colours that are then replaced by CSS variables, so that it follows the page from light
+to dark; text stays text. Legends are HTML beside the SVG.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _embed(svg: str, description: str) -> Markup:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is, without reading formulas into its dollar signs."""
-    return text.replace("$", r"\$")
+    """A label that matplotlib shows as it is, without reading formulas into its dollar signs; cut to fit."""
+    return (text if len(text) <= 12 else text[:11] + "…").replace("$", r"\$")
 
 
 def lines(

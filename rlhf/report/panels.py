@@ -16,9 +16,12 @@ MOST_POINTS = 500
 
 
 def version_panels(versions: Sequence[Row]) -> list[Panel]:
-    """Gold scores, what goes wrong, win rate, KL and length by version; referee and proxy where there is no gold."""
+    """Gold scores or the referee's, what goes wrong, win rate, reward, KL and length, each by version."""
     names = [version_label(v["name"]) for v in versions]
     x = range(len(versions))
+    gains = [None if v.get("sft_proxy_reward") is None else v["proxy_reward"] - v["sft_proxy_reward"] for v in versions]
+    has_gold = any(v.get("gold_helpfulness") is not None for v in versions)
+    by_models = "by the reward models that trained it"
 
     def of(label: str, colour: str, key: str, ci: str, dashed: bool = False) -> Series:
         return Series(label, colour, x, [v.get(key) for v in versions], [v.get(ci) for v in versions], dashed)
@@ -52,17 +55,19 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
         lines(
             "Wins against SFT",
             [
-                *(
-                    [of("by gold", BLUE, "win_rate_vs_sft", "win_rate_ci")]
-                    if _any(versions, "gold_helpfulness")
-                    else []
-                ),
-                of("by the reward models", GREY, "proxy_win_rate_vs_sft", "proxy_win_rate_ci", dashed=True),
-            ],
+                of("by gold", BLUE, "win_rate_vs_sft", "win_rate_ci"),
+                of(by_models, GREY, "proxy_win_rate_vs_sft", "proxy_win_rate_ci", dashed=True),
+            ][0 if has_gold else 1 :],
             names=names,
             percent=True,
             reference=0.5,
-            note="Ties count half.",
+            note="Ties count half." if has_gold else f"{by_models.capitalize()}; ties count half.",
+        ),
+        lines(
+            "Reward over SFT",
+            [Series("reward", INK, x, gains)],
+            names=names,
+            note=f"Mean gated reward less SFT's, {by_models}.",
         ),
         lines(
             "Distance from SFT",
@@ -80,16 +85,12 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
     return _found(panels)
 
 
-def _any(rows: Sequence[Row], key: str) -> bool:
-    return any(row.get(key) is not None for row in rows)
-
-
 def _found(panels: Sequence[Panel | None]) -> list[Panel]:
     return [panel for panel in panels if panel is not None]
 
 
 def accuracy_panels(models: Sequence[Row]) -> list[Panel]:
-    """Accuracy by strength, a panel a domain and a line a version; where no strengths are known, own and other domain."""
+    """Accuracy by strength, a panel a domain and a line a version; none where no strengths are known."""
     panels = []
     for domain in ("helpfulness", "safety"):
         own = [m for m in models if m.get("domain") == domain and m.get("accuracy_by_strength")]

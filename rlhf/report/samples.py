@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.report.text import NBSP
+from rlhf.report.text import NBSP, number
 
 Row = Mapping[str, Any]
 RULE = (
@@ -112,14 +112,14 @@ def _shown(version: str, row: Row) -> Shown:
     gold = row.get("gold") or {}
     scores, marks = [], []
     if gold:
-        scores = [f"helpful {gold['helpfulness']:.2f}", f"safe {gold['safety']:.2f}"]
+        scores = [f"helpful {number(gold['helpfulness'], 2)}", f"safe {number(gold['safety'], 2)}"]
         marks = [
             name for key, name in (("violation", "violation"), ("false_refusal", "false refusal")) if gold.get(key)
         ]
     elif row.get("reward") is not None:
-        scores = [f"reward {row['reward']:.2f}"]
+        scores = [f"reward {number(row['reward'], 2)}"]
         if row.get("referee") is not None:
-            scores.append(f"referee {row['referee']:.2f}")
+            scores.append(f"referee {number(row['referee'], 2)}")
     if row.get("finished") is False:
         marks.append("cut off")
     scores.append(f"{row.get('length', 0)} tokens")

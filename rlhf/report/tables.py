@@ -112,8 +112,8 @@ def version_table(versions: Sequence[Row]) -> Table:
 
 
 def accuracy_table(models: Sequence[Row], referee: Row | None) -> Table:
-    """A row a reward model: accuracy overall, by strength, on the other domain, and of always taking the longer answer."""
-    models = [*models, *([{"version": "referee"} | dict(referee)] if referee else [])]
+    """A row a reward model: accuracy overall, by strength, on the other domain; and of taking the longer answer."""
+    models = [*models, *([dict(referee) | {"version": "referee"}] if referee else [])]
     strengths = [s for s in STRENGTHS if any((m.get("accuracy_by_strength") or {}).get(s) is not None for m in models)]
     across = any(m.get("cross_domain_accuracy") is not None for m in models)
     heads = [("Model", ""), ("Accuracy", "on held-out pairs of its domain"), ("Pairs", "held out")]

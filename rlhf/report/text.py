@@ -49,10 +49,10 @@ def clock(seconds: float | None) -> str:
 
 
 def memory(mb: float | None) -> str:
-    """MiB as MiB or GiB."""
+    """MiB as MiB, from 10 GiB on as GiB."""
     if mb is None:
         return NOTHING
-    return f"{mb:.0f} MiB" if mb < 1024 else f"{mb / 1024:.1f} GiB"
+    return f"{mb:.0f} MiB" if mb < 10240 else f"{mb / 1024:.1f} GiB"
 
 
 def version_label(name: str) -> str:

@@ -1,0 +1,280 @@
+"""The page: its numbers are the summary's, what is foreign is escaped, nothing is fetched, missing parts are said."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markupsafe import Markup
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_run import FOLDERS, write_run
+
+from rlhf.errors import InputError
+from rlhf.report import build_report
+from rlhf.report.build import headline
+from rlhf.report.reading import read_run
+from rlhf.report.samples import pick_samples
+from rlhf.report.text import clock, interval, number, percent, signed, version_label
+
+ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+
+
+class _Page(HTMLParser):
+    """Text, tags, ids and every attribute that names something to fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster")]
+        if tag not in ("meta", "link", "img", "br", "hr", "input", "use", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("use", "path"):
+            assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "demo")
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    path = build_report(run)
+    assert path == run / "report" / "index.html"
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_numbers_on_the_page_are_the_summarys(run: Path, page: str) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    table = page.split("<table", 2)[1]
+    rows = [re.findall(r"<span>([^<]*)(?:<small>([^<]*)</small>)?</span>", row) for row in table.split("<tr>")[2:]]
+    assert len(rows) == len(summary["versions"])
+    for row, version in zip(rows, summary["versions"], strict=True):
+        found = [text for text, _ in row]
+        assert found[:5] == [
+            number(version["gold_helpfulness"]),
+            number(version["gold_safety"]),
+            percent(version["violation_rate"]),
+            percent(version["false_refusal_rate"]),
+            percent(version["win_rate_vs_sft"]),
+        ]
+        assert found[-2:] == [number(version["kl_from_sft"], 2), number(version["mean_length"], 1)]
+        assert row[0][1] == interval(version["gold_helpfulness_ci"])
+    last = summary["versions"][-1]
+    assert f"to {last['gold_helpfulness']:.2f}" in headline(summary["versions"])
+    for model in summary["reward_models"]:
+        assert percent(model["accuracy"]) in page
+        assert all(percent(value) in page for value in model["accuracy_by_strength"].values())
+
+
+def test_nothing_is_fetched_and_the_page_is_small(run: Path, page: str) -> None:
+    parsed = _Page(page)
+    assert parsed.open == [], "every tag is closed"
+    assert "script" not in parsed.tags and "link" not in parsed.tags and "img" not in parsed.tags
+    assert all(value.startswith("#") for value in parsed.fetched), parsed.fetched
+    assert not re.search(r"url\((?!#)", page) and "@import" not in page and "http" not in page
+    assert (run / "report" / "index.html").stat().st_size < 3_000_000
+
+
+def test_every_figure_says_what_it_shows_and_follows_the_theme(page: str) -> None:
+    figures = re.findall(r"<svg .*?</svg>", page, flags=re.S)
+    assert len(figures) >= 15
+    for svg in figures:
+        label = re.search(r'role="img" aria-label="([^"]+)"', svg)
+        assert label and len(label.group(1)) > 20
+        assert not re.search(r"#[0-9a-f]{6}\b", svg), "a colour that is not the page's"
+    assert page.count("prefers-color-scheme: dark") == 1
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    targets = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    assert set(targets) <= set(ids)
+
+
+def test_what_models_and_data_wrote_is_escaped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", versions=("sft", "v1"))
+    for name in ("sft", "v1"):
+        path = run / FOLDERS[name] / "answers.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row["answer"] = row["source"] = ATTACK
+            row["messages"] = [
+                {"role": "user", "content": ATTACK},
+                {"role": ATTACK, "content": ATTACK},
+                {"role": "user", "content": ATTACK},
+            ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = json.loads((run / "summary.json").read_text())
+    for version in summary["versions"]:
+        version["by_kind"] = {ATTACK: next(iter(version["by_kind"].values()))}
+    summary["versions"][1]["name"] = "v1" + ATTACK
+    _write(run / "summary.json", summary)
+    _write(run / "v1" / "evaluation" / "evaluation.json", summary["versions"][1])
+    (run / "config.yaml").write_text(f"config: {{configs: '{ATTACK}', run: x, seed: 1}}\n")
+    ledger = run / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace("v1/preferences", json.dumps(ATTACK)[1:-1]))
+    page = build_report(run).read_text()
+    parsed = _Page(page)
+    assert "script" not in parsed.tags and "img" not in parsed.tags
+    assert parsed.text.count('alert("x")') > 10, "it is there, as text"
+
+
+def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", versions=("sft", "v1"))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["versions"][1]["name"] = r"costs $1 \frac{ $2"
+    _write(run / "summary.json", summary)
+    page = build_report(run).read_text()
+    assert r"costs $1 \frac{ $2" in page and r">costs $1 \f…<" in page
+
+
+def test_without_gold_the_referee_and_the_reward_models_speak(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "hh", gold=False, versions=("sft", "v1"))
+    page = build_report(run).read_text()
+    assert "the referee&#39;s score" in page and "by the reward models that trained it" in page
+    assert "<h3>Gold scores</h3>" not in page and "carry no strengths" in page
+    assert "sorted by reward" in page and "referee helpfulness" in page
+
+
+MISSING = {
+    "summary.json": "Versions",
+    "v1/rejection_sampling": "No rejection sampling has finished",
+    "v3/ppo": "No PPO stage has finished",
+    "config.yaml": "There is no config.yaml",
+    "ledger.jsonl": "There is no ledger",
+    "sft_evaluation": "There are no answers of two versions",
+}
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time; these tests are about the rest of the page."""
+    monkeypatch.setattr("rlhf.report.figures.draw", lambda *_, **__: Markup("<svg></svg>"))
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_run_that_lacks_a_part_says_so(run: Path, tmp_path: Path, missing: str) -> None:
+    versions = ("sft", "v1") if missing in ("v1/rejection_sampling", "sft_evaluation") else None
+    copy = tmp_path / "run"
+    if versions:
+        write_run(copy, versions=versions)
+    else:
+        shutil.copytree(run, copy)
+    target = copy / missing
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    page = build_report(copy).read_text()
+    assert MISSING[missing] in page
+    _Page(page)
+
+
+def test_the_first_stages_of_a_run_make_a_page_already(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    started = {"event": "started", "time": 1.0, "stage": "data", "command": ["python", "recipes/data.py"]}
+    (run / "ledger.jsonl").write_text(json.dumps(started) + '\n{"event": "fini')
+    page = build_report(run).read_text()
+    assert "No version has been evaluated" in page and "running" in page and "not two evaluated versions" in page
+
+
+def test_no_run_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        build_report(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is it a run's folder"):
+        build_report(tmp_path)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_unfinished_stages_and_broken_files_are_left_out(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.copytree(copy / "v3" / "evaluation", copy / "v3" / "evaluation.partial")
+    _write(copy / "v3" / "evaluation.partial" / "evaluation.json", {"name": "half"})
+    (copy / "v1" / "rejection_sampling" / "selection.json").write_text('{"version": ')
+    (copy / "summary.json").unlink()
+    files = read_run(copy)
+    assert [v["name"] for v in files.versions] == ["sft", "v1", "v2", "v3", "v3_ppo"]
+    assert files.reward_models[0]["pairs_by_strength"]["better"] == 120
+    build_report(copy)
+
+
+def test_stages_tell_their_attempts_and_state(tmp_path: Path) -> None:
+    records = [
+        {"event": "started", "stage": "sft", "command": ["/opt/bin/python", "a b.py"]},
+        {"event": "failed", "stage": "sft", "error": "stopped: KeyboardInterrupt"},
+        {"event": "started", "stage": "sft", "command": ["/opt/bin/python", "a b.py"]},
+        {"event": "finished", "stage": "sft", "seconds": 2.5, "peak_memory_mb": 512.0},
+        {"event": "skipped", "stage": "sft"},
+        {"event": "started", "stage": "v1/ppo", "command": ["python", "ppo.py"]},
+        {"event": "failed", "stage": "v1/ppo", "error": "error: no memory"},
+    ]
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    sft, ppo = read_run(tmp_path).stages
+    assert (sft.state, sft.attempts, sft.seconds, sft.command) == ("finished", 2, 2.5, "python 'a b.py'")
+    assert ppo.state == "failed"
+
+
+def _row(prompt: str, kind: str, helpful: float, safe: float = 1.0) -> dict[str, Any]:
+    gold = {"helpfulness": helpful, "safety": safe, "violation": safe == 0, "false_refusal": False, "kind": kind}
+    messages = [{"role": "user", "content": f"about {prompt}"}]
+    return {"prompt_id": prompt, "index": 0, "messages": messages, "domain": "helpfulness", "answer": "x", "gold": gold}
+
+
+def test_samples_are_the_largest_rise_the_median_and_the_largest_fall() -> None:
+    before = [_row(p, "ordinary", 0.5) for p in "abcde"] + [_row("u", "unsafe", 0.5, 0.0)]
+    changes = {"a": 0.1, "b": 0.4, "c": -0.3, "d": 0.0, "e": 0.4}
+    after = [_row(p, "ordinary", 0.5 + c) for p, c in changes.items()] + [_row("u", "unsafe", 0.1, 1.0)]
+    ordinary, unsafe = pick_samples({"sft": before, "v1": after})
+    assert [(s.place, s.question) for s in ordinary.samples] == [
+        ("largest rise", "about b"),  # e rises as much; b comes first
+        ("median", "about a"),
+        ("largest fall", "about c"),
+    ]
+    assert unsafe.score == "gold safety" and unsafe.samples[0].change == 1.0
+    assert [a.marks for a in unsafe.samples[0].answers] == [["violation"], []]
+    assert pick_samples({"sft": before}) == [] and pick_samples({}) == []
+
+
+def test_headline_says_rises_only_where_intervals_part() -> None:
+    first = {"name": "sft", "gold_helpfulness": 0.4, "gold_helpfulness_ci": [0.35, 0.45]}
+    far = {"name": "v2", "gold_helpfulness": 0.6, "gold_helpfulness_ci": [0.55, 0.65]}
+    near = far | {"gold_helpfulness_ci": [0.44, 0.76]}
+    assert headline([first, far]) == "From SFT to V2, gold helpfulness rises from 0.40 to 0.60."
+    assert "moves from 0.40 to 0.60 (the intervals overlap)" in headline([first, near])
+    assert "falls from 0.60 to 0.40" in headline([far, first])
+
+
+def test_how_numbers_read() -> None:
+    assert (number(-0.0001, 2), number(-1.5, 1), number(None)) == ("0.00", "−1.5", "–")
+    assert (signed(0.25), signed(-0.25), signed(0.001), signed(None)) == ("+0.25", "−0.25", "0.00", "–")
+    assert percent(0.123) == "12.3\u00a0%" and interval([0.1, 0.25], 1, share=True) == "10.0 to 25.0"
+    assert (clock(4.23), clock(187), clock(7500)) == ("4.2 s", "3 min 07 s", "2 h 05 min")
+    names = {"sft": "SFT", "v2": "V2", "v3_ppo": "V3 + PPO", "mine": "mine", "my_model": "my_model", "": ""}
+    assert {name: version_label(name) for name in names} == names
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
