@@ -11,7 +11,7 @@ Writes into the output folder: checkpoint/ (a sequence classifier with one label
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -74,8 +74,14 @@ def main(config: HelpfulnessRewardConfig) -> None:
     from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.accuracy import heldout_report
     from rlhf.rewards.helpfulness import train_helpfulness_model
+    from rlhf.rewards.training import fitting_rows
     from rlhf.training.accelerator import make_accelerator
 
+    test, test_other = (
+        fitting_rows(config.policy, held_out, config.training, "test_preferences")
+        for held_out in (rows.test, rows.test_other)
+    )
+    rows = replace(rows, test=test, test_other=test_other)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs={"policy": config.policy, **files}) as folder:
         accelerator.wait_for_everyone()
@@ -86,7 +92,7 @@ def main(config: HelpfulnessRewardConfig) -> None:
         )
         model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator)
         if accelerator.is_main_process:
-            report = heldout_report(folder / "checkpoint", "helpfulness", rows, config.training)
+            report = heldout_report(folder / "checkpoint", "helpfulness", rows)
             write_json(folder / "accuracy.json", report)
         accelerator.wait_for_everyone()
 

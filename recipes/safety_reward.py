@@ -13,7 +13,7 @@ characters would reach).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,8 +76,14 @@ def main(config: SafetyRewardConfig) -> None:
     from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.accuracy import heldout_report
     from rlhf.rewards.safety import train_safety_model
+    from rlhf.rewards.training import fitting_rows
     from rlhf.training.accelerator import make_accelerator
 
+    test, test_other = (
+        fitting_rows(config.policy, held_out, config.training, "test_preferences")
+        for held_out in (rows.test, rows.test_other)
+    )
+    rows = replace(rows, test=test, test_other=test_other)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs={"policy": config.policy, **files}) as folder:
         accelerator.wait_for_everyone()
@@ -88,7 +94,7 @@ def main(config: SafetyRewardConfig) -> None:
         )
         model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator)
         if accelerator.is_main_process:
-            report = heldout_report(folder / "checkpoint", "safety", rows, config.training)
+            report = heldout_report(folder / "checkpoint", "safety", rows)
             write_json(folder / "accuracy.json", report)
         accelerator.wait_for_everyone()
 

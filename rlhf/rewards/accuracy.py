@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS, Domain, Preference
-from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.loading import load_reward
-from rlhf.rewards.pairs import render_pairs
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.rows import RewardRows, seen_prompts
-from rlhf.rewards.scoring import RewardModelFunction, check_scores, name_of
-from rlhf.rewards.training import longest
+from rlhf.rewards.scoring import check_scores, name_of
 
 Z95 = 1.959963984540054
 
@@ -81,24 +78,17 @@ def accuracy_report(
     }
 
 
-def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, config: RewardTrainingConfig) -> dict[str, Any]:
-    """`accuracy_report` of a saved reward model on rows cut to the length it was trained on, as training cuts them.
+def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows) -> dict[str, Any]:
+    """`accuracy_report` of a saved reward model on rows that fit it (`rlhf.rewards.training.fitting_rows`).
 
     Returns:
         besides: "training_pairs" of its own domain, and "test_prompts_in_training": held-out rows whose first question
         was trained on (the accuracy flatters if that is not 0).
     """
-    reward = load_reward(checkpoint)
-    assert isinstance(reward, RewardModelFunction)
-    limit = longest(reward.model, config)
-    own, other = (
-        [pair.preference for pair in render_pairs(test, reward.renderer, limit, config.too_long, "test_preferences")]
-        for test in (rows.test, rows.test_other)
-    )
     return {
-        **accuracy_report(reward, own, other, domain),
+        **accuracy_report(load_reward(checkpoint), rows.test, rows.test_other, domain),
         "training_pairs": len(rows.own),
-        "test_prompts_in_training": seen_prompts(own, rows.own),
+        "test_prompts_in_training": seen_prompts(rows.test, rows.own),
     }
 
 

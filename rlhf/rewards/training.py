@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Preference
@@ -55,14 +57,28 @@ def train_reward_model(
     """
     tokenizer = load_tokenizer(policy)
     model = RewardModel.from_policy(policy, safety_head=safety_head, seed=seed)
-    pairs = render_pairs(preferences, Renderer(tokenizer), longest(model, config), config.too_long)
+    pairs = render_pairs(preferences, Renderer(tokenizer), _longest(model.config, config), config.too_long)
     train(model, pairs, pair_task(config, tokenizer.pad_token_id), config.optimizer, accelerator, log, seed=seed)
     return model.eval()
 
 
-def longest(model: RewardModel, config: RewardTrainingConfig) -> int | None:
+def fitting_rows(
+    policy: str | os.PathLike[str], rows: Sequence[Preference], config: RewardTrainingConfig, name: str
+) -> list[Preference]:
+    """Held-out rows as training would cut them: oldest turns that do not fit are gone, too long rows refused or left out.
+
+    Args:
+        policy: checkpoint folder that the reward model starts from.
+        name: of the field, for messages.
+    """
+    renderer = Renderer(load_tokenizer(policy))
+    limit = _longest(AutoConfig.from_pretrained(policy), config)
+    return [pair.preference for pair in render_pairs(rows, renderer, limit, config.too_long, name)]
+
+
+def _longest(model_config: Any, config: RewardTrainingConfig) -> int | None:
     """Most tokens of a dialogue: max_length, or else the model's number of positions (None: no limit)."""
-    limit: int | None = config.max_length or getattr(model.config, "max_position_embeddings", None)
+    limit: int | None = config.max_length or getattr(model_config, "max_position_embeddings", None)
     return limit
 
 

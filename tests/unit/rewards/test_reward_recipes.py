@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,4 +89,12 @@ def test_bad_input_gets_one_sentence(preferences: Path, tiny_policy_path: Path, 
     bad.write_text(preferences.read_text().splitlines()[0] + '\n{"chosen": 3}\n')
     with pytest.raises(InputError, match=r"bad\.jsonl:2"):
         run(preferences=(str(bad),))
-    assert not (tmp_path / "o").exists()
+    lines = [json.loads(line) for line in preferences.read_text().splitlines()]
+    long = tmp_path / "long.jsonl"
+    long.write_text("".join(json.dumps(line | {"chosen": line["chosen"] + " sure" * 200}) + "\n" for line in lines))
+    with pytest.raises(InputError, match="test_preferences: row 1 takes"):
+        run(test_preferences=(str(long),))
+    assert not (tmp_path / "o").exists() and not (tmp_path / "o.partial").exists()
+    too_long = config_class(tmp_path / "x", tiny_policy_path, (str(preferences),)).training
+    run(test_preferences=(str(long), str(preferences)), training=replace(too_long, too_long="skip"))
+    assert json.loads((tmp_path / "o/accuracy.json").read_text())["pairs"] == 12
