@@ -29,6 +29,7 @@ from rlhf.iteration.processes import StageProcess, command_of, end_leftovers, st
 from rlhf.stage import digest
 
 POLL_SECONDS = 0.05
+LOCK = ".lock"
 ERROR_LINE = re.compile(r"(?:\[rank\d+\]:\s*)?(error: .*|[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)")
 LAUNCHER_LINE = re.compile(r"torch\.distributed\.elastic|subprocess\.CalledProcessError")
 
@@ -101,9 +102,10 @@ class Driver:
 
         Raises StageFailed (the other stages are stopped first), InputError, KeyboardInterrupt (Ctrl-C, SIGTERM).
         """
-        with _only_driver(self.run), _terminate_as_interrupt():
+        with _only_driver(self.run) as last_alive, _terminate_as_interrupt():
             end_leftovers(self.run)
             self.ledger = Ledger(self.run / "ledger.jsonl")
+            self.ledger.close_killed(last_alive)
             self.ledger.append("begun", pid=os.getpid(), stages=len(self.stages), slots=self.slots)
             try:
                 while self.waiting or self.running:
@@ -157,6 +159,7 @@ class Driver:
         if not self.running:
             return
         time.sleep(POLL_SECONDS)
+        os.utime(self.run / LOCK)  # a sign of life: how long a driver ran that is killed here
         self.progress.tick(self.running)
         for process in list(self.running):
             status = process.poll()
@@ -234,15 +237,15 @@ def last_error_line(log: Path, start: int = 0) -> str:
 
 
 @contextlib.contextmanager
-def _only_driver(run: Path) -> Iterator[None]:
-    """Hold the run's lock; InputError where another driver holds it."""
+def _only_driver(run: Path) -> Iterator[float]:
+    """Hold the run's lock; gives the last sign of life of the driver before; InputError where another one holds it."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a") as stream:
+    with (run / LOCK).open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"run: another driver is working in {run}; wait for it or name another --run") from None
-        yield
+        yield (run / LOCK).stat().st_mtime
 
 
 @contextlib.contextmanager

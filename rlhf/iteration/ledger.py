@@ -60,6 +60,11 @@ class Ledger:
             stream.flush()
             os.fsync(stream.fileno())
 
+    def close_killed(self, last_alive: float) -> None:
+        """Add the "ended" that a killed driver could not write, at the time of its last sign of life."""
+        if self.records and self.records[-1]["event"] != "ended":
+            self.append("ended", time=round(max(last_alive, self.records[-1]["time"]), 3), killed=True)
+
     def last(self, stage: str) -> Record | None:
         """As `last_record`."""
         return last_record(self.records, stage)

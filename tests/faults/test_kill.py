@@ -72,7 +72,10 @@ def test_a_stage_that_outlives_its_killed_driver_is_ended_before_it_starts_again
     driver.kill()
     driver.communicate()
     assert diamond.alive(), "a stubborn stage takes no hint"
+    time.sleep(0.5)
     assert diamond.drive().returncode == 0
+    attempts = [r["time"] for r in diamond.ledger() if r["event"] in ("begun", "ended")]
+    assert len(attempts) == 4 and 0 < attempts[1] - attempts[0] < attempts[2] - attempts[0] - 0.4, "its time counts"
     assert diamond.results() == EXPECTED
     assert diamond.traced("end").count("a") == 1
 
