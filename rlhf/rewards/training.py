@@ -65,7 +65,7 @@ def train_reward_model(
 def fitting_rows(
     policy: str | os.PathLike[str], rows: Sequence[Preference], config: RewardTrainingConfig, name: str
 ) -> list[Preference]:
-    """Held-out rows as training would cut them: oldest turns that do not fit are gone, too long rows refused or skipped.
+    """Held-out rows as training would cut them: without the oldest turns where too long, or refused or skipped.
 
     Args:
         policy: checkpoint folder that the reward model starts from.
