@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -23,12 +24,11 @@ from rlhf.training.config import OptimizerConfig
 PROMPTS = [
     Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(("what is", "the river", "hello"))
 ]
-LETTERS = {"a": 1.0, "e": 0.5}
 
 
-def _letters(conversations: Sequence[Conversation]) -> Tensor:
-    """1 for an answer that begins with a, 0.5 for e, 0 for any other."""
-    return torch.tensor([LETTERS.get(c[-1]["content"][:1], 0.0) for c in conversations])
+def _letter_a(conversations: Sequence[Conversation]) -> Tensor:
+    """1 for an answer that begins with a, 0 for any other."""
+    return torch.tensor([float(c[-1]["content"].startswith("a")) for c in conversations])
 
 
 def _all_safe(conversations: Sequence[Conversation]) -> Tensor:
@@ -62,7 +62,7 @@ def _train(policy_path: Path, folder: Path, **settings: object) -> tuple[PPO, PP
         copy.deepcopy(policy),
         RewardModel.from_policy(policy_path, safety_head=False, seed=0),
         Renderer(load_tokenizer(policy_path)),
-        _letters,
+        _letter_a,
         _all_safe,
         config,
         SamplingParams(max_new_tokens=1),
@@ -74,9 +74,37 @@ def _train(policy_path: Path, folder: Path, **settings: object) -> tuple[PPO, PP
 
 
 def test_bandit_reaches_the_known_optimum(tiny_policy_path: Path, tmp_path: Path) -> None:
-    """One-token answers; only those with "a" pay 1: the best policy says it always."""
+    """One-token answers, those with "a" pay 1, no KL penalty: the best policy always says it."""
     _, result = _train(tiny_policy_path, tmp_path)
     rows = read_metrics(tmp_path / "metrics.jsonl")
-    print([(r["step"], round(r.get("reward", -1), 3), round(r.get("entropy", -1), 2)) for r in rows])
     assert rows[0]["reward"] < 0.2
-    assert result.best_reward > 0.9
+    assert result.first_reward < 0.2
+    assert result.best_reward == 1.0
+
+
+def _optimal_share(policy_path: Path, beta: float) -> float:
+    """Share of "a" under the policy that is optimal with the KL penalty.
+
+    The optimum of E[s] - beta KL is pi ~ reference x exp(s / beta), and the whitened score s of a paid answer is
+    1 / sqrt(p (1 - p)) above that of an unpaid one: follow the fixed point up from the reference.
+    """
+    policy, renderer = load_policy(policy_path), Renderer(load_tokenizer(policy_path))
+    pays = torch.tensor([renderer.answer_text([i]).startswith("a") for i in range(policy.config.vocab_size)])
+    with torch.no_grad():
+        logits = [policy(torch.tensor([renderer.prompt_ids(p.messages)])).logits[0, -1] for p in PROMPTS]
+    start = torch.stack([x.double().softmax(-1)[pays].sum() for x in logits])
+    share = start.mean()
+    for _ in range(1000):
+        target = torch.sigmoid(start.logit() + 1 / (beta * (share * (1 - share)).sqrt())).mean()
+        share = share + 0.01 * (target - share)
+    return float(share)
+
+
+def test_bandit_with_a_kl_penalty_stops_at_the_known_optimum(tiny_policy_path: Path, tmp_path: Path) -> None:
+    """Neither the reference's share nor all: what reference x exp(score / beta) says."""
+    optimum = _optimal_share(tiny_policy_path, beta=1.0)
+    _train(tiny_policy_path, tmp_path, beta=1.0, iterations=60, evaluate_every=100)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    reached = sum(row["reward"] for row in rows[40:60]) / 20
+    assert rows[0]["reward"] < optimum / 2
+    assert reached == pytest.approx(optimum, abs=0.04)

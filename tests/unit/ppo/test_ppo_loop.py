@@ -1,0 +1,77 @@
+"""The loop's decisions, on scripted evaluations: which checkpoint is kept, and when it stops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf.data.rows import Prompt
+from rlhf.metrics import MetricsLog, read_metrics
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.loop import PPO, PPOResult, train_ppo
+from rlhf.training.accelerator import make_accelerator
+
+PROMPTS = [Prompt(f"p{i}", [{"role": "user", "content": "hello"}]) for i in range(6)]
+
+
+class ScriptedPPO(PPO):
+    """Evaluations and KLs by script."""
+
+    def __init__(self, config: PPOConfig, rewards: Sequence[float], kls: Sequence[float]) -> None:
+        self.config, self.rewards, self.kls = config, list(rewards), list(kls)
+        self.accelerator, self.seed = make_accelerator(seed=0), 0
+        self.seen: list[int] = []
+
+    def evaluate(self, prompts: Sequence[Prompt]) -> dict[str, float]:
+        assert len(prompts) == min(self.config.validation_size, len(PROMPTS))
+        return {"heldout_reward": self.rewards.pop(0), "heldout_kl": self.kls[len(self.seen)]}
+
+    def iterate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
+        self.seen.append(iteration)
+        return {"reward": 0.0, "kl": self.kls[iteration]}
+
+
+def _run(
+    folder: Path, rewards: Sequence[float], kls: Sequence[float] = (0.0,) * 20, **settings: Any
+) -> tuple[ScriptedPPO, PPOResult, list[int]]:
+    ppo = ScriptedPPO(PPOConfig(**{"iterations": 8, "batch_size": 4, "evaluate_every": 2, **settings}), rewards, kls)
+    kept: list[int] = []
+    log = MetricsLog(folder, ppo.accelerator)
+    return ppo, train_ppo(ppo, PROMPTS, PROMPTS, log, lambda: kept.append(len(ppo.seen))), kept
+
+
+def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
+    _, result, kept = _run(tmp_path, [0.1, 0.4, 0.3, 0.6, 0.5], validation_size=3)
+    assert kept == [0, 2, 6]
+    assert result == PPOResult(8, "iterations", best_iteration=6, best_reward=0.6, first_reward=0.1)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(9))
+    assert [row["step"] for row in rows if "heldout_reward" in row] == [0, 2, 4, 6, 8]
+
+
+def test_the_last_policy_is_evaluated_too(tmp_path: Path) -> None:
+    _, result, kept = _run(tmp_path, [0.1, 0.2, 0.9], iterations=3)
+    assert (kept, result.best_iteration, result.best_reward) == ([0, 2, 3], 3, 0.9)
+
+
+def test_patience_counts_evaluations_since_the_best(tmp_path: Path) -> None:
+    ppo, result, kept = _run(tmp_path, [0.1, 0.4, 0.3, 0.4], patience=2)
+    assert (result.stopped, result.iterations, result.best_iteration) == ("patience", 6, 2)
+    assert ppo.seen == [0, 1, 2, 3, 4, 5]
+    assert kept == [0, 2]
+
+
+def test_too_far_from_the_reference_ends_it(tmp_path: Path) -> None:
+    """The rollouts of iteration 3 show a KL above the limit: that policy is neither trained on nor kept."""
+    ppo, result, kept = _run(tmp_path, [0.1, 0.4], kls=[0.0, 1.0, 2.0, 5.5], max_kl=5.0)
+    assert (result.stopped, result.iterations) == ("max_kl", 3)
+    assert ppo.seen == [0, 1, 2, 3]
+    assert kept == [0, 2]
+
+
+def test_a_policy_beyond_the_limit_is_never_the_best(tmp_path: Path) -> None:
+    _, result, kept = _run(tmp_path, [0.1, 0.9], kls=[0.0, 1.0, 9.0], max_kl=5.0)
+    assert (kept, result.best_reward, result.stopped) == ([0], 0.1, "max_kl")
+    assert not math.isnan(result.first_reward)
