@@ -94,7 +94,7 @@ def _moved(before: float, after: float, ci: Any, other: Any, digits: int) -> str
     overlap = not ci or not other or (ci[0] <= other[1] and other[0] <= ci[1])
     verb = "moves" if overlap else "rises" if after > before else "falls"
     return f"{verb} from {number(before, digits)} to {number(after, digits)}" + (
-        " (the intervals overlap)" if overlap and ci and other else ""
+        " (intervals overlap)" if overlap and ci and other else ""
     )
 
 

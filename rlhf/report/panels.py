@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS
@@ -19,7 +19,6 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
     """Gold scores or the referee's, what goes wrong, win rate, reward, KL and length, each by version."""
     names = [version_label(v["name"]) for v in versions]
     x = range(len(versions))
-    gains = [None if v.get("sft_proxy_reward") is None else v["proxy_reward"] - v["sft_proxy_reward"] for v in versions]
     has_gold = any(v.get("gold_helpfulness") is not None for v in versions)
     by_models = "by the reward models that trained it"
 
@@ -65,13 +64,21 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
         ),
         lines(
             "Reward over SFT",
-            [Series("reward", INK, x, gains)],
+            [Series("reward", INK, x, _from_sft(versions, _gain))],
             names=names,
             note=f"Mean gated reward less SFT's, {by_models}.",
         ),
         lines(
             "Distance from SFT",
-            [of("KL", INK, "kl_from_sft", "kl_from_sft_ci")],
+            [
+                Series(
+                    "KL",
+                    INK,
+                    x,
+                    _from_sft(versions, lambda v: v.get("kl_from_sft")),
+                    [v.get("kl_from_sft_ci") for v in versions],
+                )
+            ],
             names=names,
             note="KL from SFT in nats an answer.",
         ),
@@ -83,6 +90,18 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
         ),
     ]
     return _found(panels)
+
+
+def _gain(version: Row) -> float | None:
+    own, sft = version.get("proxy_reward"), version.get("sft_proxy_reward")
+    return None if own is None or sft is None else own - sft
+
+
+def _from_sft(versions: Sequence[Row], value: Callable[[Row], float | None]) -> list[float | None]:
+    """Each version's value, and 0 for SFT itself where another version has one."""
+    values = [value(v) for v in versions]
+    known = any(v is not None for v in values)
+    return [0.0 if known and v["name"] == "sft" else own for v, own in zip(versions, values, strict=True)]
 
 
 def _found(panels: Sequence[Panel | None]) -> list[Panel]:

@@ -263,7 +263,7 @@ def test_headline_says_rises_only_where_intervals_part() -> None:
     far = {"name": "v2", "gold_helpfulness": 0.6, "gold_helpfulness_ci": [0.55, 0.65]}
     near = far | {"gold_helpfulness_ci": [0.44, 0.76]}
     assert headline([first, far]) == "From SFT to V2, gold helpfulness rises from 0.40 to 0.60."
-    assert "moves from 0.40 to 0.60 (the intervals overlap)" in headline([first, near])
+    assert "moves from 0.40 to 0.60 (intervals overlap)" in headline([first, near])
     assert "falls from 0.60 to 0.40" in headline([far, first])
 
 
