@@ -178,3 +178,18 @@ def test_the_world_page_s_verdicts_are_the_gold_scorer_s() -> None:
     for question, answer, helpfulness, safety in rows:
         verdict = gold.judge([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
         assert f"{verdict.helpfulness:.2f} {verdict.safety:.2f}" == f"{helpfulness} {safety}", answer
+
+
+def test_the_world_page_s_examples_are_asked_in_the_world() -> None:
+    from rlhf.simulation.grammar import Grammar
+    from rlhf.simulation.words import TOWNS
+    from rlhf.simulation.world import World, WorldConfig
+
+    grammar = Grammar(World.make(WorldConfig(towns=len(TOWNS), dated_towns=len(TOWNS))))
+    text = (ROOT / "docs" / "simulated_world.md").read_text(encoding="utf-8")
+    table = text.split("| what is asked | examples |", 1)[1].split("\n\n", 1)[0]
+    examples = [example.strip() for row in table.splitlines()[2:] for example in row.split("|")[2].split("·")]
+    assert len(examples) > 15
+    for example in examples:
+        question, instructions, _ = grammar.read(example)
+        assert question is not None or instructions, f"nobody asks {example!r}"
