@@ -92,7 +92,8 @@ def add_experience(
     for batch, share in batches:
         logprobs, values, entropy = model(batch, with_entropy=True)
         mask = batch["mask"]
-        ref_logprobs, _ = answer_logprobs(reference, batch)
+        with accelerator.autocast():
+            ref_logprobs, _ = answer_logprobs(reference, batch)
         rewards = token_rewards(logprobs, ref_logprobs, mask, batch["scores"], config.beta)
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
         batch.update(old_logprobs=logprobs, old_values=values, advantages=advantages, returns=returns)

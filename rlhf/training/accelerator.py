@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -24,8 +25,10 @@ def make_accelerator(
     when they are prepared: transformers would partition every model at loading, also those that are never prepared.
     """
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    if deepspeed and not torch.cuda.is_available():
-        _without_shared_memory_op()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns of guessing it, wherever it is only installed
+        if deepspeed:
+            _without_shared_memory_op()
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     handlers = [InitProcessGroupKwargs(backend="gloo")] if asked > 1 and not torch.cuda.is_available() else []
     accelerator = Accelerator(
@@ -42,6 +45,8 @@ def make_accelerator(
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
         unset_hf_deepspeed_config()
+        # one line a collective and process: DeepSpeed calls what newer torch has given another name
+        warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     set_seed(seed)
     return accelerator
 

@@ -147,6 +147,7 @@ def _number(norm: Any) -> float:
 
 def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig) -> None:
     """What the JSON leaves to us; the rest of its "auto" entries accelerate fills in."""
+    accelerator.deepspeed_engine_wrapped = None  # of an earlier model; accelerate warns of keeping it
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     for derived in ("train_batch_size", "gradient_accumulation_steps"):
         settings.pop(derived, None)

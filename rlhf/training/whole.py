@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+MIXED_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def is_partitioned(accelerator: Accelerator) -> bool:
     """Whether prepared models have their weights partitioned (ZeRO-3)."""
@@ -55,9 +57,14 @@ class WholeModel:
 
 
 def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """A model that only runs forward, without gradients: on the device, its weights partitioned under ZeRO-3."""
+    """A model that only runs forward, without gradients: on the device, its weights partitioned under ZeRO-3.
+
+    Its weights get the type that DeepSpeed gives the trained ones. Run it inside `accelerator.autocast()`.
+    """
     model.requires_grad_(False)
     model.eval()
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.mixed_precision in MIXED_DTYPES:
+        model.to(MIXED_DTYPES[accelerator.mixed_precision])
     if not is_partitioned(accelerator):
         return model.to(accelerator.device)
     import deepspeed

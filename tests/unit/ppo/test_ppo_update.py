@@ -167,7 +167,7 @@ def test_losses_equal_the_float64_reference(
         for batch, share in minibatch.batches:
             value, figures = loss(actor, batch)
             for name, figure in {"loss": value, **figures}.items():
-                sums[name] = sums.get(name, 0.0) + share * float(figure)
+                sums[name] = sums.get(name, 0.0) + share * figure.item()
     policy = value_loss = clipped = ratios = 0.0
     for before, after in zip(old, new, strict=True):
         ratio, advantage = np.exp(after["new"] - before["new"]), before["white"]
@@ -220,9 +220,11 @@ def test_padding_changes_nothing(actor: PolicyAndValue, reference: nn.Module) ->
 
 
 def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator) -> None:
+    """Nor does gradient checkpointing."""
     results = []
-    for size in (1, 2, 5):
-        config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, micro_batch_size=size))
+    for size, checkpointing in ((1, False), (2, False), (5, False), (2, True)):
+        optimizer = replace(CONFIG.optimizer, micro_batch_size=size, gradient_checkpointing=checkpointing)
+        config = replace(CONFIG, optimizer=optimizer)
         model = copy.deepcopy(actor)
         stepper = Stepper(model, config.optimizer, accelerator)
         minibatches = make_minibatches(_rollouts(), config, accelerator, pad_id=2, seed=0)
