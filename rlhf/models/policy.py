@@ -13,6 +13,7 @@ What is saved:
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -78,9 +79,23 @@ def load_policy(
     return _with_adapter(model, adapter, quantized=quantization is not None)
 
 
+def dtype_of(name: str) -> torch.dtype:
+    """A floating-point type by its name; InputError for anything else."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"dtype: must be float32, bfloat16 or float16, got {name!r}")
+    return found
+
+
+def _require_qlora(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"adapter, quantization: need the package {package}; install it by `pip install rlhf[qlora]`")
+
+
 def _load_base(folder: Path, quantization: str | None, dtype: str) -> PreTrainedModel:
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    options: dict[str, Any] = {"dtype": dtype_of(dtype)}
     if quantization == "nf4":
+        _require_qlora("bitsandbytes")
         from transformers import BitsAndBytesConfig
 
         options["quantization_config"] = BitsAndBytesConfig(
@@ -116,6 +131,7 @@ def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: bool) -> PreTrainedModel:
+    _require_qlora("peft")
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if quantized:
@@ -131,6 +147,7 @@ def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: boo
 
 
 def _load_adapter_checkpoint(folder: Path, adapter: AdapterConfig | None, dtype: str) -> PreTrainedModel:
+    _require_qlora("peft")
     from peft import PeftModel, prepare_model_for_kbit_training
 
     saved = json.loads((folder / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8"))

@@ -21,7 +21,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint, require_reward_head
-from rlhf.models.policy import add_pad_embedding, load_tokenizer, quiet_transformers, verify_saved, whole_state_dict
+from rlhf.models.policy import (
+    add_pad_embedding,
+    dtype_of,
+    load_tokenizer,
+    quiet_transformers,
+    verify_saved,
+    whole_state_dict,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,9 +83,7 @@ class RewardModel(nn.Module):
             raise InputError(f"policy: {folder} is an adapter over 4-bit weights; merge it into whole weights first")
         config = without_dropout(AutoConfig.from_pretrained(folder, num_labels=1))
         with quiet_transformers():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, dtype=getattr(torch, dtype)
-            )
+            model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=dtype_of(dtype))
         if not isinstance(getattr(model, "score", None), nn.Linear):
             raise InputError(f"policy: {folder} is a {config.model_type}, which has no classifier with a `score` layer")
         add_pad_embedding(model, load_tokenizer(folder))
@@ -101,7 +106,7 @@ class RewardModel(nn.Module):
             raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
         with quiet_transformers():
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, dtype=getattr(torch, dtype), output_loading_info=True
+                folder, config=config, dtype=dtype_of(dtype), output_loading_info=True
             )
         if info["missing_keys"]:
             raise InputError(

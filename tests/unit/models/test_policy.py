@@ -159,3 +159,14 @@ def test_adapter_config_refuses_bad_values() -> None:
     for bad, message in [({"r": 0}, "r: must"), ({"alpha": 0}, "alpha: must"), ({"dropout": 1.0}, "dropout: must")]:
         with pytest.raises(InputError, match=message):
             AdapterConfig(**bad)
+
+
+def test_a_wrong_dtype_or_a_package_not_installed_is_one_sentence(
+    tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong in ("float33", "int64", "nn"):
+        with pytest.raises(InputError, match="dtype: must be"):
+            load_policy(tiny_policy_path, dtype=wrong)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"need the package peft; install it by `pip install rlhf\[qlora\]`"):
+        load_policy(tiny_policy_path, adapter=AdapterConfig())
