@@ -24,8 +24,10 @@ from typing import Any
 from rlhf.errors import InputError
 from rlhf.iteration.decision import decide, input_digests, stage_key
 from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file
+from rlhf.iteration.lifetime import end_leftovers
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
-from rlhf.iteration.processes import StageProcess, command_of, end_leftovers, stop
+from rlhf.iteration.processes import StageProcess, command_of, extra_environment, has_gpu, stop
+from rlhf.iteration.warm import WarmStart
 from rlhf.stage import digest
 
 POLL_SECONDS = 0.05
@@ -82,13 +84,23 @@ class Driver:
         run: the run's folder.
         slots: processes at once.
         recipes: folder of the recipes.
+        warm: fork the stages after the first from one process that has torch imported; None: where that works.
     """
 
-    def __init__(self, stages: Sequence[PlannedStage], run: Path, slots: int = 2, recipes: Path = RECIPES) -> None:
+    def __init__(
+        self,
+        stages: Sequence[PlannedStage],
+        run: Path,
+        slots: int = 2,
+        recipes: Path = RECIPES,
+        warm: bool | None = None,
+    ) -> None:
         self.stages = list(stages)
         self.run = run
         self.slots = slots
         self.recipes = recipes
+        self.may_warm = warm if warm is not None else sys.platform == "linux" and not has_gpu()
+        self.warm: WarmStart | None = None
         self.needs = dependencies(self.stages)
         depth = dependents_depth(self.stages)
         self.waiting = sorted(self.stages, key=lambda stage: -depth[stage.name])
@@ -115,6 +127,8 @@ class Driver:
                 self._stop_all(error)
                 raise
             finally:
+                if self.warm is not None:
+                    self.warm.close()
                 self.ledger.append("ended", finished=self.progress.done, stages=len(self.stages))
 
     def _start_what_can(self) -> None:
@@ -151,7 +165,9 @@ class Driver:
             make_link(link, target)
         command = command_of(stage, self.recipes)
         self.ledger.append("started", stage.name, key=self.keys[stage.name], command=command, reason=reason)
-        self.running.append(StageProcess(stage, command, self._log_of(stage), self.run))
+        self.running.append(StageProcess(stage, command, self._log_of(stage), self.run, self.warm))
+        if self.may_warm and self.warm is None:
+            self.warm = WarmStart(self.run, extra_environment())
         self.progress.say(stage.name, "started" + (f" again: {reason}" if reason else ""))
 
     def _look_after_running(self) -> None:

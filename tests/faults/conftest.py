@@ -54,11 +54,15 @@ def main(config: FakeConfig) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
         child = subprocess.Popen([sys.executable, "-c", ignore])
+    if config.mode == "lame" and os.environ["RANK"] == "1":
+        raise ValueError("the second process cannot go on")
     with open_stage(config.output, config, inputs={str(i): p for i, p in enumerate(config.reads)}) as folder:
-        trace("start", config)
+        trace("start" if os.environ.get("RANK", "0") == "0" else "join", config)
         time.sleep(config.seconds)
         if config.mode == "crash":
             raise ValueError("the numbers do not add up")
+        if os.environ.get("RANK", "0") != "0":
+            return
         (folder / "out.txt").write_text(f"{config.text} {config.seed} " + " ".join(p.read_text() for p in config.reads))
         trace("end", config)
 
@@ -82,7 +86,7 @@ def stage(name, config, reads, processes, **overrides):
 
 stages = [stage(**entry) for entry in json.loads((here / "plan.json").read_text())]
 try:
-    Driver(stages, here / "run", slots=int(sys.argv[2]), recipes=here).execute()
+    Driver(stages, here / "run", slots=int(sys.argv[2]), recipes=here, warm=sys.argv[3] == "warm").execute()
 except (InputError, StageFailed) as error:
     sys.exit(f"error: {error}")
 except KeyboardInterrupt:
@@ -107,14 +111,14 @@ class FakeRun:
     def configure(self, name: str, **config: Any) -> None:
         (self.here / f"{name}.yaml").write_text(json.dumps(config))
 
-    def start(self, slots: int = 2, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, str(self.here / "drive.py"), str(self.here), str(slots)]
+    def start(self, slots: int = 2, how: str = "cold") -> subprocess.Popen[str]:
+        command = [sys.executable, str(self.here / "drive.py"), str(self.here), str(slots), how]
         environment = os.environ | {"TRACE": str(self.here / "trace"), "PYTHONPATH": str(ROOT)}
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
-    def drive(self, slots: int = 2) -> subprocess.CompletedProcess[str]:
-        process = self.start(slots)
+    def drive(self, slots: int = 2, how: str = "cold") -> subprocess.CompletedProcess[str]:
+        process = self.start(slots, how)
         output, errors = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
@@ -145,9 +149,9 @@ class FakeRun:
 
     def alive(self) -> list[int]:
         """Processes of this run that live."""
-        from rlhf.iteration.processes import _marked_processes
+        from rlhf.iteration.lifetime import marked_processes
 
-        return _marked_processes(self.here / "run")
+        return marked_processes(self.here / "run")
 
     def wait_until_dead(self, seconds: float = 8.0) -> None:
         deadline = time.monotonic() + seconds

@@ -1,0 +1,59 @@
+"""That nothing of a run outlives its driver: children end with their parent, leftovers are found by a mark."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RUN_MARK = "RLHF_RUN"
+GRACE_SECONDS = 5.0
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def die_with(parent: int) -> Callable[[], None] | None:
+    """What a child calls first so that, on Linux, it is asked to end when `parent` dies, even by SIGKILL."""
+    if _LIBC is None:
+        return None
+    prctl = _LIBC.prctl
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its descendants whose own parent ends (Linux)."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_leftovers(run: Path) -> None:
+    """Kill what a killed driver of this run left running, and wait until it is gone (Linux)."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (pids := marked_processes(run)) and time.monotonic() < deadline:
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def marked_processes(run: Path) -> list[int]:
+    """Processes whose environment says that they belong to this run, this one left out."""
+    mark = f"{RUN_MARK}={run.resolve()}".encode()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in environment.read_bytes().split(b"\0") and environment.parent.name != str(os.getpid()):
+                found.append(int(environment.parent.name))
+    return found
