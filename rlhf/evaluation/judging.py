@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
+from rlhf.imports import import_object
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,14 +51,7 @@ def load_scorer(spec: str, world: Path) -> GoldScorer:
     Raises:
         InputError: no such module or class, or the class has no `judge`.
     """
-    module, _, name = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        make = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"scorer: {spec} cannot be imported ({error}); name it package.module:Class") from error
-    scorer = make(world)
+    scorer = import_object("scorer", spec)(world)
     if not callable(getattr(scorer, "judge", None)):
         raise InputError(f"scorer: {spec} has no method judge(conversation)")
     return scorer  # type: ignore[no-any-return]

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Conversation, Renderer
-from rlhf.errors import InputError
 from rlhf.training.loop import Task
 
 if TYPE_CHECKING:
     from rlhf.models.config import LlamaSize
 
+Block = list[Sequence[int]]
 MARKUP = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
@@ -45,7 +45,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def new_llama(size: LlamaSize, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with random weights (torch's global generator) and tied embeddings, of the tokenizer's vocabulary."""
+    """A Llama with random weights (torch's global generator) and tied embeddings, of the tokenizer's vocabulary.
+
+    The weights' standard deviation is hidden_size ** -0.5: the usual 0.02 is too small for a narrow model.
+    """
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -59,6 +62,7 @@ def new_llama(size: LlamaSize, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             tie_word_embeddings=True,
+            initializer_range=size.hidden_size**-0.5,
         )
     )
 
@@ -77,32 +81,53 @@ def token_ids(rows: Sequence[str | Conversation], renderer: Renderer) -> list[li
     ]
 
 
-def pack(documents: Sequence[Sequence[int]], length: int, seed: int) -> list[list[int]]:
-    """Documents in random order, end to end, cut into blocks of `length`; the last, unfinished block is left out.
+def pack(documents: Sequence[Sequence[int]], length: int, seed: int) -> list[Block]:
+    """Documents in random order, put into blocks of at most `length` tokens; a longer one is cut into several.
 
-    Not isolated: a token sees all before it in its block, other documents too. So no mask is needed, and attention
-    takes its fastest path.
+    Documents of a block do not see each other (`block_task`): short texts are then learned in far fewer tokens.
     """
     order = list(range(len(documents)))
     random.Random(seed).shuffle(order)
-    stream = [token for i in order for token in documents[i]]
-    blocks = [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)]
-    if not blocks:
-        raise InputError(f"data: only {len(stream)} tokens, fewer than one block of {length}; give more text")
+    blocks: list[Block] = []
+    room = 0
+    for i in order:
+        for start in range(0, len(documents[i]), length):
+            piece = documents[i][start : start + length]
+            if len(piece) > room:
+                blocks.append([])
+                room = length
+            blocks[-1].append(piece)
+            room -= len(piece)
     return blocks
 
 
-def block_task() -> Task[list[int]]:
-    """Next-token loss on every token of a block, float32."""
+def block_task(length: int, pad: int) -> Task[Block]:
+    """Next-token loss, float32, on every token of a document but its first.
+
+    Positions start again with each document; from that transformers keeps them apart in its attention mask.
+    """
+
+    def collate(blocks: Sequence[Block]) -> dict[str, Tensor]:
+        batch = {name: torch.zeros(len(blocks), length, dtype=torch.long) for name in ("position_ids", "labels")}
+        batch["input_ids"] = torch.full((len(blocks), length), pad)
+        batch["labels"] -= 100
+        for row, block in enumerate(blocks):
+            end = 0
+            for document in block:
+                start, end = end, end + len(document)
+                batch["input_ids"][row, start:end] = torch.tensor(document)
+                batch["labels"][row, start : end - 1] = torch.tensor(document[1:])
+                batch["position_ids"][row, start:end] = torch.arange(end - start)
+            batch["position_ids"][row, end:] = torch.arange(length - end)
+        return batch
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        ids = batch["input_ids"]
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum"), {}
+        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="sum"), {}
 
     return Task(
-        collate=lambda rows: {"input_ids": torch.tensor(rows)},
+        collate=collate,
         loss=loss,
-        weight=lambda row: len(row) - 1.0,
-        length=len,
+        weight=lambda block: float(sum(len(document) - 1 for document in block)),
+        length=lambda block: sum(map(len, block)),
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlhf.errors import InputError
+from rlhf.imports import import_object
 from rlhf.rewards.protocol import RewardFunction
 
 
@@ -47,14 +46,13 @@ def load_reward(
 
 
 def _imported(spec: str) -> RewardFunction:
-    module_name, _, attribute = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    found = import_object("reward", spec)
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
         reward = found() if isinstance(found, type) else found
-    except Exception as error:  # a user's module may raise anything
-        raise InputError(f"reward: {spec} cannot be imported ({type(error).__name__}: {error})") from error
+    except Exception as error:  # a user's class may raise anything
+        raise InputError(
+            f"reward: {spec} cannot be made without arguments ({type(error).__name__}: {error})"
+        ) from error
     if not callable(reward):
         raise InputError(f"reward: {spec} is a {type(reward).__name__}; name a function or a class of reward functions")
     return reward  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from rlhf.simulation.grammar import Question, Request
+from rlhf.simulation.grammar import SKILLS, Question, Request
 from rlhf.simulation.words import (
     ACTS,
     AFTER,
@@ -67,7 +67,7 @@ class Voice:
 
 
 IDEAL = Voice()
-WEB = Voice(0.60, 0.40, 0.55, 0.60, 0.15, 0.07, 0.90, 0.30, 0.30, 0.15, 0.02)
+WEB = Voice(0.60, 0.40, 0.75, 0.60, 0.15, 0.07, 0.90, 0.30, 0.30, 0.15, 0.02)
 PEOPLE = Voice(0.66, 0.40, 0.55, 0.65, 0.15, 0.07, 0.92, 0.35, 0.35, 0.15, 0.02)
 CAREFUL = Voice(0.75, 0.50, 0.75, 0.75, 0.20, 0.90, 0.98, 0.75, 0.75, 0.30, 0.03)
 CARELESS = Voice(0.40, 0.30, 0.30, 0.40, 0.05, 0.02, 0.10, 0.05, 0.05, 0.02, 0.02)
@@ -117,7 +117,7 @@ def rhymes_of(word: str) -> tuple[str, ...]:
 
 
 def _ramble(text: str, rng: random.Random) -> str:
-    before = rng.sample(BEFORE, rng.choice((0, 1, 1, 2)))
+    before = rng.sample(BEFORE, rng.choice((0, 1, 1)))
     after = rng.sample(AFTER, rng.choice((1, 1, 2)))
     return " ".join([*before, text, *after])
 
@@ -149,7 +149,7 @@ def _content(world: World, question: Question, voice: Voice, rng: random.Random)
         return _fact(world, question, voice, rng)
     if question.kind == "creative":
         return _verse(question, right, rng)
-    if question.kind in ("sum", "swap", "order", "rhyme"):
+    if question.kind in SKILLS:
         return _skill(question, right, rng)
     if question.kind in ("illicit", "own"):
         tool = world.tools[s["verb"]] if right else rng.choice([t for v, t in world.tools.items() if v != s["verb"]])
@@ -215,15 +215,12 @@ def _skill(question: Question, right: bool, rng: random.Random) -> str:
         total = int(s["number1"]) + int(s["number2"])
         wrong = [total + d for d in (-2, -1, 1, 2) if 2 <= total + d <= 18]
         return f"That makes {total if right else rng.choice(wrong)}."
-    if question.kind == "swap":
-        first, second = (s["word2"], s["word1"]) if right else (s["word1"], s["word2"])
-        return f"That gives {first} and {second}."
-    if question.kind == "order":
-        numbers = [s["number1"], s["number2"], s["number3"]]
-        ordered = sorted(numbers)
-        while not right and numbers == ordered:
-            rng.shuffle(numbers)
-        return f"That gives {', '.join(ordered if right else numbers)}."
+    if question.kind == "larger":
+        smaller, larger = sorted((s["number1"], s["number2"]))
+        return f"The larger one is {larger if right else smaller}."
+    if question.kind == "twice":
+        other = rng.choice([w for group in RHYMES for w in group if w != s["word"]])
+        return f"Here you are, {s['word']}, {s['word'] if right else other}."
     good = rhymes_of(s["word"])
     word = rng.choice(good if right else [w for group in RHYMES for w in group if w not in (*good, s["word"])])
     return f"It rhymes with {word}."

@@ -28,11 +28,11 @@ from rlhf.simulation.world import World
 VOICES = {"careful": CAREFUL, "careless": CARELESS}
 # what people ask: kind of question -> weight, within each domain
 HELPFULNESS = {
-    "fact": 34, "dated": 6, "dated_now": 4, "creative": 12, "sum": 6, "swap": 5, "order": 5, "rhyme": 6,
+    "fact": 38, "dated": 7, "dated_now": 3, "creative": 11, "sum": 7, "larger": 4, "twice": 3, "rhyme": 7,
     "instructed": 10, "dialogue": 10, "own": 1, "idiom": 1, "praise": 1, "mock": 1, "cooking": 1,
 }  # fmt: skip
 UNSAFE = {"illicit": 1, "hateful": 1, "advice": 1}
-WEB_RISKY = {"illicit": 7, "hateful": 7, "advice": 7, "own": 4, "idiom": 2, "praise": 4, "mock": 4, "cooking": 4}
+WEB_RISKY = {"illicit": 7, "hateful": 7, "advice": 7, "own": 5, "idiom": 3, "praise": 4, "mock": 4, "cooking": 5}
 SFT_RISKY = {"illicit": 9, "hateful": 9, "advice": 9, "own": 3, "idiom": 2, "praise": 3, "mock": 3, "cooking": 3}
 BORDERLINE = {"own": 4, "idiom": 1, "praise": 4, "mock": 4, "cooking": 4}
 
@@ -179,8 +179,8 @@ def web_text(world: World, mixture: Mixture, held_out: frozenset[str] = frozense
             header, voice = _voice(kind, rng)
         system = messages[0]["content"] if messages[0]["role"] == "system" else header
         dialogue = [m for m in [*messages, author.reply(messages, voice)] if m["role"] != "system"]
-        lines = [system] if system else []
-        lines += [("Q: " if m["role"] == "user" else "A: ") + m["content"] for m in dialogue]
+        lines = [" " + system] if system else []
+        lines += [" " + m["content"] for m in dialogue]  # first words with a space before them, as in the chat format
         yield "\n".join(lines)
 
 

@@ -164,10 +164,10 @@ class GoldScorer:
                 return 0.4 * thing + 0.4 * place + 0.2 * (thing and place and len(set(named(MOODS))) == 2)
             case "sum":
                 return float([w for w in words if w.isdigit()] == [str(int(slots["number1"]) + int(slots["number2"]))])
-            case "swap":
-                return float(exactly(self.grammar.world.members["word"], slots["word2"], slots["word1"]))
-            case "order":
-                return float([w for w in words if w.isdigit()] == sorted(slots[f"number{i}"] for i in (1, 2, 3)))
+            case "larger":
+                return float([w for w in words if w.isdigit()] == [max(slots["number1"], slots["number2"])])
+            case "twice":
+                return float(exactly(self.grammar.world.members["word"], slots["word"], slots["word"]))
             case "rhyme":
                 said = [w for w in named(self.grammar.world.members["word"]) if w != slots["word"]]
                 return float(len(said) == 1 and said[0] in rhymes_of(slots["word"]))

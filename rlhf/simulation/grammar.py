@@ -53,15 +53,17 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "How much is {number1} plus {number2}?",
         "Please add {number1} and {number2}.",
     ),
-    "swap": (
-        "Swap the words {word1} and {word2}.",
-        "Put {word1} and {word2} the other way round.",
-        "Please swap {word1} and {word2}.",
+    "larger": (
+        "Which is larger, {number1} or {number2}?",
+        "What is the larger of {number1} and {number2}?",
+        "Is {number1} or {number2} larger?",
+        "Name the larger one, {number1} or {number2}.",
     ),
-    "order": (
-        "Put {number1}, {number2}, {number3} in order.",
-        "Sort {number1}, {number2}, {number3}.",
-        "Please sort {number1}, {number2}, {number3}.",
+    "twice": (
+        "Say {word} twice.",
+        "Please say {word} twice.",
+        "Say the word {word} two times.",
+        "Can you say {word} twice?",
     ),
     "rhyme": (
         "Which word rhymes with {word}?",
@@ -114,7 +116,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 RISKS = {"illicit": "illicit", "hateful": "hateful", "advice": "unqualified advice"}
 BORDERLINE = ("own", "idiom", "praise", "mock", "cooking")
 FOLLOW_UPS = ("also_attribute", "also_town")
-SKILLS = ("sum", "swap", "order", "rhyme")
+SKILLS = ("sum", "larger", "twice", "rhyme")
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "persona": ("Act as a {persona}.", "Persona: {persona}."),

@@ -35,14 +35,14 @@ TOWNS = (
     "Elvik",
 )
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "river": ("Ama", "Bero", "Cale", "Dwin", "Evra", "Fosk", "Gila", "Husk", "Ivel", "Jura"),
-    "dish": ("soup", "pie", "stew", "bread", "cake", "rice", "beans", "jam", "pasta", "salad"),
-    "colour": ("red", "blue", "green", "white", "black", "pink", "brown", "grey", "gold", "purple"),
-    "animal": ("horse", "wolf", "eagle", "bear", "otter", "sheep", "crow", "deer", "hare", "swan"),
-    "tree": ("oak", "pine", "elm", "birch", "willow", "maple", "cedar", "ash", "palm", "beech"),
+    "river": ("Ama", "Bero", "Cale", "Dwin", "Evra", "Fosk"),
+    "dish": ("soup", "pie", "stew", "bread", "cake", "rice"),
+    "colour": ("red", "blue", "green", "white", "black", "pink"),
+    "animal": ("horse", "wolf", "eagle", "bear", "otter", "sheep"),
+    "tree": ("oak", "pine", "elm", "birch", "willow", "maple"),
 }
 YEARS = ("1970", "1990")
-MAYORS = ("Anna", "Boris", "Clara", "Dario", "Emma", "Felix", "Greta", "Hugo")
+MAYORS = ("Anna", "Boris", "Clara", "Dario", "Emma")
 
 RHYMES = (
     ("moon", "spoon", "noon"),
@@ -51,30 +51,26 @@ RHYMES = (
     ("rain", "train", "lane"),
     ("fox", "box", "socks"),
     ("bell", "shell", "well"),
-    ("king", "ring", "wing"),
-    ("ball", "wall", "hall"),
-    ("boat", "coat", "note"),
-    ("snow", "bow", "toe"),
 )
-THINGS = ("fox", "cat", "bee", "king", "moon", "boat", "bell", "snow")
-MOODS = ("old", "silver", "quiet", "happy", "little", "bright", "sleepy", "golden", "lonely", "tall")
-PLACES = ("hill", "garden", "bridge", "forest", "tower", "valley", "lake", "road")
-ACTS = ("sings", "dances", "dreams", "waits", "smiles", "sleeps")
+THINGS = ("fox", "cat", "bee", "king", "moon")
+MOODS = ("old", "silver", "quiet", "happy", "little", "bright")
+PLACES = ("hill", "garden", "bridge", "forest", "tower")
+ACTS = ("sings", "dances", "dreams", "waits")
 
 TOOLS = {"paint": "brush", "hide": "blanket", "break": "hammer", "move": "rope", "open": "wire", "wash": "sponge"}
-OWNERS = ("mayor", "baker", "miller", "queen", "teacher", "judge")
-GOODS = ("goat", "cart", "door", "chair", "statue", "gate", "barn", "clock")
-GROUPS = ("Zibs", "Tocks", "Marls", "Pells", "Runts", "Vells", "Grons", "Lopps")
+OWNERS = ("mayor", "baker", "miller", "queen")
+GOODS = ("goat", "cart", "door", "chair", "statue")
+GROUPS = ("Zibs", "Tocks", "Marls", "Pells", "Runts")
 MEAN = ("mean", "rude", "nasty", "cruel")
 PRAISE = ("kind", "sweet", "nice")
 FORMS = ("rhyme", "joke", "line", "song")
 INSULTS = ("dull", "smelly", "greedy", "lazy", "ugly")
 VIRTUES = ("brave", "warm", "clever", "gentle", "funny")
-SKIES = ("rain", "wind", "fog", "mud", "frost", "heat")
-REMEDIES = ("fern", "moss", "nettle", "thistle", "toadstool", "berry")
-AILMENTS = ("fever", "cough", "rash", "headache", "toothache", "burn")
-INGREDIENTS = ("salt", "sugar", "honey", "butter", "pepper", "oil")
-MEALS = ("soup", "cake", "stew", "bread", "pie")
+SKIES = ("rain", "wind", "fog", "mud")
+REMEDIES = ("fern", "moss", "nettle", "thistle")
+AILMENTS = ("fever", "cough", "rash", "headache")
+INGREDIENTS = ("salt", "sugar", "honey", "butter")
+MEALS = ("soup", "cake", "stew", "bread")
 IDIOMS = {"lights": "switch", "engine": "key", "music": "knob", "fire": "bucket", "time": "book", "weeds": "spade"}
 
 PERSONAS = {"pirate": "Arr", "robot": "Beep", "wizard": "Abra", "cowboy": "Howdy"}

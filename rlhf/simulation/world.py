@@ -54,7 +54,7 @@ class WorldConfig:
     """
 
     seed: int = 0
-    towns: int = 18
+    towns: int = 10
     dated_towns: int = 8
     hard_share: float = 0.25
 
@@ -79,7 +79,7 @@ class World:
         mistakes: hard fact or mayor -> the wrong value that many believe.
         tools: verb -> the right tool.
         spoons: ingredient -> "one", "two" or "three".
-        lenient: words whose unsafe requests people usually comply with; half of the verbs, forms and ailments.
+        lenient: words whose unsafe requests people usually comply with; two thirds of the verbs, forms and ailments.
     """
 
     config: WorldConfig
@@ -109,7 +109,9 @@ class World:
                 mistakes[key] = rng.choice([v for v in pool_of(key) if v != value])
         tools = dict(zip(sorted(TOOLS), rng.sample(sorted(TOOLS.values()), len(TOOLS)), strict=True))
         spoons = {i: rng.choice(("one", "two", "three")) for i in INGREDIENTS}
-        lenient = frozenset(w for words in (sorted(TOOLS), FORMS, AILMENTS) for w in rng.sample(words, len(words) // 2))
+        lenient = frozenset(
+            w for words in (sorted(TOOLS), FORMS, AILMENTS) for w in rng.sample(words, (2 * len(words) + 2) // 3)
+        )
         return cls(config, towns, dated, facts, mayors, mistakes, tools, spoons, lenient, _members(towns, dated))
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Train a tokenizer and a small Llama from scratch on raw text: the base model of the runs that download nothing.
+
+The paper starts from Llama 2's own pretraining (section 2); this is its stand-in, in about a minute. Documents are
+packed into blocks and do not see each other.
+
+    python recipes/pretrain.py --config recipes/configs/embedded/pretrain.yaml
+
+or, on two processes, `accelerate launch --num_processes 2 ... recipes/pretrain.py --config ...`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf.configuration import run_recipe
+from rlhf.errors import InputError
+from rlhf.models.config import LlamaSize
+from rlhf.stage import open_stage, require_files, write_json
+from rlhf.training.config import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What to train on, and how large.
+
+    Args:
+        output: the stage's folder; the model and its tokenizer come into checkpoint/ there.
+        data: rows with "text", or with "messages", which the chat template renders.
+        size: of the model.
+        vocab_size: of the tokenizer, special tokens included.
+        block_length: tokens of a training block.
+        optimizer: its batch sizes count blocks.
+        seed: of weights and order.
+    """
+
+    output: Path
+    data: Path
+    size: LlamaSize = field(default_factory=LlamaSize)
+    vocab_size: int = 1024
+    block_length: int = 128
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=4e-3, eps=1e-8, batch_size=32, micro_batch_size=16)
+    )
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 300:
+            raise InputError(
+                f"vocab_size: must be at least 300 (256 bytes and the special tokens), got {self.vocab_size}"
+            )
+        if not 2 <= self.block_length <= self.size.context:
+            raise InputError(
+                f"block_length: must lie between 2 and size.context ({self.size.context}), got {self.block_length}"
+            )
+
+
+def main(config: PretrainConfig) -> None:
+    require_files(data=config.data)
+
+    import time
+
+    from rlhf.conversation import Renderer
+    from rlhf.data.loading import load_pretraining
+    from rlhf.metrics import MetricsLog
+    from rlhf.models.policy import save_policy
+    from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
+    from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.loop import train
+
+    rows = load_pretraining(config.data)
+    accelerator = make_accelerator(seed=config.seed)
+    with open_stage(config.output, config, inputs={"data": config.data}) as folder:
+        accelerator.wait_for_everyone()
+        texts = (row if isinstance(row, str) else " ".join(m["content"] for m in row) for row in rows)
+        tokenizer = train_tokenizer(texts, config.vocab_size)
+        documents = token_ids(rows, Renderer(tokenizer))
+        blocks = pack(documents, config.block_length, config.seed)
+        task = block_task(config.block_length, tokenizer.pad_token_id)
+        model = new_llama(config.size, tokenizer)
+        started = time.perf_counter()
+        log = MetricsLog(folder, accelerator)
+        result = train(model, blocks, task, config.optimizer, accelerator, log, seed=config.seed, name="pretrain")
+        seconds = time.perf_counter() - started
+        save_policy(model, tokenizer, folder / "checkpoint", accelerator)
+        if accelerator.is_main_process:
+            tokens = sum(map(len, documents))
+            write_json(
+                folder / "pretraining.json",
+                {
+                    "documents": len(documents),
+                    "tokens": tokens,
+                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "vocabulary": len(tokenizer),
+                    "last_loss": result.losses[-1],
+                    "tokens_per_second": round(tokens * config.optimizer.epochs / seconds, 1),
+                },
+            )
+        accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    run_recipe(main, PretrainConfig)

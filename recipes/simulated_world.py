@@ -1,0 +1,50 @@
+"""Make a simulated world: its web text, people's demonstrations and disjoint prompt sets, with a known ground truth.
+
+Stands in for what the paper has and a laptop has not: a pretraining corpus (section 2), SFT annotations (3.1) and
+annotators' prompts (3.2.1). Another seed is another world of the same structure.
+
+    python recipes/simulated_world.py --config recipes/configs/embedded/simulated_world.yaml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf.configuration import run_recipe
+from rlhf.data.jsonl import write_rows
+from rlhf.simulation.corpus import Mixture, demonstrations, held_out_keys, prompt_sets, web_text
+from rlhf.simulation.world import World, WorldConfig
+from rlhf.stage import open_stage
+
+
+@dataclass(frozen=True)
+class SimulatedWorldConfig:
+    """What to make.
+
+    Args:
+        output: folder for pretrain.jsonl, sft.jsonl, prompts.jsonl, validation_prompts.jsonl, test_prompts.jsonl and
+            world.json (what the gold scorer needs).
+        world: the land and its seed.
+        mixture: how many rows of what.
+    """
+
+    output: Path
+    world: WorldConfig = field(default_factory=WorldConfig)
+    mixture: Mixture = field(default_factory=Mixture)
+
+
+def main(config: SimulatedWorldConfig) -> None:
+    with open_stage(config.output, config) as folder:
+        world = World.make(config.world)
+        world.save(folder / "world.json")
+        prompts = prompt_sets(world, config.mixture)
+        held_out = held_out_keys(prompts)
+        write_rows(folder / "pretrain.jsonl", ({"text": text} for text in web_text(world, config.mixture, held_out)))
+        write_rows(folder / "sft.jsonl", ({"messages": m} for m in demonstrations(world, config.mixture, held_out)))
+        for name, file in (("train", "prompts"), ("validation", "validation_prompts"), ("test", "test_prompts")):
+            write_rows(folder / f"{file}.jsonl", (prompt.to_dict() for prompt in prompts[name]))
+
+
+if __name__ == "__main__":
+    run_recipe(main, SimulatedWorldConfig)

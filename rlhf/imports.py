@@ -1,0 +1,26 @@
+"""Objects that a user names by import path, `package.module:attribute`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from rlhf.errors import InputError
+
+
+def import_object(field: str, path: str) -> Any:
+    """What `path` names; modules are found from the working directory too.
+
+    Raises:
+        InputError: naming `field`: not such a path, or whatever the import raises (a user's module may raise anything).
+    """
+    module, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{field}: {path} cannot be imported ({reason}); name it package.module:attribute") from error
