@@ -98,7 +98,8 @@ def test_options_on_a_recipe_s_page_exist(page: Path) -> None:
 def test_defaults_on_a_recipe_s_page_are_the_code_s(page: Path) -> None:
     """Rows of the options tables: | `--name` | default | what |."""
     config_class = typing.get_type_hints(recipe(page.stem).main)["config"]
-    for name, default in re.findall(r"^\| `--([\w.]+)` \| ([^|]*) \|", page.read_text(encoding="utf-8"), re.MULTILINE):
+    text = page.read_text(encoding="utf-8")
+    for name, default in re.findall(r"^\| `--([\w.]+)` \| ([^|]*) \| [^|]*\|$", text, re.MULTILINE):
         value: object = config_class
         for part in name.split("."):
             value = default_of(value, part)
