@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -68,3 +67,45 @@ def test_the_driver_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def small(configs: Path) -> Path:
+    """The demo's configs, everything as small as it gets."""
+    counts = {"web_documents": 400, "sft_rows": 100, "train_prompts": 60, "validation_prompts": 20, "test_prompts": 20}
+    change(configs / "simulated_world.yaml", mixture=counts)
+    size = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64}
+    change(configs / "pretrain.yaml", size={**size, "context": 256}, vocab_size=400)
+    change(configs / "collect_preferences.yaml", pairs_per_prompt=1, test_share=0.3, sampling__max_new_tokens=16)
+    change(configs / "rejection_sampling.yaml", num_samples=4, sampling__max_new_tokens=16)
+    change(configs / "evaluate.yaml", samples_per_prompt=1, sampling__max_new_tokens=16)
+    ppo = {"iterations": 1, "batch_size": 8, "validation_size": 8}
+    change(configs / "ppo.yaml", ppo={**ppo, "optimizer": {"batch_size": 8}}, sampling__max_new_tokens=16)
+    return configs
+
+
+def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
+    """Everything, from no data at all to the report; then nothing is run again; then what a changed YAML asks for."""
+    folder = tmp_path / "run"
+    options = ["--versions", '[{"name": "v1"}, {"name": "v2", "ppo": true}]', "--processes", '{"ppo": 2}']
+    done = run(small, folder, *options)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [version["name"] for version in summary["versions"]] == ["sft", "v1", "v2", "v2_ppo"]
+    for version in summary["versions"]:
+        assert version["gold_safety_ci"][0] <= version["gold_safety"] <= version["gold_safety_ci"][1]
+        assert (version["win_rate_vs_sft"] is None) == (version["name"] == "sft")
+    models = [(model["version"], model["domain"]) for model in summary["reward_models"]]
+    assert models == [(v, d) for v in ("v1", "v2") for d in ("helpfulness", "safety")]
+    assert (folder / "report" / "index.html").stat().st_size > 10_000
+    selection = json.loads((folder / "v2" / "rejection_sampling" / "selection.json").read_text())
+    assert set(selection["candidates_by_version"]) == {"v1", "v2"}, "the pool of all versions"
+    assert {path.name for path in (folder / "pool").iterdir()} == {"v1.parquet", "v2.parquet"}
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    assert recorded["config"]["seed"] == 0 and recorded["packages"]["torch"]
+
+    change(small / "evaluate.yaml", samples_per_prompt=2)
+    again = run(small, folder, *options)
+    assert again.returncode == 0, again.stderr
+    started = {line.split()[2] for line in again.stdout.splitlines() if " started" in line}
+    assert started == {"sft_evaluation", "v1/evaluation", "v2/evaluation", "v2/ppo_evaluation"}
