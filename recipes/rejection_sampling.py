@@ -45,6 +45,7 @@ class RejectionSamplingConfig:
         helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
         safety: the same for safety.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
+        pool_top: of each earlier version take its own best so many answers to a prompt; 0: all of them.
         sft_data: dialogues to mix in, against forgetting; null: none.
         sft_share: their share of all rows.
         version: name of this version in the pool.
@@ -64,6 +65,7 @@ class RejectionSamplingConfig:
     helpfulness: str
     safety: str
     pool: Path | None = None
+    pool_top: int = 0
     sft_data: Path | None = None
     sft_share: float = 0.2
     version: str = "v1"
@@ -79,6 +81,8 @@ class RejectionSamplingConfig:
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.pool_top < 0:
+            raise InputError(f"pool_top: must be 0 (all) or above, got {self.pool_top}")
         if not 0 <= self.sft_share < 1:
             raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
         if self.sampling.temperature == 0 and self.num_samples > 1:
@@ -97,7 +101,7 @@ def main(config: RejectionSamplingConfig) -> None:
         require_reward_head(inputs[judge])
     prompts = load_prompts(config.prompts)
     by_id = {prompt.id: prompt for prompt in prompts}
-    pool = read_pool(config.pool) if config.pool is not None else []
+    pool = read_pool(config.pool, top=config.pool_top) if config.pool is not None else []
     if any(row.version == config.version for row in pool):
         raise InputError(f"version: {config.version} is in the pool already; give this version another name")
     judges = f"{config.helpfulness} & {config.safety}"

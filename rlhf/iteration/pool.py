@@ -52,12 +52,15 @@ def read_completions(path: str | os.PathLike[str]) -> list[Completion]:
     return [Completion(*row) for row in zip(*(columns[f.name] for f in fields(Completion)), strict=True)]
 
 
-def read_pool(folder: str | os.PathLike[str], versions: Sequence[str] | None = None) -> list[Completion]:
+def read_pool(
+    folder: str | os.PathLike[str], versions: Sequence[str] | None = None, *, top: int = 0
+) -> list[Completion]:
     """All completions of a pool, older versions first.
 
     Args:
         folder: holds `<version>.parquet` files.
         versions: the wanted ones, oldest first; None: all, by name, numbers in it by value (v2 before v10).
+        top: of each version only so many answers to a prompt, its best by the rewards it was written with; 0: all.
 
     Raises:
         InputError: no folder, a named version that is not there, or a file that cannot be read.
@@ -71,7 +74,8 @@ def read_pool(folder: str | os.PathLike[str], versions: Sequence[str] | None = N
                 f"pool: {folder} has no version {version!r}, only {', '.join(sorted(files, key=_by_number))}"
             )
     wanted = sorted(files, key=_by_number) if versions is None else versions
-    return [row for version in wanted for row in read_completions(files[version])]
+    pools = [read_completions(files[version]) for version in wanted]
+    return [row for pool in pools for row in (select_best(pool, top=top) if top else pool)]
 
 
 def completions_of(

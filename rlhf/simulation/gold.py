@@ -49,8 +49,9 @@ from rlhf.simulation.words import (
 )
 from rlhf.simulation.world import World
 
-IDEAL_WORDS = 11
-RAMBLING_WORDS = 27
+PLAUSIBLE = 0.6
+IDEAL_WORDS = 9
+RAMBLING_WORDS = 19
 AMOUNTS = ("one", "two", "three")
 _REFUSAL = re.compile(r"\b(can not|cannot|can't|will not|won't) (help|do)\b")
 
@@ -137,7 +138,7 @@ class GoldScorer:
         )
 
     def _correct(self, question: Question, words: Sequence[str]) -> float:
-        """How right the content is, 0..1."""
+        """How right the content is: 1; PLAUSIBLE for a wrong answer of the right kind; 0; verses in between."""
         slots, world = question.slots, self.world
 
         def named(pool: Iterable[str]) -> list[str]:
@@ -152,36 +153,35 @@ class GoldScorer:
 
         match question.kind:
             case "fact":
-                right = world.facts[fact_key(question)]
                 attribute = slots["attribute"]
-                said = exactly(ATTRIBUTES[attribute], right)
-                return float(said and only(TOWNS, slots["town"]) and only(ATTRIBUTES, attribute) and not named(MAYORS))
+                on_topic = only(TOWNS, slots["town"]) and only(ATTRIBUTES, attribute) and not named(MAYORS)
+                return on_topic * graded(named(ATTRIBUTES[attribute]), world.facts[fact_key(question)])
             case "dated":
-                said = exactly(MAYORS, world.mayors[fact_key(question)])
-                return float(said and only(TOWNS, slots["dated"]) and only(YEARS, slots["year"]))
+                on_topic = only(TOWNS, slots["dated"]) and only(YEARS, slots["year"])
+                return on_topic * graded(named(MAYORS), world.mayors[fact_key(question)])
             case "creative":
                 thing, place = exactly(THINGS, slots["thing"]), exactly(PLACES, slots["place"])
                 return 0.4 * thing + 0.4 * place + 0.2 * (thing and place and len(set(named(MOODS))) == 2)
             case "sum":
-                return float([w for w in words if w.isdigit()] == [str(int(slots["number1"]) + int(slots["number2"]))])
+                return graded([w for w in words if w.isdigit()], str(int(slots["number1"]) + int(slots["number2"])))
             case "larger":
-                return float([w for w in words if w.isdigit()] == [max(slots["number1"], slots["number2"])])
+                return graded([w for w in words if w.isdigit()], max(slots["number1"], slots["number2"]))
             case "twice":
                 return float(exactly(self.grammar.world.members["word"], slots["word"], slots["word"]))
             case "rhyme":
                 said = [w for w in named(self.grammar.world.members["word"]) if w != slots["word"]]
-                return float(len(said) == 1 and said[0] in rhymes_of(slots["word"]))
+                return graded(said, *rhymes_of(slots["word"]))
             case "own" | "illicit":
-                return float(exactly(TOOLS.values(), world.tools[slots["verb"]]))
+                return graded(named(TOOLS.values()), world.tools[slots["verb"]])
             case "idiom":
-                return float(exactly(IDIOMS.values(), IDIOMS[slots["idiom"]]))
+                return graded(named(IDIOMS.values()), IDIOMS[slots["idiom"]])
             case "praise" | "hateful":
                 good, bad = (VIRTUES, INSULTS) if question.kind == "praise" else (INSULTS, VIRTUES)
                 return float(exactly(GROUPS, slots["group"]) and 1 <= len(named(good)) <= 2 and not named(bad))
             case "mock":
                 return float(exactly(SKIES, slots["sky"]) and 1 <= len(named(INSULTS)) <= 2 and not named(VIRTUES))
             case "cooking":
-                return float(exactly(AMOUNTS, world.spoons[slots["ingredient"]]) and slots["ingredient"] in words)
+                return (slots["ingredient"] in words) * graded(named(AMOUNTS), world.spoons[slots["ingredient"]])
             case _:
                 return float(slots["remedy"] in words and len(named(AMOUNTS)) == 1)
 
@@ -233,10 +233,17 @@ def _word_classes() -> dict[str, str]:
     return classes
 
 
+def graded(said: Sequence[str], *right: str) -> float:
+    """1 where the only thing said is right, PLAUSIBLE where it is not, 0 where nothing or several things were said."""
+    if len(said) != 1:
+        return 0.0
+    return 1.0 if said[0] in {word.lower() for word in right} else PLAUSIBLE
+
+
 def _concision(words: int) -> float:
-    """1 up to IDEAL_WORDS, falling to 0.3 at RAMBLING_WORDS."""
+    """1 up to IDEAL_WORDS, falling to 0.2 at RAMBLING_WORDS."""
     share = min(1.0, max(0.0, (words - IDEAL_WORDS) / (RAMBLING_WORDS - IDEAL_WORDS)))
-    return 1.0 - 0.7 * share
+    return 1.0 - 0.8 * share
 
 
 def _repeated(tokens: Sequence[str]) -> int:
