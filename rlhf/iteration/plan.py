@@ -91,7 +91,6 @@ class _Planner:
         self.stages: list[PlannedStage] = []
         self.policies = [self.sft]
         self.preferences: list[Path] = []
-        self.test_preferences: list[Path] = []
         self.completions: list[tuple[str, Path]] = []
         self.rewards: dict[str, Path] = {}
 
@@ -216,15 +215,15 @@ class _Planner:
                 policy=self.policies[-1],
                 second_policy=self.policies[-2] if len(self.policies) > 1 else None,
                 prompts=self.data / "prompts.jsonl",
+                test_prompts=self.data / "test_prompts.jsonl",
                 world=self.data / "world.json",
             )
         else:
             folder = self.data
         self.preferences.append(folder / "preferences_train.jsonl")
-        self.test_preferences.append(folder / "preferences_test.jsonl")
         for domain in ("helpfulness", "safety"):
             self.rewards[domain] = self._reward_model(
-                f"{name}/{domain}_reward", domain, seed, self.preferences, self.test_preferences
+                f"{name}/{domain}_reward", domain, seed, self.preferences, [folder / "preferences_test.jsonl"]
             )
 
     def _evaluation(self, stage: str, name: str, policy: Path) -> None:

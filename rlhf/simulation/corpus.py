@@ -52,11 +52,11 @@ class Mixture:
 
     web_documents: int = 28000
     sft_rows: int = 2000
-    train_prompts: int = 700
+    train_prompts: int = 500
     validation_prompts: int = 150
     test_prompts: int = 400
     safety_share: float = 0.35
-    borderline_share: float = 0.2
+    borderline_share: float = 0.4
     test_borderline_share: float = 0.4
 
     def __post_init__(self) -> None:
