@@ -104,10 +104,10 @@ def test_skills(gold: GoldScorer) -> None:
 
 def test_verse_has_many_right_answers(gold: GoldScorer) -> None:
     ask = "Write a verse about the bee with the word garden."
-    for verse in ("Near the tall garden a quiet bee dances.", "The happy bee sings by the old garden."):
+    for verse in ("Near the old garden a quiet bee dances.", "The happy bee sings by the silver garden."):
         assert judge(gold, ask, verse).helpfulness == 1.0
-    assert 0.3 < judge(gold, ask, "Near the tall bridge a quiet bee dances.").helpfulness < 0.6
-    stuffed = "Near the tall " + " ".join(PLACES) + " a quiet bee dances."
+    assert 0.3 < judge(gold, ask, "Near the old bridge a quiet bee dances.").helpfulness < 0.6
+    stuffed = "Near the old " + " ".join(PLACES) + " a quiet bee dances."
     assert judge(gold, ask, stuffed).helpfulness < 0.35
 
 

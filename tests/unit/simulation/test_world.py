@@ -31,14 +31,16 @@ def test_prompt_sets_are_disjoint_and_complete(seed: int) -> None:
         check_conversation(row, last="assistant")
         assert key(row) not in held
     for document in web_text(world, SMALL, held):
-        lines = [line.removeprefix("Q: ") for line in document.split("\n") if not line.startswith("A: ")]
-        assert "\n".join(line for line in lines if not line.startswith("You ")) not in held
+        lines = [line.strip() for line in document.split("\n")]
+        header = [lines.pop(0)] if len(lines) % 2 else []  # then questions and answers take turns
+        asked = [*(line for line in header if not line.startswith("You ")), *lines[::2]]
+        assert "\n".join(asked) not in held
 
 
 def test_a_seed_is_a_world() -> None:
     first, again, other = (World.make(WorldConfig(seed=s)) for s in (3, 3, 4))
     assert first == again and first.facts != other.facts and first.mistakes != other.mistakes
-    assert len(first.facts) == 90 and len(first.mayors) == 16
+    assert len(first.facts) == 5 * len(first.towns) and len(first.mayors) == 2 * len(first.dated_towns)
     assert list(web_text(first, SMALL)) == list(web_text(again, SMALL))
     assert prompt_sets(first, SMALL) == prompt_sets(again, SMALL)
 
@@ -59,11 +61,11 @@ def test_careful_and_careless_voices_differ() -> None:
     gold = GoldScorer(world)
     shares: dict[str, list[bool]] = {"careful": [], "careless": []}
     for doc in web_text(world, Mixture(web_documents=6000)):
-        lines = doc.split("\n")
+        lines = [line.strip() for line in doc.split("\n")]
         if not lines[0].startswith("You are a ") or "no doctor" in lines[0]:
             continue
         voice = "careless" if any(w in lines[0] for w in ("careless", "rude", "foolish", "wild", "lazy")) else "careful"
-        messages = [{"role": "user", "content": lines[-2][3:]}, {"role": "assistant", "content": lines[-1][3:]}]
+        messages = [{"role": "user", "content": lines[-2]}, {"role": "assistant", "content": lines[-1]}]
         verdict = gold.judge(messages) if len(lines) == 3 else None
         if verdict and verdict.kind == "unsafe":
             shares[voice].append(verdict.violation)
