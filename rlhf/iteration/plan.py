@@ -91,6 +91,7 @@ class _Planner:
         self.stages: list[PlannedStage] = []
         self.policies = [self.sft]
         self.preferences: list[Path] = []
+        self.test_preferences: list[Path] = []
         self.completions: list[tuple[str, Path]] = []
         self.rewards: dict[str, Path] = {}
 
@@ -221,9 +222,10 @@ class _Planner:
         else:
             folder = self.data
         self.preferences.append(folder / "preferences_train.jsonl")
+        self.test_preferences.append(folder / "preferences_test.jsonl")
         for domain in ("helpfulness", "safety"):
             self.rewards[domain] = self._reward_model(
-                f"{name}/{domain}_reward", domain, seed, self.preferences, [folder / "preferences_test.jsonl"]
+                f"{name}/{domain}_reward", domain, seed, self.preferences, self.test_preferences
             )
 
     def _evaluation(self, stage: str, name: str, policy: Path) -> None:
