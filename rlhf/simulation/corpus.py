@@ -52,7 +52,7 @@ class Mixture:
 
     web_documents: int = 28000
     sft_rows: int = 2000
-    train_prompts: int = 500
+    train_prompts: int = 600
     validation_prompts: int = 150
     test_prompts: int = 400
     safety_share: float = 0.35

@@ -70,6 +70,7 @@ def test_bad_options_are_answered_before_anything_is_loaded(
     given = arguments(tmp_path, tiny_policy_path, data)
     with pytest.raises(InputError, match="give an adapter"):
         parse_config(sft.SftConfig, [*given, "--quantization", "nf4"])
+    monkeypatch.chdir(tmp_path)  # no run of this checkout's is to be found
     with pytest.raises(InputError, match=r"policy: runs/demo/base does not exist; `make demo` writes it"):
         sft.main(parse_config(sft.SftConfig, [*given, "--policy", "runs/demo/base"]))
     data.write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
