@@ -1,27 +1,65 @@
-"""Where a stage's figures go: one JSON line a step in `metrics.jsonl`, and trackers (TensorBoard, …) by name."""
+"""Where a stage's figures go: one JSON line a step in `metrics.jsonl`, TensorBoard, and other trackers by name.
+
+    tensorboard --logdir runs/demo
+    RLHF_TRACKERS=wandb accelerate launch recipes/ppo.py --config my_ppo.yaml     # any tracker that accelerate has
+
+Trackers are asked for by the environment and not by the config: they change nothing that a stage computes, and the
+driver's stages inherit them.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf.errors import InputError
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+def asked_trackers() -> list[str]:
+    """The names in `RLHF_TRACKERS`, parted by commas; InputError for one that accelerate does not know or lacks."""
+    names = [name.strip() for name in os.environ.get("RLHF_TRACKERS", "").split(",") if name.strip()]
+    if names:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+        known = sorted(set(LOGGER_TYPE_TO_CLASS) - {"tensorboard"})
+        installed = {str(tracker) for tracker in get_available_trackers()}
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"RLHF_TRACKERS: must name some of {', '.join(known)} (TensorBoard is on), got {name!r}"
+                )
+            if name not in installed:
+                raise InputError(f"RLHF_TRACKERS: {name} is not installed; install it, or leave it out")
+    return names
 
 
 class MetricsLog:
     """Append-only figures of one stage. Only the main process writes; the others' calls do nothing.
 
     Args:
-        folder: the stage's folder; the file is `metrics.jsonl` in it.
+        folder: the stage's folder; in it `metrics.jsonl`, and TensorBoard's events where that is installed.
         accelerator: decides who is main, and passes the figures on to its trackers.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
         self.path = folder / "metrics.jsonl"
         self.accelerator = accelerator
+        self.board = None
+        if accelerator.is_main_process and importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / TENSORBOARD_FOLDER))
+        if accelerator.log_with:
+            accelerator.init_trackers("rlhf", init_kwargs={"wandb": {"name": folder.name.removesuffix(".partial")}})
 
     def log(self, step: int, **figures: Any) -> None:
         """Write one line {"step": step, **figures}; non-finite numbers become null (JSON has no NaN)."""
@@ -30,8 +68,13 @@ class MetricsLog:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **clean}, ensure_ascii=False) + "\n")
+        numbers = {k: v for k, v in clean.items() if isinstance(v, (int, float))}
+        if self.board is not None:
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+            self.board.flush()  # a stage that is killed has its events, and its folder can be renamed
         if self.accelerator.trackers:
-            self.accelerator.log({k: v for k, v in clean.items() if isinstance(v, (int, float))}, step=step)
+            self.accelerator.log(numbers, step=step)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

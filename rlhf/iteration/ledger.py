@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
+from rlhf.metrics import TENSORBOARD_FOLDER
 from rlhf.stage import STAGE_FILE, digest
 
 Record = dict[str, Any]
-VOLATILE = {STAGE_FILE, "metrics.jsonl"}
+VOLATILE = {STAGE_FILE, "metrics.jsonl", TENSORBOARD_FOLDER}
 
 
 def read_ledger(path: Path) -> list[Record]:
@@ -87,10 +88,10 @@ def wall_seconds(records: Iterable[Record]) -> float:
 
 
 def output_digest(folder: Path) -> str:
-    """Digest of a stage's folder without the files that hold times (`stage.json`, `metrics.jsonl`); 16 hex digits."""
+    """Digest of a stage's folder without what holds times (`stage.json`, metrics and their events); 16 hex digits."""
     hasher = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if str(file.relative_to(folder)) not in VOLATILE:
+        if file.relative_to(folder).parts[0] not in VOLATILE:
             hasher.update(f"{file.relative_to(folder)}\0{digest(file)}\n".encode())
     return hasher.hexdigest()[:16]
 

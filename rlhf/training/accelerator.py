@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
 
+from rlhf.metrics import asked_trackers
 
-def make_accelerator(
-    *,
-    accumulation_steps: int = 1,
-    trackers: Sequence[str] = (),
-    project_dir: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-) -> Accelerator:
-    """Accelerator for this process; seeds Python, numpy and torch.
+
+def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerator:
+    """Accelerator for this process; seeds Python, numpy and torch. Its trackers are those that `RLHF_TRACKERS` names.
 
     Without a GPU gloo is asked for: DeepSpeed would otherwise fall back, without a word, to runs of one process each.
     A world smaller than the launcher's WORLD_SIZE is refused. Under DeepSpeed, models are loaded whole and partitioned
@@ -35,8 +30,7 @@ def make_accelerator(
         cpu=not torch.cuda.is_available() and not deepspeed,
         gradient_accumulation_steps=accumulation_steps,
         kwargs_handlers=handlers,
-        log_with=list(trackers) or None,
-        project_dir=os.fspath(project_dir) if project_dir else None,
+        log_with=asked_trackers() or None,
         step_scheduler_with_optimizer=False,
     )
     if accelerator.num_processes != asked:
