@@ -43,7 +43,7 @@ def test_other_trackers_by_name(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="RLHF_TRACKERS: aim is not installed"):
         asked_trackers()
     monkeypatch.setenv("RLHF_TRACKERS", "wundb")
-    with pytest.raises(InputError, match=r"must be of .*wandb.*got 'wundb'"):
+    with pytest.raises(InputError, match=r"must name some of .*wandb.*got 'wundb'"):
         asked_trackers()
 
 
