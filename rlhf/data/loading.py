@@ -126,7 +126,7 @@ def _load(
         for index, part in enumerate(parts, start=1):
             row_id = first_id if len(parts) == 1 else f"{first_id}.{index}"
             try:
-                rows.append(convert({"source": name, **part, "id": row_id, **tag}))
+                rows.append(convert({**part, "source": part.get("source") or name, "id": row_id, **tag}))
             except InputError as error:
                 bad(number, error)
     if reasons:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
@@ -15,9 +15,6 @@ from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.rows import RewardRows, load_reward_rows, local_files
 from rlhf.stage import open_stage, require_files, write_json
-
-if TYPE_CHECKING:
-    from rlhf.models.reward_model import RewardModel
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,11 @@ def read_rows(domain: Domain, config: RewardStageConfig) -> RewardRows:
     )
 
 
-def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., RewardModel]) -> None:
+def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., Any]) -> None:
     """Write checkpoint/, metrics.jsonl, mixture.json and accuracy.json into the stage's folder.
 
     Args:
-        train: `train_helpfulness_model` or `train_safety_model`.
+        train: `train_helpfulness_model` or `train_safety_model`, which return the trained RewardModel.
     """
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_tokenizer
@@ -116,6 +113,8 @@ def _fitting(config: RewardStageConfig, rows: RewardRows) -> RewardRows:
         kept[part] = fitting_rows(config.policy, before, config.training, name)
         for source, count in (_by_source(before) - _by_source(kept[part])).items():
             rows.skipped[name].setdefault(source, Counter())["too long"] += count
+    if not kept.get("own", rows.own):
+        raise InputError("preferences: every pair of its own domain is too long; raise training.max_length")
     return replace(rows, **kept)
 
 
