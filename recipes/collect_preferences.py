@@ -107,8 +107,8 @@ def main(config: CollectPreferencesConfig) -> None:
                 write_rows(folder / f"preferences_{part}.jsonl", (row.to_dict() for row in kept))
                 rows += kept
             domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
-            renderer = Renderer(load_tokenizer(config.policy))
-            statistics = {name: preference_statistics(part, renderer) for name, part in domains.items() if part}
+            tokenizer = load_tokenizer(config.policy)
+            statistics = {name: preference_statistics(part, tokenizer) for name, part in domains.items() if part}
             left_out = config.pairs_per_prompt * len(prompts) - len(rows)
             write_json(folder / "statistics.json", statistics | {"left_out": left_out})
         accelerator.wait_for_everyone()

@@ -5,96 +5,33 @@ with a margin by how much better it was. It reads all helpfulness preferences an
 
     accelerate launch recipes/helpfulness_reward.py --config recipes/configs/embedded/helpfulness_reward.yaml
 
-Writes into the output folder: checkpoint/ (a sequence classifier with one label), metrics.jsonl, accuracy.json
-(held-out accuracy overall, by strength and on the other domain, and what counting characters would reach).
+Writes into the output folder: checkpoint/ (a sequence classifier with one label), metrics.jsonl, mixture.json (pairs by
+source, and what was skipped), accuracy.json (held-out accuracy overall, by strength and on the other domain, and what
+counting characters would reach).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
-from rlhf.errors import InputError
-from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.rewards.rows import load_reward_rows, local_files
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.rewards.mixture import OTHER_SHARE
+from rlhf.rewards.stage import RewardStageConfig, read_rows, run_stage
 
 
 @dataclass(frozen=True)
-class HelpfulnessRewardConfig:
-    """The helpfulness reward model.
+class HelpfulnessRewardConfig(RewardStageConfig):
+    """The helpfulness reward model: half of the mixture are other rows."""
 
-    Args:
-        output: folder of this stage.
-        policy: chat checkpoint to start from.
-        preferences: files or hub names; their rows of domain helpfulness are the model's own.
-        other_preferences: files or hub names (may be the same); their rows of domain safety are mixed in.
-        other_share: share of those in the whole mixture.
-        test_preferences: held-out rows of both domains, for accuracy.json.
-        on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
-        seed: of the head, the mixture and the order of the rows.
-        training: margins, lengths and the optimizer.
-    """
-
-    output: Path
-    policy: Path
-    preferences: tuple[str, ...]
-    other_preferences: tuple[str, ...] = ()
-    other_share: float = 0.5
-    test_preferences: tuple[str, ...] = ()
-    on_bad_row: Literal["refuse", "skip"] = "refuse"
-    seed: int = 0
-    training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.other_share < 1:
-            raise InputError(f"other_share: must lie in [0, 1), got {self.other_share}")
-        if not self.preferences:
-            raise InputError("preferences: must name at least one file")
+    other_share: float = OTHER_SHARE["helpfulness"]
 
 
 def main(config: HelpfulnessRewardConfig) -> None:
-    require_files(policy=config.policy)
-    files = local_files(
-        preferences=config.preferences,
-        other_preferences=config.other_preferences,
-        test_preferences=config.test_preferences,
-    )
-    rows = load_reward_rows(
-        "helpfulness",
-        config.preferences,
-        config.other_preferences if config.other_share else (),
-        config.test_preferences,
-        config.on_bad_row,
-    )
+    rows = read_rows("helpfulness", config)
 
-    from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.accuracy import heldout_report
     from rlhf.rewards.helpfulness import train_helpfulness_model
-    from rlhf.rewards.training import fitting_rows
-    from rlhf.training.accelerator import make_accelerator
 
-    test, test_other = (
-        fitting_rows(config.policy, held_out, config.training, "test_preferences")
-        for held_out in (rows.test, rows.test_other)
-    )
-    rows = replace(rows, test=test, test_other=test_other)
-    accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs={"policy": config.policy, **files}) as folder:
-        accelerator.wait_for_everyone()
-        log = MetricsLog(folder, accelerator)
-        share, seed = config.other_share, config.seed
-        model = train_helpfulness_model(
-            config.policy, rows.own, rows.other, config.training, accelerator, log, other_share=share, seed=seed
-        )
-        model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator)
-        if accelerator.is_main_process:
-            report = heldout_report(folder / "checkpoint", "helpfulness", rows)
-            write_json(folder / "accuracy.json", report)
-        accelerator.wait_for_everyone()
+    run_stage(config, rows, train_helpfulness_model)
 
 
 if __name__ == "__main__":

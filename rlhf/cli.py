@@ -1,4 +1,4 @@
-"""`rlhf plan | report | verify | compare`: the tools around a run. Training itself is in the recipes."""
+"""`rlhf plan | report | verify | compare | statistics`: the tools around a run. Training itself is in the recipes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 
 TABLE = (
@@ -35,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     verify.add_argument("run", type=Path)
     compared = commands.add_parser("compare", help="two runs' figures side by side")
     compared.add_argument("runs", nargs=2, type=Path, metavar="run")
+    counted = commands.add_parser("statistics", help="the paper's table of preference sets: comparisons, turns, tokens")
+    counted.add_argument("files", nargs="+", metavar="file", help="preferences: files, folders or hub names")
+    counted.add_argument("--tokenizer", required=True, type=Path, help="folder of a saved tokenizer or checkpoint")
+    counted.add_argument("--domain", choices=("helpfulness", "safety"), help="of PKU-SafeRLHF's comparisons, which one")
     arguments, more = parser.parse_known_args(argv)
     if more and arguments.command != "plan":
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -45,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             report(arguments.run)
         elif arguments.command == "verify":
             raise SystemExit(0 if verify_run(arguments.run) else 1)
-        else:
+        elif arguments.command == "compare":
             compare(*arguments.runs)
+        else:
+            statistics(arguments.files, arguments.tokenizer, arguments.domain)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -105,6 +113,25 @@ def compare(first: Path, second: Path) -> None:
             if any(value is not None for value in values):
                 gap = values[1] - values[0] if None not in values else None
                 print(f"{name:<12}{figure:<22}" + "".join(f"{_number(value):>12}" for value in (*values, gap)))
+
+
+def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> None:
+    """Print the table in Markdown, a line a set and a total; bad rows are left out and counted on stderr."""
+    from rlhf.data.loading import load_preferences
+
+    if not (tokenizer / "tokenizer_config.json").is_file():
+        raise InputError(f"tokenizer: {tokenizer} has no tokenizer_config.json; name a folder with a saved tokenizer")
+    names = Counter(Path(file).name for file in files)
+    sets = {}
+    for file in files:
+        name = Path(file).name if names[Path(file).name] == 1 else file
+        sets[name] = load_preferences(file, domain=domain, on_bad_row="skip")
+
+    from transformers import AutoTokenizer
+
+    from rlhf.data.statistics import statistics_table
+
+    print(statistics_table(sets, AutoTokenizer.from_pretrained(tokenizer)), end="")
 
 
 def _number(value: float | None) -> str:

@@ -212,10 +212,6 @@ class Renderer:
         text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return cast(str, text).strip()
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text by itself, without begin, end and chat format."""
-        return [len(ids) for ids in self._encode(list(texts))]
-
     def _rendered(
         self, conversations: Sequence[Conversation], last: Literal["user", "assistant"], train: Literal["all", "last"]
     ) -> list[Rendered]:

@@ -5,8 +5,9 @@
     load_prompts("prompts.jsonl")
 
 A source is a local file (formats: `rlhf.data.jsonl.read_rows`), a local folder that `datasets` reads, or a hub name
-`org/name[/folder][:split]` (split: train). A row's format is recognised by its fields (`rlhf.data.formats`). A bad row
-is refused with file and line or, on request, skipped: counted by reason and reported on stderr, never silently.
+`org/name[/folder][:split]` (split: train). A row's format is recognised by its fields (`rlhf.data.formats`; the open
+preference sets: `rlhf.data.open_preferences`). A bad row is refused with file and line or, on request, skipped: counted
+by reason and reported on stderr, never silently.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Literal, TypeVar
 from rlhf.conversation import Conversation
 from rlhf.data.formats import conversation_of, preference_of, prompt_of, text_of
 from rlhf.data.jsonl import file_format, read_rows
+from rlhf.data.open_preferences import comparisons_of, successive
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.errors import InputError
 
@@ -39,15 +41,16 @@ def load_preferences(
     on_bad_row: OnBadRow = "refuse",
     skipped: Counter[str] | None = None,
 ) -> list[Preference]:
-    """Preference rows of any known format.
+    """Preference rows of any known format; where one row of the source makes several pairs, their ids are `<id>.<i>`.
 
     Args:
         source: file, folder or hub name.
-        domain: replaces the rows' own tag (which is helpfulness where a row has none).
+        domain: replaces the rows' own tag (which is helpfulness where a row has none); of PKU-SafeRLHF's two
+            comparisons, "safety" takes the safer answer.
         on_bad_row: "refuse" raises InputError at the first bad row; "skip" leaves it out and counts it.
         skipped: what was left out is added here, by reason.
     """
-    return _load(source, preference_of, on_bad_row, skipped, domain)
+    return _load(source, preference_of, on_bad_row, skipped, domain, pairs=True)
 
 
 def load_prompts(
@@ -95,25 +98,37 @@ def _load(
     on_bad_row: OnBadRow,
     skipped: Counter[str] | None,
     domain: Domain | None = None,
+    *,
+    pairs: bool = False,
 ) -> list[Row]:
     if on_bad_row not in ("refuse", "skip"):
         raise InputError(f"on_bad_row: must be refuse or skip, got {on_bad_row!r}")
     name = Path(source).name
     for suffix in (".gz", f"{file_format(name)}"):
         name = name.removesuffix(suffix)
+    tag = {} if domain is None else {"domain": domain}
     rows: list[Row] = []
     reasons: Counter[str] = Counter()
-    for number, raw in _rows(source):
+
+    def bad(number: int, error: InputError) -> None:
+        if on_bad_row == "refuse":
+            raise InputError(f"{source}:{number}: {error}") from error
+        reasons[reason(str(error))] += 1
+
+    for number, raw in successive(_rows(source)) if pairs else _rows(source):
         given = raw.get("id")
-        row = {"source": name, **raw, "id": f"{name}:{number}" if given is None else str(given)}
-        if domain is not None:
-            row["domain"] = domain
+        first_id = f"{name}:{number}" if given is None else str(given)
         try:
-            rows.append(convert(row))
+            parts = comparisons_of(raw, domain) if pairs else [raw]
         except InputError as error:
-            if on_bad_row == "refuse":
-                raise InputError(f"{source}:{number}: {error}") from error
-            reasons[reason(str(error))] += 1
+            bad(number, error)
+            continue
+        for index, part in enumerate(parts, start=1):
+            row_id = first_id if len(parts) == 1 else f"{first_id}.{index}"
+            try:
+                rows.append(convert({**part, "source": part.get("source") or name, "id": row_id, **tag}))
+            except InputError as error:
+                bad(number, error)
     if reasons:
         detail = "; ".join(f"{count} x {why}" for why, count in reasons.most_common())
         print(f"{source}: skipped {reasons.total()} of {reasons.total() + len(rows)} rows: {detail}", file=sys.stderr)

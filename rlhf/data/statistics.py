@@ -8,15 +8,19 @@ with either answer; lengths are of the contents alone. For sets of one turn exam
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rlhf.conversation import Renderer
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def preference_statistics(rows: Sequence[Preference], renderer: Renderer) -> dict[str, Any]:
+MEANS = ("turns", "tokens_per_example", "tokens_per_prompt", "tokens_per_response")
+
+
+def preference_statistics(rows: Sequence[Preference], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The table's figures and the shares of one set.
 
     Returns comparisons; turns, tokens_per_example, tokens_per_prompt, tokens_per_response (means over comparisons,
@@ -26,23 +30,29 @@ def preference_statistics(rows: Sequence[Preference], renderer: Renderer) -> dic
     """
     if not rows:
         raise InputError("preferences: there are no rows to count")
-    users = [m["content"] for row in rows for m in row.messages if m["role"] == "user"]
-    history = [m["content"] for row in rows for m in row.messages]
-    chosen = renderer.count_tokens([row.chosen for row in rows])
-    rejected = renderer.count_tokens([row.rejected for row in rows])
+    messages = [m for row in rows for m in row.messages]
+    users = _tokens(tokenizer, [m["content"] for m in messages if m["role"] == "user"])
+    others = _tokens(tokenizer, [m["content"] for m in messages if m["role"] != "user"])
+    chosen = _tokens(tokenizer, [row.chosen for row in rows])
+    rejected = _tokens(tokenizer, [row.rejected for row in rows])
     answers = (sum(chosen) + sum(rejected)) / 2
     differing = [c > r for c, r in zip(chosen, rejected, strict=True) if c != r]
     strengths: Counter[str] = Counter(row.strength or "unlabelled" for row in rows)
     return {
         "comparisons": len(rows),
         "turns": len(users) / len(rows),
-        "tokens_per_example": (sum(renderer.count_tokens(history)) + answers) / len(rows),
-        "tokens_per_prompt": sum(renderer.count_tokens(users)) / len(users),
+        "tokens_per_example": (sum(users) + sum(others) + answers) / len(rows),
+        "tokens_per_prompt": sum(users) / len(users),
         "tokens_per_response": answers / len(rows),
         "longer_wins": sum(differing) / len(differing) if differing else None,
         "strength": {name: strengths[name] / len(rows) for name in (*STRENGTHS, "unlabelled") if strengths[name]},
         "safety": _safety_shares(rows),
     }
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
+    """Of each text by itself, without begin, end and chat format."""
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]] if texts else []
 
 
 def _safety_shares(rows: Iterable[Preference]) -> dict[str, float] | None:
@@ -56,14 +66,23 @@ def _safety_shares(rows: Iterable[Preference]) -> dict[str, float] | None:
     return {name: counts[name] / counts.total() for name in names.values()} if counts else None
 
 
-def statistics_table(sets: dict[str, Sequence[Preference]], renderer: Renderer) -> str:
+def statistics_table(sets: Mapping[str, Sequence[Preference]], tokenizer: PreTrainedTokenizerBase) -> str:
     """The paper's table as text in Markdown: a line a set, and the total of all."""
-    columns = ("comparisons", "turns", "tokens_per_example", "tokens_per_prompt", "tokens_per_response")
     heads = ("comparisons", "turns / dialogue", "tokens / example", "tokens / prompt", "tokens / response")
     lines = ["| set | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
-    everything = [row for rows in sets.values() for row in rows]
-    for name, rows in {**sets, "Total": everything}.items():
-        figures = preference_statistics(rows, renderer)
-        cells = [f"{figures[c]:,}" if c == "comparisons" else f"{figures[c]:.1f}" for c in columns]
+    figures = {name: preference_statistics(rows, tokenizer) for name, rows in sets.items()}
+    for name, line in {**figures, "Total": _total(list(figures.values()))}.items():
+        cells = [f"{line['comparisons']:,}", *(f"{line[column]:.1f}" for column in MEANS)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _total(sets: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The table's figures of all sets together: means weigh by comparisons, that of prompts by users' messages."""
+    comparisons = [figures["comparisons"] for figures in sets]
+    messages = [figures["comparisons"] * figures["turns"] for figures in sets]
+    total = {"comparisons": sum(comparisons)}
+    for column in MEANS:
+        weights = messages if column == "tokens_per_prompt" else comparisons
+        total[column] = sum(w * figures[column] for w, figures in zip(weights, sets, strict=True)) / sum(weights)
+    return total

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.data.jsonl import file_format, read_rows
 from rlhf.data.loading import OnBadRow, Source, load_preferences
+from rlhf.data.open_preferences import is_open_preference
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.stage import require_files
@@ -27,14 +29,22 @@ def local_files(**fields: Sequence[Source]) -> dict[str, Path]:
     return found
 
 
+Skipped = dict[str, dict[str, Counter[str]]]
+
+
 @dataclass(frozen=True)
 class RewardRows:
-    """own: to train on; other: of the other domain, to mix in; test and test_other: held out, of either domain."""
+    """own: to train on; other: of the other kind, to mix in; test and test_other: held out, of either domain.
 
+    `skipped` says what was left out: field -> file or hub name -> reason -> rows.
+    """
+
+    domain: Domain
     own: list[Preference]
     other: list[Preference]
     test: list[Preference]
     test_other: list[Preference]
+    skipped: Skipped
 
 
 def load_reward_rows(
@@ -44,30 +54,41 @@ def load_reward_rows(
     test_preferences: Sequence[Source],
     on_bad_row: OnBadRow = "refuse",
 ) -> RewardRows:
-    """Read a reward model's rows; rows of another domain than the one looked for are left out.
+    """Read a reward model's rows; rows of another domain than the one looked for are left out, and counted.
 
-    A source whose rows carry no `domain` (HH, trl) is taken as wholly of one: `domain` in preferences and
-    test_preferences, the other one in other_preferences.
+    A source whose rows carry no `domain` (HH, trl, the open sets) is taken as wholly of one: `domain` in preferences
+    and test_preferences, the other one in other_preferences.
 
     Raises:
         InputError: preferences hold no row of `domain`.
     """
     other = OTHER[domain]
-    own_rows = _load(preferences, domain, on_bad_row)[domain]
+    skipped: Skipped = {"preferences": {}, "other_preferences": {}, "test_preferences": {}}
+    own_rows = _load(preferences, domain, (domain,), on_bad_row, skipped["preferences"])[domain]
     if not own_rows:
         names = ", ".join(os.fspath(source) for source in preferences)
         raise InputError(f"preferences: {names} hold no row of domain {domain}; name others, or tag the rows")
-    other_rows = _load(other_preferences, other, on_bad_row)[other]
-    test = _load(test_preferences, domain, on_bad_row)
-    return RewardRows(own_rows, other_rows, test[domain], test[other])
+    other_rows = _load(other_preferences, other, (other,), on_bad_row, skipped["other_preferences"])[other]
+    test = _load(test_preferences, domain, (domain, other), on_bad_row, skipped["test_preferences"])
+    return RewardRows(domain, own_rows, other_rows, test[domain], test[other], skipped)
 
 
-def _load(sources: Sequence[Source], untagged: Domain, on_bad_row: OnBadRow) -> dict[Domain, list[Preference]]:
+def _load(
+    sources: Sequence[Source],
+    untagged: Domain,
+    wanted: Sequence[Domain],
+    on_bad_row: OnBadRow,
+    skipped: dict[str, Counter[str]],
+) -> dict[Domain, list[Preference]]:
     rows: dict[Domain, list[Preference]] = {"helpfulness": [], "safety": []}
     for source in sources:
         domain = None if _has_tags(source) else untagged
-        for row in load_preferences(source, domain=domain, on_bad_row=on_bad_row):
-            rows[row.domain].append(row)
+        reasons = skipped[os.fspath(source)] = Counter()
+        for row in load_preferences(source, domain=domain, on_bad_row=on_bad_row, skipped=reasons):
+            if row.domain in wanted:
+                rows[row.domain].append(row)
+            else:
+                reasons[f"of domain {row.domain}"] += 1
     return rows
 
 
@@ -75,7 +96,7 @@ def _has_tags(source: Source) -> bool:
     if file_format(source) is None:
         return False
     _, row = next(read_rows(source))
-    return "domain" in row
+    return "domain" in row and not is_open_preference(row)
 
 
 def seen_prompts(test: Sequence[Preference], training: Sequence[Preference]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,61 @@ def test_no_run_there(command: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: run: ") and said.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_statistics(tiny_tokenizer: Any, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"prompt": "what is the river ?", "chosen": "mora .", "rejected": "a goat"}
+    pku = {"prompt": "hello", "response_0": "sure hello", "response_1": "no", "better_response_id": 0}
+    pku |= {"safer_response_id": 1, "is_response_0_safe": False, "is_response_1_safe": True}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "rejected": "mora ."}) + "\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps(pku) + "\n")
+    main(
+        [
+            "statistics",
+            str(tmp_path / "a.jsonl"),
+            str(tmp_path / "b.jsonl"),
+            "--domain=safety",
+            f"--tokenizer={tokenizer}",
+        ]
+    )
+    said = capsys.readouterr()
+    assert "a.jsonl: skipped 1 of 2 rows" in said.err
+    prompt, *answers = (len(tiny_tokenizer.tokenize(text)) for text in row.values())
+    answer = sum(answers) / 2
+    lines = said.out.splitlines()
+    assert lines[0].startswith("| set | comparisons | turns / dialogue | tokens / example |")
+    assert lines[2] == f"| a.jsonl | 1 | 1.0 | {prompt + answer:.1f} | {prompt:.1f} | {answer:.1f} |"
+    assert lines[3].startswith("| b.jsonl | 1 | 1.0 |") and lines[4].startswith("| Total | 2 | 1.0 |")
+
+
+def test_statistics_of_real_files(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("helpful-base.jsonl.gz", "harmless-base.jsonl.gz")
+    tokenizer = shared_data / "stories260K"
+    main(["statistics", *(str(shared_data / "hh-rlhf" / name) for name in names), "--tokenizer", str(tokenizer)])
+    lines = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[:2] for row in cells] == [[names[0], "1,858"], [names[1], "1,828"], ["Total", "3,686"]]
+    helpful, harmless, total = ([float(cell.replace(",", "")) for cell in row[1:]] for row in cells)
+    assert all(min(a, b) <= t <= max(a, b) for a, b, t in zip(helpful[1:], harmless[1:], total[1:], strict=True))
+    assert helpful[1] > 1 and helpful[2] > helpful[3] + helpful[4]  # several turns
+
+
+def test_statistics_says_what_is_wrong(tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file, folder, sentence in (
+        ("none.jsonl", tokenizer, "none.jsonl: there is no such file"),
+        ("none.jsonl", tmp_path, "tokenizer: .* has no tokenizer_config.json"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["statistics", str(tmp_path / file), f"--tokenizer={folder}"])
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and said.count("\n") == 1 and re.search(sentence, said)
 
 
 def test_help_loads_nothing_heavy() -> None:

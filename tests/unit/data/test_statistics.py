@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf.conversation import Renderer
 from rlhf.data.rows import Preference
 from rlhf.data.statistics import preference_statistics, statistics_table
 from rlhf.errors import InputError
 
 
-class WordRenderer(Renderer):
-    """Counts words, so that lengths are plain to see."""
-
-    def __init__(self):
-        pass
-
-    def count_tokens(self, texts):
-        return [len(text.split()) for text in texts]
+def words(texts, add_special_tokens, verbose):
+    """A tokenizer of words, so that lengths are plain to see."""
+    return {"input_ids": [text.split() for text in texts]}
 
 
 def row(chosen, rejected, *turns, **labels):
@@ -34,7 +28,7 @@ ROWS = [
 
 
 def test_figures():
-    figures = preference_statistics(ROWS, WordRenderer())
+    figures = preference_statistics(ROWS, words)
     assert figures == {
         "comparisons": 3,
         "turns": pytest.approx(4 / 3),
@@ -48,21 +42,24 @@ def test_figures():
 
 
 def test_without_labels_or_rows():
-    figures = preference_statistics(ROWS[2:], WordRenderer())
+    figures = preference_statistics(ROWS[2:], words)
     assert figures["safety"] is None and figures["longer_wins"] is None and figures["strength"] == {"unlabelled": 1.0}
     assert figures["tokens_per_example"] == figures["tokens_per_prompt"] + figures["tokens_per_response"]
     with pytest.raises(InputError, match="there are no rows"):
-        preference_statistics([], WordRenderer())
+        preference_statistics([], words)
 
 
 def test_table():
-    lines = statistics_table({"a": ROWS[:1], "b": ROWS[1:]}, WordRenderer()).splitlines()
+    lines = statistics_table({"a": ROWS[:1], "b": ROWS[1:]}, words).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2] == "| a | 1 | 1.0 | 4.0 | 2.0 | 2.0 |"
-    assert lines[-1].startswith("| Total | 3 | 1.3 |")
+    together = statistics_table({"all": ROWS}, words).splitlines()[2]
+    assert lines[-1] == together.replace("all", "Total") and lines[-1].startswith("| Total | 3 | 1.3 |")
 
 
-def test_tokens_are_the_tokenizers(tiny_tokenizer):
-    texts = ["what is the river ?", "</s>"]
-    expected = [len(tiny_tokenizer(text)["input_ids"]) for text in texts]
-    assert Renderer(tiny_tokenizer).count_tokens(texts) == expected
+def test_tokens_are_the_tokenizers_without_begin_and_end(tiny_tokenizer):
+    question, answers = "what is the river ?", ("</s> mora .", "a goat")
+    expected = [len(tiny_tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (question, *answers)]
+    figures = preference_statistics([row(*answers, question)], tiny_tokenizer)
+    assert figures["tokens_per_prompt"] == expected[0]
+    assert figures["tokens_per_response"] == sum(expected[1:]) / 2

@@ -17,6 +17,7 @@ from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.rewards.loading import load_reward
 
+OTHER = {"helpfulness": "safety", "safety": "helpfulness"}
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
 
@@ -45,8 +46,8 @@ def preferences(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("domain", ["helpfulness", "safety"])
-def test_recipe_writes_checkpoint_metrics_and_accuracy(
-    domain: str, preferences: Path, tiny_policy_path: Path, tmp_path: Path
+def test_recipe_writes_checkpoint_metrics_mixture_and_accuracy(
+    domain: str, preferences: Path, tiny_policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module, config_class = recipe(domain)
     argv = [
@@ -60,6 +61,22 @@ def test_recipe_writes_checkpoint_metrics_and_accuracy(
     ]
     config = parse_config(config_class, argv)
     module.main(config)
+    mixture = json.loads((tmp_path / "out/mixture.json").read_text())
+    assert mixture == {
+        "pairs": 13,  # a tenth of the whole, for helpfulness by the demo's configuration
+        "other_share": 1 / 13,
+        "own": {"preferences": 12},
+        "other": {"preferences": 1},
+        "other_available": {"preferences": 12},
+        "skipped": {
+            "preferences": {str(preferences): {f"of domain {OTHER[domain]}": 12}},
+            "other_preferences": {str(preferences): {f"of domain {domain}": 12}},
+            "test_preferences": {},
+        },
+    }
+    said = capsys.readouterr().err.splitlines()
+    assert "mixture: all 12 own pairs of preferences" in said
+    assert "mixture: 1 of 12 other pairs of preferences" in said
     accuracy = json.loads((tmp_path / "out/accuracy.json").read_text())
     assert accuracy["domain"] == domain and accuracy["pairs"] == accuracy["cross_domain_pairs"] == 12
     assert list(accuracy["accuracy_by_strength"]) == ["better"] and accuracy["test_prompts_in_training"] == 12
@@ -98,3 +115,58 @@ def test_bad_input_gets_one_sentence(preferences: Path, tiny_policy_path: Path, 
     too_long = config_class(tmp_path / "x", tiny_policy_path, (str(preferences),)).training
     run(test_preferences=(str(long), str(preferences)), training=replace(too_long, too_long="skip"))
     assert json.loads((tmp_path / "o/accuracy.json").read_text())["pairs"] == 12
+    skipped = json.loads((tmp_path / "o/mixture.json").read_text())["skipped"]["test_preferences"]
+    assert skipped == {"long": {"too long": 24}}
+
+
+def test_what_was_skipped_is_saved_by_file_and_reason(
+    preferences: Path, tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    module, config_class = recipe("helpfulness")
+    lines = [json.loads(line) for line in preferences.read_text().splitlines()]
+    own = [line for line in lines if line["domain"] == "helpfulness"]
+    own[0] |= {"chosen": own[0]["rejected"]}
+    own[1] |= {"chosen": "mora" + " sure" * 200}
+    own[2] |= {"rejected": " "}
+    own[3] |= {"chosen_safe": False, "rejected_safe": True}
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("".join(json.dumps({**line, "source": "people"}) + "\n" for line in own))
+    shp: dict[str, Any] = {"domain": "askbaking_train", "history": "what is mora ?", "labels": 1}
+    shp |= {"human_ref_A": "the river .", "human_ref_B": "a goat ."}
+    (tmp_path / "shp.jsonl").write_text(json.dumps(shp) + "\n" + json.dumps({**shp, "labels": None}) + "\n")
+    config = config_class(
+        tmp_path / "out",
+        tiny_policy_path,
+        (str(mine),),
+        (str(preferences), str(tmp_path / "shp.jsonl")),
+        on_bad_row="skip",
+        training=replace(config_class(tmp_path, tmp_path, ("x",)).training, too_long="skip"),
+    )
+    assert config.other_share == 0.5
+    module.main(config)
+    mixture = json.loads((tmp_path / "out/mixture.json").read_text())
+    unsafe = "chosen_safe, rejected_safe: an unsafe answer chosen over a safe one is not trained on; drop the row"
+    assert mixture["skipped"] == {
+        "preferences": {
+            str(mine): {
+                "chosen, rejected: the two answers are identical": 1,
+                "rejected: must be a non-empty text": 1,
+                unsafe: 1,
+            },
+            "people": {"too long": 1},
+        },
+        "other_preferences": {
+            str(preferences): {"of domain helpfulness": 12},
+            str(tmp_path / "shp.jsonl"): {"labels: must be 0 or 1": 1},
+        },
+        "test_preferences": {},
+    }
+    assert mixture["own"] == {"people": 8} and mixture["other_available"] == {"preferences": 12, "shp": 1}
+    assert sum(mixture["other"].values()) == 8 and mixture["other_share"] == 0.5 and mixture["pairs"] == 16
+
+
+def test_nothing_short_enough(preferences: Path, tiny_policy_path: Path, tmp_path: Path) -> None:
+    module, config_class = recipe("safety")
+    training = replace(config_class(tmp_path, tmp_path, ("x",)).training, too_long="skip", max_length=3)
+    with pytest.raises(InputError, match="preferences: every pair of its own domain is too long"):
+        module.main(config_class(tmp_path / "out", tiny_policy_path, (str(preferences),), training=training))

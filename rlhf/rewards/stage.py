@@ -1,0 +1,122 @@
+"""The stage that both reward recipes run: read the rows, mix them, train, save and measure. Torch is loaded late."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf.data.rows import Domain, Preference
+from rlhf.errors import InputError
+from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.rewards.mixture import make_mixture, mixture_lines, mixture_report
+from rlhf.rewards.rows import RewardRows, load_reward_rows, local_files
+from rlhf.stage import open_stage, require_files, write_json
+
+
+@dataclass(frozen=True)
+class RewardStageConfig:
+    """What both reward recipes have in common.
+
+    Args:
+        output: folder of this stage.
+        policy: chat checkpoint to start from.
+        preferences: files or hub names; their rows of the model's domain are its own.
+        other_preferences: files or hub names (may be the same); their rows of the other domain, and all rows of files
+            without domains, are what is mixed in.
+        other_share: share of those in the whole mixture.
+        test_preferences: held-out rows of both domains, for accuracy.json.
+        on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
+        seed: of the heads, the mixture and the order of the rows.
+        training: margins, weight of the safety labels, lengths and the optimizer.
+    """
+
+    output: Path
+    policy: Path
+    preferences: tuple[str, ...]
+    other_preferences: tuple[str, ...] = ()
+    other_share: float = 0.0
+    test_preferences: tuple[str, ...] = ()
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    seed: int = 0
+    training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.other_share < 1:
+            raise InputError(f"other_share: must lie in [0, 1), got {self.other_share}")
+        if not self.preferences:
+            raise InputError("preferences: must name at least one file")
+
+
+def read_rows(domain: Domain, config: RewardStageConfig) -> RewardRows:
+    """The stage's rows; InputError, before torch is loaded, for a missing file or a bad row."""
+    require_files(policy=config.policy)
+    _input_files(config)
+    return load_reward_rows(
+        domain,
+        config.preferences,
+        config.other_preferences if config.other_share else (),
+        config.test_preferences,
+        config.on_bad_row,
+    )
+
+
+def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., Any]) -> None:
+    """Write checkpoint/, metrics.jsonl, mixture.json and accuracy.json into the stage's folder.
+
+    Args:
+        train: `train_helpfulness_model` or `train_safety_model`, which return the trained RewardModel.
+    """
+    from rlhf.metrics import MetricsLog
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.rewards.accuracy import heldout_report
+    from rlhf.training.accelerator import make_accelerator
+
+    rows = _fitting(config, rows)
+    mixture = make_mixture(rows, config.other_share, config.seed)
+    accelerator = make_accelerator(seed=config.seed)
+    inputs = {"policy": config.policy, **_input_files(config)}
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            print("\n".join(mixture_lines(mixture)), file=sys.stderr)
+            write_json(folder / "mixture.json", mixture_report(mixture, rows.skipped))
+        log = MetricsLog(folder, accelerator)
+        model = train(config.policy, mixture.rows, config.training, accelerator, log, seed=config.seed)
+        model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator)
+        if accelerator.is_main_process:
+            write_json(folder / "accuracy.json", heldout_report(folder / "checkpoint", rows.domain, rows))
+        accelerator.wait_for_everyone()
+
+
+def _input_files(config: RewardStageConfig) -> dict[str, Path]:
+    return local_files(
+        preferences=config.preferences,
+        other_preferences=config.other_preferences,
+        test_preferences=config.test_preferences,
+    )
+
+
+def _fitting(config: RewardStageConfig, rows: RewardRows) -> RewardRows:
+    """Without the pairs too long for the model, which are counted by source; held-out rows cut as training cuts."""
+    from rlhf.rewards.training import fitting_rows
+
+    fields = {"test": "test_preferences", "test_other": "test_preferences"}
+    if config.training.too_long == "skip":  # else training refuses them
+        fields |= {"own": "preferences", "other": "other_preferences"}
+    kept: dict[str, Any] = {}
+    for part, name in fields.items():
+        before: Sequence[Preference] = getattr(rows, part)
+        kept[part] = fitting_rows(config.policy, before, config.training, name)
+        for source, count in (_by_source(before) - _by_source(kept[part])).items():
+            rows.skipped[name].setdefault(source, Counter())["too long"] += count
+    if not kept.get("own", rows.own):
+        raise InputError("preferences: every pair of its own domain is too long; raise training.max_length")
+    return replace(rows, **kept)
+
+
+def _by_source(rows: Sequence[Preference]) -> Counter[str]:
+    return Counter(row.source for row in rows)
