@@ -1,4 +1,4 @@
-"""`rlhf plan | report | verify | compare`: the tools around a run. Training itself is in the recipes."""
+"""`rlhf plan | report | verify | compare`: the tools around a run; `rlhf verify-reward` tries a reward function."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     verify.add_argument("run", type=Path)
     compared = commands.add_parser("compare", help="two runs' figures side by side")
     compared.add_argument("runs", nargs=2, type=Path, metavar="run")
+    tried = commands.add_parser("verify-reward", help="does a reward function keep to what the library relies on?")
+    tried.add_argument("reward", help="a reward-model folder, or package.module:attribute of your own reward function")
     arguments, more = parser.parse_known_args(argv)
     if more and arguments.command != "plan":
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -45,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             report(arguments.run)
         elif arguments.command == "verify":
             raise SystemExit(0 if verify_run(arguments.run) else 1)
+        elif arguments.command == "verify-reward":
+            raise SystemExit(0 if verify_reward(arguments.reward) else 1)
         else:
             compare(*arguments.runs)
     except InputError as error:
@@ -92,6 +96,17 @@ def verify_run(run: Path) -> bool:
         print(f"{record['stage']:<24} {state}")
     print(f"{len(finished)} finished stages, " + ("all as they were" if whole else "not all as they were"))
     return whole
+
+
+def verify_reward(spec: str) -> bool:
+    """Print for every check of `rlhf.rewards.contract` whether the reward function passes; False where one does not."""
+    from rlhf.rewards.contract import check_reward_function
+    from rlhf.rewards.loading import load_reward
+
+    findings = check_reward_function(load_reward(spec))
+    for name, problem in findings.items():
+        print(f"{name:<8} {'ok' if problem is None else f'BROKEN: {problem}'}")
+    return not any(findings.values())
 
 
 def compare(first: Path, second: Path) -> None:
