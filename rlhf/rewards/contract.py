@@ -48,22 +48,20 @@ def check_reward_function(
     Args:
         conversations: two or more, to try it on.
     """
-    given: list[Conversation] = [*conversations]
-    before = copy.deepcopy(given)
+    untouched = copy.deepcopy([*conversations])
+    given = copy.deepcopy(untouched)
     try:
         scores = _scores(reward, given)
     except InputError as error:
         return {"scores": str(error)}
-    changed = given != before
-    given = before
+    changed = given != untouched
     found: dict[str, str | None] = {"scores": None}
-    found["repeat"] = _differs(scores, lambda: _scores(reward, copy.deepcopy(given)), "when asked again")
-    found["batch"] = _differs(
-        scores, lambda: torch.cat([_scores(reward, [copy.deepcopy(one)]) for one in given]), "when asked alone"
-    )
-    found["order"] = _differs(
-        scores, lambda: _scores(reward, copy.deepcopy(given[::-1])).flip(0), "when the order is reversed"
-    )
+    for name, when, ask in (
+        ("repeat", "when asked again", lambda: _scores(reward, copy.deepcopy(untouched))),
+        ("batch", "when asked alone", lambda: torch.cat([_scores(reward, [one]) for one in copy.deepcopy(untouched)])),
+        ("order", "when the order is reversed", lambda: _scores(reward, copy.deepcopy(untouched[::-1])).flip(0)),
+    ):
+        found[name] = _differs(scores, ask, when)
     found["input"] = "the call changes the conversations that it is given" if changed else None
     return found
 

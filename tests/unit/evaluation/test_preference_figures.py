@@ -219,4 +219,4 @@ def test_bag_of_words_on_real_preferences_reaches_the_anchors(shared_data: Path)
             bag = BagOfWords([rows[i] for i in train])
             hits += [pair.hit for pair in score_pairs(bag, [rows[i] for i in test])]
         assert 100 * sum(hits) / len(hits) == pytest.approx(anchor, abs=1.5)
-        assert 100 * longer_wins(rows) == pytest.approx(longer, abs=0.2)
+        assert 100 * longer_wins(rows) == pytest.approx(longer, abs=1.0)
