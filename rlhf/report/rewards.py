@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.report.build import page_template, write_page
-from rlhf.report.figures import BLUE, GREY, ORANGE, Panel, Series, histogram, lines
+from rlhf.report.figures import BLUE, GREY, INK, ORANGE, Panel, Series, histogram, lines
 from rlhf.report.tables import Cell, Table
 from rlhf.report.text import interval, number, percent
 
@@ -172,7 +172,8 @@ def _bin_panels(evaluation: Row, domains: Sequence[str], key: str, names: Sequen
         for name, reward in evaluation["rewards"].items():
             series = [_bin_series(name, COLOURS[domain], reward["groups"][domain], key)]
             for other, groups in baselines.items():
-                series.append(_bin_series(other, GREY, groups[domain], key, dashed=other == "longer wins"))
+                dashed = other == "longer wins"
+                series.append(_bin_series(other, INK if dashed else GREY, groups[domain], key, dashed))
             found.append(lines(f"{name}, {domain} pairs", series, names=names, percent=True, reference=0.5))
     return [panel for panel in found if panel is not None]
 
