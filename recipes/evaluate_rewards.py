@@ -76,6 +76,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     from rlhf.rewards.rows import seen_prompts
     from rlhf.training.accelerator import make_accelerator
 
+    imported = {spec: load_reward(spec) for spec in config.rewards.values() if ":" in spec}
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
     qualities = None if scorer is None else true_qualities(test, scorer)
     baselines = baseline_figures(test, train)
@@ -84,7 +85,7 @@ def main(config: EvaluateRewardsConfig) -> None:
         accelerator.wait_for_everyone()
         rewards: dict[str, Any] = {}
         for name, spec in config.rewards.items():
-            reward = load_reward(spec, device=accelerator.device)
+            reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
             scores = deal_out(test, lambda rows, reward=reward: score_pairs(reward, rows), accelerator)
             rewards[name] = {"spec": spec, "groups": reward_figures(test, scores, qualities)}
         evaluation = {

@@ -179,6 +179,14 @@ def test_bad_settings(recipe: ModuleType, change: dict[str, Any], message: str) 
         recipe.EvaluateRewardsConfig(**settings)
 
 
+def test_a_reward_that_cannot_be_imported_is_named_before_anything_is_scored(recipe: ModuleType, tmp_path: Path) -> None:
+    write_rows(tmp_path / "test.jsonl", (row.to_dict() for row in rows(2)))
+    spec = {"mine": "nowhere:Reward"}
+    with pytest.raises(InputError, match="nowhere:Reward cannot be imported"):
+        recipe.main(recipe.EvaluateRewardsConfig(tmp_path / "out", spec, (str(tmp_path / "test.jsonl"),)))
+    assert [p.name for p in tmp_path.iterdir()] == ["test.jsonl"]
+
+
 def test_missing_files_are_named_before_anything_heavy_loads(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "evaluate_rewards.py")]
     command += ["--config", str(ROOT / "recipes" / "configs" / "embedded" / "evaluate_rewards.yaml")]
