@@ -179,7 +179,7 @@ def test_bad_settings(recipe: ModuleType, change: dict[str, Any], message: str) 
         recipe.EvaluateRewardsConfig(**settings)
 
 
-def test_a_reward_that_cannot_be_imported_is_named_before_anything_is_scored(recipe: ModuleType, tmp_path: Path) -> None:
+def test_a_reward_that_cannot_be_imported_is_named_before_any_scoring(recipe: ModuleType, tmp_path: Path) -> None:
     write_rows(tmp_path / "test.jsonl", (row.to_dict() for row in rows(2)))
     spec = {"mine": "nowhere:Reward"}
     with pytest.raises(InputError, match="nowhere:Reward cannot be imported"):
