@@ -1,4 +1,5 @@
 """`rlhf plan | report | verify | compare | statistics`: the tools around a run. Training itself is in the recipes."""
+"""`rlhf plan | report | verify | compare`: the tools around a run; `rlhf verify-reward` tries a reward function."""
 
 from __future__ import annotations
 
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     counted.add_argument("files", nargs="+", metavar="file", help="preferences: files, folders or hub names")
     counted.add_argument("--tokenizer", required=True, type=Path, help="folder of a saved tokenizer or checkpoint")
     counted.add_argument("--domain", choices=("helpfulness", "safety"), help="of PKU-SafeRLHF's comparisons, which one")
+    tried = commands.add_parser("verify-reward", help="does a reward function keep to what the library relies on?")
+    tried.add_argument("reward", help="a reward-model folder, or package.module:attribute of your own reward function")
     arguments, more = parser.parse_known_args(argv)
     if more and arguments.command != "plan":
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -52,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif arguments.command == "verify":
             raise SystemExit(0 if verify_run(arguments.run) else 1)
         elif arguments.command == "compare":
+        elif arguments.command == "verify-reward":
+            raise SystemExit(0 if verify_reward(arguments.reward) else 1)
+        else:
             compare(*arguments.runs)
         else:
             statistics(arguments.files, arguments.tokenizer, arguments.domain)
@@ -100,6 +106,17 @@ def verify_run(run: Path) -> bool:
         print(f"{record['stage']:<24} {state}")
     print(f"{len(finished)} finished stages, " + ("all as they were" if whole else "not all as they were"))
     return whole
+
+
+def verify_reward(spec: str) -> bool:
+    """Print for every check of `rlhf.rewards.contract` whether the reward function passes; False where one does not."""
+    from rlhf.rewards.contract import check_reward_function
+    from rlhf.rewards.loading import load_reward
+
+    findings = check_reward_function(load_reward(spec))
+    for name, problem in findings.items():
+        print(f"{name:<8} {'ok' if problem is None else f'BROKEN: {problem}'}")
+    return not any(findings.values())
 
 
 def compare(first: Path, second: Path) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rlhf.evaluation.answers import Answer
-from rlhf.evaluation.intervals import Interval, mean_interval, rate_interval
+from rlhf.intervals import Interval, mean_interval, rate_interval
 
 SAME_SAFETY = 0.05
 Figures = dict[str, Any]

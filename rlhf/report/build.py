@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from rlhf.report import panels, tables, text
 from rlhf.report.reading import RunFiles, read_run
@@ -31,20 +31,30 @@ def build(run: Path) -> Path:
     files = read_run(run)
     page = run / "report" / "index.html"
     page.parent.mkdir(exist_ok=True)
-    partial = page.with_name(page.name + ".partial")
-    partial.write_text(render(files), encoding="utf-8")
-    os.replace(partial, page)
+    write_page(page, render(files))
     return page
 
 
-def render(files: RunFiles) -> str:
-    """The page as text."""
+def write_page(page: Path, content: str) -> None:
+    """Write the page so that a reader sees either the old page or the whole new one."""
+    partial = page.with_name(page.name + ".partial")
+    partial.write_text(content, encoding="utf-8")
+    os.replace(partial, page)
+
+
+def page_template(name: str) -> Template:
+    """A template of this folder; what it is given is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"clock": clock, "memory": text.memory, "signed": text.signed, "label": version_label}
+    return environment.get_template(name)
+
+
+def render(files: RunFiles) -> str:
+    """The page as text."""
     names = [v["name"] for v in files.versions]
-    return environment.get_template("template.html.j2").render(
+    return page_template("template.html.j2").render(
         title=files.path.resolve().name,
         headline=headline(files.versions),
         facts=facts(files),

@@ -173,7 +173,8 @@ def lines(
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+            whole = all(float(x).is_integer() for s in series for x in s.x)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, percent)))
         axes.set_xlabel(x_label)
@@ -182,6 +183,32 @@ def lines(
     described = f"{title}. " + " ".join(_described(s, names, percent) for s in series)
     legend = [(s.label, css(s.colour)) for s in series] if len(series) > 1 else []
     return Panel(title, draw(described, paint), legend, note)
+
+
+def histogram(
+    title: str,
+    edges: Sequence[float],
+    groups: Sequence[tuple[str, str, Sequence[float]]],
+    *,
+    x_label: str = "",
+    note: str = "",
+) -> Panel:
+    """Counts in the bins between the edges, each group (label, colour, counts) as shares of its own."""
+    shares = [np.asarray(counts, dtype=float) / max(1.0, float(np.sum(counts))) for _, _, counts in groups]
+
+    def paint(axes: Axes) -> None:
+        for (_, colour, _), share in zip(groups, shares, strict=True):
+            axes.stairs(share, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
+            axes.stairs(share, edges, color=colour, linewidth=1.1)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, True)))
+        axes.set_xlabel(x_label)
+
+    middles = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
+    means = ", ".join(f"{group[0]}: {float(share @ middles):.2f}" for group, share in zip(groups, shares, strict=True))
+    legend = [(label, css(colour)) for label, colour, _ in groups]
+    return Panel(title, draw(f"{title}. Means: {means}.", paint), legend, note)
 
 
 def _line(axes: Axes, s: Series, shift: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS
-from rlhf.evaluation.intervals import wilson
+from rlhf.intervals import wilson
 from rlhf.report.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp, ridges, scatter
 from rlhf.report.reading import Ppo
 from rlhf.report.text import version_label

@@ -5,28 +5,16 @@ Paper, section 3.2.2 (tables 7 and 8): accuracy falls from "significantly better
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS, Domain, Preference
+from rlhf.intervals import rate_interval
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.rows import RewardRows, seen_prompts
 from rlhf.rewards.scoring import check_scores, name_of
-
-Z95 = 1.959963984540054
-
-
-def wilson_interval(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson score interval of a proportion, 95 % by default; (0, 1) where n is 0. `successes` may count halves."""
-    if n == 0:
-        return 0.0, 1.0
-    p, square = successes / n, z * z
-    middle = (p + square / (2 * n)) / (1 + square / n)
-    half = z * math.sqrt(p * (1 - p) / n + square / (4 * n * n)) / (1 + square / n)
-    return 0.0 if successes == 0 else middle - half, 1.0 if successes == n else middle + half
 
 
 def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference]) -> dict[str, Any]:
@@ -93,10 +81,8 @@ def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows) -> dict[s
 
 
 def _share(hits: Sequence[float]) -> dict[str, Any]:
-    if not hits:
-        return {"accuracy": None, "accuracy_ci": None}
-    low, high = wilson_interval(sum(hits), len(hits))
-    return {"accuracy": sum(hits) / len(hits), "accuracy_ci": [low, high]}
+    rate = rate_interval(hits)
+    return {"accuracy": rate and rate.mean, "accuracy_ci": rate and rate.ci}
 
 
 def _sign(value: int) -> int:

@@ -49,6 +49,8 @@ def _imported(spec: str) -> RewardFunction:
     found = import_object("reward", spec)
     try:
         reward = found() if isinstance(found, type) else found
+    except InputError:
+        raise
     except Exception as error:  # a user's class may raise anything
         raise InputError(
             f"reward: {spec} cannot be made without arguments ({type(error).__name__}: {error})"

@@ -155,12 +155,11 @@ def test_the_checks_would_notice() -> None:
     assert named_options(text, "sft") == {"seed", "sampling.top_p", "data"}
 
 
-def test_the_example_reward_runs_where_a_reward_model_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_reward_runs_where_a_reward_model_goes() -> None:
     from rlhf.rewards.gate import gated_rewards
     from rlhf.rewards.loading import load_reward
 
-    monkeypatch.chdir(ROOT)
-    brevity = load_reward("docs.examples.my_rewards:Brevity")
+    brevity = load_reward("rlhf.rewards.examples:Brevity")
     answers = ["It is Mora.", " ".join(["word"] * 15)]
     conversations = [[{"role": "user", "content": "Q"}, {"role": "assistant", "content": a}] for a in answers]
     rewards = gated_rewards(conversations, ["helpfulness"] * 2, helpfulness=brevity, safety=lambda c: 0 * brevity(c))

@@ -1,4 +1,4 @@
-"""Accuracy figures: Wilson intervals against known values, ties, strengths, length, and the rows of each domain."""
+"""Accuracy figures: ties, strengths, length, and the rows of each domain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
-from rlhf.rewards.accuracy import Z95, accuracy_report, longer_wins, preference_accuracy, wilson_interval
+from rlhf.intervals import wilson
+from rlhf.rewards.accuracy import accuracy_report, longer_wins, preference_accuracy
 from rlhf.rewards.rows import load_reward_rows, local_files, seen_prompts
 
 
@@ -23,17 +24,6 @@ def row(number: int, chosen: str, rejected: str, **fields: Any) -> Preference:
 
 def by_content(conversations: Sequence[Conversation]) -> torch.Tensor:
     return torch.tensor([float(c[-1]["content"]) for c in conversations])
-
-
-def test_wilson_interval_is_where_the_score_test_just_rejects() -> None:
-    for successes, n in ((5, 10), (85, 100), (3.5, 5)):
-        for bound in wilson_interval(successes, n):
-            assert (successes / n - bound) ** 2 == pytest.approx(Z95**2 * bound * (1 - bound) / n)
-    low, high = wilson_interval(85, 100)
-    assert low < 0.85 < high
-    assert wilson_interval(0, 10) == pytest.approx((0.0, Z95**2 / (10 + Z95**2)))
-    assert wilson_interval(10, 10) == pytest.approx((10 / (10 + Z95**2), 1.0))
-    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_accuracy_overall_by_strength_and_ties() -> None:
@@ -46,12 +36,12 @@ def test_accuracy_overall_by_strength_and_ties() -> None:
     ]
     got = preference_accuracy(by_content, rows)
     assert got["pairs"] == 5 and got["accuracy"] == pytest.approx(3.5 / 5)
-    assert got["accuracy_ci"] == pytest.approx(wilson_interval(3.5, 5))
+    assert got["accuracy_ci"] == pytest.approx(wilson(0.7, 5).ci)
     assert list(got["accuracy_by_strength"]) == ["significantly", "slightly"]
     assert got["accuracy_by_strength"]["significantly"] == {
         "accuracy": 1.0,
         "pairs": 2,
-        "ci": pytest.approx(wilson_interval(2, 2)),
+        "ci": pytest.approx(wilson(1.0, 2).ci),
     }
     assert got["accuracy_by_strength"]["slightly"]["accuracy"] == 0.25
     assert preference_accuracy(by_content, [])["accuracy"] is None

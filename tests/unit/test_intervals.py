@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rlhf.evaluation.intervals import mean_interval, rate_interval, t_quantile
+from rlhf.intervals import Z95, mean_interval, rate_interval, t_quantile, wilson
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,17 @@ def test_wilson_of_a_worked_example() -> None:
     assert found is not None and found.ci is not None
     assert found.mean == 0.8
     assert found.ci == pytest.approx([0.490162, 0.943318], abs=1e-6)
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.5, 10), (0.85, 100), (0.7, 5)])
+def test_wilson_ends_where_the_score_test_just_rejects(rate: float, n: int) -> None:
+    for bound in wilson(rate, n).ci or []:
+        assert (rate - bound) ** 2 == pytest.approx(Z95**2 * bound * (1 - bound) / n)
+
+
+def test_wilson_of_no_and_of_every_success() -> None:
+    assert wilson(0.0, 10).ci == pytest.approx([0.0, Z95**2 / (10 + Z95**2)])
+    assert wilson(1.0, 10).ci == pytest.approx([10 / (10 + Z95**2), 1.0])
 
 
 def test_wilson_stays_in_0_to_1_and_is_not_empty_at_its_ends() -> None:
