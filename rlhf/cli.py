@@ -1,4 +1,4 @@
-"""`rlhf plan | report | verify | compare`: the tools around a run. Training itself is in the recipes."""
+"""`rlhf plan | report | verify | compare | average`: the tools around a run. Training itself is in the recipes."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     verify.add_argument("run", type=Path)
     compared = commands.add_parser("compare", help="two runs' figures side by side")
     compared.add_argument("runs", nargs=2, type=Path, metavar="run")
+    average = commands.add_parser("average", help="one reward model whose weights are the mean of several ones'")
+    average.add_argument("checkpoints", nargs="+", type=Path, metavar="checkpoint")
+    average.add_argument("--output", type=Path, required=True)
+    average.add_argument("--weights", nargs="+", type=float, help="one a checkpoint; default: all the same")
+    average.add_argument("--rank", type=int, help="of the mean of adapters; default: the sum of theirs, without loss")
     arguments, more = parser.parse_known_args(argv)
     if more and arguments.command != "plan":
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -45,8 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             report(arguments.run)
         elif arguments.command == "verify":
             raise SystemExit(0 if verify_run(arguments.run) else 1)
-        else:
+        elif arguments.command == "compare":
             compare(*arguments.runs)
+        else:
+            from rlhf.models.averaging import average_reward_models
+
+            average_reward_models(
+                arguments.checkpoints, arguments.output, weights=arguments.weights, rank=arguments.rank
+            )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

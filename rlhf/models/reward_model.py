@@ -116,7 +116,9 @@ class RewardModel(nn.Module):
         kept = head_shapes(folder)
         _require_one_label(folder, kept)
         if adapter is None and (quantization is not None or is_adapter_checkpoint(folder)):
-            raise InputError(f"adapter: weights in 4 bit, here of {folder}, cannot be trained; give an adapter's size")
+            raise InputError(
+                f"adapter: {folder} in 4 bit cannot be trained without one; give it, e.g. --training.adapter.r 64"
+            )
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # peft draws an adapter without a generator
             torch.manual_seed(seed)

@@ -173,9 +173,9 @@ def test_what_cannot_be_trained_or_loaded_gets_one_sentence(
     qlora: tuple[Path, RewardModel], tiny_policy_path: Path
 ) -> None:
     folder, _ = qlora
-    with pytest.raises(InputError, match=r"weights in 4 bit.*cannot be trained"):
+    with pytest.raises(InputError, match="in 4 bit cannot be trained"):
         start(tiny_policy_path, "nf4", adapter=None)
-    with pytest.raises(InputError, match=r"weights in 4 bit.*cannot be trained"):
+    with pytest.raises(InputError, match="in 4 bit cannot be trained"):
         start(folder, adapter=None)
     base = Path(tiny_policy_path)
     (folder / "adapter/adapter_config.json").write_text(
