@@ -74,9 +74,7 @@ def average_reward_models(
     adapters = [adapter_settings(folder) for folder in folders] if is_adapter_checkpoint(folders[0]) else []
     ranks = sum(settings["r"] for settings in adapters)
     if rank is not None and not 1 <= rank <= ranks:
-        way_out = (
-            f"give one from 1 to {ranks}, the sum of the adapters' ranks" if adapters else "whole weights have none"
-        )
+        way_out = f"give 1 to {ranks}, the sum of the adapters' ranks" if adapters else "whole weights have none"
         raise InputError(f"rank: cannot be {rank}; {way_out}")
 
     partial = Path(f"{os.fspath(output)}.partial")
