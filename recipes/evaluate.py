@@ -20,7 +20,8 @@ from typing import Any
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint, require_reward_head
+from rlhf.models.checkpoint import require_checkpoint
+from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import open_stage, require_files, write_json
 
@@ -36,7 +37,8 @@ class EvaluateConfig:
         prompts: held-out prompts (file or hub name).
         baseline: checkpoint folder of the SFT policy, with the same tokenizer: the KL is measured from it.
         baseline_evaluation: folder of SFT's own evaluation on the same prompts: its answers are the opponent.
-        helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
+        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
+            ensemble of them.
         safety: the same for safety. Both or none.
         referee: the same for a referee that no training has seen.
         scorer: `package.module:Class` of a gold scorer, called with `world`.
@@ -83,15 +85,13 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> None:
-    judges = {n: Path(s) for n in ("helpfulness", "safety", "referee") if (s := getattr(config, n)) and ":" not in s}
-    inputs: dict[str, Any] = {"policy": config.policy, "baseline": config.baseline, **judges, "world": config.world}
+    inputs: dict[str, Any] = {"policy": config.policy, "baseline": config.baseline, "world": config.world}
     inputs["baseline_evaluation"] = config.baseline_evaluation and config.baseline_evaluation / "answers.jsonl"
     inputs["prompts"] = config.prompts if file_format(config.prompts) else None
     inputs = {name: path for name, path in inputs.items() if path is not None}
     require_files(**inputs)
     require_checkpoint(config.policy)
-    for judge in judges.values():
-        require_reward_head(judge)
+    inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
 
     from rlhf.conversation import Renderer
     from rlhf.evaluation.answers import answers_of, read_answers, write_answers

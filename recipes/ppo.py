@@ -21,8 +21,8 @@ from typing import Any
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_reward_head
 from rlhf.ppo.config import PPOConfig
+from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import open_stage, require_files, write_json
 
@@ -34,12 +34,13 @@ class PPORecipeConfig:
     Args:
         output: folder of this stage.
         policy: checkpoint folder to start from; its frozen copy is the reference.
-        helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
+        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
+            ensemble of them.
         safety: the same for safety.
         prompts: prompts to train on (file or hub name); those of domain "safety" are rewarded for safety alone.
         validation_prompts: held-out prompts for the early stop.
         value_from: reward-model folder that the value model starts from, with the policy's tokenizer. Default:
-            helpfulness, or where that is a function of your own, the policy with a fresh head.
+            helpfulness, or an ensemble's first folder; where there is none, the policy with a fresh head.
         max_prompt_tokens: leave out longer prompts (how many is said); without it, prompts that leave no room for an
             answer are refused.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
@@ -69,15 +70,13 @@ class PPORecipeConfig:
 
 
 def main(config: PPORecipeConfig) -> None:
-    is_folder = {name: ":" not in getattr(config, name) for name in ("helpfulness", "safety")}
-    judges = {name: Path(getattr(config, name)) for name, folder in is_folder.items() if folder}
     files = {n: Path(p) for n in ("prompts", "validation_prompts") if file_format(p := getattr(config, n))}
-    inputs: dict[str, Any] = {"policy": config.policy, **judges, **files}
+    inputs: dict[str, Any] = {"policy": config.policy, **files}
     if config.value_from is not None:
         inputs["value_from"] = config.value_from
     require_files(**inputs)
-    for judge in judges.values():
-        require_reward_head(judge)
+    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety)
+    inputs |= judges
 
     from rlhf.conversation import Renderer
     from rlhf.metrics import MetricsLog
@@ -100,7 +99,8 @@ def main(config: PPORecipeConfig) -> None:
         )
         for name in ("prompts", "validation_prompts")
     )
-    value_from = config.value_from or judges.get("helpfulness")
+    helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
+    value_from = config.value_from or next(iter(helpful), None)
     value = load_value_model(value_from, config.policy, tokenizer, seed=config.seed)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs) as folder:

@@ -27,8 +27,8 @@ from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.iteration.pool import completions_of, read_pool, rescore, select_best, write_completions
 from rlhf.iteration.selection import selected_rows, selection_figures
-from rlhf.models.checkpoint import require_reward_head
 from rlhf.models.config import AdapterConfig
+from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import open_stage, require_files, write_json
 
@@ -42,7 +42,8 @@ class RejectionSamplingConfig:
         policy: checkpoint folder that the answers are sampled from, the newest.
         fine_tune_from: checkpoint folder that the fine-tuning starts from, the same for every version.
         prompts: prompts to answer (file or hub name); those of domain "safety" are rewarded for safety alone.
-        helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
+        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
+            ensemble of them.
         safety: the same for safety.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
         pool_top: of each earlier version take its own best so many answers to a prompt; 0: all of them.
@@ -93,12 +94,10 @@ class RejectionSamplingConfig:
 
 def main(config: RejectionSamplingConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
-    inputs |= {n: Path(p) for n in ("helpfulness", "safety") if ":" not in (p := getattr(config, n))}
     inputs |= {"prompts": Path(config.prompts)} if file_format(config.prompts) else {}
     inputs |= {n: p for n in ("pool", "sft_data") if (p := getattr(config, n)) is not None}
     require_files(**inputs)
-    for judge in {"helpfulness", "safety"} & inputs.keys():
-        require_reward_head(inputs[judge])
+    inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
     prompts = load_prompts(config.prompts)
     by_id = {prompt.id: prompt for prompt in prompts}
     pool = read_pool(config.pool, top=config.pool_top) if config.pool is not None else []

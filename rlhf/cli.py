@@ -1,5 +1,6 @@
-"""`rlhf plan | report | verify | compare | statistics`: the tools around a run. Training itself is in the recipes."""
-"""`rlhf plan | report | verify | compare`: the tools around a run; `rlhf verify-reward` tries a reward function."""
+"""The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
+statistics | verify-reward | average`. Training itself is in the recipes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,36 +32,52 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; bad input is answered by one sentence and exit code 2."""
     parser = argparse.ArgumentParser(prog="rlhf", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    text = "the stages of a run, their commands, and which are finished; options as for recipes/iterative_rlhf.py"
-    commands.add_parser("plan", help=text).add_argument("--config", type=Path, required=True)
-    commands.add_parser("report", help="write report/index.html of a run").add_argument("run", type=Path)
-    verify = commands.add_parser("verify", help="are the files of the finished stages still what they were?")
-    verify.add_argument("run", type=Path)
-    compared = commands.add_parser("compare", help="two runs' figures side by side")
-    compared.add_argument("runs", nargs=2, type=Path, metavar="run")
-    counted = commands.add_parser("statistics", help="the paper's table of preference sets: comparisons, turns, tokens")
-    counted.add_argument("files", nargs="+", metavar="file", help="preferences: files, folders or hub names")
-    counted.add_argument("--tokenizer", required=True, type=Path, help="folder of a saved tokenizer or checkpoint")
-    counted.add_argument("--domain", choices=("helpfulness", "safety"), help="of PKU-SafeRLHF's comparisons, which one")
-    tried = commands.add_parser("verify-reward", help="does a reward function keep to what the library relies on?")
-    tried.add_argument("reward", help="a reward-model folder, or package.module:attribute of your own reward function")
-    arguments, more = parser.parse_known_args(argv)
-    if more and arguments.command != "plan":
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+
+    def command(name: str, call: Callable[[argparse.Namespace], bool | None], text: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(call=call)
+        return added
+
+    added = command(
+        "plan",
+        lambda a: plan(["--config", str(a.config), *a.more]),
+        "the stages of a run, their commands, and which are finished; options as for recipes/iterative_rlhf.py",
+    )
+    added.add_argument("--config", type=Path, required=True)
+    added = command("report", lambda a: report(a.run), "write report/index.html of a run")
+    added.add_argument("run", type=Path)
+    added = command("verify", lambda a: verify_run(a.run), "are the files of the finished stages still what they were?")
+    added.add_argument("run", type=Path)
+    added = command("compare", lambda a: compare(*a.runs), "two runs' figures side by side")
+    added.add_argument("runs", nargs=2, type=Path, metavar="run")
+    added = command(
+        "statistics",
+        lambda a: statistics(a.files, a.tokenizer, a.domain),
+        "the paper's table of preference sets: comparisons, turns, tokens",
+    )
+    added.add_argument("files", nargs="+", metavar="file", help="preferences: files, folders or hub names")
+    added.add_argument("--tokenizer", required=True, type=Path, help="folder of a saved tokenizer or checkpoint")
+    added.add_argument("--domain", choices=("helpfulness", "safety"), help="of PKU-SafeRLHF's comparisons, which one")
+    added = command(
+        "verify-reward", lambda a: verify_reward(a.reward), "does a reward function keep to what the library relies on?"
+    )
+    added.add_argument("reward", help="a reward-model folder, or package.module:attribute of your own reward function")
+    added = command(
+        "average",
+        lambda a: average(a.checkpoints, a.output, a.weights, a.rank),
+        "one reward model whose weights are the mean of several ones'",
+    )
+    added.add_argument("checkpoints", nargs="+", type=Path, metavar="checkpoint")
+    added.add_argument("--output", type=Path, required=True)
+    added.add_argument("--weights", nargs="+", type=float, help="one a checkpoint; default: all the same")
+    added.add_argument("--rank", type=int, help="of the mean of adapters; default: the sum of theirs, without loss")
+
+    arguments, arguments.more = parser.parse_known_args(argv)
+    if arguments.more and arguments.command != "plan":
+        parser.error(f"unrecognized arguments: {' '.join(arguments.more)}")
     try:
-        if arguments.command == "plan":
-            plan(["--config", str(arguments.config), *more])
-        elif arguments.command == "report":
-            report(arguments.run)
-        elif arguments.command == "verify":
-            raise SystemExit(0 if verify_run(arguments.run) else 1)
-        elif arguments.command == "compare":
-        elif arguments.command == "verify-reward":
-            raise SystemExit(0 if verify_reward(arguments.reward) else 1)
-        else:
-            compare(*arguments.runs)
-        else:
-            statistics(arguments.files, arguments.tokenizer, arguments.domain)
+        if arguments.call(arguments) is False:
+            raise SystemExit(1)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -149,6 +166,13 @@ def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> 
     from rlhf.data.statistics import statistics_table
 
     print(statistics_table(sets, AutoTokenizer.from_pretrained(tokenizer)), end="")
+
+
+def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] | None, rank: int | None) -> None:
+    """Write the mean of reward models (`rlhf.models.averaging`)."""
+    from rlhf.models.averaging import average_reward_models
+
+    average_reward_models(checkpoints, output, weights=weights, rank=rank)
 
 
 def _number(value: float | None) -> str:

@@ -5,18 +5,42 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 from rlhf.errors import InputError
 
 ADAPTER_FOLDER = "adapter"
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."
+"""What peft puts before the names of the model that it wraps."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
 
 def is_adapter_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether `path` holds an adapter instead of whole weights (what `save_policy` writes after QLoRA)."""
     return (Path(path) / ADAPTER_FOLDER / "adapter_config.json").is_file()
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """peft's settings of the adapter in a checkpoint."""
+    settings: dict[str, Any] = json.loads((folder / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8"))
+    return settings
+
+
+def base_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder with a checkpoint's config and whole weights: its own, or that of the base which its adapter is over.
+
+    Raises:
+        InputError: the base is gone.
+    """
+    if not is_adapter_checkpoint(path):
+        return Path(path)
+    base = Path(adapter_settings(Path(path))["base_model_name_or_path"])
+    if not base.is_dir():
+        raise InputError(f"checkpoint: {path} is an adapter over {base}, which does not exist; bring that folder back")
+    return base
 
 
 def require_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -28,9 +52,7 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
         )
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(f"checkpoint: {folder} has no tokenizer_config.json; save the model's tokenizer there")
-    if is_adapter_checkpoint(folder):
-        return folder
-    if not (folder / "config.json").is_file():
+    if not is_adapter_checkpoint(folder) and not (folder / "config.json").is_file():
         raise InputError(f"checkpoint: {folder} has no config.json; name a folder written by save_pretrained")
     files = weight_files(folder)
     if not files:
@@ -44,7 +66,9 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of the whole weights: `model.safetensors`, or the parts that the index lists, there or not."""
+    """`model.safetensors`, or the parts that the index lists, or an adapter's file; the latter two there or not."""
+    if is_adapter_checkpoint(folder):
+        return [folder / ADAPTER_FOLDER / ADAPTER_FILE]
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return [p for p in [folder / "model.safetensors"] if p.is_file()]
@@ -63,13 +87,20 @@ def weight_shapes(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
+def head_shapes(path: str | os.PathLike[str]) -> dict[str, list[int]]:
+    """Tensor name -> shape of the scalar head in a checkpoint, whole or of an adapter; empty for a policy."""
+    shapes = {
+        name.removeprefix(ADAPTER_PREFIX): shape for name, shape in weight_shapes(require_checkpoint(path)).items()
+    }
+    return {name: shape for name, shape in shapes.items() if name.startswith(HEAD_PREFIXES)}
+
+
 def require_reward_head(path: str | os.PathLike[str]) -> dict[str, list[int]]:
-    """Tensor shapes of a whole checkpoint that has a scalar head; InputError where it has none. Loads no torch."""
-    folder = require_checkpoint(path)
-    shapes = {} if is_adapter_checkpoint(folder) else weight_shapes(folder)
-    if not any(name.startswith(HEAD_PREFIXES) for name in shapes):
+    """`head_shapes`; InputError where there is none. Loads no torch."""
+    heads = head_shapes(path)
+    if not heads:
         raise InputError(
-            f"reward model: {folder} has no score.weight, so it is no reward model; train one with "
+            f"reward model: {path} has no score.weight, so it is no reward model; train one with "
             "recipes/helpfulness_reward.py or recipes/safety_reward.py"
         )
-    return shapes
+    return heads

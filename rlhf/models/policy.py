@@ -13,8 +13,6 @@ What is saved:
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +24,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import ADAPTER_FOLDER, is_adapter_checkpoint, require_checkpoint, weight_shapes
+from rlhf.models.adapters import lora_config, merged_weights, require_qlora, require_saved_size
+from rlhf.models.checkpoint import (
+    ADAPTER_FOLDER,
+    ADAPTER_PREFIX,
+    base_folder,
+    is_adapter_checkpoint,
+    require_checkpoint,
+    weight_shapes,
+)
 from rlhf.models.config import AdapterConfig
 
 if TYPE_CHECKING:
@@ -72,7 +78,7 @@ def load_policy(
     folder = require_checkpoint(path)
     if is_adapter_checkpoint(folder):
         return _load_adapter_checkpoint(folder, adapter, dtype)
-    model = _load_base(folder, quantization, dtype)
+    model = load_base(folder, quantization, dtype)
     add_pad_embedding(model, load_tokenizer(folder))
     if adapter is None:
         return model.eval()
@@ -87,15 +93,13 @@ def dtype_of(name: str) -> torch.dtype:
     return found
 
 
-def _require_qlora(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise InputError(f"adapter, quantization: need the package {package}; install it by `pip install rlhf[qlora]`")
-
-
-def _load_base(folder: Path, quantization: str | None, dtype: str) -> PreTrainedModel:
-    options: dict[str, Any] = {"dtype": dtype_of(dtype)}
+def load_base(
+    folder: Path, quantization: str | None, dtype: str, kind: Any = AutoModelForCausalLM, **options: Any
+) -> PreTrainedModel:
+    """A model of `kind`, one of transformers' Auto classes, from whole weights; for the rest see `load_policy`."""
+    options["dtype"] = dtype_of(dtype)
     if quantization == "nf4":
-        _require_qlora("bitsandbytes")
+        require_qlora("bitsandbytes")
         from transformers import BitsAndBytesConfig
 
         options["quantization_config"] = BitsAndBytesConfig(
@@ -108,7 +112,7 @@ def _load_base(folder: Path, quantization: str | None, dtype: str) -> PreTrained
     elif quantization is not None:
         raise InputError(f"quantization: must be nf4 or none, got {quantization!r}")
     with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model = kind.from_pretrained(folder, **options)
     for module in model.modules():
         # On CPUs with AVX512-BF16 an eval forward would repack these weights in place: wrong gradients ever after.
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -131,37 +135,21 @@ def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: bool) -> PreTrainedModel:
-    _require_qlora("peft")
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    lora = lora_config(adapter, "CAUSAL_LM")
+    from peft import get_peft_model, prepare_model_for_kbit_training
 
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    lora = LoraConfig(
-        r=adapter.r,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
     return get_peft_model(model, lora)
 
 
 def _load_adapter_checkpoint(folder: Path, adapter: AdapterConfig | None, dtype: str) -> PreTrainedModel:
-    _require_qlora("peft")
+    require_qlora("peft")
     from peft import PeftModel, prepare_model_for_kbit_training
 
-    saved = json.loads((folder / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8"))
-    if adapter is not None and (adapter.r, adapter.alpha) != (saved["r"], saved["lora_alpha"]):
-        raise InputError(
-            f"adapter: {folder} has r {saved['r']} and alpha {saved['lora_alpha']}, asked "
-            f"are r {adapter.r} and alpha {adapter.alpha}; use the saved sizes, or merge it first"
-        )
-    base = Path(saved["base_model_name_or_path"])
-    if not base.is_dir():
-        raise InputError(
-            f"checkpoint: {folder} is an adapter over {base}, which does not exist; bring that folder back"
-        )
-    model = _load_base(require_checkpoint(base), "nf4", dtype)
+    if adapter is not None:
+        require_saved_size(folder, adapter)
+    model = load_base(require_checkpoint(base_folder(folder)), "nf4", dtype)
     add_pad_embedding(model, load_tokenizer(folder))
     if adapter is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -200,13 +188,11 @@ def save_policy(
             if quantized:
                 model.save_pretrained(folder / ADAPTER_FOLDER, state_dict=state)
             elif has_adapter:
-                model.get_base_model().save_pretrained(folder, state_dict=_merged(model, state))
+                base = model.get_base_model()
+                base.save_pretrained(folder, state_dict=merged_weights(base, state, ADAPTER_PREFIX))
             else:
                 model.save_pretrained(folder, state_dict=state)
-        if quantized:
-            verify_saved(folder / ADAPTER_FOLDER, "adapter_model.safetensors")
-        else:
-            verify_saved(folder)
+        verify_saved(folder)
     if accelerator is not None:
         accelerator.wait_for_everyone()
 
@@ -243,34 +229,9 @@ def whole_state_dict(model: nn.Module, *, keep: bool = True, only_trainable: boo
     return gathered
 
 
-def _merged(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole weights W + scaling x B A under the base model's own names, computed from the (gathered) state dict."""
-    prefix = "base_model.model."
-    merged = {}
-    for name, tensor in state.items():
-        if ".lora_" in name:
-            continue
-        plain = name.removeprefix(prefix)
-        if ".base_layer." in plain:
-            module = plain.split(".base_layer.")[0]
-            if plain.endswith(".weight"):
-                scaling = model.base_model.model.get_submodule(module).scaling["default"]
-                a, b = (state[f"{prefix}{module}.lora_{x}.default.weight"].float() for x in "AB")
-                tensor = (tensor.float() + scaling * (b @ a)).to(tensor.dtype)
-            plain = plain.replace(".base_layer.", ".")
-        merged[plain] = tensor
-    return merged
-
-
-def verify_saved(folder: Path, file: str | None = None) -> None:
+def verify_saved(folder: Path) -> None:
     """Raise InputError unless the weights just written are there, readable, and no tensor is empty (trl issue 4416)."""
-    if file is None:
-        shapes = weight_shapes(folder)
-    else:
-        from safetensors import safe_open
-
-        with safe_open(folder / file, framework="pt") as tensors:
-            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    shapes = weight_shapes(folder)
     empty = [name for name, shape in shapes.items() if 0 in shape]
     if not shapes or empty:
         raise InputError(

@@ -4,26 +4,49 @@ Llama 2 paper, section 3.2.2: the model starts from the chat checkpoint, its nex
 head. What the paper leaves open (RECIPE section 3): the auxiliary safety loss reads a second linear head on that state.
 
 On disk it is what transformers calls a sequence classifier with one label: `AutoModelForSequenceClassification` loads
-it and gives the same scores. The safety head lies beside it in `safety_head.safetensors`.
+it and gives the same scores, also after LoRA, which is merged. After QLoRA the folder holds a peft adapter with the
+score head in it, over a base in 4 bit that `RewardModel.load` brings back; with peft alone, load the base as a sequence
+classifier with one label in the same 4 bit (`rlhf.models.policy.load_base` says how) and give it to
+`PeftModel.from_pretrained(base, folder/adapter)`. The safety head lies beside in `safety_head.safetensors`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint, require_reward_head
+from rlhf.models.adapters import (
+    inject_adapter,
+    lora_config,
+    merged_weights,
+    require_saved_size,
+    restore_adapter,
+    save_adapter,
+)
+from rlhf.models.checkpoint import (
+    ADAPTER_PREFIX,
+    base_folder,
+    head_shapes,
+    is_adapter_checkpoint,
+    require_checkpoint,
+    require_reward_head,
+    weight_files,
+)
+from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import (
     add_pad_embedding,
     dtype_of,
+    load_base,
     load_tokenizer,
     quiet_transformers,
     verify_saved,
@@ -47,13 +70,13 @@ class RewardModel(nn.Module):
     """Scores the last attended POSITION of each row, whatever token stands there, be it the pad token.
 
     Any sequence-classification checkpoint with one label works; the ones without a `score` layer (BERT and its kin) are
-    asked as a whole and know no `token_scores`. Dropout is off in training too.
+    asked as a whole and know no `token_scores`. The backbone's dropout is off in training too.
     """
 
     def __init__(self, model: PreTrainedModel, safety_head: nn.Linear | None = None) -> None:
         super().__init__()
         self.model = model
-        self.safety_head = safety_head
+        self.safety_head = safety_head.to(model.device) if safety_head is not None else None
 
     @property
     def config(self) -> Any:
@@ -66,57 +89,90 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_policy(
-        cls, path: str | os.PathLike[str], *, safety_head: bool, seed: int, dtype: str = "float32"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        safety_head: bool,
+        seed: int,
+        adapter: AdapterConfig | None = None,
+        quantization: str | None = None,
+        dtype: str = "float32",
     ) -> RewardModel:
-        """Start from a policy's backbone; heads are float32, normal with standard deviation 1 / sqrt(hidden + 1).
+        """Start training from a policy's backbone with new heads, or go on from a reward model with its own.
 
-        That deviation (Stiennon et al. 2020, arXiv 2009.01325) makes first scores of order 1 on normalised states.
+        Heads are float32 and always trained; new ones are normal with standard deviation 1 / sqrt(hidden + 1), which
+        makes first scores of order 1 on normalised states (Stiennon et al. 2020, arXiv 2009.01325).
 
         Args:
-            path: checkpoint folder of a whole policy.
-            safety_head: add the second head.
-            seed: of the heads.
+            path: checkpoint folder of either, whole, or of an adapter over 4-bit weights, which then goes on training.
+            safety_head: whether it has the second head; where that differs from the reward model at `path`, stderr
+                says that the head is new or left out.
+            seed: of new heads and of a new adapter.
+            adapter: train a LoRA adapter on the backbone and not its weights; for a saved one of the same size.
+            quantization: "nf4" holds the backbone in 4 bit, as in `load_policy`; needs an adapter.
             dtype: of the backbone.
         """
         folder = require_checkpoint(path)
-        if is_adapter_checkpoint(folder):
-            raise InputError(f"policy: {folder} is an adapter over 4-bit weights; merge it into whole weights first")
-        config = without_dropout(AutoConfig.from_pretrained(folder, num_labels=1))
-        with quiet_transformers():
-            model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=dtype_of(dtype))
-        if not isinstance(getattr(model, "score", None), nn.Linear):
-            raise InputError(f"policy: {folder} is a {config.model_type}, which has no classifier with a `score` layer")
-        add_pad_embedding(model, load_tokenizer(folder))
+        kept = head_shapes(folder)
+        _require_one_label(folder, kept)
+        if adapter is None and (quantization is not None or is_adapter_checkpoint(folder)):
+            raise InputError(
+                f"adapter: {folder} in 4 bit cannot be trained without one; give it, e.g. --training.adapter.r 64"
+            )
         generator = torch.Generator().manual_seed(seed)
-        hidden = model.score.in_features
-        model.score = _head(hidden, bias=model.score.bias is not None, generator=generator)
-        return cls(model, _head(hidden, bias=True, generator=generator) if safety_head else None)
+        with torch.random.fork_rng(devices=[]):  # peft draws an adapter without a generator
+            torch.manual_seed(seed)
+            model = _load_classifier(folder, adapter, quantization, dtype)
+            hidden = model.score.in_features
+            model.score = _head(hidden, bias=model.score.bias is not None, generator=generator).to(model.device)
+            reward = cls(model, _head(hidden, bias=True, generator=generator) if safety_head else None)
+        if kept:
+            reward._load_heads(folder)
+            if safety_head != (folder / SAFETY_HEAD_FILE).is_file() and os.environ.get("RANK", "0") == "0":
+                what = "has no safety head, a new one is drawn" if safety_head else "has a safety head, it is left out"
+                print(f"reward model: {folder} {what}", file=sys.stderr)
+        return reward
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, dtype: str = "float32") -> RewardModel:
         """Load what `save` wrote, or any sequence-classification checkpoint with one label; in eval mode.
 
+        Args:
+            path: checkpoint folder, whole or of an adapter over 4-bit weights.
+            dtype: of the backbone; the heads are float32.
+
         Raises:
             InputError: files missing; no scalar head in the weights (transformers would draw a random one at each load,
                 and the scores would change with it); more than one label.
         """
-        folder, shapes = Path(path), require_reward_head(path)
-        config = without_dropout(AutoConfig.from_pretrained(folder))
-        if config.num_labels != 1 or shapes.get("score.weight", [1])[0] != 1:
-            raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
-        with quiet_transformers():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, dtype=dtype_of(dtype), output_loading_info=True
-            )
-        if info["missing_keys"]:
-            raise InputError(
-                f"reward model: {folder} lacks the weights {sorted(info['missing_keys'])[0]}; save it again"
-            )
-        safety_head = None
+        folder = Path(path)
+        _require_one_label(folder, require_reward_head(folder))
+        if is_adapter_checkpoint(folder):
+            reward = cls(_load_classifier(folder, None, None, dtype))
+        else:
+            config = without_dropout(AutoConfig.from_pretrained(folder))
+            if config.num_labels != 1:
+                raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
+            with quiet_transformers():
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    folder, config=config, dtype=dtype_of(dtype), output_loading_info=True
+                )
+            if info["missing_keys"]:
+                raise InputError(
+                    f"reward model: {folder} lacks the weights {sorted(info['missing_keys'])[0]}; save it again"
+                )
+            reward = cls(model)
         if (folder / SAFETY_HEAD_FILE).is_file():
-            safety_head = nn.Linear(model.score.in_features, 1)
-            safety_head.load_state_dict(load_file(folder / SAFETY_HEAD_FILE))
-        return cls(model, safety_head).eval()
+            reward.safety_head = nn.Linear(reward.model.score.in_features, 1).to(reward.device)
+        reward._load_heads(folder)
+        return reward.eval()
+
+    def _load_heads(self, folder: Path) -> None:
+        """Put in the heads that lie in a folder, as they were saved: in float32, whatever the backbone's type."""
+        if self.has_token_scores:
+            self.model.score.float().requires_grad_(True).load_state_dict(_read_tensors(folder, "score."))
+        if self.safety_head is not None and (folder / SAFETY_HEAD_FILE).is_file():
+            self.safety_head.load_state_dict(load_file(folder / SAFETY_HEAD_FILE))
 
     def save(
         self,
@@ -126,17 +182,25 @@ class RewardModel(nn.Module):
     ) -> None:
         """Write weights, config, tokenizer and safety head. Every process calls it; the main one writes, all wait.
 
-        Weights partitioned by ZeRO-3 are gathered.
+        The model in memory stays as it is: an adapter over whole weights is merged in what is written only. Weights
+        partitioned by ZeRO-3 are gathered.
         """
         folder = Path(folder)
         is_main = accelerator is None or accelerator.is_main_process
-        state = whole_state_dict(self, keep=is_main)
+        has_adapter = hasattr(self.model, "peft_config")
+        quantized = has_adapter and bool(getattr(self.model, "is_quantized", False))
+        state = whole_state_dict(self, keep=is_main, only_trainable=quantized)
         if is_main:
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(folder)
             self.model.config.pad_token_id = tokenizer.pad_token_id
-            with quiet_transformers():
-                self.model.save_pretrained(folder, state_dict=_part(state, "model."))
+            classifier = _part(state, "model.")
+            if quantized:
+                save_adapter(self.model, classifier, folder)
+            else:
+                whole = merged_weights(self.model, classifier) if has_adapter else classifier
+                with quiet_transformers():
+                    self.model.save_pretrained(folder, state_dict=whole)
             if self.safety_head is not None:
                 head = {name: tensor.contiguous() for name, tensor in _part(state, "safety_head.").items()}
                 save_file(head, folder / SAFETY_HEAD_FILE)
@@ -184,6 +248,43 @@ class RewardModel(nn.Module):
         outputs = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         states: Tensor = outputs.last_hidden_state
         return states
+
+
+def _load_classifier(
+    folder: Path, adapter: AdapterConfig | None, quantization: str | None, dtype: str
+) -> PreTrainedModel:
+    """A checkpoint, of a policy too, as a classifier of one label; its `score` is for the caller to fill."""
+    saved, base = is_adapter_checkpoint(folder), require_checkpoint(base_folder(folder))
+    if saved and adapter is not None:
+        require_saved_size(folder, adapter)
+    config = without_dropout(AutoConfig.from_pretrained(base, num_labels=1))
+    quantization = "nf4" if saved else quantization
+    model = load_base(base, quantization, dtype, AutoModelForSequenceClassification, config=config)
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise InputError(f"policy: {folder} is a {config.model_type}, which has no classifier with a `score` layer")
+    add_pad_embedding(model, load_tokenizer(folder))
+    if saved:
+        restore_adapter(model, folder, adapter)
+    elif adapter is not None:
+        inject_adapter(model, lora_config(adapter, "SEQ_CLS", folder))
+    return model
+
+
+def _require_one_label(folder: Path, heads: Mapping[str, list[int]]) -> None:
+    labels = heads.get("score.weight", [1])[0]
+    if labels != 1:
+        raise InputError(f"reward model: {folder} has {labels} labels, a reward model has 1")
+
+
+def _read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, whole or of an adapter, whose names start so; the names without it."""
+    found = {}
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if (plain := name.removeprefix(ADAPTER_PREFIX)).startswith(prefix):
+                    found[plain.removeprefix(prefix)] = tensors.get_tensor(name)
+    return found
 
 
 def without_dropout(config: Any) -> Any:

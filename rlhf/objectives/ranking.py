@@ -1,6 +1,6 @@
-"""The two losses of a reward model: ranking with a margin, and the safety label's cross-entropy.
+"""The losses of a reward model: ranking with a margin, centring, and the safety label's cross-entropy.
 
-Source: Llama 2 paper, section 3.2.2 (equations 1 and 2, appendix A.3.3); RECIPE section 3. Both are per item, so that
+Source: Llama 2 paper, section 3.2.2 (equations 1 and 2, appendix A.3.3); RECIPE section 3. All are per item, so that
 the caller divides by the count of the whole step.
 """
 
@@ -13,29 +13,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlhf.errors import InputError
+from rlhf.objectives.margins import margin_table
 from rlhf.objectives.shapes import require_same_shape
 
-MARGINS: dict[str, dict[str | None, float]] = {
-    "none": {"significantly": 0.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0, None: 0.0},
-    "small": {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0, None: 0.0},
-    "large": {"significantly": 3.0, "better": 2.0, "slightly": 1.0, "negligibly": 0.0, None: 0.0},
-}
-"""Margin by strength of the preference, the paper's table 27; a pair of unknown strength (None) has none."""
 
-
-def margins_of(strengths: Sequence[str | None], table: str = "small") -> Tensor:
+def margins_of(strengths: Sequence[str | None], margin: str | Mapping[str, float] = "small") -> Tensor:
     """The margin of each pair, (n,) float32, by its strength.
 
     Args:
         strengths: n of "significantly", "better", "slightly", "negligibly" or None.
-        table: "none", "small" or "large".
+        margin: name of a table of the paper, or a table of your own; see `margin_table`.
 
     Raises:
         InputError: unknown table or strength.
     """
-    if table not in MARGINS:
-        raise InputError(f"margin: must be one of {', '.join(MARGINS)}, got {table!r}")
-    margins: Mapping[str | None, float] = MARGINS[table]
+    margins = margin_table(margin)
     unknown = [strength for strength in strengths if strength not in margins]
     if unknown:
         raise InputError(f"strength: must be one of {', '.join(str(s) for s in margins)}, got {unknown[0]!r}")
@@ -58,6 +50,22 @@ def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None)
     if margin is not None:
         difference = difference - margin.to(difference)
     return -F.logsigmoid(difference)
+
+
+def centering_penalty(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Penalty of each pair, (n,) float32: (chosen + rejected)^2, which draws the scores' mean to 0.
+
+    The ranking loss leaves the scores free up to a constant. Source: Eisenstein et al. 2023, arXiv 2312.09244.
+
+    Args:
+        chosen: (n,) raw scores of the chosen answers, any float dtype.
+        rejected: (n,) raw scores of the rejected answers.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    require_same_shape(chosen=chosen, rejected=rejected)
+    return (chosen.float() + rejected.float()).square()
 
 
 def safety_loss(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:

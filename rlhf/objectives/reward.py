@@ -39,6 +39,20 @@ def gate(helpfulness: Tensor, safety: Tensor, tagged_safety: Tensor) -> tuple[Te
     return torch.where(used_safety, safety, helpfulness), used_safety
 
 
+def ensemble_reward(scores: Tensor, uncertainty_weight: float = 0.0) -> Tensor:
+    """Mean over an ensemble less `uncertainty_weight` times its standard deviation, (n,) float32.
+
+    Source: Coste et al. 2023 (arXiv 2310.02743), uncertainty-weighted optimisation. They take off the variance; the
+    standard deviation (biased, as their variance is) has the unit of the scores, so that a weight suits every scale.
+
+    Args:
+        scores: (members, n) raw scores, any float dtype.
+        uncertainty_weight: 0 is the plain mean.
+    """
+    scores = scores.float()
+    return scores.mean(0) - uncertainty_weight * scores.std(0, correction=0)
+
+
 def moments(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """Count, sum and sum of squares of x where mask is True: (3,) float64.
 

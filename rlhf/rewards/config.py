@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rlhf.errors import InputError
+from rlhf.models.config import AdapterConfig
+from rlhf.objectives.margins import margin_table
 from rlhf.training.config import OptimizerConfig
 
 
@@ -20,7 +22,12 @@ class RewardTrainingConfig:
 
     Args:
         margin: the loss asks that the chosen answer lead by so much, by strength: none; small (1, 2/3, 1/3, 0); large
-            (3, 2, 1, 0). A pair of unknown strength has no margin.
+            (3, 2, 1, 0); or a figure of your own for each of significantly, better, slightly and negligibly. A pair of
+            unknown strength has no margin.
+        centering_weight: of the penalty (chosen + rejected score)^2, averaged over pairs, which keeps the scores' mean
+            near 0; 0.01 is usual.
+        adapter: train a LoRA adapter and the heads, not the backbone's weights; null: full training.
+        quantization: nf4 holds the backbone's weights in 4 bit, which needs an adapter; null: as they are.
         safety_loss_weight: of the safety labels' cross-entropy, averaged over a pair's labelled answers and added to
             its ranking loss; only for the safety model (the paper gives no figure).
         max_length: most tokens of a dialogue; longer pairs lose their oldest turns, the same ones on both sides.
@@ -29,14 +36,21 @@ class RewardTrainingConfig:
         optimizer: AdamW and its schedule; a "row" of batch_size and micro_batch_size is a pair.
     """
 
-    margin: Literal["none", "small", "large"] = "small"
+    margin: str | dict[str, float] = "small"
+    centering_weight: float = 0.0
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
     safety_loss_weight: float = 0.1
     max_length: int | None = None
     too_long: Literal["refuse", "skip"] = "refuse"
     optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
 
     def __post_init__(self) -> None:
-        if self.safety_loss_weight < 0:
-            raise InputError(f"safety_loss_weight: must be 0 or above, got {self.safety_loss_weight}")
+        margin_table(self.margin)
+        for name in ("centering_weight", "safety_loss_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: must be 0 or above, got {getattr(self, name)}")
+        if self.quantization is not None and self.adapter is None:
+            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too (adapter.r: 64)")
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"max_length: must be at least 2, got {self.max_length}")

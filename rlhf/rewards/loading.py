@@ -1,9 +1,8 @@
-"""A reward function from what a user names: a checkpoint folder, or an import path of their own."""
+"""A reward function from what a user names: a checkpoint folder, an import path of their own, or an ensemble's file."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,8 @@ import torch
 from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
+from rlhf.stage import require_files
 
 
 def load_reward(
@@ -21,7 +22,8 @@ def load_reward(
     Args:
         spec: a reward-model folder (any sequence-classification checkpoint with one label; it brings its own tokenizer
             and chat template), or `package.module:attribute`, found from the working directory too: a function that
-            scores, or a class whose instances do (called without arguments).
+            scores, or a class whose instances do (called without arguments); or the YAML or JSON file of an ensemble
+            of these (`rlhf.rewards.specs.EnsembleConfig`).
         batch_tokens: for a checkpoint, rows x padded length of one forward pass; None is 16384 on a GPU, 2048 on a CPU
             (what its cache holds: 1.4 times faster than 16384 with a model of 1.4M parameters).
         device: for a checkpoint; None is the GPU where there is one.
@@ -30,8 +32,10 @@ def load_reward(
         InputError: nothing there, a checkpoint without score head, an import that fails, something not callable.
     """
     text = os.fspath(spec)
-    if not Path(text).exists() and ":" in text:
+    if is_import_path(text):
         return _imported(text)
+    if is_ensemble(text):
+        return _ensemble(text, batch_tokens, device)
     from rlhf.conversation import Renderer
     from rlhf.models.policy import load_tokenizer
     from rlhf.models.reward_model import RewardModel
@@ -43,6 +47,15 @@ def load_reward(
     if batch_tokens is None:
         batch_tokens = 2048 if torch.device(target).type == "cpu" else DEFAULT_BATCH_TOKENS
     return RewardModelFunction(model.to(target), Renderer(load_tokenizer(text), max_length=limit), batch_tokens)
+
+
+def _ensemble(file: str, batch_tokens: int | None, device: object) -> RewardFunction:
+    from rlhf.rewards.ensembles import RewardEnsemble
+
+    require_files(reward=file)
+    config = read_ensemble(file)
+    members = [load_reward(member, batch_tokens=batch_tokens, device=device) for member in config.members]
+    return RewardEnsemble(members, config.uncertainty_weight)
 
 
 def _imported(spec: str) -> RewardFunction:

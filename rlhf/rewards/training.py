@@ -21,9 +21,10 @@ from rlhf.conversation import Renderer
 from rlhf.data.rows import Preference
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
+from rlhf.models.checkpoint import base_folder
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.objectives.ranking import margins_of, ranking_loss, safety_loss
+from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.pairs import Pair, render_pairs
 from rlhf.training.loop import Task, train
@@ -44,10 +45,10 @@ def train_reward_model(
     """Start from the policy's checkpoint with new heads, and train on all rows; returns it in eval mode.
 
     Logged a step, means over its pairs: loss, ranking_loss, accuracy (a tie is half), score_difference (chosen less
-    rejected); with a safety head safety_loss too.
+    rejected); with a centring weight centering_penalty, with a safety head safety_loss too.
 
     Args:
-        policy: checkpoint folder; its tokenizer and template are the reward model's.
+        policy: checkpoint folder of a policy, or of a reward model to go on with; its tokenizer and template are used.
         preferences: the same on every process, already mixed.
         safety_head: add the auxiliary head and its loss.
         seed: of the heads and of the order of the rows.
@@ -56,7 +57,9 @@ def train_reward_model(
         InputError: a row too long for the model (see `RewardTrainingConfig`).
     """
     tokenizer = load_tokenizer(policy)
-    model = RewardModel.from_policy(policy, safety_head=safety_head, seed=seed)
+    model = RewardModel.from_policy(
+        policy, safety_head=safety_head, seed=seed, adapter=config.adapter, quantization=config.quantization
+    )
     pairs = render_pairs(preferences, Renderer(tokenizer), _longest(model.config, config), config.too_long)
     train(model, pairs, pair_task(config, tokenizer.pad_token_id), config.optimizer, accelerator, log, seed=seed)
     return model.eval()
@@ -72,7 +75,7 @@ def fitting_rows(
         name: of the field, for messages.
     """
     renderer = Renderer(load_tokenizer(policy))
-    limit = _longest(AutoConfig.from_pretrained(policy), config)
+    limit = _longest(AutoConfig.from_pretrained(base_folder(policy)), config)
     return [pair.preference for pair in render_pairs(rows, renderer, limit, config.too_long, name)]
 
 
@@ -95,13 +98,19 @@ def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return pair_losses(output.score, output.safety_logit, batch["margin"], batch["safe"], config.safety_loss_weight)
+        weights = config.safety_loss_weight, config.centering_weight
+        return pair_losses(output.score, output.safety_logit, batch["margin"], batch["safe"], *weights)
 
     return Task(collate=collate, loss=loss, weight=lambda pair: 1.0, length=lambda pair: pair.length)
 
 
 def pair_losses(
-    scores: Tensor, safety_logits: Tensor | None, margin: Tensor, safe: Tensor, safety_loss_weight: float
+    scores: Tensor,
+    safety_logits: Tensor | None,
+    margin: Tensor,
+    safe: Tensor,
+    safety_loss_weight: float,
+    centering_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum of the loss over n pairs, and sums of the figures to log.
 
@@ -111,18 +120,24 @@ def pair_losses(
         margin: (n,).
         safe: (2, n) labels of chosen and rejected answers: 1 safe, 0 unsafe, NaN unlabelled.
         safety_loss_weight: of the auxiliary loss.
+        centering_weight: of the centring penalty.
     """
     chosen, rejected = scores.chunk(2)
-    ranking = ranking_loss(chosen, rejected, margin).sum()
+    total = ranking = ranking_loss(chosen, rejected, margin).sum()
     difference = (chosen - rejected).detach()
     figures = {
         "ranking_loss": ranking.detach(),
         "accuracy": (0.5 + 0.5 * difference.sign()).sum(),
         "score_difference": difference.sum(),
     }
-    if safety_logits is None:
-        return ranking, figures
-    known = ~safe.isnan()
-    losses = safety_loss(safety_logits, safe.flatten(), known.flatten()).view_as(safe)
-    auxiliary = (losses.sum(0) / known.sum(0).clamp(min=1)).sum()
-    return ranking + safety_loss_weight * auxiliary, figures | {"safety_loss": auxiliary.detach()}
+    if centering_weight:
+        penalty = centering_penalty(chosen, rejected).sum()
+        total = total + centering_weight * penalty
+        figures["centering_penalty"] = penalty.detach()
+    if safety_logits is not None:
+        known = ~safe.isnan()
+        losses = safety_loss(safety_logits, safe.flatten(), known.flatten()).view_as(safe)
+        auxiliary = (losses.sum(0) / known.sum(0).clamp(min=1)).sum()
+        total = total + safety_loss_weight * auxiliary
+        figures["safety_loss"] = auxiliary.detach()
+    return total, figures

@@ -107,6 +107,46 @@ def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -
     assert load_tokenizer(world / "out" / "checkpoint").chat_template
 
 
+def test_an_ensemble_goes_where_a_reward_model_goes(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.reward_model import RewardModel
+    from rlhf.ppo import setup
+
+    for seed in (0, 1):
+        model = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=seed)
+        model.save(world / f"r{seed}", load_tokenizer(tiny_policy_path))
+    (world / "both.yaml").write_text("members: [my_rewards:brevity, r0, r1]\nuncertainty_weight: 0.5\n")
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    started: list[Path] = []
+    load = setup.load_value_model
+    monkeypatch.setattr(setup, "load_value_model", lambda path, *a, **k: started.append(path) or load(path, *a, **k))
+    recipe = importlib.import_module("ppo")
+    extra = ("--helpfulness", "both.yaml", "--ppo.iterations", "1")
+    recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(tiny_policy_path, *extra)))
+    inputs = json.loads((world / "out" / "stage.json").read_text())["inputs"]
+    assert {"helpfulness", "helpfulness.1", "helpfulness.2"} <= inputs.keys() and "helpfulness.0" not in inputs
+    assert inputs["helpfulness.1"]["digest"] != inputs["helpfulness.2"]["digest"]
+    assert started == [Path("r0")]
+
+
+def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from rlhf.models.config import AdapterConfig
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.reward_model import RewardModel
+    from rlhf.ppo.setup import load_value_model
+
+    tokenizer = load_tokenizer(tiny_policy_path)
+    adapter = AdapterConfig(r=2)
+    model = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0, adapter=adapter, quantization="nf4")
+    model.save(tmp_path / "reward", tokenizer)
+    with pytest.raises(InputError, match=r"value_from: .* is an adapter over 4-bit weights.*with whole weights"):
+        load_value_model(tmp_path / "reward", tiny_policy_path, tokenizer, seed=0)
+
+
 def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_policy_path: Path) -> None:
     done = _run(world, tiny_policy_path, "--helpfulness", "my_rewards:broken")
     assert done.returncode == 2, done.stderr

@@ -11,6 +11,9 @@ from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.pool import read_completions
 from rlhf.metrics import read_metrics
+from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import RewardModel
+from rlhf.rewards.loading import load_reward
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import rejection_sampling
@@ -107,6 +110,21 @@ def test_the_same_seed_gives_the_same_checkpoint(run, tmp_path: Path) -> None:
         AutoModelForCausalLM.from_pretrained(tmp_path / name / "checkpoint").state_dict() for name in ("v1", "two")
     ]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+def test_an_ensemble_goes_where_a_reward_model_goes(run, tiny_policy_path: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_policy_path)
+    RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0).save(tmp_path / "r0", tokenizer)
+    file = tmp_path / "wary.json"
+    members = [str(tmp_path / "r0"), "rewards_of_the_test:letters"]
+    file.write_text(json.dumps({"members": members, "uncertainty_weight": 2.0}))
+    v1 = run("v1", helpfulness=file, **{"sampling.max_new_tokens": 90})
+    row = next(row for row in read_completions(v1 / "completions.parquet") if row.text.strip())
+    messages = [{"role": "user", "content": f"what is {row.prompt_id[1:]} ?"}]
+    talk = [*messages, {"role": "assistant", "content": row.text}]
+    one, two = (load_reward(member)([talk]).item() for member in members)
+    assert row.helpfulness == pytest.approx((one + two) / 2 - 2.0 * abs(one - two) / 2, abs=1e-4)
+    assert {"helpfulness", "helpfulness.0"} <= json.loads((v1 / "stage.json").read_text())["inputs"].keys()
 
 
 def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:

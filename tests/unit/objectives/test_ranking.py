@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from rlhf.errors import InputError
-from rlhf.objectives.ranking import MARGINS, margins_of, ranking_loss, safety_loss
+from rlhf.objectives.margins import MARGINS
+from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
 
 STRENGTHS = ["significantly", "better", "slightly", "negligibly", None]
 
@@ -32,14 +33,45 @@ def test_margins_of_the_paper() -> None:
     assert margins_of(STRENGTHS, "large").tolist() == [3, 2, 1, 0, 0]
     assert margins_of(STRENGTHS, "none").tolist() == [0, 0, 0, 0, 0]
     assert margins_of([], "small").shape == (0,)
-    assert {frozenset(table) for table in MARGINS.values()} == {frozenset(STRENGTHS)}
+    assert {frozenset(table) for table in MARGINS.values()} == {frozenset(STRENGTHS[:4])}
 
 
 def test_unknown_table_and_strength_are_refused() -> None:
-    with pytest.raises(InputError, match=r"margin: must be one of none, small, large, got 'huge'"):
+    with pytest.raises(InputError, match=r"one of none, small, large or a figure for each strength, got 'huge'"):
         margins_of(["better"], "huge")
     with pytest.raises(InputError, match=r"strength: .* got 'much'"):
         margins_of(["better", "much"], "small")
+
+
+def test_a_margin_table_of_ones_own() -> None:
+    own = {"significantly": 2.0, "better": 1, "slightly": 0.5, "negligibly": 0.0}
+    assert margins_of(STRENGTHS, own).tolist() == [2.0, 1.0, 0.5, 0.0, 0.0]
+    assert margins_of([None, "better", None], own).tolist() == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"better": None}, "lacks a figure for 'better'"),
+        ({"much": 1.0}, "'much' is no strength; they are significantly, better, slightly, negligibly"),
+        ({"slightly": -0.5}, "of 'slightly' must be 0 or above, got -0.5"),
+        ({"slightly": float("nan")}, "of 'slightly' must be 0 or above, got nan"),
+    ],
+)
+def test_a_bad_margin_table_gets_one_sentence(change: dict[str, float | None], message: str) -> None:
+    table = {"significantly": 2.0, "better": 1.0, "slightly": 0.5, "negligibly": 0.0} | change
+    with pytest.raises(InputError, match=f"^margin: .*{message}"):
+        margins_of(["better"], {strength: m for strength, m in table.items() if m is not None})
+
+
+def test_centering_penalty_by_hand() -> None:
+    chosen = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
+    penalty = centering_penalty(chosen, torch.tensor([0.5, 2.0, 0.5], dtype=torch.bfloat16))
+    assert penalty.tolist() == [2.25, 0.0, 1.0] and penalty.dtype == torch.float32
+    penalty.sum().backward()
+    assert chosen.grad is not None and chosen.grad.tolist() == [3.0, 0.0, 2.0]  # 2 (r_c + r_r)
+    with pytest.raises(ValueError, match="shapes must be the same"):
+        centering_penalty(torch.zeros(3, 1), torch.zeros(3))
 
 
 def test_same_as_trl() -> None:

@@ -14,16 +14,19 @@ import pytest
 import torch
 from torch import nn
 
+from rlhf.configuration import parse_config, to_dict
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog, read_metrics
+from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.rewards.pairs import render_pairs
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.pairs import Pair, render_pairs
 from rlhf.rewards.scoring import RewardModelFunction
-from rlhf.rewards.training import pair_losses, pair_task, train_reward_model
+from rlhf.rewards.training import fitting_rows, pair_losses, pair_task, train_reward_model
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 
@@ -82,6 +85,12 @@ def test_the_loss_is_that_of_trls_reward_trainer(tiny_policy_path: Path) -> None
     assert margin.tolist() == [3.0, 1.0, 0.0, 0.0, 2.0]
     assert abs(ours.item() / len(ROWS) - with_margin.item()) < 1e-6
 
+    fake.args.center_rewards_coefficient = 0.3
+    centred = trainer.compute_loss(fake, model.model, dict(inputs))
+    ours, figures = pair_task(replace(config, centering_weight=0.3), 2).loss(model, batch)
+    assert abs(ours.item() / len(ROWS) - centred.item()) < 1e-6 < abs(centred.item() - theirs.item())
+    assert figures["centering_penalty"].item() * 0.3 == pytest.approx((ours - loss).item(), abs=1e-5)
+
 
 def test_losses_by_hand_with_labels_on_one_both_or_no_answer() -> None:
     scores = torch.tensor([1.0, 0.0, 2.0, 0.5, 0.0, 2.0])
@@ -97,6 +106,29 @@ def test_losses_by_hand_with_labels_on_one_both_or_no_answer() -> None:
     assert figures["safety_loss"].item() == pytest.approx(auxiliary, rel=1e-6)
     assert total.item() == pytest.approx(ranking + 0.1 * auxiliary, rel=1e-6)
     assert figures["accuracy"].item() == 2.0 and figures["score_difference"].item() == pytest.approx(0.5)
+
+
+def test_centring_is_added_to_both_other_losses() -> None:
+    scores, safe = torch.tensor([1.0, 0.0, 0.5, 2.0]), torch.tensor([[1.0, 0.0], [0.0, math.nan]])
+    logits, margin = torch.tensor([0.3, -1.0, 2.0, 0.7]), torch.zeros(2)
+    plain, _ = pair_losses(scores, logits, margin, safe, 0.1)
+    centred, figures = pair_losses(scores, logits, margin, safe, 0.1, centering_weight=0.01)
+    assert figures["centering_penalty"].item() == 1.5**2 + 2.0**2
+    assert (centred - plain).item() == pytest.approx(0.01 * 6.25, abs=1e-6)
+    assert figures.keys() == {"ranking_loss", "accuracy", "score_difference", "centering_penalty", "safety_loss"}
+
+
+def test_a_margin_table_from_a_yaml_file(tmp_path: Path) -> None:
+    figures = {"significantly": 2, "better": 1, "slightly": 0.5, "negligibly": 0}
+    (tmp_path / "c.yaml").write_text(f"margin: {figures}".replace("'", ""))
+    config = parse_config(RewardTrainingConfig, [f"--config={tmp_path / 'c.yaml'}"])
+    assert config.margin == figures and RewardTrainingConfig(**to_dict(config) | {"optimizer": config.optimizer})
+    margins = pair_task(config, 2).collate([Pair(row, [1, 2], [1, 3]) for row in ROWS])["margin"]
+    assert margins.tolist() == [2.0, 0.5, 0.0, 0.0, 1.0]
+    for text, message in [("{better: 1}", "margin: lacks a figure for 'significantly'"), ("huge", "got 'huge'")]:
+        (tmp_path / "c.yaml").write_text(f"margin: {text}")
+        with pytest.raises(InputError, match=message):
+            parse_config(RewardTrainingConfig, [f"--config={tmp_path / 'c.yaml'}"])
 
 
 def test_unlabelled_answers_give_the_safety_head_no_gradient(tiny_policy_path: Path) -> None:
@@ -146,6 +178,34 @@ def test_it_learns_and_every_figure_is_logged(tiny_policy_path: Path, tmp_path: 
     reward = RewardModelFunction(model, Renderer(load_tokenizer(tiny_policy_path)))
     chosen, rejected = (reward([row.conversation(w) for row in rows[:9]]) for w in ("chosen", "rejected"))
     assert (chosen > rejected).all()
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_lora_and_qlora_learn_and_come_back_the_same(quantization: Any, tiny_policy_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    accelerator, rows = make_accelerator(), learnable(96)
+    adapter = AdapterConfig(r=8, alpha=16, dropout=0.0)
+    steps = optimizer(learning_rate=1e-2, gradient_checkpointing=True)
+    config = RewardTrainingConfig(adapter=adapter, quantization=quantization, optimizer=steps)
+    tokenizer = load_tokenizer(tiny_policy_path)
+
+    def run(start: Path, name: str) -> list[dict[str, float]]:
+        (tmp_path / name).mkdir()
+        log = MetricsLog(tmp_path / name, accelerator)
+        model = train_reward_model(start, rows, config, accelerator, log, safety_head=True, seed=0)
+        model.save(tmp_path / name / "checkpoint", tokenizer, accelerator)
+        talks = [row.conversation(which) for row in rows[:6] for which in ("chosen", "rejected")]
+        scores = RewardModelFunction(model, Renderer(tokenizer))(talks)
+        torch.testing.assert_close(load_reward(tmp_path / name / "checkpoint")(talks), scores, atol=1e-5, rtol=0)
+        return read_metrics(tmp_path / name / "metrics.jsonl")
+
+    metrics = run(tiny_policy_path, "first")
+    assert metrics[-1]["accuracy"] > 0.9 and metrics[-1]["ranking_loss"] < metrics[0]["ranking_loss"] - 0.2
+    assert metrics[-1]["safety_loss"] < metrics[0]["safety_loss"]
+    checkpoint = tmp_path / "first/checkpoint"
+    assert len(fitting_rows(checkpoint, rows, config, "test_preferences")) == 96
+    further = run(checkpoint, "further")
+    assert further[0]["ranking_loss"] < metrics[0]["ranking_loss"] - 0.2
 
 
 def test_micro_batches_and_seed(tiny_policy_path: Path, tmp_path: Path) -> None:
@@ -205,6 +265,10 @@ def test_a_pair_that_cannot_fit_is_refused_or_skipped(
 def test_config_refuses_bad_values() -> None:
     with pytest.raises(InputError, match="safety_loss_weight: must"):
         RewardTrainingConfig(safety_loss_weight=-1)
+    with pytest.raises(InputError, match="centering_weight: must"):
+        RewardTrainingConfig(centering_weight=-1)
+    with pytest.raises(InputError, match="quantization: 4-bit weights cannot be trained"):
+        RewardTrainingConfig(quantization="nf4")
     with pytest.raises(InputError, match="max_length: must"):
         RewardTrainingConfig(max_length=1)
     paper = RewardTrainingConfig().optimizer

@@ -1,0 +1,48 @@
+"""Several reward models as one reward function, which is wary of answers that they disagree about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf.conversation import Conversation
+from rlhf.objectives.reward import ensemble_reward
+from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.scoring import check_scores, name_of
+
+
+class RewardEnsemble:
+    """Mean of the members' raw scores, less their standard deviation times a weight: `ensemble_reward`.
+
+    Args:
+        members: reward functions on one scale: reward models trained alike, on other seeds or other parts of the data.
+        uncertainty_weight: 0 is the plain mean.
+    """
+
+    def __init__(self, members: Sequence[RewardFunction], uncertainty_weight: float = 0.0) -> None:
+        self.members = list(members)
+        self.uncertainty_weight = uncertainty_weight
+
+    def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
+        """(n,) float32 on the CPU, in the conversations' order."""
+        return ensemble_reward(self.member_scores(conversations), self.uncertainty_weight)
+
+    def disagreement(self, conversations: Sequence[Conversation]) -> Tensor:
+        """(n,) float32: the standard deviation of the members' scores, in their unit."""
+        return self.member_scores(conversations).std(0, correction=0)
+
+    def member_scores(self, conversations: Sequence[Conversation]) -> Tensor:
+        """(members, n) float32 raw scores.
+
+        Raises:
+            InputError: naming the member whose scores have another shape or are not finite.
+        """
+        n = len(conversations)
+        return torch.stack(
+            [
+                check_scores(member(conversations), n, f"member {number} of the ensemble ({name_of(member)})")
+                for number, member in enumerate(self.members)
+            ]
+        )

@@ -1,0 +1,82 @@
+"""What a user may name where a reward goes, and the files behind it. Light: no torch.
+
+- a reward-model folder;
+- `package.module:attribute`, a reward function of one's own;
+- a YAML or JSON file of an ensemble, whose members are either of these.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.configuration import parse_config
+from rlhf.errors import InputError
+from rlhf.models.checkpoint import require_reward_head
+from rlhf.stage import require_files
+
+ENSEMBLE_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Several reward models that score as one.
+
+    Args:
+        members: reward-model folders, or import paths of reward functions; two or more, on one scale.
+        uncertainty_weight: of the standard deviation over the members, taken off their mean score.
+    """
+
+    members: tuple[str, ...]
+    uncertainty_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.members) < 2:
+            raise InputError(f"members: an ensemble has two or more, got {len(self.members)}")
+        nested = [member for member in self.members if is_ensemble(member)]
+        if nested:
+            raise InputError(f"members: {nested[0]} is an ensemble itself; name its members")
+        if not 0 <= self.uncertainty_weight < math.inf:
+            raise InputError(f"uncertainty_weight: must be 0 or above, got {self.uncertainty_weight}")
+
+
+def is_import_path(spec: str | os.PathLike[str]) -> bool:
+    """Whether a spec names a reward function by import path."""
+    return ":" in os.fspath(spec) and not Path(spec).exists()
+
+
+def is_ensemble(spec: str | os.PathLike[str]) -> bool:
+    """Whether a spec names the file of an ensemble."""
+    return Path(spec).suffix in ENSEMBLE_SUFFIXES and not Path(spec).is_dir()
+
+
+def read_ensemble(file: str | os.PathLike[str]) -> EnsembleConfig:
+    """The ensemble that a file describes; InputError names the file and what is wrong with it."""
+    try:
+        return parse_config(EnsembleConfig, ["--config", os.fspath(file)])
+    except InputError as error:
+        raise InputError(f"ensemble {file}: {error}") from error
+
+
+def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
+    """The checked inputs of a stage: field -> folder, or file of an ensemble with its folders as field.0, field.1, …
+
+    A field of a reward function by import path, or of None, has none.
+
+    Raises:
+        InputError: naming the field: something does not exist; naming the folder: it has no scalar head.
+    """
+    found: dict[str, Path] = {}
+    for field, spec in specs.items():
+        if spec is None or is_import_path(spec):
+            continue
+        require_files(**{field: spec})
+        found[field] = Path(spec)
+        if is_ensemble(spec):
+            members = {f"{field}.{number}": member for number, member in enumerate(read_ensemble(spec).members)}
+            found |= reward_files(**members)
+        else:
+            require_reward_head(spec)
+    return found
