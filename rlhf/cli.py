@@ -72,12 +72,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--weights", nargs="+", type=float, help="one a checkpoint; default: all the same")
     added.add_argument("--rank", type=int, help="of the mean of adapters; default: the sum of theirs, without loss")
 
-    arguments, arguments.more = parser.parse_known_args(argv)
-    if arguments.more and arguments.command != "plan":
-        parser.error(f"unrecognized arguments: {' '.join(arguments.more)}")
+    arguments, more = parser.parse_known_args(argv)
+    if more and arguments.command != "plan":
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    arguments.more = more
     try:
-        if arguments.call(arguments) is False:
-            raise SystemExit(1)
+        passed = arguments.call(arguments)
+        if passed is not None:
+            raise SystemExit(0 if passed else 1)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
