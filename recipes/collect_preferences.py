@@ -41,6 +41,7 @@ class CollectPreferencesConfig:
             Preference or None.
         temperatures: of the first and of the second answer.
         pairs_per_prompt: pairs drawn for each prompt.
+        safety_pairs_per_prompt: the same for prompts of domain safety; null: as for the others.
         sampling: length of the answers; its temperature is not used.
         batch_size: answers drawn at once.
         seed: of the draws (added to sampling.seed) and of the annotator.
@@ -55,14 +56,15 @@ class CollectPreferencesConfig:
     annotator: str = "rlhf.simulation.annotator:SimulatedAnnotator"
     temperatures: tuple[float, float] = (0.8, 1.2)
     pairs_per_prompt: int = 1
+    safety_pairs_per_prompt: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     batch_size: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pairs_per_prompt", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}: must be at least 1, got {value}")
         if min(self.temperatures) <= 0:
             raise InputError(f"temperatures: must be above 0, got {self.temperatures}")
 
@@ -74,6 +76,10 @@ def main(config: CollectPreferencesConfig) -> None:
     require_files(**inputs)
     parts = {"train": load_prompts(config.prompts), "test": load_prompts(config.test_prompts)}
     prompts = [prompt for part in parts.values() for prompt in part]
+    pairs = {
+        "safety": config.safety_pairs_per_prompt or config.pairs_per_prompt,
+        "helpfulness": config.pairs_per_prompt,
+    }
 
     from rlhf.conversation import Renderer
     from rlhf.imports import import_object
@@ -86,22 +92,25 @@ def main(config: CollectPreferencesConfig) -> None:
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
-        answers = []
+        drawn: dict[str, list[list[str]]] = {prompt.id: [] for prompt in prompts}
         for number, (path, temperature) in enumerate(zip(policies, config.temperatures, strict=True)):
             policy = load_policy(path).to(accelerator.device)
             sampler = InProcessSampler(policy, Renderer(load_tokenizer(path)), config.batch_size)
             seed = config.sampling.seed + 2 * config.seed + number  # two answers never share their draws
             params = replace(config.sampling, temperature=temperature, seed=seed)
-            messages = [prompt.messages for prompt in prompts]
-            answers.append(sample_distributed(sampler, messages, config.pairs_per_prompt, params, accelerator))
+            for count in {pairs[prompt.domain] for prompt in prompts}:
+                places = [i for i, prompt in enumerate(prompts) if pairs[prompt.domain] == count]
+                asked = [prompts[i] for i in places]
+                answers = sample_distributed(sampler, [p.messages for p in asked], count, params, accelerator, places)
+                for prompt, samples in zip(asked, answers, strict=True):
+                    drawn[prompt.id].append([sample.text for sample in samples])
         if accelerator.is_main_process:
-            drawn = {p.id: list(zip(a, b, strict=True)) for p, a, b in zip(prompts, *answers, strict=True)}
             rows: list[Preference] = []
             for part, asked in parts.items():
                 compared = [
-                    annotator.compare(prompt.messages, a.text, b.text, prompt.domain)
+                    annotator.compare(prompt.messages, a, b, prompt.domain)
                     for prompt in asked
-                    for a, b in drawn[prompt.id]
+                    for a, b in zip(*drawn[prompt.id], strict=True)
                 ]
                 kept = [row for row in compared if row is not None]
                 write_rows(folder / f"preferences_{part}.jsonl", (row.to_dict() for row in kept))
@@ -109,7 +118,7 @@ def main(config: CollectPreferencesConfig) -> None:
             domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
             tokenizer = load_tokenizer(config.policy)
             statistics = {name: preference_statistics(part, tokenizer) for name, part in domains.items() if part}
-            left_out = config.pairs_per_prompt * len(prompts) - len(rows)
+            left_out = sum(len(first) for first, _ in drawn.values()) - len(rows)
             write_json(folder / "statistics.json", statistics | {"left_out": left_out})
         accelerator.wait_for_everyone()
 
