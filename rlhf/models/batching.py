@@ -30,3 +30,29 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
         batches.append(order[start : start + rows])
         start += rows
     return batches
+
+
+def batches_by_prompt(lengths: Sequence[int], prompts: Sequence[tuple[int, ...]], max_tokens: int) -> list[list[int]]:
+    """Cut row numbers into batches of at most max_tokens tokens (one row at least), a prompt counted once a batch.
+
+    Rows of one prompt stand together, prompts of similar length side by side, the longest first.
+
+    Args:
+        lengths: of the rows with their prompts.
+        prompts: the ids that each row begins with.
+    """
+    members: dict[tuple[int, ...], list[int]] = {}
+    for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        members.setdefault(prompts[number], []).append(number)
+    batches: list[list[int]] = []
+    left = 0
+    for prompt, numbers in members.items():
+        known = 0
+        for i in numbers:
+            if lengths[i] - known > left or not batches:
+                batches.append([])
+                left, known = max_tokens, 0
+            batches[-1].append(i)
+            left -= lengths[i] - known
+            known = len(prompt)
+    return batches

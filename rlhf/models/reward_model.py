@@ -52,6 +52,7 @@ from rlhf.models.policy import (
     verify_saved,
     whole_state_dict,
 )
+from rlhf.models.shared_prefix import enable_packing, pack_rows, packed_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -77,6 +78,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.model = model
         self.safety_head = safety_head.to(model.device) if safety_head is not None else None
+        self.shares_prefixes = self.has_token_scores and enable_packing(model)
 
     @property
     def config(self) -> Any:
@@ -208,20 +210,26 @@ class RewardModel(nn.Module):
         if accelerator is not None:
             accelerator.wait_for_everyone()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> RewardOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, groups: Tensor | None = None) -> RewardOutput:
         """Score each row, independent of the padding on its right and of the other rows.
 
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 on real positions.
+            groups: (B,) int64; right-padded rows with the same number begin alike, and what they share is computed
+                once (`rlhf.models.shared_prefix`), where the backbone's attention can: the scores are the same.
         """
         if not self.has_token_scores:
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
             return RewardOutput(logits[:, 0].float(), None)
-        states = self._states(input_ids, attention_mask)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last = (positions * (attention_mask != 0)).argmax(-1)
-        pooled = states[torch.arange(input_ids.shape[0], device=input_ids.device), last]
+        if groups is not None and self.shares_prefixes:
+            packed = pack_rows(input_ids, attention_mask, groups)
+            pooled = packed_states(self.model.base_model, packed)[packed.last]
+        else:
+            states = self._states(input_ids, attention_mask)
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+            last = (positions * (attention_mask != 0)).argmax(-1)
+            pooled = states[torch.arange(input_ids.shape[0], device=input_ids.device), last]
         safety = None if self.safety_head is None else _apply(self.safety_head, pooled)
         return RewardOutput(_apply(self.model.score, pooled), safety)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.models.batching import batches_by_length, pad_rows
+from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.reward_model import RewardModel
 
 DEFAULT_BATCH_TOKENS = 16384
@@ -18,12 +18,13 @@ DEFAULT_BATCH_TOKENS = 16384
 class RewardModelFunction:
     """Scores conversations with a reward model, rendered by ITS tokenizer and template, whatever the policy's are.
 
-    Conversations that render to the same ids are scored once. Scores do not depend on what else is in a call.
+    Conversations that render to the same ids are scored once, and answers to one prompt share its computation where the
+    model can. Scores do not depend on what else is in a call.
 
     Args:
         model: in any mode; scoring runs in eval mode and puts the mode back.
         renderer: of the reward model's own tokenizer.
-        batch_tokens: rows x padded length of one forward pass.
+        batch_tokens: tokens of one forward pass, with the padding where rows are computed one by one.
     """
 
     def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
@@ -33,25 +34,32 @@ class RewardModelFunction:
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores on the CPU, in the conversations' order."""
-        return self.score_ids([rendered.input_ids for rendered in self.renderer.dialogues(conversations)])
+        dialogues = self.renderer.dialogues(conversations, train="last")
+        return self.score_ids([d.input_ids for d in dialogues], [d.loss_mask.index(True) for d in dialogues])
 
     @torch.inference_mode()
-    def score_ids(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """The same for dialogues that the renderer has turned into ids already."""
-        numbers: dict[tuple[int, ...], int] = {}
-        places = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
-        unique = list(numbers)
+    def score_ids(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+        """The same for dialogues that the renderer has turned into ids already; row i's answer begins at starts[i]."""
+        prompt_of = {tuple(row): tuple(row[:start]) for row, start in zip(rows, starts, strict=True)}
+        unique, prompts = list(prompt_of), list(prompt_of.values())
+        number_of = {prompt: n for n, prompt in enumerate(prompts)}
+        groups = torch.tensor([number_of[prompt] for prompt in prompts], dtype=torch.long)
         scores = torch.zeros(len(unique))
-        training = self.model.training
+        training, device = self.model.training, self.model.device
         self.model.eval()
         try:
-            for batch in batches_by_length([len(row) for row in unique], self.batch_tokens):
+            for batch in self._batches([len(row) for row in unique], prompts):
                 ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
-                output = self.model(ids.to(self.model.device), mask.to(self.model.device))
-                scores[batch] = output.score.cpu()
+                scores[batch] = self.model(ids.to(device), mask.to(device), groups[batch].to(device)).score.cpu()
         finally:
             self.model.train(training)
-        return scores[places].clone()
+        numbers = {row: n for n, row in enumerate(unique)}
+        return scores[[numbers[tuple(row)] for row in rows]]
+
+    def _batches(self, lengths: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+        if self.model.shares_prefixes:
+            return batches_by_prompt(lengths, prompts, self.batch_tokens)
+        return batches_by_length(lengths, self.batch_tokens)
 
     @property
     def _pad_id(self) -> int:

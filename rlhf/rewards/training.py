@@ -86,7 +86,7 @@ def _longest(model_config: Any, config: RewardTrainingConfig) -> int | None:
 
 
 def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:
-    """What `rlhf.training.loop.train` needs: 2n rows a forward pass, chosen first; a pair weighs 1."""
+    """What `rlhf.training.loop.train` needs: 2n rows a forward pass, chosen first, a pair one group; it weighs 1."""
 
     def collate(pairs: Sequence[Pair]) -> Batch:
         ids, mask = pad_rows([p.chosen for p in pairs] + [p.rejected for p in pairs], pad_id)
@@ -94,10 +94,11 @@ def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:
         labels = [[r.chosen_safe for r in rows], [r.rejected_safe for r in rows]]
         known = [[math.nan if label is None else float(label) for label in side] for side in labels]
         margins = margins_of([r.strength for r in rows], config.margin)
-        return {"input_ids": ids, "attention_mask": mask, "margin": margins, "safe": torch.tensor(known)}
+        inputs = {"input_ids": ids, "attention_mask": mask, "groups": torch.arange(len(pairs)).repeat(2)}
+        return inputs | {"margin": margins, "safe": torch.tensor(known)}
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        output = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "groups")})
         weights = config.safety_loss_weight, config.centering_weight
         return pair_losses(output.score, output.safety_logit, batch["margin"], batch["safe"], *weights)
 

@@ -21,7 +21,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from rlhf.sampling.cache import BufferedLayer, make_cache
+from rlhf.models.shared_prefix import has_plain_attention
+from rlhf.sampling.cache import make_cache
 
 NAME = "rlhf_shared_prefix"
 
@@ -120,16 +121,10 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
-def can_share(model: PreTrainedModel) -> bool:
-    """Whether every layer is plain full attention under sdpa, called through transformers' attention interface."""
-    plain = all(type(layer) is BufferedLayer for layer in make_cache(model.config).layers)
-    return plain and model.config._attn_implementation == "sdpa" and bool(model._supports_attention_backend)
-
-
 @contextmanager
 def sharing(model: PreTrainedModel) -> Iterator[bool]:
     """Switch the model to this attention where it can, and back; yields whether it could."""
-    if not can_share(model):
+    if not has_plain_attention(model):
         yield False
         return
     model.config._attn_implementation = NAME

@@ -39,6 +39,28 @@ def test_scores_do_not_depend_on_order_batch_or_company(checkpoint: Path) -> Non
     torch.testing.assert_close(load_reward(checkpoint, batch_tokens=1)(TALKS), want, atol=1e-4, rtol=0)
 
 
+def test_many_answers_to_a_prompt_share_it_and_score_as_alone(checkpoint: Path) -> None:
+    history = [*talk("it is safe", "please answer in one word"), {"role": "user", "content": "how do I paint ?"}]
+    answers = ["mora", "sure " * 9, "I cannot", "", "I cannot help with that", "goat " * 4]
+    talks = [[*history, {"role": "assistant", "content": a}] for a in answers] + [talk(a) for a in answers] + TALKS
+    reward = load_reward(checkpoint)
+    assert isinstance(reward, RewardModelFunction)
+    tokens = []
+    embedding = reward.model.model.base_model.embed_tokens
+    embedding.register_forward_hook(lambda _module, args, _output: tokens.append(args[0].numel()))
+    want = torch.cat([reward([conversation]) for conversation in talks])
+    alone = sum(tokens)
+    spent = []
+    for batch_tokens in (1, 60, 150, 10_000):
+        tokens.clear()
+        reward.batch_tokens = batch_tokens
+        torch.testing.assert_close(reward(talks[::-1]).flip(0), want, atol=1e-4, rtol=0)
+        spent.append(sum(tokens))
+    assert spent == sorted(spent, reverse=True) and spent[-1] < alone / 2
+    reward.model.shares_prefixes = False
+    torch.testing.assert_close(reward(talks), want, atol=1e-4, rtol=0)
+
+
 def test_scores_are_the_models_on_the_rendered_dialogue(checkpoint: Path) -> None:
     reward = load_reward(checkpoint)
     assert isinstance(reward, RewardModelFunction)

@@ -18,9 +18,9 @@ from transformers import (
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
+from rlhf.models.shared_prefix import has_plain_attention
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
-from rlhf.sampling.shared_prefix import can_share
 
 WORDS = [
     "what",
@@ -196,7 +196,7 @@ def test_other_architectures(config: PreTrainedConfig, shared: bool, renderer: R
     """Learned positions, sliding windows, soft-capped logits: the log-probability is a plain forward's for all."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
-    assert can_share(model) == shared
+    assert has_plain_attention(model) == shared
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
