@@ -76,7 +76,8 @@ def small(configs: Path) -> Path:
     change(configs / "simulated_world.yaml", mixture=counts)
     size = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64}
     change(configs / "pretrain.yaml", size={**size, "context": 256}, vocab_size=400)
-    change(configs / "collect_preferences.yaml", pairs_per_prompt=1, safety_pairs_per_prompt=2, sampling__max_new_tokens=16)
+    collect = {"pairs_per_prompt": 1, "safety_pairs_per_prompt": 2, "sampling__max_new_tokens": 16}
+    change(configs / "collect_preferences.yaml", **collect)
     change(configs / "rejection_sampling.yaml", num_samples=4, sampling__max_new_tokens=16)
     change(configs / "evaluate.yaml", samples_per_prompt=1, sampling__max_new_tokens=16)
     ppo = {"iterations": 1, "batch_size": 8, "validation_size": 8}
