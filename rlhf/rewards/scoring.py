@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
-from rlhf.models.reward_model import RewardModel
+from rlhf.models.reward_model import RewardModel, RewardOutput
 
 DEFAULT_BATCH_TOKENS = 16384
 
@@ -34,27 +34,35 @@ class RewardModelFunction:
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores on the CPU, in the conversations' order."""
+        return self.outputs(conversations).score
+
+    def outputs(self, conversations: Sequence[Conversation]) -> RewardOutput:
+        """Raw scores, and beside them the safety head's logits where the model has one: each (n,) float32, CPU."""
         dialogues = self.renderer.dialogues(conversations, train="last")
         return self.score_ids([d.input_ids for d in dialogues], [d.loss_mask.index(True) for d in dialogues])
 
     @torch.inference_mode()
-    def score_ids(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+    def score_ids(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> RewardOutput:
         """The same for dialogues that the renderer has turned into ids already; row i's answer begins at starts[i]."""
         prompt_of = {tuple(row): tuple(row[:start]) for row, start in zip(rows, starts, strict=True)}
         unique, prompts = list(prompt_of), list(prompt_of.values())
         number_of = {prompt: n for n, prompt in enumerate(prompts)}
         groups = torch.tensor([number_of[prompt] for prompt in prompts], dtype=torch.long)
-        scores = torch.zeros(len(unique))
+        scores, logits = torch.zeros(len(unique)), torch.zeros(len(unique))
         training, device = self.model.training, self.model.device
         self.model.eval()
         try:
             for batch in self._batches([len(row) for row in unique], prompts):
                 ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
-                scores[batch] = self.model(ids.to(device), mask.to(device), groups[batch].to(device)).score.cpu()
+                output = self.model(ids.to(device), mask.to(device), groups[batch].to(device))
+                scores[batch] = output.score.cpu()
+                if output.safety_logit is not None:
+                    logits[batch] = output.safety_logit.cpu()
         finally:
             self.model.train(training)
         numbers = {row: n for n, row in enumerate(unique)}
-        return scores[[numbers[tuple(row)] for row in rows]]
+        places = [numbers[tuple(row)] for row in rows]
+        return RewardOutput(scores[places], None if self.model.safety_head is None else logits[places])
 
     def _batches(self, lengths: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
         if self.model.shares_prefixes:
