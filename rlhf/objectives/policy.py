@@ -165,15 +165,6 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return torch.maximum((values - returns).square(), (kept - returns).square()) / 2
 
 
-def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Mean of x over the True elements of mask (x's shape), over all axes or `dim`; NaN where there are none."""
-    require_same_shape(x=x, mask=mask)
-    kept = x.masked_fill(~mask.bool(), 0.0)
-    if dim is None:
-        return kept.sum() / mask.bool().sum()
-    return kept.sum(dim=dim) / mask.bool().sum(dim=dim)
-
-
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over the mask: a scalar, 1 is perfect, 0 no better than a constant.
 

@@ -12,18 +12,13 @@ from statistics import fmean
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
-from rlhf.conversation import Conversation, Renderer
-from rlhf.data.rows import Domain, Prompt
-from rlhf.errors import InputError
-from rlhf.rewards.gate import gated_rewards
+from rlhf.conversation import Renderer
+from rlhf.data.rows import Prompt
+from rlhf.rewards.distributed import score_answers
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.protocol import Sampler, SamplingParams
-
-Scores = tuple[float, float, float, bool]
-"""Helpfulness, safety, the gate's choice (all raw), and whether that was safety."""
 
 
 @dataclass(frozen=True)
@@ -73,49 +68,24 @@ def roll_out(
         first_key: prompt i draws with key first_key + i, so that no iteration repeats another's draws.
 
     Raises:
-        InputError: on every process, where a reward function fails on one.
+        InputError: on every process, where a reward function fails on one; or every answer is empty.
     """
     keys = range(first_key, first_key + len(prompts))
     conversations = [prompt.messages for prompt in prompts]
     drawn = sample_distributed(
         environment.sampler, conversations, num_samples, sampling, environment.accelerator, keys=keys
     )
-    pairs = [(prompt, sample) for prompt, samples in zip(prompts, drawn, strict=True) for sample in samples]
-    answered: list[Conversation] = [[*p.messages, {"role": "assistant", "content": s.text}] for p, s in pairs]
-    scored = _score_distributed(answered, [p.domain for p, _ in pairs], environment)
+    asked = [prompt for prompt in prompts for _ in range(num_samples)]
+    samples = [sample for answers in drawn for sample in answers]
+    scored = score_answers(
+        asked, [sample.text for sample in samples], environment.helpfulness, environment.safety, environment.accelerator
+    )
+    columns = (scored.helpfulness, scored.safety, scored.reward, scored.used_safety)
     rendered = [tuple(ids) for ids in environment.renderer.prompts(conversations) for _ in range(num_samples)]
     return [
         Rollout(prompt_ids, sample.token_ids, sample.finished, *scores)
-        for prompt_ids, (_, sample), scores in zip(rendered, pairs, scored, strict=True)
+        for prompt_ids, sample, *scores in zip(rendered, samples, *(c.tolist() for c in columns), strict=True)
     ]
-
-
-def _score_distributed(
-    conversations: Sequence[Conversation], domains: Sequence[Domain], environment: Environment
-) -> list[Scores]:
-    """Scores of all conversations on every process, each process doing its part."""
-    accelerator = environment.accelerator
-    mine = range(accelerator.process_index, len(conversations), accelerator.num_processes)
-    scores: list[Scores] = []
-    failures: list[str] = []
-    try:
-        if mine:
-            gated = gated_rewards(
-                [conversations[i] for i in mine],
-                [domains[i] for i in mine],
-                environment.helpfulness,
-                environment.safety,
-            )
-            columns = (gated.helpfulness, gated.safety, gated.reward, gated.used_safety)
-            scores = list(zip(*(column.tolist() for column in columns), strict=True))
-    except InputError as error:
-        failures = [str(error)]
-    # a failure on one process must end them all, not leave the others waiting
-    failures = gather_object(failures)
-    if failures:
-        raise InputError(failures[0])
-    gathered = dict(gather_object(list(zip(mine, scores, strict=True))))
-    return [gathered[i] for i in range(len(conversations))]
 
 
 def rollout_figures(rollouts: Sequence[Rollout]) -> dict[str, float]:

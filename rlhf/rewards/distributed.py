@@ -31,7 +31,8 @@ def score_answers(
     spoken = [i for i, answer in enumerate(answers) if answer.strip()]
     if not spoken:
         raise InputError("policy: all of its answers are empty; name a policy that answers")
-    mine = spoken[accelerator.process_index :: accelerator.num_processes]
+    rank, world = accelerator.process_index, accelerator.num_processes
+    mine = spoken[len(spoken) * rank // world : len(spoken) * (rank + 1) // world]  # a prompt's answers stay together
     found: list[tuple[int, float, float, float, bool]] = []
     failures: list[str] = []
     try:

@@ -19,7 +19,6 @@ from rlhf.objectives.policy import (
     kl_k1,
     kl_k2,
     kl_k3,
-    masked_mean,
     token_logprobs,
 )
 
@@ -200,14 +199,6 @@ def test_clipped_value_loss_by_hand(value: float, old: float, target: float, los
     assert clipped_value_loss(*one, clip=0.2).item() == pytest.approx(loss, abs=1e-6)
 
 
-def test_masked_mean() -> None:
-    x = torch.tensor([[1.0, 2.0, math.nan], [4.0, math.inf, 0.0]])
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    assert masked_mean(x, mask).item() == pytest.approx(7 / 3)
-    assert masked_mean(x, mask, dim=1).tolist() == [1.5, 4.0]
-    assert masked_mean(x, torch.zeros_like(mask)).isnan()
-
-
 def test_explained_variance() -> None:
     returns = torch.tensor([[1.0, 2.0, 3.0, 99.0]])
     mask = torch.tensor([[True, True, True, False]])
@@ -226,7 +217,6 @@ def test_explained_variance() -> None:
         lambda a, b: clipped_policy_loss(a, a, b),
         lambda a, b: clipped_share(a, b, a),
         lambda a, b: clipped_value_loss(a, b, a),
-        lambda a, b: masked_mean(a, b),
         lambda a, b: explained_variance(a, b, a),
     ],
 )
