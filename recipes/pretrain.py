@@ -58,8 +58,6 @@ class PretrainConfig:
 def main(config: PretrainConfig) -> None:
     require_files(data=config.data)
 
-    import time
-
     from rlhf.conversation import Renderer
     from rlhf.data.loading import load_pretraining
     from rlhf.metrics import MetricsLog
@@ -78,22 +76,18 @@ def main(config: PretrainConfig) -> None:
         blocks = pack(documents, config.block_length, config.seed)
         task = block_task(config.block_length, tokenizer.pad_token_id)
         model = new_llama(config.size, tokenizer)
-        started = time.perf_counter()
         log = MetricsLog(folder, accelerator)
         result = train(model, blocks, task, config.optimizer, accelerator, log, seed=config.seed, name="pretrain")
-        seconds = time.perf_counter() - started
         save_policy(model, tokenizer, folder / "checkpoint", accelerator)
         if accelerator.is_main_process:
-            tokens = sum(map(len, documents))
             write_json(
                 folder / "pretraining.json",
                 {
                     "documents": len(documents),
-                    "tokens": tokens,
+                    "tokens": sum(map(len, documents)),
                     "parameters": sum(p.numel() for p in model.parameters()),
                     "vocabulary": len(tokenizer),
                     "last_loss": result.losses[-1],
-                    "tokens_per_second": round(tokens * config.optimizer.epochs / seconds, 1),
                 },
             )
         accelerator.wait_for_everyone()
