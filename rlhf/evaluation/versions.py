@@ -99,8 +99,8 @@ def version_figures(name: str, answers: Sequence[Answer], opponents: Sequence[An
 
     `win_rate_vs_sft` is decided by gold where there is a gold scorer, else by the gated reward models (`judge` says
     which; ties count half); `proxy_win_rate_vs_sft` always by the latter. `sft_proxy_*` are SFT's scores by this
-    version's reward models: scores by different versions' models do not compare. `by_kind` is gold by
-    the prompts' source.
+    version's reward models: scores by different versions' models do not compare. `proxy_reward_gain` and `referee_gain`
+    are the lead over SFT's answers to the same prompt. `by_kind` is gold by the prompts' source.
     """
     helped = [a for a in answers if a.gold is not None and a.gold["kind"] != "unsafe"]
     unsafe = [a for a in answers if a.gold is not None and a.gold["kind"] == "unsafe"]
@@ -119,6 +119,10 @@ def version_figures(name: str, answers: Sequence[Answer], opponents: Sequence[An
         figures |= _mean(f"proxy_{score}", answers, _field(score))
         figures[f"sft_proxy_{score}"] = _plain(mean_interval(by_prompt(opponents, _field(score))))
     figures |= _mean("referee_score", answers, lambda a: a.referee, "referee_ci")
+    for name, score in (("proxy_reward_gain", "reward"), ("referee_gain", "referee")):
+        leads = outcomes_against(answers, opponents, _lead(_field(score)))
+        gains = {id(a): lead for a, lead in zip(answers, leads, strict=True)}
+        figures |= _mean(name, answers, lambda a, gains=gains: gains[id(a)])  # type: ignore[misc]
     figures["by_kind"] = _by_kind(answers)
     figures["prompts"] = len({a.prompt_id for a in answers})
     figures["answers"] = len(answers)
@@ -166,6 +170,14 @@ def _gold(name: str) -> Value:
 
 def _field(name: str) -> Value:
     return lambda answer: getattr(answer, name)
+
+
+def _lead(value: Value) -> Callable[[Answer, Answer], float | None]:
+    def lead(answer: Answer, other: Answer) -> float | None:
+        own, others = value(answer), value(other)
+        return None if own is None or others is None else own - others
+
+    return lead
 
 
 def _mean(name: str, answers: Sequence[Answer], value: Value, ci: str = "") -> Figures:

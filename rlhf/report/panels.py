@@ -64,7 +64,15 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
         ),
         lines(
             "Reward over SFT",
-            [Series("reward", INK, x, _from_sft(versions, _gain))],
+            [
+                Series(
+                    "reward",
+                    INK,
+                    x,
+                    _from_sft(versions, lambda v: v.get("proxy_reward_gain")),
+                    [v.get("proxy_reward_gain_ci") for v in versions],
+                )
+            ],
             names=names,
             note=f"Mean gated reward less SFT's, {by_models}.",
         ),
@@ -90,11 +98,6 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
         ),
     ]
     return _found(panels)
-
-
-def _gain(version: Row) -> float | None:
-    own, sft = version.get("proxy_reward"), version.get("sft_proxy_reward")
-    return None if own is None or sft is None else own - sft
 
 
 def _from_sft(versions: Sequence[Row], value: Callable[[Row], float | None]) -> list[float | None]:

@@ -45,9 +45,8 @@ def _share(key: str, ci: str) -> Callable[[Row], Cell]:
     return lambda row: Cell(percent(row.get(key)), interval(row.get(ci), 1, share=True))
 
 
-def _gain(row: Row) -> Cell:
-    own, sft = row.get("proxy_reward"), row.get("sft_proxy_reward")
-    return Cell(NOTHING if own is None or sft is None else signed(own - sft, 2))
+def _gain(key: str) -> Callable[[Row], Cell]:
+    return lambda row: Cell(NOTHING if row.get(key) is None else signed(row[key], 2), interval(row.get(f"{key}_ci"), 2))
 
 
 _COLUMNS = [
@@ -85,8 +84,8 @@ _COLUMNS = [
     _Column(
         "Reward over SFT",
         "mean gated reward less that of SFT's answers, both by this version's reward models; raw score",
-        "sft_proxy_reward",
-        _gain,
+        "proxy_reward_gain",
+        _gain("proxy_reward_gain"),
     ),
     _Column(
         "Referee",

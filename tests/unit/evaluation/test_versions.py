@@ -114,6 +114,15 @@ def test_without_gold_the_gated_rewards_decide() -> None:
     assert proxy_outcome(mine[4], theirs[0]) == 1.0
 
 
+def test_gains_are_paired_by_prompt() -> None:
+    mine = [replace(a, reward=10.0 * i + 1, referee=None) for i, a in enumerate(MINE)]
+    theirs = [replace(a, reward=10.0 * i) for i, a in enumerate(MINE)]
+    figures = version_figures("v1", mine, theirs)
+    assert figures["proxy_reward_gain"] == 1.0 and figures["proxy_reward_gain_ci"] == [1.0, 1.0]  # prompts differ by 10
+    assert figures["proxy_reward_ci"][1] - figures["proxy_reward_ci"][0] > 10
+    assert figures["referee_gain"] is None and version_figures("sft", mine)["proxy_reward_gain"] is None
+
+
 def test_every_pair_of_answers_to_a_prompt_counts() -> None:
     mine = [answer("a", helpfulness=0.3), answer("a", index=1, helpfulness=0.7)]
     theirs = [answer("a", index=i, helpfulness=h) for i, h in enumerate((0.1, 0.5, 0.7))]
