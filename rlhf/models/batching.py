@@ -35,7 +35,8 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
 def batches_by_prompt(lengths: Sequence[int], prompts: Sequence[tuple[int, ...]], max_tokens: int) -> list[list[int]]:
     """Cut row numbers into batches of at most max_tokens tokens (one row at least), a prompt counted once a batch.
 
-    Rows of one prompt stand together, prompts of similar length side by side, the longest first.
+    Rows of one prompt stand together, parted only where a batch does not hold them all; prompts of similar length stand
+    side by side, the longest first.
 
     Args:
         lengths: of the rows with their prompts.
@@ -47,6 +48,9 @@ def batches_by_prompt(lengths: Sequence[int], prompts: Sequence[tuple[int, ...]]
     batches: list[list[int]] = []
     left = 0
     for prompt, numbers in members.items():
+        whole = len(prompt) + sum(lengths[i] - len(prompt) for i in numbers)
+        if left < whole <= max_tokens:
+            left = 0
         known = 0
         for i in numbers:
             if lengths[i] - known > left or not batches:

@@ -83,7 +83,6 @@ def pack_rows(input_ids: Tensor, attention_mask: Tensor, groups: Tensor) -> Pack
     alike = (input_ids == input_ids[first[group]]) & (columns < lengths[:, None] - 1)
     common = alike.long().cumprod(-1).sum(-1).masked_fill(sizes[group] == 1, 0)
     shared = torch.full_like(sizes, len(columns)).scatter_reduce(0, group, common, "amin")
-
     alone = lengths - shared[group]
 
     # where each token of each row stands in the packed row: all groups' prefixes first, then all rows' own tokens
@@ -123,12 +122,12 @@ def _numbered(mask: Tensor) -> Tensor:
 
 
 def _similar(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """(rows, longest of them): longest first, cut where one is below half of the longest, so that little is padding."""
+    """(rows, longest of them): longest first, cut where one is below 3/4 of the longest, so that little is padding."""
     order = lengths.argsort(descending=True, stable=True)
     ordered = lengths[order].tolist()
     start = 0
     for end in range(1, len(ordered) + 1):
-        if ordered[start] and (end == len(ordered) or 2 * ordered[end] < ordered[start]):
+        if ordered[start] and (end == len(ordered) or 4 * ordered[end] < 3 * ordered[start]):
             yield order[start:end], ordered[start]
             start = end
 

@@ -236,6 +236,6 @@ def test_batches_keep_prompts_together_and_count_them_once() -> None:
     prompts = [a, b, a, b, a]
     lengths = [15, 40, 12, 33, 11]
     assert batches_by_prompt(lengths, prompts, 1000) == [[1, 3, 0, 2, 4]]
-    assert batches_by_prompt(lengths, prompts, 43) == [[1, 3], [0, 2, 4]]
+    assert batches_by_prompt(lengths, prompts, 50) == [[1, 3], [0, 2, 4]], "a prompt that fits a batch is not parted"
     assert batches_by_prompt(lengths, prompts, 17) == [[1], [3], [0, 2], [4]]
     assert batches_by_prompt([], [], 5) == []
