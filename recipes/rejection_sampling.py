@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
@@ -29,8 +29,13 @@ from rlhf.iteration.pool import completions_of, read_pool, rescore, select_best,
 from rlhf.iteration.selection import selected_rows, selection_figures
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
-from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.protocol import Sampler, SamplingParams
+from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.sampling.shards import kept_samples
 from rlhf.stage import open_stage, require_files, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class RejectionSamplingConfig:
         num_samples: K, answers drawn for each prompt.
         sampling: how they are drawn.
         batch_size: answers drawn at once.
+        server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
         adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
         quantization: nf4 holds both policies' weights in 4 bit, which needs an adapter; null: as they are.
         finetuning: length, masking, schedule.
@@ -73,6 +79,7 @@ class RejectionSamplingConfig:
     num_samples: int = 16
     sampling: SamplingParams = field(default_factory=SamplingParams)
     batch_size: int = 256
+    server: ServerConfig | None = None
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
     finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last", on_bad_row="skip"))
@@ -104,29 +111,30 @@ def main(config: RejectionSamplingConfig) -> None:
     if any(row.version == config.version for row in pool):
         raise InputError(f"version: {config.version} is in the pool already; give this version another name")
     judges = f"{config.helpfulness} & {config.safety}"
+    messages = [prompt.messages for prompt in prompts]
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    served = config.server.model if config.server is not None else None
+    kept = kept_samples(messages, config.num_samples, params, quantization=config.quantization, served=served)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
 
     from rlhf.finetuning.supervised import finetune, training_renderer
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
     from rlhf.rewards.loading import load_reward
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with open_stage(config.output, config, inputs=inputs, keep=kept) as folder:
         accelerator.wait_for_everyone()
         helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
 
         # sample K answers to each prompt
-        policy = load_policy(config.policy, quantization=config.quantization)
-        policy = policy if policy.device == accelerator.device else policy.to(accelerator.device)
-        sampler = InProcessSampler(policy, Renderer(load_tokenizer(config.policy)), config.batch_size)
-        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-        samples = sample_distributed(sampler, [p.messages for p in prompts], config.num_samples, params, accelerator)
+        sampler = policy_sampler(config, accelerator.device)
+        shards = folder / kept.name
+        samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
         drawn = completions_of(prompts, samples, config.version, params.temperature)
-        del policy, sampler
+        del sampler
 
         # score them, and those of earlier versions, with the newest reward models
         candidates = [row for row in pool if row.prompt_id in by_id] + drawn
@@ -162,6 +170,20 @@ def main(config: RejectionSamplingConfig) -> None:
         )
         save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
         accelerator.wait_for_everyone()
+
+
+def policy_sampler(config: RejectionSamplingConfig, device: torch.device) -> Sampler:
+    """The server, or the policy's weights in this process."""
+    from rlhf.models.policy import load_policy, load_tokenizer
+
+    renderer = Renderer(load_tokenizer(config.policy))
+    if config.server is not None:
+        return ServerSampler(config.server, renderer)
+
+    from rlhf.sampling.in_process import InProcessSampler
+
+    policy = load_policy(config.policy, quantization=config.quantization)
+    return InProcessSampler(policy if policy.device == device else policy.to(device), renderer, config.batch_size)
 
 
 if __name__ == "__main__":

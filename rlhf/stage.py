@@ -16,8 +16,9 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from rlhf.configuration import to_dict
 from rlhf.errors import InputError
 
 STAGE_FILE = "stage.json"
+ORIGIN_FILE = "origin.json"
 PACKAGES = ("rlhf", "torch", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes")
 
 
@@ -72,24 +74,42 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A folder of the stage's that a broken-off attempt leaves to the next; it goes when the stage is finished.
+
+    Args:
+        name: of the folder.
+        inputs: those of the stage's inputs that decide what is in it.
+        values: what else decides it, plain JSON types. Another input, value or package version, and it starts empty.
+    """
+
+    name: str
+    inputs: Sequence[str]
+    values: Mapping[str, Any]
+
+
 @contextmanager
 def open_stage(
     output: str | os.PathLike[str],
     config: Any,
     inputs: Mapping[str, str | os.PathLike[str]] | None = None,
     *,
+    keep: Kept | None = None,
     is_main: bool | None = None,
 ) -> Iterator[Path]:
     """Yield the partial folder to write into; on a clean exit add `stage.json` and rename it to `output`.
 
     Every process of a multi-process recipe enters; the main one (RANK 0) makes, finishes and renames the folder.
     Processes that also write there must be past a barrier (`accelerator.wait_for_everyone()`) after entering and
-    before leaving. On an exception the partial folder stays for a look and is replaced by the next attempt.
+    before leaving. On an exception the partial folder stays for a look and is replaced by the next attempt, but for
+    what `keep` names.
 
     Args:
         output: the stage's final folder. If it exists already an InputError says so: nothing finished is overwritten.
         config: the recipe's dataclass, stored in stage.json.
         inputs: name -> path of what the stage reads; their digests are stored.
+        keep: a folder in it that the next attempt takes over.
     """
     final = Path(output)
     partial = final.with_name(final.name + ".partial")
@@ -100,11 +120,12 @@ def open_stage(
     if not (is_main if is_main is not None else os.environ.get("RANK", "0") == "0"):
         yield partial
         return
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     started = time.time()
     digests = {name: {"path": os.fspath(path), "digest": digest(path)} for name, path in (inputs or {}).items()}
+    _clear(partial, keep, {name: entry["digest"] for name, entry in digests.items()})
     yield partial
+    if keep is not None:
+        shutil.rmtree(partial / keep.name)
     record = {
         "command": [Path(sys.executable).name, *sys.argv],
         "config": to_dict(config),
@@ -115,3 +136,21 @@ def open_stage(
     }
     write_json(partial / STAGE_FILE, record)
     os.replace(partial, final)
+
+
+def _clear(partial: Path, keep: Kept | None, digests: Mapping[str, str]) -> None:
+    """Make the partial folder, empty but for the kept folder where that has the same origin."""
+    if keep is None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        return
+    known = {name: digests[name] for name in keep.inputs}
+    origin = json.dumps({"inputs": known, "values": keep.values, "packages": package_versions()}, sort_keys=True)
+    file = partial / keep.name / ORIGIN_FILE
+    if not file.is_file() or file.read_text(encoding="utf-8") != origin:
+        shutil.rmtree(partial, ignore_errors=True)
+        file.parent.mkdir(parents=True)
+        file.write_text(origin, encoding="utf-8")
+    for path in partial.iterdir():
+        if path.name != keep.name:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

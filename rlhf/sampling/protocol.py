@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
@@ -44,7 +44,8 @@ class Sample:
     """One drawn answer.
 
     token_ids include the end token when it came (`finished`); text does not. `logprob` is the sum over token_ids of the
-    log-probability under the model at temperature 1 without top-p or top-k, in nats, float32.
+    log-probability under the model at temperature 1 without top-p or top-k, in nats, float32; NaN where the sampler
+    does not know it (a server).
     """
 
     text: str
@@ -64,4 +65,19 @@ class Sampler(Protocol):
         keys: Sequence[int] | None = None,
     ) -> list[list[Sample]]:
         """Draw; `keys[i]` stands for position i in the seed of prompts[i]: dealing prompts out changes nothing."""
+        ...
+
+
+@runtime_checkable
+class StreamingSampler(Sampler, Protocol):
+    """A sampler that gives out each prompt's answers once they are all there, and not at the end."""
+
+    def stream(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """(i, the answers to prompts[i]) of every prompt, in any order."""
         ...

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -18,6 +20,9 @@ from rlhf.rewards.loading import load_reward
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import rejection_sampling
 from rejection_sampling import RejectionSamplingConfig
+
+if TYPE_CHECKING:
+    from conftest import ChatServer
 
 REWARDS = """
 import torch
@@ -125,6 +130,31 @@ def test_an_ensemble_goes_where_a_reward_model_goes(run, tiny_policy_path: Path,
     one, two = (load_reward(member)([talk]).item() for member in members)
     assert row.helpfulness == pytest.approx((one + two) / 2 - 2.0 * abs(one - two) / 2, abs=1e-4)
     assert {"helpfulness", "helpfulness.0"} <= json.loads((v1 / "stage.json").read_text())["inputs"].keys()
+
+
+def test_a_server_answers_for_the_policy(run, chat_server: ChatServer, tmp_path: Path) -> None:
+    def fails_after_five(body: dict[str, Any]) -> tuple[int, Any]:
+        return (200, chat_server.answers(body)) if len(chat_server.asked) <= 5 else (400, b"out of memory")
+
+    options = {"server.url": chat_server.url, "server.model": "tiny", "server.concurrency": 1}
+    chat_server.reply = fails_after_five
+    with pytest.raises(InputError, match=r"server: .* answers 400 \(out of memory\) to the prompt 'what is 5 \?'"):
+        run("v1", **options)
+    assert not (tmp_path / "v1").exists()
+    chat_server.reply, before = lambda body: (200, chat_server.answers(body)), len(chat_server.asked)
+    with pytest.raises(InputError, match=r"helpfulness \(broken\): .*got"):
+        run("v1", **options, helpfulness="rewards_of_the_test:broken")
+    assert len(chat_server.asked) - before == 7, "those that had no answer"
+    v1 = run("v1", **options)
+    assert len(chat_server.asked) - before == 7, "a reward that fails costs no answer"
+    rows = read_completions(v1 / "completions.parquet")
+    assert [row.text[:9] for row in rows] == [f"what is {i}"[:9] for i in range(12) for _ in range(5)]
+    assert all(row.finished and len(row.token_ids) > 5 and math.isnan(row.logprob) for row in rows)
+    assert json.loads((v1 / "selection.json").read_text())["selected"] == 12
+    assert not (v1 / "samples").exists()
+    chat_server.models = ["llama"]
+    with pytest.raises(InputError, match="does not serve 'tiny' but llama"):
+        run("v2", **options)
 
 
 def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:

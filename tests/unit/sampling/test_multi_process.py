@@ -18,7 +18,8 @@ from rlhf.training.accelerator import make_accelerator
 accelerator = make_accelerator()
 sampler = InProcessSampler(load_policy(sys.argv[1]), Renderer(load_tokenizer(sys.argv[1])))
 prompts = [[{"role": "user", "content": "goat " * n}] for n in range(1, 8)]
-samples = sample_distributed(sampler, prompts, 3, SamplingParams(max_new_tokens=8), accelerator)
+shards = f"{sys.argv[2]}/shards" if accelerator.num_processes == 2 else None
+samples = sample_distributed(sampler, prompts, 3, SamplingParams(max_new_tokens=8), accelerator, shards=shards)
 ids = [[list(sample.token_ids) for sample in row] for row in samples]
 with open(f"{sys.argv[2]}/{accelerator.num_processes}_{accelerator.process_index}.json", "w") as stream:
     json.dump(ids, stream)
@@ -45,3 +46,7 @@ def test_one_and_two_processes_draw_the_same_samples(tiny_policy_path: Path, tmp
     alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1_0", "2_0", "2_1"))
     assert alone == first == second
     assert len(alone) == 7 and all(len(row) == 3 for row in alone)
+    for process in range(2):
+        lines = [json.loads(line) for line in (tmp_path / "shards" / f"{process}.jsonl").read_text().splitlines()]
+        written = {line["prompt"]: [sample["token_ids"] for sample in line["samples"]] for line in lines}
+        assert written == dict(list(enumerate(alone))[process::2])

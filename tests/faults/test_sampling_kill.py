@@ -1,0 +1,218 @@
+"""Kill rejection sampling, or the server that it asks, in the middle: the same command goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
+
+import pytest
+
+from rlhf.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from rlhf.sampling.protocol import Sample
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = """
+import json, os, sys
+import rejection_sampling, rlhf.finetuning.supervised, rlhf.rewards.loading
+from rlhf.configuration import run_recipe
+from rlhf.sampling import multi_process
+from rlhf.sampling.in_process import InProcessSampler
+
+multi_process.BLOCK = 10  # two prompts
+draw, calls = InProcessSampler.sample, 0
+
+def sample(self, prompts, num_samples, params, keys):
+    global calls
+    drawn = draw(self, prompts, num_samples, params, keys)
+    if calls == kill_at:
+        os.kill(os.getpid(), 9)
+    calls += 1
+    with open(trace, "a") as stream:
+        stream.write(json.dumps(list(keys)) + "\\n")
+    return drawn
+
+InProcessSampler.sample = sample
+for kill_at, trace, sys.argv[1:] in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        run_recipe(rejection_sampling.main, rejection_sampling.RejectionSamplingConfig)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+REWARDS = """
+import torch
+
+def length(conversations):
+    return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
+"""
+
+
+def test_kill_9_in_the_middle_of_sampling(tiny_policy_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "rewards_of_this_test.py").write_text(REWARDS)
+    (tmp_path / "runs.py").write_text(RUNS)
+    rows = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"what is {i} ?"}]} for i in range(12)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def options(output: str) -> list[str]:
+        given = {
+            "output": output,
+            "policy": tiny_policy_path,
+            "fine_tune_from": tiny_policy_path,
+            "prompts": "prompts.jsonl",
+            "helpfulness": "rewards_of_this_test:length",
+            "safety": "rewards_of_this_test:length",
+            "num_samples": 5,
+            "sampling.max_new_tokens": 100,
+        }
+        return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+    runs = [(-1, "whole.trace", options("whole")), (3, "killed.trace", options("killed"))]
+    runs.append((-1, "killed.trace", options("killed")))
+    done = subprocess.run(
+        [sys.executable, "runs.py", json.dumps(runs)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'recipes'}"},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.stdout.split() == ["0", str(-signal.SIGKILL), "0"], done.stderr
+    assert "goes on, 6 of 12 prompts are answered" in done.stderr
+    asked = {name: (tmp_path / f"{name}.trace").read_text().splitlines() for name in ("whole", "killed")}
+    assert len(asked["whole"]) == 6 and asked["killed"] == asked["whole"], "the killed call again, and no other"
+    for file in ("completions.parquet", "selected.jsonl", "selection.json", "checkpoint/model.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes(), file
+    assert not (tmp_path / "killed" / "samples").exists()
+
+
+SERVE = """
+import os, sys
+from transformers.cli.transformers import main
+
+for line in sys.stdin:
+    child = os.fork()  # all is imported: a second start takes no time
+    if not child:
+        os.dup2(2, 1)
+        sys.exit(main())
+    print(child, flush=True)
+    os.waitpid(child, 0)
+"""
+
+
+class Served:
+    """`transformers serve` on a free port, with a model in a Hugging Face cache of its own."""
+
+    def __init__(self, policy: Path, folder: Path) -> None:
+        repo = folder / "hub" / "models--tests--tiny"
+        shutil.copytree(policy, repo / "snapshots" / ("0" * 40))
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text("0" * 40)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        words = ["serve", "tests/tiny", "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"]
+        environment = os.environ | {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
+        self.log = folder / "serve.log"
+        with self.log.open("ab") as log:
+            pipe = subprocess.PIPE
+            command = [sys.executable, "-c", SERVE, *words]
+            self._starter = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True)
+        self.pid = 0
+
+    def start(self) -> None:
+        assert self._starter.stdin is not None and self._starter.stdout is not None
+        self._starter.stdin.write("start\n")
+        self._starter.stdin.flush()
+        self.pid = int(self._starter.stdout.readline())
+        deadline = time.monotonic() + 150
+        while True:
+            try:
+                urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, self.log.read_text()[-2000:]
+                time.sleep(0.1)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        assert self._starter.stdin is not None and self._starter.stdout is not None
+        if self.pid:
+            self.kill()
+        self._starter.stdin.close()
+        self._starter.wait()
+        self._starter.stdout.close()
+
+
+@pytest.fixture
+def served(tiny_policy_path: Path, tmp_path: Path) -> Iterator[Served]:
+    missing = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"`transformers serve` needs {', '.join(missing)}; pip install -e '.[dev]' brings them")
+    server = Served(tiny_policy_path, tmp_path)
+    yield server
+    server.close()
+
+
+def test_transformers_serve_killed_and_started_again_in_the_middle(
+    served: Served, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    from accelerate import Accelerator
+
+    from rlhf.conversation import Renderer
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.protocol import SamplingParams
+    from rlhf.sampling.server import ServerConfig, ServerSampler
+    from rlhf.sampling.shards import read_shards
+
+    config = ServerConfig(served.url, "tests/tiny", concurrency=2, retries=1)
+    renderer = Renderer(tiny_tokenizer)
+    prompts = [[{"role": "user", "content": f"what is {i} ?"}] for i in range(8)]
+    params = SamplingParams(max_new_tokens=16, seed=5)
+
+    class KilledServer(ServerSampler):
+        """Its server dies after three prompts."""
+
+        def stream(self, *arguments: Any) -> Iterator[Any]:
+            for number, answers in enumerate(super().stream(*arguments), start=1):
+                yield answers
+                if number == 3:
+                    served.kill()
+
+    def draw(sampler: ServerSampler) -> list[list[Sample]]:
+        return sample_distributed(sampler, prompts, 2, params, Accelerator(cpu=True), shards=tmp_path / "samples")
+
+    served.start()
+    with pytest.raises(InputError, match=r"does not serve 'tests/big' but tests/tiny; set server\.model"):
+        ServerSampler(replace(config, model="tests/big"), renderer).sample(prompts[:1], 1, params)
+    with pytest.raises(InputError, match=r"cannot be reached .*, 2 times in a row; see to it, then give the same"):
+        draw(KilledServer(config, renderer))
+    kept = read_shards(tmp_path / "samples")
+    assert 3 <= len(kept) < 8
+
+    served.start()
+    drawn = draw(ServerSampler(config, renderer))
+    assert {position: drawn[position] for position in kept} == kept, "what came before the kill is as it was"
+    assert [len(row) for row in drawn] == [2] * 8
+    assert len({sample.text for row in drawn for sample in row}) > 12, "drawn at temperature 1, and not greedily"
+    assert all(len(sample.text) < 100 and (sample.finished or sample.token_ids) for row in drawn for sample in row)
+    log = served.log.read_text()
+    assert log.count('"POST /v1/chat/completions HTTP/1.1" 422') == 2, "once a stream: it does not know top_k"
