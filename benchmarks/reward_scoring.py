@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/reward_scoring.py [--data ../shared/data/hh-rlhf] [--prompts 24]
 
 Same model (a Llama of 12.2M random weights), same rows of token ids: prompts evenly spaced over HH's by length, each
-with K answers drawn from all of HH's. Each side at its best batch size, which the benchmark finds; the sizes of both are
-tried in turn. The scores must agree. The last line is JSON.
+with K answers drawn from all of HH's. Each side at its best batch size, which the benchmark finds; the sizes of both
+are tried in turn. The scores must agree. The last line is JSON.
 """
 
 from __future__ import annotations
