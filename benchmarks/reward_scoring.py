@@ -71,7 +71,7 @@ def main() -> None:
     for tokens, batch in zip(OURS, PEER, strict=True):
         reward.batch_tokens = tokens
         started = time.perf_counter()
-        ours = reward.score_ids(rows, starts)
+        ours = reward.score_ids(rows, starts).score
         rates["ours"].append(len(rows) / (time.perf_counter() - started))
         started = time.perf_counter()
         theirs = padded_scores(model, rows, batch)
