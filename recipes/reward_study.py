@@ -1,4 +1,4 @@
-"""Compare ways to train a reward model, over several seeds (Llama 2 paper, section 3.2.2 and appendix A.3.3).
+"""Compare ways to train a reward model, over several seeds (Llama 2 paper, section 3.2.2, appendices A.3.3 and A.3.4).
 
 A study is a reward model, named variants of it (margin none, small, large; auxiliary safety loss on and off; models of
 several sizes; one model a domain or one for both), and seeds. Each variant is trained on each seed, also on fractions

@@ -1,8 +1,8 @@
 """Studies of reward models: variants of one training, each on several seeds, measured on held-out rows of both domains.
 
-Paper, section 3.2.2: the ablations of the margin and of the auxiliary safety loss (appendix A.3.3), data scaling, and
-one model a domain against one for both (table 7). Every variant x fraction of the data x seed is a stage folder of its
-own, so that a killed study goes on where it was. Torch is loaded late.
+Paper, section 3.2.2: one model a domain against one for both (table 7), data scaling (figure 6); appendices A.3.3 and
+A.3.4: the ablations of the margin and of the auxiliary safety loss. Every variant x fraction of the data x seed is a
+stage folder of its own, so that a killed study goes on where it was. Torch is loaded late.
 """
 
 from __future__ import annotations
