@@ -115,8 +115,9 @@ def default_of(holder: object, field_name: str) -> object:
     field = next(f for f in dataclasses.fields(holder) if f.name == field_name)  # type: ignore[arg-type]
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
-    if field.default is None:  # an optional dataclass: what its fields are once it is given
-        nested = [k for k in typing.get_args(typing.get_type_hints(holder)[field_name]) if dataclasses.is_dataclass(k)]
+    hint = typing.get_type_hints(holder)[field_name]
+    if field.default is None or dataclasses.is_dataclass(hint):  # optional or required: what its fields are once given
+        nested = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
         return nested[0] if nested else None
     return field.default
 
