@@ -71,12 +71,13 @@ if __name__ == "__main__":
 '''
 
 DRIVER = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from rlhf.errors import InputError
 from rlhf.iteration.driver import Driver, StageFailed
 from rlhf.iteration.plan import PlannedStage
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background job inherit that it is ignored
 here = Path(sys.argv[1])
 def stage(name, config, reads, processes, **overrides):
     output = here / "run" / name

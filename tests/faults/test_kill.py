@@ -88,7 +88,7 @@ def test_interrupt_leaves_no_orphan(diamond: FakeRun, number: signal.Signals) ->
     diamond.wait_for("start", "b")
     diamond.wait_for("start", "c")
     driver.send_signal(number)
-    driver.communicate(timeout=10)
+    driver.communicate(timeout=30)
     assert driver.returncode == 130
     assert not diamond.alive()
     assert diamond.ledger()[-1]["event"] == "ended"
