@@ -23,14 +23,13 @@ from rlhf.configuration import parse_config
 from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
-from rlhf.intervals import mean_interval
 from rlhf.stage import require_files
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 import evaluate
 import rejection_sampling
 
+CONFIGS = Path(__file__).resolve().parents[1] / "recipes/configs/embedded"
 EARLY = ("creative", "rhyme", "twice")
 SEEDS = (0, 1, 2)
 
@@ -77,7 +76,7 @@ def recipe(module: Any, config_class: type, output: Path, settings: dict[str, An
     """Run a recipe in this process, on its embedded configuration; a finished stage is not run again."""
     if output.exists():
         return
-    given = ["--config", str(ROOT / f"recipes/configs/embedded/{module.__name__}.yaml")] if configured else []
+    given = ["--config", str(CONFIGS / f"{module.__name__}.yaml")] if configured else []
     given += [part for name, value in ({"output": output} | settings).items() for part in (f"--{name}", str(value))]
     module.main(parse_config(config_class, given))
 
@@ -108,15 +107,24 @@ def one_seed(run: Path, folder: Path, seed: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    run, output = (Path(given) for given in [*sys.argv[1:], "runs/demo", "runs/forgetting"][: len(sys.argv[1:])] or [])
+    run, output = map(Path, [*sys.argv[1:], *("runs/demo", "runs/forgetting")[len(sys.argv) - 1 :]])
     require_files(run=run / "v3/safety_reward/checkpoint")
     found = [one_seed(run, output / f"seed{seed}", seed) for seed in SEEDS]
     sft = gold(run, output / "sft_gold", run / "sft/checkpoint", 0)
     columns = [*EARLY, "early", "later"]
-    print("gold helpfulness, mean of the seeds".ljust(12), *(name.rjust(9) for name in columns))
+    print("gold helpfulness, mean of the seeds; early skills, their mean, and all others")
+    print(" " * 8, *(name.rjust(9) for name in columns), *(f"seed {seed}".rjust(9) for seed in SEEDS), "(early)")
     for version in ("SFT", *found[0]):
         rows = [sft] if version == "SFT" else [figures[version] for figures in found]
-        print(version.ljust(12), *(f"{fmean(row[name] for row in rows):9.3f}" for name in columns))
+        means = [fmean(row[name] for row in rows) for name in columns]
+        print(version.ljust(8), *(f"{value:9.3f}" for value in [*means, *(row["early"] for row in rows)]))
+    last, every = ([figures[f"V3 {pool}"]["early"] for figures in found] for pool in ("last", "all"))
+    for name, values in (("last", last), ("all", every)):
+        change = [value - figures["V1"]["early"] for value, figures in zip(values, found, strict=True)]
+        print(f"early skills, V3 {name} less V1:", *(f"{value:+.3f}" for value in change))
+    ours, peer = round(fmean(every), 3), round(fmean(last), 3)
+    result = {"name": "forgetting", "ours": ours, "peer": peer, "ratio": round(ours / peer, 2)}
+    print(json.dumps(result | {"unit": "gold helpfulness of early skills"}))
 
 
 if __name__ == "__main__":
