@@ -73,7 +73,11 @@ def sweep_panels(sweep: Row) -> list[Panel]:
     panels = [
         over_k("Best of k", "max"),
         over_k("Median of k", "median"),
-        over_temperature(f"Best of {chosen}", [("best", BLUE, best)], "Temperatures share their prompts: they differ more surely than the intervals look."),
+        over_temperature(
+            f"Best of {chosen}",
+            [("best", BLUE, best)],
+            "Temperatures share their prompts, so they differ more surely than it looks.",
+        ),
         over_temperature("Self-BLEU", groups, "How alike the answers to one prompt are, 0 to 1."),
         over_temperature("Length", [("tokens", INK, lambda row: row["length"])], "Tokens an answer."),
     ]
