@@ -23,10 +23,12 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.jsonl import file_format, write_rows
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.mixing import mix
+from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
-from rlhf.iteration.pool import completions_of, read_pool, rescore, select_best, write_completions
-from rlhf.iteration.selection import selected_rows, selection_figures
+from rlhf.iteration.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
+from rlhf.iteration.selection import SelectionConfig, select, selected_rows, selection_figures
+from rlhf.iteration.sweep import read_best_temperature
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import Sampler, SamplingParams
@@ -51,12 +53,16 @@ class RejectionSamplingConfig:
             ensemble of them.
         safety: the same for safety.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
-        pool_top: of each earlier version take its own best so many answers to a prompt; 0: all of them.
+        pool_top: of each earlier version rescore its own best so many answers to a prompt, to save work; 0: all.
+        earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
+            to them are chosen among too.
         sft_data: dialogues to mix in, against forgetting; null: none.
         sft_share: their share of all rows.
         version: name of this version in the pool.
         num_samples: K, answers drawn for each prompt.
         sampling: how they are drawn.
+        temperature_from: sweep.json of recipes/temperature_sweep.py: draw at its best temperature instead.
+        selection: which answers are kept; the best one of each prompt, unless told otherwise.
         batch_size: answers drawn at once.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
         adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
@@ -73,11 +79,14 @@ class RejectionSamplingConfig:
     safety: str
     pool: Path | None = None
     pool_top: int = 0
+    earlier_prompts: tuple[str, ...] = ()
     sft_data: Path | None = None
     sft_share: float = 0.2
     version: str = "v1"
     num_samples: int = 16
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    temperature_from: Path | None = None
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     batch_size: int = 256
     server: ServerConfig | None = None
     adapter: AdapterConfig | None = None
@@ -101,18 +110,24 @@ class RejectionSamplingConfig:
 
 def main(config: RejectionSamplingConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
-    inputs |= {"prompts": Path(config.prompts)} if file_format(config.prompts) else {}
-    inputs |= {n: p for n in ("pool", "sft_data") if (p := getattr(config, n)) is not None}
+    sources = {"prompts": config.prompts} | {f"earlier_prompts.{i}": s for i, s in enumerate(config.earlier_prompts)}
+    inputs |= {name: Path(source) for name, source in sources.items() if file_format(source)}
+    inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
     require_files(**inputs)
     inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
     prompts = load_prompts(config.prompts)
-    by_id = {prompt.id: prompt for prompt in prompts}
+    by_id: dict[str, Prompt] = {}
+    for prompt in [*(p for source in config.earlier_prompts for p in load_prompts(source)), *prompts]:
+        if by_id.setdefault(prompt.id, prompt).messages != prompt.messages:
+            raise InputError(f"earlier_prompts: two prompts have the id {prompt.id!r}; give each its own")
     pool = read_pool(config.pool, top=config.pool_top) if config.pool is not None else []
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    if config.temperature_from is not None:
+        params = replace(params, temperature=read_best_temperature(config.temperature_from))
     if any(row.version == config.version for row in pool):
         raise InputError(f"version: {config.version} is in the pool already; give this version another name")
     judges = f"{config.helpfulness} & {config.safety}"
     messages = [prompt.messages for prompt in prompts]
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     served = config.server.model if config.server is not None else None
     kept = kept_samples(messages, config.num_samples, params, quantization=config.quantization, served=served)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
@@ -120,6 +135,7 @@ def main(config: RejectionSamplingConfig) -> None:
     from rlhf.finetuning.supervised import finetune, training_renderer
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.rewards.gate import refuse_broken_rewards
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.training.accelerator import make_accelerator
@@ -128,6 +144,7 @@ def main(config: RejectionSamplingConfig) -> None:
     with open_stage(config.output, config, inputs=inputs, keep=kept) as folder:
         accelerator.wait_for_everyone()
         helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
+        refuse_broken_rewards(prompts, helpfulness, safety)
 
         # sample K answers to each prompt
         sampler = policy_sampler(config, accelerator.device)
@@ -143,17 +160,22 @@ def main(config: RejectionSamplingConfig) -> None:
         del helpfulness, safety
 
         # keep the best answer of each prompt
-        selected = select_best(candidates)
+        selection = select(candidates, config.selection)
         dialogues: list[Conversation] = [
-            [*by_id[row.prompt_id].messages, {"role": "assistant", "content": row.text}] for row in selected
+            [*by_id[row.prompt_id].messages, {"role": "assistant", "content": row.text}] for row in selection.chosen
         ]
         if accelerator.is_main_process:
             write_completions(folder / "completions.parquet", drawn)
-            write_rows(folder / "selected.jsonl", selected_rows(selected, dialogues))
-            figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selected)
-            write_json(folder / "selection.json", figures | {"pool_left_out": len(pool) + len(drawn) - len(candidates)})
-        if not selected:
-            raise InputError("sampling.max_new_tokens: no answer came to its end within it; raise it")
+            write_rows(folder / "selected.jsonl", selected_rows(selection.chosen, dialogues))
+            figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection)
+            figures["pool"] = pool_sizes(config.pool) if config.pool is not None else {}
+            figures["pool_left_out"] = len(pool) + len(drawn) - len(candidates)
+            write_json(folder / "selection.json", figures)
+        if not selection.chosen:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
+            raise InputError(
+                f"selection: no answer is left to train on ({reasons}); raise sampling.max_new_tokens or ask for less"
+            )
 
         # fine-tune on them
         tokenizer = load_tokenizer(config.fine_tune_from)

@@ -41,6 +41,7 @@ class IterativeConfig:
             the first version's reward models, which serve all versions.
         referee: train one more reward model on data that no other stage reads, and score every version with it.
         pool: a version selects from its own samples ("last") or from those of all versions so far, rescored ("all").
+        sweep: before each version's rejection sampling measure several temperatures; it samples at the best.
         fine_tune_from: each version's fine-tuning starts from the SFT checkpoint ("sft", the paper) or "newest".
         processes: recipe name -> processes of its stages; 1 where not named.
         slots: processes at once, over all stages: the machine's cores, or GPUs.
@@ -55,6 +56,7 @@ class IterativeConfig:
     collect: bool = True
     referee: bool = False
     pool: Literal["last", "all"] = "all"
+    sweep: bool = False
     fine_tune_from: Literal["sft", "newest"] = "sft"
     processes: dict[str, int] = field(default_factory=dict)
     slots: int = 2

@@ -72,10 +72,11 @@ def dependents_depth(stages: Sequence[PlannedStage]) -> dict[str, int]:
 def make_plan(config: IterativeConfig) -> list[PlannedStage]:
     """All stages of a run, each after those it reads from.
 
-    data, base, sft (and referee_reward), then for each version preferences, both reward models, rejection sampling,
-    PPO where asked for, and the evaluation of what came out, against SFT. Version n's preferences compare the newest
-    policy with the one before; the preferences of all versions so far train its reward models, which start from the
-    SFT checkpoint. SFT itself is scored by the first version's reward models.
+    data, base, sft (and referee_reward), then for each version preferences, both reward models, rejection sampling (at
+    the temperature of a sweep before it where asked for), PPO where asked for, and the evaluation of what came out,
+    against SFT. Version n's preferences compare the newest policy with the one before; the preferences of all versions
+    so far train its reward models, which start from the SFT checkpoint. SFT itself is scored by the first version's
+    reward models.
     """
     return _Planner(config).plan()
 
@@ -188,6 +189,7 @@ class _Planner:
             safety=safety,
             pool=str(self.run / name / "pool") if links else None,
             version=name,
+            temperature_from=self._sweep(name, seed) if self.config.sweep else None,
         )
         if self.config.pool == "all":
             self.completions.append((name, folder / "completions.parquet"))
@@ -206,6 +208,19 @@ class _Planner:
             )
             self.policies[-1] = folder / "checkpoint"
             self._evaluation(f"{name}/ppo_evaluation", f"{name}_ppo", self.policies[-1])
+
+    def _sweep(self, name: str, seed: int) -> Path:
+        """Plan the search for the temperature at which the newest policy is sampled; returns its figures."""
+        folder = self._add(
+            f"{name}/temperature_sweep",
+            "temperature_sweep",
+            seed,
+            policy=self.policies[-1],
+            prompts=self.data / "prompts.jsonl",
+            helpfulness=self.rewards["helpfulness"],
+            safety=self.rewards["safety"],
+        )
+        return folder / "sweep.json"
 
     def _preferences_and_rewards(self, name: str, seed: int) -> None:
         if self.config.collect:

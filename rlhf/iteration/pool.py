@@ -1,7 +1,8 @@
-"""The pool: every version's scored answers, one `<version>.parquet` each, and the choice of the best.
+"""The pool: every version's scored answers, one `<version>.parquet` each.
 
 Choosing among the answers of all versions, and not the last one's alone, is the paper's cure for forgetting (section
-3.2.3; RECIPE section 4). Scores of different reward models cannot be compared: rescore the pool before choosing.
+3.2.3; RECIPE section 4). Scores of different reward models cannot be compared: rescore the pool before choosing
+(`rlhf.iteration.selection`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
+from rlhf.iteration.selection import SelectionConfig, select
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.protocol import Sample
 
@@ -75,7 +77,15 @@ def read_pool(
             )
     wanted = sorted(files, key=_by_number) if versions is None else versions
     pools = [read_completions(files[version]) for version in wanted]
-    return [row for pool in pools for row in (select_best(pool, top=top) if top else pool)]
+    return [row for pool in pools for row in (select(pool, SelectionConfig(top_n=top)).chosen if top else pool)]
+
+
+def pool_sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
+    """Version -> number of its answers in a pool, older versions first."""
+    from pyarrow import parquet
+
+    files = sorted(Path(folder).glob("*.parquet"), key=lambda file: _by_number(file.stem))
+    return {file.stem: parquet.read_metadata(file).num_rows for file in files}
 
 
 def completions_of(
@@ -124,27 +134,6 @@ def rescore(
         for row, h, s, r in zip(rows, *columns, strict=True)
     ]
     return scored, scores.used_safety
-
-
-def select_best(rows: Sequence[Completion], *, top: int = 1) -> list[Completion]:
-    """The `top` answers of each prompt by reward, best first; prompts in the order of their first row.
-
-    Only finished answers with text can be chosen; a prompt without one is left out. Ties go to the newer version (the
-    one that appears later in `rows`), then to the lower index. The same text is chosen once.
-    """
-    age = {version: number for number, version in enumerate(dict.fromkeys(row.version for row in rows))}
-    by_prompt: dict[str, list[Completion]] = {}
-    for row in rows:
-        candidates = by_prompt.setdefault(row.prompt_id, [])
-        if row.finished and row.text.strip():
-            candidates.append(row)
-    chosen = []
-    for candidates in by_prompt.values():
-        distinct: dict[str, Completion] = {}
-        for row in sorted(candidates, key=lambda row: (-row.reward, -age[row.version], row.index)):
-            distinct.setdefault(row.text, row)
-        chosen += list(distinct.values())[:top]
-    return chosen
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

@@ -1,6 +1,6 @@
 """What the best of n samples is worth, unbiased for every n up to the K drawn, and how far it moves the policy.
 
-Source: Llama 2 paper, section 3.2.3 (figures 7 and 8); RECIPE section 4.
+Source: Llama 2 paper, section 3.2.3 (figures 7 and 8); RECIPE section 4; Beirami et al. 2024 (arXiv 2401.01879).
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ def expected_order_statistic(rewards: Tensor, k: int, rank: int) -> Tensor:
         ValueError: k or rank out of range.
     """
     total = rewards.shape[-1]
+    return rewards.double().sort(dim=-1).values @ _shares(total, k, rank).to(rewards.device)
+
+
+def _shares(total: int, k: int, rank: int) -> Tensor:
+    """(total,) float64: probability of each of the samples, smallest first, to be the rank-th smallest of k."""
     if not 1 <= k <= total:
         raise ValueError(f"k: must lie between 1 and the {total} samples drawn, got {k}")
     if not 1 <= rank <= k:
         raise ValueError(f"rank: must lie between 1 and k = {k}, got {rank}")
     subsets = math.comb(total, k)
     shares = [math.comb(i - 1, rank - 1) * math.comb(total - i, k - rank) / subsets for i in range(1, total + 1)]
-    ordered = rewards.double().sort(dim=-1).values
-    return ordered @ torch.tensor(shares, dtype=torch.float64, device=rewards.device)
+    return torch.tensor(shares, dtype=torch.float64)
 
 
 def expected_max(rewards: Tensor, k: int) -> Tensor:
@@ -59,3 +63,32 @@ def kl_bound(n: int) -> float:
     if n < 1:
         raise ValueError(f"n: must be at least 1, got {n}")
     return math.log(n) - (n - 1) / n
+
+
+def kl_estimate(rewards: Tensor, probabilities: Tensor, n: int) -> Tensor:
+    """Estimate in nats of KL(best of n || policy), at most `kl_bound(n)` (Beirami et al. 2024, section 4).
+
+    With p the probability of the best answer and every other answer's tiny, the KL is
+
+        q (log n + (n-1) log(1-p) - (n-1)/n) + (1-q) log((1-q) / p)   where q = (1-p)^n,
+
+    which falls from the bound at p = 0 to 0 at p = 1. Its expectation over which answer is the best of n is taken
+    without bias from the K drawn ones. It counts the probability of the best answer alone, so it is a little high
+    where other answers are likely too.
+
+    Args:
+        rewards: (K,) or (m, K), any order; answers of equal reward should be the same answer.
+        probabilities: of each answer under the policy, in [0, 1], same shape; the share of an answer among the K-1
+            other draws will do where it is not known.
+        n: 1..K.
+
+    Returns:
+        () or (m,) float64.
+    """
+    p = probabilities.double().clamp(0, 1)
+    log_q = n * torch.log1p(-p)
+    missed = torch.where(p < 1, log_q.exp() * (kl_bound(n) + (n - 1) * torch.log1p(-p)), 0.0)
+    share = -torch.expm1(log_q)  # 1 - q, exact for the smallest p
+    hit = torch.where(p > 0, share * torch.log(share / p), 0.0)
+    worst_first = rewards.argsort(dim=-1)
+    return (missed + hit).gather(-1, worst_first) @ _shares(rewards.shape[-1], n, n).to(rewards.device)

@@ -6,15 +6,13 @@ lacks is left out, with a line that says so.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
-from rlhf.report import panels, tables, text
+from rlhf.report import panels, sweep, tables
+from rlhf.report.page import page_template, write_page
 from rlhf.report.reading import RunFiles, read_run
 from rlhf.report.samples import RULE, pick_samples
 from rlhf.report.text import clock, interval, number, percent, version_label
@@ -35,22 +33,6 @@ def build(run: Path) -> Path:
     return page
 
 
-def write_page(page: Path, content: str) -> None:
-    """Write the page so that a reader sees either the old page or the whole new one."""
-    partial = page.with_name(page.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, page)
-
-
-def page_template(name: str) -> Template:
-    """A template of this folder; what it is given is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"clock": clock, "memory": text.memory, "signed": text.signed, "label": version_label}
-    return environment.get_template(name)
-
-
 def render(files: RunFiles) -> str:
     """The page as text."""
     names = [v["name"] for v in files.versions]
@@ -66,6 +48,10 @@ def render(files: RunFiles) -> str:
         accuracy_panels=panels.accuracy_panels(files.reward_models),
         selection_panels=panels.selection_panels(files.selections),
         selection_table=tables.selection_table(files.selections) if files.selections else None,
+        sweeps=[
+            (found["version"], sweep.headline(found), sweep.sweep_panels(found), sweep.sweep_table(found))
+            for found in files.sweeps
+        ],
         ppo=[(stage, panels.ppo_panels(stage)) for stage in files.ppo],
         distribution_panels=panels.distribution_panels(files.answers),
         change_panels=panels.change_panels(files.answers),

@@ -144,12 +144,19 @@ def selection_panels(selections: Sequence[Row]) -> list[Panel]:
     """Reward curves, a panel a version: the best, the median and the mean of k samples against k."""
     panels = []
     for s in selections:
-        curve = s.get("curve") or []
+        curve = doublings(s.get("curve") or [])
         ks = [point["k"] for point in curve]
         mean = s.get("mean_reward")
         series = [
-            Series("best of k", BLUE, ks, [p.get("max") for p in curve]),
-            Series("median of k", GREY, ks, [p.get("median") for p in curve], dashed=True),
+            Series("best of k", BLUE, ks, [p.get("max") for p in curve], [p.get("max_ci") for p in curve]),
+            Series(
+                "median of k",
+                GREY,
+                ks,
+                [p.get("median") for p in curve],
+                [p.get("median_ci") for p in curve],
+                dashed=True,
+            ),
             Series("mean", ORANGE, ks, [mean] * len(ks), dashed=True, markers=False),
         ]
         label = version_label(str(s.get("version")))
@@ -158,6 +165,11 @@ def selection_panels(selections: Sequence[Row]) -> list[Panel]:
             lines(f"Reward of {label}'s samples", series, log2=True, x_label="samples a prompt, k", note=note)
         )
     return _found(panels)
+
+
+def doublings(curve: Sequence[Row]) -> list[Row]:
+    """The points at k = 1, 2, 4, .. and the last."""
+    return [p for p in curve if p["k"] & (p["k"] - 1) == 0 or p["k"] == curve[-1]["k"]]
 
 
 def ppo_panels(stage: Ppo) -> list[Panel]:

@@ -45,7 +45,7 @@ class RunFiles:
         versions: entries of summary.json's "versions", from SFT on; where there is no summary yet, the evaluations'.
         answers: version name -> rows of its answers.jsonl.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
-        selections: selection.json of each rejection-sampling stage.
+        selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
         config: text of config.yaml; `settings` its content.
     """
 
@@ -56,6 +56,7 @@ class RunFiles:
     reward_models: list[Row] = field(default_factory=list)
     referee: Row | None = None
     selections: list[Row] = field(default_factory=list)
+    sweeps: list[Row] = field(default_factory=list)
     ppo: list[Ppo] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
@@ -86,6 +87,11 @@ def read_run(run: Path) -> RunFiles:
         reward_models=summary.get("reward_models") or _accuracies(run),
         referee=summary.get("referee") or _json(run / "referee_reward" / "accuracy.json") or None,
         selections=[{"version": _version_of(run, path)} | _json(path) for path in _stage_files(run, "selection.json")],
+        sweeps=[
+            sweep | {"version": _version_of(run, path)}
+            for path in _stage_files(run, "sweep.json")
+            if (sweep := _json(path))
+        ],
         ppo=[
             Ppo(_name_of(run, path), _jsonl(path), _json(path.with_name("ppo.json")))
             for path in _stage_files(run, "metrics.jsonl")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS
-from rlhf.report.build import page_template, write_page
 from rlhf.report.figures import BLUE, GREY, INK, ORANGE, Panel, Series, histogram, lines
-from rlhf.report.tables import Cell, Table
+from rlhf.report.page import page_template, write_page
+from rlhf.report.tables import Cell, Table, as_text
 from rlhf.report.text import interval, number, percent
 
 Row = Mapping[str, Any]
@@ -59,17 +59,7 @@ def text_table(evaluation: Row) -> str:
     """Accuracy with its interval on each domain, NLL and ECE, and unsafe recall, a line a reward function."""
     domains = [group for group in evaluation["test_pairs"] if group != "all"]
     tables = [accuracy_table(evaluation, domains), calibration_table(evaluation, domains), unsafe_table(evaluation)]
-    return "\n\n".join(_as_text(table) for table in tables if table is not None)
-
-
-def _as_text(table: Table) -> str:
-    rows = [[head for head, _ in table.heads]]
-    rows += [[f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in row] for row in table.rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.heads))]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
+    return "\n\n".join(as_text(table) for table in tables if table is not None)
 
 
 def _all(evaluation: Row) -> dict[str, Row]:

@@ -29,6 +29,17 @@ class Table:
     rows: list[list[Cell]]
 
 
+def as_text(table: Table) -> str:
+    """A table for the terminal, its columns aligned, intervals in brackets."""
+    rows = [[head for head, _ in table.heads]]
+    rows += [[f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in row] for row in table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.heads))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+
+
 @dataclass(frozen=True)
 class _Column:
     title: str

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhf.conversation import Conversation
-from rlhf.data.rows import Domain
+from rlhf.data.rows import Domain, Prompt
 from rlhf.objectives.reward import gate
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import check_scores, name_of
@@ -49,3 +49,10 @@ def gated_rewards(
     tagged = torch.tensor([tag == "safety" for tag in tags], dtype=torch.bool)
     reward, used_safety = gate(helpfulness_scores, safety_scores, tagged)
     return GatedRewards(helpfulness_scores, safety_scores, reward, used_safety)
+
+
+def refuse_broken_rewards(prompts: Sequence[Prompt], helpfulness: RewardFunction, safety: RewardFunction) -> None:
+    """Score a short answer to the first two prompts: a reward of wrong shape fails here, before hours of sampling."""
+    tried = prompts[:2]
+    answers: list[Conversation] = [[*prompt.messages, {"role": "assistant", "content": "Yes."}] for prompt in tried]
+    gated_rewards(answers, [prompt.domain for prompt in tried], helpfulness, safety)

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf.configuration import parse_config
+from rlhf.conversation import Renderer
 from rlhf.errors import InputError
 from rlhf.iteration.pool import read_completions
 from rlhf.metrics import read_metrics
@@ -32,6 +35,9 @@ def brevity(conversations):
 
 def letters(conversations):
     return torch.tensor([float(sum(ch.isalpha() for ch in c[-1]["content"])) / 10 for c in conversations])
+
+def sometimes(conversations):
+    return torch.tensor([float("nan") if "a" in c[-1]["content"] else 0.0 for c in conversations])
 
 def broken(conversations):
     return torch.zeros(len(conversations), 1)
@@ -87,7 +93,7 @@ def test_two_versions(run, tiny_policy_path: Path, tmp_path: Path) -> None:
         if int(row["id"][1:]) % 2:
             assert all(c.reward == c.safety for c in finished)
     assert figures["max_reward"] >= figures["mean_reward"]
-    assert [point["k"] for point in figures["curve"]] == [1, 2, 4, 5]
+    assert [point["k"] for point in figures["curve"]] == [1, 2, 3, 4, 5]
     assert len(read_metrics(v1 / "metrics.jsonl")) == 2
     before = AutoModelForCausalLM.from_pretrained(tiny_policy_path).state_dict()
     after = AutoModelForCausalLM.from_pretrained(v1 / "checkpoint").state_dict()
@@ -158,13 +164,110 @@ def test_a_server_answers_for_the_policy(run, chat_server: ChatServer, tmp_path:
 
 
 def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
+    clash = tmp_path / "clash.jsonl"
+    clash.write_text(json.dumps({"id": "p1", "messages": [{"role": "user", "content": "why " * 300}]}) + "\n")
     for options, message in [
         ({"helpfulness": "runs/demo/none"}, "helpfulness: runs/demo/none does not exist; `make demo` writes it"),
-        ({"helpfulness": "rewards_of_the_test:broken"}, r"helpfulness \(broken\): .*\(60,\), got \(60, 1\)"),
+        ({"helpfulness": "rewards_of_the_test:broken"}, r"helpfulness \(broken\): .*\(2,\), got \(2, 1\)"),
+        ({"safety": "rewards_of_the_test:sometimes"}, r"safety \(sometimes\): score \d+ is nan, and \d+ of 60 are not"),
         ({"sampling.temperature": 0}, "temperature: at 0"),
-        ({"sampling.max_new_tokens": 1, "seed": 4}, "max_new_tokens: no answer came to its end"),
+        (
+            {"sampling.max_new_tokens": 1, "seed": 4},
+            r"selection: no answer is left to train on \(60 unfinished\); raise sampling.max_new_tokens",
+        ),
+        ({"selection.minimum_reward": 99}, r"no answer is left to train on \(.*\d+ below minimum_reward"),
+        ({"selection.top_n": 0}, "top_n: must be at least 1, got 0"),
+        ({"temperature_from": tmp_path / "prompts.jsonl"}, r"temperature_from: .*prompts.jsonl is no sweep.json"),
+        ({"earlier_prompts": json.dumps([str(clash)])}, "earlier_prompts: two prompts have the id 'p1'"),
+        ({"prompts": clash}, "prompt: 'why why .* tokens with its history, but the model's context is 256"),
         ({"pool": tmp_path}, "pool: .* holds no"),
     ]:
         with pytest.raises(InputError, match=message):
             run("v1", **options)
     assert not (tmp_path / "v1").exists()
+
+
+def test_more_answers_a_prompt_at_the_temperature_of_a_sweep(run, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.json"
+    sweep.write_text(json.dumps({"best": {"temperature": 1.3}}))
+    v1 = run("v1", temperature_from=sweep, **{"selection.top_n": 3, "selection.max_similarity": 0.9})
+    rows = read_completions(v1 / "completions.parquet")
+    assert all(row.temperature == pytest.approx(1.3) for row in rows)
+    figures = json.loads((v1 / "selection.json").read_text())
+    selected = [json.loads(line) for line in (v1 / "selected.jsonl").read_text().splitlines()]
+    assert figures["selected"] == len(selected) > len({row["id"] for row in selected}) > 0
+    assert figures["left_out"]["unfinished"] == sum(not row.finished for row in rows)
+    by_prompt: dict[str, list[float]] = {}
+    for row in selected:
+        by_prompt.setdefault(row["id"], []).append(row["reward"])
+    assert all(len(own) <= 3 and own == sorted(own, reverse=True) for own in by_prompt.values())
+
+
+def test_the_best_answers_to_earlier_versions_prompts_are_trained_on_too(run, tmp_path: Path) -> None:
+    v1 = run("v1", seed=1)
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    (pool / "v1.parquet").symlink_to(v1 / "completions.parquet")
+    new = tmp_path / "new.jsonl"
+    rows = [{"id": f"q{i}", "messages": [{"role": "user", "content": f"how is {i} ?"}]} for i in range(6)]
+    new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"prompts": new, "pool": pool, "seed": 2}
+    alone = json.loads((run("v2", **options) / "selection.json").read_text())
+    assert (alone["candidates_by_version"], alone["pool"], alone["pool_left_out"]) == ({"v2": 30}, {"v1": 60}, 60)
+    earlier = json.dumps([str(tmp_path / "prompts.jsonl")])
+    run("v2", **options, earlier_prompts=earlier, pool_top=2, output=tmp_path / "both")
+    both = json.loads((tmp_path / "both" / "selection.json").read_text())
+    assert both["candidates_by_version"]["v1"] <= 24 and both["pool_left_out"] == 0
+    assert both["selected_by_version"]["v1"] == json.loads((v1 / "selection.json").read_text())["selected"]
+    assert both["prompts"] == 6 and both["curve"] == alone["curve"], "the curve is of this version's draw"
+
+
+def test_a_smaller_student_with_another_tokenizer_learns_from_the_policy_s_answers(
+    run, tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    """Distillation (paper, section 3.2.3): the student reads the answers' text, by its own tokens and template."""
+    student = tmp_path / "student"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<pad>", "<|end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=270, special_tokens=specials, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["what is the answer to it ?"] * 4, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<pad>")
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}"
+        "{{ eos_token if m['role'] == 'assistant' else '' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    fast.save_pretrained(student)
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=len(fast), n_positions=512, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=1
+    )
+    GPT2LMHeadModel(config).save_pretrained(student)
+
+    v1 = run("v1", fine_tune_from=student)
+    assert load_tokenizer(v1 / "checkpoint").get_vocab() == fast.get_vocab()
+    assert fast.get_vocab() != load_tokenizer(tiny_policy_path).get_vocab()
+    before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (student, v1 / "checkpoint"))
+    assert after.config.model_type == "gpt2" and after.num_parameters() == 15_824
+    dialogues = [json.loads(line)["messages"] for line in (v1 / "selected.jsonl").read_text().splitlines()]
+    losses = []
+    for model in (before, after):
+        rows = [Renderer(fast).dialogue(dialogue, "last") for dialogue in dialogues]
+        ids = [torch.tensor([row.input_ids]) for row in rows]
+        labels = [row.masked_fill(~torch.tensor([r.loss_mask]), -100) for row, r in zip(ids, rows, strict=True)]
+        with torch.no_grad():
+            losses.append(sum(model(i, labels=own).loss.item() for i, own in zip(ids, labels, strict=True)) / len(rows))
+    assert losses[1] < losses[0]
+    again = run("v2", policy=v1 / "checkpoint", fine_tune_from=v1 / "checkpoint")
+    assert (again / "checkpoint").is_dir(), "the student is a policy like any other"
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_fine_tuning_an_adapter(run, quantization: str | None) -> None:
+    options = {"adapter.r": 4, "adapter.alpha": 8} | ({"quantization": quantization} if quantization else {})
+    v1 = run("v1", **options)
+    assert (v1 / "checkpoint" / "adapter").is_dir() == (quantization == "nf4")
+    assert run("v2", policy=v1 / "checkpoint").is_dir()

@@ -86,6 +86,18 @@ def test_the_pool_holds_earlier_versions_only() -> None:
     assert all("pool" not in last[f"v{n}/rejection_sampling"].overrides for n in (1, 2, 3))
 
 
+def test_a_sweep_hands_its_best_temperature_to_the_same_version() -> None:
+    assert not any("sweep" in name for name in by_name(make_plan(config())))
+    stages = make_plan(config(sweep=True))
+    plan = by_name(stages)
+    for name in ("v1", "v2", "v3"):
+        sweep, sampling = plan[f"{name}/temperature_sweep"], plan[f"{name}/rejection_sampling"]
+        for option in ("policy", "helpfulness", "safety", "prompts", "seed"):
+            assert sweep.overrides[option] == sampling.overrides[option]
+        assert sampling.overrides["temperature_from"] == f"runs/x/{name}/temperature_sweep/sweep.json"
+        assert sweep.name in dependencies(stages)[sampling.name]
+
+
 def test_evaluation_is_against_sft() -> None:
     plan = by_name(make_plan(config()))
     assert "baseline" not in plan["sft_evaluation"].overrides

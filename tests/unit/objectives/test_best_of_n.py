@@ -1,4 +1,4 @@
-"""Order statistics against every subset, and the bound on the KL."""
+"""Order statistics against every subset; the KL of best-of-n, its bound and its estimate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import statistics
 import pytest
 import torch
 
-from rlhf.objectives.best_of_n import expected_max, expected_median, expected_order_statistic, kl_bound
+from rlhf.objectives.best_of_n import expected_max, expected_median, expected_order_statistic, kl_bound, kl_estimate
 
 
 @pytest.mark.parametrize("k", range(1, 8))
@@ -74,3 +74,37 @@ def test_kl_bound_is_what_best_of_n_costs_over_many_outcomes() -> None:
     kl = (best * (best * outcomes).log()).sum().item()
     assert kl < kl_bound(n) and kl == pytest.approx(kl_bound(n), abs=1e-3)
     assert math.isfinite(kl)
+
+
+def test_kl_estimate_is_exact_with_one_likely_best_answer() -> None:
+    """One answer of probability p above 10^5 equally unlikely ones: by enumeration, and as the average over subsets."""
+    for p, n in [(0.3, 4), (0.05, 16), (0.9, 2)]:
+        others = 10**5
+        below = (1 - p) * torch.arange(others + 1, dtype=torch.float64) / others
+        mass = torch.cat([(below**n).diff(), torch.tensor([1 - (1 - p) ** n], dtype=torch.float64)])
+        probability = torch.cat([torch.full((others,), (1 - p) / others), torch.tensor([p])]).double()
+        kl = (mass * (mass / probability).log()).sum().item()
+        estimate = kl_estimate(torch.arange(float(n)), torch.tensor([0.0] * (n - 1) + [p]), n).item()
+        assert estimate == pytest.approx(kl, abs=1e-3) and estimate < kl_bound(n)
+
+
+def test_kl_estimate_averages_over_all_subsets() -> None:
+    rewards = torch.tensor([0.3, -1.0, 2.0, 0.5, 2.5])
+    probabilities = torch.tensor([0.2, 0.0, 0.1, 1.0, 1e-300], dtype=torch.float64)
+    single = [kl_estimate(torch.zeros(3), p.repeat(3), 3).item() for p in probabilities]
+    best = [max(subset, key=lambda i: rewards[i]) for subset in itertools.combinations(range(5), 3)]
+    assert kl_estimate(rewards, probabilities, 3).item() == pytest.approx(statistics.mean(single[i] for i in best))
+    assert single[3] == 0.0 and single[4] == pytest.approx(kl_bound(3), abs=1e-12)
+    rows = kl_estimate(rewards.expand(2, 5), probabilities.expand(2, 5), 3)
+    assert rows.shape == (2,) and rows[0] == rows[1] == kl_estimate(rewards, probabilities, 3)
+
+
+def test_kl_estimate_from_repeated_draws_nears_the_truth() -> None:
+    """Answers of probability 0.4, 0.3, 0.2, 0.1, the best the likeliest; 2000 draws of 16 count how likely each is."""
+    probabilities = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    mass = torch.cat([torch.zeros(1).double(), probabilities.cumsum(0)]) ** 4
+    kl = (mass.diff() * (mass.diff() / probabilities).log()).sum().item()
+    drawn = torch.multinomial(probabilities.repeat(2000, 1), 16, True, generator=torch.Generator().manual_seed(0))
+    shares = ((drawn.unsqueeze(-1) == drawn.unsqueeze(-2)).sum(-1) - 1) / 15
+    estimate = kl_estimate(drawn.double(), shares, 4).mean().item()
+    assert kl < estimate < (kl + kl_bound(4)) / 2

@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
+from rlhf.data.rows import Completion, Prompt
 from rlhf.evaluation.answers import Answer, write_answers
 from rlhf.evaluation.versions import against, version_figures
+from rlhf.iteration.sweep import sweep_figures
 
 VERSIONS = ("sft", "v1", "v2", "v3", "v3_ppo")
 FOLDERS = {"sft": "sft_evaluation", "v1": "v1/evaluation", "v2": "v2/evaluation", "v3": "v3/evaluation"}
@@ -173,6 +175,24 @@ def _rejection_sampling(run: Path, names: Sequence[str]) -> None:
             "selected_mean_length": 22.1,
         }
         _json(folder / "selection.json", figures)
+
+
+def write_sweep(folder: Path) -> None:
+    """A sweep.json as recipes/temperature_sweep.py writes it."""
+    rng = random.Random(0)
+    prompts = [Prompt(f"p{i}", [], source=["simulation/creative", "simulation/fact"][i % 2]) for i in range(12)]
+    drawn = {
+        t: [
+            Completion(p.id, "sweep", i, f"answer {rng.randrange(9)} .", (1, 2), 0.0, t, True, 0.0, 0.0, r, "judges")
+            for p in prompts
+            for i in range(4)
+            for r in [rng.gauss(t, 1)]
+        ]
+        for t in (0.6, 0.9, 1.2)
+    }
+    groups = {"creative": ["simulation/creative"], "factual": ["simulation/fact"]}
+    folder.mkdir(parents=True)
+    _json(folder / "sweep.json", sweep_figures(drawn, prompts, 4, 4, groups))
 
 
 def _ppo(folder: Path, rng: random.Random) -> None:

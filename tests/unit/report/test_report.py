@@ -14,7 +14,7 @@ import pytest
 from markupsafe import Markup
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_run import FOLDERS, write_run
+from fake_run import FOLDERS, write_run, write_sweep
 
 from rlhf.errors import InputError
 from rlhf.report import build_report
@@ -90,6 +90,19 @@ def test_numbers_on_the_page_are_the_summarys(run: Path, page: str) -> None:
     for model in summary["reward_models"]:
         assert percent(model["accuracy"]) in page
         assert all(percent(value) in page for value in model["accuracy_by_strength"].values())
+
+
+def test_a_version_s_sweep_is_shown_where_there_is_one(page: str, tmp_path: Path) -> None:
+    assert "Temperature before" not in page
+    write_sweep(tmp_path / "run" / "v1" / "temperature_sweep")
+    (tmp_path / "run" / "v2" / "temperature_sweep").mkdir(parents=True)
+    (tmp_path / "run" / "v2" / "temperature_sweep" / "sweep.json").write_text('{"prompts": 12')
+    shown = build_report(write_run(tmp_path / "run", versions=("sft", "v1"))).read_text(encoding="utf-8")
+    assert shown.count("Temperature before") == 1 and "Temperature before V1" in shown
+    best = json.loads((tmp_path / "run" / "v1" / "temperature_sweep" / "sweep.json").read_text())["best"]
+    assert f"The best of 4 answers is best at temperature {best['temperature']:g}" in shown
+    assert "Self-BLEU, factual" in shown and "T = 0.9" in shown
+    assert _Page(shown).open == []
 
 
 def test_nothing_is_fetched_and_the_page_is_small(run: Path, page: str) -> None:
