@@ -4,8 +4,9 @@
 
 Same model (a Llama of 12.2M random weights), same HH pairs in the same order, AdamW, rates and clipping, no dropout, no
 margin. trl runs twice: a step's four pairs in one padded forward pass, and a pair a pass with accumulated gradients,
-which pads less; the better one counts. Each side is a process of its own; they take their steps in turn. The loss
-curves must agree. The last line is JSON.
+which pads less; the better one counts. Each side is a process of its own with one thread. They take their steps in
+turn, and seconds are of processor time, so that other work on the machine counts little. The loss curves must agree.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -70,12 +71,12 @@ class Turns:
         self.pipe = pipe
         self.before = peak_memory()
         pipe.recv()
-        self.started = time.perf_counter()
+        self.started = time.process_time()
 
     def end_step(self) -> None:
-        self.pipe.send(time.perf_counter() - self.started)
+        self.pipe.send(time.process_time() - self.started)
         self.pipe.recv()
-        self.started = time.perf_counter()
+        self.started = time.process_time()
 
     def finish(self, losses: list[float]) -> None:
         self.pipe.send((losses, self.before, peak_memory()))

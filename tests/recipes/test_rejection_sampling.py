@@ -148,8 +148,8 @@ def test_a_server_answers_for_the_policy(run, chat_server: ChatServer, tmp_path:
         run("v1", **options)
     assert not (tmp_path / "v1").exists()
     chat_server.reply, before = lambda body: (200, chat_server.answers(body)), len(chat_server.asked)
-    with pytest.raises(InputError, match=r"helpfulness \(broken\): .*got"):
-        run("v1", **options, helpfulness="rewards_of_the_test:broken")
+    with pytest.raises(InputError, match=r"safety \(sometimes\): score \d+ is nan"):
+        run("v1", **options, safety="rewards_of_the_test:sometimes")
     assert len(chat_server.asked) - before == 7, "those that had no answer"
     v1 = run("v1", **options)
     assert len(chat_server.asked) - before == 7, "a reward that fails costs no answer"
