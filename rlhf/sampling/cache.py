@@ -87,10 +87,14 @@ class RepeatedPrefix:
         cache.batch_repeat_interleave(repeats)
         self.cache, self.mask = cache, mask.repeat_interleave(repeats, 0)
 
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.mask)
+
     def arguments(self) -> dict[str, Any]:
         """Of the model's forward, beside input_ids and position_ids."""
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        return {"past_key_values": self.cache, "attention_mask": self.mask}
+        return {"past_key_values": self.cache, "attention_mask": self.mask, "use_cache": True}
 
     def select(self, keep: Tensor) -> None:
         """Row i becomes the former row keep[i]."""

@@ -35,7 +35,7 @@ def exact(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
 def test_frequencies_follow_the_exact_distribution(params: SamplingParams) -> None:
     logits = torch.randn(20, generator=torch.Generator().manual_seed(1)) * 2
     uniform = uniforms(seed=7, samples=[(i, 0) for i in range(N)], length=1)[:, 0]
-    tokens, logprobs = draw(logits.expand(N, -1), uniform, params)
+    tokens, logprobs, sampling_logprobs = draw(logits.expand(N, -1), uniform, params)
     probability = exact(logits, params)
     counts = tokens.bincount(minlength=20).double()
     assert counts[probability == 0].sum() == 0
@@ -45,6 +45,7 @@ def test_frequencies_follow_the_exact_distribution(params: SamplingParams) -> No
     freedom = int(kept.sum()) - 1
     assert chi_squared < freedom + 4 * (2 * freedom) ** 0.5
     torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens])
+    torch.testing.assert_close(sampling_logprobs.double(), probability.log()[tokens], atol=1e-6, rtol=1e-6)
 
 
 def test_the_edges_of_the_uniform_number_stay_inside_the_kept_tokens() -> None:
@@ -57,10 +58,11 @@ def test_the_edges_of_the_uniform_number_stay_inside_the_kept_tokens() -> None:
 
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0]], dtype=torch.bfloat16)
-    tokens, logprobs = draw(logits, torch.tensor([0.99]), SamplingParams(temperature=0))
+    tokens, logprobs, sampling_logprobs = draw(logits, torch.tensor([0.99]), SamplingParams(temperature=0))
     assert tokens.tolist() == [1]
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs, logits.float().log_softmax(-1)[:, 1])
+    assert sampling_logprobs.tolist() == [0.0]
 
 
 def test_uniforms_belong_to_seed_key_and_index() -> None:

@@ -19,6 +19,7 @@ from transformers import (
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.shared_prefix import has_plain_attention
+from rlhf.sampling.decoding import Decoder
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
 
@@ -163,7 +164,7 @@ def test_an_answer_is_cut_at_the_context_whatever_else_is_in_the_batch(
 def test_a_prompt_longer_than_the_context_is_refused_before_sampling(
     model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(InProcessSampler, "_decode", lambda *args: pytest.fail("sampled"))
+    monkeypatch.setattr(Decoder, "admit", lambda *args: pytest.fail("sampled"))
     with pytest.raises(InputError, match=r"'goat goat.*tokens.*context is 256"):
         InProcessSampler(model, renderer).sample([PROMPTS[0], user("goat " * 300)], 1, PARAMS)
 
