@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StopStringCriteria
 
-from rlhf.sampling.cache import RepeatedPrefix, make_cache
+from rlhf.sampling.cache import RepeatedPrefix, cache_name, make_cache
 from rlhf.sampling.drawing import draw, uniforms
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shared_prefix import NAME as SHARED
@@ -71,6 +71,7 @@ class Decoder:
     ) -> None:
         self.model, self.params, self.pad, self.context, self.stop = model, params, pad, context, stop
         self.shares = model.config._attn_implementation == SHARED
+        self.cache_name = cache_name(model)
         self.ends = torch.tensor(sorted(ends), device=model.device)
         # by place
         self.owners: dict[int, Owner] = {}
@@ -199,11 +200,15 @@ class Decoder:
             input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self.cache_name: cache},
         ).logits[:, -1]
-        prefix = SharedPrefix(cache, mask, repeats) if self.shares else RepeatedPrefix(cache, mask, repeats)
+        prefix = (
+            SharedPrefix(cache, mask, repeats)
+            if self.shares
+            else RepeatedPrefix(cache, self.cache_name, mask, repeats)
+        )
         return logits.repeat_interleave(repeats, 0), prefix
 
     def _newest(self, count: int) -> Tensor:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, StopStringCriteria
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
+from rlhf.sampling.cache import is_recurrent
 from rlhf.sampling.decoding import Decoder, Owner, Written
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.memory import rows_at_once
@@ -30,7 +31,7 @@ from rlhf.sampling.shared_prefix import sharing
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
 
-REFILL = 0.25  # share of the places that must be free before new rows take them: joining has its price
+REFILL = 0.5  # share of the places that must be free before new rows take them: every cohort has its price
 
 
 class InProcessSampler:
@@ -111,13 +112,15 @@ class InProcessSampler:
     def _cohort(
         self, waiting: deque[list[Owner]], rendered: Sequence[list[int]], free: int
     ) -> tuple[list[list[int]], list[Owner]]:
-        """The next prompts whose rows find a place: as many rows each; of one length where padding leaves traces."""
-        first = waiting[0]
-        prompts, owners = [], []
-        while waiting and len(waiting[0]) == len(first) and len(owners) + len(first) <= free:
-            if self.model._is_stateful and len(rendered[waiting[0][0].prompt]) != len(rendered[first[0].prompt]):
+        """The next prompts whose rows find a place: as many rows each, and of one length where padding would show."""
+        prompts: list[list[int]] = []
+        owners: list[Owner] = []
+        rows, unpadded = len(waiting[0]), is_recurrent(self.model.config)
+        while waiting and len(waiting[0]) == rows <= free - len(owners):
+            prompt = rendered[waiting[0][0].prompt]
+            if unpadded and prompts and len(prompt) != len(prompts[0]):
                 break
-            prompts.append(rendered[waiting[0][0].prompt])
+            prompts.append(prompt)
             owners += waiting.popleft()
         return prompts, owners
 

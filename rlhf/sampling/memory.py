@@ -8,11 +8,12 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from rlhf.sampling.cache import make_cache
 from rlhf.sampling.protocol import SamplingParams
 
-ON_CPU = 512  # rows beyond which nothing is gained there (docs/benchmarks.md)
+ON_CPU = 512  # more gain nothing there: 512 rows were faster than 256 and than 768 (1M parameters, one core)
 SHARE = 0.6  # of the free memory
-LOGITS = 8  # float32 numbers a row and vocabulary entry while a token is drawn: logits, weights, their sums, the order
+LOGITS = 32  # bytes a row and vocabulary entry while a token is drawn: logits, weights, their running sums, an order
 
 
 def rows_at_once(
@@ -20,20 +21,20 @@ def rows_at_once(
 ) -> int:
     """Rows whose caches and logits fit into the memory that is free, at least 1; on a CPU no more than pay.
 
-    Reckons every answer as long as it may be and every prompt as long as the longest.
+    Every answer is taken to become as long as it may, every prompt to be as long as the longest.
     """
-    tokens = params.max_new_tokens + max(prompt_lengths) / num_samples
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    row = tokens * cache_bytes(model) + LOGITS * 4 * vocabulary + 4 * 3 * params.max_new_tokens
+    config = model.config.get_text_config(decoder=True)
+    cached = params.max_new_tokens + max(prompt_lengths) / num_samples
+    row = cached * _bytes_a_token(model) + LOGITS * config.vocab_size
     on_cpu = model.device.type == "cpu"
     free = psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info(model.device)[0]
     rows = max(1, int(SHARE * free / row))
     return min(rows, ON_CPU) if on_cpu else rows
 
 
-def cache_bytes(model: PreTrainedModel) -> int:
-    """Of one token's keys and values in all layers, as the model stores them."""
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    cache = model(input_ids=token, use_cache=True).past_key_values
-    kept = (getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values"))
-    return sum(tensor.nbytes for tensor in kept if isinstance(tensor, torch.Tensor))
+def _bytes_a_token(model: PreTrainedModel) -> int:
+    """Of one token's keys and values in all layers, as the model's config has them."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0)
+    size = getattr(config, "head_dim", None) or config.hidden_size // max(1, config.num_attention_heads)
+    return 2 * len(make_cache(config).layers) * heads * size * model.dtype.itemsize

@@ -60,7 +60,7 @@ class SharedPrefix:
     def select(self, keep: Tensor) -> None:
         """Row i becomes the former row keep[i]."""
         for layer in self.own:
-            layer.batch_select_indices(keep)
+            layer.reorder_cache(keep)
         self.prompt, self.slot = self.prompt[keep], self.slot[keep]
         if 2 * len(keep) <= len(self.bias) * self.width:
             self._repack()
@@ -129,7 +129,8 @@ AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 @contextmanager
 def sharing(model: PreTrainedModel) -> Iterator[bool]:
     """Switch the model to this attention where it can, and back; yields whether it could."""
-    if not has_plain_attention(model):
+    caches_latents = getattr(model.config, "kv_lora_rank", None) is not None  # what attention sees is not what is cached
+    if caches_latents or not has_plain_attention(model):
         yield False
         return
     model.config._attn_implementation = NAME
