@@ -3,9 +3,10 @@ continuous batching (`generate_batch`).
 
     OMP_NUM_THREADS=1 python benchmarks/sampling.py [--checkpoint runs/hh/sft/checkpoint] [--prompts 128]
 
-Same model, same prompts, natural stops, temperature 1, every side at its own best batch size, which is searched on a
-quarter of the prompts. The prompts are HH dialogues of 80 tokens and more that leave the model room to answer. On a CPU
-the clock is the process's CPU time (one thread: the seconds of an idle core), so that other programs don't blur it.
+Same model, same prompts, natural stops, temperature 1; each peer at its best batch size, which is searched on a quarter
+of the prompts, ours at the one it chooses by itself. The prompts are HH dialogues of 80 tokens and more that leave the
+model room to answer. On a CPU the clock is the process's CPU time (one thread: the seconds of an idle core), so that
+other programs don't blur it.
 
 Printed beside the speeds: whether both draw from the same distribution. Token frequencies by a chi-squared statistic
 whose null distribution comes from exchanging answers to the same prompt (tokens of one answer are not independent);
@@ -54,7 +55,7 @@ class Sides:
             "eos_token_id": self.ends,
         }
 
-    def ours(self, prompts: list[Conversation], size: int) -> Answers:
+    def ours(self, prompts: list[Conversation], size: int | None) -> Answers:
         params = SamplingParams(max_new_tokens=self.new_tokens)
         drawn = InProcessSampler(self.model, self.renderer, size).sample(prompts, K, params)
         return [[sample.token_ids for sample in samples] for samples in drawn]
@@ -95,7 +96,7 @@ class Sides:
         return tuple(tokens[: end + 1])
 
 
-def timed(draw: Callable[[list[Conversation], int], Answers], prompts: list[Conversation], size: int) -> float:
+def timed(draw: Callable[[list[Conversation], Any], Answers], prompts: list[Conversation], size: int | None) -> float:
     """Answers a second."""
     on_gpu = torch.cuda.is_available()
     clock = time.perf_counter if on_gpu else time.process_time
@@ -151,35 +152,38 @@ def main() -> None:
     renderer = Renderer(load_tokenizer(arguments.checkpoint))
     everything = [row.messages for row in load_preferences(file, on_bad_row="skip")]
     longest = model.config.max_position_embeddings - arguments.new_tokens
-    fitting = [m for m, ids in zip(everything, renderer.prompts(everything)) if SHORTEST <= len(ids) <= longest]
+    lengths = map(len, renderer.prompts(everything))
+    fitting = [m for m, length in zip(everything, lengths, strict=True) if SHORTEST <= length <= longest]
     prompts = [fitting[i * len(fitting) // arguments.prompts] for i in range(arguments.prompts)]
     rendered = renderer.prompts(prompts)
     print(f"{len(prompts)} prompts of {fmean(map(len, rendered)):.0f} tokens in the mean")
 
     sides = Sides(model, renderer, arguments.new_tokens)
     some = prompts[::4]
-    draws = {"ours": sides.ours, "generate": sides.generate, "continuous batching": sides.continuous}
-    sizes = {"ours": (256, 512, 1024), "generate": (64, 128, 256), "continuous batching": (128, 512)}
+    before = timed(sides.ours, prompts, None)
+    peers = {"generate": (sides.generate, (32, 64, 128)), "continuous batching": (sides.continuous, (64, 128, 512))}
     rates = {}
-    for side, draw in draws.items():
-        tried = {size: timed(draw, some, size) for size in sizes[side]}
+    for side, (draw, sizes) in peers.items():
+        tried = {size: timed(draw, some, size) for size in sizes}
         best = max(tried, key=lambda size: tried[size])
         rates[side] = timed(draw, prompts, best)
         table = ", ".join(f"{size}: {rate:.1f}" for size, rate in tried.items())
-        print(f"{side}: {rates[side]:.1f} answers/s at {best} rows at once (a quarter of the prompts: {table})", flush=True)
+        print(f"{side}: {rates[side]:.1f} answers/s at {best} rows (a quarter of the prompts: {table})", flush=True)
+    after = timed(sides.ours, prompts, None)
+    print(f"ours: {before:.1f} answers/s before the peers ran, {after:.1f} after them")
 
-    answers = {side: draws[side](some, 128) for side in ("ours", "generate")}
-    ours, peer = (logprobs(model, rendered[::4], answers[side]) for side in ("ours", "generate"))
+    answers = {"ours": sides.ours(some, None), "generate": sides.generate(some, 64)}
+    ours, peer = (logprobs(model, rendered[::4], drawn) for drawn in answers.values())
     gap = (ours - peer).mean(-1)
-    lengths = [fmean(len(answer) for row in answers[side] for answer in row) for side in ("ours", "generate")]
+    means = [fmean(len(answer) for row in drawn for answer in row) for drawn in answers.values()]
     print(
-        f"answers' mean length {lengths[0]:.1f} and {lengths[1]:.1f} tokens; token frequencies: p = "
-        f"{frequencies_p_value(*answers.values(), model.config.vocab_size):.2f}; mean log-probability {ours.mean():.1f} "
-        f"and {peer.mean():.1f}, difference {gap.mean():.1f} +- {gap.std() / len(gap) ** 0.5:.1f}"
+        f"answers' mean length {means[0]:.1f} and {means[1]:.1f}; token frequencies: p = "
+        f"{frequencies_p_value(*answers.values(), model.config.vocab_size):.2f}; mean log-probability "
+        f"{ours.mean():.1f} and {peer.mean():.1f}, difference {gap.mean():.1f} +- {gap.std() / len(gap) ** 0.5:.1f}"
     )
-    ours_rate, peer_rate = round(rates["ours"], 1), round(max(rates["generate"], rates["continuous batching"]), 1)
-    result = {"name": "sampling", "ours": ours_rate, "peer": peer_rate}
-    print(json.dumps(result | {"ratio": round(ours_rate / peer_rate, 2), "unit": "answers/s"}))
+    rate, best_peer = (before + after) / 2, max(rates.values())
+    figures = {"ours": round(rate, 1), "peer": round(best_peer, 1), "ratio": round(rate / best_peer, 2)}
+    print(json.dumps({"name": "sampling", **figures, "unit": "answers/s"}))
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ def cache_name(model: PreTrainedModel) -> str:
     found = next((name for name in ("past_key_values", "cache_params") if name in known), None)
     if found is None or model.config.model_type in STATE_INSIDE:
         raise InputError(
-            f"policy: a model of type {model.config.model_type} keeps its state where answers cannot share it; sample it "
-            "through a server, or take another model"
+            f"policy: a model of type {model.config.model_type} keeps its state where answers cannot share it; "
+            "sample it through a server, or take another model"
         )
     return found
 

@@ -75,7 +75,7 @@ class Decoder:
         self.ends = torch.tensor(sorted(ends), device=model.device)
         # by place
         self.owners: dict[int, Owner] = {}
-        self.tokens = torch.full((places, params.max_new_tokens), -1, device=model.device)
+        self.tokens = torch.zeros(places, params.max_new_tokens, dtype=torch.long, device=model.device)
         self.draws = torch.zeros(places, params.max_new_tokens, device=model.device)
         self.logprobs = torch.zeros(2, places, device=model.device)
         self.seen: Tensor | None = None  # (places, V) bool, where there is a repetition penalty
@@ -99,7 +99,6 @@ class Decoder:
         repeats = len(owners) // len(prompts)
         place = torch.tensor([i for i in range(len(self.tokens)) if i not in self.owners][: len(owners)], device=device)
         self.owners |= dict(zip(place.tolist(), owners, strict=True))
-        self.tokens[place] = -1
         self.draws[place] = uniforms(
             self.params.seed, [(owner.key, owner.index) for owner in owners], self.params.max_new_tokens
         ).to(device)
@@ -205,16 +204,14 @@ class Decoder:
             **{self.cache_name: cache},
         ).logits[:, -1]
         prefix = (
-            SharedPrefix(cache, mask, repeats)
-            if self.shares
-            else RepeatedPrefix(cache, self.cache_name, mask, repeats)
+            SharedPrefix(cache, mask, repeats) if self.shares else RepeatedPrefix(cache, self.cache_name, mask, repeats)
         )
         return logits.repeat_interleave(repeats, 0), prefix
 
     def _newest(self, count: int) -> Tensor:
-        """The last `count` tokens of every row, (n, count), -1 before an answer's first."""
+        """The last `count` tokens of every row, (n, count); before an answer's first an id beyond any vocabulary."""
         columns = self.length[:, None] + torch.arange(-count, 0, device=self.length.device)
-        return self.tokens[self.place[:, None], columns.clamp(min=0)].masked_fill(columns < 0, -1)
+        return self.tokens[self.place[:, None], columns.clamp(min=0)].masked_fill(columns < 0, 1 << 40)
 
     def _starts(self) -> list[tuple[int, _Cohort]]:
         """Every cohort with the number of its first row."""

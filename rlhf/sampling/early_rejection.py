@@ -60,7 +60,9 @@ class EarlyRejection:
         """
         rewards = self.score(keys, texts)
         if rewards.shape != (len(texts),) or not rewards.isfinite().all():
-            raise InputError("early rejection: the reward function must give one finite number for each part of an answer")
+            raise InputError(
+                "early rejection: the reward function must give one finite number for each part of an answer"
+            )
         values = rewards.tolist()
         rows: dict[int, list[int]] = defaultdict(list)
         for row, key in enumerate(keys):

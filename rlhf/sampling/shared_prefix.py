@@ -129,7 +129,9 @@ AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 @contextmanager
 def sharing(model: PreTrainedModel) -> Iterator[bool]:
     """Switch the model to this attention where it can, and back; yields whether it could."""
-    caches_latents = getattr(model.config, "kv_lora_rank", None) is not None  # what attention sees is not what is cached
+    caches_latents = (
+        getattr(model.config, "kv_lora_rank", None) is not None
+    )  # what attention sees is not what is cached
     if caches_latents or not has_plain_attention(model):
         yield False
         return

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rlhf.errors import InputError
 from rlhf.sampling.drawing import draw, uniforms
 from rlhf.sampling.protocol import SamplingParams
 
@@ -73,3 +74,35 @@ def test_uniforms_belong_to_seed_key_and_index() -> None:
     assert len(rows.unique()) == rows.numel()
     assert (rows >= 0).all() and (rows < 1).all()
     uniforms(-1, [(2**63, 0)], 1)
+
+
+@pytest.mark.parametrize("penalty", [1.4, 0.7])
+def test_the_repetition_penalty_is_transformers(penalty: float) -> None:
+    """A token's probability under the penalty, read from its log-probability, for tokens seen and not seen."""
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    generator = torch.Generator().manual_seed(2)
+    logits, ids = torch.randn(400, 12, generator=generator) * 2, torch.randint(12, (400, 5), generator=generator)
+    seen = torch.zeros(400, 12, dtype=torch.bool).scatter_(1, ids, True)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
+    params = SamplingParams(repetition_penalty=penalty)
+    tokens, logprobs, sampling_logprobs = draw(logits, torch.rand(400, generator=generator), params, seen)
+    rows = torch.arange(400)
+    torch.testing.assert_close(sampling_logprobs, expected.log_softmax(-1)[rows, tokens], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[rows, tokens], atol=1e-6, rtol=1e-6)
+    greedy = SamplingParams(temperature=0, repetition_penalty=penalty)
+    assert torch.equal(draw(logits, torch.zeros(400), greedy, seen).tokens, expected.argmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"repetition_penalty": 0.0}, "repetition_penalty: must be above 0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty: must be above 0"),
+        ({"stop": "</answer>"}, "stop: must be a list of non-empty texts, got '</answer>'"),
+        ({"stop": ("",)}, "stop: must be a list of non-empty texts"),
+    ],
+)
+def test_bad_parameters_are_refused(bad: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SamplingParams(**bad)  # type: ignore[arg-type]
