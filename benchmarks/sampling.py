@@ -1,77 +1,189 @@
-"""Best-of-K sampling: answers a second of ours and of transformers' `generate(num_return_sequences=K)`.
+"""Best-of-16 sampling: answers a second of ours, of transformers' `generate(num_return_sequences=16)` and of its
+continuous batching (`generate_batch`).
 
-    OMP_NUM_THREADS=1 python benchmarks/sampling.py [CHECKPOINT PROMPTS]
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py [--checkpoint runs/hh/sft/checkpoint] [--prompts 128]
 
-Same model, prompts, K and distribution; natural stops. Each side at its best batch size, which the benchmark finds.
-Without arguments it takes the demo's SFT model and test prompts. The last line is JSON.
+Same model, same prompts, natural stops, temperature 1; each peer at its best batch size, which is searched on a quarter
+of the prompts, ours at the one it chooses by itself. The prompts are HH dialogues of 80 tokens and more that leave the
+model room to answer. On a CPU the clock is the process's CPU time (one thread: the seconds of an idle core), so that
+other programs don't blur it.
+
+Printed beside the speeds: whether both draw from the same distribution. Token frequencies by a chi-squared statistic
+whose null distribution comes from exchanging answers to the same prompt (tokens of one answer are not independent);
+mean log-probability with its standard error. The last line is JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import logging
 
-from rlhf.conversation import Renderer
-from rlhf.data.loading import load_prompts
+from rlhf.conversation import Conversation, Renderer
+from rlhf.data.loading import load_preferences
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files
 
-K, PROMPTS, NEW_TOKENS = 16, 128, 64
+K, SHORTEST = 16, 80
+Answers = list[list[tuple[int, ...]]]  # K a prompt, in the prompts' order
 
 
-def generate(model: torch.nn.Module, renderer: Renderer, rendered: list[list[int]], batch: int) -> int:
-    """Answers drawn by transformers: left-padded batches of prompts of similar length."""
-    drawn = 0
-    ordered = sorted(rendered, key=len)
-    for start in range(0, len(ordered), batch):
-        rows = ordered[start : start + batch]
-        width = max(map(len, rows))
-        ids = torch.tensor([[renderer.pad_token_id] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            num_return_sequences=K,
-            max_new_tokens=NEW_TOKENS,
-            pad_token_id=renderer.pad_token_id,
-        )
-        drawn += len(out)
-    return drawn
+class Sides:
+    """The same prompts answered by each side; `size` is the rows at once."""
+
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, new_tokens: int) -> None:
+        self.model, self.renderer, self.new_tokens = model, renderer, new_tokens
+        self.ends = sorted(renderer.end_token_ids)
+        self.options: dict[str, Any] = {
+            "do_sample": True,
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "num_return_sequences": K,
+            "max_new_tokens": new_tokens,
+            "pad_token_id": renderer.pad_token_id,
+            "eos_token_id": self.ends,
+        }
+
+    def ours(self, prompts: list[Conversation], size: int | None) -> Answers:
+        params = SamplingParams(max_new_tokens=self.new_tokens)
+        drawn = InProcessSampler(self.model, self.renderer, size).sample(prompts, K, params)
+        return [[sample.token_ids for sample in samples] for samples in drawn]
+
+    @torch.inference_mode()
+    def generate(self, prompts: list[Conversation], size: int) -> Answers:
+        rendered = self.renderer.prompts(prompts)
+        order = sorted(range(len(rendered)), key=lambda p: len(rendered[p]))
+        answers: Answers = [[] for _ in rendered]
+        for first in range(0, len(order), size // K):
+            some = order[first : first + size // K]
+            width = max(len(rendered[p]) for p in some)
+            ids = [[self.renderer.pad_token_id] * (width - len(rendered[p])) + rendered[p] for p in some]
+            mask = [[0] * (width - len(rendered[p])) + [1] * len(rendered[p]) for p in some]
+            tensors = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+            tensors = {name: tensor.to(self.model.device) for name, tensor in tensors.items()}
+            for row, tokens in enumerate(self.model.generate(**tensors, **self.options)[:, width:].tolist()):
+                answers[some[row // K]].append(self._until_end(tokens))
+        return answers
+
+    def continuous(self, prompts: list[Conversation], size: int) -> Answers:
+        rendered = self.renderer.prompts(prompts)
+        config = GenerationConfig(**self.options, use_cuda_graph=False)
+        settings = {"max_batch_tokens": max(size, 512), "max_requests_per_batch": size, "num_blocks": size}
+        attention = self.model.config._attn_implementation
+        try:
+            from transformers import ContinuousBatchingConfig
+
+            chosen = ContinuousBatchingConfig(page_size=32, **settings) if self.model.device.type == "cpu" else None
+            results = self.model.generate_batch(rendered, config, continuous_batching_config=chosen)
+        finally:
+            self.model.set_attn_implementation(attention)
+        tokens = [self._until_end(result.generated_tokens) for result in results.values()]
+        return [tokens[start : start + K] for start in range(0, len(tokens), K)]
+
+    def _until_end(self, tokens: list[int]) -> tuple[int, ...]:
+        end = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens) - 1)
+        return tuple(tokens[: end + 1])
+
+
+def timed(draw: Callable[[list[Conversation], Any], Answers], prompts: list[Conversation], size: int | None) -> float:
+    """Answers a second."""
+    on_gpu = torch.cuda.is_available()
+    clock = time.perf_counter if on_gpu else time.process_time
+    started = clock()
+    drawn = sum(map(len, draw(prompts, size)))
+    if on_gpu:
+        torch.cuda.synchronize()
+    return drawn / (clock() - started)
+
+
+@torch.inference_mode()
+def logprobs(model: PreTrainedModel, prompts: list[list[int]], answers: Answers) -> Tensor:
+    """Each answer's log-probability (prompts, K) by a plain forward pass over prompt and answer."""
+    rows = []
+    for prompt, some in zip(prompts, answers, strict=True):
+        width = len(prompt) + max(map(len, some))
+        ids = torch.tensor([prompt + list(answer) + [0] * (width - len(prompt) - len(answer)) for answer in some])
+        logits = model(ids.to(model.device), use_cache=False).logits[:, len(prompt) - 1 : -1].float()
+        targets = ids[:, len(prompt) :].to(model.device)
+        taken = logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0].cpu()
+        real = torch.arange(taken.shape[1]) < torch.tensor([[len(answer)] for answer in some])
+        rows.append((taken * real).sum(-1))
+    return torch.stack(rows)
+
+
+def frequencies_p_value(ours: Answers, peer: Answers, vocabulary: int, exchanges: int = 999) -> float:
+    """How often answers exchanged at random between the sides of a prompt differ as much in their tokens."""
+    both = [a + b for a, b in zip(ours, peer, strict=True)]
+    counts = torch.stack([torch.bincount(torch.tensor(row), minlength=vocabulary) for some in both for row in some])
+    counts = counts[:, counts.sum(0) >= 10].float()
+    generator = torch.Generator().manual_seed(0)
+    sides = [(torch.arange(2 * K) < K).expand(len(both), -1)]
+    sides += [torch.rand(len(both), 2 * K, generator=generator).argsort(-1) < K for _ in range(exchanges)]
+    first = torch.stack([side.flatten() for side in sides]).float() @ counts
+    expected = counts.sum(0) * first.sum(-1, keepdim=True) / counts.sum()
+    statistic = ((first - expected) ** 2 / expected).sum(-1)
+    return float((statistic >= statistic[0]).double().mean())
 
 
 def main() -> None:
-    checkpoint, prompts = sys.argv[1:] or ("runs/demo/sft/checkpoint", "runs/demo/data/test_prompts.jsonl")
-    require_files(checkpoint=checkpoint, prompts=prompts)
-    model, renderer = load_policy(Path(checkpoint)).eval(), Renderer(load_tokenizer(checkpoint))
-    messages = [prompt.messages for prompt in load_prompts(prompts)[:PROMPTS]]
-    rendered = renderer.prompts(messages)
-    rates: dict[str, dict[int, float]] = {"ours": {}, "generate": {}}
-    for batch in (4, 8, 16, 32):  # prompts at once
-        started = time.perf_counter()
-        params = SamplingParams(max_new_tokens=NEW_TOKENS)
-        answers = InProcessSampler(model, renderer, batch * K).sample(messages, K, params)
-        rates["ours"][batch] = sum(map(len, answers)) / (time.perf_counter() - started)
-        started = time.perf_counter()
-        with torch.inference_mode():
-            drawn = generate(model, renderer, rendered, batch)
-        rates["generate"][batch] = drawn / (time.perf_counter() - started)
-        print(f"{batch} prompts at once: ours {rates['ours'][batch]:.0f}/s, generate {rates['generate'][batch]:.0f}/s")
-    ours, peer = (round(max(rates[side].values()), 1) for side in ("ours", "generate"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkpoint", default="runs/hh/sft/checkpoint")
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "hh-rlhf")
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    arguments = parser.parse_args()
+    file = arguments.data / "helpful-base.jsonl.gz"
+    if not file.is_file():
+        print(f"skipped: {file} is not there; name the folder of the HH data with --data")
+        return
+    logging.set_verbosity_error()
+    model = load_policy(arguments.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    renderer = Renderer(load_tokenizer(arguments.checkpoint))
+    everything = [row.messages for row in load_preferences(file, on_bad_row="skip")]
+    longest = model.config.max_position_embeddings - arguments.new_tokens
+    lengths = map(len, renderer.prompts(everything))
+    fitting = [m for m, length in zip(everything, lengths, strict=True) if SHORTEST <= length <= longest]
+    prompts = [fitting[i * len(fitting) // arguments.prompts] for i in range(arguments.prompts)]
+    rendered = renderer.prompts(prompts)
+    print(f"{len(prompts)} prompts of {fmean(map(len, rendered)):.0f} tokens in the mean")
+
+    sides = Sides(model, renderer, arguments.new_tokens)
+    some = prompts[::4]
+    before = timed(sides.ours, prompts, None)
+    peers = {"generate": (sides.generate, (32, 64, 128)), "continuous batching": (sides.continuous, (64, 128, 512))}
+    rates = {}
+    for side, (draw, sizes) in peers.items():
+        tried = {size: timed(draw, some, size) for size in sizes}
+        best = max(tried, key=lambda size: tried[size])
+        rates[side] = timed(draw, prompts, best)
+        table = ", ".join(f"{size}: {rate:.1f}" for size, rate in tried.items())
+        print(f"{side}: {rates[side]:.1f} answers/s at {best} rows (a quarter of the prompts: {table})", flush=True)
+    after = timed(sides.ours, prompts, None)
+    print(f"ours: {before:.1f} answers/s before the peers ran, {after:.1f} after them")
+
+    answers = {"ours": sides.ours(some, None), "generate": sides.generate(some, 64)}
+    ours, peer = (logprobs(model, rendered[::4], drawn) for drawn in answers.values())
+    gap = (ours - peer).mean(-1)
+    means = [fmean(len(answer) for row in drawn for answer in row) for drawn in answers.values()]
     print(
-        json.dumps(
-            {"name": "sampling", "ours": ours, "peer": peer, "ratio": round(ours / peer, 2), "unit": "answers/s"}
-        )
+        f"answers' mean length {means[0]:.1f} and {means[1]:.1f}; token frequencies: p = "
+        f"{frequencies_p_value(*answers.values(), model.config.vocab_size):.2f}; mean log-probability "
+        f"{ours.mean():.1f} and {peer.mean():.1f}, difference {gap.mean():.1f} +- {gap.std() / len(gap) ** 0.5:.1f}"
     )
+    rate, best_peer = (before + after) / 2, max(rates.values())
+    figures = {"ours": round(rate, 1), "peer": round(best_peer, 1), "ratio": round(rate / best_peer, 2)}
+    print(json.dumps({"name": "sampling", **figures, "unit": "answers/s"}))
 
 
 if __name__ == "__main__":

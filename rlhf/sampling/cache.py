@@ -7,14 +7,18 @@ that fill their places move.
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from rlhf.errors import InputError
+
 ROOM = 64  # tokens of space added when a buffer is full
+STATE_INSIDE = ("recurrent_gemma",)  # transformers 5.23: its layers hold their state themselves
 
 
 class BufferedLayer(DynamicLayer):
@@ -41,27 +45,27 @@ class BufferedLayer(DynamicLayer):
         self._view(rows, end)
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self._set(self.keys, self.values, ROOM, repeats)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Row i becomes the former row indices[i]; rows that stay where they are cost nothing."""
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes the former row beam_idx[i]; where rows only leave, those that keep their place cost nothing."""
         if not self.is_initialized:
             return
-        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
+        if len(beam_idx) > len(self.keys):
+            self._set(self.keys[beam_idx], self.values[beam_idx], ROOM)
+            return
+        moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().squeeze(1)
         if len(moved):
             for buffer in (self._keys, self._values):
                 used = buffer[:, :, : self.keys.shape[2]]
-                used[moved] = used[indices[moved]]
-        self._view(len(indices), self.keys.shape[2])
+                used[moved] = used[beam_idx[moved]]
+        self._view(len(beam_idx), self.keys.shape[2])
 
-    def _set(self, keys: Tensor, values: Tensor, room: int, repeats: int = 1) -> None:
+    def _set(self, keys: Tensor, values: Tensor, room: int) -> None:
         rows, heads, length, _ = keys.shape
         for name, old in (("_keys", keys), ("_values", values)):
-            buffer = old.new_empty(rows * repeats, heads, length + room, old.shape[3])
-            buffer[:, :, :length].unflatten(0, (rows, repeats)).copy_(old.unsqueeze(1))
+            buffer = old.new_empty(rows, heads, length + room, old.shape[3])
+            buffer[:, :, :length] = old
             setattr(self, name, buffer)
-        self._view(rows * repeats, length)
+        self._view(rows, length)
 
     def _view(self, rows: int, length: int) -> None:
         self.keys, self.values = self._keys[:rows, :, :length], self._values[:rows, :, :length]
@@ -74,25 +78,53 @@ def make_cache(config: Any) -> DynamicCache:
     return cache
 
 
+def cache_name(model: PreTrainedModel) -> str:
+    """The argument of the model's forward that takes the cache.
+
+    Raises:
+        InputError: there is none, or the model does not keep all of its state there.
+    """
+    known = signature(model.forward).parameters
+    found = next((name for name in ("past_key_values", "cache_params") if name in known), None)
+    if found is None or model.config.model_type in STATE_INSIDE:
+        raise InputError(
+            f"policy: a model of type {model.config.model_type} keeps its state where answers cannot share it; "
+            "sample it through a server, or take another model"
+        )
+    return found
+
+
+def is_recurrent(config: Any) -> bool:
+    """Whether a layer carries a state from token to token: padding before a prompt may leave traces in it."""
+    return any(hasattr(layer, "recurrent_states") for layer in DynamicCache(config=config).layers)
+
+
 class RepeatedPrefix:
     """n continuations of P prompts, each with its own copy of the prompt's cache: works for every kind of layer.
 
     Args:
         cache: filled by the prompts; repeated in place.
+        name: of the model's argument that takes it.
         mask: (P, T) integer, 0 on left padding.
         repeats: continuations of each prompt; row p * repeats + k continues prompt p.
     """
 
-    def __init__(self, cache: DynamicCache, mask: Tensor, repeats: int) -> None:
-        cache.batch_repeat_interleave(repeats)
-        self.cache, self.mask = cache, mask.repeat_interleave(repeats, 0)
+    def __init__(self, cache: DynamicCache, name: str, mask: Tensor, repeats: int) -> None:
+        self.cache, self.name, self.mask = cache, name, mask
+        self.select(torch.arange(len(mask), device=mask.device).repeat_interleave(repeats))
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.mask)
 
     def arguments(self) -> dict[str, Any]:
         """Of the model's forward, beside input_ids and position_ids."""
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        return {"past_key_values": self.cache, "attention_mask": self.mask}
+        # models without any attention take a mask of the new tokens only, and here they have no padding at all
+        masked = {} if self.name == "cache_params" else {"attention_mask": self.mask}
+        return {self.name: self.cache, "use_cache": True, **masked}
 
     def select(self, keep: Tensor) -> None:
         """Row i becomes the former row keep[i]."""
-        self.cache.batch_select_indices(keep)
+        self.cache.reorder_cache(keep)
         self.mask = self.mask[keep]

@@ -1,42 +1,37 @@
 """K answers a prompt from a model in this process.
 
 Where it departs from `generate(num_return_sequences=K)`: a prompt is run once and its cache shared by its K answers;
-finished rows leave the batch; the cache is written in place; and a sample's draws depend on (seed, key, index) alone:
-batch size, the order of the prompts and the number of processes change no sample. (The model's own arithmetic may round
-differently in another batch: a draw within that rounding of a token's edge, about one in a million, can still move.)
+rows that end leave the batch, and other prompts' rows take their places; the cache is written in place; and a sample's
+draws depend on (seed, key, index) alone: batch size, the order of the prompts and the number of processes change no
+sample. (The model's own arithmetic may round differently in another batch: a draw within that rounding of a token's
+edge, about one in a million, can still move.)
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StopStringCriteria
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.sampling.cache import RepeatedPrefix, make_cache
-from rlhf.sampling.drawing import draw, uniforms
+from rlhf.sampling.cache import is_recurrent
+from rlhf.sampling.decoding import Decoder, Owner, Written
+from rlhf.sampling.early_rejection import EarlyRejection
+from rlhf.sampling.memory import rows_at_once
 from rlhf.sampling.protocol import Sample, SamplingParams
-from rlhf.sampling.shared_prefix import NAME as SHARED
-from rlhf.sampling.shared_prefix import SharedPrefix, sharing
+from rlhf.sampling.shared_prefix import sharing
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
 
-
-@dataclass(frozen=True)
-class _Group:
-    """Prompts that share a batch, and the range of sample indices drawn for each of them."""
-
-    prompts: list[int]
-    indices: range
+REFILL = 0.5  # share of the places that must be free before new rows take them: every cohort has its price
 
 
 class InProcessSampler:
@@ -45,13 +40,21 @@ class InProcessSampler:
     Args:
         model: the bare model (not wrapped by DDP or DeepSpeed), on its device. Put into eval mode while it samples.
         renderer: turns conversations into ids and knows the ids that end an answer.
-        batch_size: rows at once, prompts x samples.
+        batch_size: rows at once; None: as many as memory holds, and no more than pay.
+        early_rejection: drops a prompt's unpromising rows while they are written; such a sample is not finished.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        renderer: Renderer,
+        batch_size: int | None = None,
+        early_rejection: EarlyRejection | None = None,
+    ) -> None:
         self.model = model
         self.renderer = renderer
         self.batch_size = batch_size
+        self.early_rejection = early_rejection
 
     @torch.inference_mode()
     def sample(
@@ -77,109 +80,79 @@ class InProcessSampler:
                     f"prompt: {prompt[-1]['content'][:60]!r} has {len(ids)} tokens with its history, but the model's "
                     f"context is {context}; shorten it or leave it out"
                 )
-        results: list[list[Sample]] = [[] for _ in prompts]
+        if not prompts:
+            return []
         total = len(prompts) * num_samples
-        with _eval_mode(self.model), sharing(self.model), _progress(total, self.batch_size) as progress:
-            for group in _groups(rendered, num_samples, self.batch_size):
-                samples = [(keys[p], i) for p in group.prompts for i in group.indices]
-                drawn = self._decode([rendered[p] for p in group.prompts], samples, params, context)
-                for row, sample in enumerate(drawn):
-                    results[group.prompts[row // len(group.indices)]].append(sample)
-                progress.update(len(drawn))
-        return results
-
-    def _decode(
-        self, prompts: list[list[int]], samples: list[tuple[int, int]], params: SamplingParams, context: int
-    ) -> list[Sample]:
-        """One batch: prompts (P), samples (P x K) with prompt p's rows at p*K .. p*K+K-1."""
-        device = self.model.device
-        repeats = len(samples) // len(prompts)
-        steps = min(params.max_new_tokens, context - min(map(len, prompts)))
-        logits, prefix = self._prefill(prompts, repeats)
-        lengths = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(repeats)
-        limits = (context - lengths).clamp(max=steps)
-        ends = torch.tensor(sorted(self.renderer.end_token_ids), device=device)
-        draws = uniforms(params.seed, samples, steps).to(device)
-        tokens = torch.zeros(len(samples), steps, dtype=torch.long, device=device)
-        logprobs = torch.zeros(len(samples), device=device)
-        counts = torch.zeros(len(samples), dtype=torch.long, device=device)
-        finished = torch.zeros(len(samples), dtype=torch.bool, device=device)
-        rows = torch.arange(len(samples), device=device)  # samples still being drawn; shrinks with lengths and limits
-        for step in range(steps):
-            token, logprob = draw(logits, draws[rows, step], params)
-            ended = torch.isin(token, ends)
-            tokens[rows, step] = token
-            logprobs[rows] += logprob
-            counts[rows] = step + 1
-            finished[rows] = ended
-            done = ended | (limits <= step + 1)
-            if done.any():
-                keep = _fill_holes(done)
-                if not len(keep):
-                    break
-                prefix.select(keep)
-                rows, token, lengths, limits = (t[keep] for t in (rows, token, lengths, limits))
-            logits = self.model(
-                input_ids=token[:, None],
-                position_ids=(lengths + step)[:, None],
-                use_cache=True,
-                logits_to_keep=1,
-                **prefix.arguments(),
-            ).logits[:, -1]
-        return [
-            Sample(self.renderer.answer_text(row[:count]), tuple(row[:count]), logprob, ended)
-            for row, count, logprob, ended in zip(
-                tokens.tolist(), counts.tolist(), logprobs.tolist(), finished.tolist(), strict=True
+        places = min(total, self.batch_size or rows_at_once(self.model, map(len, rendered), num_samples, params))
+        results: dict[tuple[int, int], Sample] = {}
+        with _eval_mode(self.model), sharing(self.model), _progress(total, places) as progress:
+            decoder = Decoder(
+                self.model,
+                places,
+                params,
+                self.renderer.end_token_ids,
+                self.renderer.pad_token_id,
+                context,
+                StopStringCriteria(self.renderer.tokenizer, list(params.stop)) if params.stop else None,
             )
-        ]
+            waiting = deque(_longest_first(rendered, keys, num_samples, places))
+            while waiting or len(decoder):
+                if waiting and decoder.free >= max(REFILL * places, len(waiting[0])):
+                    decoder.admit(*self._cohort(waiting, rendered, decoder.free))
+                left = decoder.draw()
+                if self.early_rejection is not None:
+                    left += self._reject(decoder, self.early_rejection)
+                for written in left:
+                    results[written.owner.prompt, written.owner.index] = self._sample(written, params.stop)
+                progress.update(len(left))
+                if len(decoder):
+                    decoder.forward()
+        return [[results[p, i] for i in range(num_samples)] for p in range(len(prompts))]
 
-    def _prefill(self, prompts: list[list[int]], repeats: int) -> tuple[Tensor, SharedPrefix | RepeatedPrefix]:
-        """Run the prompts once: the logits (P x repeats, V) of the first answer token, and what the rest builds on."""
-        ids, mask = _left_padded(prompts, self.renderer.pad_token_id)
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        cache = make_cache(self.model.config)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        if self.model.config._attn_implementation == SHARED:
-            prefix: SharedPrefix | RepeatedPrefix = SharedPrefix(self.model.config, cache, mask, repeats)
-        else:
-            prefix = RepeatedPrefix(cache, mask, repeats)
-        return logits.repeat_interleave(repeats, 0), prefix
+    def _cohort(
+        self, waiting: deque[list[Owner]], rendered: Sequence[list[int]], free: int
+    ) -> tuple[list[list[int]], list[Owner]]:
+        """The next prompts whose rows find a place: as many rows each, and of one length where padding would show."""
+        prompts: list[list[int]] = []
+        owners: list[Owner] = []
+        rows, unpadded = len(waiting[0]), is_recurrent(self.model.config)
+        while waiting and len(waiting[0]) == rows <= free - len(owners):
+            prompt = rendered[waiting[0][0].prompt]
+            if unpadded and prompts and len(prompt) != len(prompts[0]):
+                break
+            prompts.append(prompt)
+            owners += waiting.popleft()
+        return prompts, owners
+
+    def _reject(self, decoder: Decoder, rejection: EarlyRejection) -> list[Written]:
+        """Drop the rows that early rejection gives up now."""
+        rows = decoder.rows_at(rejection.config.at)
+        if not len(rows):
+            return []
+        parts = decoder.written(rows)
+        texts = [self.renderer.answer_text(part.token_ids) for part in parts]
+        rejected = rejection.choose([part.owner.key for part in parts], texts)
+        return decoder.drop(rows[rejected]) if rejected else []
+
+    def _sample(self, written: Written, stop: Sequence[str]) -> Sample:
+        text = self.renderer.answer_text(written.token_ids)
+        cuts = [text.find(one) for one in stop if one in text]
+        return Sample(
+            text[: min(cuts)].rstrip() if cuts else text,
+            written.token_ids,
+            written.logprob,
+            written.finished,
+            written.sampling_logprob,
+        )
 
 
-def _groups(rendered: Sequence[Sequence[int]], num_samples: int, batch_size: int) -> Iterator[_Group]:
-    """Prompts of similar length together, at most batch_size rows; a prompt's samples part only above that."""
-    order = sorted(range(len(rendered)), key=lambda p: -len(rendered[p]))
-    per_group = max(1, batch_size // num_samples)
-    for start in range(0, len(order), per_group):
-        for first in range(0, num_samples, batch_size):
-            yield _Group(order[start : start + per_group], range(first, min(first + batch_size, num_samples)))
-
-
-def _left_padded(prompts: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """ids and mask, (P, width) int64, with the prompts at the right edge."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids, mask
-
-
-def _fill_holes(done: Tensor) -> Tensor:
-    """Former row for each of the rows that stay: they keep their places, the last ones fill the holes."""
-    kept = int((~done).sum())
-    keep = torch.arange(kept, device=done.device)
-    keep[done[:kept]] = kept + (~done[kept:]).nonzero().squeeze(1)
-    return keep
+def _longest_first(
+    rendered: Sequence[list[int]], keys: Sequence[int], num_samples: int, places: int
+) -> Iterator[list[Owner]]:
+    """Rows that go together: a prompt's samples, parted where they are more than the places."""
+    for p in sorted(range(len(rendered)), key=lambda p: -len(rendered[p])):
+        for first in range(0, num_samples, places):
+            yield [Owner(p, keys[p], i) for i in range(first, min(first + places, num_samples))]
 
 
 def _context(model: PreTrainedModel) -> int:

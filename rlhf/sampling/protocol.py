@@ -18,6 +18,9 @@ class SamplingParams:
         temperature: divides the logits before the softmax; 0 is greedy.
         top_p: keep the smallest set of tokens whose probability reaches it; 1 keeps all.
         top_k: keep the k likeliest tokens; 0 keeps all.
+        repetition_penalty: divides the positive and multiplies the negative logits of tokens that stand in the prompt
+            or the answer already, before all others, as in transformers (CTRL, arXiv 1909.05858); 1 is off.
+        stop: an answer ends where it has written one of these texts, and is cut before it.
         max_new_tokens: stop here where no end token came.
         seed: with the prompt's position in the call and the sample's index it decides every draw.
     """
@@ -25,6 +28,8 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
     max_new_tokens: int = 256
     seed: int = 0
 
@@ -35,6 +40,10 @@ class SamplingParams:
             raise InputError(f"top_p: must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:
             raise InputError(f"top_k: must be 0 (off) or above, got {self.top_k}")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise InputError(f"repetition_penalty: must be above 0 (1 is off), got {self.repetition_penalty}")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise InputError(f"stop: must be a list of non-empty texts, got {self.stop!r}")
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens: must be at least 1, got {self.max_new_tokens}")
 
@@ -43,15 +52,17 @@ class SamplingParams:
 class Sample:
     """One drawn answer.
 
-    token_ids include the end token when it came (`finished`); text does not. `logprob` is the sum over token_ids of the
-    log-probability under the model at temperature 1 without top-p or top-k, in nats, float32; NaN where the sampler
-    does not know it (a server).
+    token_ids include the end token when it came, and the tokens of a stop text; text holds neither. `finished`: one of
+    the two came. `logprob` is the sum over token_ids of the log-probability under the model at temperature 1 with
+    nothing penalised or cut off (NaN where the sampler does not know it: a server), `sampling_logprob` under the
+    distribution that the tokens were drawn from (None: not known), in nats, float32.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprob: float
     finished: bool
+    sampling_logprob: float | None = None
 
 
 class Sampler(Protocol):

@@ -5,12 +5,15 @@ is what decoding costs. Here the queries of a prompt's continuations are put tog
 matrix product (the idea of Hydragen, arXiv 2402.05099); each row's own tokens live in a cache of their own; one softmax
 goes over both. Same numbers as attention over the repeated cache, up to rounding.
 
+Rows that began together make one SharedPrefix; a forward pass takes any number of them, one after the other, at
+different lengths and without a mask: everything but attention sees only tokens side by side.
+
 Registered as an attention function of transformers; used where all layers are plain full attention under sdpa.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,42 +25,42 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from rlhf.models.shared_prefix import has_plain_attention
-from rlhf.sampling.cache import make_cache
+from rlhf.sampling.cache import BufferedLayer
 
 NAME = "rlhf_shared_prefix"
 
 
 class SharedPrefix:
-    """P prompts' caches and n continuations of them.
+    """P prompts' caches and n continuations of them, all of one length.
 
     Args:
-        config: the model's.
         cache: filled by the prompts, (P, kv heads, T, head_dim) a layer.
         mask: (P, T) integer, 0 on left padding.
         repeats: continuations of each prompt; row p * repeats + k continues prompt p.
     """
 
-    def __init__(self, config: Any, cache: DynamicCache, mask: Tensor, repeats: int) -> None:
+    def __init__(self, cache: DynamicCache, mask: Tensor, repeats: int) -> None:
         self.keys = [layer.keys for layer in cache.layers]
         self.values = [layer.values for layer in cache.layers]
+        self.own = [BufferedLayer() for _ in cache.layers]
         hidden = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         self.bias = hidden.masked_fill(mask == 0, -torch.inf)[:, None, None, :]
-        self.cache = make_cache(config)
         rows = torch.arange(mask.shape[0] * repeats, device=mask.device)
         self.prompt, self.slot, self.width = rows // repeats, rows % repeats, repeats
-        self.calls = 0
 
-    def arguments(self) -> dict[str, Any]:
-        """Of the model's forward, beside input_ids and position_ids."""
-        if self.cache.get_seq_length() and self.calls != len(self.keys) * self.cache.get_seq_length():
-            raise RuntimeError(
-                "the model does not pass keyword arguments on to its attention; load it with eager attention"
-            )
-        return {"past_key_values": self.cache, "shared_prefix": self}
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.prompt)
+
+    @property
+    def own_length(self) -> int:
+        """Tokens that each row has beyond its prompt, in the cache."""
+        return self.own[-1].get_seq_length()
 
     def select(self, keep: Tensor) -> None:
         """Row i becomes the former row keep[i]."""
-        self.cache.batch_select_indices(keep)
+        for layer in self.own:
+            layer.reorder_cache(keep)
         self.prompt, self.slot = self.prompt[keep], self.slot[keep]
         if 2 * len(keep) <= len(self.bias) * self.width:
             self._repack()
@@ -75,8 +78,8 @@ class SharedPrefix:
         self.width = int(counts.max())
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """query (n, heads, 1, d); key, value (n, kv heads, t, d), the rows' own tokens -> (n, 1, heads, d)."""
-        self.calls += 1
+        """query (n, heads, 1, d); key, value (n, kv heads, 1, d), of the rows' newest tokens -> (n, 1, heads, d)."""
+        key, value = self.own[layer].update(key, value)
         rows, heads, _, size = query.shape
         query = (query * scaling).view(rows, key.shape[1], -1, size)
         over_prompt = self._gather(
@@ -108,13 +111,15 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    shared_prefix: SharedPrefix | None = None,
+    shared_prefixes: Sequence[SharedPrefix] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    if shared_prefix is None:
+    if shared_prefixes is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return shared_prefix.attend(module.layer_idx, query, key, value, scaling), None
+    sizes = [len(prefix) for prefix in shared_prefixes]
+    parts = zip(shared_prefixes, *(tensor.split(sizes) for tensor in (query, key, value)), strict=True)
+    return torch.cat([prefix.attend(module.layer_idx, *part, scaling) for prefix, *part in parts]), None
 
 
 AttentionInterface.register(NAME, _attention)
@@ -124,7 +129,10 @@ AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 @contextmanager
 def sharing(model: PreTrainedModel) -> Iterator[bool]:
     """Switch the model to this attention where it can, and back; yields whether it could."""
-    if not has_plain_attention(model):
+    caches_latents = (
+        getattr(model.config, "kv_lora_rank", None) is not None
+    )  # what attention sees is not what is cached
+    if caches_latents or not has_plain_attention(model):
         yield False
         return
     model.config._attn_implementation = NAME

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rlhf.errors import InputError
 from rlhf.sampling.drawing import draw, uniforms
 from rlhf.sampling.protocol import SamplingParams
 
@@ -35,7 +36,7 @@ def exact(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
 def test_frequencies_follow_the_exact_distribution(params: SamplingParams) -> None:
     logits = torch.randn(20, generator=torch.Generator().manual_seed(1)) * 2
     uniform = uniforms(seed=7, samples=[(i, 0) for i in range(N)], length=1)[:, 0]
-    tokens, logprobs = draw(logits.expand(N, -1), uniform, params)
+    tokens, logprobs, sampling_logprobs = draw(logits.expand(N, -1), uniform, params)
     probability = exact(logits, params)
     counts = tokens.bincount(minlength=20).double()
     assert counts[probability == 0].sum() == 0
@@ -45,6 +46,7 @@ def test_frequencies_follow_the_exact_distribution(params: SamplingParams) -> No
     freedom = int(kept.sum()) - 1
     assert chi_squared < freedom + 4 * (2 * freedom) ** 0.5
     torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens])
+    torch.testing.assert_close(sampling_logprobs.double(), probability.log()[tokens], atol=1e-6, rtol=1e-6)
 
 
 def test_the_edges_of_the_uniform_number_stay_inside_the_kept_tokens() -> None:
@@ -57,10 +59,11 @@ def test_the_edges_of_the_uniform_number_stay_inside_the_kept_tokens() -> None:
 
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0]], dtype=torch.bfloat16)
-    tokens, logprobs = draw(logits, torch.tensor([0.99]), SamplingParams(temperature=0))
+    tokens, logprobs, sampling_logprobs = draw(logits, torch.tensor([0.99]), SamplingParams(temperature=0))
     assert tokens.tolist() == [1]
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs, logits.float().log_softmax(-1)[:, 1])
+    assert sampling_logprobs.tolist() == [0.0]
 
 
 def test_uniforms_belong_to_seed_key_and_index() -> None:
@@ -71,3 +74,35 @@ def test_uniforms_belong_to_seed_key_and_index() -> None:
     assert len(rows.unique()) == rows.numel()
     assert (rows >= 0).all() and (rows < 1).all()
     uniforms(-1, [(2**63, 0)], 1)
+
+
+@pytest.mark.parametrize("penalty", [1.4, 0.7])
+def test_the_repetition_penalty_is_transformers(penalty: float) -> None:
+    """A token's probability under the penalty, read from its log-probability, for tokens seen and not seen."""
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    generator = torch.Generator().manual_seed(2)
+    logits, ids = torch.randn(400, 12, generator=generator) * 2, torch.randint(12, (400, 5), generator=generator)
+    seen = torch.zeros(400, 12, dtype=torch.bool).scatter_(1, ids, True)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
+    params = SamplingParams(repetition_penalty=penalty)
+    tokens, logprobs, sampling_logprobs = draw(logits, torch.rand(400, generator=generator), params, seen)
+    rows = torch.arange(400)
+    torch.testing.assert_close(sampling_logprobs, expected.log_softmax(-1)[rows, tokens], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[rows, tokens], atol=1e-6, rtol=1e-6)
+    greedy = SamplingParams(temperature=0, repetition_penalty=penalty)
+    assert torch.equal(draw(logits, torch.zeros(400), greedy, seen).tokens, expected.argmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"repetition_penalty": 0.0}, "repetition_penalty: must be above 0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty: must be above 0"),
+        ({"stop": "</answer>"}, "stop: must be a list of non-empty texts, got '</answer>'"),
+        ({"stop": ("",)}, "stop: must be a list of non-empty texts"),
+    ],
+)
+def test_bad_parameters_are_refused(bad: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SamplingParams(**bad)  # type: ignore[arg-type]

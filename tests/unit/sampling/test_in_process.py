@@ -1,24 +1,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from itertools import chain, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    FalconH1Config,
     Gemma2Config,
     GPT2Config,
     LlamaForCausalLM,
+    Mamba2Config,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3Config,
+    RecurrentGemmaConfig,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
 )
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.shared_prefix import has_plain_attention
+from rlhf.sampling import in_process, memory
+from rlhf.sampling.decoding import Decoder
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
 
@@ -94,8 +108,78 @@ def test_samples_follow_their_keys(model: LlamaForCausalLM, renderer: Renderer) 
     assert token_ids(sampler.sample(PROMPTS[:1] * 2, 1, PARAMS)) != [whole[0][:1]] * 2
 
 
-def test_greedy_equals_generate(model: LlamaForCausalLM, renderer: Renderer) -> None:
-    params = SamplingParams(temperature=0, max_new_tokens=24)
+@pytest.mark.parametrize("refill", [0.0, 0.25, 1.0])
+def test_rows_that_take_the_places_of_others_change_nothing(
+    refill: float, model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = token_ids(InProcessSampler(model, renderer, batch_size=64).sample(PROMPTS, 6, PARAMS))
+    cohorts: list[int] = []
+    forward = Decoder.forward
+    monkeypatch.setattr(in_process, "REFILL", refill)
+    monkeypatch.setattr(Decoder, "forward", lambda self: (cohorts.append(len(self.cohorts)), forward(self)))
+    for batch_size in (18, 7):
+        assert token_ids(InProcessSampler(model, renderer, batch_size).sample(PROMPTS, 6, PARAMS)) == whole
+    shared = has_plain_attention(model)
+    assert (max(cohorts) > 1) == (shared and refill < 1)  # without a shared cache, and at 1, a cohort is alone
+
+
+def test_the_order_of_the_prompts_changes_nothing(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    order = torch.randperm(len(PROMPTS), generator=torch.Generator().manual_seed(0)).tolist()
+    sampler = InProcessSampler(model, renderer)
+    whole = token_ids(sampler.sample(PROMPTS, 4, PARAMS))
+    shuffled = token_ids(sampler.sample([PROMPTS[i] for i in order], 4, PARAMS, keys=order))
+    assert [shuffled[order.index(i)] for i in range(len(PROMPTS))] == whole
+
+
+def test_a_stop_text_ends_an_answer_and_is_cut_off(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    sampler = InProcessSampler(model, renderer, batch_size=16)
+    free = sampler.sample(PROMPTS, 6, PARAMS)
+    texts = " ".join(sample.text for row in free for sample in row)
+    stop = tuple(pair for pair, _ in Counter(map("".join, pairwise(texts))).most_common(40))[3:9:3]
+    stopped = sampler.sample(PROMPTS, 6, replace(PARAMS, stop=stop))
+    ended = 0
+    for before, after in zip(chain(*free), chain(*stopped), strict=True):
+        assert before.token_ids[: len(after.token_ids)] == after.token_ids
+        assert not any(one in after.text for one in stop)
+        written = renderer.answer_text(after.token_ids)
+        if any(one in written for one in stop):
+            ended += 1
+            assert after.finished and written.startswith(after.text)
+            assert not any(one in renderer.answer_text(after.token_ids[:-1]) for one in stop)
+        else:
+            assert (after.token_ids, after.text, after.finished) == (before.token_ids, before.text, before.finished)
+    assert 0 < ended < 54
+
+
+@pytest.mark.parametrize("penalty", [1.7, 0.6])
+def test_log_probabilities_are_those_of_transformers_processors(
+    penalty: float, model: LlamaForCausalLM, renderer: Renderer
+) -> None:
+    params = replace(PARAMS, repetition_penalty=penalty, temperature=0.9, top_k=40, top_p=0.9)
+    processors = [
+        RepetitionPenaltyLogitsProcessor(penalty),
+        TemperatureLogitsWarper(0.9),
+        TopKLogitsWarper(40),
+        TopPLogitsWarper(0.9),
+    ]
+    for prompt, row in zip(PROMPTS, InProcessSampler(model, renderer, 12).sample(PROMPTS, 4, params), strict=True):
+        start = renderer.prompt_ids(prompt)
+        for sample in row:
+            ids = torch.tensor([start + list(sample.token_ids)])
+            with torch.no_grad():
+                logits = model(ids).logits
+            expected = 0.0
+            for position in range(len(start), ids.shape[1]):
+                scores = logits[:, position - 1]
+                for processor in processors:
+                    scores = processor(ids[:, :position], scores)
+                expected += scores.log_softmax(-1)[0, ids[0, position]].item()
+            assert sample.sampling_logprob == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_equals_generate(penalty: float, model: LlamaForCausalLM, renderer: Renderer) -> None:
+    params = SamplingParams(temperature=0, max_new_tokens=24, repetition_penalty=penalty)
     samples = InProcessSampler(model, renderer, batch_size=4).sample(PROMPTS, 1, params)
     for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
         ids = torch.tensor([renderer.prompt_ids(prompt)])
@@ -103,6 +187,7 @@ def test_greedy_equals_generate(model: LlamaForCausalLM, renderer: Renderer) -> 
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
+            repetition_penalty=penalty,
             max_new_tokens=24,
             eos_token_id=sorted(renderer.end_token_ids),
         )
@@ -163,7 +248,7 @@ def test_an_answer_is_cut_at_the_context_whatever_else_is_in_the_batch(
 def test_a_prompt_longer_than_the_context_is_refused_before_sampling(
     model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(InProcessSampler, "_decode", lambda *args: pytest.fail("sampled"))
+    monkeypatch.setattr(Decoder, "admit", lambda *args: pytest.fail("sampled"))
     with pytest.raises(InputError, match=r"'goat goat.*tokens.*context is 256"):
         InProcessSampler(model, renderer).sample([PROMPTS[0], user("goat " * 300)], 1, PARAMS)
 
@@ -181,6 +266,12 @@ def test_the_model_comes_back_as_it_was(model: LlamaForCausalLM, renderer: Rende
 TINY = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "pad_token_id": 2}
 GROUPED = {**TINY, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 256}
 
+STATES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "pad_token_id": 2}
+RECURRENT = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "lru_width": 32}
+LATENT = {**GROUPED, "num_key_value_heads": 4, "first_k_dense_replace": 3, "q_lora_rank": 8, "kv_lora_rank": 8}
+LATENT |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+HYBRID = {"head_dim": 8, "mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_ssm": 64}
+
 
 @pytest.mark.parametrize(
     ("config", "shared"),
@@ -189,21 +280,60 @@ GROUPED = {**TINY, "intermediate_size": 64, "num_key_value_heads": 2, "max_posit
         (GPT2Config(**TINY, bos_token_id=0, eos_token_id=1), True),
         (MistralConfig(**GROUPED, sliding_window=8), False),
         (Gemma2Config(**GROUPED, head_dim=8, sliding_window=8), False),
+        (Qwen2Config(**GROUPED), True),
+        (Mamba2Config(**STATES, head_dim=16, num_heads=4, n_groups=1, expand=2), False),
+        (FalconH1Config(**GROUPED, **HYBRID), False),
     ],
     ids=lambda value: getattr(value, "model_type", value),
 )
 def test_other_architectures(config: PreTrainedConfig, shared: bool, renderer: Renderer) -> None:
-    """Learned positions, sliding windows, soft-capped logits: the log-probability is a plain forward's for all."""
+    """Learned positions, sliding windows, soft-capped logits, recurrent layers: all have a plain forward's numbers."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     assert has_plain_attention(model) == shared
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
-    for prompt, row in zip(PROMPTS[:3], InProcessSampler(model, renderer).sample(PROMPTS[:3], 3, PARAMS), strict=True):
+    for prompt, row in zip(
+        PROMPTS[:3], InProcessSampler(model, renderer, 7).sample(PROMPTS[:3], 3, PARAMS), strict=True
+    ):
         start = renderer.prompt_ids(prompt)
         for sample in row:
             ids = torch.tensor([start + list(sample.token_ids)])
             with torch.no_grad():
-                logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[len(start) - 1 :, 0]
+                logits = model(ids, use_cache=False).logits
+                logprobs = logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[len(start) - 1 :, 0]
             assert sample.logprob == pytest.approx(logprobs.sum().item(), abs=1e-3)
+
+
+def test_a_model_that_keeps_its_state_to_itself_is_refused(renderer: Renderer) -> None:
+    model = AutoModelForCausalLM.from_config(RecurrentGemmaConfig(**RECURRENT))
+    with pytest.raises(InputError, match="recurrent_gemma keeps its state"):
+        InProcessSampler(model, renderer).sample(PROMPTS[:1], 2, PARAMS)
+
+
+def test_a_model_whose_cache_is_compressed(renderer: Renderer) -> None:
+    """DeepSeek's attention sees other keys than the cache holds, so the cache is repeated, not shared."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(DeepseekV3Config(**LATENT)).eval()
+    (row,) = InProcessSampler(model, renderer).sample(PROMPTS[:1], 3, PARAMS)
+    start = renderer.prompt_ids(PROMPTS[0])
+    for sample in row:
+        ids = torch.tensor([start + list(sample.token_ids)])
+        with torch.no_grad():
+            logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[len(start) - 1 :, 0]
+        assert sample.logprob == pytest.approx(logprobs.sum().item(), abs=1e-3)
+
+
+def test_rows_at_once_fit_into_the_free_memory(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 layers x 1 key-value head x 16 numbers x 2 x 4 bytes a token; 32 bytes a vocabulary entry."""
+    row = 512 * 1 * (40 + 80 / 4) / 2 + 32 * model.config.vocab_size
+    params = SamplingParams(max_new_tokens=40)
+    for rows in (1, 100):
+        free = SimpleNamespace(available=(rows + 0.5) * row / memory.SHARE)
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: free)
+        assert memory.rows_at_once(model, [3, 80], 4, params) == rows
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10))
+    assert memory.rows_at_once(model, [3, 80], 4, params) == 1
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**15))
+    assert memory.rows_at_once(model, [3, 80], 4, params) == memory.ON_CPU

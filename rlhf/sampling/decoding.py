@@ -1,0 +1,238 @@
+"""Rows written side by side: answers take places in the batch, and leave them when they end.
+
+Rows that begin together are a cohort: they share their prompts' cache and have one length. Cohorts meet in the model's
+matrix products only, so new rows can take the places of ended ones at any time, and nothing is padded or masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, StopStringCriteria
+
+from rlhf.sampling.cache import RepeatedPrefix, cache_name, make_cache
+from rlhf.sampling.drawing import draw, uniforms
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.shared_prefix import NAME as SHARED
+from rlhf.sampling.shared_prefix import SharedPrefix
+
+
+class Owner(NamedTuple):
+    """Whose answer a row is: the prompt's position in the call, its key for the draws, the sample's index."""
+
+    prompt: int
+    key: int
+    index: int
+
+
+class Written(NamedTuple):
+    """An answer, or what there is of it so far; `finished`: its end token or a stop text came."""
+
+    owner: Owner
+    token_ids: tuple[int, ...]
+    logprob: float
+    sampling_logprob: float
+    finished: bool
+
+
+@dataclass
+class _Cohort:
+    prefix: SharedPrefix | RepeatedPrefix
+    length: int = 0  # tokens that each of its rows has
+
+
+class Decoder:
+    """At most `places` rows that are being written.
+
+    Args:
+        model: in eval mode, within `sharing`.
+        places: rows at once.
+        params: how tokens are drawn.
+        ends: ids that end an answer.
+        pad: id to the left of shorter prompts.
+        context: longest sequence of the model; an answer is cut there.
+        stop: says which rows have just written a stop text; None: there are no stop texts.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        places: int,
+        params: SamplingParams,
+        ends: Collection[int],
+        pad: int,
+        context: int,
+        stop: StopStringCriteria | None = None,
+    ) -> None:
+        self.model, self.params, self.pad, self.context, self.stop = model, params, pad, context, stop
+        self.shares = model.config._attn_implementation == SHARED
+        self.cache_name = cache_name(model)
+        self.ends = torch.tensor(sorted(ends), device=model.device)
+        # by place
+        self.owners: dict[int, Owner] = {}
+        self.tokens = torch.zeros(places, params.max_new_tokens, dtype=torch.long, device=model.device)
+        self.draws = torch.zeros(places, params.max_new_tokens, device=model.device)
+        self.logprobs = torch.zeros(2, places, device=model.device)
+        self.seen: Tensor | None = None  # (places, V) bool, where there is a repetition penalty
+        # by row: first cohort's rows, second's …; logits (n, V) are those of the next token
+        self.cohorts: list[_Cohort] = []
+        self.place, self.start, self.length = torch.zeros(3, 0, dtype=torch.long, device=model.device)
+        self.logits = torch.zeros(0, device=model.device)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.place)
+
+    @property
+    def free(self) -> int:
+        """Places that a cohort can take now: where the cache is not shared, it must be alone."""
+        return len(self.tokens) - len(self) if self.shares or not len(self) else 0
+
+    def admit(self, prompts: Sequence[list[int]], owners: Sequence[Owner]) -> None:
+        """Run P prompts once and begin their P x K answers, owned by owners[p * K + k]: a cohort."""
+        device = self.model.device
+        repeats = len(owners) // len(prompts)
+        place = torch.tensor([i for i in range(len(self.tokens)) if i not in self.owners][: len(owners)], device=device)
+        self.owners |= dict(zip(place.tolist(), owners, strict=True))
+        self.draws[place] = uniforms(
+            self.params.seed, [(owner.key, owner.index) for owner in owners], self.params.max_new_tokens
+        ).to(device)
+        self.logprobs[:, place] = 0.0
+        logits, prefix = self._prefill(prompts, repeats)
+        if self.params.repetition_penalty != 1:
+            if self.seen is None:
+                self.seen = torch.zeros(len(self.tokens), logits.shape[-1], dtype=torch.bool, device=device)
+            self.seen[place] = False
+            for ids, places in zip(prompts, place.view(-1, repeats), strict=True):
+                self.seen[places[:, None], torch.tensor(ids, device=device)] = True
+        start = torch.tensor([len(ids) for ids in prompts], device=device).repeat_interleave(repeats)
+        self.place, self.start = torch.cat([self.place, place]), torch.cat([self.start, start])
+        self.length = torch.cat([self.length, torch.zeros_like(place)])
+        self.logits = torch.cat([self.logits, logits]) if self.cohorts else logits
+        self.cohorts.append(_Cohort(prefix))
+
+    def draw(self) -> list[Written]:
+        """Write one token in every row; the rows that end with it leave and are returned."""
+        seen = None if self.seen is None else self.seen[self.place]
+        drawn = draw(self.logits, self.draws[self.place, self.length], self.params, seen)
+        self.tokens[self.place, self.length] = drawn.tokens
+        self.logprobs[:, self.place] += torch.stack([drawn.logprobs, drawn.sampling_logprobs])
+        if self.seen is not None:
+            self.seen[self.place, drawn.tokens] = True
+        self.length = self.length + 1
+        for cohort in self.cohorts:
+            cohort.length += 1
+        finished = torch.isin(drawn.tokens, self.ends)
+        if self.stop is not None:
+            finished |= self.stop(self._newest(self.stop.maximum_token_len), None)
+        full = (self.length == self.params.max_new_tokens) | (self.start + self.length == self.context)
+        done = (finished | full).nonzero().squeeze(1)
+        return self.drop(done, finished[done]) if len(done) else []
+
+    def drop(self, rows: Tensor, finished: Tensor | None = None) -> list[Written]:
+        """Take these rows out; what they had written."""
+        written = self.written(rows, finished)
+        for place in self.place[rows].tolist():
+            del self.owners[place]
+        gone = torch.zeros(len(self), dtype=torch.bool)
+        gone[rows.cpu()] = True
+        staying, cohorts = [], []
+        for first, cohort in self._starts():
+            keep = _fill_holes(gone[first : first + len(cohort.prefix)])
+            staying.append(first + keep)
+            if not len(keep):
+                continue
+            if len(keep) < len(cohort.prefix):
+                cohort.prefix.select(keep.to(rows.device))
+            cohorts.append(cohort)
+        self.cohorts = cohorts
+        kept = torch.cat(staying).to(rows.device)
+        self.place, self.start, self.length = self.place[kept], self.start[kept], self.length[kept]
+        return written
+
+    def written(self, rows: Tensor, finished: Tensor | None = None) -> list[Written]:
+        """What stands in these rows."""
+        place, lengths = self.place[rows], self.length[rows]
+        ended = [False] * len(rows) if finished is None else finished.tolist()
+        columns = (place, self.tokens[place, : int(lengths.max())], lengths, *self.logprobs[:, place])
+        return [
+            Written(self.owners[place], tuple(ids[:length]), logprob, sampling_logprob, end)
+            for place, ids, length, logprob, sampling_logprob, end in zip(
+                *(column.tolist() for column in columns), ended, strict=True
+            )
+        ]
+
+    def rows_at(self, lengths: Collection[int]) -> Tensor:
+        """The rows that have as many tokens as one of `lengths`."""
+        ranges = [
+            torch.arange(first, first + len(cohort.prefix), device=self.model.device)
+            for first, cohort in self._starts()
+            if cohort.length in lengths
+        ]
+        return torch.cat(ranges) if ranges else self.place[:0]
+
+    def forward(self) -> None:
+        """The logits of every row's next token."""
+        prefixes = [cohort.prefix for cohort in self.cohorts]
+        self.logits = self.model(
+            input_ids=self.tokens[self.place, self.length - 1, None],
+            position_ids=(self.start + self.length - 1)[:, None],
+            logits_to_keep=1,
+            **({"shared_prefixes": prefixes, "use_cache": False} if self.shares else prefixes[0].arguments()),
+        ).logits[:, -1]
+        if self.shares and prefixes[0].own_length != self.cohorts[0].length:
+            raise RuntimeError(
+                "the model does not pass keyword arguments on to its attention; load it with eager attention"
+            )
+
+    def _prefill(self, prompts: Sequence[list[int]], repeats: int) -> tuple[Tensor, SharedPrefix | RepeatedPrefix]:
+        """The logits (P x repeats, V) of the first answer token, and what the rest builds on."""
+        ids, mask = _left_padded(prompts, self.pad)
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        cache = make_cache(self.model.config)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+            **{self.cache_name: cache},
+        ).logits[:, -1]
+        prefix = (
+            SharedPrefix(cache, mask, repeats) if self.shares else RepeatedPrefix(cache, self.cache_name, mask, repeats)
+        )
+        return logits.repeat_interleave(repeats, 0), prefix
+
+    def _newest(self, count: int) -> Tensor:
+        """The last `count` tokens of every row, (n, count); before an answer's first an id beyond any vocabulary."""
+        columns = self.length[:, None] + torch.arange(-count, 0, device=self.length.device)
+        return self.tokens[self.place[:, None], columns.clamp(min=0)].masked_fill(columns < 0, 1 << 40)
+
+    def _starts(self) -> list[tuple[int, _Cohort]]:
+        """Every cohort with the number of its first row."""
+        sizes = [len(cohort.prefix) for cohort in self.cohorts]
+        return list(zip(accumulate(sizes, initial=0), self.cohorts, strict=False))
+
+
+def _left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """ids and mask, (P, width) int64, with the prompts at the right edge."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
+
+
+def _fill_holes(done: Tensor) -> Tensor:
+    """Former row for each of the rows that stay: they keep their places, the last ones fill the holes."""
+    kept = int((~done).sum())
+    keep = torch.arange(kept, device=done.device)
+    keep[done[:kept]] = kept + (~done[kept:]).nonzero().squeeze(1)
+    return keep
