@@ -45,7 +45,7 @@ class PPORecipeConfig:
             answer are refused.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
         ppo: settings of PPO.
-        sampling: length of the answers; PPO needs temperature 1, top_p 1 and top_k 0.
+        sampling: length of the answers; PPO needs all that shapes the draws left at its default.
     """
 
     output: Path
@@ -61,12 +61,14 @@ class PPORecipeConfig:
     sampling: SamplingParams = field(default_factory=SamplingParams)
 
     def __post_init__(self) -> None:
-        for name, needed in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0)):
+        for name, needed in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
             if getattr(self.sampling, name) != needed:
                 raise InputError(
                     f"sampling.{name}: must be {needed:g} for PPO, got {getattr(self.sampling, name):g}; "
                     "the ratio of probabilities is that of the policy itself"
                 )
+        if self.sampling.stop:
+            raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")
 
 
 def main(config: PPORecipeConfig) -> None:

@@ -84,7 +84,8 @@ def cache_name(model: PreTrainedModel) -> str:
     Raises:
         InputError: there is none, or the model does not keep all of its state there.
     """
-    known = signature(model.forward).parameters
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft
+    known = signature(type(base).forward).parameters  # the class's: accelerate wraps that of a 4-bit model
     found = next((name for name in ("past_key_values", "cache_params") if name in known), None)
     if found is None or model.config.model_type in STATE_INSIDE:
         raise InputError(

@@ -167,7 +167,8 @@ class ServerSampler:
 
     def _agreed_request(self, num_samples: int, params: SamplingParams) -> dict[str, Any]:
         """A request without messages and seed, in this server's words; "n" is the most that may be asked for."""
-        shape: dict[str, Any] = {"top_k": params.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        shape: dict[str, Any] = {"top_k": params.top_k or -1, "min_p": 0.0}
+        shape["repetition_penalty"] = params.repetition_penalty
         request: dict[str, Any] = {
             "model": self.config.model,
             "temperature": params.temperature,
@@ -175,6 +176,8 @@ class ServerSampler:
             "max_tokens": params.max_new_tokens,
             "n": num_samples,
         } | shape
+        if params.stop:
+            request["stop"] = list(params.stop)
         probe = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "seed": 0}
         while True:
             try:
