@@ -56,7 +56,7 @@ class EarlyRejection:
         self.score = score
 
     def choose(self, keys: Sequence[int], texts: Sequence[str]) -> list[int]:
-        """Which of these rows to drop, by number: of each key's rows the worst; of equal ones the later.
+        """Which of these rows to drop, by number: of each key's rows the worst; of equally good ones the later.
 
         A part without text is worse than any other, and is not scored.
 

@@ -136,6 +136,8 @@ class InProcessSampler:
         if not len(rows):
             return []
         parts = decoder.written(rows)
+        order = sorted(range(len(parts)), key=lambda row: parts[row].owner)  # rows move when others leave
+        rows, parts = rows[order], [parts[row] for row in order]
         texts = [self.renderer.answer_text(part.token_ids) for part in parts]
         rejected = rejection.choose([part.owner.key for part in parts], texts)
         return decoder.drop(rows[rejected]) if rejected else []
