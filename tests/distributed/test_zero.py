@@ -116,7 +116,16 @@ def test_ppo_figures_equal_one_process(runs: dict[str, Path], kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", PARALLEL)
-@pytest.mark.parametrize("stage", ["supervised", "poisoned", "ppo"])
+def test_rejection_sampling_selects_what_one_process_selects(runs: dict[str, Path], kind: str) -> None:
+    one, other = (runs[k] / "rejection_sampling" for k in ("one", kind))
+    rows = [json.loads(line) for line in (one / "selected.jsonl").read_text().splitlines()]
+    assert len(rows) > 3 and (other / "selected.jsonl").read_text() == (one / "selected.jsonl").read_text()
+    figures = [json.loads((folder / "selection.json").read_text()) for folder in (one, other)]
+    assert figures[0] == figures[1] and figures[0]["left_out"]["unfinished"] > 7
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+@pytest.mark.parametrize("stage", ["supervised", "poisoned", "ppo", "rejection_sampling/checkpoint"])
 def test_saved_weights_are_whole_and_equal(
     runs: dict[str, Path], kind: str, stage: str, tiny_policy_path: Path
 ) -> None:

@@ -1,4 +1,5 @@
-"""Started by the tests under several launchers: trains supervised, skips bad steps, makes PPO updates, writes figures.
+"""Started by the tests under several launchers: trains supervised, skips bad steps, makes PPO updates, runs rejection
+sampling, writes figures.
 
 python tests/distributed/worker.py POLICY OUTPUT
 """
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
+from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.batching import pad_rows
 from rlhf.models.logprobs import sequence_logprobs
@@ -24,11 +26,15 @@ from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
+from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import Task, TrainingResult, train
 from rlhf.training.step import LossFunction
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+import rejection_sampling
 
 ROWS = [[1, *range(5 + i, 9 + 2 * i)] for i in range(14)]
 
@@ -66,6 +72,28 @@ def supervise(policy_path: Path, folder: Path, accelerator: Accelerator, loss: L
     return result
 
 
+def rejection_sample(policy_path: Path, output: Path) -> None:
+    """The recipe, early rejection included, on prompts that it writes for itself beside `output`."""
+    prompts = output.with_name(f"{output.parent.name}_prompts.jsonl")
+    rows = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"what is {i} ?"}]} for i in range(7)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = rejection_sampling.RejectionSamplingConfig(
+        output=output,
+        policy=policy_path,
+        fine_tune_from=policy_path,
+        prompts=str(prompts),
+        helpfulness="worker:vowels",
+        safety="worker:shortness",
+        num_samples=6,
+        sampling=SamplingParams(max_new_tokens=150, top_k=40),
+        early_rejection=EarlyRejectionConfig(at=(8,), drop=0.4),
+        finetuning=FinetuningConfig(
+            train="last", optimizer=OptimizerConfig(learning_rate=1e-3, batch_size=3, micro_batch_size=2)
+        ),
+    )
+    rejection_sampling.main(config)
+
+
 def main(policy_path: Path, output: Path) -> None:
     """Everything is written into the folder `output`; figures.json last."""
     accelerator = make_accelerator(seed=0)
@@ -94,6 +122,7 @@ def main(policy_path: Path, output: Path) -> None:
     prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
     train_ppo(ppo, prompts, prompts, log, keep_best=accelerator.wait_for_everyone)
     save_policy(policy, tokenizer, output / "ppo", accelerator)
+    rejection_sample(policy_path, output / "rejection_sampling")
     if accelerator.is_main_process:
         figures = {
             "processes": accelerator.num_processes,
