@@ -24,7 +24,7 @@ INSTRUCTION = (
     "Write one short question that this paragraph answers. It must be clear without the paragraph. "
     "Write the question only."
 )
-_LABEL = re.compile(r"^\W*(?:(?:sure|certainly|here)[^\n:]*:\s*)?(?:question\s*\d*\s*:)?\s*", re.IGNORECASE)
+_LABEL = re.compile(r"^\W*(?:(?:sure|certainly|here)[^\n:]*:\s*)?(?:question\s*\d*\s*:|\d+[.)])?\s*", re.IGNORECASE)
 _QUESTION = re.compile(r"[^?\n]*\?")
 
 
