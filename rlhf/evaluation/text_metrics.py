@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rlhf.data.readability import count, grade, reading_ease
@@ -78,11 +77,11 @@ def readability(texts: Iterable[str]) -> dict[str, list[float]]:
     }
 
 
-def distribution(values: Sequence[float]) -> dict[str, Any]:
-    """Mean with its 95 % interval (Student's t), quantiles by per cent, and n, over the values that are not NaN."""
+def distribution(values: Sequence[float | None]) -> dict[str, Any]:
+    """n, mean with its 95 % interval (Student's t) and quantiles by per cent, of the values but for NaN and None."""
     import numpy as np
 
-    known = [value for value in values if not math.isnan(value)]
+    known = [value for value in values if value is not None and not math.isnan(value)]
     if not known:
         return {"n": 0, "mean": None, "ci": None, "quantiles": None}
     interval = mean_interval(known)
@@ -91,11 +90,6 @@ def distribution(values: Sequence[float]) -> dict[str, Any]:
     return {"n": len(known), "mean": interval.mean, "ci": interval.ci, "quantiles": quantiles}
 
 
-def distributions(figures: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+def distributions(figures: Mapping[str, Sequence[float | None]]) -> dict[str, dict[str, Any]]:
     """`distribution` of each figure."""
     return {name: distribution(values) for name, values in figures.items()}
-
-
-def is_local(model: str) -> bool:
-    """Whether a model is a folder here rather than a hub name."""
-    return Path(model).is_dir()

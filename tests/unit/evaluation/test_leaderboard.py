@@ -108,7 +108,7 @@ def test_bad_rows_are_named(tmp_path: Path, task: str, content: str, complaint: 
 
 
 def test_bad_mmlu_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no <subject>_test.csv"):
+    with pytest.raises(InputError, match=r"has no <subject>_test\.csv"):
         write_local_task("mmlu", tmp_path, tmp_path / "tasks")
     (tmp_path / "anatomy_test.csv").write_text("Q,w,x,y,z,E\n")
     with pytest.raises(InputError, match=r"there is no .*anatomy_dev.csv"):
