@@ -48,10 +48,13 @@ def _cell(figure: Mapping[str, Any] | None, digits: int) -> Cell:
 
 def build_text_page(figures: Figures, rows: Sequence[Mapping[str, Any]], page: Path, title: str) -> None:
     """Write the page: a table and the distributions of each data set. `rows` are those of answers.jsonl."""
-    content = page_template("text_metrics.html.j2").render(
+    content = page_template("parts.html.j2").render(
         title=title,
+        eyebrow="Answers against references",
+        intro="Means over the answers; below each its 95 % interval (Student's t). The row “reference” is the "
+        "reference answers themselves.",
         models=sorted({row["model"] for row in rows}),
-        sources=[(s, table, _panels([r for r in rows if r["data"] == s])) for s, table in text_tables(figures)],
+        parts=[(s, table, _panels([r for r in rows if r["data"] == s])) for s, table in text_tables(figures)],
     )
     write_page(page, content)
 
