@@ -181,19 +181,26 @@ def test_hub_names_go_through_datasets(monkeypatch):
 
     calls = []
 
-    def load(name, data_dir=None, split=None):
-        calls.append((name, data_dir, split))
+    def load(path, name=None, data_dir=None, revision=None, split=None):
+        calls.append((path, name, data_dir, revision, split))
         return datasets.Dataset.from_list([PREFERENCE_FORMATS["hh"]])
 
+    def configurations(path, revision=None):
+        return ["axis", "comparisons"] if path.startswith("openai") and revision is None else ["default"]
+
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", configurations)
     assert load_preferences("org/name")[0] == Preference("name:1", [HELLO], "hi", "no", source="name")
-    load_preferences("org/name:test[:5]")
-    load_preferences("Anthropic/hh-rlhf/helpful-base:train")
-    assert calls == [
-        ("org/name", None, "train"),
-        ("org/name", None, "test[:5]"),
-        ("Anthropic/hh-rlhf", "helpful-base", "train"),
-    ]
+    for source, call in [
+        ("org/name", ("org/name", None, None, None, "train")),
+        ("org/name:test[:5]", ("org/name", None, None, None, "test[:5]")),
+        ("Anthropic/hh-rlhf/helpful-base:train", ("Anthropic/hh-rlhf", None, "helpful-base", None, "train")),
+        ("openai/x/comparisons", ("openai/x", "comparisons", None, None, "train")),
+        ("openai/x/y@refs/convert/parquet:test", ("openai/x", None, "y", "refs/convert/parquet", "test")),
+        ("org/name@v1.0", ("org/name", None, None, "v1.0", "train")),
+    ]:
+        load_preferences(source)
+        assert calls[-1] == call
 
 
 def test_a_local_folder_of_datasets(tmp_path, monkeypatch):
@@ -203,6 +210,22 @@ def test_a_local_folder_of_datasets(tmp_path, monkeypatch):
     folder = tmp_path / "mine"
     write_rows(folder / "train.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     assert [p.id for p in load_prompts(folder)] == ["mine:1", "mine:2"]
+
+
+def test_a_configuration_of_a_real_data_set(tmp_path, monkeypatch):
+    """Through `datasets` itself: its name among the set's configurations is one, any other name a folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    for file, prompt in [("a/train.jsonl", "of a"), ("b/validation.jsonl", "of b")]:
+        write_rows(tmp_path / "org" / "set" / file, [{"prompt": prompt}])
+    configurations = [
+        f"- {{config_name: {n}, data_files: {f}/*.jsonl}}" for n, f in (("comparisons", "b"), ("axis", "a"))
+    ]
+    (tmp_path / "org" / "set" / "README.md").write_text("\n".join(["---", "configs:", *configurations, "---", ""]))
+    texts = [load_prompts(f"org/set/{part}")[0].messages[0]["content"] for part in ("comparisons", "axis", "a")]
+    assert texts == ["of b", "of a", "of a"]
 
 
 HH = {  # rows, usable ones, reasons of the others
