@@ -82,8 +82,9 @@ def main(config: PPORecipeConfig) -> None:
 
     from rlhf.conversation import Renderer
     from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
+    from rlhf.ppo.roles import SeparateRoles
     from rlhf.ppo.setup import context_length, load_fitting_prompts, load_value_model
     from rlhf.rewards.loading import load_reward
     from rlhf.training.accelerator import make_accelerator
@@ -109,13 +110,10 @@ def main(config: PPORecipeConfig) -> None:
         accelerator.wait_for_everyone()
         policy, reference = load_policy(config.policy), load_policy(config.policy)
         helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
+        roles = SeparateRoles(policy, reference, value, helpfulness, safety, accelerator)
         ppo = PPO(
-            policy,
-            reference,
-            value,
+            roles,
             renderer,
-            helpfulness,
-            safety,
             config.ppo,
             replace(config.sampling, seed=config.sampling.seed + config.seed),
             accelerator,
@@ -126,7 +124,7 @@ def main(config: PPORecipeConfig) -> None:
             prompts,
             validation_prompts,
             MetricsLog(folder, accelerator),
-            keep_best=lambda: save_policy(policy, tokenizer, folder / "checkpoint", accelerator),
+            keep_best=lambda: roles.save_policy(folder / "checkpoint", tokenizer),
         )
         if accelerator.is_main_process:
             write_json(folder / "ppo.json", vars(result))

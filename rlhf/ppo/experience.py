@@ -7,7 +7,7 @@ sampler rounds otherwise), so that the ratio of the first minibatch is exactly 1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,6 @@ from rlhf.models.batching import pad_rows
 from rlhf.objectives.policy import gae, kl_k1, kl_k3
 from rlhf.objectives.reward import missing_end_penalty, moments, token_rewards, whiten
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.model import answer_logprobs
 from rlhf.ppo.rollout import Rollout
 from rlhf.training.loop import micro_batches
 from rlhf.training.step import Batch
@@ -78,11 +77,15 @@ def make_minibatches(
 def add_experience(
     minibatches: Sequence[Minibatch],
     model: nn.Module,
-    reference: nn.Module,
+    reference_logprobs: Callable[[Batch], Tensor],
     config: PPOConfig,
     accelerator: Accelerator,
 ) -> dict[str, float]:
     """Add to each batch old_logprobs, old_values, returns and advantages (whitened over all processes), (n, A) each.
+
+    Args:
+        model: the stepper's.
+        reference_logprobs: see `rlhf.ppo.roles.Roles`.
 
     Returns:
         Figures over all processes: kl, kl_k3 (nats an answer), entropy (nats a token), the value's explained_variance.
@@ -92,8 +95,7 @@ def add_experience(
     for batch, share in batches:
         logprobs, values, entropy = model(batch, with_entropy=True)
         mask = batch["mask"]
-        with accelerator.autocast():
-            ref_logprobs, _ = answer_logprobs(reference, batch)
+        ref_logprobs = reference_logprobs(batch)
         rewards = token_rewards(logprobs, ref_logprobs, mask, batch["scores"], config.beta)
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
         batch.update(old_logprobs=logprobs, old_values=values, advantages=advantages, returns=returns)

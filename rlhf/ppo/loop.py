@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from torch import nn
 from tqdm import tqdm
 
 from rlhf.conversation import Renderer
@@ -22,14 +21,11 @@ from rlhf.data.rows import Prompt
 from rlhf.metrics import MetricsLog
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import add_experience, make_minibatches
-from rlhf.ppo.model import PolicyAndValue
+from rlhf.ppo.roles import Roles
 from rlhf.ppo.rollout import Environment, prompt_stream, roll_out, rollout_figures
 from rlhf.ppo.update import update
-from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.training.step import Stepper
-from rlhf.training.whole import WholeModel, prepare_frozen
 
 HELD_OUT_SEED = 1_000_003
 """Added to the sampling seed for held-out answers: every evaluation draws with the same numbers, no iteration does."""
@@ -53,22 +49,15 @@ class PPO:
     """Policy, value, reference and judges, ready to iterate.
 
     Args:
-        policy: trained in place, whole or with an adapter.
-        reference: a frozen copy of where the policy started.
-        value: a `RewardModel`, read at every token with `token_scores`; trained in place.
+        roles: who they are (`rlhf.ppo.roles`).
         renderer: of the policy's tokenizer, which value and reference share.
-        helpfulness, safety: raw scores; each may have a tokenizer of its own.
         sampling: temperature 1, no top-p, no top-k: the ratio assumes the policy's own distribution.
     """
 
     def __init__(
         self,
-        policy: Any,
-        reference: nn.Module,
-        value: nn.Module,
+        roles: Roles,
         renderer: Renderer,
-        helpfulness: RewardFunction,
-        safety: RewardFunction,
         config: PPOConfig,
         sampling: SamplingParams,
         accelerator: Accelerator,
@@ -78,18 +67,17 @@ class PPO:
         self.config = config
         self.accelerator = accelerator
         self.seed = seed
-        self.whole = WholeModel(policy, accelerator)
-        self.stepper = Stepper(PolicyAndValue(policy, value), config.optimizer, accelerator, name="ppo")
-        self.reference = prepare_frozen(reference, accelerator)
-        sampler = InProcessSampler(self.whole.model, renderer, config.sampling_batch_size)
-        self.environment = Environment(sampler, renderer, helpfulness, safety, sampling, accelerator)
+        self.roles = roles
+        self.stepper = roles.prepare(config.optimizer)
+        sampler = InProcessSampler(roles.policy, renderer, config.sampling_batch_size)
+        self.environment = Environment(sampler, renderer, roles.helpfulness, roles.safety, sampling, accelerator)
         size = config.optimizer.batch_size
         self.total_steps = config.iterations * config.optimizer.epochs * math.ceil(config.batch_size / size)
 
     def iterate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
         """Sample, score, update (left out where the policy is beyond max_kl); returns the figures to log."""
         clock = _Clock()
-        with self.whole.gathered():
+        with self.roles.gathered():
             rollouts = roll_out(
                 prompts,
                 self.environment,
@@ -101,7 +89,9 @@ class PPO:
         seconds = {"seconds_rollout": clock.lap()}
         pad = self.environment.renderer.pad_token_id
         minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=self.seed + iteration)
-        figures |= add_experience(minibatches, self.stepper.model, self.reference, self.config, self.accelerator)
+        figures |= add_experience(
+            minibatches, self.stepper.model, self.roles.reference_logprobs, self.config, self.accelerator
+        )
         seconds["seconds_experience"] = clock.lap()
         if not self.beyond_limit(figures["kl"]):
             figures |= update(self.stepper, minibatches, self.config, self._learning_rate_at)
@@ -111,11 +101,13 @@ class PPO:
     def evaluate(self, prompts: Sequence[Prompt]) -> dict[str, float]:
         """Mean gated reward and KL of one answer to each held-out prompt, drawn with the same numbers every time."""
         sampling = replace(self.environment.sampling, seed=self.environment.sampling.seed + HELD_OUT_SEED)
-        with self.whole.gathered():
+        with self.roles.gathered():
             rollouts = roll_out(prompts, self.environment, sampling, 1)
         pad = self.environment.renderer.pad_token_id
         minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=0)
-        model = add_experience(minibatches, self.stepper.model, self.reference, self.config, self.accelerator)
+        model = add_experience(
+            minibatches, self.stepper.model, self.roles.reference_logprobs, self.config, self.accelerator
+        )
         return {"heldout_reward": fmean(r.reward for r in rollouts), "heldout_kl": model["kl"]}
 
     def beyond_limit(self, kl: float) -> bool:

@@ -14,10 +14,12 @@ from rlhf.training.step import Batch
 class PolicyAndValue(nn.Module):
     """A causal LM and a value model (`token_scores(input_ids, attention_mask) -> (n, T)`) with the same token ids.
 
+    Without a value model (None) the values are None.
+
     Dropout is turned off in both: a ratio of probabilities under two dropout masks means nothing.
     """
 
-    def __init__(self, policy: nn.Module, value: nn.Module) -> None:
+    def __init__(self, policy: nn.Module, value: nn.Module | None) -> None:
         super().__init__()
         self.policy = policy
         self.value = value
@@ -26,15 +28,16 @@ class PolicyAndValue(nn.Module):
             head.requires_grad_(False)  # takes no part in a value; data parallel waits for its gradient otherwise
         disable_dropout(self)
 
-    def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-probability of each answer token, value before it, entropy (zeros unless asked): (n, A) float32 each."""
         logprobs, spread = answer_logprobs(self.policy, batch, with_entropy=with_entropy)
-        return logprobs, answer_values(self.value, batch), spread
+        return logprobs, None if self.value is None else answer_values(self.value, batch), spread
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Trade time for memory in both models."""
         for module in (self.policy, self.value):
-            module.gradient_checkpointing_enable(**options)  # type: ignore[operator]
+            if module is not None:
+                module.gradient_checkpointing_enable(**options)  # type: ignore[operator]
 
 
 def answer_logprobs(model: nn.Module, batch: Batch, *, with_entropy: bool = False) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
+from rlhf.ppo.roles import SeparateRoles
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -79,13 +80,11 @@ def main(policy_path: Path, output: Path) -> None:
     optimizer = OptimizerConfig(
         learning_rate=1e-3, schedule="constant", warmup_fraction=0.0, batch_size=7, micro_batch_size=2
     )
+    value = RewardModel.from_policy(policy_path, safety_head=True, seed=0)
+    roles = SeparateRoles(policy, load_policy(policy_path), value, vowels, shortness, accelerator)
     ppo = PPO(
-        policy,
-        load_policy(policy_path),
-        RewardModel.from_policy(policy_path, safety_head=True, seed=0),
+        roles,
         Renderer(tokenizer),
-        vowels,
-        shortness,
         PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=1, beta=0.1),
         SamplingParams(max_new_tokens=6),
         accelerator,
@@ -93,7 +92,7 @@ def main(policy_path: Path, output: Path) -> None:
     texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
     prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
     train_ppo(ppo, prompts, prompts, log, keep_best=accelerator.wait_for_everyone)
-    save_policy(policy, tokenizer, output / "ppo", accelerator)
+    roles.save_policy(output / "ppo", tokenizer)
     if accelerator.is_main_process:
         figures = {
             "processes": accelerator.num_processes,

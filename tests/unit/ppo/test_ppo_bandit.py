@@ -17,6 +17,7 @@ from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, PPOResult, train_ppo
+from rlhf.ppo.roles import SeparateRoles
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -38,6 +39,7 @@ def _all_safe(conversations: Sequence[Conversation]) -> Tensor:
 def _train(policy_path: Path, folder: Path, **settings: object) -> tuple[PPO, PPOResult]:
     accelerator = make_accelerator(seed=0)
     policy = load_policy(policy_path)
+    value = RewardModel.from_policy(policy_path, safety_head=False, seed=0)
     optimizer = OptimizerConfig(
         learning_rate=1e-2,
         schedule="constant",
@@ -58,12 +60,8 @@ def _train(policy_path: Path, folder: Path, **settings: object) -> tuple[PPO, PP
         }
     )
     ppo = PPO(
-        policy,
-        copy.deepcopy(policy),
-        RewardModel.from_policy(policy_path, safety_head=False, seed=0),
+        SeparateRoles(policy, copy.deepcopy(policy), value, _letter_a, _all_safe, accelerator),
         Renderer(load_tokenizer(policy_path)),
-        _letter_a,
-        _all_safe,
         config,
         SamplingParams(max_new_tokens=1),
         accelerator,

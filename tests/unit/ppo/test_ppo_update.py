@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf.models.policy import load_policy
 from rlhf.models.reward_model import RewardModel
@@ -22,7 +23,7 @@ from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.update import ppo_loss, update
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.step import Stepper
+from rlhf.training.step import Batch, Stepper
 
 CONFIG = PPOConfig(
     batch_size=12,
@@ -60,6 +61,10 @@ def actor(tiny_policy_path: Path) -> PolicyAndValue:
     return PolicyAndValue(
         load_policy(tiny_policy_path), RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=1)
     )
+
+
+def _logprobs_of(model: nn.Module) -> Callable[[Batch], Tensor]:
+    return lambda batch: answer_logprobs(model, batch)[0]
 
 
 @pytest.fixture()
@@ -133,7 +138,7 @@ def test_experience_equals_the_float64_reference(
 ) -> None:
     rollouts = _rollouts()
     minibatches = make_minibatches(rollouts, CONFIG, accelerator, pad_id=2, seed=0)
-    figures = add_experience(minibatches, actor, reference, CONFIG, accelerator)
+    figures = add_experience(minibatches, actor, _logprobs_of(reference), CONFIG, accelerator)
     expected = _expected_experience(rollouts, actor, reference, CONFIG)
     names = {"old_logprobs": "new", "old_values": "value", "returns": "return", "advantages": "white"}
     for name, key in names.items():
@@ -154,7 +159,7 @@ def test_losses_equal_the_float64_reference(
     """After policy and value have moved, so that both clips bite."""
     rollouts = _rollouts()
     minibatches = make_minibatches(rollouts, replace(CONFIG, batch_size=12), accelerator, pad_id=2, seed=0)
-    add_experience(minibatches, actor, reference, CONFIG, accelerator)
+    add_experience(minibatches, actor, _logprobs_of(reference), CONFIG, accelerator)
     old = _expected_experience(rollouts, actor, reference, CONFIG)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -191,7 +196,8 @@ def test_ratio_is_exactly_one_and_kl_zero_at_the_start(
     """Bit for bit: the old log-probabilities come from the batches that the first minibatch runs again."""
     minibatches = make_minibatches(_rollouts(), CONFIG, accelerator, pad_id=2, seed=0)
     stepper = Stepper(actor, CONFIG.optimizer, accelerator)
-    figures = add_experience(minibatches, stepper.model, load_policy(tiny_policy_path), CONFIG, accelerator)
+    reference = _logprobs_of(load_policy(tiny_policy_path))
+    figures = add_experience(minibatches, stepper.model, reference, CONFIG, accelerator)
     assert figures["kl"] == figures["kl_k3"] == 0.0
     for batch, _ in minibatches[0].batches:
         logprobs, _, _ = stepper.model(batch)
@@ -228,7 +234,7 @@ def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Modul
         model = copy.deepcopy(actor)
         stepper = Stepper(model, config.optimizer, accelerator)
         minibatches = make_minibatches(_rollouts(), config, accelerator, pad_id=2, seed=0)
-        figures: dict[str, Any] = add_experience(minibatches, model, reference, config, accelerator)
+        figures: dict[str, Any] = add_experience(minibatches, model, _logprobs_of(reference), config, accelerator)
         figures |= update(stepper, minibatches, config, lambda step: 1e-2)
         results.append(figures)
     for other in results[1:]:
