@@ -64,9 +64,10 @@ def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy of each distribution in nats: logits (..., T, V) -> (..., T) float32."""
-    parts: Tensor = torch.special.entr(logits.float().softmax(dim=-1))
-    return parts.sum(dim=-1)
+    """Entropy of each distribution in nats: logits (..., T, V) -> (..., T) float32, block by block."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    parts = [torch.special.entr(rows[block].float().softmax(dim=-1)).sum(dim=-1) for block in _blocks(rows)]
+    return torch.cat(parts).view(logits.shape[:-1])
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

@@ -40,13 +40,18 @@ def whitened_scores(rollouts: Sequence[Rollout], penalty: float) -> Tensor:
 
 
 def collate(rollouts: Sequence[Rollout], scores: Sequence[float], pad_id: int) -> Batch:
-    """Right-padded input_ids, attention_mask (n, T); start (n,) of the answer and its mask (n, A); scores (n,)."""
+    """Right-padded input_ids, attention_mask (n, T); start (n,) of the answer and its mask (n, A); scores (n,).
+
+    groups (n,): rows with the same number answer the same prompt.
+    """
+    number_of: dict[tuple[int, ...], int] = {}
     ids, attention = pad_rows([[*r.prompt_ids, *r.answer_ids] for r in rollouts], pad_id)
     lengths = torch.tensor([len(r.answer_ids) for r in rollouts])
     return {
         "input_ids": ids,
         "attention_mask": attention,
         "start": torch.tensor([len(r.prompt_ids) for r in rollouts]),
+        "groups": torch.tensor([number_of.setdefault(r.prompt_ids, len(number_of)) for r in rollouts]),
         "mask": torch.arange(int(lengths.max())) < lengths[:, None],
         "scores": torch.tensor(scores, dtype=torch.float32),
     }

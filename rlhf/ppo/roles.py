@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.models.policy import save_policy
-from rlhf.ppo.model import PolicyAndValue, answer_logprobs
+from rlhf.models.shared_prefix import enable_packing
+from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
@@ -79,6 +80,7 @@ class SeparateRoles:
         self._source = policy
         self._trained = PolicyAndValue(policy, value)
         self._reference = reference
+        self._reference_packs = enable_packing(reference)
 
     def prepare(self, optimizer: OptimizerConfig) -> Stepper:
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
@@ -87,8 +89,9 @@ class SeparateRoles:
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch) -> Tensor:
+        packed = pack_batch(batch) if self._reference_packs else None
         with self._accelerator.autocast():
-            return answer_logprobs(self._reference, batch)[0]
+            return answer_logprobs(self._reference, batch, packed)[0]
 
     def gathered(self) -> AbstractContextManager[Any]:
         return self._whole.gathered()

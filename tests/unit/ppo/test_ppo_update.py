@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from rlhf.models.policy import load_policy
 from rlhf.models.reward_model import RewardModel
+from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_experience, collate, make_minibatches, whitened_scores
-from rlhf.ppo.model import PolicyAndValue, answer_logprobs, answer_values
+from rlhf.ppo.model import PolicyAndValue, answer_logprobs, answer_values, pack_batch
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.update import ppo_loss, update
 from rlhf.training.accelerator import make_accelerator
@@ -64,7 +65,8 @@ def actor(tiny_policy_path: Path) -> PolicyAndValue:
 
 
 def _logprobs_of(model: nn.Module) -> Callable[[Batch], Tensor]:
-    return lambda batch: answer_logprobs(model, batch)[0]
+    enable_packing(model)
+    return lambda batch: answer_logprobs(model, batch, pack_batch(batch))[0]
 
 
 @pytest.fixture()
@@ -133,9 +135,12 @@ def _by_rollout(minibatches: list[Minibatch], rollouts: list[Rollout], name: str
     return [found[(*r.prompt_ids, *r.answer_ids)] for r in rollouts]
 
 
+@pytest.mark.parametrize("packs", [True, False])
 def test_experience_equals_the_float64_reference(
-    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator
+    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator, packs: bool
 ) -> None:
+    assert actor.policy_packs
+    actor.policy_packs = packs
     rollouts = _rollouts()
     minibatches = make_minibatches(rollouts, CONFIG, accelerator, pad_id=2, seed=0)
     figures = add_experience(minibatches, actor, _logprobs_of(reference), CONFIG, accelerator)
@@ -223,6 +228,26 @@ def test_padding_changes_nothing(actor: PolicyAndValue, reference: nn.Module) ->
             for ours, want in zip(actor(batch, with_entropy=True), expected, strict=True):
                 torch.testing.assert_close(ours[0, :length], want[0], rtol=1e-5, atol=1e-6)
                 assert not ours[0, length:].any()
+
+
+def test_packed_rows_give_the_padded_rows_losses_and_gradients(actor: PolicyAndValue) -> None:
+    """Three answers to each of two prompts and one to a third."""
+    two = _rollouts(2)
+    answers = [two[0].answer_ids, two[1].answer_ids[:3], (7, 8, 9)]
+    rollouts = [replace(r, answer_ids=ids) for r in two for ids in answers] + _rollouts(3)[2:]
+    batch = collate(rollouts, [0.0] * 7, pad_id=2)
+    assert batch["groups"].tolist() == [0, 0, 0, 1, 1, 1, 2]
+    results = []
+    for packs in (True, False):
+        actor.policy_packs = packs
+        logprobs, values, spread = actor(batch, with_entropy=True)
+        actor.zero_grad()
+        (logprobs.square().sum() + values.square().sum()).backward()
+        found = {name: p.grad.clone() for name, p in actor.named_parameters() if p.grad is not None}
+        results.append({"logprobs": logprobs, "values": values, "entropy": spread, **found})
+    assert results[0].keys() == results[1].keys() and len(results[0]) > 20
+    for name, packed in results[0].items():
+        torch.testing.assert_close(packed, results[1][name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator) -> None:
