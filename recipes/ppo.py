@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
+from rlhf.models.config import AdapterConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
@@ -41,6 +42,11 @@ class PPORecipeConfig:
         validation_prompts: held-out prompts for the early stop.
         value_from: reward-model folder that the value model starts from, with the policy's tokenizer. Default:
             helpfulness, or an ensemble's first folder; where there is none, the policy with a fresh head.
+        roles: separate: a model for each role, policy and value trained whole. shared: all are adapters and heads on
+            one frozen base; policy, helpfulness and safety are adapters over the same weights, or policy is the base.
+        adapter: with shared roles, the size of new adapters; saved ones keep theirs. null: its defaults.
+        quantization: with shared roles, nf4 holds the base in 4 bit; null: as it is.
+        dtype: with shared roles, of the base's weights that are not in 4 bit.
         max_prompt_tokens: leave out longer prompts (how many is said); without it, prompts that leave no room for an
             answer are refused.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
@@ -55,6 +61,10 @@ class PPORecipeConfig:
     prompts: str
     validation_prompts: str
     value_from: Path | None = None
+    roles: Literal["separate", "shared"] = "separate"
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
+    dtype: str = "float32"
     max_prompt_tokens: int | None = None
     seed: int = 0
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -69,6 +79,9 @@ class PPORecipeConfig:
                 )
         if self.sampling.stop:
             raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")
+        given = {"adapter": self.adapter, "quantization": self.quantization}
+        for name in (name for name, value in given.items() if value is not None and self.roles == "separate"):
+            raise InputError(f"{name}: is for adapters on one base; add --roles shared, or leave it out")
 
 
 def main(config: PPORecipeConfig) -> None:
@@ -82,11 +95,9 @@ def main(config: PPORecipeConfig) -> None:
 
     from rlhf.conversation import Renderer
     from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
-    from rlhf.ppo.roles import SeparateRoles
-    from rlhf.ppo.setup import context_length, load_fitting_prompts, load_value_model
-    from rlhf.rewards.loading import load_reward
+    from rlhf.ppo.setup import context_length, load_fitting_prompts, load_roles
     from rlhf.training.accelerator import make_accelerator
 
     tokenizer = load_tokenizer(config.policy)
@@ -103,14 +114,22 @@ def main(config: PPORecipeConfig) -> None:
         for name in ("prompts", "validation_prompts")
     )
     helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
-    value_from = config.value_from or next(iter(helpful), None)
-    value = load_value_model(value_from, config.policy, tokenizer, seed=config.seed)
+    default_value = next(iter(helpful), None) if config.roles == "separate" else None  # shared roles choose
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
-        policy, reference = load_policy(config.policy), load_policy(config.policy)
-        helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
-        roles = SeparateRoles(policy, reference, value, helpfulness, safety, accelerator)
+        roles = load_roles(
+            config.policy,
+            config.helpfulness,
+            config.safety,
+            config.value_from or default_value,
+            accelerator,
+            shared=config.roles == "shared",
+            adapter=config.adapter,
+            quantization=config.quantization,
+            dtype=config.dtype,
+            seed=config.seed,
+        )
         ppo = PPO(
             roles,
             renderer,

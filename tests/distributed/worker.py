@@ -1,6 +1,6 @@
 """Started by the tests under several launchers: trains supervised, skips bad steps, makes PPO updates, writes figures.
 
-python tests/distributed/worker.py POLICY OUTPUT
+python tests/distributed/worker.py POLICY REWARD OUTPUT
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,12 +20,14 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.batching import pad_rows
+from rlhf.models.config import AdapterConfig
 from rlhf.models.logprobs import sequence_logprobs
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
-from rlhf.ppo.roles import SeparateRoles
+from rlhf.ppo.roles import Roles, SeparateRoles
+from rlhf.ppo.shared import SharedRoles
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -67,32 +70,41 @@ def supervise(policy_path: Path, folder: Path, accelerator: Accelerator, loss: L
     return result
 
 
-def main(policy_path: Path, output: Path) -> None:
+def shared_ppo(policy_path: Path, reward_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+    """Roles on one base: a new adapter for the policy; helpfulness, and from it the value, a saved adapter."""
+    adapter = AdapterConfig(r=4, alpha=8.0)
+    roles = SharedRoles.load(policy_path, str(reward_path), "worker:shortness", accelerator, adapter=adapter)
+    return run_ppo(roles, policy_path, folder, accelerator)
+
+
+def run_ppo(roles: Roles, policy_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+    """Two iterations, saved; their metrics."""
+    tokenizer, log = load_tokenizer(policy_path), MetricsLog(folder, accelerator)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-3, schedule="constant", warmup_fraction=0.0, batch_size=7, micro_batch_size=2
+    )
+    config = PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=1, beta=0.1)
+    ppo = PPO(roles, Renderer(tokenizer), config, SamplingParams(max_new_tokens=6), accelerator)
+    texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
+    prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
+    train_ppo(ppo, prompts, prompts, log, keep_best=accelerator.wait_for_everyone)
+    roles.save_policy(folder, tokenizer)
+    return read_metrics(log.path)
+
+
+def main(policy_path: Path, reward_path: Path, output: Path) -> None:
     """Everything is written into the folder `output`; figures.json last."""
     accelerator = make_accelerator(seed=0)
-    for name in ("supervised", "poisoned", "ppo"):
+    for name in ("supervised", "poisoned", "ppo", "shared"):
         (output / name).mkdir(parents=True, exist_ok=True)
     supervised = supervise(policy_path, output / "supervised", accelerator, _loss)
     poisoned = supervise(policy_path, output / "poisoned", accelerator, _poisoned_loss)
 
-    log = MetricsLog(output / "ppo", accelerator)
-    policy, tokenizer = load_policy(policy_path), load_tokenizer(policy_path)
-    optimizer = OptimizerConfig(
-        learning_rate=1e-3, schedule="constant", warmup_fraction=0.0, batch_size=7, micro_batch_size=2
-    )
     value = RewardModel.from_policy(policy_path, safety_head=True, seed=0)
-    roles = SeparateRoles(policy, load_policy(policy_path), value, vowels, shortness, accelerator)
-    ppo = PPO(
-        roles,
-        Renderer(tokenizer),
-        PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=1, beta=0.1),
-        SamplingParams(max_new_tokens=6),
-        accelerator,
-    )
-    texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
-    prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
-    train_ppo(ppo, prompts, prompts, log, keep_best=accelerator.wait_for_everyone)
-    roles.save_policy(output / "ppo", tokenizer)
+    policy, reference = load_policy(policy_path), load_policy(policy_path)
+    separate = SeparateRoles(policy, reference, value, vowels, shortness, accelerator)
+    ppo = run_ppo(separate, policy_path, output / "ppo", accelerator)
+    shared = shared_ppo(policy_path, reward_path, output / "shared", accelerator)
     if accelerator.is_main_process:
         figures = {
             "processes": accelerator.num_processes,
@@ -100,11 +112,12 @@ def main(policy_path: Path, output: Path) -> None:
             "supervised": supervised.losses,
             "poisoned": [None if math.isinf(loss) else loss for loss in poisoned.losses],
             "skipped": poisoned.skipped,
-            "ppo": read_metrics(log.path),
+            "ppo": ppo,
+            "shared": shared,
         }
         (output / "figures.json").write_text(json.dumps(figures))
     accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))
