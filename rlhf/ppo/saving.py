@@ -81,6 +81,7 @@ class Saving:
         if self.accelerator.is_main_process:
             for path in (partial, final):  # of a broken-off attempt
                 shutil.rmtree(path, ignore_errors=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         self.save_policy(partial)
         self.accelerator.wait_for_everyone()

@@ -27,6 +27,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
 from rlhf.ppo.roles import Roles, SeparateRoles
+from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
@@ -87,7 +88,8 @@ def run_ppo(roles: Roles, policy_path: Path, folder: Path, accelerator: Accelera
     ppo = PPO(roles, Renderer(tokenizer), config, SamplingParams(max_new_tokens=6), accelerator)
     texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
     prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
-    train_ppo(ppo, prompts, prompts, log, keep_best=accelerator.wait_for_everyone)
+    saving = Saving(folder, ppo.stepper, accelerator, lambda path: roles.save_policy(path, tokenizer))
+    train_ppo(ppo, prompts, prompts, log, saving)
     roles.save_policy(folder, tokenizer)
     return read_metrics(log.path)
 
