@@ -8,8 +8,9 @@ and when to stop.
     accelerate launch recipes/ppo.py --config recipes/configs/embedded/ppo.yaml
     accelerate launch --config_file ds_configs/accelerate_zero3.yaml recipes/ppo.py --config my_ppo.yaml
 
-Writes into the output folder: checkpoint/ (the best by held-out reward), metrics.jsonl (a line an iteration), ppo.json
-(why it stopped, which iteration was best).
+Writes into the output folder: checkpoint/ (the best by held-out reward), metrics.jsonl (a line an iteration),
+samples.jsonl (some held-out answers at each evaluation), ppo.json (why it stopped, which iteration was best). After a
+kill the same command goes on from the last state, and ends where it would have ended.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf.configuration import run_recipe
+from rlhf.configuration import run_recipe, to_dict
 from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
@@ -40,6 +41,8 @@ class PPORecipeConfig:
         safety: the same for safety.
         prompts: prompts to train on (file or hub name); those of domain "safety" are rewarded for safety alone.
         validation_prompts: held-out prompts for the early stop.
+        referee: a reward of the same kinds that scores the held-out answers and trains nothing: the policy pleases the
+            two reward models alone where their scores rise and the referee's fall.
         value_from: reward-model folder that the value model starts from, with the policy's tokenizer. Default:
             helpfulness, or an ensemble's first folder; where there is none, the policy with a fresh head.
         roles: separate: a model for each role, policy and value trained whole. shared: all are adapters and heads on
@@ -60,6 +63,7 @@ class PPORecipeConfig:
     safety: str
     prompts: str
     validation_prompts: str
+    referee: str | None = None
     value_from: Path | None = None
     roles: Literal["separate", "shared"] = "separate"
     adapter: AdapterConfig | None = None
@@ -90,14 +94,16 @@ def main(config: PPORecipeConfig) -> None:
     if config.value_from is not None:
         inputs["value_from"] = config.value_from
     require_files(**inputs)
-    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety)
+    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
     inputs |= judges
 
     from rlhf.conversation import Renderer
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
+    from rlhf.ppo.saving import Saving, kept_states
     from rlhf.ppo.setup import context_length, load_fitting_prompts, load_roles
+    from rlhf.rewards.loading import load_reward
     from rlhf.training.accelerator import make_accelerator
 
     tokenizer = load_tokenizer(config.policy)
@@ -116,7 +122,9 @@ def main(config: PPORecipeConfig) -> None:
     helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
     default_value = next(iter(helpful), None) if config.roles == "separate" else None  # shared roles choose
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    processes = {"processes": accelerator.num_processes, "kind": accelerator.distributed_type.value}
+    keep = kept_states(inputs, {**to_dict(config), "output": None, **processes})
+    with open_stage(config.output, config, inputs=inputs, keep=keep) as folder:
         accelerator.wait_for_everyone()
         roles = load_roles(
             config.policy,
@@ -125,6 +133,7 @@ def main(config: PPORecipeConfig) -> None:
             config.value_from or default_value,
             accelerator,
             shared=config.roles == "shared",
+            with_value=config.ppo.learns_value,
             adapter=config.adapter,
             quantization=config.quantization,
             dtype=config.dtype,
@@ -137,14 +146,17 @@ def main(config: PPORecipeConfig) -> None:
             replace(config.sampling, seed=config.sampling.seed + config.seed),
             accelerator,
             seed=config.seed,
+            referee=None if config.referee is None else load_reward(config.referee, device=accelerator.device),
         )
-        result = train_ppo(
-            ppo,
-            prompts,
-            validation_prompts,
-            MetricsLog(folder, accelerator),
-            keep_best=lambda: roles.save_policy(folder / "checkpoint", tokenizer),
+        saving = Saving(
+            folder,
+            ppo.stepper,
+            accelerator,
+            save_policy=lambda path: roles.save_policy(path, tokenizer),
+            keep=config.ppo.keep_checkpoints,
         )
+        result = train_ppo(ppo, prompts, validation_prompts, MetricsLog(folder, accelerator), saving)
+        saving.take_best(result.best_iteration)
         if accelerator.is_main_process:
             write_json(folder / "ppo.json", vars(result))
         accelerator.wait_for_everyone()

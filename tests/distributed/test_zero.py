@@ -132,6 +132,19 @@ def test_ppo_figures_equal_one_process(runs: dict[str, Path], kind: str, roles: 
     assert abs(other[1]["kl"]) > 1e-4
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_ppo_goes_on_from_a_state_bit_for_bit(runs: dict[str, Path], kind: str) -> None:
+    """From the state after the first of two iterations: the same figures and weights; no line doubled or lost."""
+    figures = _figures(runs[kind])
+    whole, resumed = (
+        [{k: v for k, v in row.items() if "seconds" not in k} for row in figures[name]] for name in ("ppo", "resumed")
+    )
+    assert [row["step"] for row in whole] == [0, 1, 2]
+    assert resumed == whole
+    weights = [(runs[kind] / name / "model.safetensors").read_bytes() for name in ("ppo", "resumed")]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize("kind", PARALLEL)
 @pytest.mark.parametrize("stage", ["supervised", "poisoned", "ppo"])
 def test_saved_weights_are_whole_and_equal(

@@ -18,6 +18,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, PPOResult, train_ppo
 from rlhf.ppo.roles import SeparateRoles
+from rlhf.ppo.saving import Saving
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -66,8 +67,8 @@ def _train(policy_path: Path, folder: Path, **settings: object) -> tuple[PPO, PP
         SamplingParams(max_new_tokens=1),
         accelerator,
     )
-    best: list[int] = []
-    result = train_ppo(ppo, PROMPTS, PROMPTS * 16, MetricsLog(folder, accelerator), lambda: best.append(1))
+    saving = Saving(folder, ppo.stepper, accelerator, save_policy=Path.mkdir)
+    result = train_ppo(ppo, PROMPTS, PROMPTS * 16, MetricsLog(folder, accelerator), saving)
     return ppo, result
 
 
