@@ -52,7 +52,7 @@ def prepare(folder: Path) -> None:
     for seed, name in enumerate(("helpfulness", "safety")):
         RewardModel.from_policy(folder / "base", safety_head=False, seed=seed).save(folder / "whole" / name, tokenizer)
         adapted = RewardModel.from_policy(folder / "base", safety_head=False, seed=seed, adapter=ADAPTER)
-        adapted.save(folder / "adapter" / name, tokenizer)
+        adapted.save(folder / "adapter" / name, tokenizer, merge=False)
 
 
 def optimizer(checkpointing: bool) -> OptimizerConfig:
