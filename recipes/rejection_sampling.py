@@ -190,7 +190,8 @@ def main(config: RejectionSamplingConfig) -> None:
             config.seed,
             name=f"rejection sampling {config.version}",
         )
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
+        merge = config.adapter is None or config.adapter.merge
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
         accelerator.wait_for_everyone()
 
 

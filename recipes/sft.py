@@ -84,7 +84,8 @@ def main(config: SftConfig) -> None:
             heldout=parts["heldout"],
             name="sft",
         )
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
+        merge = config.adapter is None or config.adapter.merge
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
         accelerator.wait_for_everyone()
 
 

@@ -4,10 +4,11 @@ Llama 2 paper, section 3.2.2: the model starts from the chat checkpoint, its nex
 head. What the paper leaves open (RECIPE section 3): the auxiliary safety loss reads a second linear head on that state.
 
 On disk it is what transformers calls a sequence classifier with one label: `AutoModelForSequenceClassification` loads
-it and gives the same scores, also after LoRA, which is merged. After QLoRA the folder holds a peft adapter with the
-score head in it, over a base in 4 bit that `RewardModel.load` brings back; with peft alone, load the base as a sequence
-classifier with one label in the same 4 bit (`rlhf.models.policy.load_base` says how) and give it to
-`PeftModel.from_pretrained(base, folder/adapter)`. The safety head lies beside in `safety_head.safetensors`.
+it and gives the same scores, also after LoRA, which is merged. After QLoRA, or LoRA where asked for, the folder holds a
+peft adapter with the score head in it, over a base in 4 bit or whole that `RewardModel.load` brings back; with peft
+alone, load the base as a sequence classifier with one label, in the same 4 bit (`rlhf.models.policy.load_base` says
+how) or whole, and give it to `PeftModel.from_pretrained(base, folder/adapter)`. The safety head lies beside in
+`safety_head.safetensors`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -27,11 +28,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from rlhf.errors import InputError
 from rlhf.models.adapters import (
     inject_adapter,
+    is_quantized,
     lora_config,
     merged_weights,
     require_saved_size,
     restore_adapter,
     save_adapter,
+    saved_quantization,
 )
 from rlhf.models.checkpoint import (
     ADAPTER_PREFIX,
@@ -97,7 +100,7 @@ class RewardModel(nn.Module):
         safety_head: bool,
         seed: int,
         adapter: AdapterConfig | None = None,
-        quantization: str | None = None,
+        quantization: Literal["nf4"] | None = None,
         dtype: str = "float32",
     ) -> RewardModel:
         """Start training from a policy's backbone with new heads, or go on from a reward model with its own.
@@ -106,7 +109,7 @@ class RewardModel(nn.Module):
         makes first scores of order 1 on normalised states (Stiennon et al. 2020, arXiv 2009.01325).
 
         Args:
-            path: checkpoint folder of either, whole, or of an adapter over 4-bit weights, which then goes on training.
+            path: checkpoint folder of either, whole, or of an adapter, which then goes on training.
             safety_head: whether it has the second head; where that differs from the reward model at `path`, stderr
                 says that the head is new or left out.
             seed: of new heads and of a new adapter.
@@ -118,8 +121,9 @@ class RewardModel(nn.Module):
         kept = head_shapes(folder)
         _require_one_label(folder, kept)
         if adapter is None and (quantization is not None or is_adapter_checkpoint(folder)):
+            what = "is an adapter and" if is_adapter_checkpoint(folder) else "in 4 bit"
             raise InputError(
-                f"adapter: {folder} in 4 bit cannot be trained without one; give it, e.g. --training.adapter.r 64"
+                f"adapter: {folder} {what} cannot be trained without one; give it, e.g. --training.adapter.r 64"
             )
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # peft draws an adapter without a generator
@@ -140,7 +144,7 @@ class RewardModel(nn.Module):
         """Load what `save` wrote, or any sequence-classification checkpoint with one label; in eval mode.
 
         Args:
-            path: checkpoint folder, whole or of an adapter over 4-bit weights.
+            path: checkpoint folder, whole or of an adapter.
             dtype: of the backbone; the heads are float32.
 
         Raises:
@@ -181,23 +185,28 @@ class RewardModel(nn.Module):
         folder: str | os.PathLike[str],
         tokenizer: PreTrainedTokenizerBase,
         accelerator: Accelerator | None = None,
+        *,
+        merge: bool = True,
     ) -> None:
         """Write weights, config, tokenizer and safety head. Every process calls it; the main one writes, all wait.
 
         The model in memory stays as it is: an adapter over whole weights is merged in what is written only. Weights
         partitioned by ZeRO-3 are gathered.
+
+        Args:
+            merge: `AdapterConfig.merge`: False writes an adapter over whole weights alone, with the score head.
         """
         folder = Path(folder)
         is_main = accelerator is None or accelerator.is_main_process
         has_adapter = hasattr(self.model, "peft_config")
-        quantized = has_adapter and bool(getattr(self.model, "is_quantized", False))
-        state = whole_state_dict(self, keep=is_main, only_trainable=quantized)
+        adapter_alone = has_adapter and (is_quantized(self.model) or not merge)
+        state = whole_state_dict(self, keep=is_main, only_trainable=adapter_alone)
         if is_main:
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(folder)
             self.model.config.pad_token_id = tokenizer.pad_token_id
             classifier = _part(state, "model.")
-            if quantized:
+            if adapter_alone:
                 save_adapter(self.model, classifier, folder)
             else:
                 whole = merged_weights(self.model, classifier) if has_adapter else classifier
@@ -265,14 +274,14 @@ class RewardModel(nn.Module):
 
 
 def _load_classifier(
-    folder: Path, adapter: AdapterConfig | None, quantization: str | None, dtype: str
+    folder: Path, adapter: AdapterConfig | None, quantization: Literal["nf4"] | None, dtype: str
 ) -> PreTrainedModel:
     """A checkpoint, of a policy too, as a classifier of one label; its `score` is for the caller to fill."""
     saved, base = is_adapter_checkpoint(folder), require_checkpoint(base_folder(folder))
     if saved and adapter is not None:
         require_saved_size(folder, adapter)
     config = without_dropout(AutoConfig.from_pretrained(base, num_labels=1))
-    quantization = "nf4" if saved else quantization
+    quantization = saved_quantization(folder, quantization) if saved else quantization
     model = load_base(base, quantization, dtype, AutoModelForSequenceClassification, config=config)
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise InputError(f"policy: {folder} is a {config.model_type}, which has no classifier with a `score` layer")

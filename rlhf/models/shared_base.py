@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf.errors import InputError
-from rlhf.models.adapters import lora_config, require_qlora
-from rlhf.models.checkpoint import ADAPTER_FILE, ADAPTER_FOLDER, ADAPTER_PREFIX
+from rlhf.models.adapters import is_quantized, lora_config, require_qlora
+from rlhf.models.checkpoint import ADAPTER_FILE, ADAPTER_FOLDER, ADAPTER_PREFIX, write_base_quantization
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import whole_state_dict
 from rlhf.models.reward_model import SAFETY_HEAD_FILE, RewardModel, new_head
@@ -42,7 +42,7 @@ class SharedBase:
         self._layers = _adapted_layers(model)
         self._active: str | None = None
         if not self._layers:
-            if getattr(model, "is_quantized", False):
+            if is_quantized(model):
                 from peft import prepare_model_for_kbit_training
 
                 prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -97,7 +97,7 @@ class SharedBase:
 
     @property
     def _compute_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if getattr(self.model, "is_quantized", False) else self.model.dtype
+        return torch.bfloat16 if is_quantized(self.model) else self.model.dtype
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[PreTrainedModel]:
@@ -150,6 +150,7 @@ class SharedBase:
             return
         self._configs[name].save_pretrained(folder / ADAPTER_FOLDER)
         save_file(state, folder / ADAPTER_FOLDER / ADAPTER_FILE, metadata={"format": "pt"})
+        write_base_quantization(folder, "nf4" if is_quantized(self.model) else None)
         written = load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE)
         lost = [key for key, tensor in state.items() if key not in written or not torch.equal(written[key], tensor)]
         if lost or not state or not all(tensor.numel() for tensor in state.values()):

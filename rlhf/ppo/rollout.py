@@ -105,7 +105,9 @@ def rollout_figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
-def referee_figures(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], environment: Environment) -> dict[str, float]:
+def referee_figures(
+    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], environment: Environment
+) -> dict[str, float]:
     """The referee's mean score of one answer to each prompt and its standard error; empty without a referee.
 
     Answers without text are left out.

@@ -1,8 +1,8 @@
 """What a PPO stage leaves on disk as it goes: the best policy, sample answers, states to go on from.
 
-    <stage>/samples.jsonl                     the same held-out prompts' answers at each evaluation
-    <stage>/resume/best-000020/               the best policy so far; `take_best` makes it <stage>/checkpoint
-    <stage>/resume/step-000030/               see `rlhf.training.checkpoints`
+<stage>/samples.jsonl                     the same held-out prompts' answers at each evaluation
+<stage>/resume/best-000020/               the best policy so far; `take_best` makes it <stage>/checkpoint
+<stage>/resume/step-000030/               see `rlhf.training.checkpoints`
 """
 
 from __future__ import annotations

@@ -29,13 +29,13 @@ def load_value_model(
     """A reward model that reads the policy's own token ids; None: the policy itself with a fresh head.
 
     Raises:
-        InputError: its tokenizer numbers tokens otherwise than the policy's; its weights are in 4 bit.
+        InputError: its tokenizer numbers tokens otherwise than the policy's; it is an adapter alone.
     """
     if value_from is None:
         return RewardModel.from_policy(policy, safety_head=False, seed=seed)
     if is_adapter_checkpoint(value_from):
         raise InputError(
-            f"value_from: {value_from} is an adapter over 4-bit weights, which a value model cannot train; name a "
+            f"value_from: {value_from} is an adapter, whose base a value model cannot train; name a "
             "reward model with whole weights"
         )
     if load_tokenizer(value_from).get_vocab() != tokenizer.get_vocab():

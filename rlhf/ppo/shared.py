@@ -22,7 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import base_folder, is_adapter_checkpoint
+from rlhf.models.adapters import saved_quantization
+from rlhf.models.checkpoint import base_folder, base_quantization, is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.reward_model import RewardModel
@@ -146,6 +147,8 @@ class SharedRoles:
             InputError: value_from is not over this base; an adapter was trained over weights of another kind.
         """
         root = base_folder(policy).resolve()
+        if is_adapter_checkpoint(policy):
+            quantization = saved_quantization(policy, quantization)
         base = SharedBase(_load_base(policy, root, quantization, dtype))
         reference = None
         if is_adapter_checkpoint(policy):
@@ -156,7 +159,7 @@ class SharedRoles:
             base.add_new(POLICY, adapter or AdapterConfig(), root, seed=seed)
         judges: dict[Any, Any] = {}
         for name, spec in (("helpfulness", helpfulness), ("safety", safety)):
-            if shares_base(spec, root):
+            if shares_base(spec, root, quantization):
                 base.add_saved(name, Path(spec), trained=False)
                 judges[name] = Path(spec)
             else:
@@ -167,12 +170,12 @@ class SharedRoles:
                 value_from = judges["helpfulness"]
             if value_from is None:
                 base.add_new(VALUE, adapter or AdapterConfig(), root, seed=seed + 1)
-            elif shares_base(os.fspath(value_from), root):
+            elif shares_base(value_from, root, quantization):
                 base.add_saved(VALUE, value_from, trained=True)
             else:
                 raise InputError(
-                    f"value_from: {value_from} is not an adapter over {root}, the base that all roles share; name a "
-                    "reward model trained so, or leave it out"
+                    f"value_from: {value_from} is not an adapter over {root} ({quantization or 'whole'}), the base that "
+                    "all roles share; name a reward model trained so, or leave it out"
                 )
             value = base.reward_model(value_from, seed=seed)
         return cls(base, value, reference, judges, accelerator)
@@ -232,9 +235,11 @@ class AdapterReward:
                 head.to(device)
 
 
-def shares_base(spec: str, root: Path) -> bool:
-    """Whether `spec` is a checkpoint that holds an adapter over the weights in `root`."""
-    return is_adapter_checkpoint(spec) and base_folder(spec).resolve() == root.resolve()
+def shares_base(spec: str | Path, root: Path, quantization: str | None) -> bool:
+    """Whether `spec` is a checkpoint that holds an adapter over the weights in `root`, held as `quantization` says."""
+    if not is_adapter_checkpoint(spec):
+        return False
+    return base_folder(spec).resolve() == root.resolve() and base_quantization(Path(spec)) == quantization
 
 
 def _load_base(policy: Path, root: Path, quantization: str | None, dtype: str) -> PreTrainedModel:

@@ -86,7 +86,8 @@ def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., 
             write_json(folder / "mixture.json", mixture_report(mixture, rows.skipped))
         log = MetricsLog(folder, accelerator)
         model = train(config.policy, mixture.rows, config.training, accelerator, log, seed=config.seed)
-        model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator)
+        merge = config.training.adapter is None or config.training.adapter.merge
+        model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator, merge=merge)
         if accelerator.is_main_process:
             write_json(folder / "accuracy.json", heldout_report(folder / "checkpoint", rows.domain, rows))
         accelerator.wait_for_everyone()

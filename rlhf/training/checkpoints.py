@@ -111,9 +111,7 @@ def _save_training(stepper: Stepper, folder: Path, accelerator: Accelerator) -> 
 
 def _load_training(stepper: Stepper, folder: Path) -> None:
     if stepper.deepspeed:
-        stepper.model.load_checkpoint(
-            folder, tag="deepspeed", load_module_strict=False, load_lr_scheduler_states=False
-        )
+        stepper.model.load_checkpoint(folder, tag="deepspeed", load_module_strict=False, load_lr_scheduler_states=False)
         return
     weights = load_file(folder / "weights.safetensors")
     with torch.no_grad():

@@ -55,14 +55,12 @@ def _start(kind: str, settings: str | None, policy: Path, reward: Path, output: 
 
 def _adapter_reward(policy: Path, folder: Path) -> Path:
     """A reward model that is an adapter over the policy's weights."""
-    from rlhf.models.adapters import save_adapter
     from rlhf.models.config import AdapterConfig
     from rlhf.models.policy import load_tokenizer
     from rlhf.models.reward_model import RewardModel
 
     reward = RewardModel.from_policy(policy, safety_head=False, seed=0, adapter=AdapterConfig(r=4))
-    load_tokenizer(policy).save_pretrained(folder)
-    save_adapter(reward.model, {n: p.detach() for n, p in reward.model.named_parameters() if p.requires_grad}, folder)
+    reward.save(folder, load_tokenizer(policy), merge=False)
     return folder
 
 

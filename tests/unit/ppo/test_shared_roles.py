@@ -15,7 +15,6 @@ from torch import nn
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.models.adapters import save_adapter
 from rlhf.models.checkpoint import weight_shapes
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
@@ -72,20 +71,12 @@ def checkpoints(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactory
     policy: Any = load_policy(tiny_policy_path, adapter=ADAPTER)
     _stir(policy, seed=1)
     save_policy(policy, tokenizer, found.path("policy", merged=True))
-    policy.save_pretrained(found.path("policy", merged=False) / "adapter")
-    tokenizer.save_pretrained(found.path("policy", merged=False))
+    save_policy(policy, tokenizer, found.path("policy", merged=False), merge=False)
     for seed, name in enumerate(("helpfulness", "safety"), start=2):
         reward = RewardModel.from_policy(tiny_policy_path, safety_head=name == "safety", seed=seed, adapter=ADAPTER)
         _stir(reward, seed=seed)
         reward.save(found.path(name, merged=True), tokenizer)
-        folder = found.path(name, merged=False)
-        tokenizer.save_pretrained(folder)
-        state = {n: p.detach() for n, p in reward.model.named_parameters() if p.requires_grad}
-        save_adapter(reward.model, state, folder)
-        if reward.safety_head is not None:
-            (folder / "safety_head.safetensors").write_bytes(
-                (found.path(name, merged=True) / "safety_head.safetensors").read_bytes()
-            )
+        reward.save(found.path(name, merged=False), tokenizer, merge=False)
     return found
 
 
@@ -250,7 +241,9 @@ def test_a_base_without_adapter_is_its_own_reference(checkpoints: Checkpoints, a
 
 
 def test_a_value_over_another_base_is_refused(checkpoints: Checkpoints, accelerator: Accelerator) -> None:
-    with pytest.raises(InputError, match=r"value_from: .* is not an adapter over .*, the base that all roles share"):
+    with pytest.raises(
+        InputError, match=r"value_from: .* is not an adapter over \(whole\), the base that all roles share"
+    ):
         _shared(checkpoints, accelerator, value_from=checkpoints.path("helpfulness", merged=True))
 
 
