@@ -92,14 +92,14 @@ def main() -> None:
         "ppo.estimator": "rloo",
         "ppo.samples_per_prompt": 4,
         "ppo.iterations": 40,
-        "ppo.batch_size": 128,
+        "ppo.batch_size": 256,
         "ppo.beta": 0.02,
         "ppo.missing_end_penalty": 0.0,
         "ppo.evaluate_every": 5,
         "ppo.validation_size": 256,
         "ppo.max_kl": 15.0,
         "ppo.optimizer.learning_rate": 2e-4,
-        "ppo.optimizer.batch_size": 32,
+        "ppo.optimizer.batch_size": 64,
         "ppo.optimizer.micro_batch_size": 32,
     }
     if not (OUTPUT / "ppo").exists():

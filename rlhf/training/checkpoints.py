@@ -1,7 +1,7 @@
 """States from which a training that was killed goes on as if nothing had been: written beside, renamed, the last kept.
 
-    <folder>/step-000010/    weights.safetensors  optimizer.pt  random-<rank>.pt  state.json      only ever whole
-    <folder>/step-000020/    deepspeed/ …                                                         the same under DeepSpeed
+    <folder>/step-000010/    weights.safetensors  optimizer.pt  random-<rank>.pt  state.json    only ever whole
+    <folder>/step-000020/    deepspeed/           random-<rank>.pt  state.json                  the same under DeepSpeed
 
 A state holds what is trained (frozen weights come from where they came from), the optimizer, the random states of each
 process and what the caller's loop needs (state.json). On the same machine with as many processes the run ends bit for

@@ -48,9 +48,10 @@ def _warned(evaluations: list[dict[str, Any]]) -> list[str]:
 
 
 def test_answers_that_come_to_repeat_themselves() -> None:
-    assert "repeat themselves: 30% of their 4-grams, at first 5%" in _warned(
-        _evaluations(reward=[1.0, 2.0], repetition=[0.05, 0.3])
-    )[0]
+    assert (
+        "repeat themselves: 30% of their 4-grams, at first 5%"
+        in _warned(_evaluations(reward=[1.0, 2.0], repetition=[0.05, 0.3]))[0]
+    )
     assert _warned(_evaluations(reward=[1.0, 2.0], repetition=[0.25, 0.3])) == [], "they always did"
     assert _warned(_evaluations(reward=[1.0, 2.0], repetition=[0.01, 0.1])) == []
 
