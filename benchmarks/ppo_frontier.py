@@ -46,7 +46,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "recipes/configs/embedded"
 OUTPUT = Path("runs/frontier")
 SAMPLES = 64
 PPO_SETTINGS = {
-    "ppo.iterations": 40,
+    "ppo.iterations": 30,
     "ppo.batch_size": 256,
     "ppo.evaluate_every": 5,
     "ppo.validation_size": 150,
