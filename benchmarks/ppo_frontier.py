@@ -4,9 +4,9 @@
 
 From each run's V2 checkpoint and with its V3 reward models: PPO; fine-tuning on the best of 16 samples a prompt (from
 the SFT model, as every version); and the best of n samples themselves. The table has the test prompts, the figure
-(runs/frontier/frontier.svg) the validation prompts: PPO at each evaluation, best-of-n at n = 1, 2, 4, …, 64. Gold is
+(runs/frontier/frontier.svg) the validation prompts: PPO at each evaluation, best-of-n at n = 1, 2, 4, …, 32. Gold is
 safety for unsafe requests and helpfulness for all others; nothing is trained or chosen on it. Needs finished runs of
-`make demo` (SEED=1, SEED=2 for the others); about 10 minutes a run on one core. The last line is JSON.
+`make demo` (SEED=1, SEED=2 for the others); about 4 minutes of processor time a run. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ import rejection_sampling
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes/configs/embedded"
 OUTPUT = Path("runs/frontier")
-SAMPLES = 64
+SAMPLES = 32
 PPO_SETTINGS = {
-    "ppo.iterations": 30,
-    "ppo.batch_size": 256,
-    "ppo.evaluate_every": 5,
+    "ppo.iterations": 24,
+    "ppo.evaluate_every": 4,
     "ppo.validation_size": 150,
     "ppo.patience": 8,
     "ppo.max_kl": 10.0,
@@ -99,7 +98,7 @@ def gold_on_test_prompts(run: Path, output: Path, policy: Path) -> Point:
 
 
 def best_of_n(run: Path, output: Path) -> list[Point]:
-    """KL, reward and gold of the best of n of V2's answers to the validation prompts, from one draw of 64."""
+    """KL, reward and gold of the best of n of V2's answers to the validation prompts, from one draw of 32."""
     file = output / "best_of_n.json"
     if file.exists():
         points: list[Point] = json.loads(file.read_text())
@@ -123,7 +122,7 @@ def best_of_n(run: Path, output: Path) -> list[Point]:
             "reward": expected_max(rewards, n).mean().item(),
             "gold": expected_of_best(gold, rewards, n).mean().item(),
         }
-        for n in (1, 2, 4, 8, 16, 32, 64)
+        for n in (1, 2, 4, 8, 16, 32)
     ]
     write_json(file, points)
     return points

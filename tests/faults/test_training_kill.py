@@ -21,30 +21,32 @@ from rlhf.metrics import read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 STARTER = """
-import glob, importlib, json, os, signal, sys, time, typing
+import importlib, json, os, signal, sys, time, typing
 import peft, rlhf.finetuning.supervised, rlhf.ppo.loop, rlhf.ppo.saving, rlhf.ppo.setup, rlhf.rewards.training
 import rlhf.rewards.stage, torch.utils.tensorboard
 from rlhf.configuration import run_recipe
 
+def wait_for(path, lines):
+    while child_lives() and lines and not (os.path.exists(path) and open(path).read().count("\\n") >= lines):
+        time.sleep(0.002)
+
+def child_lives():
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
 for line in sys.stdin:  # all is imported: a start takes no time
-    name, moment, sys.argv[1:] = json.loads(line)
+    name, kill, sys.argv[1:] = json.loads(line)
     recipe = importlib.import_module(name)
-    started = time.monotonic()
     child = os.fork()
     if not child:
         os.dup2(2, 1)
         run_recipe(recipe.main, typing.get_type_hints(recipe.main)["config"])
         os._exit(0)
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        seconds = time.monotonic() - started
-        if moment is not None and (glob.glob(moment) if isinstance(moment, str) else seconds > moment):
-            os.kill(child, signal.SIGKILL)
-            moment = None
-        time.sleep(0.002)
-    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]), flush=True)
+    if kill is not None:
+        path, lines, delay = kill
+        wait_for(path, lines)
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 REWARDS = """
 import random
@@ -87,8 +89,8 @@ SUPERVISED_OPTIONS = {
         "finetuning.optimizer.learning_rate": 1e-2,
     },
     "safety_reward": {
-        "preferences": "pairs.jsonl",
-        "test_preferences": "pairs.jsonl",
+        "preferences": '["pairs.jsonl"]',
+        "test_preferences": '["pairs.jsonl"]',
         "other_share": 0.0,
         "training.checkpoint_every": 2,
         "training.optimizer.batch_size": 4,
@@ -113,19 +115,16 @@ class Starter:
             text=True,
         )
 
-    def run(
-        self, recipe: str, output: str, options: dict[str, Any], kill: float | str | None = None
-    ) -> tuple[int, float]:
-        """Exit code and seconds; `kill`: after so many seconds, or once a file is there."""
+    def run(self, recipe: str, output: str, options: dict[str, Any], kill: tuple[int, float] | None = None) -> int:
+        """Exit code; `kill`: so many seconds after so many lines of metrics, whatever the machine's load is."""
         arguments = [part for item in ({"output": output} | options).items() for part in (f"--{item[0]}", str(item[1]))]
+        moment = None if kill is None else [f"{output}.partial/metrics.jsonl", *kill]
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps([recipe, kill, arguments]) + "\n")
+        self.process.stdin.write(json.dumps([recipe, moment, arguments]) + "\n")
         self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        assert answer, self.log.read_text()[-3000:]
-        status, seconds = json.loads(answer)
+        status = int(self.process.stdout.readline() or "1")
         assert status in (0, -9), self.log.read_text()[-3000:]
-        return status, seconds
+        return status
 
 
 @pytest.fixture(scope="module")
@@ -163,19 +162,19 @@ def _outcome(folder: Path, *files: str) -> dict[str, Any]:
 def test_kill_9_of_ppo_at_random_moments(tiny_policy_path: Path, starter: Starter) -> None:
     options = {"policy": tiny_policy_path} | PPO_OPTIONS
     files = ("samples.jsonl", "ppo.json", "checkpoint/model.safetensors")
-    _, seconds = starter.run("ppo", "whole", options)
+    assert starter.run("ppo", "whole", options) == 0
     whole = _outcome(starter.folder / "whole", *files)
     assert [row["step"] for row in whole["metrics"]] == list(range(8))
     assert len({row["beta"] for row in whole["metrics"][:7]}) > 1, "the controller has a state to lose"
     moments = random.Random(0)
     went_on = 0
     for number in range(KILLS):
+        moment = (moments.randrange(8), moments.uniform(0, 0.2)) if number else (5, 0.0)
+        status = starter.run("ppo", f"killed{number}", options, kill=moment)
         partial = starter.folder / f"killed{number}.partial"
-        moment = moments.uniform(0.2, 1.0) * seconds if number else f"{partial}/resume/step-000004"
-        status, _ = starter.run("ppo", f"killed{number}", options, kill=moment)
         went_on += status != 0 and any(partial.glob("resume/step-*"))
         if status != 0:
-            assert starter.run("ppo", f"killed{number}", options)[0] == 0
+            assert starter.run("ppo", f"killed{number}", options) == 0
         assert _outcome(starter.folder / f"killed{number}", *files) == whole
         assert not partial.exists()
     assert went_on >= 1
@@ -185,10 +184,10 @@ def test_kill_9_of_ppo_at_random_moments(tiny_policy_path: Path, starter: Starte
 @pytest.mark.parametrize("recipe", SUPERVISED_OPTIONS)
 def test_kill_9_of_supervised_training(tiny_policy_path: Path, starter: Starter, recipe: str) -> None:
     options = {"policy": tiny_policy_path} | SUPERVISED_OPTIONS[recipe]
-    assert starter.run(recipe, f"{recipe}_whole", options)[0] == 0
-    state = f"{recipe}_killed.partial/resume/step-000002"
-    assert starter.run(recipe, f"{recipe}_killed", options, kill=state)[0] == -9
-    assert starter.run(recipe, f"{recipe}_killed", options)[0] == 0
+    assert starter.run(recipe, f"{recipe}_whole", options) == 0
+    assert starter.run(recipe, f"{recipe}_killed", options, kill=(3, 0.0)) == -9
+    assert (starter.folder / f"{recipe}_killed.partial/resume/step-000002").exists()
+    assert starter.run(recipe, f"{recipe}_killed", options) == 0
     (weights,) = (starter.folder / f"{recipe}_whole").glob("checkpoint/**/*.safetensors")
     file = str(weights.relative_to(starter.folder / f"{recipe}_whole"))
     whole, killed = (_outcome(starter.folder / f"{recipe}_{end}", file) for end in ("whole", "killed"))
