@@ -19,12 +19,15 @@ class FinetuningConfig:
         train: "all" answers of a dialogue, or only its "last".
         on_bad_row: a dialogue whose last turn alone is too long, or that the template refuses: "refuse" it, naming the
             row, or "skip" it, counted and reported.
+        packing: compute a micro-batch as one row without padding, whose dialogues do not see each other, where the
+            model's attention can (full causal attention under sdpa); false: as padded rows. Same up to rounding.
         optimizer: schedule and sizes; the paper's rate 2e-5 falls to 10 %, 2 epochs, 64 rows a step.
     """
 
     max_length: int = 4096
     train: Literal["all", "last"] = "all"
     on_bad_row: Literal["refuse", "skip"] = "refuse"
+    packing: bool = True
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(epochs=2))
 
     def __post_init__(self) -> None:

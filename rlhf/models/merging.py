@@ -116,7 +116,7 @@ def layer_distances(checkpoint: str | os.PathLike[str]) -> list[LayerDistance]:
 
 
 def _with_adapter(folder: Path, dtype: str) -> Any:
-    """The base in whole weights under the checkpoint's adapter, wrapped by peft, even where training had it in 4 bit."""
+    """The base in whole weights under the checkpoint's adapter, wrapped by peft, also where it was in 4 bit."""
     require_qlora("peft")
     from peft import PeftModel
 

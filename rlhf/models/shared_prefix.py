@@ -132,15 +132,19 @@ def _similar(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
             start = end
 
 
+def packed_inputs(packed: PackedRows) -> dict[str, Any]:
+    """What a model of `enable_packing`, causal LM or backbone, is called with to compute the packed tokens."""
+    return {
+        "input_ids": packed.input_ids,
+        "position_ids": packed.position_ids,
+        "attention_mask": packed.last.view(1, 1, 1, -1),  # unused; transformers makes none of (N, N) where it has four
+        "packed": packed,
+    }
+
+
 def packed_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
     """The backbone's last hidden states of the packed tokens, (N, H)."""
-    outputs = backbone(
-        input_ids=packed.input_ids,
-        position_ids=packed.position_ids,
-        attention_mask=packed.last.view(1, 1, 1, -1),  # unused; transformers makes none of (N, N) if four-dimensional
-        use_cache=False,
-        packed=packed,
-    )
+    outputs = backbone(**packed_inputs(packed), use_cache=False)
     states: Tensor = outputs.last_hidden_state[0]
     return states
 
