@@ -1,5 +1,5 @@
-"""Started by the tests under several launchers: trains supervised, skips bad steps, makes PPO updates, runs rejection
-sampling, writes figures.
+"""Started by the tests under several launchers: trains supervised, skips bad steps, fine-tunes, makes PPO updates, runs
+rejection sampling, writes figures.
 
 python tests/distributed/worker.py POLICY REWARD OUTPUT
 """
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.finetuning.supervised import finetune
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.batching import pad_rows
 from rlhf.models.config import AdapterConfig
@@ -139,14 +140,31 @@ def run_ppo(roles: Roles, policy_path: Path, folder: Path, accelerator: Accelera
     return read_metrics(log.path)
 
 
+def fine_tune(policy_path: Path, folder: Path, accelerator: Accelerator) -> MetricsLog:
+    """Full SFT of dialogues, packed; 5 rows in steps of 3, so that a process runs out of rows."""
+    policy, tokenizer = load_policy(policy_path), load_tokenizer(policy_path)
+    words = ("what is", "the river of velda is mora", "hello", "how do I paint my own goat", "please")
+    dialogues: list[Conversation] = [
+        [{"role": "user", "content": word}, {"role": "assistant", "content": answer}]
+        for word, answer in zip(words, reversed(words), strict=True)
+    ]
+    optimizer = OptimizerConfig(learning_rate=1e-2, batch_size=3, micro_batch_size=1, epochs=2)
+    log = MetricsLog(folder, accelerator)
+    config = FinetuningConfig(optimizer=optimizer)
+    finetune(policy, Renderer(tokenizer), dialogues, config, accelerator, log, 0, heldout=dialogues[:3])
+    save_policy(policy, tokenizer, folder, accelerator)
+    return log
+
+
 def main(policy_path: Path, reward_path: Path, output: Path) -> None:
     """Everything is written into the folder `output`; figures.json last."""
     accelerator = make_accelerator(seed=0)
-    for name in ("supervised", "poisoned", "ppo", "resumed", "shared"):
+    for name in ("supervised", "poisoned", "sft", "ppo", "resumed", "shared"):
         (output / name).mkdir(parents=True, exist_ok=True)
     supervised = supervise(policy_path, output / "supervised", accelerator, _loss)
     poisoned = supervise(policy_path, output / "poisoned", accelerator, _poisoned_loss)
 
+    sft = fine_tune(policy_path, output / "sft", accelerator)
     ppo = run_ppo(separate_roles(policy_path, accelerator), policy_path, output / "ppo", accelerator)
     resumed = resumed_ppo(policy_path, output / "ppo", output / "resumed", accelerator)
     shared = shared_ppo(policy_path, reward_path, output / "shared", accelerator)
@@ -158,6 +176,7 @@ def main(policy_path: Path, reward_path: Path, output: Path) -> None:
             "supervised": supervised.losses,
             "poisoned": [None if math.isinf(loss) else loss for loss in poisoned.losses],
             "skipped": poisoned.skipped,
+            "sft": read_metrics(sft.path),
             "ppo": ppo,
             "resumed": resumed,
             "shared": shared,
