@@ -137,7 +137,7 @@ class AnswerLogprobs(nn.Module):
             rows, positions: (N,) int64: at input_ids[rows[i], positions[i]] the token targets[i] is predicted.
             targets: (N,) int64.
         """
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if self.packing:
             packed = pack_rows(input_ids, attention_mask, torch.arange(len(input_ids), device=input_ids.device))
             lengths = attention_mask.sum(-1)
@@ -150,7 +150,7 @@ class AnswerLogprobs(nn.Module):
 
         hook = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
         try:
-            logits = self.policy(**inputs, use_cache=False).logits
+            logits = self.policy(**inputs).logits
         finally:
             if hook is not None:
                 hook.remove()
