@@ -55,7 +55,7 @@ from rlhf.models.policy import (
     verify_saved,
     whole_state_dict,
 )
-from rlhf.models.shared_prefix import enable_packing, last_states, pack_rows
+from rlhf.models.shared_prefix import PackedRows, enable_packing, last_states, pack_rows, packed_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -130,10 +130,10 @@ class RewardModel(nn.Module):
             torch.manual_seed(seed)
             model = _load_classifier(folder, adapter, quantization, dtype)
             hidden = model.score.in_features
-            model.score = _head(hidden, bias=model.score.bias is not None, generator=generator).to(model.device)
-            reward = cls(model, _head(hidden, bias=True, generator=generator) if safety_head else None)
+            model.score = new_head(hidden, bias=model.score.bias is not None, generator=generator).to(model.device)
+            reward = cls(model, new_head(hidden, bias=True, generator=generator) if safety_head else None)
         if kept:
-            reward._load_heads(folder)
+            reward.load_heads(folder)
             if safety_head != (folder / SAFETY_HEAD_FILE).is_file() and os.environ.get("RANK", "0") == "0":
                 what = "has no safety head, a new one is drawn" if safety_head else "has a safety head, it is left out"
                 print(f"reward model: {folder} {what}", file=sys.stderr)
@@ -170,10 +170,10 @@ class RewardModel(nn.Module):
             reward = cls(model)
         if (folder / SAFETY_HEAD_FILE).is_file():
             reward.safety_head = nn.Linear(reward.model.score.in_features, 1).to(reward.device)
-        reward._load_heads(folder)
+        reward.load_heads(folder)
         return reward.eval()
 
-    def _load_heads(self, folder: Path) -> None:
+    def load_heads(self, folder: Path) -> None:
         """Put in the heads that lie in a folder, as they were saved: in float32, whatever the backbone's type."""
         if self.has_token_scores:
             self.model.score.float().requires_grad_(True).load_state_dict(_read_tensors(folder, "score."))
@@ -241,14 +241,20 @@ class RewardModel(nn.Module):
         safety = None if self.safety_head is None else _apply(self.safety_head, pooled)
         return RewardOutput(_apply(self.model.score, pooled), safety)
 
-    def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def token_scores(self, input_ids: Tensor, attention_mask: Tensor, packed: PackedRows | None = None) -> Tensor:
         """The score head at every position, (B, T) float32, 0 on padding: what a value model starts from.
 
         At the last attended position it equals `forward`'s score.
+
+        Args:
+            packed: the same rows, packed, where `shares_prefixes`: the same scores, and padding is not computed.
         """
         if not self.has_token_scores:
             raise InputError(f"value model: a {self.config.model_type} has no `score` layer to read at every token")
-        scores = _apply(self.model.score, self._states(input_ids, attention_mask))
+        if packed is not None:
+            scores = _apply(self.model.score, packed_states(self.model.base_model, packed))[packed.places]
+        else:
+            scores = _apply(self.model.score, self._states(input_ids, attention_mask))
         return scores.masked_fill(attention_mask == 0, 0.0)
 
     @property
@@ -311,7 +317,8 @@ def without_dropout(config: Any) -> Any:
     return config
 
 
-def _head(hidden: int, *, bias: bool, generator: torch.Generator) -> nn.Linear:
+def new_head(hidden: int, *, bias: bool, generator: torch.Generator) -> nn.Linear:
+    """A float32 head of one output, drawn as `RewardModel.from_policy` says."""
     head = nn.Linear(hidden, 1, bias=bias, dtype=torch.float32)
     with torch.no_grad():
         head.weight.normal_(0.0, (hidden + 1) ** -0.5, generator=generator)
