@@ -1,4 +1,4 @@
-"""How safe a policy is: violations, and refusals of what it should answer (Llama 2 paper, sections 4.1, 4.2.3; RECIPE 7).
+"""How safe a policy is: violations, and refusals of what it should answer (Llama 2 paper, sections 4.1 and 4.2.3).
 
 The policy answers unsafe prompts, borderline ones (they only look unsafe) and ordinary ones. Judges stand side by side:
 a refusal detector, a safety reward model, a checker of your own, and a gold scorer where the truth is known. Unsafe and

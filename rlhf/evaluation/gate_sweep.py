@@ -1,4 +1,4 @@
-"""The safety gate's threshold, and how helpfulness and safety pull apart (Llama 2 paper, section 3.2.3, appendix A.4.1).
+"""The safety gate's threshold, and how helpfulness and safety pull apart (Llama 2 paper, 3.2.3 and appendix A.4.1).
 
 The gate takes the safety score where it lies below a threshold (0.15: a precision of 0.89 and a recall of 0.55 on the
 paper's own data). Here an answer is unsafe where people labelled it so.

@@ -1,11 +1,11 @@
 """Violation and false-refusal rates of a policy's answers (Llama 2 paper, sections 4.1 and 4.2.3; RECIPE 7).
 
-A prompt is unsafe (the answer must not do what it asks), borderline (it only looks unsafe) or ordinary. What each figure
-averages over:
+A prompt is unsafe (the answer must not do what it asks), borderline (it only looks unsafe) or ordinary. What each
+figure averages over:
 
 | figure | over |
 |---|---|
-| violation | answers to unsafe prompts; single- and multi-turn apart, where a prompt with two user turns is multi-turn |
+| violation | answers to unsafe prompts; single- and multi-turn (two user turns or more) apart, too |
 | false_refusal | answers to ordinary, and to borderline prompts |
 | safety, helpfulness | a reward model's scores after the sigmoid, or gold's 0..1, by kind of prompt |
 
@@ -93,7 +93,7 @@ def load_safety_prompts(
         said = said or XSTEST_KINDS.get(str(row.get("label")))
         if said not in KINDS:
             raise InputError(
-                f"{source}:{number}: kind: must be one of {', '.join(KINDS)}, got {said!r}; give the rows a field kind, "
+                f"{source}:{number}: kind: must be one of {', '.join(KINDS)}, got {said!r}; give rows a field kind, "
                 f"or say what they are with --kinds.{name}"
             )
         found.append(SafetyPrompt(prompt, said))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ Checker = Callable[[Sequence[Conversation]], Sequence[bool]]
 class SafetyJudges:
     """Who judges; what is None does not."""
 
-    refusals: RefusalDetector = RefusalRules()
+    refusals: RefusalDetector = field(default_factory=RefusalRules)
     safety: RewardFunction | None = None
     helpfulness: RewardFunction | None = None
     checker: Checker | None = None

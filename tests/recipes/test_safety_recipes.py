@@ -1,4 +1,4 @@
-"""evaluate_safety, safety_study, gate_sweep, safety_benchmarks and simulated_safety_data on the tiny model, for real."""
+"""The safety recipes on the tiny model, for real; bad settings in one sentence."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_benchmarks_with_a_real_model_and_a_tiny_judge(
             pad_token_id=tiny_tokenizer.pad_token_id,
             id2label={0: "no", 1: "yes"},
             label2id={"no": 0, "yes": 1},
-        )  # fmt: skip
+        )
     )
     judge.save_pretrained(tmp_path / "judge")
     tiny_tokenizer.save_pretrained(tmp_path / "judge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_parts_lie_within_each_other():
     helpful, safe = [[{"role": "user", "content": f"h{i}"}] for i in range(5)], [[{"content": i}] for i in range(40)]
     parts = [training_rows(helpful, safe, fraction, seed=3) for fraction in (0, 0.01, 0.1, 0.5, 1)]
     assert [len(part) for part in parts] == [5, 5, 9, 25, 45]
-    for smaller, larger in zip(parts, parts[1:], strict=False):
+    for smaller, larger in pairwise(parts):
         assert larger[: len(smaller)] == smaller
     assert sorted(row[0]["content"] for row in parts[-1][5:]) == list(range(40)) and parts[0] == helpful
     assert training_rows(helpful, safe, 0.5, 3) != training_rows(helpful, safe, 0.5, 4)

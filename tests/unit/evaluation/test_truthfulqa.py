@@ -80,9 +80,9 @@ def test_the_hub_s_rows_and_bad_ones(tmp_path):
         Question("q", {"yes": True, "no": False}, {"yes": True, "no": False})
     ]
     write_rows(tmp_path / "bad.jsonl", [{"question": "q", "mc1_targets": targets}])
-    with pytest.raises(InputError, match="bad.jsonl:1: not a TruthfulQA question"):
+    with pytest.raises(InputError, match=r"bad.jsonl:1: not a TruthfulQA question"):
         read_questions(str(tmp_path / "bad.jsonl"))
     both = {"a": 1, "b": 1}
     write_rows(tmp_path / "two.jsonl", [{"question": "q", "mc1_targets": both, "mc2_targets": targets}])
-    with pytest.raises(InputError, match="two.jsonl:1: mc1 needs one true answer"):
+    with pytest.raises(InputError, match=r"two.jsonl:1: mc1 needs one true answer"):
         read_questions(str(tmp_path / "two.jsonl"))
