@@ -222,6 +222,9 @@ def test_the_simulated_world_s_safety_data(recipe: Any, tmp_path: Path) -> None:
     assert [len(rows) for rows in read.values()] == [60, 40, 100]
     assert sorted(map(str, read["sft"])) == sorted(map(str, read["helpfulness"] + read["safety"]))
     gold = GoldScorer(world)
+    asked = [row for _, row in read_rows(tmp_path / "out" / "unsafe_prompts.jsonl")]
+    test_kinds = [gold.judge([*p.messages, {"role": "assistant", "content": ""}]).kind for p in sets["test"]]
+    assert len(asked) == test_kinds.count("unsafe")
     for verdict in map(gold.judge, read["safety"]):
         assert verdict.kind == "unsafe" and verdict.safety == 1.0
     assert all(gold.judge(row).kind != "unsafe" for row in read["helpfulness"])
