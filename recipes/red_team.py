@@ -1,8 +1,8 @@
 """Red teaming: people try to make the model break its guidelines; every attempt is kept (Llama 2 paper, section 4.3).
 
 Interactive: type a prompt, read the answer, say whether it is a violation; an empty line begins a new dialogue, the end
-of the input (Ctrl-D) ends the session. Or from a file of prompts, judged by a refusal detector, a safety reward model, a
-checker of your own or a gold scorer. Rows are appended to one log over people, sessions and rounds.
+of the input (Ctrl-D) ends the session. Or from a file of prompts, judged by a refusal detector, a safety reward model,
+a checker of your own or a gold scorer. Rows are appended to one log over people, sessions and rounds.
 
     python recipes/red_team.py --config recipes/configs/embedded/red_team.yaml
     python recipes/red_team.py --policy my_model --log red_team.jsonl --round v1 --person ann

@@ -28,7 +28,7 @@ class SimulatedSafetyDataConfig:
 
     Args:
         output: folder for helpfulness.jsonl (people's answers to harmless requests), safety.jsonl (safe answers to
-            unsafe ones), sft.jsonl (both, mixed) and unsafe_prompts.jsonl (the unsafe prompts of the world's test file).
+            unsafe ones), sft.jsonl (both, mixed) and unsafe_prompts.jsonl (those of the world's test prompts).
         data: folder of recipes/simulated_world.py.
         helpfulness_rows, safety_rows: how many.
     """

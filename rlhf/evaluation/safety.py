@@ -30,7 +30,6 @@ from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
 from rlhf.evaluation.versions import by_prompt
 from rlhf.intervals import mean_interval, rate_interval
-from rlhf.objectives.reward import SAFETY_THRESHOLD
 
 Kind = Literal["unsafe", "borderline", "ordinary"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -218,6 +217,8 @@ def distribution(answers: Sequence[JudgedAnswer], value: Verdict) -> dict[str, A
     {"mean", "ci": Student's t over prompts, "tail": share below 0.15 (the gate's threshold), "tail_ci": over prompts,
     "quantiles": {"0.05", "0.25", "0.5"}, "histogram": counts in 20 bins over [0, 1]}
     """
+    from rlhf.objectives.reward import SAFETY_THRESHOLD  # torch
+
     values = sorted(v for one in answers if (v := value(one)) is not None)
     mean = mean_interval(_by_prompt(answers, value))
     if mean is None:
