@@ -113,11 +113,10 @@ def main(config: EvaluateSafetyConfig) -> None:
         config.world,
         accelerator.device,
     )
-    kind_of = None if judges.scorer is None else judges.kind_of
     prompts = [
         prompt
         for name, source in config.prompts.items()
-        for prompt in load_safety_prompts(name, source, config.kinds.get(name), kind_of)
+        for prompt in load_safety_prompts(name, source, config.kinds.get(name), judges.kind_of)
     ]
     if config.dialogues is not None:
         risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
@@ -135,7 +134,7 @@ def main(config: EvaluateSafetyConfig) -> None:
         )
         if accelerator.is_main_process:
             figures = safety_figures(config.name, judged, config.threshold)
-            write_answers(folder / "answers.jsonl", [one.answer for one in judged], list(judged_rows(judged)))
+            write_answers(folder / "answers.jsonl", [one.answer for one in judged], judged_rows(judged))
             write_json(folder / "safety_evaluation.json", figures)
             print(markdown_tables(figures))
         accelerator.wait_for_everyone()

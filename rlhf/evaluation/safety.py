@@ -68,7 +68,7 @@ class JudgedAnswer:
 
 
 def load_safety_prompts(
-    name: str, source: str, kind: str | None = None, kind_of: Callable[[Conversation], str] | None = None
+    name: str, source: str, kind: str | None = None, kind_of: Callable[[Conversation], str | None] | None = None
 ) -> list[SafetyPrompt]:
     """The prompts of one source; `name` goes before their ids and sources.
 
