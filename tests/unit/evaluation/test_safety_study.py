@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from rlhf.evaluation.safety_study import FIGURES, gather, training_rows
-from rlhf.report.safety_study import build_safety_study_page, markdown_table
+from rlhf.report.safety_study import build_safety_study_page, markdown_tables
 
 
 def test_parts_lie_within_each_other():
@@ -68,10 +68,12 @@ def test_figures_over_seeds_by_hand(study):
     assert study["parts"][0]["histogram"] == [2, 4]
 
 
-def test_table_and_page(study, tmp_path):
-    table = markdown_table(study).splitlines()
-    assert table[0] == "| Safety data | Safety | Left tail | Violations | Refuses ordinary |"
-    assert table[2].startswith("| 0 % | 0.250 (") and "50.0\u00a0%" in table[2] and len(table) == 5
+def test_tables_and_page(study, tmp_path):
+    figures, steps, gains = (part.splitlines()[2:] for part in markdown_tables(study).split("\n\n**"))
+    assert figures[0] == "| Safety data | Safety | Left tail | Violations | Refuses ordinary |"
+    assert figures[2].startswith("| 0 % | 0.250 (") and "50.0\u00a0%" in figures[2] and len(figures) == 5
+    assert steps[3].startswith("| 100 % | +0.540 (0.540 to 0.540) | −36.0 (−36.0 to −36.0) | 0.0 (0.0 to 0.0) |")
+    assert gains[3].startswith("| 100 % | +0.600 (0.600 to 0.600) | −40.0") and len(gains) == len(steps) == 4
     build_safety_study_page(study, tmp_path / "index.html", "<study>")
     page = (tmp_path / "index.html").read_text()
     assert "&lt;study&gt;" in page and page.count("<svg") == 4 and "Left tail" in page
