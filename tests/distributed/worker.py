@@ -1,4 +1,5 @@
-"""Started by the tests under several launchers: trains supervised, skips bad steps, makes PPO updates, writes figures.
+"""Started by the tests under several launchers: trains supervised, skips bad steps, trains a LoRA reward model, makes
+PPO updates, writes figures.
 
 python tests/distributed/worker.py POLICY OUTPUT
 """
@@ -16,14 +17,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.conversation import Conversation, Renderer
-from rlhf.data.rows import Prompt
+from rlhf.data.rows import Preference, Prompt
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.batching import pad_rows
+from rlhf.models.config import AdapterConfig
 from rlhf.models.logprobs import sequence_logprobs
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
+from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.rewards.training import train_reward_model
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -66,13 +70,32 @@ def supervise(policy_path: Path, folder: Path, accelerator: Accelerator, loss: L
     return result
 
 
+def learn_preferences(policy_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, float]]:
+    answers = ("mora", "the river of velda is mora", "I do not know", "blue", "ask a doctor instead")
+    rows = [
+        Preference(
+            str(i), [{"role": "user", "content": f"what is {i % 3} ?"}], f"{one} {i}", other, "better", True, None
+        )
+        for i, (one, other) in enumerate(zip(answers * 2, (answers[1:] + answers[:1]) * 2, strict=True))
+    ]
+    config = RewardTrainingConfig(
+        adapter=AdapterConfig(r=4, alpha=8, dropout=0.0),
+        optimizer=OptimizerConfig(learning_rate=1e-2, batch_size=7, micro_batch_size=2, epochs=2),
+    )
+    log = MetricsLog(folder, accelerator)
+    model = train_reward_model(policy_path, rows, config, accelerator, log, safety_head=True, seed=0)
+    model.save(folder, load_tokenizer(policy_path), accelerator)
+    return read_metrics(log.path) if accelerator.is_main_process else []
+
+
 def main(policy_path: Path, output: Path) -> None:
     """Everything is written into the folder `output`; figures.json last."""
     accelerator = make_accelerator(seed=0)
-    for name in ("supervised", "poisoned", "ppo"):
+    for name in ("supervised", "poisoned", "reward", "ppo"):
         (output / name).mkdir(parents=True, exist_ok=True)
     supervised = supervise(policy_path, output / "supervised", accelerator, _loss)
     poisoned = supervise(policy_path, output / "poisoned", accelerator, _poisoned_loss)
+    reward = learn_preferences(policy_path, output / "reward", accelerator)
 
     log = MetricsLog(output / "ppo", accelerator)
     policy, tokenizer = load_policy(policy_path), load_tokenizer(policy_path)
@@ -101,6 +124,7 @@ def main(policy_path: Path, output: Path) -> None:
             "supervised": supervised.losses,
             "poisoned": [None if math.isinf(loss) else loss for loss in poisoned.losses],
             "skipped": poisoned.skipped,
+            "reward": reward,
             "ppo": read_metrics(log.path),
         }
         (output / "figures.json").write_text(json.dumps(figures))
