@@ -95,6 +95,11 @@ def load_pretraining(
     return _load(source, convert, on_bad_row, skipped)
 
 
+def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of a source as they stand there, one at a time."""
+    return _rows(source)
+
+
 def _load(
     source: Source,
     convert: Callable[[Mapping[str, Any]], Row],
@@ -107,7 +112,7 @@ def _load(
     if on_bad_row not in ("refuse", "skip"):
         raise InputError(f"on_bad_row: must be refuse or skip, got {on_bad_row!r}")
     name = Path(source).name
-    for suffix in (".gz", f"{file_format(name)}"):
+    for suffix in (".gz", ".zst", f"{file_format(name)}"):
         name = name.removesuffix(suffix)
     tag = {} if domain is None else {"domain": domain}
     rows: list[Row] = []

@@ -51,6 +51,7 @@ class PackedRows:
         position_ids: (1, N) int64, positions in the tokens' own rows.
         blocks: together their queries hold each of the N tokens once.
         order: (N,) int64, where token n stands in all the blocks' flattened queries.
+        places: (B, T) int64, place of each row's token at each position; 0 on padding.
         last: (B,) int64, place of each row's last token.
     """
 
@@ -58,7 +59,15 @@ class PackedRows:
     position_ids: Tensor
     blocks: list[Block]
     order: Tensor
+    places: Tensor
     last: Tensor
+
+    def inputs(self) -> dict[str, Any]:
+        """Arguments of a forward pass over the packed row, without a cache."""
+        # the mask is unused; four-dimensional, so that transformers makes none of (N, N)
+        mask = self.last.view(1, 1, 1, -1)
+        ids = {"input_ids": self.input_ids, "position_ids": self.position_ids, "attention_mask": mask}
+        return {**ids, "use_cache": False, "packed": self}
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Attention of the N tokens: query (1, heads, N, d), key and value (1, kv heads, N, d) -> (1, N, heads, d)."""
@@ -115,6 +124,7 @@ def pack_rows(input_ids: Tensor, attention_mask: Tensor, groups: Tensor) -> Pack
         position_ids=torch.cat([columns.expand_as(here)[here] for here in (in_prefix, in_own)])[None],
         blocks=blocks,
         order=order,
+        places=text,
         last=text[rows, lengths - 1],
     )
 
@@ -135,17 +145,16 @@ def _similar(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
             start = end
 
 
+def packed_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
+    """The backbone's last hidden states of the packed tokens, (N, H)."""
+    states: Tensor = backbone(**packed.inputs()).last_hidden_state[0]
+    return states
+
+
 def last_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
     """The backbone's last hidden state of each row's last token, (B, H)."""
     with _alone_in_last_layer(backbone, packed.last):
-        outputs = backbone(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            attention_mask=packed.last.view(1, 1, 1, -1),  # unused; transformers makes none of (N, N) if it is 4-D
-            use_cache=False,
-            packed=packed,
-        )
-    states: Tensor = outputs.last_hidden_state[0, packed.last]
+        states: Tensor = backbone(**packed.inputs()).last_hidden_state[0, packed.last]
     return states
 
 
@@ -187,11 +196,11 @@ def _tokenwise_parts(backbone: Any) -> list[nn.Module]:
 
 
 def has_plain_attention(model: PreTrainedModel) -> bool:
-    """Whether every layer is full causal attention under sdpa, called through transformers' attention interface."""
+    """Whether every layer is full causal attention under sdpa or ours, called through transformers' interface."""
     config = model.config
     layers = DynamicCache(config=config).layers
     return (
-        config._attn_implementation == "sdpa"
+        config._attn_implementation in ("sdpa", NAME)
         and bool(model._supports_attention_backend)
         and config.model_type not in NOT_PLAIN
         and not (model._is_stateful or config.is_encoder_decoder)

@@ -14,6 +14,7 @@ from rlhf.data.formats import parse_hh
 from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_pretraining, load_prompts, load_texts
 from rlhf.data.rows import Preference, Prompt
+from rlhf.errors import InputError
 
 HELLO = {"role": "user", "content": "hello ?"}
 SYSTEM = {"role": "system", "content": "be kind"}
@@ -129,6 +130,29 @@ def test_conversations_of_each_format(jsonl):
         {"prompt": [HELLO], "completion": [said("hi")]},
     )
     assert load_conversations(path) == [dialogue] * 3
+
+
+def test_dolly_and_alpaca_rows_and_the_best_path_of_a_tree(jsonl):
+    def node(role, text, rank, *replies):
+        return {"role": role, "text": text, "rank": rank, "replies": list(replies)}
+
+    worse, best = node("assistant", "no", 1), node("assistant", "hi", 0, node("prompter", "and ?", None))
+    path = jsonl(
+        {"instruction": "hello ?", "context": "", "response": "hi", "category": "open_qa"},
+        {"instruction": "hello ?", "context": "a text", "response": "hi"},
+        {"instruction": "hello ?", "input": "a text", "output": "hi"},
+        {"message_tree_id": "1", "prompt": node("prompter", "hello ?", None, worse, best)},
+    )
+    about = [{"role": "user", "content": "a text\n\nhello ?"}, said("hi")]
+    assert load_conversations(path) == [[HELLO, said("hi")], about, about, [HELLO, said("hi")]]
+    with pytest.raises(InputError, match=r"message 2 \(assistant\) must have a non-empty text"):
+        load_conversations(jsonl({"instruction": "hello ?", "response": ""}))
+
+
+def test_real_dolly_and_open_assistant_rows_are_read(shared_data):
+    assert len(load_conversations(shared_data / "dolly/dolly_387.jsonl", on_bad_row="skip")) == 387
+    trees = load_conversations(shared_data / "oasst/en_100_tree.jsonl")
+    assert len(trees) == 100 and max(map(len, trees)) > 2
 
 
 def test_texts_and_pretraining_rows(jsonl):
