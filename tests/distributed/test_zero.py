@@ -124,7 +124,7 @@ def test_a_lora_reward_model_learns_the_same(runs: dict[str, Path], kind: str) -
     one, other = _figures(runs["one"])["reward"], _figures(runs[kind])["reward"]
     for expected, row in zip(one, other, strict=True):
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    assert one[-1]["ranking_loss"] < one[0]["ranking_loss"] - 0.1
+    assert one[-1]["safety_loss"] < one[0]["safety_loss"] - 0.3
     for file in ("model.safetensors", "safety_head.safetensors"):
         wanted, got = (load_file(runs[k] / "reward" / file) for k in ("one", kind))
         assert got.keys() == wanted.keys()
