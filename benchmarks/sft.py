@@ -1,14 +1,14 @@
 """Supervised fine-tuning: tokens a second of ours, packed, and of trl's SFTTrainer, padded and packed.
 
-    OMP_NUM_THREADS=1 python benchmarks/sft.py [--data ../shared/data] [--steps 20]
+    OMP_NUM_THREADS=1 python benchmarks/sft.py [--data ../shared/data] [--steps 5]
 
 A Llama of 12.2M random weights learns Dolly's and Open Assistant's answers, the loss on answers alone, AdamW, no
 dropout. Ours packs a step's dialogues into one row in which none sees another, and runs its output head on answers
-alone. trl runs as a user would run it: a step's dialogues in one padded pass; and with `packing=True`, two rows of
-MAX_LENGTH tokens a pass, which is about as many tokens a step. Counted are the dialogues' own tokens, not padding. Each
-side is a process of its own with one thread; they take their steps in turn, and seconds are of processor time, so that
-other work on the machine counts little. The loss curves of ours and of trl padded, which see the same rows in the same
-order, must agree. The last line is JSON.
+alone. trl runs as a user would run it: a step's dialogues in one padded pass; and with `packing=True`, four rows of
+MAX_LENGTH tokens a pass, which is about as many tokens a step. Counted are the dialogues' own tokens, not padding, from
+the second step on: the first sets things up. Each side is a process of its own with one thread; they take their steps
+in turn, and seconds are of processor time, so that other work on the machine counts little. The loss curves of ours and
+of trl padded, which see the same rows in the same order, must agree. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import steps_of, train
 from rlhf.training.step import make_optimizer
 
-SEED, ROWS_A_STEP, MAX_LENGTH, PACKED_ROWS = 0, 8, 512, 2
+SEED, ROWS_A_STEP, MAX_LENGTH, PACKED_ROWS = 0, 8, 512, 4
 FILES = ("dolly/dolly_387.jsonl", "oasst/en_100_tree.jsonl")
 OPTIMIZER = OptimizerConfig(
     learning_rate=1e-4, warmup_min_steps=3, batch_size=ROWS_A_STEP, micro_batch_size=ROWS_A_STEP
@@ -69,7 +69,8 @@ def ours(pipe: Connection, folder: Path, rows: list[Rendered]) -> None:
     log, turns = MetricsLog(folder, accelerator), Turns(pipe)
     task = answer_task(load_tokenizer(folder).pad_token_id)
     result = train(model, rows, task, OPTIMIZER, accelerator, log, seed=SEED, after_step=lambda *_: turns.end_step())
-    turns.finish(result.losses)
+    tokens = [sum(len(row.input_ids) for row in step) for step in steps_of(rows, OPTIMIZER, SEED)]
+    turns.finish(list(zip(result.losses, tokens, strict=True)))
 
 
 def trl_padded(pipe: Connection, folder: Path, rows: list[Rendered]) -> None:
@@ -86,12 +87,13 @@ def trl(pipe: Connection, folder: Path, rows: list[Rendered], **options: Any) ->
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    losses: list[float] = []
+    steps_done: list[tuple[float, int]] = []
 
     class Recorded(SFTTrainer):  # type: ignore[misc]
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(*args, **kwargs)
-            losses.append(loss.item())
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            tokens = int(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum())
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            steps_done.append((loss.item(), tokens))
             return loss
 
     class InTurn(TrainerCallback):  # type: ignore[misc]
@@ -131,14 +133,14 @@ def trl(pipe: Connection, folder: Path, rows: list[Rendered], **options: Any) ->
     )
     turns = Turns(pipe)
     trainer.train()
-    turns.finish(losses)
+    turns.finish(steps_done)
 
 
 SIDES = {"ours": ours, "trl, padded": trl_padded, "trl, packed": trl_packed}
 
 
-def take_turns(folder: Path, rows: list[Rendered]) -> dict[str, tuple[list[float], list[float], float]]:
-    """Side -> (seconds of each step, loss of each, peak memory in MB)."""
+def take_turns(folder: Path, rows: list[Rendered]) -> dict[str, tuple[list[float], list[tuple[float, int]], float]]:
+    """Side -> (seconds of each step, (loss, tokens) of each, peak memory in MB)."""
     spawn = multiprocessing.get_context("spawn")
     pipes, seconds = {}, {}
     for name, side in SIDES.items():
@@ -152,8 +154,8 @@ def take_turns(folder: Path, rows: list[Rendered]) -> dict[str, tuple[list[float
             pipes[name].send("step")
             sent = pipes[name].recv()
             if isinstance(sent, tuple):
-                losses, _, peak = sent
-                results[name] = (seconds[name], losses, peak)
+                done, _, peak = sent
+                results[name] = (seconds[name], done, peak)
             else:
                 seconds[name].append(sent)
     return results
@@ -162,19 +164,23 @@ def take_turns(folder: Path, rows: list[Rendered]) -> dict[str, tuple[list[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.steps < 2:
+        raise InputError(f"steps: must be at least 2, got {arguments.steps}")
     with tempfile.TemporaryDirectory() as name:
         rows = prepare(arguments.data, Path(name), arguments.steps * ROWS_A_STEP)
         found = take_turns(Path(name), rows)
-    tokens = sum(len(row.input_ids) for row in rows)
+    total = sum(len(row.input_ids) for row in rows)
     rates = {}
-    for name, (seconds, losses, peak) in found.items():
-        rates[name] = round(tokens / sum(seconds))
+    for name, (seconds, done, peak) in found.items():
+        if sum(tokens for _, tokens in done) != total:
+            raise SystemExit(f"sft: {name} was trained on other tokens than the rows have")
+        rates[name] = round(sum(tokens for _, tokens in done[1:]) / sum(seconds[1:]))
         print(f"{name}: {rates[name]} tokens/s in {len(seconds)} steps, peak {peak:.0f} MB; ", end="")
-        print(f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last")
+        print(f"loss {done[0][0]:.4f} at first, {done[-1][0]:.4f} at last")
     curves = zip(found["ours"][1], found["trl, padded"][1], strict=True)
-    difference = max(abs(one - other) for one, other in curves)
+    difference = max(abs(one - other) for (one, _), (other, _) in curves)
     print(f"largest difference of ours and trl padded over {arguments.steps} steps: {difference:.1e}")
     if difference > 1e-3:
         raise SystemExit("sft: the loss curves differ by more than 1e-3: not the same training")
