@@ -253,6 +253,13 @@ def test_examples_are_few_and_from_everywhere():
     assert len(values) == EXAMPLES and max(values) > 100
 
 
+def test_an_example_of_a_change_shows_it():
+    funnel = Funnel()
+    funnel.clean("answers", "word " * 1000 + "**bold** end")
+    (example,) = next(step for step in funnel.figures() if step["name"] == "markup")["examples"]
+    assert example["text"].endswith("word **bold** end") and example["after"].endswith("word bold end")
+
+
 def test_a_histogram_counts_ends_and_no_nan():
     histogram = Histogram(0, 10, 5)
     for value in (-1, 0, 3.9, 10, 99, None, float("nan")):
