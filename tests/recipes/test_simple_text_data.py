@@ -212,6 +212,13 @@ def test_real_text(tmp_path: Path, shared_data: Path) -> None:
     assert found["sources"]["eli5"]["histograms"]["words"]["kept"]["n"] == steps[-1]["out"]
 
 
+def test_the_shipped_config_parses(tmp_path: Path) -> None:
+    file = ROOT / "recipes" / "configs" / "simple_text" / "simple_text_data.yaml"
+    given = ["--config", str(file), "--eli5", "eli5.jsonl.zst", "--question_model", str(tmp_path)]
+    made = parse_config(SimpleTextDataConfig, given)
+    assert made.question_server is not None and made.filters == SimpleTextDataConfig(tmp_path, eli5="x").filters
+
+
 def test_as_a_command(tmp_path: Path) -> None:
     write_rows(tmp_path / "posts.jsonl", posts(9))
     command = [sys.executable, "recipes/simple_text_data.py", "--output", str(tmp_path / "data"), "--eli5"]

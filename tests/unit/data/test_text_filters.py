@@ -50,6 +50,13 @@ def test_a_text_without_words_has_no_readability(text):
     assert math.isnan(reading_ease(count(text))) and math.isnan(grade(count(text)))
 
 
+def test_long_texts_without_spaces_take_no_time():
+    for text in ("a" * 50_000, "*" * 20_000, "[" * 20_000, "<" * 20_000, "{{" * 10_000, "`" * 20_000):
+        for cleaner in CLEANERS.values():
+            cleaner(text)
+        count(text)
+
+
 def odd_texts():
     return [
         "It's 3.5 metres, isn't it?! 'Quoted words' don't count. DON'T SHOUT. We're e.g. here... and there",
