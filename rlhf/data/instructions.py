@@ -26,7 +26,8 @@ _BOUNDS = {
     "less than": "less than|fewer than|under|below",
     "at least": "at least|no fewer than|no less than|not less than|(?:a )?minimum of",
     "more than": "more than|over",
-    "exactly": "exactly|in|in just|in only|only",
+    "exactly": "exactly",
+    "in": "in|in just|in only|only",
 }
 _BEHIND = {"at most": "or (?:less|fewer)", "at least": "or more"}
 _NOT_OF_ALL = re.compile(r"\b(?:each|every|per)\b[^.]*\Z")  # before a length: it is not one of the whole answer
@@ -34,7 +35,7 @@ _NO = r"\b(?:without|no|avoid|(?:do|does|should|must|can)(?: not|n't)|cannot)(?:
 _WRITE = r"\b(?:write|answer|respond|response|reply|output|poem|letters)\b[^.;:]{0,40}(?<!words )(?<!words be )\b"
 _BULLET = re.compile(r"^[ \t]*(?:[-*•–]|\d+[.)])[ \t]+\S", re.MULTILINE)
 _ABBREVIATION = re.compile(
-    r"\b(?:vs|mr|mrs|ms|dr|st|jr|sr|no|prof|etc|e\.g|i\.e|(?:[a-z]\.)*[a-z])\.(?=\s)", re.IGNORECASE
+    r"\b(?:vs|mr|mrs|ms|dr|st|jr|sr|prof|etc|e\.g|i\.e|(?:[a-z]\.)*[a-z])\.(?=\s)", re.IGNORECASE
 )
 _SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?:\s+|\Z)")
 _TERMS = r"(?:the |any )?(?:following )?(?:key)?(?:words?|phrases?|terms?):? [\"“']([^\"“”'\n]{1,60})[\"”']"
@@ -117,7 +118,10 @@ def count_units(answer: str, unit: str) -> int:
 
 def _lengths(request: str) -> Iterator[Instruction]:
     for unit, name in _UNITS.items():
-        patterns = [(how, rf"\b(?:{bound}) {_N} (?:very |short |markdown )*{name}") for how, bound in _BOUNDS.items()]
+        patterns = [
+            (how, rf"(?<!\bno )(?<!\bnot )\b(?:{bound}) {_N} (?:very |short |markdown )*{name}")
+            for how, bound in _BOUNDS.items()
+        ]
         patterns += [(how, rf"\b{_N} (?:{name} {behind}|{behind} {name})") for how, behind in _BEHIND.items()]
         patterns.append(("at least", rf"\b{_N}\+ {name}"))
         for how, pattern in patterns:
@@ -129,6 +133,8 @@ def _lengths(request: str) -> Iterator[Instruction]:
 
 
 def _counted(unit: str, how: str, number: int) -> Callable[[str], bool]:
+    """ "In 100 words" means about as many: a tenth more or less, so that "in two sentences" stays exact."""
+
     def followed(answer: str) -> bool:
         count = count_units(answer, unit)
         return {
@@ -137,6 +143,7 @@ def _counted(unit: str, how: str, number: int) -> Callable[[str], bool]:
             "at least": count >= number,
             "more than": count > number,
             "exactly": count == number,
+            "in": abs(count - number) <= number // 10,
         }[how]
 
     return followed

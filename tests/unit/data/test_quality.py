@@ -29,10 +29,12 @@ from rlhf.errors import InputError
     [
         ("Describe it in at most 5 words.", "It is a red car", "It is a very red car"),
         ("Describe it in less than 5 words.", "a red car", "It is a red car"),
+        ("Use no more than 5 words.", "It is a red car", "It is a very red car"),
+        ("Describe it in 20 words.", "word " * 22, "word " * 23),
         ("Use at least three words.", "one two three", "one two"),
         ("Write 300+ words about tea.", "tea " * 300, "tea " * 299),
         ("Answer with 3 words or less.", "a b c", "a b c d"),
-        ("Summarize it in one sentence.", "Dr. Who met the U.S. team vs. them.", "It is so. It is not."),
+        ("Summarize it in one sentence.", "Dr. Who met the U.S. team vs. them.", "Is it? No. It is not."),
         ("Write exactly two paragraphs.", "one\n\ntwo", "one"),
         ("Give exactly 2 bullet points.", "Here:\n* a\n* b", "* a\n* b\n* c"),
         ("Tell me, without using commas, what it is.", "It is red and big", "It is red, and big"),
