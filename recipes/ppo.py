@@ -8,19 +8,21 @@ and when to stop.
     accelerate launch recipes/ppo.py --config recipes/configs/embedded/ppo.yaml
     accelerate launch --config_file ds_configs/accelerate_zero3.yaml recipes/ppo.py --config my_ppo.yaml
 
-Writes into the output folder: checkpoint/ (the best by held-out reward), metrics.jsonl (a line an iteration), ppo.json
-(why it stopped, which iteration was best).
+Writes into the output folder: checkpoint/ (the best by held-out reward), metrics.jsonl (a line an iteration),
+samples.jsonl (some held-out answers at each evaluation), ppo.json (why it stopped, which iteration was best). After a
+kill the same command goes on from the last state, and ends where it would have ended.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
+from rlhf.models.config import AdapterConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
@@ -39,8 +41,15 @@ class PPORecipeConfig:
         safety: the same for safety.
         prompts: prompts to train on (file or hub name); those of domain "safety" are rewarded for safety alone.
         validation_prompts: held-out prompts for the early stop.
+        referee: a reward of the same kinds that scores the held-out answers and trains nothing: the policy pleases the
+            two reward models alone where their scores rise and the referee's fall.
         value_from: reward-model folder that the value model starts from, with the policy's tokenizer. Default:
             helpfulness, or an ensemble's first folder; where there is none, the policy with a fresh head.
+        roles: separate: a model for each role, policy and value trained whole. shared: all are adapters and heads on
+            one frozen base; policy, helpfulness and safety are adapters over the same weights, or policy is the base.
+        adapter: with shared roles, the size of new adapters; saved ones keep theirs. null: its defaults.
+        quantization: with shared roles, nf4 holds the base in 4 bit; null: as it is.
+        dtype: with shared roles, of the base's weights that are not in 4 bit.
         max_prompt_tokens: leave out longer prompts (how many is said); without it, prompts that leave no room for an
             answer are refused.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
@@ -54,7 +63,12 @@ class PPORecipeConfig:
     safety: str
     prompts: str
     validation_prompts: str
+    referee: str | None = None
     value_from: Path | None = None
+    roles: Literal["separate", "shared"] = "separate"
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
+    dtype: str = "float32"
     max_prompt_tokens: int | None = None
     seed: int = 0
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -69,6 +83,9 @@ class PPORecipeConfig:
                 )
         if self.sampling.stop:
             raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")
+        given = {"adapter": self.adapter, "quantization": self.quantization}
+        for name in (name for name, value in given.items() if value is not None and self.roles == "separate"):
+            raise InputError(f"{name}: is for adapters on one base; add --roles shared, or leave it out")
 
 
 def main(config: PPORecipeConfig) -> None:
@@ -77,16 +94,18 @@ def main(config: PPORecipeConfig) -> None:
     if config.value_from is not None:
         inputs["value_from"] = config.value_from
     require_files(**inputs)
-    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety)
+    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
     inputs |= judges
 
     from rlhf.conversation import Renderer
     from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
-    from rlhf.ppo.setup import context_length, load_fitting_prompts, load_value_model
+    from rlhf.ppo.saving import SAMPLES_FILE, Saving
+    from rlhf.ppo.setup import context_length, load_fitting_prompts, load_roles
     from rlhf.rewards.loading import load_reward
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
 
     tokenizer = load_tokenizer(config.policy)
     renderer = Renderer(tokenizer)
@@ -102,32 +121,42 @@ def main(config: PPORecipeConfig) -> None:
         for name in ("prompts", "validation_prompts")
     )
     helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
-    value_from = config.value_from or next(iter(helpful), None)
-    value = load_value_model(value_from, config.policy, tokenizer, seed=config.seed)
+    default_value = next(iter(helpful), None) if config.roles == "separate" else None  # shared roles choose
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    keep = kept_states(inputs, config, accelerator, beside=(SAMPLES_FILE,))
+    with open_stage(config.output, config, inputs=inputs, keep=keep) as folder:
         accelerator.wait_for_everyone()
-        policy, reference = load_policy(config.policy), load_policy(config.policy)
-        helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
+        roles = load_roles(
+            config.policy,
+            config.helpfulness,
+            config.safety,
+            config.value_from or default_value,
+            accelerator,
+            shared=config.roles == "shared",
+            with_value=config.ppo.learns_value,
+            adapter=config.adapter,
+            quantization=config.quantization,
+            dtype=config.dtype,
+            seed=config.seed,
+        )
         ppo = PPO(
-            policy,
-            reference,
-            value,
+            roles,
             renderer,
-            helpfulness,
-            safety,
             config.ppo,
             replace(config.sampling, seed=config.sampling.seed + config.seed),
             accelerator,
             seed=config.seed,
+            referee=None if config.referee is None else load_reward(config.referee, device=accelerator.device),
         )
-        result = train_ppo(
-            ppo,
-            prompts,
-            validation_prompts,
-            MetricsLog(folder, accelerator),
-            keep_best=lambda: save_policy(policy, tokenizer, folder / "checkpoint", accelerator),
+        saving = Saving(
+            folder,
+            ppo.stepper,
+            accelerator,
+            save_policy=lambda path: roles.save_policy(path, tokenizer),
+            keep=config.ppo.keep_checkpoints,
         )
+        result = train_ppo(ppo, prompts, validation_prompts, MetricsLog(folder, accelerator), saving)
+        saving.take_best(result.best_iteration)
         if accelerator.is_main_process:
             write_json(folder / "ppo.json", vars(result))
         accelerator.wait_for_everyone()

@@ -21,6 +21,7 @@ from rlhf.errors import InputError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
@@ -51,15 +52,24 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         self.accelerator = accelerator
-        self.board = None
-        if accelerator.is_main_process and importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(folder / TENSORBOARD_FOLDER))
+        self.board = self._open_board()
         if accelerator.log_with:
             accelerator.init_trackers("rlhf", init_kwargs={"wandb": {"name": folder.name.removesuffix(".partial")}})
+
+    def go_on(self, step: int) -> None:
+        """Drop what a broken-off attempt wrote of `step` and later: a run that goes on writes that again."""
+        if self.accelerator.is_main_process and self.path.exists():
+            keep_before(self.path, step)
+            self.board = self._open_board(purge_step=step)
+
+    def _open_board(self, purge_step: int | None = None) -> Any:
+        if not self.accelerator.is_main_process or not importlib.util.find_spec("tensorboard"):
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.path.with_name(TENSORBOARD_FOLDER)), purge_step=purge_step)
 
     def log(self, step: int, **figures: Any) -> None:
         """Write one line {"step": step, **figures}; non-finite numbers become null (JSON has no NaN)."""
@@ -75,6 +85,15 @@ class MetricsLog:
             self.board.flush()  # a stage that is killed has its events, and its folder can be renamed
         if self.accelerator.trackers:
             self.accelerator.log(numbers, step=step)
+
+
+def keep_before(path: Path, step: int) -> None:
+    """Leave of a JSON-lines file the whole lines whose "step" is below `step`; a reader never sees half of it."""
+    if path.exists():
+        kept = [row for row in read_metrics(path) if row["step"] < step]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+        os.replace(partial, path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

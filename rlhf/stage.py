@@ -74,6 +74,14 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill leaves it whole or gone (what is left over has another name)."""
+    leftover = path.with_name(path.name + ".partial")
+    shutil.rmtree(leftover, ignore_errors=True)
+    os.replace(path, leftover)
+    shutil.rmtree(leftover)
+
+
 @dataclass(frozen=True)
 class Kept:
     """A folder of the stage's that a broken-off attempt leaves to the next; it goes when the stage is finished.
@@ -82,11 +90,13 @@ class Kept:
         name: of the folder.
         inputs: those of the stage's inputs that decide what is in it.
         values: what else decides it, plain JSON types. Another input, value or package version, and it starts empty.
+        beside: files and folders of the stage that the next attempt takes over with it; these stay when it is finished.
     """
 
     name: str
     inputs: Sequence[str]
     values: Mapping[str, Any]
+    beside: Sequence[str] = ()
 
 
 @contextmanager
@@ -125,7 +135,7 @@ def open_stage(
     _clear(partial, keep, {name: entry["digest"] for name, entry in digests.items()})
     yield partial
     if keep is not None:
-        shutil.rmtree(partial / keep.name)
+        remove_folder(partial / keep.name)
     record = {
         "command": [Path(sys.executable).name, *sys.argv],
         "config": to_dict(config),
@@ -152,5 +162,5 @@ def _clear(partial: Path, keep: Kept | None, digests: Mapping[str, str]) -> None
         file.parent.mkdir(parents=True)
         file.write_text(origin, encoding="utf-8")
     for path in partial.iterdir():
-        if path.name != keep.name:
+        if path.name not in (keep.name, *keep.beside):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
 from rlhf.imports import import_object
+from rlhf.rewards.distributed import deal_out
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from rlhf.rewards.protocol import RewardFunction
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 VERDICT_FIELDS = ("helpfulness", "safety", "violation", "false_refusal", "kind")
 
 
@@ -111,27 +110,3 @@ def _score(
     lowest = tuple(min(column) for column in zip(*scores, strict=True))
     own = iter(scores)
     return [next(own) if answer.answer else lowest for answer in answers]
-
-
-def deal_out(
-    items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]], accelerator: Accelerator
-) -> list[Result]:
-    """`work` on every item, each process doing its part; all results, in the items' order, on every process.
-
-    Raises:
-        InputError: on every process, where `work` raised it on one.
-    """
-    from accelerate.utils import gather_object
-
-    mine = range(accelerator.process_index, len(items), accelerator.num_processes)
-    results: Sequence[Result] = []
-    failures: list[str] = []
-    try:
-        results = work([items[i] for i in mine]) if mine else []
-    except InputError as error:
-        failures = [str(error)]
-    failures = gather_object(failures)  # one that fails alone would leave the others waiting
-    if failures:
-        raise InputError(failures[0])
-    gathered = dict(gather_object(list(zip(mine, results, strict=True))))
-    return [gathered[i] for i in range(len(items))]

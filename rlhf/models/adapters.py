@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import ADAPTER_FILE, ADAPTER_FOLDER, ADAPTER_PREFIX, adapter_settings
+from rlhf.models.checkpoint import (
+    ADAPTER_FILE,
+    ADAPTER_FOLDER,
+    ADAPTER_PREFIX,
+    adapter_settings,
+    base_quantization,
+    write_base_quantization,
+)
 from rlhf.models.config import AdapterConfig
 
 if TYPE_CHECKING:
@@ -58,12 +65,28 @@ def require_saved_size(folder: Path, adapter: AdapterConfig) -> None:
         )
 
 
+def saved_quantization(folder: Path, asked: Literal["nf4"] | None) -> Literal["nf4"] | None:
+    """How to load the base of an adapter checkpoint; InputError where 4 bit is asked for and it was trained whole."""
+    saved = base_quantization(folder)
+    if asked is not None and saved is None:
+        raise InputError(
+            f"quantization: the adapter of {folder} was trained over whole weights, and in 4 bit they are others; "
+            "leave it out, or merge the adapter first (recipes/merge_adapter.py)"
+        )
+    return saved
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether a model of transformers, or one that peft wrapped, holds its weights in 4 bit."""
+    return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_quantized", False))
+
+
 def inject_adapter(model: PreTrainedModel, lora: LoraConfig) -> None:
     """Put a new adapter into the layers of a model, in place; of all its parameters the adapter's alone are trained."""
     require_qlora("peft")
     from peft import inject_adapter_in_model, prepare_model_for_kbit_training
 
-    if getattr(model, "is_quantized", False):
+    if is_quantized(model):
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     inject_adapter_in_model(lora, model)
     for parameter in model.parameters():
@@ -104,6 +127,7 @@ def save_adapter(model: Any, state: Mapping[str, Tensor], folder: Path) -> None:
     model.peft_config["default"].save_pretrained(folder / ADAPTER_FOLDER)
     tensors = {ADAPTER_PREFIX + name.replace(".default.", "."): tensor.contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / ADAPTER_FOLDER / ADAPTER_FILE, metadata={"format": "pt"})
+    write_base_quantization(folder, "nf4" if is_quantized(model) else None)
 
 
 def merged_weights(base: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

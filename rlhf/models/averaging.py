@@ -4,9 +4,9 @@ Source: Ramé et al. 2024 (WARM, arXiv 2401.12187). They average models that wer
 orders of the rows, other settings or other data; weights of different origin average to nothing. Heads are averaged
 with the rest, so the models should also share the seed of their heads, or all go on from one reward model.
 
-With LoRA a model's update is a product B A, and the mean of products is not the product of means. After LoRA over whole
-weights the products are in the saved weights, whose mean is right. Adapters over 4-bit weights become one adapter with
-the given factors side by side: exact at the sum of their ranks, or cut to the nearest one of a lower rank.
+With LoRA a model's update is a product B A, and the mean of products is not the product of means. Where LoRA was merged
+the products are in the saved weights, whose mean is right. Adapters saved alone become one adapter with the given
+factors side by side: exact at the sum of their ranks, or cut to the nearest one of a lower rank.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from rlhf.models.checkpoint import (
     ADAPTER_FOLDER,
     adapter_settings,
     base_folder,
+    base_quantization,
     is_adapter_checkpoint,
     require_reward_head,
     weight_files,
@@ -56,7 +57,7 @@ def average_reward_models(
 
     Args:
         checkpoints: reward models of one architecture with one tokenizer, all whole, or all adapters over the same
-            4-bit base.
+            base, in 4 bit or whole.
         output: folder to write; it must not exist.
         weights: one a checkpoint, above 0; they are divided by their sum. None: all the same.
         rank: of the adapter that is written; None: the sum of the ranks, which loses nothing.
@@ -111,7 +112,9 @@ def _require_alike(first: Path, other: Path) -> None:
     shapes = [weight_shapes(folder) for folder in (first, other)]
     adapters = [is_adapter_checkpoint(folder) for folder in (first, other)]
     if adapters[0] != adapters[1]:
-        different = "one is an adapter over 4-bit weights"
+        different = "one is an adapter"
+    elif adapters[0] and base_quantization(first) != base_quantization(other):
+        different = "one adapter is over 4-bit weights"
     elif adapters[0] and base_folder(first).resolve() != base_folder(other).resolve():
         different = f"the adapters are over {base_folder(first)} and {base_folder(other)}"
     elif changed := [key for key in keys if settings[0].get(key) != settings[1].get(key)]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import safe_open
 
@@ -13,13 +13,14 @@ from rlhf.errors import InputError
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_FILE = "adapter_model.safetensors"
+BASE_FILE = "base.json"
 ADAPTER_PREFIX = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
 
 def is_adapter_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` holds an adapter instead of whole weights (what `save_policy` writes after QLoRA)."""
+    """Whether `path` holds an adapter instead of whole weights (see `rlhf.models.policy` on when that is saved)."""
     return (Path(path) / ADAPTER_FOLDER / "adapter_config.json").is_file()
 
 
@@ -27,6 +28,21 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     """peft's settings of the adapter in a checkpoint."""
     settings: dict[str, Any] = json.loads((folder / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8"))
     return settings
+
+
+def base_quantization(folder: Path) -> Literal["nf4"] | None:
+    """How the base of an adapter checkpoint was held in training, and is to be loaded: in 4 bit or whole (None)."""
+    file = folder / ADAPTER_FOLDER / BASE_FILE
+    quantization = json.loads(file.read_text(encoding="utf-8"))["quantization"] if file.is_file() else "nf4"
+    if quantization not in ("nf4", None):
+        raise InputError(f"checkpoint: {file} has the quantization {quantization!r}, known are nf4 and null")
+    return "nf4" if quantization else None
+
+
+def write_base_quantization(folder: Path, quantization: Literal["nf4"] | None) -> None:
+    """Note beside the adapter of a checkpoint what `base_quantization` reads."""
+    text = json.dumps({"quantization": quantization}) + "\n"
+    (folder / ADAPTER_FOLDER / BASE_FILE).write_text(text, encoding="utf-8")
 
 
 def base_folder(path: str | os.PathLike[str]) -> Path:

@@ -15,11 +15,15 @@ class AdapterConfig:
         r: rank of the update.
         alpha: the update is scaled by alpha / r.
         dropout: on the adapter's input, in training only.
+        merge: what is saved where the base weights are whole: true writes W + (alpha / r) B A in W's place, a model of
+            its own; false the adapter alone, some megabytes that need their base. Over 4-bit weights it is always the
+            adapter alone (`recipes/merge_adapter.py` merges it).
     """
 
     r: int = 64
     alpha: float = 16.0
     dropout: float = 0.1
+    merge: bool = True
 
     def __post_init__(self) -> None:
         if self.r < 1:

@@ -4,10 +4,13 @@ What is saved:
 
 - whole weights: one folder that plain transformers loads.
 - LoRA over unquantised weights: the same, W + (alpha / r) B A written in W's place. The model in memory is not touched
-  (merging and unmerging in place would round its weights).
-- LoRA over NF4 weights: the adapter alone in `adapter/`, beside the tokenizer. Added to unquantised weights it would
-  be another model than the one trained (RECIPE section 1, "two merges"), so nothing is merged here without being asked;
-  `load_policy` puts the adapter back on the NF4 weights of its base, which is exactly what was trained.
+  (merging and unmerging in place would round its weights). Or, where asked for, the adapter alone.
+- LoRA over NF4 weights: the adapter alone. Added to unquantised weights it would be another model than the one trained
+  (RECIPE section 1, "two merges"), so nothing is merged here without being asked.
+
+An adapter alone is what peft writes, in `adapter/`, beside the tokenizer, with a note on how its base was held;
+`load_policy` puts it back on its base, in 4 bit or whole, which is exactly what was trained. So does plain peft:
+`PeftModel.from_pretrained(base, folder/adapter)`.
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from rlhf.errors import InputError
-from rlhf.models.adapters import lora_config, merged_weights, require_qlora, require_saved_size
+from rlhf.models.adapters import (
+    is_quantized,
+    lora_config,
+    merged_weights,
+    require_qlora,
+    require_saved_size,
+    saved_quantization,
+)
 from rlhf.models.checkpoint import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
@@ -32,6 +42,7 @@ from rlhf.models.checkpoint import (
     is_adapter_checkpoint,
     require_checkpoint,
     weight_shapes,
+    write_base_quantization,
 )
 from rlhf.models.config import AdapterConfig
 
@@ -66,18 +77,19 @@ def load_policy(
     Where the tokenizer's pad token has no embedding yet, one is added: the mean of all others, the same on every load.
 
     Args:
-        path: checkpoint folder, whole or of an adapter saved by `save_policy` (its base is then loaded in 4 bit, and
-            `adapter` only says that the saved one goes on training).
+        path: checkpoint folder, whole or of an adapter saved by `save_policy` (its base is then loaded as it was in
+            training, 4 bit or whole, and `adapter` only says that the saved one goes on training).
         adapter: put a new LoRA adapter on every linear layer but the head.
         quantization: "nf4" holds the linear layers in 4 bit, double quantised, computing in bfloat16 (bitsandbytes).
         dtype: of the weights that are not quantised.
 
     Raises:
-        InputError: missing files, an adapter of other size than the saved one.
+        InputError: missing files, an adapter of other size than the saved one, 4 bit asked for where the saved one is
+            over whole weights.
     """
     folder = require_checkpoint(path)
     if is_adapter_checkpoint(folder):
-        return _load_adapter_checkpoint(folder, adapter, dtype)
+        return _load_adapter_checkpoint(folder, adapter, saved_quantization(folder, quantization), dtype)
     model = load_base(folder, quantization, dtype)
     add_pad_embedding(model, load_tokenizer(folder))
     if adapter is None:
@@ -143,15 +155,17 @@ def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: boo
     return get_peft_model(model, lora)
 
 
-def _load_adapter_checkpoint(folder: Path, adapter: AdapterConfig | None, dtype: str) -> PreTrainedModel:
+def _load_adapter_checkpoint(
+    folder: Path, adapter: AdapterConfig | None, quantization: Literal["nf4"] | None, dtype: str
+) -> PreTrainedModel:
     require_qlora("peft")
     from peft import PeftModel, prepare_model_for_kbit_training
 
     if adapter is not None:
         require_saved_size(folder, adapter)
-    model = load_base(require_checkpoint(base_folder(folder)), "nf4", dtype)
+    model = load_base(require_checkpoint(base_folder(folder)), quantization, dtype)
     add_pad_embedding(model, load_tokenizer(folder))
-    if adapter is not None:
+    if adapter is not None and quantization is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
     return model if adapter is not None else model.eval()
@@ -162,11 +176,14 @@ def save_policy(
     tokenizer: PreTrainedTokenizerBase,
     folder: str | os.PathLike[str],
     accelerator: Accelerator | None = None,
+    *,
+    merge: bool = True,
 ) -> None:
     """Save a policy, in the form this file's docstring says. Every process calls it; the main one writes, all wait.
 
     Args:
         model: as loaded or as `accelerator.prepare` returned it; weights partitioned by ZeRO-3 are gathered.
+        merge: `AdapterConfig.merge`: False saves an adapter over whole weights alone.
 
     Raises:
         InputError: 4-bit weights without an adapter (nothing was trained), or a written file that is not whole.
@@ -175,18 +192,20 @@ def save_policy(
     folder = Path(folder)
     is_main = accelerator is None or accelerator.is_main_process
     has_adapter = hasattr(model, "peft_config")
-    quantized = bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_quantized", False))
+    quantized = is_quantized(model)
+    adapter_alone = has_adapter and (quantized or not merge)
     if quantized and not has_adapter:
         raise InputError(
             "save_policy: the model is in 4 bit and has no adapter, so nothing was trained; copy the checkpoint instead"
         )
-    state = whole_state_dict(model, keep=is_main, only_trainable=quantized)
+    state = whole_state_dict(model, keep=is_main, only_trainable=adapter_alone)
     if is_main:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)
         with quiet_transformers():
-            if quantized:
-                model.save_pretrained(folder / ADAPTER_FOLDER, state_dict=state)
+            if adapter_alone:
+                model.save_pretrained(folder / ADAPTER_FOLDER, state_dict=state, save_embedding_layers=False)
+                write_base_quantization(folder, "nf4" if quantized else None)
             elif has_adapter:
                 base = model.get_base_model()
                 base.save_pretrained(folder, state_dict=merged_weights(base, state, ADAPTER_PREFIX))

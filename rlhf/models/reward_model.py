@@ -4,10 +4,11 @@ Llama 2 paper, section 3.2.2: the model starts from the chat checkpoint, its nex
 head. What the paper leaves open (RECIPE section 3): the auxiliary safety loss reads a second linear head on that state.
 
 On disk it is what transformers calls a sequence classifier with one label: `AutoModelForSequenceClassification` loads
-it and gives the same scores, also after LoRA, which is merged. After QLoRA the folder holds a peft adapter with the
-score head in it, over a base in 4 bit that `RewardModel.load` brings back; with peft alone, load the base as a sequence
-classifier with one label in the same 4 bit (`rlhf.models.policy.load_base` says how) and give it to
-`PeftModel.from_pretrained(base, folder/adapter)`. The safety head lies beside in `safety_head.safetensors`.
+it and gives the same scores, also after LoRA, which is merged. After QLoRA, or LoRA where asked for, the folder holds a
+peft adapter with the score head in it, over a base in 4 bit or whole that `RewardModel.load` brings back; with peft
+alone, load the base as a sequence classifier with one label, in the same 4 bit (`rlhf.models.policy.load_base` says
+how) or whole, and give it to `PeftModel.from_pretrained(base, folder/adapter)`. The safety head lies beside in
+`safety_head.safetensors`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -27,11 +28,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from rlhf.errors import InputError
 from rlhf.models.adapters import (
     inject_adapter,
+    is_quantized,
     lora_config,
     merged_weights,
     require_saved_size,
     restore_adapter,
     save_adapter,
+    saved_quantization,
 )
 from rlhf.models.checkpoint import (
     ADAPTER_PREFIX,
@@ -52,7 +55,7 @@ from rlhf.models.policy import (
     verify_saved,
     whole_state_dict,
 )
-from rlhf.models.shared_prefix import enable_packing, pack_rows, packed_states
+from rlhf.models.shared_prefix import PackedRows, enable_packing, last_states, pack_rows, packed_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -97,7 +100,7 @@ class RewardModel(nn.Module):
         safety_head: bool,
         seed: int,
         adapter: AdapterConfig | None = None,
-        quantization: str | None = None,
+        quantization: Literal["nf4"] | None = None,
         dtype: str = "float32",
     ) -> RewardModel:
         """Start training from a policy's backbone with new heads, or go on from a reward model with its own.
@@ -106,7 +109,7 @@ class RewardModel(nn.Module):
         makes first scores of order 1 on normalised states (Stiennon et al. 2020, arXiv 2009.01325).
 
         Args:
-            path: checkpoint folder of either, whole, or of an adapter over 4-bit weights, which then goes on training.
+            path: checkpoint folder of either, whole, or of an adapter, which then goes on training.
             safety_head: whether it has the second head; where that differs from the reward model at `path`, stderr
                 says that the head is new or left out.
             seed: of new heads and of a new adapter.
@@ -118,18 +121,19 @@ class RewardModel(nn.Module):
         kept = head_shapes(folder)
         _require_one_label(folder, kept)
         if adapter is None and (quantization is not None or is_adapter_checkpoint(folder)):
+            what = "is an adapter and" if is_adapter_checkpoint(folder) else "in 4 bit"
             raise InputError(
-                f"adapter: {folder} in 4 bit cannot be trained without one; give it, e.g. --training.adapter.r 64"
+                f"adapter: {folder} {what} cannot be trained without one; give it, e.g. --training.adapter.r 64"
             )
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # peft draws an adapter without a generator
             torch.manual_seed(seed)
             model = _load_classifier(folder, adapter, quantization, dtype)
             hidden = model.score.in_features
-            model.score = _head(hidden, bias=model.score.bias is not None, generator=generator).to(model.device)
-            reward = cls(model, _head(hidden, bias=True, generator=generator) if safety_head else None)
+            model.score = new_head(hidden, bias=model.score.bias is not None, generator=generator).to(model.device)
+            reward = cls(model, new_head(hidden, bias=True, generator=generator) if safety_head else None)
         if kept:
-            reward._load_heads(folder)
+            reward.load_heads(folder)
             if safety_head != (folder / SAFETY_HEAD_FILE).is_file() and os.environ.get("RANK", "0") == "0":
                 what = "has no safety head, a new one is drawn" if safety_head else "has a safety head, it is left out"
                 print(f"reward model: {folder} {what}", file=sys.stderr)
@@ -140,7 +144,7 @@ class RewardModel(nn.Module):
         """Load what `save` wrote, or any sequence-classification checkpoint with one label; in eval mode.
 
         Args:
-            path: checkpoint folder, whole or of an adapter over 4-bit weights.
+            path: checkpoint folder, whole or of an adapter.
             dtype: of the backbone; the heads are float32.
 
         Raises:
@@ -166,10 +170,10 @@ class RewardModel(nn.Module):
             reward = cls(model)
         if (folder / SAFETY_HEAD_FILE).is_file():
             reward.safety_head = nn.Linear(reward.model.score.in_features, 1).to(reward.device)
-        reward._load_heads(folder)
+        reward.load_heads(folder)
         return reward.eval()
 
-    def _load_heads(self, folder: Path) -> None:
+    def load_heads(self, folder: Path) -> None:
         """Put in the heads that lie in a folder, as they were saved: in float32, whatever the backbone's type."""
         if self.has_token_scores:
             self.model.score.float().requires_grad_(True).load_state_dict(_read_tensors(folder, "score."))
@@ -181,23 +185,28 @@ class RewardModel(nn.Module):
         folder: str | os.PathLike[str],
         tokenizer: PreTrainedTokenizerBase,
         accelerator: Accelerator | None = None,
+        *,
+        merge: bool = True,
     ) -> None:
         """Write weights, config, tokenizer and safety head. Every process calls it; the main one writes, all wait.
 
         The model in memory stays as it is: an adapter over whole weights is merged in what is written only. Weights
         partitioned by ZeRO-3 are gathered.
+
+        Args:
+            merge: `AdapterConfig.merge`: False writes an adapter over whole weights alone, with the score head.
         """
         folder = Path(folder)
         is_main = accelerator is None or accelerator.is_main_process
         has_adapter = hasattr(self.model, "peft_config")
-        quantized = has_adapter and bool(getattr(self.model, "is_quantized", False))
-        state = whole_state_dict(self, keep=is_main, only_trainable=quantized)
+        adapter_alone = has_adapter and (is_quantized(self.model) or not merge)
+        state = whole_state_dict(self, keep=is_main, only_trainable=adapter_alone)
         if is_main:
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(folder)
             self.model.config.pad_token_id = tokenizer.pad_token_id
             classifier = _part(state, "model.")
-            if quantized:
+            if adapter_alone:
                 save_adapter(self.model, classifier, folder)
             else:
                 whole = merged_weights(self.model, classifier) if has_adapter else classifier
@@ -223,8 +232,7 @@ class RewardModel(nn.Module):
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
             return RewardOutput(logits[:, 0].float(), None)
         if groups is not None and self.shares_prefixes:
-            packed = pack_rows(input_ids, attention_mask, groups)
-            pooled = packed_states(self.model.base_model, packed)[packed.last]
+            pooled = last_states(self.model.base_model, pack_rows(input_ids, attention_mask, groups))
         else:
             states = self._states(input_ids, attention_mask)
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -233,14 +241,20 @@ class RewardModel(nn.Module):
         safety = None if self.safety_head is None else _apply(self.safety_head, pooled)
         return RewardOutput(_apply(self.model.score, pooled), safety)
 
-    def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def token_scores(self, input_ids: Tensor, attention_mask: Tensor, packed: PackedRows | None = None) -> Tensor:
         """The score head at every position, (B, T) float32, 0 on padding: what a value model starts from.
 
         At the last attended position it equals `forward`'s score.
+
+        Args:
+            packed: the same rows, packed, where `shares_prefixes`: the same scores, and padding is not computed.
         """
         if not self.has_token_scores:
             raise InputError(f"value model: a {self.config.model_type} has no `score` layer to read at every token")
-        scores = _apply(self.model.score, self._states(input_ids, attention_mask))
+        if packed is not None:
+            scores = _apply(self.model.score, packed_states(self.model.base_model, packed))[packed.places]
+        else:
+            scores = _apply(self.model.score, self._states(input_ids, attention_mask))
         return scores.masked_fill(attention_mask == 0, 0.0)
 
     @property
@@ -259,14 +273,14 @@ class RewardModel(nn.Module):
 
 
 def _load_classifier(
-    folder: Path, adapter: AdapterConfig | None, quantization: str | None, dtype: str
+    folder: Path, adapter: AdapterConfig | None, quantization: Literal["nf4"] | None, dtype: str
 ) -> PreTrainedModel:
     """A checkpoint, of a policy too, as a classifier of one label; its `score` is for the caller to fill."""
     saved, base = is_adapter_checkpoint(folder), require_checkpoint(base_folder(folder))
     if saved and adapter is not None:
         require_saved_size(folder, adapter)
     config = without_dropout(AutoConfig.from_pretrained(base, num_labels=1))
-    quantization = "nf4" if saved else quantization
+    quantization = saved_quantization(folder, quantization) if saved else quantization
     model = load_base(base, quantization, dtype, AutoModelForSequenceClassification, config=config)
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise InputError(f"policy: {folder} is a {config.model_type}, which has no classifier with a `score` layer")
@@ -303,7 +317,8 @@ def without_dropout(config: Any) -> Any:
     return config
 
 
-def _head(hidden: int, *, bias: bool, generator: torch.Generator) -> nn.Linear:
+def new_head(hidden: int, *, bias: bool, generator: torch.Generator) -> nn.Linear:
+    """A float32 head of one output, drawn as `RewardModel.from_policy` says."""
     head = nn.Linear(hidden, 1, bias=bias, dtype=torch.float32)
     with torch.no_grad():
         head.weight.normal_(0.0, (hidden + 1) ** -0.5, generator=generator)

@@ -1,7 +1,7 @@
-"""Pure tensor functions of policy optimisation: token log-probabilities, KL estimators, GAE, the clipped losses of PPO.
+"""Pure functions of policy optimisation: token log-probabilities, KL estimators and controller, PPO's clipped losses.
 
-Source: Llama 2 paper, section 3.2.3; RECIPE section 5. PPO: Schulman et al. 2017 (arXiv 1707.06347), GAE: Schulman et
-al. 2015 (arXiv 1506.02438), the KL estimators k1, k2, k3: Schulman, "Approximating KL Divergence" (2020).
+Source: Llama 2 paper, section 3.2.3; RECIPE section 5. PPO: Schulman et al. 2017 (arXiv 1707.06347), the KL estimators
+k1, k2, k3: Schulman, "Approximating KL Divergence" (2020). Advantages are in `rlhf.objectives.advantages`.
 """
 
 from __future__ import annotations
@@ -64,9 +64,10 @@ def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy of each distribution in nats: logits (..., T, V) -> (..., T) float32."""
-    parts: Tensor = torch.special.entr(logits.float().softmax(dim=-1))
-    return parts.sum(dim=-1)
+    """Entropy of each distribution in nats: logits (..., T, V) -> (..., T) float32, block by block."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    parts = [torch.special.entr(rows[block].float().softmax(dim=-1)).sum(dim=-1) for block in _blocks(rows)]
+    return torch.cat(parts).view(logits.shape[:-1])
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -86,39 +87,18 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation over each row's answer, which ends its episode (no value after the last token).
+def adapted_beta(beta: float, kl: float, target: float) -> float:
+    """The next iteration's weight of the KL, so that the KL approaches `target`: beta (1 + 0.1 e).
 
-    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, where t+1 is the next position of the
-    mask, so that padding on either side changes nothing.
+    e = clip(kl / target - 1, -0.2, 0.2): the proportional controller of Ziegler et al. 2019 (arXiv 1909.08593, section
+    2.2), with its constants; beta moves by 2 % an iteration at most.
 
     Args:
-        rewards: (n, T) per token.
-        values: (n, T); values[t] predicts the return from token t on, before it is drawn.
-        mask: (n, T) bool, True on answer tokens; what stands elsewhere is not looked at.
-        gamma: discount.
-        lam: trade-off of bias (0) and variance (1).
-
-    Returns:
-        advantages and returns (advantages + values), each (n, T) float32, 0 outside the mask, without gradient.
-
-    Raises:
-        ValueError: the shapes differ.
+        beta: above 0.
+        kl: of this iteration's answers, nats an answer.
+        target: above 0, the same unit.
     """
-    require_same_shape(rewards=rewards, values=values, mask=mask)
-    mask = mask.bool()
-    rewards = rewards.detach().float().masked_fill(~mask, 0.0)
-    values = values.detach().float().masked_fill(~mask, 0.0)
-    advantages = torch.zeros_like(rewards)
-    next_value = next_advantage = rewards.new_zeros(rewards.shape[0])
-    for t in reversed(range(rewards.shape[1])):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * lam * next_advantage
-        advantages[:, t] = advantage
-        next_value = torch.where(mask[:, t], values[:, t], next_value)
-        next_advantage = torch.where(mask[:, t], advantage, next_advantage)
-    advantages = advantages.masked_fill(~mask, 0.0)
-    return advantages, advantages + values
+    return beta * (1 + 0.1 * min(max(kl / target - 1, -0.2), 0.2))
 
 
 def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float = 0.2) -> Tensor:
@@ -154,7 +134,7 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     Args:
         values: (n, T) of the value model being trained; carries the gradient.
         old_values: (n, T) at the start of the iteration.
-        returns: (n, T) from `gae`.
+        returns: (n, T) from `rlhf.objectives.advantages.gae`.
         clip: in units of the reward.
 
     Raises:

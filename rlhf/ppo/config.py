@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rlhf.errors import InputError
 from rlhf.training.config import OptimizerConfig
@@ -21,11 +22,15 @@ class PPOConfig:
         iterations: rounds of sampling and updating at most (paper: 200 to 400).
         batch_size: answers sampled an iteration, over all processes.
         samples_per_prompt: answers to each prompt; batch_size is a multiple of it.
+        estimator: of the advantages: "gae" learns a value model; "rloo" and "grpo" compare a prompt's answers
+            (samples_per_prompt of 2 or more) and load no value model (`rlhf.objectives.advantages`).
         optimizer: AdamW; batch_size is PPO's minibatch (one step each), epochs are passes over an iteration's answers.
         clip_range: the ratio of new to old probability is clipped this far from 1.
         value_clip_range: the value is clipped this far from its value at the iteration's start (open).
         value_coefficient: weight of the value loss (open).
         beta: weight of the KL to the reference in the reward (paper: 0.01 at 7B and 13B, 0.005 above).
+        target_kl: let beta move, by 2 % an iteration at most, so that the KL approaches this, in nats an answer; None:
+            beta stays (paper).
         gamma: discount (open).
         lam: lambda of the advantage estimation (open).
         missing_end_penalty: taken off the whitened score of an answer without an end token (open).
@@ -33,17 +38,23 @@ class PPOConfig:
         validation_size: held-out prompts of an evaluation, at most.
         patience: stop after so many evaluations in a row without a better reward; the best checkpoint is kept.
         max_kl: stop before updating a policy further than this from the reference, in nats an answer; None: no limit.
+        max_repetition: stop before updating a policy whose answers repeat themselves more than this (share of
+            repeated 4-grams, 0 to 1); None: no limit.
+        checkpoint_every: iterations between states from which a run that was killed goes on.
+        keep_checkpoints: so many of them are kept, the newest.
         sampling_batch_size: answers that one process decodes side by side.
     """
 
     iterations: int = 200
     batch_size: int = 512
     samples_per_prompt: int = 1
+    estimator: Literal["gae", "rloo", "grpo"] = "gae"
     optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
     clip_range: float = 0.2
     value_clip_range: float = 0.2
     value_coefficient: float = 0.1
     beta: float = 0.01
+    target_kl: float | None = None
     gamma: float = 1.0
     lam: float = 0.95
     missing_end_penalty: float = 1.0
@@ -51,6 +62,9 @@ class PPOConfig:
     validation_size: int = 512
     patience: int = 5
     max_kl: float | None = None
+    max_repetition: float | None = None
+    checkpoint_every: int = 10
+    keep_checkpoints: int = 2
     sampling_batch_size: int = 256
 
     def __post_init__(self) -> None:
@@ -61,6 +75,8 @@ class PPOConfig:
             "evaluate_every",
             "validation_size",
             "patience",
+            "checkpoint_every",
+            "keep_checkpoints",
             "sampling_batch_size",
         ):
             if getattr(self, name) < 1:
@@ -74,12 +90,25 @@ class PPOConfig:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")
-        if self.max_kl is not None and self.max_kl <= 0:
-            raise InputError(f"max_kl: must be above 0, got {self.max_kl}; leave it out for no limit")
+        for name in ("max_kl", "max_repetition", "target_kl"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise InputError(f"{name}: must be above 0, got {value}; leave it out for none")
+        if self.target_kl is not None and self.beta == 0:
+            raise InputError("target_kl: moves beta by a share of itself; start with a beta above 0")
         if self.batch_size % self.samples_per_prompt:
             raise InputError(
                 f"batch_size: {self.batch_size} must be a multiple of samples_per_prompt ({self.samples_per_prompt})"
             )
+
+        if not self.learns_value and self.samples_per_prompt < 2:
+            raise InputError(
+                f"estimator: {self.estimator} compares answers to the same prompt; set samples_per_prompt to 2 or more"
+            )
+
+    @property
+    def learns_value(self) -> bool:
+        """Whether the estimator needs a value model."""
+        return self.estimator == "gae"
 
     @property
     def prompts_per_iteration(self) -> int:

@@ -7,7 +7,7 @@ sampler rounds otherwise), so that the ratio of the first minibatch is exactly 1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.models.batching import pad_rows
-from rlhf.objectives.policy import gae, kl_k1, kl_k3
+from rlhf.objectives.advantages import gae, grpo, rloo
+from rlhf.objectives.policy import kl_k1, kl_k2, kl_k3
 from rlhf.objectives.reward import missing_end_penalty, moments, token_rewards, whiten
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.model import answer_logprobs
 from rlhf.ppo.rollout import Rollout
 from rlhf.training.loop import micro_batches
 from rlhf.training.step import Batch
@@ -27,9 +27,10 @@ from rlhf.training.whole import settle
 
 @dataclass(frozen=True)
 class Minibatch:
-    """One step's rows: this process's (batch, share) pairs for `Stepper.step`, and the answer tokens of all."""
+    """One step's rows: this process's (batch, share) pairs for `Stepper.step`, and the answers and tokens of all."""
 
     batches: list[tuple[Batch, float]]
+    answers: int
     tokens: int
 
 
@@ -41,13 +42,18 @@ def whitened_scores(rollouts: Sequence[Rollout], penalty: float) -> Tensor:
 
 
 def collate(rollouts: Sequence[Rollout], scores: Sequence[float], pad_id: int) -> Batch:
-    """Right-padded input_ids, attention_mask (n, T); start (n,) of the answer and its mask (n, A); scores (n,)."""
+    """Right-padded input_ids, attention_mask (n, T); start (n,) of the answer and its mask (n, A); scores (n,).
+
+    groups (n,): rows with the same number answer the same prompt.
+    """
+    number_of: dict[tuple[int, ...], int] = {}
     ids, attention = pad_rows([[*r.prompt_ids, *r.answer_ids] for r in rollouts], pad_id)
     lengths = torch.tensor([len(r.answer_ids) for r in rollouts])
     return {
         "input_ids": ids,
         "attention_mask": attention,
         "start": torch.tensor([len(r.prompt_ids) for r in rollouts]),
+        "groups": torch.tensor([number_of.setdefault(r.prompt_ids, len(number_of)) for r in rollouts]),
         "mask": torch.arange(int(lengths.max())) < lengths[:, None],
         "scores": torch.tensor(scores, dtype=torch.float32),
     }
@@ -56,7 +62,10 @@ def collate(rollouts: Sequence[Rollout], scores: Sequence[float], pad_id: int) -
 def make_minibatches(
     rollouts: Sequence[Rollout], config: PPOConfig, accelerator: Accelerator, pad_id: int, seed: int
 ) -> list[Minibatch]:
-    """Shuffle all rollouts, cut them into minibatches, and those by length into this process's micro-batches."""
+    """Shuffle all rollouts, cut them into minibatches, and those by length into this process's micro-batches.
+
+    Each batch is that of `collate`, and rows (n,): which rollouts they are.
+    """
     scores = whitened_scores(rollouts, config.missing_end_penalty).tolist()
     order = torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(seed)).tolist()
     size, processes = config.optimizer.batch_size, accelerator.num_processes
@@ -69,50 +78,105 @@ def make_minibatches(
         for micro in mine:
             chosen = micro or rows[:1]
             batch = collate([rollouts[i] for i in chosen], [scores[i] for i in chosen], pad_id)
+            batch["rows"] = torch.tensor(chosen)
             batches.append(({k: v.to(accelerator.device) for k, v in batch.items()}, float(bool(micro))))
-        minibatches.append(Minibatch(batches, sum(len(rollouts[i].answer_ids) for i in rows)))
+        minibatches.append(Minibatch(batches, len(rows), sum(len(rollouts[i].answer_ids) for i in rows)))
     return minibatches
 
 
-@torch.no_grad()
 def add_experience(
     minibatches: Sequence[Minibatch],
     model: nn.Module,
-    reference: nn.Module,
+    reference_logprobs: Callable[[Batch], Tensor],
     config: PPOConfig,
     accelerator: Accelerator,
+    beta: float | None = None,
 ) -> dict[str, float]:
-    """Add to each batch old_logprobs, old_values, returns and advantages (whitened over all processes), (n, A) each.
+    """`add_logprobs`, then `add_advantages`: all that the update needs. beta None: the config's."""
+    figures = add_logprobs(minibatches, model, reference_logprobs, accelerator)
+    return figures | add_advantages(minibatches, config, accelerator, config.beta if beta is None else beta)
+
+
+@torch.no_grad()
+def add_logprobs(
+    minibatches: Sequence[Minibatch],
+    model: nn.Module,
+    reference_logprobs: Callable[[Batch], Tensor],
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Add to each batch old_logprobs, ref_logprobs and, where there is a value model, old_values, (n, A) each.
+
+    Args:
+        model: the stepper's.
+        reference_logprobs: see `rlhf.ppo.roles.Roles`.
 
     Returns:
-        Figures over all processes: kl, kl_k3 (nats an answer), entropy (nats a token), the value's explained_variance.
+        Figures over all processes: kl, kl_k2, kl_k3 (nats an answer), entropy (nats a token).
     """
-    batches = [pair for minibatch in minibatches for pair in minibatch.batches]
-    sums = torch.zeros(13, dtype=torch.float64, device=accelerator.device)
-    for batch, share in batches:
+    sums = torch.zeros(6, dtype=torch.float64, device=accelerator.device)
+    for batch, share in _batches(minibatches):
         logprobs, values, entropy = model(batch, with_entropy=True)
+        reference = reference_logprobs(batch)
+        batch.update(old_logprobs=logprobs, ref_logprobs=reference)
+        if values is not None:
+            batch["old_values"] = values
         mask = batch["mask"]
-        with accelerator.autocast():
-            ref_logprobs, _ = answer_logprobs(reference, batch)
-        rewards = token_rewards(logprobs, ref_logprobs, mask, batch["scores"], config.beta)
-        advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-        batch.update(old_logprobs=logprobs, old_values=values, advantages=advantages, returns=returns)
-        parts = (kl_k1(logprobs, ref_logprobs).sum(), kl_k3(logprobs, ref_logprobs).sum(), entropy.sum())
-        plain = torch.stack([torch.tensor(float(len(mask)), device=mask.device), *parts]).double()
-        moment = [moments(x, mask) for x in (advantages, returns, returns - values)]
-        sums += share * torch.cat([plain, *moment])
+        parts = [len(mask), mask.sum(), entropy.sum(), *(k(logprobs, reference).sum() for k in (kl_k1, kl_k2, kl_k3))]
+        sums += share * torch.tensor([float(part) for part in parts], dtype=torch.float64, device=sums.device)
     settle(model)
+    answers, tokens, entropy_sum, *kls = accelerator.reduce(sums, reduction="sum").tolist()
+    names = ("kl", "kl_k2", "kl_k3")
+    return {name: kl / answers for name, kl in zip(names, kls, strict=True)} | {"entropy": entropy_sum / tokens}
+
+
+@torch.no_grad()
+def add_advantages(
+    minibatches: Sequence[Minibatch], config: PPOConfig, accelerator: Accelerator, beta: float
+) -> dict[str, float]:
+    """Add to each batch advantages, and with a value model returns, (n, A) each, as config.estimator has them.
+
+    GAE's advantages are whitened over all processes. Those of RLOO and GRPO have mean 0 by themselves and are left as
+    they are: one for all tokens of an answer.
+
+    Returns:
+        With a value model its explained_variance, over all processes.
+    """
+    batches = _batches(minibatches)
+    if not config.learns_value:
+        _add_group_advantages(minibatches, config, accelerator, beta)
+        return {}
+    sums = torch.zeros(9, dtype=torch.float64, device=accelerator.device)
+    for batch, share in batches:
+        mask, values = batch["mask"], batch["old_values"]
+        rewards = token_rewards(batch["old_logprobs"], batch["ref_logprobs"], mask, batch["scores"], beta)
+        advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+        batch.update(advantages=advantages, returns=returns)
+        sums += share * torch.cat([moments(x, mask) for x in (advantages, returns, returns - values)])
     sums = accelerator.reduce(sums, reduction="sum")
     for batch, _ in batches:
-        batch["advantages"] = whiten(batch["advantages"], batch["mask"], sums=sums[4:7])
-    rows, kl, k3, entropy_sum = sums[:4].tolist()
-    spread = _variance(sums[7:10])
-    return {
-        "kl": kl / rows,
-        "kl_k3": k3 / rows,
-        "entropy": entropy_sum / float(sums[4]),
-        "explained_variance": 1 - _variance(sums[10:13]) / spread if spread > 0 else math.nan,
-    }
+        batch["advantages"] = whiten(batch["advantages"], batch["mask"], sums=sums[:3])
+    spread = _variance(sums[3:6])
+    return {"explained_variance": 1 - _variance(sums[6:9]) / spread if spread > 0 else math.nan}
+
+
+def _add_group_advantages(
+    minibatches: Sequence[Minibatch], config: PPOConfig, accelerator: Accelerator, beta: float
+) -> None:
+    """A prompt's answers lie in several batches and processes: each process gets the score and KL of all answers."""
+    answers = sum(minibatch.answers for minibatch in minibatches)
+    table = torch.zeros(2, answers, device=accelerator.device)
+    for batch, share in _batches(minibatches):
+        kl = kl_k1(batch["old_logprobs"], batch["ref_logprobs"]).sum(1)
+        table.index_add_(1, batch["rows"], share * torch.stack([batch["scores"], kl]))
+    scores, kls = accelerator.reduce(table, reduction="sum").view(2, -1, config.samples_per_prompt)
+    estimate = {"rloo": rloo, "grpo": grpo}[config.estimator]
+    advantages = estimate(scores, beta * kls).flatten()
+    for batch, _ in _batches(minibatches):
+        batch["advantages"] = advantages[batch["rows"]][:, None] * batch["mask"]
+
+
+def _batches(minibatches: Sequence[Minibatch]) -> list[tuple[Batch, float]]:
+    return [pair for minibatch in minibatches for pair in minibatch.batches]
 
 
 def _variance(sums: Tensor) -> float:

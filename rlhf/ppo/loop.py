@@ -1,4 +1,4 @@
-"""The loop of PPO: sample, score, update; evaluate on held-out prompts, keep the best, stop in time.
+"""The loop of PPO: sample, score, update; evaluate on held-out prompts, keep the best, stop in time, outlive a kill.
 
 Llama 2 paper, section 3.2.3. What it leaves open is in RECIPE section 5 and in `rlhf.ppo.config`.
 """
@@ -7,35 +7,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from statistics import fmean
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from torch import nn
 from tqdm import tqdm
 
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.metrics import MetricsLog
+from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.experience import add_experience, make_minibatches
-from rlhf.ppo.model import PolicyAndValue
-from rlhf.ppo.rollout import Environment, prompt_stream, roll_out, rollout_figures
+from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, make_minibatches
+from rlhf.ppo.roles import Roles
+from rlhf.ppo.rollout import Environment, Rollout, prompt_stream, referee_figures, roll_out, rollout_figures
+from rlhf.ppo.saving import Saving
 from rlhf.ppo.update import update
+from rlhf.ppo.watch import Limit, limit_passed, warnings
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.training.step import Stepper
-from rlhf.training.whole import WholeModel, prepare_frozen
 
 HELD_OUT_SEED = 1_000_003
 """Added to the sampling seed for held-out answers: every evaluation draws with the same numbers, no iteration does."""
 
+HELD_OUT_FIGURES = ("reward", "helpfulness", "safety", "length", "finished_share", "repetition", "kl", "kl_k3")
 
-Stop = Literal["iterations", "patience", "max_kl"]
+Stop = Literal["iterations", "patience"] | Limit
 
 
 @dataclass(frozen=True)
@@ -53,43 +53,40 @@ class PPO:
     """Policy, value, reference and judges, ready to iterate.
 
     Args:
-        policy: trained in place, whole or with an adapter.
-        reference: a frozen copy of where the policy started.
-        value: a `RewardModel`, read at every token with `token_scores`; trained in place.
+        roles: who they are (`rlhf.ppo.roles`).
         renderer: of the policy's tokenizer, which value and reference share.
-        helpfulness, safety: raw scores; each may have a tokenizer of its own.
         sampling: temperature 1, no top-p, no top-k: the ratio assumes the policy's own distribution.
+        referee: scores held-out answers and trains nothing (RECIPE 8).
     """
 
     def __init__(
         self,
-        policy: Any,
-        reference: nn.Module,
-        value: nn.Module,
+        roles: Roles,
         renderer: Renderer,
-        helpfulness: RewardFunction,
-        safety: RewardFunction,
         config: PPOConfig,
         sampling: SamplingParams,
         accelerator: Accelerator,
         *,
         seed: int = 0,
+        referee: RewardFunction | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
         self.seed = seed
-        self.whole = WholeModel(policy, accelerator)
-        self.stepper = Stepper(PolicyAndValue(policy, value), config.optimizer, accelerator, name="ppo")
-        self.reference = prepare_frozen(reference, accelerator)
-        sampler = InProcessSampler(self.whole.model, renderer, config.sampling_batch_size)
-        self.environment = Environment(sampler, renderer, helpfulness, safety, sampling, accelerator)
+        self.beta = config.beta
+        self.roles = roles
+        self.stepper = roles.prepare(config.optimizer)
+        sampler = InProcessSampler(roles.policy, renderer, config.sampling_batch_size)
+        self.environment = Environment(
+            sampler, renderer, roles.helpfulness, roles.safety, sampling, accelerator, referee
+        )
         size = config.optimizer.batch_size
         self.total_steps = config.iterations * config.optimizer.epochs * math.ceil(config.batch_size / size)
 
     def iterate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
-        """Sample, score, update (left out where the policy is beyond max_kl); returns the figures to log."""
+        """Sample, score, update (left out where the policy has passed a limit); returns the figures to log."""
         clock = _Clock()
-        with self.whole.gathered():
+        with self.roles.gathered():
             rollouts = roll_out(
                 prompts,
                 self.environment,
@@ -97,106 +94,122 @@ class PPO:
                 self.config.samples_per_prompt,
                 first_key=iteration * self.config.prompts_per_iteration,
             )
-        figures = rollout_figures(rollouts)
+        figures = rollout_figures(rollouts) | {"beta": self.beta}
         seconds = {"seconds_rollout": clock.lap()}
-        pad = self.environment.renderer.pad_token_id
-        minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=self.seed + iteration)
-        figures |= add_experience(minibatches, self.stepper.model, self.reference, self.config, self.accelerator)
+        minibatches, measured = self._measure(rollouts, seed=self.seed + iteration)
+        figures |= measured
+        figures |= add_advantages(minibatches, self.config, self.accelerator, self.beta)
         seconds["seconds_experience"] = clock.lap()
-        if not self.beyond_limit(figures["kl"]):
+        if limit_passed(figures, self.config) is None:
             figures |= update(self.stepper, minibatches, self.config, self._learning_rate_at)
             seconds["seconds_update"] = clock.lap()
+        if self.config.target_kl is not None:
+            self.beta = adapted_beta(self.beta, figures["kl"], self.config.target_kl)
         return figures | seconds
 
-    def evaluate(self, prompts: Sequence[Prompt]) -> dict[str, float]:
-        """Mean gated reward and KL of one answer to each held-out prompt, drawn with the same numbers every time."""
+    def evaluate(self, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Rollout]]:
+        """heldout_* figures of one answer to each held-out prompt, drawn with the same numbers every time."""
         sampling = replace(self.environment.sampling, seed=self.environment.sampling.seed + HELD_OUT_SEED)
-        with self.whole.gathered():
+        with self.roles.gathered():
             rollouts = roll_out(prompts, self.environment, sampling, 1)
-        pad = self.environment.renderer.pad_token_id
-        minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=0)
-        model = add_experience(minibatches, self.stepper.model, self.reference, self.config, self.accelerator)
-        return {"heldout_reward": fmean(r.reward for r in rollouts), "heldout_kl": model["kl"]}
+        figures = rollout_figures(rollouts) | self._measure(rollouts, seed=0)[1]
+        chosen = {name: figures[name] for name in HELD_OUT_FIGURES}
+        chosen |= referee_figures(prompts, rollouts, self.environment)
+        return {f"heldout_{name}": value for name, value in chosen.items()}, rollouts
 
-    def beyond_limit(self, kl: float) -> bool:
-        """Whether `kl` (nats an answer) is more than the config allows."""
-        return self.config.max_kl is not None and kl > self.config.max_kl
+    def _measure(self, rollouts: Sequence[Rollout], seed: int) -> tuple[list[Minibatch], dict[str, float]]:
+        pad = self.environment.renderer.pad_token_id
+        minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=seed)
+        figures = add_logprobs(minibatches, self.stepper.model, self.roles.reference_logprobs, self.accelerator)
+        return minibatches, figures
 
     def _learning_rate_at(self, step: int) -> float:
         return self.config.optimizer.learning_rate_at(step, self.total_steps)
 
 
 def train_ppo(
-    ppo: PPO,
-    prompts: Sequence[Prompt],
-    validation_prompts: Sequence[Prompt],
-    log: MetricsLog,
-    keep_best: Callable[[], None],
+    ppo: PPO, prompts: Sequence[Prompt], validation_prompts: Sequence[Prompt], log: MetricsLog, saving: Saving
 ) -> PPOResult:
-    """Iterate until the iterations are done, the held-out reward no longer rises, or the KL passes its limit.
+    """Iterate until the iterations are done, the held-out reward no longer rises, or a limit is passed.
 
     Args:
         prompts: drawn in a fresh permutation each time round.
         validation_prompts: the first `validation_size` are evaluated on, before the first iteration, every
             `evaluate_every`, and after the last.
         log: one line an iteration; the held-out figures are of the policy before that iteration's update.
-        keep_best: called on every process when the held-out reward is the best so far; saves the policy.
+        saving: keeps the best policy, some held-out answers of each evaluation, and states to go on from.
 
     Raises:
         InputError: a reward function failed, or three steps in a row were not finite.
     """
     config = ppo.config
-    stopper = _Stopper(config.patience)
+    history, start = _restore(ppo, log, saving)
     held_out = validation_prompts[: config.validation_size]
-    stream = prompt_stream(prompts, ppo.seed)
+    stream = islice(prompt_stream(prompts, ppo.seed), start * config.prompts_per_iteration, None)
     quiet = not ppo.accelerator.is_local_main_process
-    with tqdm(total=config.iterations, desc="ppo", disable=quiet, mininterval=1.0) as progress:
-        for iteration in range(config.iterations + 1):
+    with tqdm(total=config.iterations, initial=start, desc="ppo", disable=quiet, mininterval=1.0) as progress:
+        for iteration in range(start, config.iterations + 1):
             figures: dict[str, Any] = {}
             last = iteration == config.iterations
             if last or iteration % config.evaluate_every == 0:
-                figures = ppo.evaluate(held_out)
-                allowed = not ppo.beyond_limit(figures["heldout_kl"])
-                if stopper.is_best(iteration, figures["heldout_reward"], allowed):
-                    keep_best()
-            if not last and not stopper.out_of_patience:
+                figures, answers = ppo.evaluate(held_out)
+                saving.log_samples(iteration, held_out, answers)
+                if history.add(iteration, figures, allowed=_allowed(figures, config)):
+                    saving.keep_best(iteration)
+            ended = history.without_gain >= config.patience
+            if not last and not ended:
                 figures |= ppo.iterate(list(islice(stream, config.prompts_per_iteration)), iteration)
+            if found := warnings(figures, history.evaluations):
+                figures["warnings"] = found
+                progress.write("\n".join(f"iteration {iteration}: {warning}" for warning in found))
             log.log(iteration, **figures)
-            if stopper.out_of_patience:
-                return stopper.result(iteration, "patience")
-            if ppo.beyond_limit(figures.get("kl", 0.0)):
-                return stopper.result(iteration, "max_kl")
-            if not last:
-                progress.update()
-                progress.set_postfix(reward=f"{figures['reward']:.3f}", kl=f"{figures['kl']:.3f}")
-    return stopper.result(config.iterations, "iterations")
+            stopped: Stop | None = "patience" if ended else limit_passed(figures, config)
+            if stopped is not None or last:
+                return history.result(iteration, stopped or "iterations")
+            progress.update()
+            progress.set_postfix(reward=f"{figures['reward']:.3f}", kl=f"{figures['kl']:.3f}")
+            if (iteration + 1) % config.checkpoint_every == 0:
+                saving.save(iteration + 1, {"beta": ppo.beta, "history": asdict(history)})
+    raise AssertionError("the last iteration returns")
 
 
-class _Stopper:
-    """Which evaluation was best, and how many have passed since."""
+def _restore(ppo: PPO, log: MetricsLog, saving: Saving) -> tuple[_History, int]:
+    """The history and iteration that the newest state left, or those of a start."""
+    state = saving.restore()
+    start: int = 0 if state is None else state["iteration"]
+    log.go_on(start)
+    if state is None:
+        return _History(), start
+    ppo.beta = state["beta"]
+    return _History(**state["history"]), start
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.rewards: list[float] = []
-        self.best_iteration = 0
-        self.best_reward = -math.inf
-        self.without_gain = 0
 
-    def is_best(self, iteration: int, reward: float, allowed: bool) -> bool:
-        """Take note of an evaluation; one that is not `allowed` is never the best."""
-        self.rewards.append(reward)
-        if allowed and reward > self.best_reward:
-            self.best_iteration, self.best_reward, self.without_gain = iteration, reward, 0
+def _allowed(figures: dict[str, float], config: PPOConfig) -> bool:
+    """Whether the evaluated policy is within the limits; one beyond them is never the best."""
+    return limit_passed({n: figures.get(f"heldout_{n}", 0.0) for n in ("kl", "repetition")}, config) is None
+
+
+@dataclass
+class _History:
+    """The evaluations so far, which was best, and how many have passed since."""
+
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    best_iteration: int = 0
+    best_reward: float = -math.inf
+    without_gain: int = 0
+
+    def add(self, iteration: int, figures: dict[str, float], *, allowed: bool) -> bool:
+        """Take note of an evaluation; True where it is `allowed` and the best so far."""
+        self.evaluations.append(dict(figures))
+        if allowed and figures["heldout_reward"] > self.best_reward:
+            self.best_iteration, self.best_reward, self.without_gain = iteration, figures["heldout_reward"], 0
             return True
         self.without_gain += 1
         return False
 
-    @property
-    def out_of_patience(self) -> bool:
-        return self.without_gain >= self.patience
-
     def result(self, iterations: int, stopped: Stop) -> PPOResult:
-        return PPOResult(iterations, stopped, self.best_iteration, self.best_reward, self.rewards[0])
+        first = self.evaluations[0]["heldout_reward"]
+        return PPOResult(iterations, stopped, self.best_iteration, self.best_reward, first)
 
 
 class _Clock:

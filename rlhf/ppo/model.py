@@ -1,4 +1,8 @@
-"""Policy and value as one module: one forward pass, one optimizer, one DeepSpeed engine."""
+"""Policy and value as one module: one forward pass, one optimizer, one DeepSpeed engine.
+
+Where a model's attention can take them (`rlhf.models.shared_prefix`), a batch's rows are packed: padding is not
+computed, answers to one prompt share it, and logits are made for answer tokens alone.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +11,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf.models.shared_prefix import PackedRows, enable_packing, pack_rows
 from rlhf.objectives.policy import entropy, token_logprobs
 from rlhf.training.step import Batch
 
 
 class PolicyAndValue(nn.Module):
-    """A causal LM and a value model (`token_scores(input_ids, attention_mask) -> (n, T)`) with the same token ids.
+    """A causal LM and a value model (a `RewardModel`, read at every token) with the same token ids.
 
-    Dropout is turned off in both: a ratio of probabilities under two dropout masks means nothing.
+    Without a value model (None) the values are None. Dropout is turned off in both: a ratio of probabilities under two
+    dropout masks means nothing.
     """
 
-    def __init__(self, policy: nn.Module, value: nn.Module) -> None:
+    def __init__(self, policy: nn.Module, value: nn.Module | None) -> None:
         super().__init__()
         self.policy = policy
         self.value = value
+        self.policy_packs = enable_packing(policy)
         head = getattr(value, "safety_head", None)
         if head is not None:
             head.requires_grad_(False)  # takes no part in a value; data parallel waits for its gradient otherwise
         disable_dropout(self)
 
-    def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-probability of each answer token, value before it, entropy (zeros unless asked): (n, A) float32 each."""
-        logprobs, spread = answer_logprobs(self.policy, batch, with_entropy=with_entropy)
-        return logprobs, answer_values(self.value, batch), spread
+        packed = pack_batch(batch) if self.policy_packs else None
+        logprobs, spread = answer_logprobs(self.policy, batch, packed, with_entropy=with_entropy)
+        return logprobs, None if self.value is None else answer_values(self.value, batch, packed), spread
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Trade time for memory in both models."""
         for module in (self.policy, self.value):
-            module.gradient_checkpointing_enable(**options)  # type: ignore[operator]
+            if module is not None:
+                module.gradient_checkpointing_enable(**options)  # type: ignore[operator]
 
 
-def answer_logprobs(model: nn.Module, batch: Batch, *, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
+def pack_batch(batch: Batch) -> PackedRows:
+    """The batch's rows as one, those of a prompt sharing it; for a model on which `enable_packing` was true."""
+    return pack_rows(batch["input_ids"], batch["attention_mask"], batch["groups"])
+
+
+def answer_logprobs(
+    model: nn.Module, batch: Batch, packed: PackedRows | None = None, *, with_entropy: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each answer token and entropy of its distribution, zeros unless asked; (n, A), 0 off the mask.
 
-    Logits are made only from the position before the first answer token of the batch on.
+    Logits are made only where an answer token is predicted; of padded rows, from the first such position of the batch.
 
     Args:
         model: causal LM of transformers, wrapped or not.
         batch: from `rlhf.ppo.experience.collate`: right padded, so positions need no shift.
+        packed: see `pack_batch`; None: the rows are computed as they are padded.
     """
     ids, mask = batch["input_ids"], batch["mask"]
+    if packed is not None:
+        kept = packed.places.gather(1, _columns(batch, 1))[mask]
+        logits = model(**packed.inputs(), logits_to_keep=kept).logits[0]
+        logprobs = token_logprobs(logits, ids.gather(1, _columns(batch, 0))[mask])
+        spread = entropy(logits) if with_entropy else torch.zeros_like(logprobs)
+        return _spread(logprobs, mask), _spread(spread, mask)
     first = int(batch["start"].min())
-    kept = ids.shape[1] - first + 1
-    logits = model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=kept).logits[
+    rest = ids.shape[1] - first + 1
+    logits = model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=rest).logits[
         :, :-1
     ]
     columns = _columns(batch, first)
@@ -59,9 +82,15 @@ def answer_logprobs(model: nn.Module, batch: Batch, *, with_entropy: bool = Fals
     return logprobs, entropy(logits).gather(1, columns).masked_fill(~mask, 0.0)
 
 
-def answer_values(value: Any, batch: Batch) -> Tensor:
-    """Value before each answer token is drawn, (n, A) float32, 0 off the mask: read at the token before it."""
-    scores = value.token_scores(batch["input_ids"], batch["attention_mask"]).float()
+def answer_values(value: Any, batch: Batch, packed: PackedRows | None = None) -> Tensor:
+    """Value before each answer token is drawn, (n, A) float32, 0 off the mask: read at the token before it.
+
+    Args:
+        value: a `RewardModel`; one that cannot take packed rows computes the padded ones.
+        packed: as in `answer_logprobs`.
+    """
+    packed = packed if value.shares_prefixes else None
+    scores = value.token_scores(batch["input_ids"], batch["attention_mask"], packed).float()
     return scores.gather(1, _columns(batch, 1)).masked_fill(~batch["mask"], 0.0)
 
 
@@ -70,6 +99,11 @@ def _columns(batch: Batch, first: int) -> Tensor:
     offsets = torch.arange(batch["mask"].shape[1], device=batch["mask"].device)
     last = batch["input_ids"].shape[1] - 1 - first
     return (batch["start"][:, None] - first + offsets).clamp(max=last)
+
+
+def _spread(found: Tensor, mask: Tensor) -> Tensor:
+    """One number for each true place of the mask (n, A), row by row -> (n, A), 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
 
 
 def disable_dropout(model: nn.Module) -> None:

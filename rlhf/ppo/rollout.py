@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 import torch
 from accelerate import Accelerator
 
-from rlhf.conversation import Renderer
+from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
-from rlhf.rewards.distributed import score_answers
+from rlhf.ppo.watch import repeated_share
+from rlhf.rewards.distributed import deal_out, score_answers
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.scoring import check_scores
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.protocol import Sampler, SamplingParams
 
@@ -32,6 +34,7 @@ class Rollout:
     safety: float
     reward: float
     used_safety: bool
+    text: str = ""
 
     @property
     def length(self) -> int:
@@ -41,7 +44,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Environment:
-    """What answers and what judges."""
+    """What answers and what judges; the referee, if there is one, judges held-out answers and trains nothing."""
 
     sampler: Sampler
     renderer: Renderer
@@ -49,6 +52,7 @@ class Environment:
     safety: RewardFunction
     sampling: SamplingParams
     accelerator: Accelerator
+    referee: RewardFunction | None = None
 
 
 def prompt_stream(prompts: Sequence[Prompt], seed: int) -> Iterator[Prompt]:
@@ -83,7 +87,7 @@ def roll_out(
     columns = (scored.helpfulness, scored.safety, scored.reward, scored.used_safety)
     rendered = [tuple(ids) for ids in environment.renderer.prompts(conversations) for _ in range(num_samples)]
     return [
-        Rollout(prompt_ids, sample.token_ids, sample.finished, *scores)
+        Rollout(prompt_ids, sample.token_ids, sample.finished, *scores, sample.text)
         for prompt_ids, sample, *scores in zip(rendered, samples, *(c.tolist() for c in columns), strict=True)
     ]
 
@@ -97,4 +101,33 @@ def rollout_figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "gate_share": fmean(r.used_safety for r in rollouts),
         "length": fmean(len(r.answer_ids) for r in rollouts),
         "finished_share": fmean(r.finished for r in rollouts),
+        "repetition": fmean(repeated_share(r.answer_ids) for r in rollouts),
     }
+
+
+def referee_figures(
+    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], environment: Environment
+) -> dict[str, float]:
+    """The referee's mean score of one answer to each prompt and its standard error; empty without a referee.
+
+    Answers without text are left out.
+
+    Raises:
+        InputError: on every process, where the referee fails on one.
+    """
+    referee = environment.referee
+    if referee is None:
+        return {}
+    answers: list[Conversation] = [
+        [*prompt.messages, {"role": "assistant", "content": rollout.text}]
+        for prompt, rollout in zip(prompts, rollouts, strict=True)
+        if rollout.text.strip()
+    ]
+
+    def score(part: Sequence[Conversation]) -> list[float]:
+        scores: list[float] = check_scores(referee(part), len(part), "referee").tolist()
+        return scores
+
+    scores = deal_out(answers, score, environment.accelerator)
+    error = stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
+    return {"referee": fmean(scores), "referee_error": error}

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
+from accelerate import Accelerator
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from rlhf.conversation import Renderer
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
-from rlhf.models.policy import load_tokenizer
+from rlhf.models.checkpoint import base_folder, is_adapter_checkpoint, require_checkpoint
+from rlhf.models.config import AdapterConfig
+from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.ppo.roles import Roles, SeparateRoles
+from rlhf.ppo.shared import SharedRoles
+from rlhf.rewards.loading import load_reward
 
 
 def load_value_model(
@@ -23,13 +29,13 @@ def load_value_model(
     """A reward model that reads the policy's own token ids; None: the policy itself with a fresh head.
 
     Raises:
-        InputError: its tokenizer numbers tokens otherwise than the policy's; its weights are in 4 bit.
+        InputError: its tokenizer numbers tokens otherwise than the policy's; it is an adapter alone.
     """
     if value_from is None:
         return RewardModel.from_policy(policy, safety_head=False, seed=seed)
     if is_adapter_checkpoint(value_from):
         raise InputError(
-            f"value_from: {value_from} is an adapter over 4-bit weights, which a value model cannot train; name a "
+            f"value_from: {value_from} is an adapter, whose base a value model cannot train; name a "
             "reward model with whole weights"
         )
     if load_tokenizer(value_from).get_vocab() != tokenizer.get_vocab():
@@ -40,15 +46,49 @@ def load_value_model(
     return RewardModel.load(value_from)
 
 
-def context_length(policy: Path) -> int | None:
-    """Longest sequence the policy takes, where its config says.
+def load_roles(
+    policy: Path,
+    helpfulness: str,
+    safety: str,
+    value_from: Path | None,
+    accelerator: Accelerator,
+    *,
+    shared: bool,
+    with_value: bool = True,
+    adapter: AdapterConfig | None = None,
+    quantization: Literal["nf4"] | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> Roles:
+    """The roles, separate or shared.
+
+    Args:
+        value_from: see `load_value_model`, and for shared roles `SharedRoles.load`.
+        shared: adapters on one base.
+        with_value: whether a value is learnt.
+        adapter, quantization, dtype: of shared roles.
+        seed: of new heads and adapters.
 
     Raises:
-        InputError: no checkpoint, or one of an adapter over 4-bit weights, which PPO cannot train.
+        InputError: separate roles of which one is an adapter, or shared ones that do not fit together.
     """
-    if is_adapter_checkpoint(require_checkpoint(policy)):
-        raise InputError(f"policy: {policy} is an adapter over 4-bit weights; merge it into whole weights first")
-    config = AutoConfig.from_pretrained(policy).get_text_config(decoder=True)
+    if shared:
+        options: Any = {"adapter": adapter, "quantization": quantization, "dtype": dtype, "seed": seed}
+        return SharedRoles.load(
+            policy, helpfulness, safety, accelerator, value_from=value_from, with_value=with_value, **options
+        )
+    if is_adapter_checkpoint(policy):
+        raise InputError(
+            f"policy: {policy} is an adapter; train it with --roles shared, or merge it into whole weights"
+        )
+    value = load_value_model(value_from, policy, load_tokenizer(policy), seed=seed) if with_value else None
+    judges = (load_reward(spec, device=accelerator.device) for spec in (helpfulness, safety))
+    return SeparateRoles(load_policy(policy), load_policy(policy), value, *judges, accelerator)
+
+
+def context_length(policy: Path) -> int | None:
+    """Longest sequence the policy takes, where its config says; InputError where there is no checkpoint."""
+    config = AutoConfig.from_pretrained(base_folder(require_checkpoint(policy))).get_text_config(decoder=True)
     length: int | None = getattr(config, "max_position_embeddings", None)
     return length
 

@@ -16,7 +16,7 @@ from rlhf.training.step import Batch, LossFunction, Stepper
 def ppo_loss(config: PPOConfig) -> LossFunction:
     """Loss function for `Stepper.step`: policy loss + value_coefficient x value loss, summed over answer tokens.
 
-    Paper, section 3.2.3 (which names PPO without a formula); RECIPE section 5.
+    Paper, section 3.2.3 (which names PPO without a formula); RECIPE section 5. Without a value model, the first alone.
     """
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -24,11 +24,13 @@ def ppo_loss(config: PPOConfig) -> LossFunction:
         old, advantages, mask = batch["old_logprobs"], batch["advantages"], batch["mask"]
         # off the mask: advantages, values and returns are 0 and both log-probabilities too, so every term is 0
         policy = clipped_policy_loss(logprobs, old, advantages, config.clip_range).sum()
-        value = clipped_value_loss(values, batch["old_values"], batch["returns"], config.value_clip_range).sum()
         ratio = (logprobs.detach() - old).exp() * mask
         clipped = clipped_share(logprobs.detach(), old, advantages, config.clip_range)
-        figures = {"policy_loss": policy, "value_loss": value, "ratio": ratio.sum(), "clip_fraction": clipped.sum()}
-        return policy + config.value_coefficient * value, figures
+        figures = {"policy_loss": policy, "ratio": ratio.sum(), "clip_fraction": clipped.sum()}
+        if values is None:
+            return policy, figures
+        value = clipped_value_loss(values, batch["old_values"], batch["returns"], config.value_clip_range).sum()
+        return policy + config.value_coefficient * value, figures | {"value_loss": value}
 
     return loss
 
@@ -43,8 +45,8 @@ def update(
         learning_rate_at: of the stepper's n-th step.
 
     Returns:
-        loss, policy_loss, value_loss, clip_fraction, grad_norm; `first_ratio`, the mean ratio of new to old probability
-        in the first step (1 but for rounding); `skipped` steps so far.
+        loss, policy_loss, clip_fraction, grad_norm, and value_loss where there is one; `first_ratio`, the mean ratio of
+        new to old probability in the first step (1 but for rounding); how many steps were `skipped`.
     """
     loss = ppo_loss(config)
     steps = []
@@ -52,12 +54,10 @@ def update(
         for minibatch in minibatches:
             rate = learning_rate_at(stepper.steps)
             steps.append(stepper.step(minibatch.batches, loss, minibatch.tokens, rate))
-    means = {
-        name: fmean(s.means[name] for s in steps) for name in ("loss", "policy_loss", "value_loss", "clip_fraction")
-    }
+    means = {name: fmean(s.means[name] for s in steps) for name in steps[0].means if name != "ratio"}
     return {
         **means,
         "grad_norm": fmean(s.grad_norm for s in steps),
         "first_ratio": steps[0].means["ratio"],
-        "skipped": stepper.skipped,
+        "skipped": sum(not s.taken for s in steps),
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +13,9 @@ from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.rewards.gate import GatedRewards, gated_rewards
 from rlhf.rewards.protocol import RewardFunction
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def score_answers(
@@ -59,3 +63,25 @@ def score_answers(
         score[index] = torch.tensor([row[column] for row in found], dtype=torch.float32)
     used_safety[index] = torch.tensor([row[4] for row in found])
     return GatedRewards(*scores, used_safety)
+
+
+def deal_out(
+    items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]], accelerator: Accelerator
+) -> list[Result]:
+    """`work` on every item, each process doing its part; all results, in the items' order, on every process.
+
+    Raises:
+        InputError: on every process, where `work` raised it on one.
+    """
+    mine = range(accelerator.process_index, len(items), accelerator.num_processes)
+    results: Sequence[Result] = []
+    failures: list[str] = []
+    try:
+        results = work([items[i] for i in mine]) if mine else []
+    except InputError as error:
+        failures = [str(error)]
+    failures = gather_object(failures)  # one that fails alone would leave the others waiting
+    if failures:
+        raise InputError(failures[0])
+    gathered = dict(gather_object(list(zip(mine, results, strict=True))))
+    return [gathered[i] for i in range(len(items))]

@@ -135,8 +135,9 @@ def sharing(model: PreTrainedModel) -> Iterator[bool]:
     if caches_latents or not has_plain_attention(model):
         yield False
         return
+    before = model.config._attn_implementation
     model.config._attn_implementation = NAME
     try:
         yield True
     finally:
-        model.config._attn_implementation = "sdpa"
+        model.config._attn_implementation = before

@@ -30,8 +30,13 @@ MAX_SKIPPED_IN_A_ROW = 3
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
+    """AdamW with weight decay on matrices only; InputError where nothing is trained."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise InputError(
+            "adapter: no weight of this model is trained; a checkpoint that is an adapter goes on training where one "
+            "of its size is asked for, e.g. --adapter.r 64"
+        )
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},

@@ -30,7 +30,7 @@ def _free_port() -> int:
         return port
 
 
-def _start(kind: str, settings: str | None, policy: Path, output: Path) -> subprocess.Popen[str]:
+def _start(kind: str, settings: str | None, policy: Path, reward: Path, output: Path) -> subprocess.Popen[str]:
     launcher = [sys.executable]
     if settings is not None:
         launcher += ["-m", "accelerate.commands.launch", "--config_file", f"ds_configs/{settings}"]
@@ -44,7 +44,7 @@ def _start(kind: str, settings: str | None, policy: Path, output: Path) -> subpr
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(
-        [*launcher, str(WORKER), str(policy), str(output)],
+        [*launcher, str(WORKER), str(policy), str(reward), str(output)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -53,12 +53,26 @@ def _start(kind: str, settings: str | None, policy: Path, output: Path) -> subpr
     )
 
 
+def _adapter_reward(policy: Path, folder: Path) -> Path:
+    """A reward model that is an adapter over the policy's weights."""
+    from rlhf.models.config import AdapterConfig
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.reward_model import RewardModel
+
+    reward = RewardModel.from_policy(policy, safety_head=False, seed=0, adapter=AdapterConfig(r=4))
+    reward.save(folder, load_tokenizer(policy), merge=False)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def runs(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """All kinds side by side: most of each one's time is importing."""
     pytest.importorskip("deepspeed")
     folder = tmp_path_factory.mktemp("distributed")
-    started = {kind: _start(kind, settings, tiny_policy_path, folder / kind) for kind, settings in KINDS.items()}
+    reward = _adapter_reward(tiny_policy_path, folder / "reward")
+    started = {
+        kind: _start(kind, settings, tiny_policy_path, reward, folder / kind) for kind, settings in KINDS.items()
+    }
     try:
         for kind, process in started.items():
             text, _ = process.communicate(timeout=300)
@@ -103,9 +117,18 @@ def test_bad_steps_are_skipped_everywhere(runs: dict[str, Path], kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", PARALLEL)
-def test_ppo_figures_equal_one_process(runs: dict[str, Path], kind: str) -> None:
+def test_full_packed_fine_tuning_equals_one_process(runs: dict[str, Path], kind: str) -> None:
+    one, other = _figures(runs["one"])["sft"], _figures(runs[kind])["sft"]
+    assert sum("heldout_loss" in row for row in one) == 2 and len(one) == len(other) == 6
+    for expected, row in zip(one, other, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+@pytest.mark.parametrize("roles", ["ppo", "shared"])
+def test_ppo_figures_equal_one_process(runs: dict[str, Path], kind: str, roles: str) -> None:
     """15 answers in minibatches of 7, 7 and 1: samples, gate, whitening, losses and gradient norms."""
-    one, other = _figures(runs["one"])["ppo"], _figures(runs[kind])["ppo"]
+    one, other = _figures(runs["one"])[roles], _figures(runs[kind])[roles]
     assert [row.keys() for row in other] == [row.keys() for row in one]
     for expected, row in zip(one, other, strict=True):
         for name in (n for n in row if not n.startswith("seconds")):
@@ -115,8 +138,30 @@ def test_ppo_figures_equal_one_process(runs: dict[str, Path], kind: str) -> None
     assert abs(other[1]["kl"]) > 1e-4
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_ppo_goes_on_from_a_state_bit_for_bit(runs: dict[str, Path], kind: str) -> None:
+    """From the state after the first of two iterations: the same figures and weights; no line doubled or lost."""
+    figures = _figures(runs[kind])
+    whole, resumed = (
+        [{k: v for k, v in row.items() if "seconds" not in k} for row in figures[name]] for name in ("ppo", "resumed")
+    )
+    assert [row["step"] for row in whole] == [0, 1, 2]
+    assert resumed == whole
+    weights = [(runs[kind] / name / "model.safetensors").read_bytes() for name in ("ppo", "resumed")]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize("kind", PARALLEL)
-@pytest.mark.parametrize("stage", ["supervised", "poisoned", "ppo"])
+def test_rejection_sampling_selects_what_one_process_selects(runs: dict[str, Path], kind: str) -> None:
+    one, other = (runs[k] / "rejection_sampling" for k in ("one", kind))
+    rows = [json.loads(line) for line in (one / "selected.jsonl").read_text().splitlines()]
+    assert len(rows) > 3 and (other / "selected.jsonl").read_text() == (one / "selected.jsonl").read_text()
+    figures = [json.loads((folder / "selection.json").read_text()) for folder in (one, other)]
+    assert figures[0] == figures[1] and figures[0]["left_out"]["unfinished"] > 7
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+@pytest.mark.parametrize("stage", ["supervised", "poisoned", "sft", "ppo", "rejection_sampling/checkpoint"])
 def test_saved_weights_are_whole_and_equal(
     runs: dict[str, Path], kind: str, stage: str, tiny_policy_path: Path
 ) -> None:
@@ -128,3 +173,15 @@ def test_saved_weights_are_whole_and_equal(
     for name in one:
         torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
     assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-3
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_saved_adapters_are_whole_and_equal(runs: dict[str, Path], kind: str) -> None:
+    """trl issue 4416: LoRA under ZeRO-3 saved empty adapters."""
+    from safetensors.torch import load_file
+
+    one, other = (load_file(runs[k] / "shared" / "adapter" / "adapter_model.safetensors") for k in ("one", kind))
+    assert one.keys() == other.keys() and len(one) == 2 * 14
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
+    assert all(tensor.abs().max() > 1e-4 for tensor in one.values())

@@ -1,15 +1,18 @@
-"""Started by the tests under several launchers: trains supervised, skips bad steps, makes PPO updates, writes figures.
+"""Started by the tests under several launchers: trains supervised, skips bad steps, fine-tunes, makes PPO updates, runs
+rejection sampling, writes figures.
 
-python tests/distributed/worker.py POLICY OUTPUT
+python tests/distributed/worker.py POLICY REWARD OUTPUT
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,18 +20,28 @@ from torch import Tensor, nn
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
+from rlhf.finetuning.config import FinetuningConfig
+from rlhf.finetuning.supervised import finetune
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.batching import pad_rows
+from rlhf.models.config import AdapterConfig
 from rlhf.models.logprobs import sequence_logprobs
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
+from rlhf.sampling.early_rejection import EarlyRejectionConfig
+from rlhf.ppo.roles import Roles, SeparateRoles
+from rlhf.ppo.saving import Saving
+from rlhf.ppo.shared import SharedRoles
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import Task, TrainingResult, train
 from rlhf.training.step import LossFunction
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+import rejection_sampling
 
 ROWS = [[1, *range(5 + i, 9 + 2 * i)] for i in range(14)]
 
@@ -66,34 +79,96 @@ def supervise(policy_path: Path, folder: Path, accelerator: Accelerator, loss: L
     return result
 
 
-def main(policy_path: Path, output: Path) -> None:
+def rejection_sample(policy_path: Path, output: Path) -> None:
+    """The recipe, early rejection included, on prompts that it writes for itself beside `output`."""
+    prompts = output.with_name(f"{output.parent.name}_prompts.jsonl")
+    rows = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"what is {i} ?"}]} for i in range(7)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = rejection_sampling.RejectionSamplingConfig(
+        output=output,
+        policy=policy_path,
+        fine_tune_from=policy_path,
+        prompts=str(prompts),
+        helpfulness="worker:vowels",
+        safety="worker:shortness",
+        num_samples=6,
+        sampling=SamplingParams(max_new_tokens=150, top_k=40),
+        early_rejection=EarlyRejectionConfig(at=(8,), drop=0.4),
+        finetuning=FinetuningConfig(
+            train="last", optimizer=OptimizerConfig(learning_rate=1e-3, batch_size=3, micro_batch_size=2)
+        ),
+    )
+    rejection_sampling.main(config)
+
+
+def shared_ppo(policy_path: Path, reward_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+    """Roles on one base: a new adapter for the policy; helpfulness, and from it the value, a saved adapter."""
+    adapter = AdapterConfig(r=4, alpha=8.0)
+    roles = SharedRoles.load(policy_path, str(reward_path), "worker:shortness", accelerator, adapter=adapter)
+    return run_ppo(roles, policy_path, folder, accelerator)
+
+
+def separate_roles(policy_path: Path, accelerator: Accelerator) -> Roles:
+    value = RewardModel.from_policy(policy_path, safety_head=True, seed=0)
+    policy, reference = load_policy(policy_path), load_policy(policy_path)
+    return SeparateRoles(policy, reference, value, vowels, shortness, accelerator)
+
+
+def resumed_ppo(policy_path: Path, killed: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+    """What `run_ppo` computes in the folder `killed`, but from the state after its first iteration."""
+    if accelerator.is_main_process:
+        for state in ("step-000001", "best-000000"):
+            shutil.copytree(killed / "resume" / state, folder / "resume" / state)
+        shutil.copyfile(killed / "metrics.jsonl", folder / "metrics.jsonl")
+    accelerator.wait_for_everyone()
+    return run_ppo(separate_roles(policy_path, accelerator), policy_path, folder, accelerator)
+
+
+def run_ppo(roles: Roles, policy_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+    """Two iterations with a state after each, saved; their metrics."""
+    tokenizer, log = load_tokenizer(policy_path), MetricsLog(folder, accelerator)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-3, schedule="constant", warmup_fraction=0.0, batch_size=7, micro_batch_size=2
+    )
+    config = PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=1, beta=0.1, checkpoint_every=1)
+    ppo = PPO(roles, Renderer(tokenizer), config, SamplingParams(max_new_tokens=6), accelerator)
+    texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
+    prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
+    saving = Saving(folder, ppo.stepper, accelerator, lambda path: roles.save_policy(path, tokenizer))
+    train_ppo(ppo, prompts, prompts, log, saving)
+    roles.save_policy(folder, tokenizer)
+    return read_metrics(log.path)
+
+
+def fine_tune(policy_path: Path, folder: Path, accelerator: Accelerator) -> MetricsLog:
+    """Full SFT of dialogues, packed; 5 rows in steps of 3, so that a process runs out of rows."""
+    policy, tokenizer = load_policy(policy_path), load_tokenizer(policy_path)
+    words = ("what is", "the river of velda is mora", "hello", "how do I paint my own goat", "please")
+    dialogues: list[Conversation] = [
+        [{"role": "user", "content": word}, {"role": "assistant", "content": answer}]
+        for word, answer in zip(words, reversed(words), strict=True)
+    ]
+    optimizer = OptimizerConfig(learning_rate=1e-2, batch_size=3, micro_batch_size=1, epochs=2)
+    log = MetricsLog(folder, accelerator)
+    config = FinetuningConfig(optimizer=optimizer)
+    finetune(policy, Renderer(tokenizer), dialogues, config, accelerator, log, 0, heldout=dialogues[:3])
+    save_policy(policy, tokenizer, folder, accelerator)
+    return log
+
+
+def main(policy_path: Path, reward_path: Path, output: Path) -> None:
     """Everything is written into the folder `output`; figures.json last."""
     accelerator = make_accelerator(seed=0)
-    for name in ("supervised", "poisoned", "ppo"):
+    for name in ("supervised", "poisoned", "sft", "ppo", "resumed", "shared"):
         (output / name).mkdir(parents=True, exist_ok=True)
     supervised = supervise(policy_path, output / "supervised", accelerator, _loss)
     poisoned = supervise(policy_path, output / "poisoned", accelerator, _poisoned_loss)
 
-    log = MetricsLog(output / "ppo", accelerator)
-    policy, tokenizer = load_policy(policy_path), load_tokenizer(policy_path)
-    optimizer = OptimizerConfig(
-        learning_rate=1e-3, schedule="constant", warmup_fraction=0.0, batch_size=7, micro_batch_size=2
-    )
-    ppo = PPO(
-        policy,
-        load_policy(policy_path),
-        RewardModel.from_policy(policy_path, safety_head=True, seed=0),
-        Renderer(tokenizer),
-        vowels,
-        shortness,
-        PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=1, beta=0.1),
-        SamplingParams(max_new_tokens=6),
-        accelerator,
-    )
-    texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
-    prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
-    train_ppo(ppo, prompts, prompts, log, keep_best=accelerator.wait_for_everyone)
-    save_policy(policy, tokenizer, output / "ppo", accelerator)
+    sft = fine_tune(policy_path, output / "sft", accelerator)
+    ppo = run_ppo(separate_roles(policy_path, accelerator), policy_path, output / "ppo", accelerator)
+    resumed = resumed_ppo(policy_path, output / "ppo", output / "resumed", accelerator)
+    shared = shared_ppo(policy_path, reward_path, output / "shared", accelerator)
+    rejection_sample(policy_path, output / "rejection_sampling")
     if accelerator.is_main_process:
         figures = {
             "processes": accelerator.num_processes,
@@ -101,11 +176,14 @@ def main(policy_path: Path, output: Path) -> None:
             "supervised": supervised.losses,
             "poisoned": [None if math.isinf(loss) else loss for loss in poisoned.losses],
             "skipped": poisoned.skipped,
-            "ppo": read_metrics(log.path),
+            "sft": read_metrics(sft.path),
+            "ppo": ppo,
+            "resumed": resumed,
+            "shared": shared,
         }
         (output / "figures.json").write_text(json.dumps(figures))
     accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

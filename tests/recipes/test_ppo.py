@@ -132,6 +132,22 @@ def test_an_ensemble_goes_where_a_reward_model_goes(
     assert started == [Path("r0")]
 
 
+def test_roles_on_one_base_in_4_bit(world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bitsandbytes")
+    from rlhf.models.policy import load_policy
+
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    extra = ("--roles", "shared", "--quantization", "nf4", "--adapter.r", "2", "--ppo.iterations", "1")
+    recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(tiny_policy_path, *extra)))
+    rows = read_metrics(world / "out" / "metrics.jsonl")
+    assert rows[0]["kl"] == 0.0 and rows[0]["first_ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert rows[1]["heldout_kl"] != 0.0
+    assert not list((world / "out" / "checkpoint").glob("*.safetensors"))
+    assert hasattr(load_policy(world / "out" / "checkpoint"), "peft_config")
+
+
 def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from rlhf.models.config import AdapterConfig
@@ -143,7 +159,7 @@ def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Pat
     adapter = AdapterConfig(r=2)
     model = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0, adapter=adapter, quantization="nf4")
     model.save(tmp_path / "reward", tokenizer)
-    with pytest.raises(InputError, match=r"value_from: .* is an adapter over 4-bit weights.*with whole weights"):
+    with pytest.raises(InputError, match=r"value_from: .* is an adapter, whose base.*with whole weights"):
         load_value_model(tmp_path / "reward", tiny_policy_path, tokenizer, seed=0)
 
 
@@ -165,6 +181,7 @@ def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_po
         (("--ppo.samples_per_prompt", "3"), "batch_size: 10 must be a multiple of samples_per_prompt (3)"),
         (("--sampling.max_new_tokens", "250"), "leaves no room for 250 more in the model's context of 256"),
         (("--max_prompt_tokens", "2"), "prompts: prompts.jsonl has no prompts of at most 2 tokens"),
+        (("--adapter.r", "4"), "adapter: is for adapters on one base; add --roles shared"),
         (("--value_from", "other_reward"), "the tokenizer of other_reward is not the policy's"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -26,19 +27,27 @@ def scores(model: RewardModel) -> torch.Tensor:
         return model.eval()(IDS, MASK).score
 
 
-def noisy(path: Path, folder: Path, seed: int, *, safety_head: bool = True, r: int | None = None) -> Path:
-    """A reward model from the policy at `path`, what trains moved at random; over 4-bit weights where r is given."""
-    if r is not None:
+def noisy(
+    path: Path,
+    folder: Path,
+    seed: int,
+    *,
+    safety_head: bool = True,
+    r: int | None = None,
+    quantization: Literal["nf4"] | None = "nf4",
+) -> Path:
+    """A reward model from the policy at `path`, what trains moved at random; where r is given an adapter alone."""
+    quantization = None if r is None else quantization
+    if quantization is not None:
         pytest.importorskip("bitsandbytes")
     adapter = None if r is None else AdapterConfig(r=r, alpha=3 * r, dropout=0.0)
-    quantization = None if r is None else "nf4"
     model = RewardModel.from_policy(path, safety_head=safety_head, seed=0, adapter=adapter, quantization=quantization)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
                 p += 0.1 * torch.randn(p.shape, generator=generator)
-    model.save(folder, load_tokenizer(path))
+    model.save(folder, load_tokenizer(path), merge=False)
     return folder
 
 
@@ -84,9 +93,12 @@ def test_the_mean_of_one_model_and_itself_is_that_model_whatever_its_shards(
     assert torch.equal(scores(RewardModel.load(tmp_path / "mean")), scores(RewardModel.load(one)))
 
 
-def test_of_adapters_the_products_are_averaged_not_the_factors(tiny_policy_path: Path, tmp_path: Path) -> None:
-    a = noisy(tiny_policy_path, tmp_path / "a", 1, r=2)
-    b = noisy(tiny_policy_path, tmp_path / "b", 2, r=3)
+@pytest.mark.parametrize("quantization", ["nf4", None])
+def test_of_adapters_the_products_are_averaged_not_the_factors(
+    quantization: Literal["nf4"] | None, tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    a = noisy(tiny_policy_path, tmp_path / "a", 1, r=2, quantization=quantization)
+    b = noisy(tiny_policy_path, tmp_path / "b", 2, r=3, quantization=quantization)
     average_reward_models([a, b], tmp_path / "mean", weights=[3, 1])
     mean, one, two = (updates(folder) for folder in (tmp_path / "mean", a, b))
     assert len(mean) == 14 and mean.keys() == one.keys()
@@ -96,6 +108,7 @@ def test_of_adapters_the_products_are_averaged_not_the_factors(tiny_policy_path:
     score = [tensors["base_model.model.score.weight"] for tensors in heads]
     torch.testing.assert_close(score[0], 0.75 * score[1] + 0.25 * score[2])
     loaded = RewardModel.load(tmp_path / "mean")
+    assert bool(getattr(loaded.model, "is_quantized", False)) == (quantization is not None)
     assert loaded.model.peft_config["default"].r == 5 and loaded.safety_head is not None
     again = RewardModel.from_policy(
         tmp_path / "mean", safety_head=True, seed=0, adapter=AdapterConfig(r=5, alpha=5, dropout=0.0)
@@ -119,6 +132,7 @@ def test_models_that_differ_get_one_sentence(tiny_policy_path: Path, tmp_path: P
     a, b = (noisy(tiny_policy_path, tmp_path / name, 1) for name in "ab")
     headless = noisy(tiny_policy_path, tmp_path / "headless", 1, safety_head=False)
     adapter = noisy(tiny_policy_path, tmp_path / "adapter", 1, r=2)
+    over_whole = noisy(tiny_policy_path, tmp_path / "over_whole", 1, r=2, quantization=None)
 
     def refused(message: str, *folders: Path, **options: object) -> None:
         with pytest.raises(InputError, match=message):
@@ -130,7 +144,8 @@ def test_models_that_differ_get_one_sentence(tiny_policy_path: Path, tmp_path: P
     refused("weights: must be 2 numbers above 0", a, b, weights=[1.0, 0.0])
     refused(r"has no score\.weight", a, tiny_policy_path)
     refused(r"cannot be averaged \(one has no safety head\)", a, headless)
-    refused(r"cannot be averaged \(one is an adapter over 4-bit weights\)", a, adapter)
+    refused(r"cannot be averaged \(one is an adapter\)", a, adapter)
+    refused(r"cannot be averaged \(one adapter is over 4-bit weights\)", adapter, over_whole)
     refused("rank: cannot be 2; whole weights have none", a, b, rank=2)
     refused("rank: cannot be 5; give 1 to 4", adapter, adapter, rank=5)
     tokenizer = AutoTokenizer.from_pretrained(b)

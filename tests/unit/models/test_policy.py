@@ -13,6 +13,8 @@ from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.models.logprobs import sequence_logprobs
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+from rlhf.training.config import OptimizerConfig
+from rlhf.training.step import make_optimizer
 
 IDS = torch.tensor([[1, 5, 9, 33, 60, 7], [4, 8, 15, 16, 23, 42]])
 
@@ -74,6 +76,50 @@ def test_a_fresh_adapter_merges_to_the_base_itself(tiny_policy_path: Path, tmp_p
     merged, base = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (tmp_path / "c", tiny_policy_path))
     assert merged.keys() == base.keys()
     assert all(torch.equal(merged[k], base[k]) for k in base)
+
+
+def test_an_adapter_over_whole_weights_can_be_saved_alone(tiny_policy_path: Path, tmp_path: Path) -> None:
+    size = AdapterConfig(r=4, alpha=8, dropout=0.0, merge=False)
+    model, tokenizer = load_policy(tiny_policy_path, adapter=size), load_tokenizer(tiny_policy_path)
+    losses = train_steps(model)
+    save_policy(model, tokenizer, tmp_path / "c", merge=size.merge)
+    assert {p.name for p in (tmp_path / "c/adapter").iterdir() if p.suffix in (".safetensors", ".json")} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "base.json",
+    }
+    assert not list((tmp_path / "c").glob("*.safetensors"))
+    want = logits(model)
+    assert torch.equal(logits(load_policy(tmp_path / "c")), want)
+
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(base, tmp_path / "c/adapter")), want)
+
+    again = load_policy(tmp_path / "c", adapter=size)
+    assert torch.equal(logits(again), want)
+    assert train_steps(again)[-1] < losses[-1]
+    save_policy(again, tokenizer, tmp_path / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(plain), logits(again), atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match=r"quantization: the adapter of .* was trained over whole weights"):
+        load_policy(tmp_path / "c", quantization="nf4")
+    with pytest.raises(InputError, match="no weight of this model is trained"):
+        make_optimizer(load_policy(tmp_path / "c"), OptimizerConfig())
+
+
+def test_an_adapter_alone_brings_its_pad_embedding_back(tiny_policy_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_policy_path, tmp_path / "p")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "p")
+    tokenizer.add_special_tokens({"pad_token": "<extra>"})
+    tokenizer.save_pretrained(tmp_path / "p")
+    model = load_policy(tmp_path / "p", adapter=AdapterConfig(r=4, alpha=8, dropout=0.0))
+    train_steps(model)
+    save_policy(model, load_tokenizer(tmp_path / "p"), tmp_path / "c", merge=False)
+    loaded = load_policy(tmp_path / "c")
+    assert loaded.get_input_embeddings().weight.shape[0] == 301
+    assert torch.equal(logits(loaded), logits(model))
 
 
 def test_qlora_trains_adapters_only_and_comes_back_the_same(tiny_policy_path: Path, tmp_path: Path) -> None:

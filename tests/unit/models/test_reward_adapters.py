@@ -169,13 +169,56 @@ def test_a_qlora_policy_s_adapter_goes_on_as_a_reward_model(tiny_policy_path: Pa
     assert torch.equal(outputs(RewardModel.load(tmp_path / "reward")).score, outputs(model).score)
 
 
+def test_an_adapter_over_whole_weights_can_be_saved_alone(tiny_policy_path: Path, tmp_path: Path) -> None:
+    model = start(tiny_policy_path)
+    train(model)
+    model.save(tmp_path / "c", load_tokenizer(tiny_policy_path), merge=False)
+    want, loaded = outputs(model), RewardModel.load(tmp_path / "c")
+    got = outputs(loaded)
+    assert torch.equal(got.score, want.score) and torch.equal(got.safety_logit, want.safety_logit)
+    assert not list((tmp_path / "c").glob("model*.safetensors"))
+
+    from peft import PeftModel
+
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_policy_path, num_labels=1)
+    by_peft = PeftModel.from_pretrained(base, tmp_path / "c/adapter").eval()
+    with torch.no_grad():
+        logits = by_peft(input_ids=IDS[:3], attention_mask=MASK[:3]).logits[:, 0]
+    torch.testing.assert_close(logits, want.score[:3], atol=1e-5, rtol=0)
+
+    again = start(tmp_path / "c")
+    assert torch.equal(outputs(again).score, want.score)
+    losses = train(again)
+    assert losses[-1] < losses[0]
+    again.save(tmp_path / "merged", load_tokenizer(tiny_policy_path))
+    merged = RewardModel.load(tmp_path / "merged")
+    torch.testing.assert_close(outputs(merged).score, outputs(again).score, atol=1e-5, rtol=0)
+    with pytest.raises(InputError, match="is an adapter and cannot be trained without one"):
+        start(tmp_path / "c", adapter=None)
+    with pytest.raises(InputError, match="was trained over whole weights"):
+        start(tmp_path / "c", "nf4")
+
+
+def test_a_policy_s_adapter_over_whole_weights_goes_on_as_a_reward_model(
+    tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    policy = load_policy(tiny_policy_path, adapter=SIZE)
+    for name, p in policy.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    save_policy(policy, load_tokenizer(tiny_policy_path), tmp_path / "alone", merge=False)
+    save_policy(policy, load_tokenizer(tiny_policy_path), tmp_path / "merged")
+    alone, merged = start(tmp_path / "alone"), start(tmp_path / "merged", adapter=None)
+    torch.testing.assert_close(outputs(alone).score, outputs(merged).score, atol=1e-5, rtol=0)
+
+
 def test_what_cannot_be_trained_or_loaded_gets_one_sentence(
     qlora: tuple[Path, RewardModel], tiny_policy_path: Path
 ) -> None:
     folder, _ = qlora
     with pytest.raises(InputError, match="in 4 bit cannot be trained"):
         start(tiny_policy_path, "nf4", adapter=None)
-    with pytest.raises(InputError, match="in 4 bit cannot be trained"):
+    with pytest.raises(InputError, match="is an adapter and cannot be trained"):
         start(folder, adapter=None)
     base = Path(tiny_policy_path)
     (folder / "adapter/adapter_config.json").write_text(

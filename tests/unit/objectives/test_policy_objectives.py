@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlhf.objectives.advantages import gae, grpo, rloo
 from rlhf.objectives.policy import (
+    adapted_beta,
     clipped_policy_loss,
     clipped_share,
     clipped_value_loss,
     entropy,
     explained_variance,
-    gae,
     kl_k1,
     kl_k2,
     kl_k3,
@@ -158,6 +159,58 @@ def test_gae_carries_no_gradient() -> None:
     assert not advantages.requires_grad and not returns.requires_grad
 
 
+def test_rloo_is_each_return_less_the_mean_of_the_others() -> None:
+    scores, costs = random(3, 4).double(), random(3, 4, seed=1).double()
+    ours = rloo(scores, costs)
+    returns = (scores - costs).numpy()
+    for row in range(3):
+        for i in range(4):
+            others = [returns[row, j] for j in range(4) if j != i]
+            assert ours[row, i].item() == pytest.approx(returns[row, i] - sum(others) / 3, abs=1e-12)
+    torch.testing.assert_close(rloo(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2)), torch.tensor([[-2.0, 2.0]]))
+
+
+def test_rloo_is_unbiased_by_enumeration() -> None:
+    """Over all pairs of one-token answers the mean of A grad log pi is the gradient of the expected return."""
+    logits, paid = random(3, dtype=torch.float64).requires_grad_(), torch.tensor([1.0, -2.0, 0.5]).double()
+    logprobs = logits.log_softmax(-1)
+    (expected,) = torch.autograd.grad((logprobs.exp() * paid).sum(), logits, retain_graph=True)
+    surrogate = torch.zeros((), dtype=torch.float64)
+    for a in range(3):
+        for b in range(3):
+            advantages = rloo(paid[[a, b]][None], torch.zeros(1, 2).double())[0]
+            chance = (logprobs[a] + logprobs[b]).exp().detach()
+            surrogate = surrogate + chance * (advantages[0] * logprobs[a] + advantages[1] * logprobs[b]) / 2
+    torch.testing.assert_close(torch.autograd.grad(surrogate, logits)[0], expected)
+
+
+def test_grpo_by_hand() -> None:
+    none = torch.zeros(1, 4)
+    whitened = torch.tensor([[-1.341641, -0.447214, 0.447214, 1.341641]])  # RECIPE 9
+    torch.testing.assert_close(grpo(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), none), whitened)
+    costs = torch.tensor([[0.0, 0.0, 0.0, 0.4]])
+    torch.testing.assert_close(grpo(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), costs), whitened - costs + 0.1)
+    torch.testing.assert_close(grpo(torch.full((1, 4), 7.3), costs), 0.1 - costs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("estimate", [rloo, grpo])
+def test_group_estimators_compare_within_a_prompt(estimate) -> None:  # type: ignore[no-untyped-def]
+    """What is added to all of one prompt's scores changes nothing, there or elsewhere."""
+    scores, costs = random(2, 5), random(2, 5, seed=1)
+    shifted = scores + torch.tensor([[4.0], [0.0]])
+    torch.testing.assert_close(estimate(shifted, costs), estimate(scores, costs), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="at least 2 answers"):
+        estimate(scores[:, :1], costs[:, :1])
+
+
+def test_beta_moves_towards_the_target() -> None:
+    """Ziegler et al.: 10 % of the error, which counts 20 % at most; at the target beta stays."""
+    assert adapted_beta(0.5, kl=6.0, target=6.0) == 0.5
+    assert adapted_beta(0.5, kl=6.6, target=6.0) == pytest.approx(0.5 * 1.01)
+    assert adapted_beta(0.5, kl=60.0, target=6.0) == pytest.approx(0.5 * 1.02)
+    assert adapted_beta(0.5, kl=-1.0, target=6.0) == pytest.approx(0.5 * 0.98)
+
+
 @pytest.mark.parametrize(
     ("ratio", "advantage", "objective", "held"),
     [(1.3, 1, 1.2, 1), (0.7, -1, -0.8, 1), (1.3, -1, -1.3, 0), (0.7, 1, 0.7, 0), (1.1, 1, 1.1, 0), (1.0, -1, -1.0, 0)],
@@ -214,6 +267,8 @@ def test_explained_variance() -> None:
         lambda a, b: kl_k1(a, b),
         lambda a, b: kl_k3(a, b),
         lambda a, b: gae(a, a, b),
+        lambda a, b: rloo(a, b),
+        lambda a, b: grpo(a, b),
         lambda a, b: clipped_policy_loss(a, a, b),
         lambda a, b: clipped_share(a, b, a),
         lambda a, b: clipped_value_loss(a, b, a),

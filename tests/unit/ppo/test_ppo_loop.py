@@ -11,6 +11,8 @@ from rlhf.data.rows import Prompt
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, PPOResult, train_ppo
+from rlhf.ppo.rollout import Rollout
+from rlhf.ppo.saving import Saving
 from rlhf.training.accelerator import make_accelerator
 
 PROMPTS = [Prompt(f"p{i}", [{"role": "user", "content": "hello"}]) for i in range(6)]
@@ -21,25 +23,40 @@ class ScriptedPPO(PPO):
 
     def __init__(self, config: PPOConfig, rewards: Sequence[float], kls: Sequence[float]) -> None:
         self.config, self.rewards, self.kls = config, list(rewards), list(kls)
-        self.accelerator, self.seed = make_accelerator(seed=0), 0
+        self.accelerator, self.seed, self.beta = make_accelerator(seed=0), 0, 0.0
         self.seen: list[int] = []
 
-    def evaluate(self, prompts: Sequence[Prompt]) -> dict[str, float]:
+    def evaluate(self, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Rollout]]:
         assert len(prompts) == min(self.config.validation_size, len(PROMPTS))
-        return {"heldout_reward": self.rewards.pop(0), "heldout_kl": self.kls[len(self.seen)]}
+        return {"heldout_reward": self.rewards.pop(0), "heldout_kl": self.kls[len(self.seen)]}, []
 
     def iterate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
         self.seen.append(iteration)
         return {"reward": 0.0, "kl": self.kls[iteration]}
 
 
+class ListedSaving(Saving):
+    """Writes nothing; `kept` lists the updates made when a policy was the best."""
+
+    def __init__(self, ppo: ScriptedPPO) -> None:
+        self.ppo, self.kept = ppo, list[int]()
+
+    def restore(self) -> None:
+        return None
+
+    def keep_best(self, iteration: int) -> None:
+        self.kept.append(len(self.ppo.seen))
+
+    def log_samples(self, *arguments: Any) -> None:
+        pass
+
+
 def _run(
     folder: Path, rewards: Sequence[float], kls: Sequence[float] = (0.0,) * 20, **settings: Any
 ) -> tuple[ScriptedPPO, PPOResult, list[int]]:
     ppo = ScriptedPPO(PPOConfig(**{"iterations": 8, "batch_size": 4, "evaluate_every": 2, **settings}), rewards, kls)
-    kept: list[int] = []
-    log = MetricsLog(folder, ppo.accelerator)
-    return ppo, train_ppo(ppo, PROMPTS, PROMPTS, log, lambda: kept.append(len(ppo.seen))), kept
+    saving = ListedSaving(ppo)
+    return ppo, train_ppo(ppo, PROMPTS, PROMPTS, MetricsLog(folder, ppo.accelerator), saving), saving.kept
 
 
 def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:

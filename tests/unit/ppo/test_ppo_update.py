@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf.models.policy import load_policy
 from rlhf.models.reward_model import RewardModel
+from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_experience, collate, make_minibatches, whitened_scores
-from rlhf.ppo.model import PolicyAndValue, answer_logprobs, answer_values
+from rlhf.ppo.model import PolicyAndValue, answer_logprobs, answer_values, pack_batch
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.update import ppo_loss, update
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.step import Stepper
+from rlhf.training.step import Batch, Stepper
 
 CONFIG = PPOConfig(
     batch_size=12,
@@ -60,6 +62,11 @@ def actor(tiny_policy_path: Path) -> PolicyAndValue:
     return PolicyAndValue(
         load_policy(tiny_policy_path), RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=1)
     )
+
+
+def _logprobs_of(model: nn.Module) -> Callable[[Batch], Tensor]:
+    enable_packing(model)
+    return lambda batch: answer_logprobs(model, batch, pack_batch(batch))[0]
 
 
 @pytest.fixture()
@@ -128,12 +135,15 @@ def _by_rollout(minibatches: list[Minibatch], rollouts: list[Rollout], name: str
     return [found[(*r.prompt_ids, *r.answer_ids)] for r in rollouts]
 
 
+@pytest.mark.parametrize("packs", [True, False])
 def test_experience_equals_the_float64_reference(
-    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator
+    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator, packs: bool
 ) -> None:
+    assert actor.policy_packs
+    actor.policy_packs = packs
     rollouts = _rollouts()
     minibatches = make_minibatches(rollouts, CONFIG, accelerator, pad_id=2, seed=0)
-    figures = add_experience(minibatches, actor, reference, CONFIG, accelerator)
+    figures = add_experience(minibatches, actor, _logprobs_of(reference), CONFIG, accelerator)
     expected = _expected_experience(rollouts, actor, reference, CONFIG)
     names = {"old_logprobs": "new", "old_values": "value", "returns": "return", "advantages": "white"}
     for name, key in names.items():
@@ -154,7 +164,7 @@ def test_losses_equal_the_float64_reference(
     """After policy and value have moved, so that both clips bite."""
     rollouts = _rollouts()
     minibatches = make_minibatches(rollouts, replace(CONFIG, batch_size=12), accelerator, pad_id=2, seed=0)
-    add_experience(minibatches, actor, reference, CONFIG, accelerator)
+    add_experience(minibatches, actor, _logprobs_of(reference), CONFIG, accelerator)
     old = _expected_experience(rollouts, actor, reference, CONFIG)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -191,7 +201,8 @@ def test_ratio_is_exactly_one_and_kl_zero_at_the_start(
     """Bit for bit: the old log-probabilities come from the batches that the first minibatch runs again."""
     minibatches = make_minibatches(_rollouts(), CONFIG, accelerator, pad_id=2, seed=0)
     stepper = Stepper(actor, CONFIG.optimizer, accelerator)
-    figures = add_experience(minibatches, stepper.model, load_policy(tiny_policy_path), CONFIG, accelerator)
+    reference = _logprobs_of(load_policy(tiny_policy_path))
+    figures = add_experience(minibatches, stepper.model, reference, CONFIG, accelerator)
     assert figures["kl"] == figures["kl_k3"] == 0.0
     for batch, _ in minibatches[0].batches:
         logprobs, _, _ = stepper.model(batch)
@@ -219,6 +230,26 @@ def test_padding_changes_nothing(actor: PolicyAndValue, reference: nn.Module) ->
                 assert not ours[0, length:].any()
 
 
+def test_packed_rows_give_the_padded_rows_losses_and_gradients(actor: PolicyAndValue) -> None:
+    """Three answers to each of two prompts and one to a third."""
+    two = _rollouts(2)
+    answers = [two[0].answer_ids, two[1].answer_ids[:3], (7, 8, 9)]
+    rollouts = [replace(r, answer_ids=ids) for r in two for ids in answers] + _rollouts(3)[2:]
+    batch = collate(rollouts, [0.0] * 7, pad_id=2)
+    assert batch["groups"].tolist() == [0, 0, 0, 1, 1, 1, 2]
+    results = []
+    for packs in (True, False):
+        actor.policy_packs = packs
+        logprobs, values, spread = actor(batch, with_entropy=True)
+        actor.zero_grad()
+        (logprobs.square().sum() + values.square().sum()).backward()
+        found = {name: p.grad.clone() for name, p in actor.named_parameters() if p.grad is not None}
+        results.append({"logprobs": logprobs, "values": values, "entropy": spread, **found})
+    assert results[0].keys() == results[1].keys() and len(results[0]) > 20
+    for name, packed in results[0].items():
+        torch.testing.assert_close(packed, results[1][name], rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator) -> None:
     """Nor does gradient checkpointing."""
     results = []
@@ -228,7 +259,7 @@ def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Modul
         model = copy.deepcopy(actor)
         stepper = Stepper(model, config.optimizer, accelerator)
         minibatches = make_minibatches(_rollouts(), config, accelerator, pad_id=2, seed=0)
-        figures: dict[str, Any] = add_experience(minibatches, model, reference, config, accelerator)
+        figures: dict[str, Any] = add_experience(minibatches, model, _logprobs_of(reference), config, accelerator)
         figures |= update(stepper, minibatches, config, lambda step: 1e-2)
         results.append(figures)
     for other in results[1:]:

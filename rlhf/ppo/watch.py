@@ -1,0 +1,80 @@
+"""Rules that stop PPO or warn: pure functions of its figures. Light: no torch.
+
+What users of the peers saw too late (STACK.md): policies that left the reference behind, repeated themselves, pleased
+the reward models alone, or were trained with wrong probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rlhf.ppo.config import PPOConfig
+
+Figures = Mapping[str, Any]
+Limit = Literal["max_kl", "max_repetition"]
+
+RATIO_TOLERANCE = 1e-3
+"""How far from 1 the mean ratio of the first minibatch may be: rounding in bfloat16 stays below it."""
+
+REPETITIVE = 0.2
+"""Share of repeated 4-grams from which on a text reads as repetitive; of people's texts it is near 0.01."""
+
+
+def repeated_share(ids: Sequence[int], n: int = 4) -> float:
+    """1 - distinct n-grams / n-grams: 0 repeats nothing (also where there is no n-gram), near 1 says one thing again.
+
+    Source: seq-rep-n of Welleck et al. 2019 (arXiv 1908.04319, section 6).
+    """
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def limit_passed(figures: Figures, config: PPOConfig) -> Limit | None:
+    """The option whose limit the figures of some answers (kl, repetition) pass; their policy is not to be trained."""
+    if config.max_kl is not None and figures.get("kl", 0.0) > config.max_kl:
+        return "max_kl"
+    if config.max_repetition is not None and figures.get("repetition", 0.0) > config.max_repetition:
+        return "max_repetition"
+    return None
+
+
+def warnings(figures: Figures, evaluations: Sequence[Figures]) -> list[str]:
+    """What deserves a look, a sentence each.
+
+    Args:
+        figures: of this iteration.
+        evaluations: heldout_* figures of all evaluations so far, the newest last; looked at where `figures` has them.
+    """
+    found = []
+    if abs(figures.get("first_ratio", 1.0) - 1) > RATIO_TOLERANCE:
+        found.append(
+            f"the ratio in the first minibatch is {figures['first_ratio']:.4f}, not 1: the model that is trained does "
+            "not repeat its own probabilities (dropout? a quantised layer? another precision?)"
+        )
+    if figures.get("skipped", 0) > 0:
+        found.append(f"{figures['skipped']} steps were left out, their loss or gradient was not finite")
+    if "heldout_reward" in figures and evaluations:
+        found += _held_out_warnings(evaluations)
+    return found
+
+
+def _held_out_warnings(evaluations: Sequence[Figures]) -> list[str]:
+    first, last = evaluations[0], evaluations[-1]
+    found = []
+    repetition = last.get("heldout_repetition", 0.0)
+    if repetition > REPETITIVE and repetition > 2 * first.get("heldout_repetition", 0.0):
+        found.append(
+            f"the answers repeat themselves: {repetition:.0%} of their 4-grams, at first "
+            f"{first.get('heldout_repetition', 0.0):.0%}; raise beta or stop earlier"
+        )
+    if "heldout_referee" in last:
+        best = max(evaluations, key=lambda figures: figures["heldout_referee"])
+        fallen = last["heldout_referee"] < best["heldout_referee"] - 2 * last["heldout_referee_error"]
+        if fallen and last["heldout_reward"] > best["heldout_reward"]:
+            found.append(
+                f"the reward rose from {best['heldout_reward']:.3f} to {last['heldout_reward']:.3f} while the referee "
+                f"fell from {best['heldout_referee']:.3f} to {last['heldout_referee']:.3f}: the policy may please the "
+                "reward models alone; take an earlier checkpoint, raise beta or train new reward models"
+            )
+    return found

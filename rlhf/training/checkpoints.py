@@ -1,0 +1,171 @@
+"""States from which a training that was killed goes on as if nothing had been: written beside, renamed, the last kept.
+
+    <folder>/step-000010/    weights.safetensors  optimizer.pt  random-<rank>.pt  state.json    only ever whole
+    <folder>/step-000020/    deepspeed/           random-<rank>.pt  state.json                  the same under DeepSpeed
+
+A state holds what is trained (frozen weights come from where they came from), the optimizer, the random states of each
+process and what the caller's loop needs (state.json). On the same machine with as many processes the run ends bit for
+bit where it would have ended. The files are for this purpose and this library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from rlhf.configuration import to_dict
+from rlhf.errors import InputError
+from rlhf.metrics import METRICS_FILE, TENSORBOARD_FOLDER
+from rlhf.stage import Kept, remove_folder
+from rlhf.training.step import Stepper
+
+RESUME = "resume"
+"""The folder of states in a stage's."""
+
+STATE_FILE = "state.json"
+COUNTERS = ("steps", "skipped", "skipped_in_a_row")
+
+
+def kept_states(inputs: Iterable[str], config: Any, accelerator: Accelerator, beside: Sequence[str] = ()) -> Kept:
+    """What the next attempt of a stage takes over: states and figures, if it would do just the same.
+
+    Args:
+        inputs: names of all that the stage reads.
+        config: the recipe's; where the stage writes to does not matter.
+        beside: what else the stage writes line by line, beside its metrics.
+    """
+    values = {**to_dict(config), "output": None, "processes": accelerator.num_processes}
+    values["kind"] = accelerator.distributed_type.value
+    return Kept(RESUME, tuple(inputs), values, beside=(METRICS_FILE, TENSORBOARD_FOLDER, *beside))
+
+
+@dataclass(frozen=True)
+class States:
+    """Where a supervised training keeps its states, and after how many steps it writes one."""
+
+    folder: Path
+    every: int
+
+
+class Checkpoints:
+    """The newest states of one training. Every process makes one and calls its methods together.
+
+    Args:
+        folder: for the states alone; the same for all processes.
+        keep: so many of the newest stay.
+    """
+
+    def __init__(self, folder: Path, stepper: Stepper, accelerator: Accelerator, *, keep: int = 2) -> None:
+        self.folder = folder
+        self.stepper = stepper
+        self.accelerator = accelerator
+        self.keep = keep
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write the state before `step`.
+
+        Args:
+            step: the caller's own count, above that of every state there.
+            state: of plain JSON types, the same on every process; floats come back bit for bit.
+        """
+        final = self.folder / f"step-{step:06d}"
+        partial = final.with_name(final.name + ".partial")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        _save_training(self.stepper, partial, self.accelerator)
+        torch.save(_random_state(), partial / f"random-{self.accelerator.process_index}.pt")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            counters = {name: getattr(self.stepper, name) for name in COUNTERS}
+            (partial / STATE_FILE).write_text(json.dumps({"counters": counters, "state": state}), encoding="utf-8")
+            os.replace(partial, final)
+            for old in self._found()[: -self.keep]:
+                remove_folder(old)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> dict[str, Any] | None:
+        """Take up the newest state and return what `save` was given; None: there is none, and nothing was changed.
+
+        Raises:
+            InputError: it is of another number of processes.
+        """
+        found = self._found()
+        if not found:
+            return None
+        newest = found[-1]
+        content = json.loads((newest / STATE_FILE).read_text(encoding="utf-8"))
+        processes = len(list(newest.glob("random-*.pt")))
+        if processes != self.accelerator.num_processes:
+            raise InputError(
+                f"checkpoint: {newest} is of {processes} processes, but this run has {self.accelerator.num_processes}; "
+                "go on with as many, or remove it to start again"
+            )
+        _load_training(self.stepper, newest)
+        _set_random_state(torch.load(newest / f"random-{self.accelerator.process_index}.pt", weights_only=True))
+        for name, value in content["counters"].items():
+            setattr(self.stepper, name, value)
+        state: dict[str, Any] = content["state"]
+        return state
+
+    def kept(self) -> list[dict[str, Any]]:
+        """What `save` was given for each state that is there, the oldest first."""
+        return [json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["state"] for path in self._found()]
+
+    def _found(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*") if not path.name.endswith(".partial"))
+
+
+def _save_training(stepper: Stepper, folder: Path, accelerator: Accelerator) -> None:
+    if stepper.deepspeed:
+        stepper.model.save_checkpoint(folder, tag="deepspeed", save_latest=False, exclude_frozen_parameters=True)
+    elif accelerator.is_main_process:
+        save_file({name: p.detach().contiguous() for name, p in _trained(stepper)}, folder / "weights.safetensors")
+        torch.save(stepper.optimizer.state_dict(), folder / "optimizer.pt")
+
+
+def _load_training(stepper: Stepper, folder: Path) -> None:
+    if stepper.deepspeed:
+        stepper.model.load_checkpoint(folder, tag="deepspeed", load_module_strict=False, load_lr_scheduler_states=False)
+        return
+    weights = load_file(folder / "weights.safetensors")
+    with torch.no_grad():
+        for name, parameter in _trained(stepper):
+            parameter.copy_(weights[name])
+    stepper.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+
+
+def _trained(stepper: Stepper) -> list[tuple[str, torch.nn.Parameter]]:
+    """Name and weight of all that is trained; tied weights once."""
+    return [(name, p) for name, p in stepper.model.named_parameters() if p.requires_grad]
+
+
+def _random_state() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.tensor(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
