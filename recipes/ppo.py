@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf.configuration import run_recipe, to_dict
+from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
@@ -108,10 +108,11 @@ def main(config: PPORecipeConfig) -> None:
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
-    from rlhf.ppo.saving import Saving, kept_states
+    from rlhf.ppo.saving import SAMPLES_FILE, Saving
     from rlhf.ppo.setup import context_length, load_fitting_prompts, load_roles
     from rlhf.rewards.loading import load_reward
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
 
     tokenizer = load_tokenizer(config.policy)
     renderer = Renderer(tokenizer)
@@ -129,8 +130,7 @@ def main(config: PPORecipeConfig) -> None:
     helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
     default_value = next(iter(helpful), None) if config.roles == "separate" else None  # shared roles choose
     accelerator = make_accelerator(seed=config.seed)
-    processes = {"processes": accelerator.num_processes, "kind": accelerator.distributed_type.value}
-    keep = kept_states(inputs, {**to_dict(config), "output": None, "dry_run": None, **processes})
+    keep = kept_states(inputs, config, accelerator, beside=(SAMPLES_FILE,))
     with open_stage(config.output, config, inputs=inputs, keep=keep) as folder:
         accelerator.wait_for_everyone()
         roles = load_roles(

@@ -67,9 +67,11 @@ def main(config: SftConfig) -> None:
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import RESUME, kept_states
 
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs={"policy": config.policy, **data}) as folder:
+    inputs = {"policy": config.policy, **data}
+    with open_stage(config.output, config, inputs=inputs, keep=kept_states(inputs, config, accelerator)) as folder:
         accelerator.wait_for_everyone()
         tokenizer = load_tokenizer(config.policy)
         policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
@@ -83,6 +85,7 @@ def main(config: SftConfig) -> None:
             config.seed,
             heldout=parts["heldout"],
             name="sft",
+            states=folder / RESUME,
         )
         merge = config.adapter is None or config.adapter.merge
         save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)

@@ -21,6 +21,7 @@ from rlhf.errors import InputError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
@@ -51,7 +52,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         self.accelerator = accelerator
         self.board = self._open_board()
         if accelerator.log_with:

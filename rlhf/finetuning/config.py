@@ -19,14 +19,18 @@ class FinetuningConfig:
         train: "all" answers of a dialogue, or only its "last".
         on_bad_row: a dialogue whose last turn alone is too long, or that the template refuses: "refuse" it, naming the
             row, or "skip" it, counted and reported.
+        checkpoint_every: steps between states from which an SFT that was killed goes on.
         optimizer: schedule and sizes; the paper's rate 2e-5 falls to 10 %, 2 epochs, 64 rows a step.
     """
 
     max_length: int = 4096
     train: Literal["all", "last"] = "all"
     on_bad_row: Literal["refuse", "skip"] = "refuse"
+    checkpoint_every: int = 200
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(epochs=2))
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
             raise InputError(f"max_length: must be at least 2, got {self.max_length}")
+        if self.checkpoint_every < 1:
+            raise InputError(f"checkpoint_every: must be at least 1, got {self.checkpoint_every}")

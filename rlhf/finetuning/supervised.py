@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
 from rlhf.objectives.policy import token_logprobs
+from rlhf.training.checkpoints import States
 from rlhf.training.loop import Task, TrainingResult, micro_batches, train
 
 
@@ -46,6 +48,7 @@ def finetune(
     *,
     heldout: Sequence[Conversation] = (),
     name: str = "fine-tuning",
+    states: Path | None = None,
 ) -> TrainingResult:
     """Train `policy` in place on dialogues that end with an answer; afterwards it is in eval mode.
 
@@ -57,6 +60,7 @@ def finetune(
             `heldout_loss`.
         seed: of the rows' order.
         heldout: dialogues to measure, never trained on.
+        states: folder for states to go on from after a kill, one every config.checkpoint_every steps; None: no states.
 
     Raises:
         InputError: no rows, a row that cannot be rendered (unless config.on_bad_row is "skip"), or a loss that is not
@@ -76,6 +80,7 @@ def finetune(
         seed=seed,
         name=name,
         after_step=measure.after_step if heldout_rows else None,
+        states=None if states is None else States(states, config.checkpoint_every),
     )
     policy.eval()
     return result

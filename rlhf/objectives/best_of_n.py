@@ -48,6 +48,15 @@ def expected_max(rewards: Tensor, k: int) -> Tensor:
     return expected_order_statistic(rewards, k, k)
 
 
+def expected_of_best(values: Tensor, rewards: Tensor, k: int) -> Tensor:
+    """Expectation of another `value` of the answer whose reward is the largest of k samples: (K,) or (n, K) float64.
+
+    Gold beside proxy: rewards choose, values judge. Answers of equal reward should be the same answer.
+    """
+    worst_first = rewards.argsort(dim=-1)
+    return values.double().gather(-1, worst_first) @ _shares(rewards.shape[-1], k, k).to(rewards.device)
+
+
 def expected_median(rewards: Tensor, k: int) -> Tensor:
     """Expectation of the median of k samples (even k: mean of the middle two): (K,) or (n, K) -> () or (n,) float64."""
     lower, upper = expected_order_statistic(rewards, k, (k + 1) // 2), expected_order_statistic(rewards, k, k // 2 + 1)

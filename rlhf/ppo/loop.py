@@ -1,4 +1,4 @@
-"""The loop of PPO: sample, score, update; evaluate on held-out prompts, keep the best, stop in time, go on after a kill.
+"""The loop of PPO: sample, score, update; evaluate on held-out prompts, keep the best, stop in time, outlive a kill.
 
 Llama 2 paper, section 3.2.3. What it leaves open is in RECIPE section 5 and in `rlhf.ppo.config`.
 """

@@ -19,19 +19,13 @@ from accelerate import Accelerator
 from rlhf.data.rows import Prompt
 from rlhf.metrics import keep_before
 from rlhf.ppo.rollout import Rollout
-from rlhf.stage import Kept, remove_folder
-from rlhf.training.checkpoints import Checkpoints
+from rlhf.stage import remove_folder
+from rlhf.training.checkpoints import RESUME, Checkpoints
 from rlhf.training.step import Stepper
 
-RESUME = "resume"
 SAMPLES_FILE = "samples.jsonl"
 SAMPLES = 8
 """Held-out answers logged at each evaluation."""
-
-
-def kept_states(inputs: Mapping[str, Any], values: Mapping[str, Any]) -> Kept:
-    """What the next attempt of a PPO stage takes over if all its inputs and these values are the same."""
-    return Kept(RESUME, tuple(inputs), values, beside=("metrics.jsonl", SAMPLES_FILE, "tensorboard"))
 
 
 class Saving:

@@ -31,7 +31,7 @@ def repeated_share(ids: Sequence[int], n: int = 4) -> float:
 
 
 def limit_passed(figures: Figures, config: PPOConfig) -> Limit | None:
-    """The option whose limit the figures of some answers (kl, repetition) pass; their policy is not to be trained on."""
+    """The option whose limit the figures of some answers (kl, repetition) pass; their policy is not to be trained."""
     if config.max_kl is not None and figures.get("kl", 0.0) > config.max_kl:
         return "max_kl"
     if config.max_repetition is not None and figures.get("repetition", 0.0) > config.max_repetition:

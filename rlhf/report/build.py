@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf.report import panels, sweep, tables
 from rlhf.report.page import page_template, write_page
+from rlhf.report.ppo import ppo_panels, ppo_warnings
 from rlhf.report.reading import RunFiles, read_run
 from rlhf.report.samples import RULE, pick_samples
 from rlhf.report.text import clock, interval, number, percent, version_label
@@ -52,7 +53,7 @@ def render(files: RunFiles) -> str:
             (found["version"], sweep.headline(found), sweep.sweep_panels(found), sweep.sweep_table(found))
             for found in files.sweeps
         ],
-        ppo=[(stage, panels.ppo_panels(stage)) for stage in files.ppo],
+        ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],
         distribution_panels=panels.distribution_panels(files.answers),
         change_panels=panels.change_panels(files.answers),
         samples=pick_samples(files.answers),

@@ -8,7 +8,6 @@ from typing import Any
 from rlhf.data.rows import STRENGTHS
 from rlhf.intervals import wilson
 from rlhf.report.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp, ridges, scatter
-from rlhf.report.reading import Ppo
 from rlhf.report.text import version_label
 
 Row = Mapping[str, Any]
@@ -170,35 +169,6 @@ def selection_panels(selections: Sequence[Row]) -> list[Panel]:
 def doublings(curve: Sequence[Row]) -> list[Row]:
     """The points at k = 1, 2, 4, .. and the last."""
     return [p for p in curve if p["k"] & (p["k"] - 1) == 0 or p["k"] == curve[-1]["k"]]
-
-
-def ppo_panels(stage: Ppo) -> list[Panel]:
-    """Reward with its held-out value, KL, and length over the iterations of one PPO stage."""
-    x = [float(row.get("step", i)) for i, row in enumerate(stage.metrics)]
-
-    def of(label: str, colour: str, key: str, markers: bool = False) -> Series:
-        return Series(label, colour, x, [row.get(key) for row in stage.metrics], markers=markers)
-
-    name = "iteration"
-    best = stage.result.get("best_iteration")
-    kept = "" if best is None else f"The checkpoint of iteration {best} was kept."
-    return _found(
-        [
-            lines(
-                "Reward",
-                [of("training prompts", GREY, "reward"), of("held-out prompts", BLUE, "heldout_reward", True)],
-                x_label=name,
-                note=kept,
-            ),
-            lines(
-                "KL from the starting policy",
-                [of("training prompts", GREY, "kl"), of("held-out prompts", BLUE, "heldout_kl", True)],
-                x_label=name,
-                note="Nats an answer.",
-            ),
-            lines("Length", [of("tokens", INK, "length")], x_label=name, note="Tokens an answer."),
-        ]
-    )
 
 
 def distribution_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:

@@ -33,6 +33,7 @@ class RewardTrainingConfig:
         max_length: most tokens of a dialogue; longer pairs lose their oldest turns, the same ones on both sides.
             Default: what the model takes.
         too_long: a pair whose last turn alone is above max_length is refused, or skipped and counted.
+        checkpoint_every: steps between states from which a stage that was killed goes on.
         optimizer: AdamW and its schedule; a "row" of batch_size and micro_batch_size is a pair.
     """
 
@@ -43,6 +44,7 @@ class RewardTrainingConfig:
     safety_loss_weight: float = 0.1
     max_length: int | None = None
     too_long: Literal["refuse", "skip"] = "refuse"
+    checkpoint_every: int = 200
     optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
 
     def __post_init__(self) -> None:
@@ -52,5 +54,7 @@ class RewardTrainingConfig:
                 raise InputError(f"{name}: must be 0 or above, got {getattr(self, name)}")
         if self.quantization is not None and self.adapter is None:
             raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too (adapter.r: 64)")
+        if self.checkpoint_every < 1:
+            raise InputError(f"checkpoint_every: must be at least 1, got {self.checkpoint_every}")
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"max_length: must be at least 2, got {self.max_length}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from accelerate import Accelerator
 
@@ -26,6 +27,7 @@ def train_helpfulness_model(
     log: MetricsLog,
     *,
     seed: int = 0,
+    states: Path | None = None,
 ) -> RewardModel:
     """Train on all of `mixture`: the score alone, whatever safety labels the rows have."""
-    return train_reward_model(policy, mixture, config, accelerator, log, safety_head=False, seed=seed)
+    return train_reward_model(policy, mixture, config, accelerator, log, safety_head=False, seed=seed, states=states)

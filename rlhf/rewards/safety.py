@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from accelerate import Accelerator
 
@@ -26,6 +27,7 @@ def train_safety_model(
     log: MetricsLog,
     *,
     seed: int = 0,
+    states: Path | None = None,
 ) -> RewardModel:
     """Train on all of `mixture`: the score, and a second head on the safety labels where rows have them."""
-    return train_reward_model(policy, mixture, config, accelerator, log, safety_head=True, seed=seed)
+    return train_reward_model(policy, mixture, config, accelerator, log, safety_head=True, seed=seed, states=states)

@@ -74,18 +74,20 @@ def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., 
     from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.accuracy import heldout_report
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import RESUME, kept_states
 
     rows = _fitting(config, rows)
     mixture = make_mixture(rows, config.other_share, config.seed)
     accelerator = make_accelerator(seed=config.seed)
     inputs = {"policy": config.policy, **_input_files(config)}
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with open_stage(config.output, config, inputs=inputs, keep=kept_states(inputs, config, accelerator)) as folder:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             print("\n".join(mixture_lines(mixture)), file=sys.stderr)
             write_json(folder / "mixture.json", mixture_report(mixture, rows.skipped))
         log = MetricsLog(folder, accelerator)
-        model = train(config.policy, mixture.rows, config.training, accelerator, log, seed=config.seed)
+        states = folder / RESUME
+        model = train(config.policy, mixture.rows, config.training, accelerator, log, seed=config.seed, states=states)
         merge = config.training.adapter is None or config.training.adapter.merge
         model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator, merge=merge)
         if accelerator.is_main_process:

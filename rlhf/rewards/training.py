@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.pairs import Pair, render_pairs
+from rlhf.training.checkpoints import States
 from rlhf.training.loop import Task, train
 
 Batch = dict[str, Tensor]
@@ -41,6 +43,7 @@ def train_reward_model(
     *,
     safety_head: bool,
     seed: int,
+    states: Path | None = None,
 ) -> RewardModel:
     """Start from the policy's checkpoint with new heads, and train on all rows; returns it in eval mode.
 
@@ -52,6 +55,7 @@ def train_reward_model(
         preferences: the same on every process, already mixed.
         safety_head: add the auxiliary head and its loss.
         seed: of the heads and of the order of the rows.
+        states: folder for states to go on from after a kill, one every config.checkpoint_every steps; None: no states.
 
     Raises:
         InputError: a row too long for the model (see `RewardTrainingConfig`).
@@ -61,7 +65,9 @@ def train_reward_model(
         policy, safety_head=safety_head, seed=seed, adapter=config.adapter, quantization=config.quantization
     )
     pairs = render_pairs(preferences, Renderer(tokenizer), _longest(model.config, config), config.too_long)
-    train(model, pairs, pair_task(config, tokenizer.pad_token_id), config.optimizer, accelerator, log, seed=seed)
+    task = pair_task(config, tokenizer.pad_token_id)
+    kept = None if states is None else States(states, config.checkpoint_every)
+    train(model, pairs, task, config.optimizer, accelerator, log, seed=seed, states=kept)
     return model.eval()
 
 

@@ -1,7 +1,7 @@
 """States from which a training that was killed goes on as if nothing had been: written beside, renamed, the last kept.
 
-    <folder>/step-000010/    weights.safetensors  optimizer.pt  random-<rank>.pt  state.json      only ever whole
-    <folder>/step-000020/    deepspeed/ …                                                         the same under DeepSpeed
+    <folder>/step-000010/    weights.safetensors  optimizer.pt  random-<rank>.pt  state.json    only ever whole
+    <folder>/step-000020/    deepspeed/           random-<rank>.pt  state.json                  the same under DeepSpeed
 
 A state holds what is trained (frozen weights come from where they came from), the optimizer, the random states of each
 process and what the caller's loop needs (state.json). On the same machine with as many processes the run ends bit for
@@ -14,7 +14,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,38 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+from rlhf.configuration import to_dict
 from rlhf.errors import InputError
-from rlhf.stage import remove_folder
+from rlhf.metrics import METRICS_FILE, TENSORBOARD_FOLDER
+from rlhf.stage import Kept, remove_folder
 from rlhf.training.step import Stepper
+
+RESUME = "resume"
+"""The folder of states in a stage's."""
 
 STATE_FILE = "state.json"
 COUNTERS = ("steps", "skipped", "skipped_in_a_row")
+
+
+def kept_states(inputs: Iterable[str], config: Any, accelerator: Accelerator, beside: Sequence[str] = ()) -> Kept:
+    """What the next attempt of a stage takes over: states and figures, if it would do just the same.
+
+    Args:
+        inputs: names of all that the stage reads.
+        config: the recipe's; where the stage writes to does not matter.
+        beside: what else the stage writes line by line, beside its metrics.
+    """
+    values = {**to_dict(config), "output": None, "processes": accelerator.num_processes}
+    values["kind"] = accelerator.distributed_type.value
+    return Kept(RESUME, tuple(inputs), values, beside=(METRICS_FILE, TENSORBOARD_FOLDER, *beside))
+
+
+@dataclass(frozen=True)
+class States:
+    """Where a supervised training keeps its states, and after how many steps it writes one."""
+
+    folder: Path
+    every: int
 
 
 class Checkpoints:

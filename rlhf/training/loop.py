@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
+from rlhf.training.checkpoints import Checkpoints, States
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, LossFunction, Stepper, make_optimizer
 
@@ -91,6 +93,7 @@ def train(
     seed: int = 0,
     name: str = "train",
     after_step: Callable[[int, int, nn.Module], None] | None = None,
+    states: States | None = None,
 ) -> TrainingResult:
     """Train `model` in place (unwrap what `accelerator.prepare` made of it yourself, or keep your own reference).
 
@@ -102,6 +105,7 @@ def train(
         accelerator: from `make_accelerator`.
         log: one line a step: loss, learning_rate, grad_norm, the task's own figures per item.
         after_step: called as (step, total steps, prepared model) after each step, on every process.
+        states: where the training goes on from the newest state, and writes more; None: it starts, and writes none.
 
     Raises:
         InputError: no rows, or non-finite loss or gradient three steps in a row (such steps change no weight and are
@@ -113,14 +117,20 @@ def train(
     count = accumulation_steps(config, accelerator.num_processes)
     total = config.epochs * math.ceil(len(rows) / config.batch_size)
     result = TrainingResult()
+    checkpoints = None if states is None else Checkpoints(states.folder, stepper, accelerator, keep=1)
+    if checkpoints is not None:
+        result.losses = (checkpoints.restore() or {"losses": []})["losses"]
+        log.go_on(len(result.losses))
+    start = result.steps = len(result.losses)
     progress = tqdm(
-        steps_of(rows, config, seed),
+        islice(steps_of(rows, config, seed), start, None),
         total=total,
+        initial=start,
         desc=name,
         disable=not accelerator.is_local_main_process,
         mininterval=1.0,
     )
-    for step, step_rows in enumerate(progress):
+    for step, step_rows in enumerate(progress, start=start):
         rate = config.learning_rate_at(step, total)
         mine = micro_batches(step_rows, count, accelerator.process_index, accelerator.num_processes, task.length)
         # an empty micro-batch runs one row with share 0, so that every process takes part
@@ -133,4 +143,6 @@ def train(
         log.log(step, **figures.means, learning_rate=rate, grad_norm=figures.grad_norm, skipped=result.skipped)
         if after_step is not None:
             after_step(step, total, stepper.model)
+        if checkpoints is not None and states is not None and (step + 1) % states.every == 0:
+            checkpoints.save(step + 1, {"losses": result.losses})
     return result

@@ -9,7 +9,14 @@ import statistics
 import pytest
 import torch
 
-from rlhf.objectives.best_of_n import expected_max, expected_median, expected_order_statistic, kl_bound, kl_estimate
+from rlhf.objectives.best_of_n import (
+    expected_max,
+    expected_median,
+    expected_of_best,
+    expected_order_statistic,
+    kl_bound,
+    kl_estimate,
+)
 
 
 @pytest.mark.parametrize("k", range(1, 8))
@@ -22,6 +29,13 @@ def test_expectations_are_averages_over_all_subsets(k: int) -> None:
     for rank in range(1, k + 1):
         by_rank = statistics.mean(sorted(subset)[rank - 1] for subset in subsets)
         assert expected_order_statistic(rewards, k, rank).item() == pytest.approx(by_rank)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 6])
+def test_gold_of_the_best_is_the_average_over_all_subsets(k: int) -> None:
+    rewards, gold = torch.randn(2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chosen = [gold[max(subset, key=lambda i: rewards[i])].item() for subset in itertools.combinations(range(6), k)]
+    assert expected_of_best(gold, rewards, k).item() == pytest.approx(statistics.mean(chosen))
 
 
 def test_uniform_rewards_give_n_over_n_plus_one() -> None:

@@ -37,10 +37,11 @@ def _all_safe(conversations: Sequence[Conversation]) -> Tensor:
     return torch.full((len(conversations),), 5.0)
 
 
-def _train(policy_path: Path, folder: Path, **settings: object) -> tuple[PPO, PPOResult]:
+def _train(policy_path: Path, folder: Path, tokens: int = 1, **settings: object) -> tuple[PPO, PPOResult]:
     accelerator = make_accelerator(seed=0)
     policy = load_policy(policy_path)
-    value = RewardModel.from_policy(policy_path, safety_head=False, seed=0)
+    learns_value = settings.get("estimator", "gae") == "gae"
+    value = RewardModel.from_policy(policy_path, safety_head=False, seed=0) if learns_value else None
     optimizer = OptimizerConfig(
         learning_rate=1e-2,
         schedule="constant",
@@ -64,7 +65,7 @@ def _train(policy_path: Path, folder: Path, **settings: object) -> tuple[PPO, PP
         SeparateRoles(policy, copy.deepcopy(policy), value, _letter_a, _all_safe, accelerator),
         Renderer(load_tokenizer(policy_path)),
         config,
-        SamplingParams(max_new_tokens=1),
+        SamplingParams(max_new_tokens=tokens),
         accelerator,
     )
     saving = Saving(folder, ppo.stepper, accelerator, save_policy=Path.mkdir)
@@ -79,6 +80,17 @@ def test_bandit_reaches_the_known_optimum(tiny_policy_path: Path, tmp_path: Path
     assert rows[0]["reward"] < 0.2
     assert result.first_reward < 0.2
     assert result.best_reward == 1.0
+
+
+@pytest.mark.parametrize(("estimator", "samples"), [("gae", 1), ("rloo", 4), ("grpo", 4)])
+def test_credit_flows_from_the_last_step_to_the_first(
+    tiny_policy_path: Path, tmp_path: Path, estimator: str, samples: int
+) -> None:
+    """Three tokens; the first decides, and what is paid for it stands on the last."""
+    settings = {"estimator": estimator, "samples_per_prompt": samples, "iterations": 25, "evaluate_every": 25}
+    _, result = _train(tiny_policy_path, tmp_path, tokens=3, **settings)
+    assert result.first_reward < 0.2
+    assert result.best_reward > 0.9
 
 
 def _optimal_share(policy_path: Path, beta: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -62,10 +63,15 @@ def test_setting_one_field_keeps_the_papers_others() -> None:
         ({"clip_range": 0.0}, "clip_range: must be above 0, got 0.0"),
         ({"beta": -0.1}, "beta: must be 0 or above, got -0.1"),
         ({"lam": 1.5}, "lam: must lie between 0 and 1, got 1.5"),
+        ({"estimator": "rloo"}, "estimator: rloo compares answers to the same prompt; set samples_per_prompt to 2 or"),
+        ({"target_kl": -1.0}, "target_kl: must be above 0, got -1.0"),
+        ({"target_kl": 6.0, "beta": 0.0}, "start with a beta above 0"),
+        ({"max_repetition": 0.0}, "max_repetition: must be above 0, got 0.0"),
+        ({"checkpoint_every": 0}, "checkpoint_every: must be at least 1, got 0"),
         ({"max_kl": 0.0}, "max_kl: must be above 0, got 0.0"),
         ({"batch_size": 10, "samples_per_prompt": 4}, "batch_size: 10 must be a multiple of samples_per_prompt"),
     ],
 )
-def test_what_makes_no_sense_is_refused(settings: dict[str, float], sentence: str) -> None:
+def test_what_makes_no_sense_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         PPOConfig(**settings)

@@ -201,8 +201,14 @@ def _ppo(folder: Path, rng: random.Random) -> None:
     for step in range(31):
         row = {"step": step, "reward": 0.8 + 0.02 * step + rng.gauss(0, 0.08), "kl": 0.05 * step + rng.random() * 0.1}
         row |= {"length": 22 - 0.1 * step + rng.gauss(0, 0.4), "entropy": 1.1 - 0.01 * step}
+        row |= {"kl_k3": 0.06 * step, "finished_share": 0.99, "repetition": 0.002 * step, "gate_share": 0.4}
+        row |= {"clip_fraction": 0.01, "explained_variance": 1 - 2 / (step + 1), "grad_norm": rng.uniform(0.5, 1)}
         if step % 5 == 0:
             row |= {"heldout_reward": 0.8 + 0.018 * step, "heldout_kl": 0.05 * step}
+            row |= {"heldout_helpfulness": -1 + 0.01 * step, "heldout_safety": 3 + 0.02 * step}
+            row |= {"heldout_referee": 0.5 - 0.003 * step, "heldout_referee_error": 0.02}
+        if step == 30:
+            row["warnings"] = ["the reward rose while the referee <fell>"]
         rows.append(row)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _json(folder / "ppo.json", {"best_iteration": 30, "best_reward": 1.34, "stopped": "iterations"})

@@ -1,0 +1,71 @@
+"""The rules that watch PPO, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.watch import limit_passed, repeated_share, warnings
+
+
+def test_repeated_share_by_hand() -> None:
+    assert repeated_share([1, 2, 3, 4, 5]) == 0.0
+    assert repeated_share([1, 2, 3]) == 0.0, "no 4-gram"
+    assert repeated_share([7] * 13) == pytest.approx(0.9)  # ten 4-grams, all the same
+    assert repeated_share([1, 2, 1, 2, 1], n=2) == 0.5  # 12 21 12 21
+
+
+def test_limits() -> None:
+    config = PPOConfig(max_kl=5.0, max_repetition=0.3)
+    assert limit_passed({"kl": 5.0, "repetition": 0.3}, config) is None
+    assert limit_passed({"kl": 5.1, "repetition": 0.9}, config) == "max_kl"
+    assert limit_passed({"kl": 0.1, "repetition": 0.31}, config) == "max_repetition"
+    assert limit_passed({"kl": 99.0, "repetition": 1.0}, PPOConfig()) is None
+    assert limit_passed({}, config) is None, "an evaluation after the last iteration has neither"
+
+
+@pytest.mark.parametrize(("ratio", "warned"), [(1.0, False), (1.0005, False), (0.99, True), (1.02, True)])
+def test_a_ratio_that_is_not_one(ratio: float, warned: bool) -> None:
+    found = warnings({"first_ratio": ratio}, [])
+    assert bool(found) == warned
+    assert not warned or f"{ratio:.4f}, not 1" in found[0]
+
+
+def test_steps_left_out() -> None:
+    assert warnings({"skipped": 0}, []) == []
+    assert "2 steps were left out" in warnings({"skipped": 2}, [])[0]
+
+
+def _evaluations(**columns: list[float]) -> list[dict[str, Any]]:
+    rows = zip(*columns.values(), strict=True)
+    return [{f"heldout_{name}": value for name, value in zip(columns, row, strict=True)} for row in rows]
+
+
+def _warned(evaluations: list[dict[str, Any]]) -> list[str]:
+    return warnings(evaluations[-1], evaluations)
+
+
+def test_answers_that_come_to_repeat_themselves() -> None:
+    assert (
+        "repeat themselves: 30% of their 4-grams, at first 5%"
+        in _warned(_evaluations(reward=[1.0, 2.0], repetition=[0.05, 0.3]))[0]
+    )
+    assert _warned(_evaluations(reward=[1.0, 2.0], repetition=[0.25, 0.3])) == [], "they always did"
+    assert _warned(_evaluations(reward=[1.0, 2.0], repetition=[0.01, 0.1])) == []
+
+
+def test_reward_up_while_the_referee_falls() -> None:
+    error = [0.1] * 3
+    fell = _evaluations(reward=[1.0, 1.5, 2.0], referee=[0.5, 0.8, 0.55], referee_error=error)
+    assert "rose from 1.500 to 2.000 while the referee fell from 0.800 to 0.550" in _warned(fell)[0]
+    noise = _evaluations(reward=[1.0, 1.5, 2.0], referee=[0.5, 0.8, 0.65], referee_error=error)
+    both_fell = _evaluations(reward=[1.0, 1.5, 1.4], referee=[0.5, 0.8, 0.55], referee_error=error)
+    both_rose = _evaluations(reward=[1.0, 1.5, 2.0], referee=[0.5, 0.8, 0.9], referee_error=error)
+    assert _warned(noise) == _warned(both_fell) == _warned(both_rose) == []
+
+
+def test_held_out_rules_speak_at_evaluations_only() -> None:
+    fell = _evaluations(reward=[1.0, 2.0], referee=[0.8, 0.1], referee_error=[0.1, 0.1])
+    assert warnings({"first_ratio": 1.0}, fell) == []

@@ -1,0 +1,85 @@
+"""States of a training: what comes back, what is kept, what a kill may leave."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlhf.errors import InputError
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.checkpoints import Checkpoints
+from rlhf.training.config import OptimizerConfig
+from rlhf.training.step import Batch, Stepper
+
+CONFIG = OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup_fraction=0.0)
+
+
+class Toy(nn.Module):
+    """A trained layer used twice (tied) beside a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trained, self.frozen = nn.Linear(3, 3), nn.Linear(3, 3).requires_grad_(False)
+        self.again = self.trained
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.again(self.frozen(self.trained(batch["x"])))
+
+
+def _loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    noise = torch.rand(()) + random.random() + np.random.rand()  # what a user's code may do
+    return (model(batch).square().sum() - noise) ** 2, {}
+
+
+def _train(stepper: Stepper, steps: int) -> list[float]:
+    batch = {"x": torch.arange(6.0).view(2, 3)}
+    return [stepper.step([(batch, 1.0)], _loss, 2.0, 1e-2).means["loss"] for _ in range(steps)]
+
+
+def test_a_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    accelerator = make_accelerator(seed=3)
+    stepper = Stepper(Toy(), CONFIG, accelerator)
+    checkpoints = Checkpoints(tmp_path, stepper, accelerator)
+    _train(stepper, 3)
+    checkpoints.save(3, {"beta": 0.1 + 0.2, "best": -math.inf, "names": ["a"]})
+    whole = _train(stepper, 3)
+    end = {name: p.clone() for name, p in stepper.model.named_parameters()}
+
+    again = Stepper(Toy(), CONFIG, make_accelerator(seed=99))
+    state = Checkpoints(tmp_path, again, accelerator).restore()
+    assert state == {"beta": 0.1 + 0.2, "best": -math.inf, "names": ["a"]}
+    assert again.steps == 3
+    assert _train(again, 3) == whole
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, end[name])
+
+
+def test_the_newest_are_kept_and_half_a_state_is_none(tmp_path: Path) -> None:
+    accelerator = make_accelerator()
+    stepper = Stepper(Toy(), CONFIG, accelerator)
+    checkpoints = Checkpoints(tmp_path / "states", stepper, accelerator, keep=2)
+    assert checkpoints.restore() is None
+    for step in (5, 10, 15):
+        checkpoints.save(step, {"step": step})
+    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["step-000010", "step-000015"]
+    (tmp_path / "states" / "step-000020.partial").mkdir()
+    assert checkpoints.restore() == {"step": 15}
+    assert checkpoints.kept() == [{"step": 10}, {"step": 15}]
+    checkpoints.save(20, {"step": 20})
+    assert checkpoints.restore() == {"step": 20}
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    accelerator = make_accelerator()
+    checkpoints = Checkpoints(tmp_path, Stepper(Toy(), CONFIG, accelerator), accelerator)
+    checkpoints.save(1, {})
+    (tmp_path / "step-000001" / "random-1.pt").touch()
+    with pytest.raises(InputError, match="is of 2 processes, but this run has 1"):
+        checkpoints.restore()
