@@ -173,9 +173,10 @@ class SharedRoles:
             elif shares_base(value_from, root, quantization):
                 base.add_saved(VALUE, value_from, trained=True)
             else:
+                held = quantization or "whole"
                 raise InputError(
-                    f"value_from: {value_from} is not an adapter over {root} ({quantization or 'whole'}), the base that "
-                    "all roles share; name a reward model trained so, or leave it out"
+                    f"value_from: {value_from} is not an adapter over {root} ({held}), the base that all roles share; "
+                    "name a reward model trained so, or leave it out"
                 )
             value = base.reward_model(value_from, seed=seed)
         return cls(base, value, reference, judges, accelerator)
