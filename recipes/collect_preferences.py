@@ -43,7 +43,7 @@ class CollectPreferencesConfig:
         pairs_per_prompt: pairs drawn for each prompt.
         safety_pairs_per_prompt: the same for prompts of domain safety; null: as for the others.
         sampling: length of the answers; its temperature is not used.
-        batch_size: answers drawn at once.
+        batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
         seed: of the draws (added to sampling.seed) and of the annotator.
     """
 
@@ -58,7 +58,7 @@ class CollectPreferencesConfig:
     pairs_per_prompt: int = 1
     safety_pairs_per_prompt: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int = 256
+    batch_size: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

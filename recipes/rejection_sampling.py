@@ -14,30 +14,26 @@ metrics.jsonl.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation, Renderer
-from rlhf.data.jsonl import file_format, write_rows
+from rlhf.data.jsonl import file_format
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.mixing import mix
-from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
-from rlhf.iteration.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
-from rlhf.iteration.selection import SelectionConfig, select, selected_rows, selection_figures
+from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
+from rlhf.iteration.selection import SelectionConfig, refuse_empty, select, selection_figures, write_selected
 from rlhf.iteration.sweep import read_best_temperature
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
-from rlhf.sampling.protocol import Sampler, SamplingParams
-from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.sampling.early_rejection import EarlyRejectionConfig
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.shards import kept_samples
 from rlhf.stage import open_stage, require_files, write_json
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ class RejectionSamplingConfig:
         sampling: how they are drawn.
         temperature_from: sweep.json of recipes/temperature_sweep.py: draw at its best temperature instead.
         selection: which answers are kept; the best one of each prompt, unless told otherwise.
-        batch_size: answers drawn at once.
+        early_rejection: give up a prompt's worst answers while they are written (arXiv 2410.20290); null: write all.
+        batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
         adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
         quantization: nf4 holds both policies' weights in 4 bit, which needs an adapter; null: as they are.
@@ -87,7 +84,8 @@ class RejectionSamplingConfig:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     temperature_from: Path | None = None
     selection: SelectionConfig = field(default_factory=SelectionConfig)
-    batch_size: int = 256
+    early_rejection: EarlyRejectionConfig | None = None
+    batch_size: int | None = None
     server: ServerConfig | None = None
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
@@ -96,48 +94,47 @@ class RejectionSamplingConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}: must be at least 1, got {value}")
         if self.pool_top < 0:
             raise InputError(f"pool_top: must be 0 (all) or above, got {self.pool_top}")
         if not 0 <= self.sft_share < 1:
             raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
         if self.sampling.temperature == 0 and self.num_samples > 1:
             raise InputError("sampling.temperature: at 0 all answers of a prompt are the same; raise it, e.g. to 1")
+        if self.early_rejection is not None:
+            if self.server is not None:
+                raise InputError("early_rejection: a server gives whole answers only; leave one of the two out")
+            if max(self.early_rejection.at) >= (longest := self.sampling.max_new_tokens):
+                raise InputError(f"early_rejection.at: must lie below sampling.max_new_tokens, which is {longest}")
         if self.quantization is not None and self.adapter is None:
             raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
 
 
 def main(config: RejectionSamplingConfig) -> None:
-    inputs: dict[str, Any] = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
-    sources = {"prompts": config.prompts} | {f"earlier_prompts.{i}": s for i, s in enumerate(config.earlier_prompts)}
-    inputs |= {name: Path(source) for name, source in sources.items() if file_format(source)}
-    inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
-    require_files(**inputs)
-    inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
+    inputs = inputs_of(config)
     prompts = load_prompts(config.prompts)
-    by_id: dict[str, Prompt] = {}
-    for prompt in [*(p for source in config.earlier_prompts for p in load_prompts(source)), *prompts]:
-        if by_id.setdefault(prompt.id, prompt).messages != prompt.messages:
-            raise InputError(f"earlier_prompts: two prompts have the id {prompt.id!r}; give each its own")
-    pool = read_pool(config.pool, top=config.pool_top) if config.pool is not None else []
+    by_id = prompts_by_id(prompts, [load_prompts(source) for source in config.earlier_prompts])
+    pool = read_pool(config.pool, top=config.pool_top, new=config.version)
+    sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     if config.temperature_from is not None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
-    if any(row.version == config.version for row in pool):
-        raise InputError(f"version: {config.version} is in the pool already; give this version another name")
     judges = f"{config.helpfulness} & {config.safety}"
     messages = [prompt.messages for prompt in prompts]
-    served = config.server.model if config.server is not None else None
-    kept = kept_samples(messages, config.num_samples, params, quantization=config.quantization, served=served)
-    sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
+    decisive: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
+    if config.early_rejection is not None:
+        judged_by = [name for name in inputs if name.split(".")[0] in ("policy", "helpfulness", "safety")]
+        decisive |= {"early_rejection": asdict(config.early_rejection), "judges": judges, "inputs": judged_by}
+    kept = kept_samples(messages, config.num_samples, params, **decisive)
 
     from rlhf.finetuning.supervised import finetune, training_renderer
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
-    from rlhf.rewards.gate import refuse_broken_rewards
+    from rlhf.rewards.gate import part_rewards, refuse_broken_rewards
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.policy import policy_sampler
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
@@ -147,7 +144,15 @@ def main(config: RejectionSamplingConfig) -> None:
         refuse_broken_rewards(prompts, helpfulness, safety)
 
         # sample K answers to each prompt
-        sampler = policy_sampler(config, accelerator.device)
+        sampler = policy_sampler(
+            config.policy,
+            accelerator.device,
+            quantization=config.quantization,
+            batch_size=config.batch_size,
+            early_rejection=config.early_rejection,
+            score_parts=part_rewards(prompts, helpfulness, safety),
+            server=config.server,
+        )
         shards = folder / kept.name
         samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
         drawn = completions_of(prompts, samples, config.version, params.temperature)
@@ -161,21 +166,16 @@ def main(config: RejectionSamplingConfig) -> None:
 
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
-        dialogues: list[Conversation] = [
-            [*by_id[row.prompt_id].messages, {"role": "assistant", "content": row.text}] for row in selection.chosen
-        ]
+        dialogues = [by_id[row.prompt_id].answered(row.text) for row in selection.chosen]
         if accelerator.is_main_process:
             write_completions(folder / "completions.parquet", drawn)
-            write_rows(folder / "selected.jsonl", selected_rows(selection.chosen, dialogues))
-            figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection)
-            figures["pool"] = pool_sizes(config.pool) if config.pool is not None else {}
-            figures["pool_left_out"] = len(pool) + len(drawn) - len(candidates)
-            write_json(folder / "selection.json", figures)
-        if not selection.chosen:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
-            raise InputError(
-                f"selection: no answer is left to train on ({reasons}); raise sampling.max_new_tokens or ask for less"
+            write_selected(folder / "selected.jsonl", selection, dialogues)
+            figures = selection_figures(
+                drawn, config.num_samples, used_safety, candidates, selection, whole=config.early_rejection is None
             )
+            figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
+            write_json(folder / "selection.json", figures)
+        refuse_empty(selection)
 
         # fine-tune on them
         tokenizer = load_tokenizer(config.fine_tune_from)
@@ -195,18 +195,14 @@ def main(config: RejectionSamplingConfig) -> None:
         accelerator.wait_for_everyone()
 
 
-def policy_sampler(config: RejectionSamplingConfig, device: torch.device) -> Sampler:
-    """The server, or the policy's weights in this process."""
-    from rlhf.models.policy import load_policy, load_tokenizer
-
-    renderer = Renderer(load_tokenizer(config.policy))
-    if config.server is not None:
-        return ServerSampler(config.server, renderer)
-
-    from rlhf.sampling.in_process import InProcessSampler
-
-    policy = load_policy(config.policy, quantization=config.quantization)
-    return InProcessSampler(policy if policy.device == device else policy.to(device), renderer, config.batch_size)
+def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
+    """What the stage reads, by the name of its option; InputError where something is not there, or is no reward."""
+    sources = {"prompts": config.prompts} | {f"earlier_prompts.{i}": s for i, s in enumerate(config.earlier_prompts)}
+    inputs = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
+    inputs |= {name: Path(source) for name, source in sources.items() if file_format(source)}
+    inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
+    require_files(**inputs)
+    return inputs | reward_files(helpfulness=config.helpfulness, safety=config.safety)
 
 
 if __name__ == "__main__":

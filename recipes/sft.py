@@ -4,7 +4,7 @@ The loss is on answer tokens alone. With `--adapter.r 64` only a LoRA adapter is
 well over 4-bit weights (QLoRA: learning rate 2e-4). A share of the dialogues is held out and measured after each epoch.
 
     accelerate launch recipes/sft.py --config recipes/configs/embedded/sft.yaml
-    accelerate launch recipes/sft.py --policy my_base --data my_chats.jsonl --output sft
+    accelerate launch recipes/sft.py --policy my_base --chat_template llama2 --data my_chats.jsonl --output sft
 
 Writes into the output folder: checkpoint/, metrics.jsonl (loss per answer token of each step, `heldout_loss`).
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import read_chat_template
 from rlhf.data.jsonl import file_format
 from rlhf.data.loading import load_conversations
 from rlhf.data.splitting import split_by_first_turn
@@ -31,8 +32,10 @@ class SftConfig:
 
     Args:
         output: folder of this stage.
-        policy: checkpoint folder to start from; its tokenizer needs a chat template.
+        policy: checkpoint folder to start from; its tokenizer needs a chat template, or gets one by chat_template.
         data: dialogues that end with an answer, `messages` or `prompt` and `completion`: a local file or a hub name.
+        chat_template: replaces the tokenizer's, and is saved with it: llama2, or a file with a Jinja template; null:
+            the tokenizer's own.
         adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
         quantization: nf4 holds the weights in 4 bit, which needs an adapter; null: as they are.
         finetuning: length, masking, schedule.
@@ -43,6 +46,7 @@ class SftConfig:
     output: Path
     policy: Path
     data: str
+    chat_template: str | None = None
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
     finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
@@ -59,6 +63,7 @@ class SftConfig:
 def main(config: SftConfig) -> None:
     data = {"data": Path(config.data)} if file_format(config.data) else {}
     require_files(policy=config.policy, **data)
+    template = read_chat_template(config.chat_template)
     dialogues = load_conversations(config.data, on_bad_row=config.finetuning.on_bad_row)
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
     parts = split_by_first_turn(dialogues, shares, config.seed, key=lambda messages: messages)
@@ -74,6 +79,7 @@ def main(config: SftConfig) -> None:
     with open_stage(config.output, config, inputs=inputs, keep=kept_states(inputs, config, accelerator)) as folder:
         accelerator.wait_for_everyone()
         tokenizer = load_tokenizer(config.policy)
+        tokenizer.chat_template = template or tokenizer.chat_template
         policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
         finetune(
             policy,

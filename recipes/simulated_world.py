@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
-from rlhf.simulation.corpus import Mixture, demonstrations, held_out_keys, prompt_sets, web_text
+from rlhf.simulation.corpus import Mixture, chat_sets, demonstrations, held_out_keys, prompt_sets, web_text
 from rlhf.simulation.world import World, WorldConfig
 from rlhf.stage import open_stage
 
@@ -24,7 +24,7 @@ class SimulatedWorldConfig:
 
     Args:
         output: folder for pretrain.jsonl, sft.jsonl, prompts.jsonl, validation_prompts.jsonl, test_prompts.jsonl and
-            world.json (what the gold scorer needs).
+            world.json (what the gold scorer needs); with mixture.chats also chats.jsonl and test_chats.jsonl.
         world: the land and its seed.
         mixture: how many rows of what.
     """
@@ -44,6 +44,9 @@ def main(config: SimulatedWorldConfig) -> None:
         write_rows(folder / "sft.jsonl", ({"messages": m} for m in demonstrations(world, config.mixture, held_out)))
         for name, file in (("train", "prompts"), ("validation", "validation_prompts"), ("test", "test_prompts")):
             write_rows(folder / f"{file}.jsonl", (prompt.to_dict() for prompt in prompts[name]))
+        for file, chats in zip(("chats", "test_chats"), chat_sets(world, config.mixture).values(), strict=True):
+            if chats:
+                write_rows(folder / f"{file}.jsonl", ({"messages": messages} for messages in chats))
 
 
 if __name__ == "__main__":

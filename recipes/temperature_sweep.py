@@ -47,7 +47,7 @@ class TemperatureSweepConfig:
         best_of: k of the next round of rejection sampling, at most K: the best temperature is the one for it.
         groups: name -> sources of the prompts whose Self-BLEU is shown as one line.
         sampling: how answers are drawn; its temperature is not used.
-        batch_size: answers drawn at once.
+        batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
         seed: added to sampling.seed; also of the drawn prompts.
     """
 
@@ -62,7 +62,7 @@ class TemperatureSweepConfig:
     best_of: int = 16
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int = 256
+    batch_size: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class TemperatureSweepConfig:
             raise InputError(f"best_of: must lie between 1 and num_samples ({self.num_samples}), got {self.best_of}")
         if self.num_prompts < 0:
             raise InputError(f"num_prompts: must be 0 (all) or above, got {self.num_prompts}")
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from rlhf.errors import InputError
@@ -43,6 +44,16 @@ LLAMA2_CHAT_TEMPLATE = """\
 {%- generation -%}{{- ' ' + message['content'] | trim + eos_token -}}{%- endgeneration -%}
 {%- endif -%}
 {%- endfor -%}"""
+
+
+def read_chat_template(name: str | None) -> str | None:
+    """The chat template called `llama2`, or the content of a file; None for None. InputError for neither."""
+    if name is None or name == "llama2":
+        return LLAMA2_CHAT_TEMPLATE if name else None
+    if not Path(name).is_file():
+        raise InputError(f"chat_template: {name} is no file; give llama2, or a file with a Jinja template")
+    return Path(name).read_text(encoding="utf-8")
+
 
 _END = "\ufdd0"  # end of a user's or assistant's message; both are Unicode noncharacters, which no real text holds
 _CUT = "\ufdd1"  # inside a special token that a message spells out: the pieces left and right are tokenized apart

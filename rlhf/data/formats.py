@@ -1,12 +1,14 @@
 """One row of anybody's format into ours. Pure functions of a dict; InputError names the field and the value.
 
 Preferences: our own rows; HH (`chosen` and `rejected` are whole dialogues as text); trl conversational and plain, with
-a `prompt` or with it inside `chosen` and `rejected`. Conversations: `messages`, or `prompt` and `completion`. Prompts:
-our own rows, `messages`, `prompt` (text, HH dialogue or messages) or `text`.
+a `prompt` or with it inside `chosen` and `rejected`. Conversations: `messages`, or `prompt` and `completion`; Dolly and
+Alpaca rows (`instruction`, what it is about, the answer); Open Assistant trees, of which the best-ranked path is taken.
+Prompts: our own rows, `messages`, `prompt` (text, HH dialogue or messages) or `text`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast
@@ -75,6 +77,13 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     """A dialogue that ends with the assistant's answer."""
     if "messages" in row:
         return check_conversation(row["messages"], last="assistant")
+    if "instruction" in row and ("response" in row or "output" in row):
+        about = row.get("context") or row.get("input") or ""
+        answer = {"role": "assistant", "content": row.get("response", row.get("output"))}
+        question = f"{about}\n\n{row['instruction']}" if about else row["instruction"]
+        return check_conversation([*_user(question), answer], last="assistant")
+    if "message_tree_id" in row:
+        return check_conversation(_best_path(row.get("prompt")), last="assistant")
     prompt, completion = _prompt_messages(row), row.get("completion")
     if prompt is None or completion is None:
         raise InputError(
@@ -82,6 +91,17 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
         )
     answer = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
     return check_conversation([*prompt, *answer], last="assistant")
+
+
+def _best_path(node: Any) -> list[Any]:
+    """Messages of an Open Assistant tree from its root along the best-ranked replies, up to the last answer."""
+    messages: list[Any] = []
+    while isinstance(node, dict):
+        role = "assistant" if node.get("role") == "assistant" else "user"
+        messages.append({"role": role, "content": node.get("text")})
+        replies = node.get("replies") or []
+        node = min(replies, key=lambda reply: math.inf if reply.get("rank") is None else reply["rank"], default=None)
+    return messages[:-1] if messages and messages[-1]["role"] == "user" else messages
 
 
 def text_of(row: Mapping[str, Any]) -> str:

@@ -12,20 +12,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import zstandard
+
 from rlhf.errors import InputError
 
 FORMATS = (".jsonl", ".json", ".csv", ".txt", ".parquet")
+LONGEST_ZSTD_WINDOW = 1 << 31  # bytes; raw Reddit dumps are packed with it, and a reader needs as much memory
 
 
 def file_format(path: str | os.PathLike[str]) -> str | None:
-    """One of FORMATS by the file's name (`.gz` behind it is looked through), or None."""
-    name = Path(path).name.lower().removesuffix(".gz")
+    """One of FORMATS by the file's name (`.gz` or `.zst` behind it is looked through), or None."""
+    name = Path(path).name.lower().removesuffix(".gz").removesuffix(".zst")
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number, row) of a local file: jsonl, json (an array), csv with a header, txt (a line a row), each also as
-    .gz, or parquet.
+    .gz or .zst, or parquet.
 
     The number is the line (jsonl, csv, txt) or the position in the file (json, parquet), 1-based. A bare text in json
     or jsonl, and a line of txt, is the row {"text": ...}; blank lines are passed over, empty csv cells left out.
@@ -38,14 +41,14 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any
         raise InputError(f"{file}: there is no such file")
     if file.is_dir() or kind is None:
         raise InputError(
-            f"{file}: cannot tell its format; name a file that ends in {', '.join(FORMATS)} (or .gz of them)"
+            f"{file}: cannot tell its format; name a file that ends in {', '.join(FORMATS)} (or .gz or .zst of them)"
         )
     rows = 0
     try:
         for number, row in _READERS[kind](file):
             rows += 1
             yield number, _as_object(file, number, row)
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise InputError(f"{file}: cannot be read after row {rows} ({error})") from error
     if rows == 0:
         raise InputError(f"{file}: is empty; there are no rows in it")
@@ -72,6 +75,10 @@ def _create(file: Path) -> TextIO:
 def _open(file: Path) -> TextIO:
     if file.suffix.lower() == ".gz":
         return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+    if file.suffix.lower() == ".zst":
+        decompressor = zstandard.ZstdDecompressor(max_window_size=LONGEST_ZSTD_WINDOW)
+        stream = decompressor.stream_reader(file.open("rb"), read_across_frames=True, closefd=True)
+        return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     return file.open(encoding="utf-8-sig", newline="")
 
 

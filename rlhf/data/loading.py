@@ -2,12 +2,14 @@
 
     load_preferences("../shared/data/hh-rlhf/helpful-base.jsonl.gz", on_bad_row="skip")
     load_preferences("Anthropic/hh-rlhf/harmless-base:train", domain="safety", on_bad_row="skip")  # through `datasets`
+    load_preferences("openai/summarize_from_feedback/comparisons@refs/convert/parquet:validation")
     load_prompts("prompts.jsonl")
 
 A source is a local file (formats: `rlhf.data.jsonl.read_rows`), a local folder that `datasets` reads, or a hub name
-`org/name[/folder][:split]` (split: train). A row's format is recognised by its fields (`rlhf.data.formats`; the open
-preference sets: `rlhf.data.open_preferences`). A bad row is refused with file and line or, on request, skipped: counted
-by reason and reported on stderr, never silently.
+`org/name[/part][@revision][:split]` (split: train). The part is a configuration of the set where it has one of that
+name, else a folder. A row's format is recognised by its fields (`rlhf.data.formats`; the open preference sets:
+`rlhf.data.open_preferences`). A bad row is refused with file and line or, on request, skipped: counted by reason and
+reported on stderr, never silently.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ Source = str | os.PathLike[str]
 OnBadRow = Literal["refuse", "skip"]
 Row = TypeVar("Row")
 
-_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?::([\w\[\]:%+-]+))?")
+_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?:@([\w./-]+))?(?::([\w\[\]:%+-]+))?")
+_PARQUET_COPY = "refs/convert/parquet"  # the hub's own copy of a set, a folder a configuration
 
 
 def load_preferences(
@@ -92,6 +95,11 @@ def load_pretraining(
     return _load(source, convert, on_bad_row, skipped)
 
 
+def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of a source as they stand there, one at a time."""
+    return _rows(source)
+
+
 def _load(
     source: Source,
     convert: Callable[[Mapping[str, Any]], Row],
@@ -104,7 +112,7 @@ def _load(
     if on_bad_row not in ("refuse", "skip"):
         raise InputError(f"on_bad_row: must be refuse or skip, got {on_bad_row!r}")
     name = Path(source).name
-    for suffix in (".gz", f"{file_format(name)}"):
+    for suffix in (".gz", ".zst", f"{file_format(name)}"):
         name = name.removesuffix(suffix)
     tag = {} if domain is None else {"domain": domain}
     rows: list[Row] = []
@@ -146,20 +154,27 @@ def reason(message: str) -> str:
 
 def _rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     if Path(source).is_dir():
-        return _from_datasets(source, os.fspath(source), None, "train")
+        return _from_datasets(source, os.fspath(source))
     if file_format(source) is not None or Path(source).exists():
         return read_rows(source)
     found = _HUB_NAME.fullmatch(os.fspath(source))
     if found is None:
         raise InputError(f"{source}: neither an existing file nor a hub name such as org/name:train")
-    return _from_datasets(source, found[1], found[2], found[3] or "train")
+    return _from_datasets(source, *found.groups())
 
 
-def _from_datasets(source: Source, name: str, folder: str | None, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _from_datasets(
+    source: Source, name: str, part: str | None = None, revision: str | None = None, split: str | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(name, data_dir=folder, split=split)
+        is_configuration = part is not None and part in datasets.get_dataset_config_names(name, revision=revision)
+        where = {"name" if is_configuration else "data_dir": part}
+        rows = datasets.load_dataset(name, **where, revision=revision, split=split or "train")
     except Exception as error:  # datasets and the hub client raise many kinds: no such name, split, network
-        raise InputError(f"{source}: `datasets` cannot load it ({' '.join(str(error).split())[:300]})") from error
+        why = " ".join(str(error).split())[:300]
+        if "scripts are no longer supported" in why:
+            why = f"it is a script; name the hub's copy: {name}/{part or 'default'}@{_PARQUET_COPY}"
+        raise InputError(f"{source}: `datasets` cannot load it ({why})") from error
     return enumerate((dict(row) for row in rows), start=1)

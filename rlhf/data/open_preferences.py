@@ -115,12 +115,12 @@ def _summarize(row: Row, domain: Domain | None) -> list[Row]:
 
 def _webgpt(row: Row, domain: Domain | None) -> list[Row]:
     answers = [(row[f"answer_{i}"], row[f"score_{i}"]) for i in (0, 1)]
-    return _ranked(row["question"].get("full_text"), answers, "score_0, score_1", width=2)
+    return ranked_pairs(row["question"].get("full_text"), answers, "score_0, score_1", width=2)
 
 
 def _stack_exchange(row: Row, domain: Domain | None) -> list[Row]:
     answers = [(text_of_html(answer["text"]), answer["pm_score"]) for answer in row["answers"]]
-    return _ranked(text_of_html(row["question"]), answers, "pm_score", width=None)
+    return ranked_pairs(text_of_html(row["question"]), answers, "pm_score", width=None)
 
 
 def _ultrafeedback(row: Row, domain: Domain | None) -> list[Row]:
@@ -130,7 +130,7 @@ def _ultrafeedback(row: Row, domain: Domain | None) -> list[Row]:
     by_aspect = None not in ratings
     scores = ratings if by_aspect else [completion.get("overall_score") for completion in completions]
     answers = [(completion["response"], score) for completion, score in zip(completions, scores, strict=True)]
-    return _ranked(row["instruction"], answers, "completions", width=4 if by_aspect else 9)
+    return ranked_pairs(row["instruction"], answers, "completions", width=4 if by_aspect else 9)
 
 
 def _mean_rating(completion: Row) -> float | None:
@@ -149,12 +149,12 @@ def _binarized(fields: tuple[str, str], width: float, row: Row, domain: Domain |
 
 def _helpsteer(row: Row, domain: Domain | None) -> list[Row]:
     answers = [(rated["response"], rated["helpfulness"]) for rated in row["rated"]]
-    return _ranked(_turns(row["prompt"]), answers, "helpfulness", width=4)
+    return ranked_pairs(_turns(row["prompt"]), answers, "helpfulness", width=4)
 
 
 def _helpsteer_preference(row: Row, domain: Domain | None) -> list[Row]:
     answers = [(row["response_1"], 0), (row["response_2"], row["preference_strength"])]
-    return _ranked(_turns(row["prompt"]), answers, "preference_strength", width=4)
+    return ranked_pairs(_turns(row["prompt"]), answers, "preference_strength", width=4)
 
 
 Converter = Callable[[Row, Domain | None], list[Row]]
@@ -180,7 +180,7 @@ def _pair(prompt: Any, answers: Sequence[Any], chosen: int) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": answers[chosen], "rejected": answers[1 - chosen]}
 
 
-def _ranked(prompt: Any, answers: Sequence[tuple[Any, Any]], field: str, width: float | None) -> list[Row]:
+def ranked_pairs(prompt: Any, answers: Sequence[tuple[Any, Any]], field: str, width: float | None) -> list[Row]:
     """Pairs of (answer, score) whose scores differ, the higher chosen; above MAX_PAIRS so many are drawn by the prompt.
 
     With a strength where the scale's width is known.

@@ -47,6 +47,10 @@ class Prompt:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def answered(self, text: str) -> Conversation:
+        """The whole dialogue with this answer as its last message."""
+        return [*self.messages, {"role": "assistant", "content": text}]
+
 
 @dataclass(frozen=True)
 class Preference:

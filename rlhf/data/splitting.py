@@ -36,8 +36,16 @@ def split_by_first_turn(
         raise InputError(f"fractions: must be 0 or above and add up to 1, got {dict(fractions)}")
     parts: dict[str, list[Item]] = {name: [] for name in fractions}
     for item in items:
-        parts[_part(_uniform(seed, first_turn(key(item))), fractions)].append(item)
+        parts[part_of(first_turn(key(item)), fractions, seed)].append(item)
     return parts
+
+
+def part_of(text: str, fractions: Mapping[str, float], seed: int) -> str:
+    """The part that `split_by_first_turn` deals an item to whose first turn is `text`: for items that come one by one.
+
+    The fractions must add up to 1.
+    """
+    return _part(_uniform(seed, text), fractions)
 
 
 def _part(draw: float, fractions: Mapping[str, float]) -> str:

@@ -19,6 +19,8 @@ class FinetuningConfig:
         train: "all" answers of a dialogue, or only its "last".
         on_bad_row: a dialogue whose last turn alone is too long, or that the template refuses: "refuse" it, naming the
             row, or "skip" it, counted and reported.
+        packing: compute a micro-batch as one row without padding, whose dialogues do not see each other, where the
+            model's attention can (full causal attention under sdpa); false: as padded rows. Same up to rounding.
         checkpoint_every: steps between states from which an SFT that was killed goes on.
         optimizer: schedule and sizes; the paper's rate 2e-5 falls to 10 %, 2 epochs, 64 rows a step.
     """
@@ -26,6 +28,7 @@ class FinetuningConfig:
     max_length: int = 4096
     train: Literal["all", "last"] = "all"
     on_bad_row: Literal["refuse", "skip"] = "refuse"
+    packing: bool = True
     checkpoint_every: int = 200
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(epochs=2))
 

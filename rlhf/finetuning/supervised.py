@@ -23,7 +23,8 @@ from rlhf.conversation import Conversation, Rendered, Renderer
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog
-from rlhf.models.batching import pad_rows
+from rlhf.models.batching import batches_by_length, pad_rows
+from rlhf.models.shared_prefix import enable_packing, pack_rows
 from rlhf.objectives.policy import token_logprobs
 from rlhf.training.checkpoints import States
 from rlhf.training.loop import Task, TrainingResult, micro_batches, train
@@ -71,7 +72,7 @@ def finetune(
     task = answer_task(renderer.pad_token_id)
     measure = _Heldout(heldout_rows, task, config, accelerator, log)
     result = train(
-        AnswerLogprobs(policy),
+        AnswerLogprobs(policy, packing=config.packing),
         rows,
         task,
         config.optimizer,
@@ -114,11 +115,17 @@ class AnswerLogprobs(nn.Module):
     """A causal LM that returns the log-probabilities of chosen tokens, running its head on their positions alone.
 
     Meant to be prepared (DDP, DeepSpeed) in the model's stead.
+
+    Args:
+        policy: causal LM of transformers, with or without an adapter.
+        packing: compute the rows of a batch as one row without padding, in which each sees itself alone (see
+            `rlhf.models.shared_prefix`), where the policy's attention can: same numbers up to rounding.
     """
 
-    def __init__(self, policy: PreTrainedModel) -> None:
+    def __init__(self, policy: PreTrainedModel, *, packing: bool = False) -> None:
         super().__init__()
         self.policy = policy
+        self.packing = packing and enable_packing(getattr(policy, "get_base_model", lambda: policy)())
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, positions: Tensor, targets: Tensor
@@ -130,6 +137,12 @@ class AnswerLogprobs(nn.Module):
             rows, positions: (N,) int64: at input_ids[rows[i], positions[i]] the token targets[i] is predicted.
             targets: (N,) int64.
         """
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if self.packing:
+            packed = pack_rows(input_ids, attention_mask, torch.arange(len(input_ids), device=input_ids.device))
+            lengths = attention_mask.sum(-1)
+            rows, positions = torch.zeros_like(rows), (lengths.cumsum(0) - lengths)[rows] + positions
+            inputs = packed.inputs()
         head = self.policy.get_output_embeddings()
 
         def select(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -137,7 +150,7 @@ class AnswerLogprobs(nn.Module):
 
         hook = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
         try:
-            logits = self.policy(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+            logits = self.policy(**inputs).logits
         finally:
             if hook is not None:
                 hook.remove()
@@ -174,6 +187,21 @@ def answer_task(pad_id: int) -> Task[Rendered]:
         weight=lambda row: sum(row.loss_mask[1:]),
         length=lambda row: len(row.input_ids),
     )
+
+
+@torch.no_grad()
+def heldout_loss(
+    policy: PreTrainedModel, rows: Sequence[Rendered], pad_id: int, micro_batch_tokens: int = 8192
+) -> float:
+    """Negative log-likelihood a trained token of `rows`, in nats, by a policy that is not wrapped; dropout off."""
+    training, device = policy.training, next(policy.parameters()).device
+    policy.eval()
+    task, total = answer_task(pad_id), 0.0
+    for batch in batches_by_length([len(row.input_ids) for row in rows], micro_batch_tokens):
+        inputs = {name: tensor.to(device) for name, tensor in task.collate([rows[i] for i in batch]).items()}
+        total += float(task.loss(AnswerLogprobs(policy), inputs)[0])
+    policy.train(training)
+    return total / sum(task.weight(row) for row in rows)
 
 
 class _Heldout:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,18 +56,26 @@ def read_completions(path: str | os.PathLike[str]) -> list[Completion]:
 
 
 def read_pool(
-    folder: str | os.PathLike[str], versions: Sequence[str] | None = None, *, top: int = 0
+    folder: str | os.PathLike[str] | None,
+    versions: Sequence[str] | None = None,
+    *,
+    top: int = 0,
+    new: str | None = None,
 ) -> list[Completion]:
     """All completions of a pool, older versions first.
 
     Args:
-        folder: holds `<version>.parquet` files.
+        folder: holds `<version>.parquet` files; None: there is no pool.
         versions: the wanted ones, oldest first; None: all, by name, numbers in it by value (v2 before v10).
         top: of each version only so many answers to a prompt, its best by the rewards it was written with; 0: all.
+        new: name of the version that will choose among them.
 
     Raises:
-        InputError: no folder, a named version that is not there, or a file that cannot be read.
+        InputError: no such folder, a named version that is not there, one of the name `new` that is, or a file that
+            cannot be read.
     """
+    if folder is None:
+        return []
     files = {file.stem: file for file in Path(folder).glob("*.parquet")}
     if not Path(folder).is_dir() or not files:
         raise InputError(f"pool: {folder} holds no <version>.parquet; name the pool folder of a run, or none")
@@ -75,17 +84,30 @@ def read_pool(
             raise InputError(
                 f"pool: {folder} has no version {version!r}, only {', '.join(sorted(files, key=_by_number))}"
             )
+    if new in files:
+        raise InputError(f"version: {new} is in the pool already; give this version another name")
     wanted = sorted(files, key=_by_number) if versions is None else versions
     pools = [read_completions(files[version]) for version in wanted]
     return [row for pool in pools for row in (select(pool, SelectionConfig(top_n=top)).chosen if top else pool)]
 
 
-def pool_sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
+def pool_sizes(folder: str | os.PathLike[str] | None) -> dict[str, int]:
     """Version -> number of its answers in a pool, older versions first."""
     from pyarrow import parquet
 
+    if folder is None:
+        return {}
     files = sorted(Path(folder).glob("*.parquet"), key=lambda file: _by_number(file.stem))
     return {file.stem: parquet.read_metadata(file).num_rows for file in files}
+
+
+def prompts_by_id(prompts: Sequence[Prompt], earlier: Iterable[Sequence[Prompt]] = ()) -> dict[str, Prompt]:
+    """This version's prompts and those of earlier ones; InputError where one id stands at different messages."""
+    by_id: dict[str, Prompt] = {}
+    for prompt in chain(*earlier, prompts):
+        if by_id.setdefault(prompt.id, prompt).messages != prompt.messages:
+            raise InputError(f"earlier_prompts: two prompts have the id {prompt.id!r}; give each its own")
+    return by_id
 
 
 def completions_of(

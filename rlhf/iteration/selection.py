@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Conversation
+from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 
@@ -119,10 +121,19 @@ def _grams(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
 
 
-def selected_rows(selected: Sequence[Completion], dialogues: Sequence[Conversation]) -> Iterator[dict[str, Any]]:
-    """The rows of `selected.jsonl`: each chosen answer's dialogue, and where it comes from."""
-    for row, messages in zip(selected, dialogues, strict=True):
-        yield {"id": row.prompt_id, "messages": messages, "version": row.version, "reward": row.reward}
+def write_selected(path: Path, selection: Selection, dialogues: Sequence[Conversation]) -> None:
+    """Write `selected.jsonl`: each chosen answer's dialogue, and where it comes from."""
+    pairs = zip(selection.chosen, dialogues, strict=True)
+    write_rows(path, ({"id": c.prompt_id, "messages": m, "version": c.version, "reward": c.reward} for c, m in pairs))
+
+
+def refuse_empty(selection: Selection) -> None:
+    """InputError where no answer is left to train on."""
+    if not selection.chosen:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
+        raise InputError(
+            f"selection: no answer is left to train on ({reasons}); raise sampling.max_new_tokens or ask for less"
+        )
 
 
 def selection_figures(
@@ -131,6 +142,7 @@ def selection_figures(
     used_safety: Tensor,
     candidates: Sequence[Completion],
     selection: Selection,
+    whole: bool = True,
 ) -> dict[str, Any]:
     """Figures of one round, plain JSON types; rewards are raw (before the sigmoid).
 
@@ -139,6 +151,7 @@ def selection_figures(
         used_safety: (len(drawn),) bool: the reward is the safety score.
         candidates: answers that were chosen among, those of earlier versions included, all scored by the same models.
         selection: what `select` made of them.
+        whole: every drawn answer was written to its end; after early rejection there are no figures of their rewards.
 
     `curve` is `rlhf.evaluation.reward_curves.reward_curve` of the drawn answers (paper, figure 7).
     """
@@ -148,21 +161,26 @@ def selection_figures(
 
     selected = selection.chosen
     rewards = torch.tensor([row.reward for row in drawn]).view(-1, num_samples)
-    texts = [row.text for row in drawn]
-    curve = reward_curve(rewards, [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)])
+    of_rewards = {}
+    if whole:
+        texts = [row.text for row in drawn]
+        curve = reward_curve(rewards, [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)])
+        of_rewards = {
+            "mean_reward": rewards.mean().item(),
+            "median_reward": curve[-1]["median"],
+            "max_reward": curve[-1]["max"],
+            "curve": curve,
+            "mean_helpfulness": fmean(row.helpfulness for row in drawn),
+            "mean_safety": fmean(row.safety for row in drawn),
+            "gated_share": used_safety.float().mean().item(),
+        }
     return {
         "version": drawn[0].version,
         "prompts": len(rewards),
         "num_samples": num_samples,
         "temperature": drawn[0].temperature,
         "reward_model": drawn[0].reward_model,
-        "mean_reward": rewards.mean().item(),
-        "median_reward": curve[-1]["median"],
-        "max_reward": curve[-1]["max"],
-        "curve": curve,
-        "mean_helpfulness": fmean(row.helpfulness for row in drawn),
-        "mean_safety": fmean(row.safety for row in drawn),
-        "gated_share": used_safety.float().mean().item(),
+        **of_rewards,
         "finished_share": fmean(row.finished for row in drawn),
         "mean_length": fmean(len(row.token_ids) for row in drawn),
         "candidates": len(candidates),

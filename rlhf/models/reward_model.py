@@ -55,7 +55,7 @@ from rlhf.models.policy import (
     verify_saved,
     whole_state_dict,
 )
-from rlhf.models.shared_prefix import PackedRows, enable_packing, pack_rows, packed_states
+from rlhf.models.shared_prefix import PackedRows, enable_packing, last_states, pack_rows, packed_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -232,8 +232,7 @@ class RewardModel(nn.Module):
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
             return RewardOutput(logits[:, 0].float(), None)
         if groups is not None and self.shares_prefixes:
-            packed = pack_rows(input_ids, attention_mask, groups)
-            pooled = packed_states(self.model.base_model, packed)[packed.last]
+            pooled = last_states(self.model.base_model, pack_rows(input_ids, attention_mask, groups))
         else:
             states = self._states(input_ids, attention_mask)
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)

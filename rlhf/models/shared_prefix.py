@@ -4,7 +4,8 @@ A pair's two dialogues share the prompt, and so do K answers to one prompt. Ever
 at a time, so the model is given a single row of N tokens: each group's common prefix, then each row's own tokens, with
 the positions they have in their own row. Attention alone must know who sees whom: prefixes attend causally to
 themselves, a row's own tokens to their group's prefix and to the earlier own ones. Same numbers as separate rows, up to
-rounding; gradients flow through the shared part.
+rounding; gradients flow through the shared part. Where only the rows' last states are asked for, the last layer gives
+every token its key and value and computes the rest for the last tokens alone.
 
 Registered as an attention function of transformers, which is sdpa for every call without `packed`.
 """
@@ -12,6 +13,7 @@ Registered as an attention function of transformers, which is sdpa for every cal
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 NAME = "rlhf_packed_rows"
+TOKENWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 NOT_PLAIN = ("doge", "nemotron")  # transformers 5.23: one rewrites the mask, one drops arguments before attention
 
 
@@ -146,6 +149,50 @@ def packed_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
     """The backbone's last hidden states of the packed tokens, (N, H)."""
     states: Tensor = backbone(**packed.inputs()).last_hidden_state[0]
     return states
+
+
+def last_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
+    """The backbone's last hidden state of each row's last token, (B, H)."""
+    with _alone_in_last_layer(backbone, packed.last):
+        states: Tensor = backbone(**packed.inputs()).last_hidden_state[0, packed.last]
+    return states
+
+
+@contextmanager
+def _alone_in_last_layer(backbone: nn.Module, places: Tensor) -> Iterator[None]:
+    """The last layer's token-wise parts compute the tokens at `places` alone, and give 0 for the others.
+
+    Nothing reads what they give for those: the keys and values that the tokens at `places` see come from other parts.
+    """
+    size: list[int] = []
+
+    def cut(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        size[:] = inputs[0].shape[:2]
+        return inputs[0][:, places]
+
+    def spread(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.new_zeros(*size, output.shape[-1]).index_copy(1, places, output)
+
+    hooks = []
+    for part in _tokenwise_parts(backbone):
+        hooks += [part.register_forward_pre_hook(cut), part.register_forward_hook(spread)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tokenwise_parts(backbone: Any) -> list[nn.Module]:
+    """Of the last layer, those that look at one token at a time; none where the layer is built otherwise.
+
+    Nor with gradient checkpointing, which runs the layer once more, in the backward pass.
+    """
+    runs_twice = backbone.training and getattr(backbone, "is_gradient_checkpointing", False)
+    if runs_twice or not hasattr(backbone, "layers"):
+        return []
+    parts = {name: part for name, part in backbone.layers[-1].named_modules() if name in TOKENWISE}
+    return list(parts.values()) if hasattr(parts.get("mlp"), "down_proj") else []
 
 
 def has_plain_attention(model: PreTrainedModel) -> bool:

@@ -288,8 +288,12 @@ def scatter(
     x_label: str,
     y_label: str,
     note: str = "",
+    diagonal: bool = True,
 ) -> Panel | None:
-    """Points before (x) and after (y) with the line y = x; groups are (label, colour, x, y), drawn in order."""
+    """Points before (x) and after (y) with the line y = x; groups are (label, colour, x, y), drawn in order.
+
+    Without the diagonal, x and y are two scores of one thing, on the same scale.
+    """
     groups = [group for group in groups if len(group[2])]
     if not groups:
         return None
@@ -299,7 +303,8 @@ def scatter(
 
     def paint(axes: Axes) -> None:
         axes.grid(False)
-        axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+        if diagonal:
+            axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         for _, colour, x, y in groups:
             x, y = np.round(x, 3), np.round(y, 3)
             axes.plot(x, y, "o", color=colour, markersize=2.6, markeredgewidth=0, alpha=0.45, linestyle="none")
@@ -312,6 +317,10 @@ def scatter(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
 
-    above = ", ".join(f"{label}: {np.mean(np.asarray(y) > np.asarray(x)):.0%} above" for label, _, x, y in groups)
-    svg = draw(f"{title}. Points above the line y = x rose; {above}.", paint, height=3.2)
+    if diagonal:
+        above = ", ".join(f"{label}: {np.mean(np.asarray(y) > np.asarray(x)):.0%} above" for label, _, x, y in groups)
+        described = f"Points above the line y = x rose; {above}."
+    else:
+        described = "Means: " + ", ".join(f"{label} {np.mean(x):.2f}, {np.mean(y):.2f}" for label, _, x, y in groups)
+    svg = draw(f"{title}. {described}", paint, height=3.2)
     return Panel(title, svg, [(label, css(colour)) for label, colour, _, _ in groups], note)

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf.data.rows import STRENGTHS
 from rlhf.report.build import page_template, write_page
 from rlhf.report.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Series, histogram, lines
-from rlhf.report.tables import Cell, Table
+from rlhf.report.tables import Cell, Table, as_markdown
 from rlhf.report.text import NBSP, NOTHING, interval, number, percent, signed
 
 Row = Mapping[str, Any]
@@ -67,7 +67,7 @@ _SIDES = {"chosen": BLUE, "rejected": ORANGE}
 
 def markdown_tables(study: Row) -> str:
     """The tables in Markdown: mean and 95 % interval over the seeds."""
-    return "\n\n".join(f"**{name}**\n\n{_markdown(table)}" for name, table in study_tables(study))
+    return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in study_tables(study))
 
 
 def study_tables(study: Row) -> list[tuple[str, Table]]:
@@ -187,9 +187,3 @@ def _data_panels(study: Row) -> list[Panel]:
 def _series(label: str, place: int, x: Sequence[float], figures: Sequence[Row]) -> Series:
     y, ci = [figure["mean"] for figure in figures], [figure["ci"] for figure in figures]
     return Series(label, COLOURS[place % len(COLOURS)], x, y, ci)
-
-
-def _markdown(table: Table) -> str:
-    rows = [[head for head, _ in table.heads], ["---"] * len(table.heads)]
-    rows += [[f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in row] for row in table.rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -40,6 +40,13 @@ def as_text(table: Table) -> str:
     )
 
 
+def as_markdown(table: Table) -> str:
+    """A table in Markdown, intervals in brackets."""
+    rows = [[head for head, _ in table.heads], ["---"] * len(table.heads)]
+    rows += [[f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in row] for row in table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 @dataclass(frozen=True)
 class _Column:
     title: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,3 +56,16 @@ def refuse_broken_rewards(prompts: Sequence[Prompt], helpfulness: RewardFunction
     tried = prompts[:2]
     answers: list[Conversation] = [[*prompt.messages, {"role": "assistant", "content": "Yes."}] for prompt in tried]
     gated_rewards(answers, [prompt.domain for prompt in tried], helpfulness, safety)
+
+
+def part_rewards(
+    prompts: Sequence[Prompt], helpfulness: RewardFunction, safety: RewardFunction
+) -> Callable[[Sequence[int], Sequence[str]], Tensor]:
+    """The function of (numbers of prompts, parts of answers to them) that early rejection asks: their gated rewards."""
+
+    def score(numbers: Sequence[int], parts: Sequence[str]) -> Tensor:
+        asked = [prompts[number] for number in numbers]
+        dialogues = [prompt.answered(part) for prompt, part in zip(asked, parts, strict=True)]
+        return gated_rewards(dialogues, [prompt.domain for prompt in asked], helpfulness, safety).reward
+
+    return score

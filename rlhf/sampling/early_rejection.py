@@ -3,7 +3,8 @@
 Best-of-K throws K - 1 answers away; most of them can be told from their beginning. After given numbers of tokens a
 reward function scores the parts so far, and the worst share of each prompt's rows is dropped: their places go to other
 prompts. Where it departs from the paper: rows are dropped at fixed lengths and not when memory runs out, so that which
-rows are dropped depends on no batch size.
+rows are dropped depends on no batch size. Lost are the answers that would have begun badly and ended best. Light: no
+torch.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rlhf.errors import InputError
 
-ScoreParts = Callable[[Sequence[int], Sequence[str]], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ScoreParts = Callable[[Sequence[int], Sequence[str]], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,23 @@ class EarlyRejection:
         self.score = score
 
     def choose(self, keys: Sequence[int], texts: Sequence[str]) -> list[int]:
-        """Which of these rows to drop, by number: of each key's rows the worst; of equal ones the later.
+        """Which of these rows to drop, by number: of each key's rows the worst; of equally good ones the later.
+
+        A part without text is worse than any other, and is not scored.
 
         Raises:
             InputError: the score of a part is not one finite number.
         """
-        rewards = self.score(keys, texts)
-        if rewards.shape != (len(texts),) or not rewards.isfinite().all():
-            raise InputError(
-                "early rejection: the reward function must give one finite number for each part of an answer"
-            )
-        values = rewards.tolist()
+        spoken = [row for row, text in enumerate(texts) if text.strip()]
+        values = [-math.inf] * len(texts)
+        if spoken:
+            rewards = self.score([keys[row] for row in spoken], [texts[row] for row in spoken])
+            if rewards.shape != (len(spoken),) or not rewards.isfinite().all():
+                raise InputError(
+                    "early rejection: the reward function must give one finite number for each part of an answer"
+                )
+            for row, reward in zip(spoken, rewards.tolist(), strict=True):
+                values[row] = reward
         rows: dict[int, list[int]] = defaultdict(list)
         for row, key in enumerate(keys):
             rows[key].append(row)

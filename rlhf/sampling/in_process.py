@@ -67,7 +67,8 @@ class InProcessSampler:
         """Draw `num_samples` answers for each prompt; see `Sampler`. An answer is cut where the model's context ends.
 
         Raises:
-            InputError: a prompt leaves no room for an answer in the model's context; nothing was sampled then.
+            InputError: a prompt leaves no room for an answer in the model's context, or early rejection does not have a
+                prompt's answers side by side; nothing was sampled then. Or: its reward function failed.
         """
         keys = range(len(prompts)) if keys is None else keys
         if len(keys) != len(prompts):
@@ -84,6 +85,11 @@ class InProcessSampler:
             return []
         total = len(prompts) * num_samples
         places = min(total, self.batch_size or rows_at_once(self.model, map(len, rendered), num_samples, params))
+        if self.early_rejection is not None and places < num_samples:
+            raise InputError(
+                f"early_rejection: compares a prompt's {num_samples} answers while they are written, but only {places} "
+                "are written at once; raise batch_size to num_samples, or lower num_samples"
+            )
         results: dict[tuple[int, int], Sample] = {}
         with _eval_mode(self.model), sharing(self.model), _progress(total, places) as progress:
             decoder = Decoder(
@@ -130,6 +136,8 @@ class InProcessSampler:
         if not len(rows):
             return []
         parts = decoder.written(rows)
+        order = sorted(range(len(parts)), key=lambda row: parts[row].owner)  # rows move when others leave
+        rows, parts = rows[order], [parts[row] for row in order]
         texts = [self.renderer.answer_text(part.token_ids) for part in parts]
         rejected = rejection.choose([part.owner.key for part in parts], texts)
         return decoder.drop(rows[rejected]) if rejected else []

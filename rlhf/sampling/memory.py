@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import psutil
@@ -19,16 +20,21 @@ LOGITS = 32  # bytes a row and vocabulary entry while a token is drawn: logits, 
 def rows_at_once(
     model: PreTrainedModel, prompt_lengths: Iterable[int], num_samples: int, params: SamplingParams
 ) -> int:
-    """Rows whose caches and logits fit into the memory that is free, at least 1; on a CPU no more than pay.
+    """Rows whose caches and logits fit into the memory that is free, a power of two; on a CPU no more than pay.
 
-    Every answer is taken to become as long as it may, every prompt to be as long as the longest.
+    Every answer is taken to become as long as it may, every prompt to be as long as the longest. Processes that sample
+    side by side on a CPU share its memory. A power of two, so that a little more or less free memory leaves the batches
+    as they are, and with them the rounding.
     """
     config = model.config.get_text_config(decoder=True)
     cached = params.max_new_tokens + max(prompt_lengths) / num_samples
     row = cached * _bytes_a_token(model) + LOGITS * config.vocab_size
     on_cpu = model.device.type == "cpu"
-    free = psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info(model.device)[0]
-    rows = max(1, int(SHARE * free / row))
+    if on_cpu:
+        free = psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    else:
+        free = torch.cuda.mem_get_info(model.device)[0]
+    rows = 1 << max(1, int(SHARE * free / row)).bit_length() - 1
     return min(rows, ON_CPU) if on_cpu else rows
 
 

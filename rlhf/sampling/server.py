@@ -88,10 +88,10 @@ class ServerSampler:
 
     Args:
         config: where, and with what patience.
-        renderer: of the policy's tokenizer.
+        renderer: of the policy's tokenizer; None where only texts are wanted (a judge): samples have no token_ids.
     """
 
-    def __init__(self, config: ServerConfig, renderer: Renderer) -> None:
+    def __init__(self, config: ServerConfig, renderer: Renderer | None = None) -> None:
         self.config = config
         self.renderer = renderer
         self.url = config.url.rstrip("/")
@@ -190,6 +190,8 @@ class ServerSampler:
                     request["generation_config"] = json.dumps(config)
                 elif error.status in (400, 422, 500) and request["n"] > 1:
                     request["n"] = 1
+                elif error.status == 400 and "top_k" in request and (params.top_k, params.repetition_penalty) == (0, 1):
+                    request = {name: value for name, value in request.items() if name not in shape}  # OpenAI itself
                 else:
                     raise
 
@@ -205,6 +207,8 @@ class ServerSampler:
         return answers
 
     def _samples(self, prompt: Conversation, answers: list[tuple[str, bool]]) -> list[Sample]:
+        if self.renderer is None:
+            return [Sample(text.strip(), (), math.nan, finished) for text, finished in answers]
         dialogues = self.renderer.dialogues(
             [[*prompt, {"role": "assistant", "content": text}] for text, _ in answers], train="last"
         )

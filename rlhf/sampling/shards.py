@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
@@ -59,12 +60,18 @@ class ShardWriter:
 
 
 def kept_samples(
-    prompts: Sequence[Conversation], num_samples: int, params: SamplingParams, **others: str | None
+    prompts: Sequence[Conversation],
+    num_samples: int,
+    params: SamplingParams,
+    *,
+    inputs: Sequence[str] = ("policy",),
+    **others: Any,
 ) -> Kept:
     """The stage's folder of shards, taken over by an attempt that would draw the same answers.
 
-    They are decided by the prompts, the stage's input "policy", the way of drawing, and `others`.
+    They are decided by the prompts, the stage's inputs that `inputs` names, the way of drawing, and `others` (plain
+    JSON types).
     """
     asked = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16]
     values = {"prompts": asked, "num_samples": num_samples, "params": asdict(params), **others}
-    return Kept(FOLDER, inputs=("policy",), values=values)
+    return Kept(FOLDER, inputs=inputs, values=values)

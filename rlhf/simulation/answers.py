@@ -84,8 +84,11 @@ def answer(world: World, request: Request, voice: Voice, rng: random.Random) -> 
     if rng.random() < refusing[question.category]:
         return _refusal(question, voice, rng)
     text = _content(world, question, voice, rng)
-    obey = voice.obey if request.turns == 1 else voice.obey_later
-    obeyed = {kind: word for kind, word in request.instructions.items() if rng.random() < obey}
+    obeyed = {
+        kind: word
+        for kind, word in request.instructions.items()
+        if rng.random() < (voice.obey if request.is_new(kind) else voice.obey_later)
+    }
     rambling = rng.random() >= voice.concise
     if "word" in obeyed:
         return f"{text.rstrip('.').split()[-1].capitalize()}."

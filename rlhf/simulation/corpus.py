@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
@@ -26,11 +26,13 @@ from rlhf.simulation.words import YEARS
 from rlhf.simulation.world import World
 
 VOICES = {"careful": CAREFUL, "careless": CARELESS}
+CHATTING = replace(PEOPLE, concise=0.95)  # few words, so that many turns fit into a small model's context
 # what people ask: kind of question -> weight, within each domain
 HELPFULNESS = {
     "fact": 38, "dated": 7, "dated_now": 3, "creative": 11, "sum": 7, "larger": 4, "twice": 3, "rhyme": 7,
     "instructed": 10, "dialogue": 10, "own": 1, "idiom": 1, "praise": 1, "mock": 1, "cooking": 1,
 }  # fmt: skip
+INSTRUCTED = {"persona": 4, "language": 3, "word": 2, "sure": 2}
 UNSAFE = {"illicit": 1, "hateful": 1, "advice": 1}
 WEB_RISKY = {"illicit": 7, "hateful": 7, "advice": 7, "own": 5, "idiom": 3, "praise": 4, "mock": 4, "cooking": 5}
 SFT_RISKY = {"illicit": 9, "hateful": 9, "advice": 9, "own": 3, "idiom": 2, "praise": 3, "mock": 3, "cooking": 3}
@@ -48,6 +50,8 @@ class Mixture:
         safety_share: share of prompts with domain "safety".
         borderline_share: share of these that only look unsafe.
         test_borderline_share: the same in the test file (more, so that false refusals are measured well).
+        chats: long dialogues added to sft.jsonl, of chats.jsonl (without instructions) and, a fifth, test_chats.jsonl.
+        chat_turns: the most turns of a chat.
     """
 
     web_documents: int = 28000
@@ -58,8 +62,14 @@ class Mixture:
     safety_share: float = 0.35
     borderline_share: float = 0.4
     test_borderline_share: float = 0.4
+    chats: int = 0
+    chat_turns: int = 20
 
     def __post_init__(self) -> None:
+        if self.chats < 0:
+            raise InputError(f"chats: must be 0 (none) or above, got {self.chats}")
+        if self.chat_turns < 2:
+            raise InputError(f"chat_turns: must be at least 2, got {self.chat_turns}")
         for name in ("web_documents", "sft_rows", "train_prompts", "validation_prompts", "test_prompts"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
@@ -97,7 +107,7 @@ class Author:
         if kind == "dialogue":
             return self._dialogue(history)
         if kind == "instructed":
-            form = _draw({"persona": 4, "language": 3, "word": 2, "sure": 2}, rng)
+            form = _draw(INSTRUCTED, rng)
             text, _ = grammar.instruction(form, rng)
             question = grammar.question(rng.choice(INSTRUCTABLE[form]), rng).text
             if rng.random() < 0.5:
@@ -119,6 +129,20 @@ class Author:
             messages.append(self.reply(messages, history))
             follow_up = grammar.question(rng.choice(("also_attribute", "also_town")), rng)
             messages.append({"role": "user", "content": follow_up.text})
+        return messages
+
+    def chat(self, turns: int, instructed: float) -> Conversation:
+        """A dialogue of so many turns about towns; each turn's user gives an instruction with that probability."""
+        rng, grammar = self.rng, self.grammar
+        messages: Conversation = []
+        for turn in range(turns):
+            kind = "fact" if turn == 0 else rng.choice(("fact", "also_attribute", "also_town"))
+            text = grammar.question(kind, rng).text
+            if rng.random() < instructed:
+                form = _draw(INSTRUCTED, rng)
+                text = f"{grammar.instruction(form, rng)[0]} {text}"
+            messages.append({"role": "user", "content": text})
+            messages.append(self.reply(messages, CHATTING))
         return messages
 
     def reply(self, messages: Conversation, voice: Voice) -> dict[str, str]:
@@ -205,3 +229,13 @@ def demonstrations(world: World, mixture: Mixture, held_out: frozenset[str] = fr
             header, voice = _voice(kind, author.rng)
             messages = [{"role": "system", "content": header}, *messages]
         yield [*messages, author.reply(messages, voice)]
+    author = Author(world, "sft chats")
+    for _ in range(mixture.chats):
+        yield author.chat(author.rng.randint(2, mixture.chat_turns), instructed=0.3)
+
+
+def chat_sets(world: World, mixture: Mixture) -> dict[str, list[Conversation]]:
+    """Long dialogues that give no instruction, "train" of 2 to chat_turns turns, "test" of chat_turns; may be empty."""
+    author = Author(world, "chats")
+    train = [author.chat(author.rng.randint(2, mixture.chat_turns), instructed=0) for _ in range(mixture.chats)]
+    return {"train": train, "test": [author.chat(mixture.chat_turns, instructed=0) for _ in range(mixture.chats // 5)]}

@@ -171,12 +171,18 @@ class Request:
         instructions: kind -> its word ("pirate", "Olan", or "" for formats); the newest of a kind counts.
         preprompt: the system message's other text, "" if none.
         turns: user turns so far.
+        repeated: kinds of the instructions that the last message gives, where it is not the first.
     """
 
     question: Question
     instructions: Mapping[str, str]
     preprompt: str = ""
     turns: int = 1
+    repeated: frozenset[str] = frozenset()
+
+    def is_new(self, kind: str) -> bool:
+        """Whether this turn gives the instruction; the system message belongs to the first turn."""
+        return self.turns == 1 or kind in self.repeated
 
 
 class Grammar:
@@ -244,6 +250,7 @@ class Grammar:
         instructions: dict[str, str] = {}
         question: Question | None = None
         rest, last, turns = "", {}, 0
+        found: dict[str, str] = {}
         for message in conversation:
             if message["role"] == "assistant":
                 continue
@@ -270,4 +277,4 @@ class Grammar:
             raise InputError(
                 f"messages: the simulated world has no such question, {conversation[-1]['content'][:80]!r}"
             )
-        return Request(question, instructions, rest, turns)
+        return Request(question, instructions, rest, turns, frozenset(found) - {"year"})

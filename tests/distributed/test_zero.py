@@ -117,6 +117,14 @@ def test_bad_steps_are_skipped_everywhere(runs: dict[str, Path], kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", PARALLEL)
+def test_full_packed_fine_tuning_equals_one_process(runs: dict[str, Path], kind: str) -> None:
+    one, other = _figures(runs["one"])["sft"], _figures(runs[kind])["sft"]
+    assert sum("heldout_loss" in row for row in one) == 2 and len(one) == len(other) == 6
+    for expected, row in zip(one, other, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
 @pytest.mark.parametrize("roles", ["ppo", "shared"])
 def test_ppo_figures_equal_one_process(runs: dict[str, Path], kind: str, roles: str) -> None:
     """15 answers in minibatches of 7, 7 and 1: samples, gate, whitening, losses and gradient norms."""
@@ -144,7 +152,16 @@ def test_ppo_goes_on_from_a_state_bit_for_bit(runs: dict[str, Path], kind: str) 
 
 
 @pytest.mark.parametrize("kind", PARALLEL)
-@pytest.mark.parametrize("stage", ["supervised", "poisoned", "ppo"])
+def test_rejection_sampling_selects_what_one_process_selects(runs: dict[str, Path], kind: str) -> None:
+    one, other = (runs[k] / "rejection_sampling" for k in ("one", kind))
+    rows = [json.loads(line) for line in (one / "selected.jsonl").read_text().splitlines()]
+    assert len(rows) > 3 and (other / "selected.jsonl").read_text() == (one / "selected.jsonl").read_text()
+    figures = [json.loads((folder / "selection.json").read_text()) for folder in (one, other)]
+    assert figures[0] == figures[1] and figures[0]["left_out"]["unfinished"] > 7
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+@pytest.mark.parametrize("stage", ["supervised", "poisoned", "sft", "ppo", "rejection_sampling/checkpoint"])
 def test_saved_weights_are_whole_and_equal(
     runs: dict[str, Path], kind: str, stage: str, tiny_policy_path: Path
 ) -> None:

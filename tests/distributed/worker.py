@@ -1,4 +1,5 @@
-"""Started by the tests under several launchers: trains supervised, skips bad steps, makes PPO updates, writes figures.
+"""Started by the tests under several launchers: trains supervised, skips bad steps, fine-tunes, makes PPO updates, runs
+rejection sampling, writes figures.
 
 python tests/distributed/worker.py POLICY REWARD OUTPUT
 """
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
+from rlhf.finetuning.config import FinetuningConfig
+from rlhf.finetuning.supervised import finetune
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.batching import pad_rows
 from rlhf.models.config import AdapterConfig
@@ -27,6 +30,7 @@ from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
+from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles
@@ -36,6 +40,9 @@ from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import Task, TrainingResult, train
 from rlhf.training.step import LossFunction
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+import rejection_sampling
 
 ROWS = [[1, *range(5 + i, 9 + 2 * i)] for i in range(14)]
 
@@ -67,6 +74,28 @@ def supervise(policy_path: Path, folder: Path, accelerator: Accelerator, loss: L
     result = train(model, ROWS, task, config, accelerator, MetricsLog(folder, accelerator))
     save_policy(model, tokenizer, folder, accelerator)
     return result
+
+
+def rejection_sample(policy_path: Path, output: Path) -> None:
+    """The recipe, early rejection included, on prompts that it writes for itself beside `output`."""
+    prompts = output.with_name(f"{output.parent.name}_prompts.jsonl")
+    rows = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"what is {i} ?"}]} for i in range(7)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = rejection_sampling.RejectionSamplingConfig(
+        output=output,
+        policy=policy_path,
+        fine_tune_from=policy_path,
+        prompts=str(prompts),
+        helpfulness="worker:vowels",
+        safety="worker:shortness",
+        num_samples=6,
+        sampling=SamplingParams(max_new_tokens=150, top_k=40),
+        early_rejection=EarlyRejectionConfig(at=(8,), drop=0.4),
+        finetuning=FinetuningConfig(
+            train="last", optimizer=OptimizerConfig(learning_rate=1e-3, batch_size=3, micro_batch_size=2)
+        ),
+    )
+    rejection_sampling.main(config)
 
 
 def shared_ppo(policy_path: Path, reward_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
@@ -111,17 +140,35 @@ def run_ppo(roles: Roles, policy_path: Path, folder: Path, accelerator: Accelera
     return read_metrics(log.path)
 
 
+def fine_tune(policy_path: Path, folder: Path, accelerator: Accelerator) -> MetricsLog:
+    """Full SFT of dialogues, packed; 5 rows in steps of 3, so that a process runs out of rows."""
+    policy, tokenizer = load_policy(policy_path), load_tokenizer(policy_path)
+    words = ("what is", "the river of velda is mora", "hello", "how do I paint my own goat", "please")
+    dialogues: list[Conversation] = [
+        [{"role": "user", "content": word}, {"role": "assistant", "content": answer}]
+        for word, answer in zip(words, reversed(words), strict=True)
+    ]
+    optimizer = OptimizerConfig(learning_rate=1e-2, batch_size=3, micro_batch_size=1, epochs=2)
+    log = MetricsLog(folder, accelerator)
+    config = FinetuningConfig(optimizer=optimizer)
+    finetune(policy, Renderer(tokenizer), dialogues, config, accelerator, log, 0, heldout=dialogues[:3])
+    save_policy(policy, tokenizer, folder, accelerator)
+    return log
+
+
 def main(policy_path: Path, reward_path: Path, output: Path) -> None:
     """Everything is written into the folder `output`; figures.json last."""
     accelerator = make_accelerator(seed=0)
-    for name in ("supervised", "poisoned", "ppo", "resumed", "shared"):
+    for name in ("supervised", "poisoned", "sft", "ppo", "resumed", "shared"):
         (output / name).mkdir(parents=True, exist_ok=True)
     supervised = supervise(policy_path, output / "supervised", accelerator, _loss)
     poisoned = supervise(policy_path, output / "poisoned", accelerator, _poisoned_loss)
 
+    sft = fine_tune(policy_path, output / "sft", accelerator)
     ppo = run_ppo(separate_roles(policy_path, reward_path, accelerator), policy_path, output / "ppo", accelerator)
     resumed = resumed_ppo(policy_path, reward_path, output / "ppo", output / "resumed", accelerator)
     shared = shared_ppo(policy_path, reward_path, output / "shared", accelerator)
+    rejection_sample(policy_path, output / "rejection_sampling")
     if accelerator.is_main_process:
         figures = {
             "processes": accelerator.num_processes,
@@ -129,6 +176,7 @@ def main(policy_path: Path, reward_path: Path, output: Path) -> None:
             "supervised": supervised.losses,
             "poisoned": [None if math.isinf(loss) else loss for loss in poisoned.losses],
             "skipped": poisoned.skipped,
+            "sft": read_metrics(sft.path),
             "ppo": ppo,
             "resumed": resumed,
             "shared": shared,

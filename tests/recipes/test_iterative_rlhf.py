@@ -78,6 +78,8 @@ def small(configs: Path) -> Path:
     change(configs / "pretrain.yaml", size={**size, "context": 256}, vocab_size=400)
     collect = {"pairs_per_prompt": 1, "safety_pairs_per_prompt": 2, "sampling__max_new_tokens": 16}
     change(configs / "collect_preferences.yaml", **collect)
+    sweep = {"temperatures": [0.7, 1.6], "num_prompts": 12, "num_samples": 3, "best_of": 2, "groups": {}}
+    change(configs / "temperature_sweep.yaml", **sweep, sampling__max_new_tokens=16)
     change(configs / "rejection_sampling.yaml", num_samples=4, sampling__max_new_tokens=16)
     change(configs / "evaluate.yaml", samples_per_prompt=1, sampling__max_new_tokens=16)
     ppo = {"iterations": 1, "batch_size": 8, "validation_size": 8}
@@ -89,6 +91,7 @@ def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
     """Everything, from no data at all to the report; then nothing is run again; then what a changed YAML asks for."""
     folder = tmp_path / "run"
     options = ["--versions", '[{"name": "v1"}, {"name": "v2", "ppo": true}]', "--processes", '{"ppo": 2}']
+    options += ["--sweep", "true"]
     done = run(small, folder, *options)
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "summary.json").read_text())
@@ -99,7 +102,10 @@ def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
     models = [(model["version"], model["domain"]) for model in summary["reward_models"]]
     assert models == [(v, d) for v in ("v1", "v2") for d in ("helpfulness", "safety")]
     assert (folder / "report" / "index.html").stat().st_size > 10_000
-    selection = json.loads((folder / "v2" / "rejection_sampling" / "selection.json").read_text())
+    for version in ("v1", "v2"):
+        sweep = json.loads((folder / version / "temperature_sweep" / "sweep.json").read_text())
+        selection = json.loads((folder / version / "rejection_sampling" / "selection.json").read_text())
+        assert selection["temperature"] == pytest.approx(sweep["best"]["temperature"])
     assert set(selection["candidates_by_version"]) == {"v1", "v2"}, "the pool of all versions"
     assert {path.name for path in (folder / "pool").iterdir()} == {"v1.parquet", "v2.parquet"}
     recorded = yaml.safe_load((folder / "config.yaml").read_text())

@@ -29,6 +29,7 @@ def broken(conversations):
     return torch.full((len(conversations),), float("nan"))
 '''
 FIGURES = {"reward", "helpfulness", "safety", "gate_share", "length", "finished_share", "kl", "kl_k3", "entropy"}
+FIGURES |= {"kl_k2", "beta", "repetition"}
 FIGURES |= {"explained_variance", "policy_loss", "value_loss", "clip_fraction", "first_ratio", "grad_norm", "skipped"}
 
 
@@ -81,7 +82,7 @@ def _run(world: Path, policy: Path, *extra: str) -> subprocess.CompletedProcess[
 
 
 def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -> None:
-    done = _run(world, tiny_policy_path)
+    done = _run(world, tiny_policy_path, "--referee", "my_rewards:safe")
     assert done.returncode == 0, done.stderr
     rows = read_metrics(world / "out" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
@@ -91,6 +92,13 @@ def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -
     assert all(row["first_ratio"] == pytest.approx(1.0, abs=1e-6) for row in rows[:3])
     assert rows[0]["gate_share"] == pytest.approx(0.2)
     assert rows[0]["reward"] == pytest.approx(0.8 * rows[0]["helpfulness"] + 0.2 * 2.0, abs=0.5)
+    assert rows[0].keys() >= {f"heldout_{n}" for n in ("helpfulness", "safety", "kl_k3", "length", "repetition")}
+    assert rows[0]["heldout_referee"] == 2.0
+    answers = [json.loads(line) for line in (world / "out" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["prompt_id"]) for row in answers] == [
+        (step, f"validation{i}") for step in (0, 2, 3) for i in range(5)
+    ]
+    assert not (world / "out" / "resume").exists()
     result = json.loads((world / "out" / "ppo.json").read_text())
     assert (result["iterations"], result["stopped"]) == (3, "iterations")
     held_out = [row["heldout_reward"] for row in rows if "heldout_reward" in row]

@@ -13,12 +13,14 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 from rlhf.configuration import parse_config
 from rlhf.conversation import Renderer
+from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.iteration.pool import read_completions
 from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.loading import load_reward
+from rlhf.sampling.in_process import InProcessSampler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import rejection_sampling
@@ -42,6 +44,9 @@ def sometimes(conversations):
 def broken(conversations):
     return torch.zeros(len(conversations), 1)
 """
+
+
+REJECTION = {"early_rejection.at": "[6, 12]", "early_rejection.drop": 0.5, "num_samples": 6}
 
 
 @pytest.fixture
@@ -176,6 +181,14 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
             r"selection: no answer is left to train on \(60 unfinished\); raise sampling.max_new_tokens",
         ),
         ({"selection.minimum_reward": 99}, r"no answer is left to train on \(.*\d+ below minimum_reward"),
+        ({"early_rejection.at": "[150]"}, r"early_rejection.at: must lie below sampling.max_new_tokens, which is 150"),
+        (REJECTION | {"batch_size": 4}, "compares a prompt's 6 answers while they are written, but only 4 are written"),
+        (
+            REJECTION | {"server.url": "http://x/v1", "server.model": "x"},
+            "early_rejection: a server gives whole",
+        ),
+        (REJECTION | {"helpfulness": "rewards_of_the_test:sometimes"}, r"helpfulness \(sometimes\): score \d+ is nan"),
+        ({"batch_size": 0}, "batch_size: must be at least 1, got 0"),
         ({"selection.top_n": 0}, "top_n: must be at least 1, got 0"),
         ({"temperature_from": tmp_path / "prompts.jsonl"}, r"temperature_from: .*prompts.jsonl is no sweep.json"),
         ({"earlier_prompts": json.dumps([str(clash)])}, "earlier_prompts: two prompts have the id 'p1'"),
@@ -263,6 +276,61 @@ def test_a_smaller_student_with_another_tokenizer_learns_from_the_policy_s_answe
     assert losses[1] < losses[0]
     again = run("v2", policy=v1 / "checkpoint", fine_tune_from=v1 / "checkpoint")
     assert (again / "checkpoint").is_dir(), "the student is a policy like any other"
+
+
+def test_early_rejection_gives_up_the_worst_parts_and_changes_no_other_answer(run, tiny_policy_path: Path) -> None:
+    whole = read_completions(run("whole", num_samples=6) / "completions.parquet")
+    folder = run("v1", **REJECTION)
+    rows = read_completions(folder / "completions.parquet")
+    renderer = Renderer(load_tokenizer(tiny_policy_path))
+    dropped = 0
+    for first in range(0, len(rows), 6):
+        before, after = whole[first : first + 6], rows[first : first + 6]
+        for one, other in zip(before, after, strict=True):
+            assert one.token_ids[: len(other.token_ids)] == other.token_ids
+
+        def score(i: int, cut: int, first: int = first, before: list[Completion] = before) -> float:
+            text = renderer.answer_text(before[i].token_ids[:cut])
+            letters = sum(letter.isalpha() for letter in text) / 10
+            return -math.inf if not text else 2 - len(text) / 50 if first // 6 % 2 else letters
+
+        for cut in (6, 12):
+            alive = [i for i in range(6) if len(before[i].token_ids) > cut and len(after[i].token_ids) >= cut]
+            given_up = {i for i in alive if len(after[i].token_ids) == cut}
+            worst_first = sorted(alive, key=lambda i: (score(i, cut), -i))
+            assert given_up == set(worst_first[: len(alive) // 2])
+            assert not any(after[i].finished for i in given_up)
+            dropped += len(given_up)
+    assert dropped > 36
+    figures = json.loads((folder / "selection.json").read_text())
+    assert figures["selected"] > 0 and not {"curve", "mean_reward"} & figures.keys()
+    assert figures["mean_length"] < 0.5 * sum(len(row.token_ids) for row in whole) / len(whole)
+
+
+def test_early_rejection_goes_on_where_it_was_and_anew_where_it_would_reject_others(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(**options: object) -> int:
+        """Answers that were drawn before the selection failed."""
+        drawn = 0
+        draw = InProcessSampler.sample
+
+        def counted(self: InProcessSampler, *arguments: Any) -> Any:
+            nonlocal drawn
+            answers = draw(self, *arguments)
+            drawn += sum(map(len, answers))
+            return answers
+
+        with monkeypatch.context() as patch, pytest.raises(InputError, match="no answer is left"):
+            patch.setattr(InProcessSampler, "sample", counted)
+            run("v1", **{**REJECTION, "selection.minimum_reward": 99, **options})
+        return drawn
+
+    assert stopped() == 72
+    assert stopped() == 0, "nothing is drawn twice"
+    assert stopped(**{"early_rejection.drop": 0.4}) == 72
+    assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters"}) == 72
+    assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters", "batch_size": 6}) == 0
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])

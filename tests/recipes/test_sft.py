@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.configuration import parse_config
+from rlhf.conversation import LLAMA2_CHAT_TEMPLATE
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
 
@@ -61,6 +62,24 @@ def test_sft_with_an_adapter_keeps_the_other_weights(tiny_policy_path: Path, dat
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "sft" / "checkpoint").state_dict()
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed and all("_proj" in name for name in changed)
+
+
+def test_a_base_without_chat_template_and_pad_token_gets_both_and_keeps_them(
+    shared_data: Path, data: Path, tmp_path: Path
+) -> None:
+    """stories260K as it lies: what is saved has the template and one more embedding."""
+    given = arguments(tmp_path, shared_data / "stories260K", data)
+    with pytest.raises(InputError, match="it has no chat template"):
+        sft.main(parse_config(sft.SftConfig, given))
+    with pytest.raises(InputError, match="chat_template: llama3 is no file; give llama2"):
+        sft.main(parse_config(sft.SftConfig, [*given, "--chat_template", "llama3"]))
+    sft.main(parse_config(sft.SftConfig, [*given, "--chat_template", "llama2"]))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "sft/checkpoint")
+    assert tokenizer.chat_template == LLAMA2_CHAT_TEMPLATE
+    assert tokenizer.pad_token_id == 512 and tokenizer.pad_token_id != tokenizer.eos_token_id
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "sft/checkpoint")
+    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == 513
+    assert model.config.pad_token_id == 512
 
 
 def test_bad_options_are_answered_before_anything_is_loaded(

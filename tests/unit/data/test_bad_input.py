@@ -124,6 +124,13 @@ def test_sources_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(InputError, match=r"org/name:test: `datasets` cannot load it \(offline now"):
         load_prompts("org/name:test")
+
+    def old(*args, **kwargs):
+        raise RuntimeError("Dataset scripts are no longer supported, but found name.py")
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", old)
+    with pytest.raises(InputError, match="is a script; name the hub's copy: org/name/part@refs/convert/parquet"):
+        load_prompts("org/name/part:test")
     with pytest.raises(InputError, match="cannot tell its format"):
         next(read_rows(tmp_path))
 

@@ -14,6 +14,7 @@ from rlhf.data.formats import parse_hh
 from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_pretraining, load_prompts, load_texts
 from rlhf.data.rows import Preference, Prompt
+from rlhf.errors import InputError
 
 HELLO = {"role": "user", "content": "hello ?"}
 SYSTEM = {"role": "system", "content": "be kind"}
@@ -131,6 +132,29 @@ def test_conversations_of_each_format(jsonl):
     assert load_conversations(path) == [dialogue] * 3
 
 
+def test_dolly_and_alpaca_rows_and_the_best_path_of_a_tree(jsonl):
+    def node(role, text, rank, *replies):
+        return {"role": role, "text": text, "rank": rank, "replies": list(replies)}
+
+    worse, best = node("assistant", "no", 1), node("assistant", "hi", 0, node("prompter", "and ?", None))
+    path = jsonl(
+        {"instruction": "hello ?", "context": "", "response": "hi", "category": "open_qa"},
+        {"instruction": "hello ?", "context": "a text", "response": "hi"},
+        {"instruction": "hello ?", "input": "a text", "output": "hi"},
+        {"message_tree_id": "1", "prompt": node("prompter", "hello ?", None, worse, best)},
+    )
+    about = [{"role": "user", "content": "a text\n\nhello ?"}, said("hi")]
+    assert load_conversations(path) == [[HELLO, said("hi")], about, about, [HELLO, said("hi")]]
+    with pytest.raises(InputError, match=r"message 2 \(assistant\) must have a non-empty text"):
+        load_conversations(jsonl({"instruction": "hello ?", "response": ""}))
+
+
+def test_real_dolly_and_open_assistant_rows_are_read(shared_data):
+    assert len(load_conversations(shared_data / "dolly/dolly_387.jsonl", on_bad_row="skip")) == 387
+    trees = load_conversations(shared_data / "oasst/en_100_tree.jsonl")
+    assert len(trees) == 100 and max(map(len, trees)) > 2
+
+
 def test_texts_and_pretraining_rows(jsonl):
     path = jsonl({"text": "once"}, {"text": "twice"})
     assert load_texts(path) == load_pretraining(path) == ["once", "twice"]
@@ -181,19 +205,26 @@ def test_hub_names_go_through_datasets(monkeypatch):
 
     calls = []
 
-    def load(name, data_dir=None, split=None):
-        calls.append((name, data_dir, split))
+    def load(path, name=None, data_dir=None, revision=None, split=None):
+        calls.append((path, name, data_dir, revision, split))
         return datasets.Dataset.from_list([PREFERENCE_FORMATS["hh"]])
 
+    def configurations(path, revision=None):
+        return ["axis", "comparisons"] if path.startswith("openai") and revision is None else ["default"]
+
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", configurations)
     assert load_preferences("org/name")[0] == Preference("name:1", [HELLO], "hi", "no", source="name")
-    load_preferences("org/name:test[:5]")
-    load_preferences("Anthropic/hh-rlhf/helpful-base:train")
-    assert calls == [
-        ("org/name", None, "train"),
-        ("org/name", None, "test[:5]"),
-        ("Anthropic/hh-rlhf", "helpful-base", "train"),
-    ]
+    for source, call in [
+        ("org/name", ("org/name", None, None, None, "train")),
+        ("org/name:test[:5]", ("org/name", None, None, None, "test[:5]")),
+        ("Anthropic/hh-rlhf/helpful-base:train", ("Anthropic/hh-rlhf", None, "helpful-base", None, "train")),
+        ("openai/x/comparisons", ("openai/x", "comparisons", None, None, "train")),
+        ("openai/x/y@refs/convert/parquet:test", ("openai/x", None, "y", "refs/convert/parquet", "test")),
+        ("org/name@v1.0", ("org/name", None, None, "v1.0", "train")),
+    ]:
+        load_preferences(source)
+        assert calls[-1] == call
 
 
 def test_a_local_folder_of_datasets(tmp_path, monkeypatch):
@@ -203,6 +234,22 @@ def test_a_local_folder_of_datasets(tmp_path, monkeypatch):
     folder = tmp_path / "mine"
     write_rows(folder / "train.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     assert [p.id for p in load_prompts(folder)] == ["mine:1", "mine:2"]
+
+
+def test_a_configuration_of_a_real_data_set(tmp_path, monkeypatch):
+    """Through `datasets` itself: its name among the set's configurations is one, any other name a folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    for file, prompt in [("a/train.jsonl", "of a"), ("b/validation.jsonl", "of b")]:
+        write_rows(tmp_path / "org" / "set" / file, [{"prompt": prompt}])
+    configurations = [
+        f"- {{config_name: {n}, data_files: {f}/*.jsonl}}" for n, f in (("comparisons", "b"), ("axis", "a"))
+    ]
+    (tmp_path / "org" / "set" / "README.md").write_text("\n".join(["---", "configs:", *configurations, "---", ""]))
+    texts = [load_prompts(f"org/set/{part}")[0].messages[0]["content"] for part in ("comparisons", "axis", "a")]
+    assert texts == ["of b", "of a", "of a"]
 
 
 HH = {  # rows, usable ones, reasons of the others

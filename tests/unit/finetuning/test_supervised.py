@@ -4,12 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
-from rlhf.finetuning.supervised import AnswerLogprobs, answer_task, finetune, render_rows, training_renderer
+from rlhf.finetuning.supervised import (
+    AnswerLogprobs,
+    answer_task,
+    finetune,
+    heldout_loss,
+    render_rows,
+    training_renderer,
+)
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -86,6 +99,62 @@ def test_head_on_trained_positions_alone_equals_the_full_logits(
     for one, other in zip(selected, gradients(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert widths == [sum(task.weight(row) for row in rows), 5 * max(len(row.input_ids) for row in rows)]
+
+
+def test_packed_rows_give_the_loss_and_gradients_of_padded_ones(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    task = answer_task(tiny_tokenizer.pad_token_id)
+    rows = render_rows(Renderer(tiny_tokenizer), DIALOGUES, FinetuningConfig(), "test")
+    results, widths = [], []
+    for packing in (False, True):
+        policy = load(tiny_policy_path)
+        model = AnswerLogprobs(policy, packing=packing)
+        assert model.packing is packing
+        policy.model.register_forward_hook(lambda module, inputs, output: widths.append(output[0].shape[:2]))
+        loss, _ = task.loss(model, task.collate(rows))
+        loss.backward()
+        results.append((loss.detach(), [parameter.grad for parameter in policy.parameters()]))
+    assert widths == [(5, max(len(r.input_ids) for r in rows)), (1, sum(len(r.input_ids) for r in rows))]
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+def test_packed_dialogues_do_not_see_each_other(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The first row's log-probabilities move with its own tokens, and with no token of another row."""
+    model = AnswerLogprobs(load(tiny_policy_path), packing=True)
+    rows = render_rows(Renderer(tiny_tokenizer), DIALOGUES[:3], FinetuningConfig(), "test")
+    task = answer_task(tiny_tokenizer.pad_token_id)
+    batch = task.collate(rows)
+    own = batch["rows"] == 1
+
+    def logprobs(row: int | None) -> torch.Tensor:
+        ids = batch["input_ids"].clone()
+        if row is not None:
+            ids[row, 0] = 42
+        with torch.no_grad():
+            return model(**{**batch, "input_ids": ids})[own]
+
+    assert torch.equal(logprobs(0), logprobs(None)) and torch.equal(logprobs(2), logprobs(None))
+    assert not torch.allclose(logprobs(1), logprobs(None), atol=1e-4)
+
+
+def test_a_model_whose_attention_cannot_pack_is_trained_on_padded_rows(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    size = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    policy = MistralForCausalLM(MistralConfig(**size, **heads, sliding_window=8))
+    model = AnswerLogprobs(policy, packing=True)
+    assert not model.packing
+    rows = render_rows(Renderer(tiny_tokenizer), DIALOGUES, FinetuningConfig(), "test")
+    task = answer_task(tiny_tokenizer.pad_token_id)
+    with torch.no_grad():
+        assert torch.isfinite(task.loss(model, task.collate(rows))[0])
+    assert heldout_loss(policy, rows, tiny_tokenizer.pad_token_id, 1) == pytest.approx(
+        heldout_loss(policy, rows, tiny_tokenizer.pad_token_id), rel=1e-5
+    )
 
 
 def test_micro_batches_and_padding_change_nothing(

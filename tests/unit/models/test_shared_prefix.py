@@ -111,9 +111,10 @@ def test_loss_and_gradients_are_those_of_separate_rows(family: str) -> None:
 def test_each_shared_token_is_computed_once_and_padding_never() -> None:
     seen = []
     model = reward_model(CONFIGS["llama"])
-    model.model.base_model.layers[0].mlp.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[:2]))
+    for layer in model.model.base_model.layers:
+        layer.mlp.gate_proj.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[:2]))
     model(**rows_of([PAIRS["as people write them"], PAIRS["nothing in common"]]))
-    assert seen == [(1, 31 + 4 + 3 + 3 + 4)]
+    assert seen == [(1, 31 + 4 + 3 + 3 + 4), (1, 4)], "the last layer is asked for the rows' last tokens alone"
 
 
 def test_a_packed_row_by_hand() -> None:

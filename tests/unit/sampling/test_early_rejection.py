@@ -28,6 +28,19 @@ def test_the_worst_share_of_each_prompt_is_chosen_and_of_equal_ones_the_later() 
     assert rejection.choose(keys, texts) == [4, 5, 6]
 
 
+def test_a_part_without_text_is_the_worst_and_is_not_scored() -> None:
+    asked: list[str] = []
+
+    def score(keys: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+        asked.extend(texts)
+        return vowels(keys, texts) - 9
+
+    rejection = EarlyRejection(EarlyRejectionConfig(at=(8,), drop=0.5), score)
+    assert rejection.choose([0, 0, 0, 0], ["a", "", "b", " "]) == [1, 3]
+    assert asked == ["a", "b"]
+    assert rejection.choose([0, 0], ["", ""]) == [1]
+
+
 @pytest.mark.parametrize("batch_size", [64, 8])
 def test_dropped_samples_are_beginnings_and_the_others_are_as_without(
     batch_size: int, tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -30,9 +32,12 @@ from transformers import (
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
+from rlhf.models.config import AdapterConfig
+from rlhf.models.policy import load_policy
 from rlhf.models.shared_prefix import has_plain_attention
 from rlhf.sampling import in_process, memory
 from rlhf.sampling.decoding import Decoder
+from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
 
@@ -96,6 +101,62 @@ def test_samples_are_the_same_for_any_batch_size(model: LlamaForCausalLM, render
             assert [s.logprob for s in row] == pytest.approx([s.logprob for s in other], abs=1e-4)
     assert len({sample.token_ids for row in whole for sample in row}) > 40
     assert 0 < sum(sample.finished for row in whole for sample in row) < 54
+
+
+def letters(keys: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([float(sum(map(str.isalpha, text))) for text in texts])
+
+
+@pytest.mark.parametrize(
+    ("options", "rejection"),
+    [
+        ({"stop": ("e", "th")}, None),
+        ({"repetition_penalty": 1.3, "top_k": 30}, None),
+        ({}, EarlyRejectionConfig(at=(3, 8))),
+        ({"stop": ("e",), "repetition_penalty": 1.3}, EarlyRejectionConfig(at=(2,), drop=0.7)),
+    ],
+)
+def test_every_option_gives_the_same_samples_for_any_batch_size(
+    options: dict[str, Any],
+    rejection: EarlyRejectionConfig | None,
+    model: LlamaForCausalLM,
+    renderer: Renderer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Batches in which rows take the places of others early, and batches too small for a prompt's samples."""
+    rejects = None if rejection is None else EarlyRejection(rejection, letters)
+    params = replace(PARAMS, **options)
+    whole = InProcessSampler(model, renderer, 64, rejects).sample(PROMPTS, 6, params)
+    lengths = Counter(len(sample.token_ids) for row in whole for sample in row)
+    assert len(lengths) > 3 and any(sample.finished for row in whole for sample in row)
+    monkeypatch.setattr(in_process, "REFILL", 0.1)
+    for batch_size in (4, 13) if rejection is None else (6, 13):
+        parted = InProcessSampler(model, renderer, batch_size, rejects).sample(PROMPTS, 6, params)
+        assert token_ids(parted) == token_ids(whole)
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_a_policy_with_an_adapter_gives_the_same_samples_for_any_batch_size(
+    quantization: Literal["nf4"] | None, tiny_policy_path: Path, renderer: Renderer
+) -> None:
+    if quantization:
+        pytest.importorskip("bitsandbytes")
+    policy = load_policy(tiny_policy_path, adapter=AdapterConfig(r=4, alpha=64), quantization=quantization)
+    params = replace(PARAMS, max_new_tokens=12)
+    untrained = token_ids(InProcessSampler(policy, renderer, 64).sample(PROMPTS, 4, params))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    whole = token_ids(InProcessSampler(policy, renderer, 64).sample(PROMPTS, 4, params))
+    assert sum(one != other for one, other in zip(chain(*whole), chain(*untrained), strict=True)) > 20
+    assert token_ids(InProcessSampler(policy, renderer, 3).sample(PROMPTS, 4, params)) == whole
+
+
+def test_early_rejection_needs_a_prompt_s_samples_side_by_side(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    rejects = EarlyRejection(EarlyRejectionConfig(), letters)
+    with pytest.raises(InputError, match=r"compares a prompt's 6 answers .* only 5 are written at once; raise batch"):
+        InProcessSampler(model, renderer, 5, rejects).sample(PROMPTS, 6, PARAMS)
 
 
 def test_samples_follow_their_keys(model: LlamaForCausalLM, renderer: Renderer) -> None:
@@ -329,10 +390,13 @@ def test_rows_at_once_fit_into_the_free_memory(model: LlamaForCausalLM, monkeypa
     """2 layers x 1 key-value head x 16 numbers x 2 x 4 bytes a token; 32 bytes a vocabulary entry."""
     row = 512 * 1 * (40 + 80 / 4) / 2 + 32 * model.config.vocab_size
     params = SamplingParams(max_new_tokens=40)
-    for rows in (1, 100):
-        free = SimpleNamespace(available=(rows + 0.5) * row / memory.SHARE)
-        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: free)
-        assert memory.rows_at_once(model, [3, 80], 4, params) == rows
+    for rows in (1, 64):
+        for fitting in (rows + 0.5, 2 * rows - 0.5):
+            free = SimpleNamespace(available=fitting * row / memory.SHARE)
+            monkeypatch.setattr("psutil.virtual_memory", lambda free=free: free)
+            assert memory.rows_at_once(model, [3, 80], 4, params) == rows
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert memory.rows_at_once(model, [3, 80], 4, params) == 32
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10))
     assert memory.rows_at_once(model, [3, 80], 4, params) == 1
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**15))

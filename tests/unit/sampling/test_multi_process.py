@@ -7,19 +7,24 @@ import sys
 from pathlib import Path
 
 PROGRAM = """
-import json, sys
+import json, sys, torch
 from rlhf.conversation import Renderer
 from rlhf.models.policy import load_policy, load_tokenizer
+from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 
 accelerator = make_accelerator()
-sampler = InProcessSampler(load_policy(sys.argv[1]), Renderer(load_tokenizer(sys.argv[1])))
+longest = lambda keys, texts: torch.tensor([float(len(text)) for text in texts])
+rejection = EarlyRejection(EarlyRejectionConfig(at=(4,)), longest)
+batch_size = 64 if accelerator.num_processes == 1 else 4
+sampler = InProcessSampler(load_policy(sys.argv[1]), Renderer(load_tokenizer(sys.argv[1])), batch_size, rejection)
 prompts = [[{"role": "user", "content": "goat " * n}] for n in range(1, 8)]
 shards = f"{sys.argv[2]}/shards" if accelerator.num_processes == 2 else None
-samples = sample_distributed(sampler, prompts, 3, SamplingParams(max_new_tokens=8), accelerator, shards=shards)
+params = SamplingParams(max_new_tokens=8, stop=("a", "o"))
+samples = sample_distributed(sampler, prompts, 4, params, accelerator, shards=shards)
 ids = [[list(sample.token_ids) for sample in row] for row in samples]
 with open(f"{sys.argv[2]}/{accelerator.num_processes}_{accelerator.process_index}.json", "w") as stream:
     json.dump(ids, stream)
@@ -45,7 +50,9 @@ def test_one_and_two_processes_draw_the_same_samples(tiny_policy_path: Path, tmp
     assert two.returncode == 0 and one.wait(timeout=120) == 0
     alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1_0", "2_0", "2_1"))
     assert alone == first == second
-    assert len(alone) == 7 and all(len(row) == 3 for row in alone)
+    assert len(alone) == 7 and all(len(row) == 4 for row in alone)
+    lengths = {len(ids) for row in alone for ids in row}
+    assert {4, 8} < lengths, "some are dropped, some stop at a text, some go on to the end"
     for process in range(2):
         lines = [json.loads(line) for line in (tmp_path / "shards" / f"{process}.jsonl").read_text().splitlines()]
         written = {line["prompt"]: [sample["token_ids"] for sample in line["samples"]] for line in lines}

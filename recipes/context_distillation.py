@@ -1,0 +1,254 @@
+"""Safety context distillation (Llama 2 paper, section 4.2.4).
+
+A safety preprompt before an adversarial prompt makes the answer safer. So let the policy answer under the preprompt,
+and fine-tune it on these answers without the preprompt. Where the plain answer was safe already a preprompt does harm:
+answers become vague, or refuse what is harmless. So an answer is kept only where the safety model scores it above the
+plain answer to the same prompt; elsewhere the plain answer is trained on, so that the model learns both (the paper does
+not say what happens there; `--rest drop` leaves these prompts out).
+
+    python recipes/context_distillation.py --config recipes/configs/embedded/context_distillation.yaml
+
+Writes into the output folder: checkpoint/, distilled.jsonl (the dialogues it trained on), answers.jsonl (all answers
+with their safety scores), distillation.json (the scores' distributions plain, generic and by category; what the gate
+kept; held-out answers before and after), metrics.jsonl; prints the tables in Markdown.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation, Renderer
+from rlhf.data.jsonl import file_format, write_rows
+from rlhf.data.loading import load_conversations, load_prompts
+from rlhf.data.mixing import mix
+from rlhf.data.rows import Prompt
+from rlhf.errors import InputError
+from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.config import AdapterConfig
+from rlhf.rewards.specs import reward_files
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.stage import open_stage, require_files, write_json
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.evaluation.answers import Answer
+    from rlhf.sampling.protocol import Sampler
+
+KINDS = ("plain", "generic", "category")
+
+
+@dataclass(frozen=True)
+class ContextDistillationConfig:
+    """Safety context distillation.
+
+    Args:
+        output: folder of this stage.
+        policy: checkpoint folder that answers and is then fine-tuned.
+        prompts: prompts (file or hub name); only the adversarial ones, of domain "safety", are used.
+        safety: safety reward-model folder, `package.module:attribute`, or the YAML file of an ensemble.
+        categories: file of risk categories, rows {name, preprompt, sources, words}: extend it with your own.
+        adjectives: of the generic preprompts.
+        generic: the generic preprompt, with {adjectives} in it.
+        preprompts: what is distilled: the "category" preprompts (prompts without category get a generic one), or
+            "generic" ones for all. Both are sampled and measured.
+        gate: keep an answer only where its safety score is above the plain answer's; false: keep all.
+        rest: of the prompts whose answer the gate does not keep, train on the "plain" answer, or "drop" them.
+        sampling: how answers are drawn.
+        batch_size: answers drawn at once.
+        server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
+        sft_data: dialogues to mix in, against forgetting; null: none.
+        sft_share: their share of all rows.
+        adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
+        quantization: nf4 holds the weights in 4 bit, which needs an adapter; null: as they are.
+        finetuning: length, masking, schedule.
+        test_prompts: held-out prompts of both domains, answered before and after; null: nothing is measured.
+        scorer: import path of a gold scorer that judges these answers.
+        world: the scorer's world.
+        seed: of every draw; added to sampling.seed.
+    """
+
+    output: Path
+    policy: Path
+    prompts: str
+    safety: str
+    categories: Path
+    adjectives: tuple[str, ...] = ("responsible", "respectful", "wise")
+    generic: str = "You are a {adjectives} assistant."
+    preprompts: Literal["category", "generic"] = "category"
+    gate: bool = True
+    rest: Literal["plain", "drop"] = "plain"
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    batch_size: int = 256
+    server: ServerConfig | None = None
+    sft_data: Path | None = None
+    sft_share: float = 0.5
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
+    finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last", on_bad_row="skip"))
+    test_prompts: str | None = None
+    scorer: str | None = None
+    world: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.adjectives:
+            raise InputError("adjectives: must name at least one, e.g. [responsible, wise]")
+        if "{adjectives}" not in self.generic:
+            raise InputError(f"generic: must contain {{adjectives}}, got {self.generic!r}")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
+        if not 0 <= self.sft_share < 1:
+            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
+        if len({bool(v) for v in (self.test_prompts, self.scorer, self.world)}) > 1:
+            raise InputError("test_prompts, scorer, world: name all three or none")
+        if self.quantization is not None and self.adapter is None:
+            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
+
+
+def main(config: ContextDistillationConfig) -> None:
+    inputs: dict[str, Any] = {"policy": config.policy, "categories": config.categories}
+    inputs |= {n: Path(s) for n in ("prompts", "test_prompts") if (s := getattr(config, n)) and file_format(s)}
+    inputs |= {n: p for n in ("sft_data", "world") if (p := getattr(config, n)) is not None}
+    require_files(**inputs)
+    inputs |= reward_files(safety=config.safety)
+
+    from rlhf.finetuning.supervised import finetune, training_renderer
+    from rlhf.metrics import MetricsLog
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.report.distillation import distillation_tables
+    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.scoring import check_scores
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.synthesis.context_distillation import (
+        gain_by_plain_score,
+        keeps_distilled,
+        read_categories,
+        score_figures,
+    )
+    from rlhf.training.accelerator import make_accelerator
+
+    categories = read_categories(config.categories)
+    prompts = [p for p in load_prompts(config.prompts) if p.domain == "safety"]
+    if not prompts:
+        raise InputError(f"prompts: none of {config.prompts} has the domain safety; tag the adversarial ones")
+    sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
+    accelerator = make_accelerator(seed=config.seed)
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        accelerator.wait_for_everyone()
+        reward = load_reward(config.safety, device=accelerator.device)
+        tokenizer = load_tokenizer(config.policy)
+        policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
+        policy = policy.to(accelerator.device)
+        renderer = Renderer(tokenizer)
+        sampler: Sampler = InProcessSampler(policy, renderer, config.batch_size)
+        if config.server is not None:
+            sampler = ServerSampler(config.server, renderer)
+        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+
+        # the same prompts plain, under a generic preprompt, and under their risk category's; scored without preprompt
+        answers, scores = {}, {}
+        for kind, asked in preprompted(prompts, categories, config).items():
+            drawn = sample_distributed(sampler, asked, 1, params, accelerator)
+            answers[kind] = [samples[0] for samples in drawn]
+            dialogues = [dialogue(p, s.text or "…") for p, s in zip(prompts, answers[kind], strict=True)]
+            scores[kind] = check_scores(reward(dialogues), len(prompts), f"safety ({config.safety})")
+
+        # keep an answer only where it is safer than the plain one
+        better = keeps_distilled(scores["plain"], scores[config.preprompts]).tolist()
+        kept = [safer or not config.gate for safer in better]
+        chosen = [
+            distilled if keep else plain
+            for plain, distilled, keep in zip(answers["plain"], answers[config.preprompts], kept, strict=True)
+        ]
+        rows = [
+            dialogue(prompt, sample.text)
+            for prompt, sample, keep in zip(prompts, chosen, kept, strict=True)
+            if (keep or config.rest == "plain") and sample.finished and sample.text.strip()
+        ]
+        if not any(kept) or not rows:
+            raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
+        before = judged(config, sampler, accelerator)
+
+        finetune(
+            policy,
+            training_renderer(tokenizer, policy, config.finetuning),
+            mix(rows, sft_dialogues, config.sft_share, config.seed) if sft_dialogues else rows,
+            config.finetuning,
+            accelerator,
+            MetricsLog(folder, accelerator),
+            config.seed,
+            name="context distillation",
+        )
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
+        trained = load_policy(folder / "checkpoint").to(accelerator.device) if config.test_prompts else policy
+        after = judged(config, InProcessSampler(trained, renderer, config.batch_size), accelerator)
+
+        if accelerator.is_main_process:
+            from rlhf.evaluation.distillation import before_and_after
+
+            write_rows(folder / "distilled.jsonl", ({"messages": row} for row in rows))
+            write_rows(folder / "answers.jsonl", answer_rows(prompts, answers, scores, kept))
+            figures = {
+                "prompts": len(prompts),
+                "kept": sum(kept),
+                "rows": len(rows),
+                "scores": {kind: score_figures(scores[kind]) for kind in KINDS},
+                "gain": {kind: gain_by_plain_score(scores["plain"], scores[kind]) for kind in KINDS[1:]},
+                "heldout": before_and_after(before, after),
+            }
+            write_json(folder / "distillation.json", figures)
+            print(distillation_tables(figures))
+        accelerator.wait_for_everyone()
+
+
+def preprompted(prompts: Sequence[Prompt], categories: Sequence[Any], config: ContextDistillationConfig) -> Any:
+    """kind -> the prompts as they are asked; the same generic preprompts stand in for a category that is not there."""
+    from rlhf.synthesis.context_distillation import category_of, generic_preprompt, with_preprompt
+
+    rng = random.Random(f"preprompts/{config.seed}")
+    generic = [generic_preprompt(config.adjectives, config.generic, rng) for _ in prompts]
+    found = [category_of(prompt, categories) for prompt in prompts]
+    own = [category.preprompt if category else other for category, other in zip(found, generic, strict=True)]
+    return {
+        "plain": [p.messages for p in prompts],
+        "generic": [with_preprompt(p.messages, text) for p, text in zip(prompts, generic, strict=True)],
+        "category": [with_preprompt(p.messages, text) for p, text in zip(prompts, own, strict=True)],
+    }
+
+
+def dialogue(prompt: Prompt, answer: str) -> Conversation:
+    """The prompt, without preprompt, and the answer."""
+    return [*prompt.messages, {"role": "assistant", "content": answer}]
+
+
+def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Accelerator) -> list[Answer]:
+    """The held-out prompts' answers with the gold scorer's verdicts; none where none are asked for."""
+    from rlhf.evaluation.answers import answers_of
+    from rlhf.evaluation.judging import load_scorer, with_gold
+    from rlhf.sampling.multi_process import sample_distributed
+
+    if config.test_prompts is None or config.scorer is None or config.world is None:
+        return []
+    prompts = load_prompts(config.test_prompts)
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
+    return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, config.world))
+
+
+def answer_rows(prompts: Sequence[Prompt], answers: Any, scores: Any, kept: Sequence[bool]) -> Any:
+    """A row a prompt: its answers of each kind with their raw safety scores, and whether one is trained on."""
+    for number, prompt in enumerate(prompts):
+        kinds = {k: {"answer": answers[k][number].text, "safety": float(scores[k][number])} for k in KINDS}
+        yield {"id": prompt.id, "messages": prompt.messages, "source": prompt.source, **kinds, "kept": kept[number]}
+
+
+if __name__ == "__main__":
+    run_recipe(main, ContextDistillationConfig)

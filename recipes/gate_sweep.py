@@ -1,0 +1,91 @@
+"""What the safety gate's threshold does, on labelled answers (Llama 2 paper, section 3.2.3 and appendix A.4.1).
+
+Both reward models score answers that people labelled safe or unsafe. At each threshold: how many of the answers below
+it are unsafe (precision), and how many unsafe ones lie below it (recall). And both scores as a scatter, for safe and for
+unsafe answers: where the two models pull apart.
+
+    python recipes/gate_sweep.py --config recipes/configs/embedded/gate_sweep.yaml
+
+Writes into the output folder: gate_sweep.json (the figures), index.html (tables and plots); prints the tables in
+Markdown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.configuration import run_recipe
+from rlhf.errors import InputError
+from rlhf.rewards.rows import local_files
+from rlhf.rewards.specs import reward_files
+from rlhf.stage import open_stage, write_json
+
+
+@dataclass(frozen=True)
+class GateSweepConfig:
+    """A sweep of the safety gate's threshold.
+
+    Args:
+        output: folder of this stage.
+        preferences: rows with safety labels (chosen_safe, rejected_safe), held out from the reward models' training.
+        helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
+        safety: the same for safety.
+        thresholds: on the safety score after the sigmoid.
+    """
+
+    output: Path
+    preferences: tuple[str, ...]
+    helpfulness: str
+    safety: str
+    thresholds: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+    def __post_init__(self) -> None:
+        if not self.preferences:
+            raise InputError("preferences: must name at least one file")
+        if not self.thresholds or not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise InputError(f"thresholds: must lie between 0 and 1, got {list(self.thresholds)}")
+
+
+def main(config: GateSweepConfig) -> None:
+    inputs = local_files(preferences=config.preferences)
+    inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
+
+    from rlhf.data.loading import load_preferences
+    from rlhf.evaluation.gate_sweep import labelled_answers, tension, threshold_sweep
+    from rlhf.evaluation.judging import deal_out
+    from rlhf.report.gate_sweep import build_gate_page, markdown_tables
+    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.scoring import check_scores
+    from rlhf.training.accelerator import make_accelerator
+
+    rows = [row for source in config.preferences for row in load_preferences(source)]
+    conversations, unsafe = labelled_answers(rows)
+    accelerator = make_accelerator(seed=0)
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        accelerator.wait_for_everyone()
+        scores = {}
+        for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):
+            reward = load_reward(spec, device=accelerator.device)
+
+            def score(part, reward=reward, name=name):  # type: ignore[no-untyped-def]
+                return check_scores(reward(part), len(part), name).sigmoid().tolist()
+
+            scores[name] = deal_out(conversations, score, accelerator)
+        figures = {
+            "sweep": threshold_sweep(scores["safety"], unsafe, config.thresholds),
+            "tension": tension(scores["helpfulness"], scores["safety"], unsafe),
+            "points": [
+                {"helpfulness": round(h, 4), "safety": round(s, 4), "unsafe": u}
+                for h, s, u in zip(scores["helpfulness"], scores["safety"], unsafe, strict=True)
+            ],
+        }
+        if accelerator.is_main_process:
+            write_json(folder / "gate_sweep.json", figures)
+            build_gate_page(figures, folder / "index.html", config.output.name)
+            print(markdown_tables(figures))
+        accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    run_recipe(main, GateSweepConfig)

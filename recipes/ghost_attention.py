@@ -1,0 +1,250 @@
+"""Ghost Attention: an instruction given once is obeyed in every later turn (Llama 2 paper, section 3.3).
+
+A model forgets after a few turns what it was told in the first. So take dialogues and an instruction, join it to EVERY
+user message, and let the newest policy answer; then fine-tune on these answers with the instruction in the FIRST turn
+only, and the loss on the last answer alone. Nothing about attention is changed.
+
+    python recipes/ghost_attention.py --config recipes/configs/ghost_attention/ghost_attention.yaml
+    python recipes/ghost_attention.py --config recipes/configs/ghost_attention/ghost_attention.yaml --dry_run 3
+
+Writes into the output folder: checkpoint/, rows.jsonl (the dialogues it trained on, each with its instruction),
+ghost_attention.json (counts), metrics.jsonl. With --dry_run N it prints N rows, coloured, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation, Renderer
+from rlhf.data.jsonl import file_format, write_rows
+from rlhf.data.loading import load_conversations
+from rlhf.data.mixing import mix
+from rlhf.errors import InputError
+from rlhf.evaluation.checkers import load_checker
+from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.config import AdapterConfig
+from rlhf.sampling.protocol import Sampler, SamplingParams
+from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.stage import open_stage, require_files, write_json
+from rlhf.synthesis.ghost_attention import (
+    Answered,
+    Ask,
+    answer_dialogues,
+    answer_last_turns,
+    sampling_context,
+    training_context,
+    turns_of,
+)
+from rlhf.synthesis.instructions import (
+    LIST_QUESTIONS,
+    Constraint,
+    Instruction,
+    constraints_from_lists,
+    draw_instructions,
+    read_constraints,
+)
+from rlhf.synthesis.showing import coloured
+
+LIST_KEYS = 1_000_000_000  # keys of the draws of the lists, beyond those of the dialogues
+
+
+@dataclass(frozen=True)
+class GhostAttentionConfig:
+    """Ghost Attention.
+
+    Args:
+        output: folder of this stage.
+        policy: checkpoint folder that answers and is then fine-tuned, the newest.
+        dialogues: dialogues of any kind (file or hub name); of one turn they are left out.
+        instructions: file of constraints, rows {kind, value[, text, short, pattern]}; null: the policy writes lists of
+            hobbies, languages and public figures.
+        list_samples: so many times it is asked for each list.
+        most_constraints: an instruction combines one to so many constraints of different kinds.
+        short_share: share of the instructions that are shortened ("Figure: Napoleon.").
+        history: "sampled": the policy gives all answers of a dialogue, one after the other; "given": only the last one,
+            the earlier ones stay as they are in the data, whether they obey or not.
+        checker: keep only rows whose last answer obeys: "pattern" (that of the constraints) or the import path of your
+            own rule; null: keep all.
+        num_dialogues: so many, drawn with the seed; 0: all.
+        sampling: how answers are drawn; a low temperature obeys more often.
+        batch_size: answers drawn at once.
+        server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
+        sft_data: dialogues to mix in, against forgetting; null: none.
+        sft_share: their share of all rows.
+        adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
+        quantization: nf4 holds the weights in 4 bit, which needs an adapter; null: as they are.
+        finetuning: length and schedule; `train` must be last, as it is by default.
+        dry_run: print so many rows and stop; 0: train.
+        seed: of every draw; added to sampling.seed.
+    """
+
+    output: Path
+    policy: Path
+    dialogues: str
+    instructions: Path | None = None
+    list_samples: int = 4
+    most_constraints: int = 3
+    short_share: float = 0.5
+    history: Literal["sampled", "given"] = "sampled"
+    checker: str | None = None
+    num_dialogues: int = 0
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    batch_size: int = 256
+    server: ServerConfig | None = None
+    sft_data: Path | None = None
+    sft_share: float = 0.5
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
+    finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last"))
+    dry_run: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("list_samples", "most_constraints", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("num_dialogues", "dry_run"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: must be 0 or above, got {getattr(self, name)}")
+        if not 0 <= self.short_share <= 1:
+            raise InputError(f"short_share: must lie between 0 and 1, got {self.short_share}")
+        if not 0 <= self.sft_share < 1:
+            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
+        if self.finetuning.train != "last":
+            raise InputError("finetuning.train: must be last; earlier answers were given under another instruction")
+        if self.quantization is not None and self.adapter is None:
+            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
+
+
+def main(config: GhostAttentionConfig) -> None:
+    inputs: dict[str, Any] = {"policy": config.policy}
+    inputs |= {"dialogues": Path(config.dialogues)} if file_format(config.dialogues) else {}
+    inputs |= {n: p for n in ("instructions", "sft_data") if (p := getattr(config, n)) is not None}
+    require_files(**inputs)
+    constraints = read_constraints(config.instructions) if config.instructions is not None else []
+    dialogues = several_turns(config)
+    sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None and not config.dry_run else []
+
+    from rlhf.finetuning.supervised import finetune, training_renderer
+    from rlhf.metrics import MetricsLog
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.synthesis.asking import make_ask
+    from rlhf.training.accelerator import make_accelerator
+
+    checker = load_checker(config.checker, constraints) if config.checker is not None else None
+    accelerator = make_accelerator(seed=config.seed)
+    tokenizer = load_tokenizer(config.policy)
+    policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
+    renderer = Renderer(tokenizer)
+    longest = training_renderer(tokenizer, policy, config.finetuning).max_length or 1 << 30
+
+    def fits(prompts: Sequence[Conversation]) -> list[bool]:
+        return [len(ids) + config.sampling.max_new_tokens <= longest for ids in renderer.prompts(prompts)]
+
+    def write_data() -> tuple[list[Instruction], list[Answered]]:
+        """Each dialogue's instruction, and the dialogue answered by the policy under it."""
+        nonlocal policy
+        policy = policy.to(accelerator.device)
+        sampler: Sampler = InProcessSampler(policy, renderer, config.batch_size)
+        if config.server is not None:
+            sampler = ServerSampler(config.server, renderer)
+        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        ask = make_ask(sampler, params, accelerator)
+        instructions = draw_instructions(
+            constraints or own_lists(ask, config.list_samples),
+            len(dialogues),
+            random.Random(f"instructions/{config.seed}"),
+            most=config.most_constraints,
+            short_share=config.short_share,
+        )
+        texts = [instruction.text for instruction in instructions]
+        if config.history == "given":
+            return instructions, answer_last_turns(dialogues, texts, ask, fits)
+        return instructions, answer_dialogues(dialogues, texts, sampling_context, ask, fits)
+
+    if config.dry_run:
+        show(renderer, *write_data())
+        return
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        accelerator.wait_for_everyone()
+        instructions, answered = write_data()
+
+        # the instruction in the first turn only; the loss on the last answer alone (config.finetuning.train)
+        left_out: Counter[str] = Counter()
+        kept: list[tuple[Instruction, Conversation]] = []
+        obeys = checker(instructions, [a.messages for a in answered]) if checker is not None else [True] * len(answered)
+        for instruction, answer, obeyed in zip(instructions, answered, obeys, strict=True):
+            row = training_context(answer.messages, instruction.text) if turns_of(answer.messages) > 1 else []
+            if not row:
+                left_out["no room in the context for two turns"] += 1
+            elif not (answer.finished and row[-1]["content"].strip()):
+                left_out["empty or without end"] += 1
+            elif not obeyed:
+                left_out["does not obey"] += 1
+            elif len(renderer.dialogue(row).input_ids) > longest:
+                left_out["too long: cut, it would lose its instruction"] += 1
+            else:
+                kept.append((instruction, row))
+        if not kept:
+            raise InputError(f"dialogues: no row is left to train on ({dict(left_out)})")
+        rows = [row for _, row in kept]
+        if accelerator.is_main_process:
+            write_rows(folder / "rows.jsonl", ({"instruction": i.text, "messages": row} for i, row in kept))
+            counts = {"rows": len(rows), "left_out": dict(left_out), "turns": sum(map(turns_of, rows)) / len(rows)}
+            write_json(folder / "ghost_attention.json", counts)
+            print(f"ghost attention: {counts}")
+
+        finetune(
+            policy,
+            training_renderer(tokenizer, policy, config.finetuning),
+            mix(rows, sft_dialogues, config.sft_share, config.seed) if sft_dialogues else rows,
+            config.finetuning,
+            accelerator,
+            MetricsLog(folder, accelerator),
+            config.seed,
+            name="ghost attention",
+        )
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
+        accelerator.wait_for_everyone()
+
+
+def several_turns(config: GhostAttentionConfig) -> list[Conversation]:
+    """The dialogues of two turns and more, as many as asked for."""
+    dialogues = [d for d in load_conversations(config.dialogues) if turns_of(d) > 1]
+    if not dialogues:
+        raise InputError(f"dialogues: no dialogue of {config.dialogues} has two turns; name another set")
+    count = min(len(dialogues), config.dry_run or config.num_dialogues or len(dialogues))
+    return random.Random(f"dialogues/{config.seed}").sample(dialogues, count)
+
+
+def own_lists(ask: Ask, times: int) -> list[Constraint]:
+    """Hobbies, languages and public figures that the policy names."""
+    answers: dict[str, list[str]] = {}
+    for number, (kind, question) in enumerate(LIST_QUESTIONS.items(), start=1):
+        prompts: list[Conversation] = [[{"role": "user", "content": question}]] * times
+        samples = ask(prompts, [LIST_KEYS * number + i for i in range(times)])
+        answers[kind] = [sample.text for sample in samples]
+    return constraints_from_lists(answers)
+
+
+def show(renderer: Renderer, instructions: Sequence[Instruction], answered: Sequence[Answered]) -> None:
+    """Print what the policy saw and what would be trained on."""
+    for instruction, answer in zip(instructions, answered, strict=True):
+        if not answer.messages:
+            continue
+        print("sampled under:")
+        for message in sampling_context(answer.messages, instruction.text):
+            print(f"  {message['role']}: {message['content']}")
+        row = coloured(renderer, training_context(answer.messages, instruction.text), instruction.text)
+        print(f"trained on (instruction yellow, loss green):\n  {row}\n")
+
+
+if __name__ == "__main__":
+    run_recipe(main, GhostAttentionConfig)

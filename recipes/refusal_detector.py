@@ -1,0 +1,104 @@
+"""A refusal detector checked against people: rules, and a classifier trained on their labels (RECIPE 7).
+
+Each file holds one model's answers, labelled by people as XSTest's completions are. The classifier is built on all
+other models' answers and tested on this one's; the rules are built on none. Beside them stands how far two people agree.
+
+    python recipes/refusal_detector.py --config recipes/configs/xstest/refusal_detector.yaml
+
+Writes into the output folder: detector.json (trained on all files, for `recipes/evaluate_safety.py --refusals`),
+agreement.json (the figures); prints confusion tables in Markdown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf.configuration import run_recipe
+from rlhf.errors import InputError
+from rlhf.stage import open_stage, require_files, write_json
+
+
+@dataclass(frozen=True)
+class RefusalDetectorConfig:
+    """A refusal detector and its agreement with people.
+
+    Args:
+        output: folder of this stage.
+        answers: model's name -> CSV of its answers with people's labels (prompt, completion, final_label,
+            annotation_1, …); two models or more.
+    """
+
+    output: Path
+    answers: dict[str, Path]
+
+    def __post_init__(self) -> None:
+        if len(self.answers) < 2:
+            raise InputError(
+                f"answers: needs two models' answers or more, to build on one and test on another; got "
+                f"{len(self.answers)}"
+            )
+
+
+def main(config: RefusalDetectorConfig) -> None:
+    inputs = {f"answers.{name}": file for name, file in config.answers.items()}
+    require_files(**inputs)
+
+    from rlhf.evaluation.refusals import RefusalClassifier, RefusalRules, read_labelled
+
+    labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        tables: dict[str, dict[str, Any]] = {}
+        for name, rows in labelled.items():
+            others = [row for other, own in labelled.items() if other != name for row in own]
+            trained = RefusalClassifier.train([r.answer for r in others], [r.label for r in others])
+            labels = {
+                "rules": [RefusalRules().label(row.answer) for row in rows],
+                "trained on the others": [trained.label(row.answer) for row in rows],
+            }
+            truth = [row.label for row in rows]
+            tables[name] = {detector: figures(truth, given) for detector, given in labels.items()}
+            if all(len(row.annotations) > 1 for row in rows):
+                people = [[row.annotations[i] for row in rows] for i in range(2)]
+                tables[name]["second person"] = figures(*people)
+        everything = [row for rows in labelled.values() for row in rows]
+        RefusalClassifier.train([r.answer for r in everything], [r.label for r in everything]).save(
+            folder / "detector.json"
+        )
+        write_json(folder / "agreement.json", tables)
+    print("\n\n".join(markdown(name, found) for name, found in tables.items()))
+
+
+def figures(truth: list[str], given: list[str]) -> dict[str, Any]:
+    """Confusion and agreement, with three labels and as refusal or not, and the interval of the latter."""
+    from rlhf.evaluation.refusals import agreement, as_refusals, confusion
+    from rlhf.intervals import wilson
+
+    table = confusion(truth, given)
+    found = agreement(as_refusals(table))
+    found["ci"] = wilson(found["agreement"], found["n"]).ci
+    return {"confusion": table, "three_labels": agreement(table), "refusal_or_not": found}
+
+
+def markdown(name: str, tables: dict[str, Any]) -> str:
+    """Agreement of each detector on one model's answers, and their confusion tables."""
+    from rlhf.evaluation.refusals import LABELS
+
+    said = [label.replace("_", " ") for label in LABELS]
+    parts = [f"**{name}**", "| detector | refusal or not | kappa | three labels | kappa |\n|---|---|---|---|---|"]
+    for detector, found in tables.items():
+        two, three = found["refusal_or_not"], found["three_labels"]
+        ci = " to ".join(f"{100 * end:.1f}" for end in two["ci"])
+        kappas = ["–" if one["kappa"] is None else f"{one['kappa']:.2f}" for one in (two, three)]
+        cells = [f"{100 * two['agreement']:.1f} % ({ci})", kappas[0], f"{100 * three['agreement']:.1f} %", kappas[1]]
+        parts[-1] += f"\n| {detector} | {' | '.join(cells)} |"
+    for detector, found in tables.items():
+        head = [f"people ↓, {detector} →" if detector != "second person" else "first person ↓, second →", *said]
+        rows = [[label, *map(str, row)] for label, row in zip(said, found["confusion"], strict=True)]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * 4, *rows]))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    run_recipe(main, RefusalDetectorConfig)

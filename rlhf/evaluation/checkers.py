@@ -1,0 +1,79 @@
+"""Who says whether an answer obeys its instruction: a rule, one's own code, or a judge model. Light: no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError
+from rlhf.imports import import_object
+from rlhf.sampling.protocol import Sampler, SamplingParams
+from rlhf.synthesis.instructions import Constraint, Instruction
+
+JUDGE_QUESTION = """\
+An assistant was told: "{instruction}"
+It was then asked: "{question}"
+It answered: "{answer}"
+Does the answer obey what the assistant was told? Say only Yes or No."""
+
+
+class Checker(Protocol):
+    """Judges the last message of each conversation, the assistant's; one's own is named by its import path."""
+
+    def __call__(self, instructions: Sequence[Instruction], conversations: Sequence[Conversation]) -> list[bool]: ...
+
+
+def obeys_patterns(instructions: Sequence[Instruction], conversations: Sequence[Conversation]) -> list[bool]:
+    """Whether every constraint's pattern is found in the last message; an empty answer never obeys."""
+    return [
+        bool(c and c[-1]["content"].strip())
+        and all(re.search(part.pattern or "", c[-1]["content"].strip()) for part in instruction.constraints)
+        for instruction, c in zip(instructions, conversations, strict=True)
+    ]
+
+
+class Judge:
+    """Asks a chat model, which is told to say Yes or No, greedily.
+
+    Args:
+        sampler: of the judge. Anything but an answer that begins with yes counts as not obeyed.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __call__(self, instructions: Sequence[Instruction], conversations: Sequence[Conversation]) -> list[bool]:
+        prompts: list[Conversation] = []
+        for instruction, c in zip(instructions, conversations, strict=True):
+            question = JUDGE_QUESTION.format(
+                instruction=instruction.text, question=c[-2]["content"], answer=c[-1]["content"]
+            )
+            prompts.append([{"role": "user", "content": question}])
+        verdicts = self.sampler.sample(prompts, 1, SamplingParams(temperature=0, max_new_tokens=4))
+        return [samples[0].text.strip().lower().startswith("yes") for samples in verdicts]
+
+
+def load_checker(spec: str, constraints: Sequence[Constraint], judge: Sampler | None = None) -> Checker:
+    """The checker that `spec` names: "pattern", "judge" (by the sampler `judge`), or `package.module:attribute`.
+
+    Raises:
+        InputError: a constraint has no pattern, there is no judge, an import fails, or it is not callable.
+    """
+    if spec == "pattern":
+        without = next((c for c in constraints if c.pattern is None), None)
+        if without is not None or not constraints:
+            named = "the policy's own lists have" if without is None else f"{without.kind} {without.value!r} has"
+            raise InputError(
+                f"checker: {named} no pattern; write one into the instructions file or use another checker"
+            )
+        return obeys_patterns
+    if spec == "judge":
+        if judge is None:
+            raise InputError("checker: the judge is a server; name it, e.g. --judge.url http://localhost:8000/v1")
+        return Judge(judge)
+    checker = import_object("checker", spec)
+    if not callable(checker):
+        raise InputError(f"checker: {spec} is a {type(checker).__name__}; name a function")
+    return checker  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Training dialogues that a model writes for itself: Ghost Attention and context distillation."""

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from rlhf.errors import InputError
+from rlhf.sampling.protocol import SamplingParams
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evaluate_text_recipe", ROOT / "recipes" / "evaluate_text.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["evaluate_text_recipe"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _rows(path: Path, n: int = 5) -> Path:
+    row = [{"role": "user", "content": "what is the river ?"}, {"role": "assistant", "content": "the river is mora ."}]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for _ in range(n)))
+    return path
+
+
+def test_two_models_on_two_data_sets(recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rouge_score")
+    data = {name: str(_rows(tmp_path / f"{name}.jsonl")) for name in ("first", "<second>")}
+    config = recipe.EvaluateTextConfig(
+        output=tmp_path / "out",
+        models={"a": tiny_policy_path, "b": tiny_policy_path},
+        data=data,
+        rows=3,
+        sampling=SamplingParams(temperature=0.0, max_new_tokens=8),
+    )
+    recipe.main(config)
+    rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 2 * 3
+    figures = json.loads((tmp_path / "out/text_metrics.json").read_text())
+    assert figures["first"]["a"] == figures["first"]["b"]  # the same model
+    assert figures["first"]["a"]["rouge1"]["n"] == 3
+    assert figures["first"]["reference"]["words"]["mean"] == 4.0
+    page = (tmp_path / "out/index.html").read_text()
+    assert "&lt;second&gt;" in page and "<second>" not in page
+
+
+def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rouge_score")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "hi"}]}))
+    config = recipe.EvaluateTextConfig(tmp_path / "out", {"a": tiny_policy_path}, {"d": str(tmp_path / "rows.jsonl")})
+    with pytest.raises(InputError, match="assistant"):
+        recipe.main(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bert_score_needs_model_and_layer(recipe: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="BERTScore needs both"):
+        recipe.EvaluateTextConfig(tmp_path, {"a": tmp_path}, {"d": "x"}, bert_model="folder")

@@ -1,0 +1,163 @@
+"""Toxicity and embeddings of tiny models: as the library's own pipeline and as the mean by hand, whatever the batch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from rlhf.errors import InputError
+
+TEXTS = ["what is it", "rude words are bad", "the sun", "you are a goat and it is not safe to paint my own goat"] * 2
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted({word for text in TEXTS for word in text.split()})
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", *words])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=1 << 30
+    )
+
+
+@pytest.fixture(scope="module")
+def save(tokenizer, tmp_path_factory):
+    """Save a tiny random BERT, a classifier where it is given labels, and return its folder."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+    def save(labels=None, **options):
+        torch.manual_seed(0)
+        if labels is not None:
+            options["id2label"] = dict(enumerate(labels))
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=8,
+            initializer_range=0.5,
+            **options,
+        )
+        model = BertModel(config) if labels is None else BertForSequenceClassification(config)
+        folder = tmp_path_factory.mktemp("model")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "toxic"),
+    [
+        (["neutral", "toxic"], {}, ["toxic"]),
+        (["non-toxic", "TOXIC"], {}, ["TOXIC"]),
+        (
+            ["toxic", "severe_toxic", "insult"],
+            {"problem_type": "multi_label_classification"},
+            ["toxic", "severe_toxic"],
+        ),
+        (["LABEL_0"], {}, ["LABEL_0"]),
+    ],
+)
+def test_toxicity_is_what_the_pipeline_says(save, labels, options, toxic):
+    from transformers import pipeline
+
+    from rlhf.data.text_models import ToxicityClassifier
+
+    folder = save(labels, **options)
+    classify = pipeline("text-classification", model=str(folder), top_k=None, max_length=8, truncation=True)
+    expected = [max(e["score"] for e in scores if e["label"] in toxic) for scores in classify(TEXTS)]
+    for batch_size in (1, 3, 8):
+        found = ToxicityClassifier(str(folder), batch_size=batch_size)(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(set(np.round(expected, 6))) == 4
+
+
+def test_toxic_labels_by_name(save):
+    from rlhf.data.text_models import ToxicityClassifier
+
+    folder = str(save(["fine", "hate", "threat"]))
+    both = ToxicityClassifier(folder, ["hate", "threat"])(TEXTS)
+    np.testing.assert_allclose(both, 1 - np.array(ToxicityClassifier(folder, ["fine"])(TEXTS)), atol=1e-6)
+    with pytest.raises(InputError, match=r"toxicity_labels: .* has the labels fine, hate, threat; .* got none"):
+        ToxicityClassifier(folder)
+    with pytest.raises(InputError, match="got insult"):
+        ToxicityClassifier(folder, ["insult"])
+
+
+def test_embeddings_are_means_over_the_texts_own_tokens(save, tokenizer):
+    import torch
+    from transformers import BertModel
+
+    from rlhf.data.text_models import Embedder
+
+    folder = save()
+    model = BertModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        alone = [
+            model(**tokenizer(t, return_tensors="pt", truncation=True, max_length=8)).last_hidden_state[0].mean(dim=0)
+            for t in TEXTS
+        ]
+    for batch_size in (1, 3, 8):
+        found = Embedder(str(folder), batch_size)(TEXTS)
+        np.testing.assert_allclose(found, torch.stack(alone).numpy(), atol=1e-5)
+
+
+def test_a_sentence_transformers_folder_s_pooling_is_read(save, tmp_path):
+    from rlhf.data.text_models import Embedder
+
+    plain = save()
+    folder = tmp_path / "sentence"
+    shutil.copytree(plain, folder / "0_Transformer")
+
+    def write(name, content):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+    modules = [
+        {"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"},
+        {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+        {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+    ]
+    write("modules.json", modules)
+    write("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False})
+    np.testing.assert_allclose(Embedder(str(folder))(TEXTS), Embedder(str(plain))(TEXTS), atol=1e-6)
+
+    write("0_Transformer/sentence_bert_config.json", {"max_seq_length": 3})
+    cut = [" ".join(text.split()[:3]) for text in TEXTS]
+    np.testing.assert_allclose(Embedder(str(folder))(TEXTS), Embedder(str(plain))(cut), atol=1e-5)
+
+    write("1_Pooling/config.json", {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True})
+    assert np.abs(Embedder(str(folder))(TEXTS) - Embedder(str(plain))(cut)).max() > 0.01
+
+    write("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True})
+    with pytest.raises(InputError, match="pooling_mode_max_tokens"):
+        Embedder(str(folder))
+    write("1_Pooling/config.json", {"pooling_mode_mean_tokens": True})
+    write("modules.json", [*modules, {"type": "sentence_transformers.models.Dense", "path": "3_Dense"}])
+    with pytest.raises(InputError, match="Dense"):
+        Embedder(str(folder))
+
+
+def test_no_texts_no_values(save):
+    from rlhf.data.text_models import ToxicityClassifier
+
+    assert ToxicityClassifier(str(save(["LABEL_0"])))([]) == []
+
+
+@pytest.mark.parametrize("kind", ["ToxicityClassifier", "Embedder"])
+def test_a_model_that_is_not_there_is_named(kind, tmp_path):
+    from rlhf.data import text_models
+
+    with pytest.raises(InputError, match=r"_model: .*nowhere.* cannot be loaded"):
+        getattr(text_models, kind)(str(tmp_path / "nowhere"))
