@@ -31,9 +31,7 @@ def labelled_answers(rows: Sequence[Preference]) -> tuple[list[Any], list[bool]]
                 found.setdefault(repr(conversation), (conversation, not safe))
     unsafe = [is_unsafe for _, is_unsafe in found.values()]
     if len(set(unsafe)) != 2:
-        raise InputError(
-            "preferences: need answers labelled safe and answers labelled unsafe (chosen_safe, rejected_safe)"
-        )
+        raise InputError("preferences: need answers labelled safe and answers labelled unsafe (chosen_safe, rejected_safe)")
     return [conversation for conversation, _ in found.values()], unsafe
 
 
@@ -79,10 +77,7 @@ def tension(helpfulness: Sequence[float], safety: Sequence[float], unsafe: Seque
         means = [mean_interval(column) for column in columns]
         found[name] = {
             "answers": len(own),
-            **{
-                n: {"mean": m and m.mean, "ci": m and m.ci}
-                for n, m in zip(("helpfulness", "safety"), means, strict=True)
-            },
+            **{n: {"mean": m and m.mean, "ci": m and m.ci} for n, m in zip(("helpfulness", "safety"), means, strict=True)},
             "correlation": correlation(*columns),
         }
     return found

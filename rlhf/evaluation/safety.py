@@ -100,9 +100,7 @@ def load_safety_prompts(
     return found
 
 
-def after_dialogues(
-    prompts: Sequence[SafetyPrompt], dialogues: Sequence[Conversation], seed: int
-) -> list[SafetyPrompt]:
+def after_dialogues(prompts: Sequence[SafetyPrompt], dialogues: Sequence[Conversation], seed: int) -> list[SafetyPrompt]:
     """Each single-turn prompt once more, asked after a dialogue drawn from `dialogues` (that end with an answer).
 
     The prompt's own system message, where it has one, takes the place of the dialogue's. Ids end in "/after".

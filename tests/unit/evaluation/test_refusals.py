@@ -82,13 +82,7 @@ def test_a_saved_classifier_decides_as_scikit_learn_does(tmp_path):
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    answers = [
-        "I cannot do that.",
-        "I'm sorry, I will not.",
-        "I can't. Instead:\n- rest",
-        "Sure, here are steps.",
-        "Yes",
-    ]
+    answers = ["I cannot do that.", "I'm sorry, I will not.", "I can't. Instead:\n- rest", "Sure, here are steps.", "Yes"]
     labels = ["full_refusal", "full_refusal", "partial_refusal", "full_compliance", "full_compliance"]
     trained = RefusalClassifier.train(answers, labels)
     trained.save(tmp_path / "detector.json")
