@@ -20,6 +20,7 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.models.policy import save_policy
 from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
+from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import RewardModelFunction
 from rlhf.sampling.in_process import InProcessSampler
@@ -91,10 +92,8 @@ class SeparateRoles:
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         self._reference = prepare_frozen(self._reference, self._accelerator)
         if is_partitioned(self._accelerator):
-            self.helpfulness, self.safety = (
-                PartitionedReward(judge, self._accelerator) if isinstance(judge, RewardModelFunction) else judge
-                for judge in (self.helpfulness, self.safety)
-            )
+            judges = (self.helpfulness, self.safety)
+            self.helpfulness, self.safety = (partitioned(judge, self._accelerator) for judge in judges)
         return stepper
 
     @torch.no_grad()
@@ -129,6 +128,13 @@ class WholeSampler:
         """See `rlhf.sampling.protocol.Sampler`."""
         with self._roles.gathered() as model:
             return InProcessSampler(model, self._renderer, self._batch_size).sample(prompts, num_samples, params, keys)
+
+
+def partitioned(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
+    """The same scores; a reward model, alone or in an ensemble, becomes a `PartitionedReward`."""
+    if isinstance(judge, RewardEnsemble):
+        judge.members = [partitioned(member, accelerator) for member in judge.members]
+    return PartitionedReward(judge, accelerator) if isinstance(judge, RewardModelFunction) else judge
 
 
 class PartitionedReward:

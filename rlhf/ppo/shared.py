@@ -32,7 +32,7 @@ from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import RewardModelFunction
+from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
 from rlhf.training.whole import WholeModel
@@ -222,7 +222,7 @@ class AdapterReward:
         self.__name__ = str(folder)  # for messages
         model = base.reward_model(folder)
         renderer = Renderer(load_tokenizer(folder), max_length=getattr(model.config, "max_position_embeddings", None))
-        batch_tokens = 2048 if model.device.type == "cpu" else 16384
+        batch_tokens = DEFAULT_BATCH_TOKENS if torch.cuda.is_available() else 2048  # as in `load_reward`
         self._function = RewardModelFunction(model, renderer, batch_tokens)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
