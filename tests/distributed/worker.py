@@ -30,10 +30,10 @@ from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
-from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles
+from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
