@@ -156,6 +156,34 @@ def test_roles_on_one_base_in_4_bit(world: Path, tiny_policy_path: Path, monkeyp
     assert hasattr(load_policy(world / "out" / "checkpoint"), "peft_config")
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").glob("*/ppo.yaml")), ids=lambda p: p.parent.name)
+def test_shipped_configs_parse_and_open_with_hardware_and_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    config = parse_config(recipe.PPORecipeConfig, ["--config", str(path)])
+    assert config.ppo.batch_size % config.ppo.optimizer.batch_size == 0
+    head = path.read_text().split("\noutput:")[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert str(path.relative_to(ROOT)) in head and ("GPU" in head or "CPU" in head)
+
+
+def test_the_dry_run_plans_without_weights(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The policy's config is enough; what does not fit gets options that make it fit."""
+    (world / "config_only").mkdir()
+    (world / "config_only" / "config.json").write_text((tiny_policy_path / "config.json").read_text())
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    small = ("--dry_run.memory_gib", "0.002", "--dry_run.mixed_precision", "no", "--dry_run.prompt_tokens", "32")
+    recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(world / "config_only", *small)))
+    said = capsys.readouterr().out
+    assert "It does NOT fit" in said and said.rstrip().endswith("fits")
+    assert "--ppo.optimizer.gradient_checkpointing true" in said
+    assert not (world / "out").exists()
+
+
 def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from rlhf.models.config import AdapterConfig

@@ -107,7 +107,7 @@ class FakeModels:
                 count = _count(self.value)
                 found["value"] = {"weights": self._sharded(bytes_of(self.value)), "optimizer": self._optimizer(count)}
             for folder in self.setting.judges:
-                found[f"reward model {folder}"] = {"weights": _judge_bytes(folder)}
+                found[f"reward model {folder}"] = {"weights": self._sharded(self.judge_bytes(folder))}
             return found
         adapters = {name: _named_bytes(self.policy, name) for name in ("policy", "value")}
         base = bytes_of(self.policy) - sum(adapters.values())
@@ -121,9 +121,18 @@ class FakeModels:
             found["reference"] = {"weights": self._sharded(size)}
         for folder in self.setting.judges:
             on_base = is_adapter_checkpoint(folder)
-            bytes_ = self._sharded(size * _rank(folder) / _adapter(self.setting).r) if on_base else _judge_bytes(folder)
-            found[f"reward model {folder}"] = {"weights": bytes_}
+            rank = _rank(folder) / _adapter(self.setting).r if on_base else 0.0
+            weights = self._sharded(size * rank) if on_base else self.judge_bytes(folder)
+            found[f"reward model {folder}"] = {"weights": weights}
         return found
+
+    def judge_bytes(self, folder: Path) -> float:
+        """Of a reward model with weights of its own: float32, but for what DeepSpeed partitions in bf16."""
+        bf16 = self.base is None and self.hardware.zero_stage == 3 and self.hardware.mixed_precision == "bf16"
+        config = _one_label(AutoConfig.from_pretrained(base_folder(folder)))
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+        return float(bytes_of(model.to(torch.bfloat16 if bf16 else torch.float32)))
 
     def _sharded(self, count: float) -> float:
         if self.hardware.zero_stage < 3:
@@ -159,14 +168,8 @@ def _rank(folder: Path) -> int:
     return int(adapter_settings(folder)["r"])
 
 
-def _judge_bytes(folder: Path) -> float:
-    """Of a reward model with weights of its own: every process holds it whole, in float32 (`load_reward`)."""
-    config = AutoConfig.from_pretrained(base_folder(folder), num_labels=1)
-    return float(bytes_of(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)))
-
-
 def _one_label(config: Any) -> Any:
-    return type(config).from_dict({**config.to_dict(), "num_labels": 1})
+    return type(config).from_dict({**config.to_dict(), "id2label": {0: "score"}})
 
 
 def _count(model: nn.Module) -> int:

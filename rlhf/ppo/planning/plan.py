@@ -139,7 +139,11 @@ def _scoring(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
     def score() -> None:
         models.policy.base_model(input_ids=ids, use_cache=False)
 
-    return (_peak(models, score) if setting.judges else 0.0) + models.gathered()
+    if not setting.judges:
+        return 0.0
+    apart = models.base is None and hardware.zero_stage == 3
+    whole = max(map(models.judge_bytes, setting.judges)) if apart else models.gathered()
+    return _peak(models, score) + whole
 
 
 def _experience(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
