@@ -1,6 +1,6 @@
-"""Simple, safe text from a million posts: rows a second, and the peak memory of the process.
+"""Simple, safe text from many posts: rows a second, and the peak memory of the process.
 
-    OMP_NUM_THREADS=1 python benchmarks/data_building.py [--rows 1000000] [--peer_rows 5000]
+    OMP_NUM_THREADS=1 python benchmarks/data_building.py [--rows 100000] [--peer_rows 5000]
 
 Made-up posts of Reddit's form (one to three answers, on average 90 words; one question in fifty is a near-copy of
 another) go through recipes/simple_text_data.py: read, cleaned, filtered, split, leakage removed, written. The
@@ -126,7 +126,7 @@ def peer(file: Path, cache: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--peer_rows", type=int, default=5_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
