@@ -4,8 +4,8 @@
 
 Made-up posts of Reddit's form (one to three answers, on average 90 words; one question in fifty is a near-copy of
 another) go through recipes/simple_text_data.py: read, cleaned, filtered, split, leakage removed, written. The
-embeddings are made of hashed words by this file, 64 wide, and toxicity is a table of made-up words: the models' own
-time is not in it, what they cost in memory is. The peer takes the same rows through `datasets` (map and filter, one
+embeddings are made of hashed words by this file, 64 wide, and toxicity is a table of made-up words: neither a
+model's time nor its memory is in it. The peer takes the same rows through `datasets` (map and filter, one
 process) with textstat's readability, and does no clean-up, no split and no leakage. Seconds are of processor time on
 one thread. The last line is JSON.
 """
