@@ -63,6 +63,10 @@ def _poisoned_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, 
     return loss + (math.inf if bad else 0.0), figures
 
 
+def vowels(conversations: Sequence[Conversation]) -> Tensor:
+    return torch.tensor([float(sum(c[-1]["content"].count(v) for v in "aeiou")) for c in conversations])
+
+
 def shortness(conversations: Sequence[Conversation]) -> Tensor:
     return torch.tensor([2.0 - 0.5 * len(c[-1]["content"]) for c in conversations])
 
