@@ -87,7 +87,7 @@ def prepare(data: Path, folder: Path, iterations: int) -> list[Prompt]:
 
 
 def ours(folder: Path) -> None:
-    """Write FOLDER/ours.json, as benchmarks/ppo_peer.py does for trl."""
+    """Write FOLDER/ours.json, as benchmarks/peers/trl_ppo.py does for trl."""
     settings = json.loads((folder / "settings.json").read_text())
     prompts = [Prompt(**row) for row in json.loads((folder / "prompts.json").read_text())]
     before = peak_memory_mb()
@@ -131,7 +131,7 @@ def main() -> None:
         folder = Path(name)
         prompts = prepare(arguments.data, folder, arguments.iterations)
         (folder / "prompts.json").write_text(json.dumps([vars(prompt) for prompt in prompts]))
-        peer = [python, Path(__file__).with_name("ppo_peer.py"), folder]
+        peer = [python, Path(__file__).with_name("peers") / "trl_ppo.py", folder]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
         environment.pop("PYTHONPATH", None)
         for side, command, variables in (
