@@ -34,6 +34,7 @@ from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles
 from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.training import train_reward_model
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
@@ -110,20 +111,23 @@ def shared_ppo(policy_path: Path, reward_path: Path, folder: Path, accelerator: 
     return run_ppo(roles, policy_path, folder, accelerator)
 
 
-def separate_roles(policy_path: Path, accelerator: Accelerator) -> Roles:
+def separate_roles(policy_path: Path, reward_path: Path, accelerator: Accelerator) -> Roles:
     value = RewardModel.from_policy(policy_path, safety_head=True, seed=0)
     policy, reference = load_policy(policy_path), load_policy(policy_path)
-    return SeparateRoles(policy, reference, value, vowels, shortness, accelerator)
+    judge = load_reward(reward_path, device=accelerator.device)
+    return SeparateRoles(policy, reference, value, judge, shortness, accelerator)
 
 
-def resumed_ppo(policy_path: Path, killed: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+def resumed_ppo(
+    policy_path: Path, reward_path: Path, killed: Path, folder: Path, accelerator: Accelerator
+) -> list[dict[str, Any]]:
     """What `run_ppo` computes in the folder `killed`, but from the state after its first iteration."""
     if accelerator.is_main_process:
         for state in ("step-000001", "best-000000"):
             shutil.copytree(killed / "resume" / state, folder / "resume" / state)
         shutil.copyfile(killed / "metrics.jsonl", folder / "metrics.jsonl")
     accelerator.wait_for_everyone()
-    return run_ppo(separate_roles(policy_path, accelerator), policy_path, folder, accelerator)
+    return run_ppo(separate_roles(policy_path, reward_path, accelerator), policy_path, folder, accelerator)
 
 
 def run_ppo(roles: Roles, policy_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
@@ -186,8 +190,8 @@ def main(policy_path: Path, reward_path: Path, output: Path) -> None:
     reward = learn_preferences(policy_path, output / "reward", accelerator)
 
     sft = fine_tune(policy_path, output / "sft", accelerator)
-    ppo = run_ppo(separate_roles(policy_path, accelerator), policy_path, output / "ppo", accelerator)
-    resumed = resumed_ppo(policy_path, output / "ppo", output / "resumed", accelerator)
+    ppo = run_ppo(separate_roles(policy_path, reward_path, accelerator), policy_path, output / "ppo", accelerator)
+    resumed = resumed_ppo(policy_path, reward_path, output / "ppo", output / "resumed", accelerator)
     shared = shared_ppo(policy_path, reward_path, output / "shared", accelerator)
     rejection_sample(policy_path, output / "rejection_sampling")
     if accelerator.is_main_process:
