@@ -1,11 +1,11 @@
-"""Simple, safe text from a million posts: rows a second, and the peak memory of the process.
+"""Simple, safe text from many posts: rows a second, and the peak memory of the process.
 
-    OMP_NUM_THREADS=1 python benchmarks/data_building.py [--rows 1000000] [--peer_rows 5000]
+    OMP_NUM_THREADS=1 python benchmarks/data_building.py [--rows 100000] [--peer_rows 5000]
 
 Made-up posts of Reddit's form (one to three answers, on average 90 words; one question in fifty is a near-copy of
 another) go through recipes/simple_text_data.py: read, cleaned, filtered, split, leakage removed, written. The
-embeddings are made of hashed words by this file, 64 wide, and toxicity is a table of made-up words: the models' own
-time is not in it, what they cost in memory is. The peer takes the same rows through `datasets` (map and filter, one
+embeddings are made of hashed words by this file, 64 wide, and toxicity is a table of made-up words: neither a
+model's time nor its memory is in it. The peer takes the same rows through `datasets` (map and filter, one
 process) with textstat's readability, and does no clean-up, no split and no leakage. Seconds are of processor time on
 one thread. The last line is JSON.
 """
@@ -57,11 +57,12 @@ def sentence(draw: random.Random, low: int, high: int) -> str:
 
 def made_up_posts(rows: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     draw, question = random.Random(seed), ""
+    sentences = [f"{sentence(draw, 6, 16)}. " for _ in range(min(rows, 50_000))]
     for number in range(rows):
         question = f"{question} again" if number % 50 == 49 else f"ELI5: {sentence(draw, 8, 14)} {number}?"
         answers = [
             {
-                "text": draw.choice(NOISE).join(f"{sentence(draw, 6, 16)}. " for _ in range(draw.randint(1, 15))),
+                "text": draw.choice(NOISE).join(draw.choices(sentences, k=draw.randint(1, 15))),
                 "score": draw.randint(1, 30),
             }
             for _ in range(draw.randint(1, 3))
@@ -125,7 +126,7 @@ def peer(file: Path, cache: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--peer_rows", type=int, default=5_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -60,6 +60,7 @@ class ContextDistillationConfig:
             "generic" ones for all. Both are sampled and measured.
         gate: keep an answer only where its safety score is above the plain answer's; false: keep all.
         rest: of the prompts whose answer the gate does not keep, train on the "plain" answer, or "drop" them.
+        num_samples: answers to each prompt of each kind; answer k under a preprompt is compared with plain answer k.
         sampling: how answers are drawn.
         batch_size: answers drawn at once.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
@@ -84,6 +85,7 @@ class ContextDistillationConfig:
     preprompts: Literal["category", "generic"] = "category"
     gate: bool = True
     rest: Literal["plain", "drop"] = "plain"
+    num_samples: int = 1
     sampling: SamplingParams = field(default_factory=SamplingParams)
     batch_size: int = 256
     server: ServerConfig | None = None
@@ -102,8 +104,9 @@ class ContextDistillationConfig:
             raise InputError("adjectives: must name at least one, e.g. [responsible, wise]")
         if "{adjectives}" not in self.generic:
             raise InputError(f"generic: must contain {{adjectives}}, got {self.generic!r}")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
+        for name in ("num_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.sft_share < 1:
             raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
         if len({bool(v) for v in (self.test_prompts, self.scorer, self.world)}) > 1:
@@ -155,9 +158,11 @@ def main(config: ContextDistillationConfig) -> None:
 
         # the same prompts plain, under a generic preprompt, and under their risk category's; scored without preprompt
         answers, scores = {}, {}
-        for kind, asked in preprompted(prompts, categories, config).items():
-            drawn = sample_distributed(sampler, asked, 1, params, accelerator)
-            answers[kind] = [samples[0] for samples in drawn]
+        asked = preprompted(prompts, categories, config)
+        prompts = [prompt for prompt in prompts for _ in range(config.num_samples)]  # now one an answer
+        for kind, contexts in asked.items():
+            drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator)
+            answers[kind] = [sample for samples in drawn for sample in samples]
             dialogues = [dialogue(p, s.text or "…") for p, s in zip(prompts, answers[kind], strict=True)]
             scores[kind] = check_scores(reward(dialogues), len(prompts), f"safety ({config.safety})")
 
@@ -173,8 +178,10 @@ def main(config: ContextDistillationConfig) -> None:
             for prompt, sample, keep in zip(prompts, chosen, kept, strict=True)
             if (keep or config.rest == "plain") and sample.finished and sample.text.strip()
         ]
-        if not any(kept) or not rows:
+        if not any(kept):
             raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
+        if not rows:
+            raise InputError("sampling: every answer is empty or did not end; raise sampling.max_new_tokens")
         before = judged(config, sampler, accelerator)
 
         finetune(
@@ -196,12 +203,13 @@ def main(config: ContextDistillationConfig) -> None:
 
             write_rows(folder / "distilled.jsonl", ({"messages": row} for row in rows))
             write_rows(folder / "answers.jsonl", answer_rows(prompts, answers, scores, kept))
+            by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
             figures = {
-                "prompts": len(prompts),
+                "answers": len(prompts),
                 "kept": sum(kept),
                 "rows": len(rows),
-                "scores": {kind: score_figures(scores[kind]) for kind in KINDS},
-                "gain": {kind: gain_by_plain_score(scores["plain"], scores[kind]) for kind in KINDS[1:]},
+                "scores": {kind: score_figures(by_prompt[kind]) for kind in KINDS},
+                "gain": {kind: gain_by_plain_score(by_prompt["plain"], by_prompt[kind]) for kind in KINDS[1:]},
                 "heldout": before_and_after(before, after),
             }
             write_json(folder / "distillation.json", figures)

@@ -6,15 +6,15 @@ beside the first policy's, and the attention picture (figure 10) of one dialogue
 
     python recipes/evaluate_consistency.py --config recipes/configs/ghost_attention/evaluate_consistency.yaml
 
-Writes into the output folder: consistency.json (all figures), trials.jsonl (all dialogues), consistency.svg,
-attention.svg; prints the tables in Markdown.
+Writes into the output folder: consistency.json (all figures), trials.jsonl (all dialogues), everyday.jsonl,
+consistency.svg, attention.svg; prints the tables in Markdown.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,7 @@ def main(config: EvaluateConsistencyConfig) -> None:
             plot_consistency(rows, folder / "consistency.svg")
             print(f"{consistency_table(rows)}\n")
             if others:
+                write_rows(folder / "everyday.jsonl", everyday_rows(everyday))
                 print(f"{everyday_table(others)}\n")
             looked = picture(config, trials, folder) if config.attention_turns else {}
             figures = {"consistency": rows, "everyday": others, "attention_to_instruction": looked}
@@ -217,6 +218,14 @@ def answer_everyday(
     sampler = InProcessSampler(policy, renderer, config.batch_size)
     drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, Path(inside(config.world, run))))
+
+
+def everyday_rows(everyday: dict[str, dict[str, list[Answer]]]) -> Iterator[dict[str, Any]]:
+    """The judged answers with the policy and the run that they are from."""
+    for policy, runs in everyday.items():
+        for run, answers in runs.items():
+            for answer in answers:
+                yield {"policy": policy, "run": run, **asdict(answer)}
 
 
 def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: Path) -> dict[str, list[float]]:

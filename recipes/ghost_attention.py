@@ -26,7 +26,7 @@ from rlhf.data.jsonl import file_format, write_rows
 from rlhf.data.loading import load_conversations
 from rlhf.data.mixing import mix
 from rlhf.errors import InputError
-from rlhf.evaluation.checkers import load_checker
+from rlhf.evaluation.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.models.config import AdapterConfig
 from rlhf.sampling.protocol import Sampler, SamplingParams
@@ -177,21 +177,7 @@ def main(config: GhostAttentionConfig) -> None:
         instructions, answered = write_data()
 
         # the instruction in the first turn only; the loss on the last answer alone (config.finetuning.train)
-        left_out: Counter[str] = Counter()
-        kept: list[tuple[Instruction, Conversation]] = []
-        obeys = checker(instructions, [a.messages for a in answered]) if checker is not None else [True] * len(answered)
-        for instruction, answer, obeyed in zip(instructions, answered, obeys, strict=True):
-            row = training_context(answer.messages, instruction.text) if turns_of(answer.messages) > 1 else []
-            if not row:
-                left_out["no room in the context for two turns"] += 1
-            elif not (answer.finished and row[-1]["content"].strip()):
-                left_out["empty or without end"] += 1
-            elif not obeyed:
-                left_out["does not obey"] += 1
-            elif len(renderer.dialogue(row).input_ids) > longest:
-                left_out["too long: cut, it would lose its instruction"] += 1
-            else:
-                kept.append((instruction, row))
+        kept, left_out = training_rows(instructions, answered, checker, renderer, longest)
         if not kept:
             raise InputError(f"dialogues: no row is left to train on ({dict(left_out)})")
         rows = [row for _, row in kept]
@@ -222,6 +208,33 @@ def several_turns(config: GhostAttentionConfig) -> list[Conversation]:
         raise InputError(f"dialogues: no dialogue of {config.dialogues} has two turns; name another set")
     count = min(len(dialogues), config.dry_run or config.num_dialogues or len(dialogues))
     return random.Random(f"dialogues/{config.seed}").sample(dialogues, count)
+
+
+def training_rows(
+    instructions: Sequence[Instruction],
+    answered: Sequence[Answered],
+    checker: Checker | None,
+    renderer: Renderer,
+    longest: int,
+) -> tuple[list[tuple[Instruction, Conversation]], Counter[str]]:
+    """Each usable dialogue with the instruction in its first turn, beside it; why the others are left out."""
+    left_out: Counter[str] = Counter()
+    kept: list[tuple[Instruction, Conversation]] = []
+    for instruction, answer in zip(instructions, answered, strict=True):
+        row = training_context(answer.messages, instruction.text) if turns_of(answer.messages) > 1 else []
+        if not row:
+            left_out["no room in the context for two turns"] += 1
+        elif not (answer.finished and row[-1]["content"].strip()):
+            left_out["empty or without end"] += 1
+        elif len(renderer.dialogue(row).input_ids) > longest:
+            left_out["too long: cut, it would lose its instruction"] += 1
+        else:
+            kept.append((instruction, row))
+    if checker is not None:
+        obeyed = checker([i for i, _ in kept], [row for _, row in kept])
+        left_out["does not obey"] += len(kept) - sum(obeyed)
+        kept = [pair for pair, ok in zip(kept, obeyed, strict=True) if ok]
+    return kept, +left_out
 
 
 def own_lists(ask: Ask, times: int) -> list[Constraint]:

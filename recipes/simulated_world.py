@@ -24,7 +24,8 @@ class SimulatedWorldConfig:
 
     Args:
         output: folder for pretrain.jsonl, sft.jsonl, prompts.jsonl, validation_prompts.jsonl, test_prompts.jsonl and
-            world.json (what the gold scorer needs); with mixture.chats also chats.jsonl and test_chats.jsonl.
+            world.json (what the gold scorer needs); with mixture.chats also sft_chats.jsonl, chats.jsonl and
+            test_chats.jsonl.
         world: the land and its seed.
         mixture: how many rows of what.
     """
@@ -44,7 +45,7 @@ def main(config: SimulatedWorldConfig) -> None:
         write_rows(folder / "sft.jsonl", ({"messages": m} for m in demonstrations(world, config.mixture, held_out)))
         for name, file in (("train", "prompts"), ("validation", "validation_prompts"), ("test", "test_prompts")):
             write_rows(folder / f"{file}.jsonl", (prompt.to_dict() for prompt in prompts[name]))
-        for file, chats in zip(("chats", "test_chats"), chat_sets(world, config.mixture).values(), strict=True):
+        for file, chats in chat_sets(world, config.mixture).items():
             if chats:
                 write_rows(folder / f"{file}.jsonl", ({"messages": messages} for messages in chats))
 

@@ -17,10 +17,12 @@ class VersionConfig:
     Args:
         name: its folder in the run and its name in the report.
         ppo: run PPO on the rejection-sampling checkpoint (paper, section 3.2.3: from V5 on; the demo's last version).
+        ghost_attention: run Ghost Attention on what came out (paper, section 3.3: after V3).
     """
 
     name: str
     ppo: bool = False
+    ghost_attention: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
@@ -34,7 +36,7 @@ class IterativeConfig:
     Args:
         run: folder of the run; the same command with the same folder goes on where it stopped.
         configs: folder of the stages' YAML files, `<recipe>.yaml`.
-        versions: the versions in order, each {name, ppo}.
+        versions: the versions in order, each {name, ppo, ghost_attention}.
         data_recipe: the recipe that writes prompts, conversations and (hh_data) preferences.
         data: passed to the data recipe as its `data` (hh_data: the folder of the four files).
         collect: every version collects preferences from the newest models; false: the data recipe's fixed ones train

@@ -73,10 +73,10 @@ def make_plan(config: IterativeConfig) -> list[PlannedStage]:
     """All stages of a run, each after those it reads from.
 
     data, base, sft (and referee_reward), then for each version preferences, both reward models, rejection sampling (at
-    the temperature of a sweep before it where asked for), PPO where asked for, and the evaluation of what came out,
-    against SFT. Version n's preferences compare the newest policy with the one before; the preferences of all versions
-    so far train its reward models, which start from the SFT checkpoint. SFT itself is scored by the first version's
-    reward models.
+    the temperature of a sweep before it where asked for), PPO and Ghost Attention where asked for, and the evaluation
+    of what came out, against SFT. Version n's preferences compare the newest policy with the one before; the
+    preferences of all versions so far train its reward models, which start from the SFT checkpoint. SFT itself is
+    scored by the first version's reward models.
     """
     return _Planner(config).plan()
 
@@ -208,6 +208,17 @@ class _Planner:
             )
             self.policies[-1] = folder / "checkpoint"
             self._evaluation(f"{name}/ppo_evaluation", f"{name}_ppo", self.policies[-1])
+        if version.ghost_attention:
+            folder = self._add(
+                f"{name}/ghost_attention",
+                "ghost_attention",
+                seed,
+                policy=self.policies[-1],
+                dialogues=data / "sft.jsonl",
+                sft_data=data / "sft.jsonl",
+            )
+            self.policies[-1] = folder / "checkpoint"
+            self._evaluation(f"{name}/ghost_attention_evaluation", f"{name}_gatt", self.policies[-1])
 
     def _sweep(self, name: str, seed: int) -> Path:
         """Plan the search for the temperature at which the newest policy is sampled; returns its figures."""

@@ -29,13 +29,15 @@ def summarise(config: IterativeConfig) -> dict[str, Any]:
     """Collect what the finished stages of a run measured.
 
     Returns {"seconds": wall time of all attempts together, "versions": one entry a policy in the order SFT, v1, ...,
-    vN, vN_ppo, "reward_models": one a version and domain} and, where there is one, "referee". Every version has the
-    keys of FIGURES (null where not measured), then what else its evaluation wrote. Unfinished stages are left out.
+    vN, vN_ppo, vN_gatt, "reward_models": one a version and domain} and, where there is one, "referee". Every version
+    has the keys of FIGURES (null where not measured), then what else its evaluation wrote. Unfinished stages are left
+    out.
     """
     run = config.run
     evaluations = [run / "sft_evaluation"]
     for version in config.versions:
-        evaluations += [run / version.name / "evaluation", run / version.name / "ppo_evaluation"]
+        stages = ("evaluation", "ppo_evaluation", "ghost_attention_evaluation")
+        evaluations += [run / version.name / stage for stage in stages]
     measured = [_read(folder / "evaluation.json") for folder in evaluations]
     summary: dict[str, Any] = {
         "seconds": wall_seconds(read_ledger(run / "ledger.jsonl")),

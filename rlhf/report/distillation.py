@@ -12,11 +12,11 @@ def distillation_tables(figures: Mapping[str, Any]) -> str:
     for kind, row in figures["scores"].items():
         low, middle, high = (f"{row['quantiles'][q]:.2f}" for q in ("0.05", "0.5", "0.95"))
         lines.append(f"| {kind} | {row['mean']:.3f}{_interval(row['ci'], '.3f')} | {low} | {middle} | {high} |")
-    lines += ["", "| plain answer's score | prompts | gain, generic | gain, category |", "|---|---|---|---|"]
+    lines += ["", "| plain answer's score | answers | gain, generic | gain, category |", "|---|---|---|---|"]
     for generic, category in zip(figures["gain"]["generic"], figures["gain"]["category"], strict=True):
         edges = f"{generic['low']:.1f} to {generic['high']:.1f}"
-        lines.append(f"| {edges} | {generic['prompts']} | {_gain(generic)} | {_gain(category)} |")
-    lines += ["", f"kept {figures['kept']} of {figures['prompts']} answers; trained on {figures['rows']} rows"]
+        lines.append(f"| {edges} | {generic['answers']} | {_gain(generic)} | {_gain(category)} |")
+    lines += ["", f"kept {figures['kept']} of {figures['answers']} answers; trained on {figures['rows']} rows"]
     if figures["heldout"]:
         lines += ["", "| held-out | prompts | before | after | gain |", "|---|---|---|---|---|"]
     for row in figures["heldout"]:

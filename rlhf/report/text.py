@@ -56,9 +56,10 @@ def memory(mb: float | None) -> str:
 
 
 def version_label(name: str) -> str:
-    """sft, v1, v3_ppo as SFT, V1, V3 + PPO; other names as they are."""
+    """sft, v1, v3_ppo, v3_gatt as SFT, V1, V3 + PPO, V3 + GAtt; other names as they are."""
     first, joined, rest = name.partition("_")
     shown = "SFT" if first == "sft" else first.upper() if first[:1] == "v" and first[1:].isdigit() else first
     if not joined:
         return shown
-    return f"{shown} + PPO" if rest == "ppo" else name
+    stage = {"ppo": "PPO", "gatt": "GAtt"}.get(rest)
+    return f"{shown} + {stage}" if stage else name

@@ -50,7 +50,7 @@ class Mixture:
         safety_share: share of prompts with domain "safety".
         borderline_share: share of these that only look unsafe.
         test_borderline_share: the same in the test file (more, so that false refusals are measured well).
-        chats: long dialogues added to sft.jsonl, of chats.jsonl (without instructions) and, a fifth, test_chats.jsonl.
+        chats: long dialogues of sft_chats.jsonl, as many of chats.jsonl, and a fifth as many of test_chats.jsonl.
         chat_turns: the most turns of a chat.
     """
 
@@ -229,13 +229,21 @@ def demonstrations(world: World, mixture: Mixture, held_out: frozenset[str] = fr
             header, voice = _voice(kind, author.rng)
             messages = [{"role": "system", "content": header}, *messages]
         yield [*messages, author.reply(messages, voice)]
-    author = Author(world, "sft chats")
-    for _ in range(mixture.chats):
-        yield author.chat(author.rng.randint(2, mixture.chat_turns), instructed=0.3)
 
 
 def chat_sets(world: World, mixture: Mixture) -> dict[str, list[Conversation]]:
-    """Long dialogues that give no instruction, "train" of 2 to chat_turns turns, "test" of chat_turns; may be empty."""
+    """Long dialogues by people, each set empty where mixture.chats is 0.
+
+    "sft_chats": of 2 to chat_turns turns; now and then the user gives an instruction, which is soon forgotten. "chats":
+    the same without instructions. "test_chats": a fifth as many, of chat_turns turns, without instructions.
+    """
     author = Author(world, "chats")
-    train = [author.chat(author.rng.randint(2, mixture.chat_turns), instructed=0) for _ in range(mixture.chats)]
-    return {"train": train, "test": [author.chat(mixture.chat_turns, instructed=0) for _ in range(mixture.chats // 5)]}
+
+    def some(count: int, shortest: int, instructed: float) -> list[Conversation]:
+        return [author.chat(author.rng.randint(shortest, mixture.chat_turns), instructed) for _ in range(count)]
+
+    return {
+        "sft_chats": some(mixture.chats, 2, 0.3),
+        "chats": some(mixture.chats, 2, 0.0),
+        "test_chats": some(mixture.chats // 5, mixture.chat_turns, 0.0),
+    }

@@ -108,35 +108,44 @@ def keeps_distilled(plain: Tensor, distilled: Tensor) -> Tensor:
 
 
 def score_figures(scores: Tensor) -> dict[str, Any]:
-    """Raw safety scores as the paper shows them, after the sigmoid: mean, its interval, quantiles, histogram."""
+    """Raw safety scores as the paper shows them, after the sigmoid: mean, its interval, quantiles, histogram.
+
+    Args:
+        scores: (prompts, samples); the interval is over prompts.
+    """
     shares = torch.sigmoid(scores.double())
-    found = mean_interval(shares.tolist())
-    counts = torch.histc(shares, bins=10, min=0.0, max=1.0)
+    found = mean_interval(shares.mean(1).tolist())
     return {
         "mean": found and found.mean,
         "ci": found and found.ci,
         "quantiles": {str(q): float(shares.quantile(q)) for q in QUANTILES},
-        "histogram": [int(count) for count in counts],
-        "answers": len(shares),
+        "histogram": [int(count) for count in torch.histc(shares, bins=10, min=0.0, max=1.0)],
+        "answers": shares.numel(),
     }
 
 
 def gain_by_plain_score(plain: Tensor, distilled: Tensor) -> list[dict[str, Any]]:
     """What the preprompt does where the plain answer was unsafe, and where it was safe already (paper, figure 16).
 
-    Rows {low, high, prompts, gain, ci}: the mean gain of the safety score (sigmoid) in each fifth of the plain score.
+    Args:
+        plain, distilled: (prompts, samples) raw scores.
+
+    Rows {low, high, answers, gain, ci}: the mean gain of the safety score (sigmoid) in each fifth of the plain score, a
+    prompt's answers averaged first.
     """
     before, after = torch.sigmoid(plain.double()), torch.sigmoid(distilled.double())
     bins = (before * BINS).long().clamp(max=BINS - 1)
     rows = []
     for number in range(BINS):
         own = bins == number
-        found = mean_interval((after - before)[own].tolist())
+        there = own.any(1)
+        gains = ((after - before) * own).sum(1)[there] / own.sum(1)[there]
+        found = mean_interval(gains.tolist())
         rows.append(
             {
                 "low": number / BINS,
                 "high": (number + 1) / BINS,
-                "prompts": int(own.sum()),
+                "answers": int(own.sum()),
                 "gain": found and found.mean,
                 "ci": found and found.ci,
             }

@@ -140,7 +140,8 @@ def test_attention_is_the_largest_over_layers_and_heads(tiny_policy_path: Path, 
     largest = largest_attention(policy, dialogue.input_ids)
     assert policy.config._attn_implementation == kind
     policy.set_attn_implementation("eager")
-    output = policy(torch.tensor([dialogue.input_ids]), output_attentions=True)
+    with torch.no_grad():
+        output = policy(torch.tensor([dialogue.input_ids]), output_attentions=True)
     for i, j in ((0, 0), (7, 3), (len(largest) - 1, 0)):
         assert float(largest[i, j]) == pytest.approx(max(float(a[0, :, i, j].max()) for a in output.attentions))
     assert torch.equal(largest, largest.tril())

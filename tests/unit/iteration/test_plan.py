@@ -98,6 +98,18 @@ def test_a_sweep_hands_its_best_temperature_to_the_same_version() -> None:
         assert sweep.name in dependencies(stages)[sampling.name]
 
 
+def test_ghost_attention_follows_ppo_and_is_measured() -> None:
+    versions = (VersionConfig("v1", ppo=True, ghost_attention=True), VersionConfig("v2"))
+    plan = by_name(make_plan(config(versions=versions)))
+    stage = plan["v1/ghost_attention"]
+    assert stage.overrides["policy"] == "runs/x/v1/ppo/checkpoint"
+    assert stage.overrides["dialogues"] == stage.overrides["sft_data"] == "runs/x/data/sft.jsonl"
+    assert plan["v1/ghost_attention_evaluation"].overrides["name"] == "v1_gatt"
+    assert plan["v1/ghost_attention_evaluation"].overrides["policy"] == "runs/x/v1/ghost_attention/checkpoint"
+    assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/ghost_attention/checkpoint"
+    assert not [name for name in by_name(make_plan(config())) if "ghost" in name]
+
+
 def test_evaluation_is_against_sft() -> None:
     plan = by_name(make_plan(config()))
     assert "baseline" not in plan["sft_evaluation"].overrides

@@ -25,7 +25,12 @@ def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path)
     versions = (VersionConfig("v1"), VersionConfig("v2", ppo=True))
     config = IterativeConfig(run=tmp_path, configs=tmp_path, versions=versions)
     Ledger(tmp_path / "ledger.jsonl").append("begun")
-    for folder, name in (("v2/ppo_evaluation", "v2_ppo"), ("sft_evaluation", "sft"), ("v1/evaluation", "v1")):
+    for folder, name in (
+        ("v2/ghost_attention_evaluation", "v2_gatt"),
+        ("v2/ppo_evaluation", "v2_ppo"),
+        ("sft_evaluation", "sft"),
+        ("v1/evaluation", "v1"),
+    ):
         write(tmp_path / folder / "evaluation.json", {"name": name, "gold_safety": 0.5, "finished_share": 1.0})
     write(tmp_path / "v1/safety_reward/accuracy.json", accuracy("safety", 0.7))
     write(tmp_path / "v1/helpfulness_reward/accuracy.json", accuracy("helpfulness", 0.8))
@@ -35,7 +40,7 @@ def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path)
     summary = json.loads(write_summary(config).read_text())
 
     assert list(summary) == ["seconds", "versions", "reward_models"] and summary["seconds"] == 0
-    assert [version["name"] for version in summary["versions"]] == ["sft", "v1", "v2_ppo"]
+    assert [version["name"] for version in summary["versions"]] == ["sft", "v1", "v2_ppo", "v2_gatt"]
     first = summary["versions"][0]
     assert tuple(first)[: len(FIGURES)] == FIGURES
     assert first["gold_safety"] == 0.5 and first["win_rate_vs_sft"] is None and first["finished_share"] == 1.0

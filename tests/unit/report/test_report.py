@@ -285,7 +285,15 @@ def test_how_numbers_read() -> None:
     assert (signed(0.25), signed(-0.25), signed(0.001), signed(None)) == ("+0.25", "−0.25", "0.00", "–")
     assert percent(0.123) == "12.3\u00a0%" and interval([0.1, 0.25], 1, share=True) == "10.0 to 25.0"
     assert (clock(4.23), clock(187), clock(7500)) == ("4.2 s", "3 min 07 s", "2 h 05 min")
-    names = {"sft": "SFT", "v2": "V2", "v3_ppo": "V3 + PPO", "mine": "mine", "my_model": "my_model", "": ""}
+    names = {
+        "sft": "SFT",
+        "v2": "V2",
+        "v3_ppo": "V3 + PPO",
+        "v3_gatt": "V3 + GAtt",
+        "mine": "mine",
+        "my_model": "my_model",
+        "": "",
+    }
     assert {name: version_label(name) for name in names} == names
 
 

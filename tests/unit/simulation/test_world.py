@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.conversation import check_conversation
 from rlhf.errors import InputError
-from rlhf.simulation.corpus import Mixture, demonstrations, held_out_keys, key, prompt_sets, web_text
+from rlhf.simulation.corpus import Mixture, chat_sets, demonstrations, held_out_keys, key, prompt_sets, web_text
 from rlhf.simulation.gold import GoldScorer
 from rlhf.simulation.world import World, WorldConfig
 
@@ -79,3 +79,29 @@ def test_too_many_prompts_are_refused() -> None:
         prompt_sets(world, Mixture(test_prompts=50000, safety_share=1.0, test_borderline_share=1.0))
     with pytest.raises(InputError, match="towns"):
         WorldConfig(towns=99)
+
+
+def test_chats_are_long_and_only_those_to_learn_from_give_instructions() -> None:
+    world = World.make(WorldConfig(seed=1))
+    assert not any(chat_sets(world, SMALL).values()), "none unless asked for"
+    mixture = Mixture(chats=40, chat_turns=6)
+    sets = chat_sets(world, mixture)
+    assert sets == chat_sets(world, mixture)
+    assert {name: len(chats) for name, chats in sets.items()} == {"sft_chats": 40, "chats": 40, "test_chats": 8}
+    grammar = GoldScorer(world).grammar
+    for name, chats in sets.items():
+        assert {len(chat) // 2 for chat in chats} == ({6} if name == "test_chats" else {2, 3, 4, 5, 6})
+        for chat in chats:
+            check_conversation(chat, last="assistant")
+        told = [bool(grammar.read(m["content"])[1]) for chat in chats for m in chat[::2]]
+        assert any(told) == (name == "sft_chats")
+
+
+def test_an_instruction_is_new_in_the_turn_that_gives_it() -> None:
+    grammar = GoldScorer(World.make(WorldConfig(seed=1))).grammar
+    town = grammar.world.towns[0]
+    first = [{"role": "user", "content": f"Act as a pirate. What is the river of {town}?"}]
+    later = [*first, {"role": "assistant", "content": "It is Ama."}, {"role": "user", "content": "And its dish?"}]
+    again = [*later[:-1], {"role": "user", "content": "Act as a pirate. And its dish?"}]
+    new = [grammar.understand(messages).is_new("persona") for messages in (first, later, again)]
+    assert new == [True, False, True]

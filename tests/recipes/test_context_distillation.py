@@ -1,0 +1,167 @@
+"""Context distillation for real on the tiny model: what is asked, what the gate keeps, what is trained on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rlhf.configuration import parse_config
+from rlhf.errors import InputError
+from rlhf.models.policy import load_policy
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+import context_distillation
+from context_distillation import ContextDistillationConfig
+
+if TYPE_CHECKING:
+    from conftest import ChatServer
+
+CODE = """
+import torch
+from types import SimpleNamespace
+
+def shouts(conversations):
+    return torch.tensor([float(c[-1]["content"].count("!") * (1 if "odd" in c[-2]["content"] else -1))
+                         for c in conversations])
+
+def hates(conversations):
+    return torch.tensor([-float(len(c[-1]["content"])) for c in conversations])
+
+class Scorer:
+    def __init__(self, world):
+        pass
+
+    def judge(self, conversation):
+        return SimpleNamespace(helpfulness=0.5, safety=0.25, violation=True, false_refusal=False, kind="unsafe")
+"""
+
+
+@pytest.fixture
+def run(tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run the stage; returns its folder."""
+    (tmp_path / "code_of_the_distillation.py").write_text(CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [
+        {
+            "id": f"p{i}",
+            "messages": [{"role": "user", "content": f"what is {['even', 'odd'][i % 2]} {i} ?"}],
+            "domain": "helpfulness" if i == 8 else "safety",
+            "source": f"s/{['risky', 'other'][i // 4 % 2]}",
+        }
+        for i in range(9)
+    ]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "categories.jsonl").write_text('{"name": "risk", "preprompt": "Take care.", "sources": ["s/ris*"]}\n')
+    (tmp_path / "world.json").write_text("{}")
+
+    def start(**options: object) -> Path:
+        given = {
+            "output": tmp_path / "distilled",
+            "policy": tiny_policy_path,
+            "prompts": tmp_path / "prompts.jsonl",
+            "safety": "code_of_the_distillation:shouts",
+            "categories": tmp_path / "categories.jsonl",
+            "sampling.max_new_tokens": 30,
+            "finetuning.optimizer.batch_size": 4,
+            "finetuning.optimizer.learning_rate": 0.01,
+            **options,
+        }
+        arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        context_distillation.main(parse_config(ContextDistillationConfig, arguments))
+        return tmp_path / "distilled"
+
+    return start
+
+
+def reply(body: dict) -> tuple[int, dict]:
+    """Shouts once under a generic preprompt, twice under the category's, not at all without one."""
+    first = body["messages"][0]
+    marks = 0 if first["role"] != "system" else 2 if first["content"] == "Take care." else 1
+    return 200, {
+        "choices": [{"message": {"content": f"hello{'!' * marks}"}, "finish_reason": "stop"}] * body.get("n", 1)
+    }
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_the_gate_keeps_what_is_safer_and_the_rest_stays_plain(
+    run, chat_server: ChatServer, tiny_policy_path: Path
+) -> None:
+    chat_server.reply = reply
+    folder = run(**{"server.url": chat_server.url, "server.model": "tiny"})
+    assert len(chat_server.asked) == 3 * 8, "the prompt of domain helpfulness is not asked"
+    answers = lines(folder / "answers.jsonl")
+    for i, row in enumerate(answers):
+        safer = i % 2 == 1
+        marks = 2 if i < 4 else 1
+        assert row["kept"] == safer and row["plain"]["answer"] == "hello"
+        assert row["generic"]["answer"] == "hello!" and row["category"]["answer"] == f"hello{'!' * marks}"
+        assert row["category"]["safety"] == (marks if safer else -marks)
+    trained = [row["messages"] for row in lines(folder / "distilled.jsonl")]
+    assert [m[-1]["content"] for m in trained] == ["hello", "hello!!", "hello", "hello!!", *["hello", "hello!"] * 2]
+    assert all(m[0]["role"] == "user" for m in trained), "no preprompt in what is trained on"
+    figures = json.loads((folder / "distillation.json").read_text())
+    assert (figures["answers"], figures["kept"], figures["rows"], figures["heldout"]) == (8, 4, 8, [])
+    assert figures["scores"]["plain"]["mean"] == 0.5
+    before, after = (load_policy(p).state_dict() for p in (tiny_policy_path, folder / "checkpoint"))
+    assert any(not before[name].equal(after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"gate": "false"}, ["hello!!"] * 4 + ["hello!"] * 4),
+        ({"rest": "drop"}, ["hello!!"] * 2 + ["hello!"] * 2),
+        ({"preprompts": "generic", "rest": "drop"}, ["hello!"] * 4),
+    ],
+)
+def test_without_gate_dropping_the_rest_and_generic(run, chat_server: ChatServer, options, expected) -> None:
+    chat_server.reply = reply
+    folder = run(**{"server.url": chat_server.url, "server.model": "tiny"}, **options)
+    assert [row["messages"][-1]["content"] for row in lines(folder / "distilled.jsonl")] == expected
+
+
+def test_held_out_prompts_before_and_after(
+    run, chat_server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat_server.reply = reply
+    folder = run(
+        **{"server.url": chat_server.url, "server.model": "tiny"},
+        gate="false",
+        test_prompts=tmp_path / "prompts.jsonl",
+        scorer="code_of_the_distillation:Scorer",
+        world=tmp_path / "world.json",
+    )
+    (row,) = json.loads((folder / "distillation.json").read_text())["heldout"]
+    assert row == {
+        "figure": "safety on unsafe prompts", "prompts": 9, "before": 0.25, "after": 0.25, "gain": 0.0, "ci": [0.0, 0.0]
+    }  # fmt: skip
+    assert "| safety on unsafe prompts | 9 | 0.250 | 0.250 | +0.000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"generic": "You are good."}, r"generic: must contain \{adjectives\}"),
+        ({"adjectives": "[]"}, "adjectives: must name at least one"),
+        ({"scorer": "a:b"}, "test_prompts, scorer, world: name all three or none"),
+        ({"safety": "runs/demo/none"}, "safety: runs/demo/none does not exist"),
+        ({"categories": "none.jsonl"}, "categories: none.jsonl does not exist"),
+    ],
+)
+def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path, options: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        run(**options)
+    assert not (tmp_path / "distilled").exists()
+
+
+def test_a_gate_that_keeps_nothing_says_so(run, chat_server: ChatServer) -> None:
+    chat_server.reply = reply
+    with pytest.raises(InputError, match="gate: no answer under a category preprompt is safer than the plain one"):
+        run(**{"server.url": chat_server.url, "server.model": "tiny"}, safety="code_of_the_distillation:hates")

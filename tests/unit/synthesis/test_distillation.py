@@ -1,0 +1,136 @@
+"""Preprompts, categories, the gate, and the distributions."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.data.rows import Prompt
+from rlhf.errors import InputError
+from rlhf.evaluation.answers import Answer
+from rlhf.evaluation.distillation import before_and_after
+from rlhf.intervals import mean_interval
+from rlhf.synthesis.context_distillation import (
+    RiskCategory,
+    category_of,
+    gain_by_plain_score,
+    generic_preprompt,
+    keeps_distilled,
+    read_categories,
+    score_figures,
+    with_preprompt,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+USER = {"role": "user", "content": "May I take twice the dose?"}
+
+
+def test_generic_preprompts_of_adjectives() -> None:
+    rng = random.Random(0)
+    words = ("responsible", "respectful", "wise")
+    drawn = {generic_preprompt(words, "You are a {adjectives} assistant.", rng) for _ in range(500)}
+    assert len(drawn) == 3 + 6 + 6 and "You are a wise, responsible assistant." in drawn
+    assert {generic_preprompt(words[:1], "Be {adjectives}.", rng) for _ in range(9)} == {"Be responsible."}
+
+
+def test_a_preprompt_is_the_system_message_before_the_own_one() -> None:
+    assert with_preprompt([USER], "Be wise.") == [{"role": "system", "content": "Be wise."}, USER]
+    system = {"role": "system", "content": "The year is 1970."}
+    assert with_preprompt([system, USER], "Be wise.")[0]["content"] == "Be wise.\nThe year is 1970."
+    assert system["content"] == "The year is 1970."
+
+
+def test_category_by_source_then_by_words() -> None:
+    categories = [RiskCategory("a", "A.", words=(r"\bDOSE",)), RiskCategory("b", "B.", sources=("set/b*",))]
+    assert category_of(Prompt("1", [USER], source="set/bad"), categories) is categories[1]
+    assert category_of(Prompt("1", [USER], source="other"), categories) is categories[0]
+    assert category_of(Prompt("1", [{"role": "user", "content": "overdosed"}]), categories) is None
+
+
+@pytest.mark.parametrize("file", ["safety/risk_categories.jsonl", "embedded/risk_categories.jsonl"])
+def test_the_shipped_files_have_the_paper_s_three_categories(file: str) -> None:
+    names = [c.name for c in read_categories(ROOT / "recipes/configs" / file)]
+    assert names == ["illicit and criminal", "hateful and harmful", "unqualified advice"]
+
+
+def test_the_world_s_categories_are_its_preprompts() -> None:
+    from rlhf.simulation.grammar import RISK_PREPROMPTS
+
+    shipped = read_categories(ROOT / "recipes/configs/embedded/risk_categories.jsonl")
+    assert [c.preprompt for c in shipped] == list(RISK_PREPROMPTS.values())
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"name": "a"}, "preprompt: must be a non-empty text, got None"),
+        ({"name": "a", "preprompt": "b", "words": "c"}, "words: must be a list of texts, got 'c'"),
+        ({"name": "a", "preprompt": "b", "words": ["("]}, r"words: '\(' is no regular expression"),
+    ],
+)
+def test_a_bad_category_is_refused_with_file_and_line(row: dict, words: str, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=f"c.jsonl:1: {words}"):
+        read_categories(tmp_path / "c.jsonl")
+
+
+def test_the_gate_is_strict() -> None:
+    plain, distilled = torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.0, 2.0, -2.0])
+    assert keeps_distilled(plain, distilled).tolist() == [False, True, False]
+    with pytest.raises(ValueError, match="shape"):
+        keeps_distilled(plain, distilled[:2])
+
+
+def test_distribution_and_gain_by_the_plain_score() -> None:
+    shares = torch.tensor([0.1, 0.1, 0.5, 0.95, 1.0 - 1e-9], dtype=torch.float64)
+    figures = score_figures(torch.logit(shares).unsqueeze(1))
+    assert figures["mean"] == pytest.approx(float(shares.mean())) and figures["histogram"] == [
+        0,
+        2,
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        2,
+    ]
+    assert figures["quantiles"]["0.5"] == pytest.approx(0.5)
+    after = torch.tensor([0.3, 0.5, 0.5, 0.5, 0.9], dtype=torch.float64)
+    rows = gain_by_plain_score(torch.logit(shares).unsqueeze(1), torch.logit(after).unsqueeze(1))
+    assert [row["answers"] for row in rows] == [2, 0, 1, 0, 2] and rows[1]["gain"] is None
+    assert rows[0]["gain"] == pytest.approx(0.3) and rows[4]["gain"] == pytest.approx(-0.275)
+
+
+def test_the_unit_of_the_intervals_is_the_prompt() -> None:
+    scores = torch.logit(torch.tensor([[0.1, 0.3], [0.5, 0.9]], dtype=torch.float64))
+    assert score_figures(scores)["ci"] == pytest.approx(mean_interval([0.2, 0.7]).ci)
+    after = torch.logit(torch.tensor([[0.3, 0.5], [0.9, 0.9]], dtype=torch.float64))
+    rows = gain_by_plain_score(torch.logit(torch.full((2, 2), 0.1, dtype=torch.float64)), after)
+    assert rows[0]["answers"] == 4 and rows[0]["ci"] == pytest.approx(mean_interval([0.3, 0.8]).ci)
+
+
+def test_before_and_after_by_kind_of_request() -> None:
+    def answers(scores: list[float]) -> list[Answer]:
+        kinds = ["unsafe", "borderline", "ordinary", "ordinary"]
+        golds = [
+            {"kind": k, "safety": s, "helpfulness": s, "false_refusal": s < 0.5}
+            for k, s in zip(kinds, scores, strict=True)
+        ]
+        return [Answer(f"p{i}", 0, [], "safety", "", "x", 1, True, gold=g) for i, g in enumerate(golds)]
+
+    rows = before_and_after(answers([0.1, 0.6, 0.6, 0.8]), answers([0.9, 0.2, 0.6, 1.0]))
+    gains = {row["figure"]: row["gain"] for row in rows}
+    assert gains == {
+        "safety on unsafe prompts": pytest.approx(0.8),
+        "helpfulness on borderline prompts": pytest.approx(-0.4),
+        "false refusals on borderline prompts": 1.0,
+        "helpfulness on ordinary prompts": pytest.approx(0.1),
+        "false refusals on ordinary prompts": 0.0,
+    }
+    assert before_and_after([], []) == []
