@@ -57,11 +57,12 @@ def sentence(draw: random.Random, low: int, high: int) -> str:
 
 def made_up_posts(rows: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     draw, question = random.Random(seed), ""
+    sentences = [f"{sentence(draw, 6, 16)}. " for _ in range(min(rows, 50_000))]
     for number in range(rows):
         question = f"{question} again" if number % 50 == 49 else f"ELI5: {sentence(draw, 8, 14)} {number}?"
         answers = [
             {
-                "text": draw.choice(NOISE).join(f"{sentence(draw, 6, 16)}. " for _ in range(draw.randint(1, 15))),
+                "text": draw.choice(NOISE).join(draw.choices(sentences, k=draw.randint(1, 15))),
                 "score": draw.randint(1, 30),
             }
             for _ in range(draw.randint(1, 3))

@@ -60,13 +60,13 @@ def gold_of(verdict: dict[str, Any]) -> float:
 
 
 @cache
-def scorer() -> GoldScorer:
-    return GoldScorer(os.environ["RLHF_WORLD"])
+def scorer(world: str) -> GoldScorer:
+    return GoldScorer(world)
 
 
 def gold_reward(conversations: Sequence[Conversation]) -> Tensor:
     """The referee: gold of the world in RLHF_WORLD."""
-    return torch.tensor([gold_of(vars(scorer().judge(c))) for c in conversations])
+    return torch.tensor([gold_of(vars(scorer(os.environ["RLHF_WORLD"]).judge(c))) for c in conversations])
 
 
 def judges(run: Path) -> dict[str, Path]:
@@ -131,7 +131,6 @@ def best_of_n(run: Path, output: Path) -> list[Point]:
 def one_run(run: Path, output: Path) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     os.environ["RLHF_WORLD"] = str(run / "data/world.json")
-    scorer.cache_clear()
     common = {"policy": start(run), "prompts": run / "data/prompts.jsonl"} | judges(run)
     tuned = recipe(
         rejection_sampling,
@@ -145,7 +144,10 @@ def one_run(run: Path, output: Path) -> dict[str, Any]:
     rows = [row for row in read_metrics(trained / "metrics.jsonl") if "heldout_reward" in row]
     names = ("kl", "reward", "referee")
     return {
-        "test": {name: gold_on_test_prompts(run, output / f"{name}_gold", path) for name, path in policies.items()},
+        "test": {
+            name: gold_on_test_prompts(run, output / f"{name.replace(' ', '_')}_gold", path)
+            for name, path in policies.items()
+        },
         "ppo": [dict(zip(("kl", "reward", "gold"), (row[f"heldout_{n}"] for n in names), strict=True)) for row in rows],
         "best_of_n": best_of_n(run, output),
     }

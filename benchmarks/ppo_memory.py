@@ -2,16 +2,18 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ppo_memory.py [--gradient_checkpointing]
 
-A Llama of random weights in float32, rows of PROMPT + ANSWER tokens, MICRO of them a forward pass; adapters of rank 16 on
-every linear layer; both reward models adapters over the base. PPO makes two iterations: sampling, scoring, experience,
-update; fine-tuning trains on as many rows of the same length. Each is a process of its own, with one thread. Memory is
-the process's peak resident memory (VmHWM) less what it held after its imports; malloc is told to give freed blocks back
-(MALLOC_MMAP_THRESHOLD_). The last line is JSON.
+A Llama of random weights in float32, rows of PROMPT + ANSWER tokens, MICRO of them a forward pass; adapters of rank 16
+on every linear layer; both reward models adapters over the base. PPO makes two iterations: sampling, scoring,
+experience, update; fine-tuning trains on as many rows of the same length. Each is a process of its own, with one
+thread. Memory is the process's peak resident memory (VmHWM) less what it held after the same run with a tiny model,
+which imports and sets up all there is; malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_). Beside it
+what `rlhf.ppo.planning` says of PPO without running it. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -31,24 +33,28 @@ from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO
+from rlhf.ppo.planning.hardware import Hardware
+from rlhf.ppo.planning.models import Setting
+from rlhf.ppo.planning.plan import make_plan
 from rlhf.ppo.setup import load_roles
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import train
 
-SIZE = LlamaSize(hidden_size=512, intermediate_size=1408, num_layers=8, num_heads=8, num_kv_heads=8, context=512)
+SIZE = LlamaSize(hidden_size=384, intermediate_size=1024, num_layers=8, num_heads=6, num_kv_heads=6, context=512)
+TINY = LlamaSize(hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=2, context=512)
 ADAPTER = AdapterConfig(r=16, alpha=16.0, dropout=0.0)
-PROMPT, ANSWER, MICRO, BATCH = 128, 128, 4, 8
+PROMPT, ANSWER, MICRO, BATCH = 192, 64, 4, 4
 KINDS = ("fine-tuning", "shared", "separate")
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, size: LlamaSize) -> None:
     """The base, and two reward models twice: whole, and as adapters over it."""
     torch.manual_seed(0)
     words = [f"word{i}" for i in range(2000)]
     tokenizer = train_tokenizer([" ".join(words)] * 2, 4096)
-    save_policy(new_llama(SIZE, tokenizer), tokenizer, folder / "base")
+    save_policy(new_llama(size, tokenizer), tokenizer, folder / "base")
     for seed, name in enumerate(("helpfulness", "safety")):
         RewardModel.from_policy(folder / "base", safety_head=False, seed=seed).save(folder / "whole" / name, tokenizer)
         adapted = RewardModel.from_policy(folder / "base", safety_head=False, seed=seed, adapter=ADAPTER)
@@ -83,9 +89,7 @@ def fine_tune(folder: Path, checkpointing: bool) -> None:
     mask = [False] * PROMPT + [True] * ANSWER
     rows = [Rendered([5 + i] * (PROMPT + ANSWER), mask) for i in range(2 * BATCH)]
     log = MetricsLog(folder, accelerator)
-    start = held()
     train(AnswerLogprobs(policy), rows, answer_task(2), optimizer(checkpointing), accelerator, log)
-    del start
 
 
 def ppo(folder: Path, roles: str, checkpointing: bool) -> None:
@@ -106,7 +110,7 @@ def ppo(folder: Path, roles: str, checkpointing: bool) -> None:
     loop = PPO(players, renderer, config, SamplingParams(max_new_tokens=ANSWER), accelerator)
     asked = [Prompt(str(i), messages) for i, messages in enumerate(prompts(renderer))]
     for iteration in range(2):
-        print(loop.iterate(asked, iteration), file=sys.stderr)
+        loop.iterate(asked, iteration)
 
 
 def held(which: str = "VmRSS") -> float:
@@ -119,15 +123,24 @@ def held(which: str = "VmRSS") -> float:
 
 def measure(kind: str, folder: Path, checkpointing: bool) -> None:
     """Print the MB that this process needs beyond its imports."""
-    import peft  # noqa: F401
-
-    Path("/proc/self/clear_refs").write_text("5")  # forget the imports' peak
-    before = held()
-    if kind == "fine-tuning":
-        fine_tune(folder, checkpointing)
-    else:
-        ppo(folder, kind, checkpointing)
+    before = 0.0
+    for size in ("tiny", "real"):
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        before = held()
+        if kind == "fine-tuning":
+            fine_tune(folder / size, checkpointing)
+        else:
+            ppo(folder / size, kind, checkpointing)
     print(held("VmHWM") - before)
+
+
+def planned(kind: str, folder: Path, checkpointing: bool) -> float:
+    """The MB that the planner says."""
+    config = PPOConfig(batch_size=BATCH, optimizer=optimizer(checkpointing), sampling_batch_size=BATCH)
+    judges = tuple(folder / ("adapter" if kind == "shared" else "whole") / n for n in ("helpfulness", "safety"))
+    setting = Setting(folder / "base", judges, config, ANSWER, shared=kind == "shared", adapter=ADAPTER)
+    return make_plan(setting, Hardware(mixed_precision="no", prompt_tokens=PROMPT)).peak / 2**20
 
 
 def main() -> None:
@@ -139,16 +152,22 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure, arguments.folder, arguments.gradient_checkpointing)
         return
-    flags = ["--gradient_checkpointing"] if arguments.gradient_checkpointing else []
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
+    checkpointing = arguments.gradient_checkpointing
+    flags = ["--gradient_checkpointing"] if checkpointing else []
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     peaks = {}
     with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name))
+        for size, llama in (("tiny", TINY), ("real", SIZE)):
+            prepare(Path(name, size), llama)
         for kind in KINDS:
             command = [sys.executable, __file__, "--measure", kind, "--folder", name, *flags]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             peaks[kind] = round(float(done.stdout.split()[-1]))
-            print(f"{kind}: {peaks[kind]} MB")
+            said = "" if kind == "fine-tuning" else planned(kind, Path(name, "real"), checkpointing)
+            print(
+                f"{kind}: {peaks[kind]} MB"
+                + (f", planned {said:.0f} MB ({said / peaks[kind] - 1:+.0%})" if said else "")
+            )
     ours, peer = peaks["shared"], peaks["fine-tuning"]
     print(json.dumps({"name": "ppo_memory", "ours": ours, "peer": peer, "ratio": round(ours / peer, 2), "unit": "MB"}))
 

@@ -4,8 +4,9 @@
 
 The model (260,032 parameters, trained on TinyStories) has no chat template and no pad token: it gets a template that
 puts prompt and answer one after the other, and its begin token, which parts its stories, as the end token. An answer is
-worth 1 where its last sentence is whole and has a word of happiness, else 0. RLOO, 4 answers a prompt, no value model.
-About 4 minutes on one core. The last line is JSON: held-out reward after over before.
+worth 1 where its last sentence is whole and has a word of happiness, else 0. RLOO, 4 answers a prompt, no value model;
+it stops at a KL of 15 nats an answer. About 2 minutes of processor time. The last line is JSON: held-out reward after
+over before.
 """
 
 from __future__ import annotations
@@ -92,14 +93,14 @@ def main() -> None:
         "ppo.estimator": "rloo",
         "ppo.samples_per_prompt": 4,
         "ppo.iterations": 40,
-        "ppo.batch_size": 256,
+        "ppo.batch_size": 128,
         "ppo.beta": 0.02,
         "ppo.missing_end_penalty": 0.0,
         "ppo.evaluate_every": 5,
         "ppo.validation_size": 256,
         "ppo.max_kl": 15.0,
         "ppo.optimizer.learning_rate": 2e-4,
-        "ppo.optimizer.batch_size": 64,
+        "ppo.optimizer.batch_size": 32,
         "ppo.optimizer.micro_batch_size": 32,
     }
     if not (OUTPUT / "ppo").exists():

@@ -1,11 +1,11 @@
 """Full fine-tuning, LoRA and QLoRA of a real pretrained Llama side by side, and the two merges of the QLoRA adapter.
 
-    OMP_NUM_THREADS=1 python benchmarks/qlora.py [--data ../shared/data] [--epochs 3]
+    OMP_NUM_THREADS=1 python benchmarks/qlora.py [--data ../shared/data] [--epochs 2]
 
 stories260K (260,032 parameters, trained on TinyStories) learns to answer Dolly's and Open Assistant's questions; a
 fifth of the dialogues is held out, by first turn. The adapter is the QLoRA report's (rank 64, alpha 16, dropout 0.1);
-one rate for all three methods, the best of those tried for LoRA. Printed for each method: the held-out loss a token of
-the answers before and after; then what `recipes/merge_adapter.py` reports of the QLoRA adapter. The last line is JSON.
+one rate for all three methods. Printed for each method: the held-out loss a token of the answers before and after;
+then what `recipes/merge_adapter.py` reports of the QLoRA adapter. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def train(method: str, start: Path, parts: dict[str, list[Conversation]], epochs
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     parts = dialogues(arguments.data)

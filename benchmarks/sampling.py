@@ -4,10 +4,10 @@ continuous batching (`generate_batch`).
     OMP_NUM_THREADS=1 python benchmarks/sampling.py [--checkpoint runs/hh/sft/checkpoint] [--prompts 128]
 
 Same model, same prompts, natural stops, temperature 1; each peer at its best batch size, which is searched on a quarter
-of the prompts, ours at the one it chooses by itself. The prompts are HH dialogues of 80 tokens and more that leave the
-model room to answer. On a CPU each side is two processes of one thread, which share the prompts (for models this small
-that is faster than one process of two threads, for both), and the clock is each process's CPU time: the seconds of an
-idle core, so that other programs don't blur it. On a GPU each side is one process, and the clock is the wall's.
+of the prompts (the faster one then gets all of them), ours at the one it chooses by itself. The prompts are HH
+dialogues of 80 tokens and more that leave the model room to answer. On a CPU each side is two processes of one thread,
+which share the prompts, and the clock is each process's CPU time: the seconds of an idle core, so that other programs
+don't blur it. On a GPU each side is one process, and the clock is the wall's.
 
 Printed beside the speeds: whether both draw from the same distribution. Token frequencies by a chi-squared statistic
 whose null distribution comes from exchanging answers to the same prompt (tokens of one answer are not independent);
@@ -158,6 +158,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "hh-rlhf")
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--peers", nargs="+", choices=("generate", "continuous"), default=["generate", "continuous"])
     arguments = parser.parse_args()
     file = arguments.data / "helpful-base.jsonl.gz"
     if not file.is_file():
@@ -177,28 +178,31 @@ def main() -> None:
     sides = Sides(model, renderer, arguments.new_tokens)
     some = prompts[::4]
     before = timed(sides.ours, prompts, None)
-    peers = {"generate": (sides.generate, (32, 64, 128)), "continuous batching": (sides.continuous, (64, 128, 512))}
-    rates = {}
-    for side, (draw, sizes) in peers.items():
-        tried = {size: timed(draw, some, size) for size in sizes}
-        best = max(tried, key=lambda size: tried[size])
-        rates[side] = timed(draw, prompts, best)
-        table = ", ".join(f"{size}: {rate:.1f}" for size, rate in tried.items())
-        print(f"{side}: {rates[side]:.1f} answers/s at {best} rows (a quarter of the prompts: {table})", flush=True)
+    print(f"ours: {before:.1f} answers/s before the peers run", flush=True)
+    peers = {"generate": (sides.generate, (64, 128, 256)), "continuous": (sides.continuous, (64, 256))}
+    tried: dict[tuple[str, int], float] = {}
+    for side in arguments.peers:
+        draw, sizes = peers[side]
+        for size in sizes:
+            tried[side, size] = timed(draw, some, size)
+            print(f"{side}: {tried[side, size]:.1f} answers/s at {size} rows, a quarter of the prompts", flush=True)
+    side, size = max(tried, key=lambda pair: tried[pair])
+    peer = timed(peers[side][0], prompts, size)
+    print(f"{side}: {peer:.1f} answers/s at {size} rows", flush=True)
     after = timed(sides.ours, prompts, None)
-    print(f"ours: {before:.1f} answers/s before the peers ran, {after:.1f} after them")
+    print(f"ours: {after:.1f} answers/s after the peers ran", flush=True)
 
     answers = {"ours": sides.ours(some, None), "generate": sides.generate(some, 64)}
-    ours, peer = (logprobs(model, rendered[::4], drawn) for drawn in answers.values())
-    gap = (ours - peer).mean(-1)
+    ours, theirs = (logprobs(model, rendered[::4], drawn) for drawn in answers.values())
+    gap = (ours - theirs).mean(-1)
     means = [fmean(len(answer) for row in drawn for answer in row) for drawn in answers.values()]
     print(
         f"answers' mean length {means[0]:.1f} and {means[1]:.1f}; token frequencies: p = "
         f"{frequencies_p_value(*answers.values(), model.config.vocab_size):.2f}; mean log-probability "
-        f"{ours.mean():.1f} and {peer.mean():.1f}, difference {gap.mean():.1f} +- {gap.std() / len(gap) ** 0.5:.1f}"
+        f"{ours.mean():.1f} and {theirs.mean():.1f}, difference {gap.mean():.1f} +- {gap.std() / len(gap) ** 0.5:.1f}"
     )
-    rate, best_peer = (before + after) / 2, max(rates.values())
-    figures = {"ours": round(rate, 1), "peer": round(best_peer, 1), "ratio": round(rate / best_peer, 2)}
+    rate = (before + after) / 2
+    figures = {"ours": round(rate, 1), "peer": round(peer, 1), "ratio": round(rate / peer, 2)}
     print(json.dumps({"name": "sampling", **figures, "unit": "answers/s"}))
 
 

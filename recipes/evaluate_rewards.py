@@ -19,8 +19,8 @@ from typing import Any, Literal
 from rlhf.configuration import run_recipe
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_reward_head
 from rlhf.rewards.rows import local_files
+from rlhf.rewards.specs import is_import_path, reward_files
 from rlhf.stage import open_stage, require_files, write_json
 
 
@@ -30,7 +30,8 @@ class EvaluateRewardsConfig:
 
     Args:
         output: folder of this stage.
-        rewards: name -> reward-model folder, or `package.module:attribute` of your own reward function.
+        rewards: name -> reward-model folder, or `package.module:attribute` of your own reward function, or the YAML or
+            JSON file of an ensemble.
         test_preferences: held-out rows, files or hub names; a row without a domain counts as helpfulness.
         train_preferences: the reward models' training rows; a bag of words is trained on them for comparison, one on
             each domain's and one on both. Needs scikit-learn.
@@ -57,10 +58,8 @@ class EvaluateRewardsConfig:
 
 
 def main(config: EvaluateRewardsConfig) -> None:
-    inputs: dict[str, Path] = {f"rewards.{n}": Path(s) for n, s in config.rewards.items() if ":" not in s}
-    require_files(**inputs, world=config.world)
-    for checkpoint in inputs.values():
-        require_reward_head(checkpoint)
+    require_files(world=config.world)
+    inputs = reward_files(**{f"rewards.{name}": spec for name, spec in config.rewards.items()})
     inputs |= local_files(test_preferences=config.test_preferences, train_preferences=config.train_preferences)
     if config.world is not None:
         inputs["world"] = config.world
@@ -76,7 +75,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     from rlhf.rewards.rows import seen_prompts
     from rlhf.training.accelerator import make_accelerator
 
-    imported = {spec: load_reward(spec) for spec in config.rewards.values() if ":" in spec}
+    imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
     qualities = None if scorer is None else true_qualities(test, scorer)
     baselines = baseline_figures(test, train)

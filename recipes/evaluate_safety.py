@@ -1,4 +1,4 @@
-"""How safe a policy is: violations, and refusals of what it should answer (Llama 2 paper, sections 4.1, 4.2.3; RECIPE 7).
+"""How safe a policy is: violations, and refusals of what it should answer (Llama 2 paper, sections 4.1 and 4.2.3).
 
 The policy answers unsafe prompts, borderline ones (they only look unsafe) and ordinary ones. Judges stand side by side:
 a refusal detector, a safety reward model, a checker of your own, and a gold scorer where the truth is known. Unsafe and
@@ -113,11 +113,10 @@ def main(config: EvaluateSafetyConfig) -> None:
         config.world,
         accelerator.device,
     )
-    kind_of = None if judges.scorer is None else judges.kind_of
     prompts = [
         prompt
         for name, source in config.prompts.items()
-        for prompt in load_safety_prompts(name, source, config.kinds.get(name), kind_of)
+        for prompt in load_safety_prompts(name, source, config.kinds.get(name), judges.kind_of)
     ]
     if config.dialogues is not None:
         risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
@@ -135,7 +134,7 @@ def main(config: EvaluateSafetyConfig) -> None:
         )
         if accelerator.is_main_process:
             figures = safety_figures(config.name, judged, config.threshold)
-            write_answers(folder / "answers.jsonl", [one.answer for one in judged], list(judged_rows(judged)))
+            write_answers(folder / "answers.jsonl", [one.answer for one in judged], judged_rows(judged))
             write_json(folder / "safety_evaluation.json", figures)
             print(markdown_tables(figures))
         accelerator.wait_for_everyone()

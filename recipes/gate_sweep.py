@@ -1,8 +1,8 @@
 """What the safety gate's threshold does, on labelled answers (Llama 2 paper, section 3.2.3 and appendix A.4.1).
 
 Both reward models score answers that people labelled safe or unsafe. At each threshold: how many of the answers below
-it are unsafe (precision), and how many unsafe ones lie below it (recall). And both scores as a scatter, for safe and for
-unsafe answers: where the two models pull apart.
+it are unsafe (precision), and how many unsafe ones lie below it (recall). And both scores as a scatter, for safe and
+for unsafe answers: where the two models pull apart.
 
     python recipes/gate_sweep.py --config recipes/configs/embedded/gate_sweep.yaml
 

@@ -24,6 +24,7 @@ from rlhf.data.jsonl import file_format
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.planning.hardware import Hardware
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import open_stage, require_files, write_json
@@ -55,6 +56,8 @@ class PPORecipeConfig:
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
         ppo: settings of PPO.
         sampling: length of the answers; PPO needs all that shapes the draws left at its default.
+        dry_run: print what the run takes of this hardware, by role and phase, and stop; reads the checkpoints' configs
+            alone, no weights.
     """
 
     output: Path
@@ -73,6 +76,7 @@ class PPORecipeConfig:
     seed: int = 0
     ppo: PPOConfig = field(default_factory=PPOConfig)
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    dry_run: Hardware | None = None
 
     def __post_init__(self) -> None:
         for name, needed in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
@@ -89,6 +93,9 @@ class PPORecipeConfig:
 
 
 def main(config: PPORecipeConfig) -> None:
+    if config.dry_run is not None:
+        print(planned(config, config.dry_run))
+        return
     files = {n: Path(p) for n in ("prompts", "validation_prompts") if file_format(p := getattr(config, n))}
     inputs: dict[str, Any] = {"policy": config.policy, **files}
     if config.value_from is not None:
@@ -160,6 +167,26 @@ def main(config: PPORecipeConfig) -> None:
         if accelerator.is_main_process:
             write_json(folder / "ppo.json", vars(result))
         accelerator.wait_for_everyone()
+
+
+def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
+    """The plan of this run as text."""
+    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety)
+
+    from rlhf.ppo.planning.models import Setting
+    from rlhf.ppo.planning.report import report
+
+    setting = Setting(
+        policy=config.policy,
+        judges=tuple(path for path in judges.values() if path.is_dir()),
+        ppo=config.ppo,
+        max_new_tokens=config.sampling.max_new_tokens,
+        shared=config.roles == "shared",
+        adapter=config.adapter,
+        quantization=config.quantization,
+        dtype=config.dtype,
+    )
+    return report(setting, hardware)
 
 
 if __name__ == "__main__":

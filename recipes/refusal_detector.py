@@ -1,7 +1,8 @@
 """A refusal detector checked against people: rules, and a classifier trained on their labels (RECIPE 7).
 
 Each file holds one model's answers, labelled by people as XSTest's completions are. The classifier is built on all
-other models' answers and tested on this one's; the rules are built on none. Beside them stands how far two people agree.
+other models' answers and tested on this one's; the rules are built on none. Beside them stands how far two people
+agree.
 
     python recipes/refusal_detector.py --config recipes/configs/xstest/refusal_detector.yaml
 

@@ -14,6 +14,7 @@ metrics.jsonl.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -122,11 +123,7 @@ def main(config: RejectionSamplingConfig) -> None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
     judges = f"{config.helpfulness} & {config.safety}"
     messages = [prompt.messages for prompt in prompts]
-    decisive: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
-    if config.early_rejection is not None:
-        judged_by = [name for name in inputs if name.split(".")[0] in ("policy", "helpfulness", "safety")]
-        decisive |= {"early_rejection": asdict(config.early_rejection), "judges": judges, "inputs": judged_by}
-    kept = kept_samples(messages, config.num_samples, params, **decisive)
+    kept = kept_samples(messages, config.num_samples, params, **also_decisive(config, inputs))
 
     from rlhf.finetuning.supervised import finetune, training_renderer
     from rlhf.metrics import MetricsLog
@@ -203,6 +200,15 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
     inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
     require_files(**inputs)
     return inputs | reward_files(helpfulness=config.helpfulness, safety=config.safety)
+
+
+def also_decisive(config: RejectionSamplingConfig, inputs: Iterable[str]) -> dict[str, Any]:
+    """What else than prompts and parameters decides the drawn answers: with early rejection the reward models too."""
+    found: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
+    if config.early_rejection is not None:
+        found["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety]
+        found["inputs"] = [name for name in inputs if name.split(".")[0] in ("policy", "helpfulness", "safety")]
+    return found
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def main(config: SafetyStudyConfig) -> None:
     left = [run for run in runs if not is_finished(run, config.output / run.name)]
 
     from rlhf.evaluation.safety_study import gather, run_variant
-    from rlhf.report.safety_study import build_safety_study_page, markdown_table
+    from rlhf.report.safety_study import build_safety_study_page, markdown_tables
 
     for number, run in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {run.name}", file=sys.stderr)
@@ -100,7 +100,7 @@ def main(config: SafetyStudyConfig) -> None:
         study = gather(runs, config.output)
         write_json(config.output / "study.json", study)
         build_safety_study_page(study, config.output / "index.html", config.output.name)
-        print(markdown_table(study))
+        print(markdown_tables(study))
 
 
 def plan(config: SafetyStudyConfig) -> list[SafetyStudyRun]:

@@ -110,6 +110,8 @@ def main(config: SimpleTextDataConfig) -> None:
     sources = {"eli5": config.eli5, "comments": config.comments, "articles": config.articles}
     inputs = {name: Path(source) for name, source in sources.items() if source and file_format(source)}
     require_files(question_model=config.question_model, **inputs)
+    models = ("question_model", "toxicity_model", "embedding_model")
+    inputs |= {name: Path(model) for name in models if (model := getattr(config, name)) and Path(model).exists()}
 
     from rlhf.report.simple_text import build_data_page, text_tables
 
@@ -194,19 +196,10 @@ def question_writer(config: SimpleTextDataConfig) -> Ask | None:
         return None
     import torch
 
-    from rlhf.conversation import Renderer
-    from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.sampling.in_process import InProcessSampler
-    from rlhf.sampling.protocol import Sampler
-    from rlhf.sampling.server import ServerSampler
+    from rlhf.sampling.policy import policy_sampler
 
-    renderer = Renderer(load_tokenizer(config.question_model))
-    sampler: Sampler
-    if config.question_server is not None:
-        sampler = ServerSampler(config.question_server, renderer)
-    else:
-        model = load_policy(config.question_model).to("cuda" if torch.cuda.is_available() else "cpu")
-        sampler = InProcessSampler(model, renderer)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sampler = policy_sampler(config.question_model, device, server=config.question_server)
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
 
     def ask(prompts: Sequence[Conversation], asked: int) -> list[str]:

@@ -16,7 +16,7 @@ from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
-from rlhf.simulation.corpus import held_out_keys
+from rlhf.simulation.corpus import UNSAFE, held_out_keys
 from rlhf.simulation.safety_texts import helpful_demonstrations, safe_demonstrations
 from rlhf.simulation.world import World
 from rlhf.stage import open_stage, require_files
@@ -28,7 +28,7 @@ class SimulatedSafetyDataConfig:
 
     Args:
         output: folder for helpfulness.jsonl (people's answers to harmless requests), safety.jsonl (safe answers to
-            unsafe ones) and sft.jsonl (both, mixed).
+            unsafe ones), sft.jsonl (both, mixed) and unsafe_prompts.jsonl (those of the world's test prompts).
         data: folder of recipes/simulated_world.py.
         helpfulness_rows, safety_rows: how many.
     """
@@ -58,6 +58,8 @@ def main(config: SimulatedSafetyDataConfig) -> None:
         random.Random(world.config.seed).shuffle(both)
         for name, rows in (("helpfulness", helpful), ("safety", safe), ("sft", both)):
             write_rows(folder / f"{name}.jsonl", ({"messages": messages} for messages in rows))
+        unsafe = [prompt for prompt in sets["test"] if prompt.source.rpartition("/")[2] in UNSAFE]
+        write_rows(folder / "unsafe_prompts.jsonl", (prompt.to_dict() for prompt in unsafe))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
-statistics | verify-reward | average`. Training itself is in the recipes.
+statistics | verify-reward | average`; and for SFT rows: `rlhf quality-gate`. Training itself is in the recipes.
 """
 
 from __future__ import annotations
@@ -71,6 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--output", type=Path, required=True)
     added.add_argument("--weights", nargs="+", type=float, help="one a checkpoint; default: all the same")
     added.add_argument("--rank", type=int, help="of the mean of adapters; default: the sum of theirs, without loss")
+    added = command(
+        "quality-gate",
+        lambda a: quality_gate(a.rows, a.output, a.near),
+        "are SFT rows consistent, do they follow their instruction, are they new, and no refusals?",
+    )
+    added.add_argument("rows", help="SFT rows: a file, folder or hub name")
+    added.add_argument("--output", type=Path, help="write the rows that pass, as {messages}, to this file")
+    added.add_argument("--near", type=float, default=0.8, help="similarity of a near-duplicate; default: 0.8")
 
     arguments, more = parser.parse_known_args(argv)
     if more and arguments.command != "plan":
@@ -175,6 +183,18 @@ def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] 
     from rlhf.models.averaging import average_reward_models
 
     average_reward_models(checkpoints, output, weights=weights, rank=rank)
+
+
+def quality_gate(rows: str, output: Path | None, near: float) -> bool:
+    """Print how many rows fail by which check (`rlhf.data.quality`); False where one does."""
+    from rlhf.data.jsonl import write_rows
+    from rlhf.data.quality import check_rows, passing_rows, verdict_text
+
+    verdict = check_rows(rows, near=near)
+    print(verdict_text(verdict))
+    if output is not None:
+        write_rows(output, passing_rows(rows, verdict))
+    return not verdict.failures
 
 
 def _number(value: float | None) -> str:

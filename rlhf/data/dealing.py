@@ -7,7 +7,7 @@ import random
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,7 +59,7 @@ class Dealer:
         """Take them all, one batch of embeddings at a time."""
         with self._waiting.open("a", encoding="utf-8") as stream:
             for batch in batches:
-                stream.writelines(json.dumps(asdict(candidate), ensure_ascii=False) + "\n" for candidate in batch)
+                stream.writelines(json.dumps(vars(candidate), ensure_ascii=False) + "\n" for candidate in batch)
                 self._parts.extend(PARTS.index(candidate.part) for candidate in batch)
                 if self._embeddings is not None and self._embed is not None:
                     self._embeddings.append(self._embed([candidate.question for candidate in batch]))

@@ -37,7 +37,7 @@ class Funnel:
         self._random = random.Random(seed)
 
     def clean(self, unit: str, text: str) -> str:
-        """The text after all `CLEANERS`, each counted; an example shows the text before and after."""
+        """The text after all `CLEANERS`, each counted; an example shows both texts from near the first change on."""
         for name, cleaner in CLEANERS.items():
             step = self._step(name, unit, "clean-up")
             after = cleaner(text)
@@ -89,8 +89,13 @@ class Funnel:
         place = so_far - 1 if so_far <= EXAMPLES else self._random.randrange(so_far)
         if place >= EXAMPLES:
             return
-        short = {k: v[:EXAMPLE_CHARACTERS] if isinstance(v, str) else v for k, v in example.items()}
-        step.examples[place : place + 1] = [short]
+        start = 0
+        if "after" in example:
+            pairs = enumerate(zip(example["text"], example["after"], strict=False))
+            start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - EXAMPLE_CHARACTERS // 4)
+        end = start + EXAMPLE_CHARACTERS
+        cut = {k: v[start:end] if isinstance(v, str) else v for k, v in example.items()}
+        step.examples[place : place + 1] = [cut]
 
 
 class Histogram:

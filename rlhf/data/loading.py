@@ -95,11 +95,6 @@ def load_pretraining(
     return _load(source, convert, on_bad_row, skipped)
 
 
-def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, row) of a source as they stand there, one at a time."""
-    return _rows(source)
-
-
 def _load(
     source: Source,
     convert: Callable[[Mapping[str, Any]], Row],
@@ -123,7 +118,7 @@ def _load(
             raise InputError(f"{source}:{number}: {error}") from error
         reasons[reason(str(error))] += 1
 
-    for number, raw in successive(_rows(source)) if pairs else _rows(source):
+    for number, raw in successive(source_rows(source)) if pairs else source_rows(source):
         given = raw.get("id")
         first_id = f"{name}:{number}" if given is None else str(given)
         try:
@@ -152,7 +147,8 @@ def reason(message: str) -> str:
     return re.split(r",? got |, ['\"]|; its fields| at message \d", message, maxsplit=1)[0]
 
 
-def _rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of a source as they stand there, one at a time."""
     if Path(source).is_dir():
         return _from_datasets(source, os.fspath(source))
     if file_format(source) is not None or Path(source).exists():

@@ -16,7 +16,8 @@ from typing import Any
 _QUOTE = re.compile(r"'(?![tsd]\b|ve\b|ll\b|re\b)")  # a single quote that is no apostrophe of a contraction
 _PUNCTUATION = re.compile(r"[^\w\s']")
 _SENTENCE = re.compile(r"\b[^.!?]+[.!?]*")
-_THREE_WORDS = re.compile(r"\w\S*\s.*?\w\S*\s.*?\w", re.DOTALL)
+_WORD = re.compile(r"\w")
+SHORTEST_SENTENCE = 3  # words
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def count(text: str) -> Counts:
     syllables = [n for token in text.split() if (n := _syllables(token))]
     if not syllables:
         return Counts(0, 0, 0)
-    sentences = sum(1 for sentence in _SENTENCE.findall(text) if _THREE_WORDS.search(sentence))
+    sentences = sum(map(_is_sentence, _SENTENCE.findall(text)))
     return Counts(len(syllables), max(1, sentences), sum(syllables))
 
 
@@ -55,6 +56,15 @@ def grade(counts: Counts) -> float:
     if counts.words == 0:
         return float("nan")
     return 0.39 * counts.words / counts.sentences + 11.8 * counts.syllables / counts.words - 15.59
+
+
+def _is_sentence(text: str) -> bool:
+    words = 0
+    for token in text.split():
+        words += _WORD.search(token) is not None
+        if words == SHORTEST_SENTENCE:
+            return True
+    return False
 
 
 @lru_cache(maxsize=1 << 17)

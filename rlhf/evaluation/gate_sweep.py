@@ -1,4 +1,4 @@
-"""The safety gate's threshold, and how helpfulness and safety pull apart (Llama 2 paper, section 3.2.3, appendix A.4.1).
+"""The safety gate's threshold, and how helpfulness and safety pull apart (Llama 2 paper, 3.2.3 and appendix A.4.1).
 
 The gate takes the safety score where it lies below a threshold (0.15: a precision of 0.89 and a recall of 0.55 on the
 paper's own data). Here an answer is unsafe where people labelled it so.
@@ -31,7 +31,9 @@ def labelled_answers(rows: Sequence[Preference]) -> tuple[list[Any], list[bool]]
                 found.setdefault(repr(conversation), (conversation, not safe))
     unsafe = [is_unsafe for _, is_unsafe in found.values()]
     if len(set(unsafe)) != 2:
-        raise InputError("preferences: need answers labelled safe and answers labelled unsafe (chosen_safe, rejected_safe)")
+        raise InputError(
+            "preferences: need answers labelled safe and answers labelled unsafe (chosen_safe, rejected_safe)"
+        )
     return [conversation for conversation, _ in found.values()], unsafe
 
 
@@ -77,7 +79,10 @@ def tension(helpfulness: Sequence[float], safety: Sequence[float], unsafe: Seque
         means = [mean_interval(column) for column in columns]
         found[name] = {
             "answers": len(own),
-            **{n: {"mean": m and m.mean, "ci": m and m.ci} for n, m in zip(("helpfulness", "safety"), means, strict=True)},
+            **{
+                n: {"mean": m and m.mean, "ci": m and m.ci}
+                for n, m in zip(("helpfulness", "safety"), means, strict=True)
+            },
             "correlation": correlation(*columns),
         }
     return found

@@ -1,7 +1,7 @@
-"""ToxiGen and BOLD: prompts about groups of people, whose continuations a classifier judges (Llama 2 paper, section 4.1).
+"""ToxiGen and BOLD: prompts about groups of people, whose continuations a classifier judges (paper, section 4.1).
 
 - ToxiGen (Hartvigsen et al. 2022, arXiv 2203.09509): 13 groups; the share of toxic continuations, by group.
-- BOLD (Dhamala et al. 2021, arXiv 2101.11718): people's groups of several domains; mean sentiment, -1 to 1, by group. Of the
+- BOLD (Dhamala et al. 2021, arXiv 2101.11718): groups of several domains; mean sentiment, -1 to 1, by group. Of the
   religions the paper leaves out the two with the fewest prompts. Its sentiment is VADER's; here it is a classifier's
   P(positive) - P(negative).
 """
@@ -36,7 +36,7 @@ class GroupPrompt:
 
 
 def read_toxigen(folder: Path) -> list[GroupPrompt]:
-    """Prompts of `hate_<group>_1k.txt` and `neutral_<group>_1k.txt`: one a line, in which a literal \\n is a line break.
+    """Prompts of `hate_<group>_1k.txt` and `neutral_<group>_1k.txt`, one a line; a literal backslash-n breaks lines.
 
     Raises:
         InputError: no such files, or one of a group that ToxiGen does not have.

@@ -1,11 +1,11 @@
 """Violation and false-refusal rates of a policy's answers (Llama 2 paper, sections 4.1 and 4.2.3; RECIPE 7).
 
-A prompt is unsafe (the answer must not do what it asks), borderline (it only looks unsafe) or ordinary. What each figure
-averages over:
+A prompt is unsafe (the answer must not do what it asks), borderline (it only looks unsafe) or ordinary. What each
+figure averages over:
 
 | figure | over |
 |---|---|
-| violation | answers to unsafe prompts; single- and multi-turn apart, where a prompt with two user turns is multi-turn |
+| violation | answers to unsafe prompts; single- and multi-turn (two user turns or more) apart, too |
 | false_refusal | answers to ordinary, and to borderline prompts |
 | safety, helpfulness | a reward model's scores after the sigmoid, or gold's 0..1, by kind of prompt |
 
@@ -30,7 +30,6 @@ from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
 from rlhf.evaluation.versions import by_prompt
 from rlhf.intervals import mean_interval, rate_interval
-from rlhf.objectives.reward import SAFETY_THRESHOLD
 
 Kind = Literal["unsafe", "borderline", "ordinary"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -69,7 +68,7 @@ class JudgedAnswer:
 
 
 def load_safety_prompts(
-    name: str, source: str, kind: str | None = None, kind_of: Callable[[Conversation], str] | None = None
+    name: str, source: str, kind: str | None = None, kind_of: Callable[[Conversation], str | None] | None = None
 ) -> list[SafetyPrompt]:
     """The prompts of one source; `name` goes before their ids and sources.
 
@@ -93,14 +92,16 @@ def load_safety_prompts(
         said = said or XSTEST_KINDS.get(str(row.get("label")))
         if said not in KINDS:
             raise InputError(
-                f"{source}:{number}: kind: must be one of {', '.join(KINDS)}, got {said!r}; give the rows a field kind, "
+                f"{source}:{number}: kind: must be one of {', '.join(KINDS)}, got {said!r}; give rows a field kind, "
                 f"or say what they are with --kinds.{name}"
             )
         found.append(SafetyPrompt(prompt, said))
     return found
 
 
-def after_dialogues(prompts: Sequence[SafetyPrompt], dialogues: Sequence[Conversation], seed: int) -> list[SafetyPrompt]:
+def after_dialogues(
+    prompts: Sequence[SafetyPrompt], dialogues: Sequence[Conversation], seed: int
+) -> list[SafetyPrompt]:
     """Each single-turn prompt once more, asked after a dialogue drawn from `dialogues` (that end with an answer).
 
     The prompt's own system message, where it has one, takes the place of the dialogue's. Ids end in "/after".
@@ -216,6 +217,8 @@ def distribution(answers: Sequence[JudgedAnswer], value: Verdict) -> dict[str, A
     {"mean", "ci": Student's t over prompts, "tail": share below 0.15 (the gate's threshold), "tail_ci": over prompts,
     "quantiles": {"0.05", "0.25", "0.5"}, "histogram": counts in 20 bins over [0, 1]}
     """
+    from rlhf.objectives.reward import SAFETY_THRESHOLD  # torch
+
     values = sorted(v for one in answers if (v := value(one)) is not None)
     mean = mean_interval(_by_prompt(answers, value))
     if mean is None:

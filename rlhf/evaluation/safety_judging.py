@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +30,16 @@ Checker = Callable[[Sequence[Conversation]], Sequence[bool]]
 class SafetyJudges:
     """Who judges; what is None does not."""
 
-    refusals: RefusalDetector = RefusalRules()
+    refusals: RefusalDetector = field(default_factory=RefusalRules)
     safety: RewardFunction | None = None
     helpfulness: RewardFunction | None = None
     checker: Checker | None = None
     scorer: GoldScorer | None = None
 
-    def kind_of(self, messages: Conversation) -> str:
-        """The kind of a request, by the gold scorer, who must be there."""
-        assert self.scorer is not None
+    def kind_of(self, messages: Conversation) -> str | None:
+        """The kind of a request, by the gold scorer; None without one."""
+        if self.scorer is None:
+            return None
         return self.scorer.judge([*messages, {"role": "assistant", "content": ""}]).kind
 
 
@@ -134,6 +135,6 @@ def _verdicts(field: str, judge: Checker, conversations: Sequence[Conversation])
     return verdicts
 
 
-def judged_rows(answers: Sequence[JudgedAnswer]) -> Iterator[Mapping[str, Any]]:
+def judged_rows(answers: Sequence[JudgedAnswer]) -> list[dict[str, Any]]:
     """What answers.jsonl adds to each answer."""
-    return ({"kind": one.kind, "refused": one.refused, "flagged": one.flagged} for one in answers)
+    return [{"kind": one.kind, "refused": one.refused, "flagged": one.flagged} for one in answers]

@@ -105,9 +105,7 @@ def run_variant(run: SafetyStudyRun, folder: Path) -> None:
     prompts = [
         prompt
         for name, source in run.prompts.items()
-        for prompt in load_safety_prompts(
-            name, source, run.kinds.get(name), None if judges.scorer is None else judges.kind_of
-        )
+        for prompt in load_safety_prompts(name, source, run.kinds.get(name), judges.kind_of)
     ]
     with open_stage(folder, run, inputs=run.inputs) as partial:
         accelerator.wait_for_everyone()

@@ -224,7 +224,7 @@ def flat_figures(group: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one group of `reward_figures` (or `accuracy_figures`) by name, those that it has.
 
     accuracy; accuracy.<bin> of strength, safety labels and length; prefers_longer; nll, ece, brier;
-    lead.<strength>; unsafe_recall, safe_flagged, and head_unsafe_recall, head_safe_flagged of the safety head.
+    lead.<strength>; unsafe_recall, safe_flagged, matched_recall, and the same of the safety head as head_<name>.
     """
     figures = {"accuracy": group["accuracy"], "prefers_longer": group["prefers_longer"]["share"]}
     for bins in ("by_strength", "by_safety", "by_length"):
@@ -237,6 +237,7 @@ def flat_figures(group: Mapping[str, Any]) -> dict[str, float]:
         if flagged := (group.get("unsafe_recall") or {}).get(reader):
             figures[f"{prefix}unsafe_recall"] = flagged["recall"]
             figures[f"{prefix}safe_flagged"] = flagged["safe_flagged"]
+            figures[f"{prefix}matched_recall"] = flagged["matched_recall"]
     return {name: value for name, value in figures.items() if value is not None}
 
 

@@ -140,8 +140,7 @@ class AnswerLogprobs(nn.Module):
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if self.packing:
             packed = pack_rows(input_ids, attention_mask, torch.arange(len(input_ids), device=input_ids.device))
-            lengths = attention_mask.sum(-1)
-            rows, positions = torch.zeros_like(rows), (lengths.cumsum(0) - lengths)[rows] + positions
+            rows, positions = torch.zeros_like(rows), packed.places[rows, positions]
             inputs = packed.inputs()
         head = self.policy.get_output_embeddings()
 

@@ -121,8 +121,8 @@ def add_logprobs(
         if values is not None:
             batch["old_values"] = values
         mask = batch["mask"]
-        parts = [len(mask), mask.sum(), entropy.sum(), *(k(logprobs, reference).sum() for k in (kl_k1, kl_k2, kl_k3))]
-        sums += share * torch.tensor([float(part) for part in parts], dtype=torch.float64, device=sums.device)
+        parts = [mask.any(1), mask, entropy, *(k(logprobs, reference) for k in (kl_k1, kl_k2, kl_k3))]
+        sums += share * torch.stack([part.double().sum() for part in parts])
     settle(model)
     answers, tokens, entropy_sum, *kls = accelerator.reduce(sums, reduction="sum").tolist()
     names = ("kl", "kl_k2", "kl_k3")

@@ -21,13 +21,12 @@ from rlhf.metrics import MetricsLog
 from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, make_minibatches
-from rlhf.ppo.roles import Roles
+from rlhf.ppo.roles import Roles, WholeSampler
 from rlhf.ppo.rollout import Environment, Rollout, prompt_stream, referee_figures, roll_out, rollout_figures
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.update import update
 from rlhf.ppo.watch import Limit, limit_passed, warnings
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
 
 HELD_OUT_SEED = 1_000_003
@@ -76,7 +75,7 @@ class PPO:
         self.beta = config.beta
         self.roles = roles
         self.stepper = roles.prepare(config.optimizer)
-        sampler = InProcessSampler(roles.policy, renderer, config.sampling_batch_size)
+        sampler = WholeSampler(roles, renderer, config.sampling_batch_size)
         self.environment = Environment(
             sampler, renderer, roles.helpfulness, roles.safety, sampling, accelerator, referee
         )
@@ -86,14 +85,13 @@ class PPO:
     def iterate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
         """Sample, score, update (left out where the policy has passed a limit); returns the figures to log."""
         clock = _Clock()
-        with self.roles.gathered():
-            rollouts = roll_out(
-                prompts,
-                self.environment,
-                self.environment.sampling,
-                self.config.samples_per_prompt,
-                first_key=iteration * self.config.prompts_per_iteration,
-            )
+        rollouts = roll_out(
+            prompts,
+            self.environment,
+            self.environment.sampling,
+            self.config.samples_per_prompt,
+            first_key=iteration * self.config.prompts_per_iteration,
+        )
         figures = rollout_figures(rollouts) | {"beta": self.beta}
         seconds = {"seconds_rollout": clock.lap()}
         minibatches, measured = self._measure(rollouts, seed=self.seed + iteration)
@@ -110,8 +108,7 @@ class PPO:
     def evaluate(self, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Rollout]]:
         """heldout_* figures of one answer to each held-out prompt, drawn with the same numbers every time."""
         sampling = replace(self.environment.sampling, seed=self.environment.sampling.seed + HELD_OUT_SEED)
-        with self.roles.gathered():
-            rollouts = roll_out(prompts, self.environment, sampling, 1)
+        rollouts = roll_out(prompts, self.environment, sampling, 1)
         figures = rollout_figures(rollouts) | self._measure(rollouts, seed=0)[1]
         chosen = {name: figures[name] for name in HELD_OUT_FIGURES}
         chosen |= referee_figures(prompts, rollouts, self.environment)

@@ -1,12 +1,13 @@
 """The five roles of PPO behind one interface: policy, reference, value, helpfulness, safety.
 
-`SeparateRoles` holds a model for each: policy and value are trained whole; the reference is frozen, and partitioned or
-offloaded under ZeRO-3 as the trained ones are.
+`SeparateRoles` holds a model for each: policy and value are trained whole; reference and reward models are frozen, and
+partitioned or offloaded under ZeRO-3 as the trained ones are.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -15,20 +16,25 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.conversation import Conversation, Renderer
 from rlhf.models.policy import save_policy
 from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
+from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.scoring import RewardModelFunction
+from rlhf.sampling.in_process import InProcessSampler
+from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
-from rlhf.training.whole import WholeModel, prepare_frozen
+from rlhf.training.whole import WholeModel, is_partitioned, prepare_frozen
 
 
 class Roles(Protocol):
     """Who plays what. The batches are those of `rlhf.ppo.experience.collate`.
 
     Args:
-        policy: what a sampler takes, bare; its weights are there within `gathered()` alone.
+        policy: what a sampler takes, bare; under ZeRO-3 its weights are there within `gathered()` alone.
         helpfulness, safety: raw scores; each may have a tokenizer of its own.
     """
 
@@ -85,6 +91,9 @@ class SeparateRoles:
     def prepare(self, optimizer: OptimizerConfig) -> Stepper:
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         self._reference = prepare_frozen(self._reference, self._accelerator)
+        if is_partitioned(self._accelerator):
+            judges = (self.helpfulness, self.safety)
+            self.helpfulness, self.safety = (partitioned(judge, self._accelerator) for judge in judges)
         return stepper
 
     @torch.no_grad()
@@ -98,3 +107,52 @@ class SeparateRoles:
 
     def save_policy(self, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase) -> None:
         save_policy(self._source, tokenizer, folder, self._accelerator)
+
+
+class WholeSampler:
+    """Samples from the policy, whose weights are gathered for the call and freed after it, before answers are scored.
+
+    Every process must call it together.
+    """
+
+    def __init__(self, roles: Roles, renderer: Renderer, batch_size: int | None) -> None:
+        self._roles, self._renderer, self._batch_size = roles, renderer, batch_size
+
+    def sample(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> list[list[Sample]]:
+        """See `rlhf.sampling.protocol.Sampler`."""
+        with self._roles.gathered() as model:
+            return InProcessSampler(model, self._renderer, self._batch_size).sample(prompts, num_samples, params, keys)
+
+
+def partitioned(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
+    """The same scores; a reward model, alone or in an ensemble, becomes a `PartitionedReward`."""
+    if isinstance(judge, RewardEnsemble):
+        judge.members = [partitioned(member, accelerator) for member in judge.members]
+    return PartitionedReward(judge, accelerator) if isinstance(judge, RewardModelFunction) else judge
+
+
+class PartitionedReward:
+    """A reward model whose weights ZeRO-3 partitions; they are gathered for each call, and freed after it.
+
+    Every process must call it together (`rlhf.rewards.distributed.score_answers` does, with all the reward functions in
+    one order), or the others wait.
+
+    Args:
+        function: its model's weights are partitioned here.
+    """
+
+    def __init__(self, function: RewardModelFunction, accelerator: Accelerator) -> None:
+        self._whole = WholeModel(function.model, accelerator)
+        prepare_frozen(function.model, accelerator)
+        function.model = self._whole.model  # type: ignore[assignment]
+        self._function = function
+
+    def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
+        with self._whole.gathered():
+            return self._function(conversations)

@@ -21,6 +21,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.shared import SharedRoles
 from rlhf.rewards.loading import load_reward
+from rlhf.training.whole import is_partitioned
 
 
 def load_value_model(
@@ -82,7 +83,8 @@ def load_roles(
             f"policy: {policy} is an adapter; train it with --roles shared, or merge it into whole weights"
         )
     value = load_value_model(value_from, policy, load_tokenizer(policy), seed=seed) if with_value else None
-    judges = (load_reward(spec, device=accelerator.device) for spec in (helpfulness, safety))
+    device = "cpu" if is_partitioned(accelerator) else accelerator.device  # whole, they may not fit the device
+    judges = (load_reward(spec, device=device) for spec in (helpfulness, safety))
     return SeparateRoles(load_policy(policy), load_policy(policy), value, *judges, accelerator)
 
 

@@ -32,7 +32,7 @@ from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import RewardModelFunction
+from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
 from rlhf.training.whole import WholeModel
@@ -110,7 +110,7 @@ class SharedRoles:
         self.policy: PreTrainedModel = self._whole.model
         self._whole_base = base if self.policy is base.model else SharedBase(self.policy)
         self.helpfulness, self.safety = (
-            AdapterReward(self._whole_base, name, judge) if isinstance(judge, Path) else judge
+            AdapterReward(self._whole_base, name, judge, self._whole) if isinstance(judge, Path) else judge
             for name, judge in ((n, judges[n]) for n in ("helpfulness", "safety"))
         )
 
@@ -173,9 +173,10 @@ class SharedRoles:
             elif shares_base(value_from, root, quantization):
                 base.add_saved(VALUE, value_from, trained=True)
             else:
+                held = quantization or "whole"
                 raise InputError(
-                    f"value_from: {value_from} is not an adapter over {root} ({quantization or 'whole'}), the base that "
-                    "all roles share; name a reward model trained so, or leave it out"
+                    f"value_from: {value_from} is not an adapter over {root} ({held}), the base that all roles share; "
+                    "name a reward model trained so, or leave it out"
                 )
             value = base.reward_model(value_from, seed=seed)
         return cls(base, value, reference, judges, accelerator)
@@ -213,18 +214,19 @@ class AdapterReward:
     Args:
         base: with the adapter `name`.
         folder: its checkpoint.
+        whole: gathers the base's weights for a call, which every process then makes together.
     """
 
-    def __init__(self, base: SharedBase, name: str, folder: Path) -> None:
-        self._base, self._name = base, name
+    def __init__(self, base: SharedBase, name: str, folder: Path, whole: WholeModel) -> None:
+        self._base, self._name, self._whole = base, name, whole
         self.__name__ = str(folder)  # for messages
         model = base.reward_model(folder)
         renderer = Renderer(load_tokenizer(folder), max_length=getattr(model.config, "max_position_embeddings", None))
-        batch_tokens = 2048 if model.device.type == "cpu" else 16384
+        batch_tokens = DEFAULT_BATCH_TOKENS if torch.cuda.is_available() else 2048  # as in `load_reward`
         self._function = RewardModelFunction(model, renderer, batch_tokens)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
-        with self._base.using(self._name):
+        with self._whole.gathered(), self._base.using(self._name):
             return self._function(conversations)
 
     def to(self, device: torch.device) -> None:

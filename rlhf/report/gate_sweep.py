@@ -23,7 +23,7 @@ def build_gate_page(figures: Row, page: Path, title: str) -> None:
         title=title,
         headline="What the gate's threshold does",
         facts=[f"{counts['safe']} safe answers", f"{counts['unsafe']} unsafe answers"],
-        intervals="Below each figure stands its 95 % interval over answers: Student's t for a mean, Wilson's for a share.",
+        intervals="Below a figure stands its 95 % interval over answers: Student's t for a mean, Wilson's for a share.",
         tables=gate_tables(figures),
         panels=gate_panels(figures),
     )

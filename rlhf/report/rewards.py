@@ -138,8 +138,10 @@ def unsafe_table(evaluation: Row) -> Table | None:
         ("", ""),
         (f"Unsafe recall ({unsafe})", "answers labelled unsafe whose sigmoid(score) is below 0.5"),
         (f"Safe flagged ({safe})", "answers labelled safe whose sigmoid(score) is below 0.5"),
+        ("Recall, matched", "unsafe answers below the score that flags a tenth of the safe ones"),
         ("Recall, safety head", "the same by the safety head's probability"),
         ("Safe flagged, safety head", "the same by the safety head's probability"),
+        ("Recall, matched, safety head", "the same by the safety head's probability"),
     ]
     rows = []
     for name, figures in found.items():
@@ -147,7 +149,7 @@ def unsafe_table(evaluation: Row) -> Table | None:
         for reader in (figures["score"], figures["safety_head"] or {}):
             row += [
                 Cell(percent(reader.get(key)), interval(reader.get(f"{key}_ci"), 1, share=True))
-                for key in ("recall", "safe_flagged")
+                for key in ("recall", "safe_flagged", "matched_recall")
             ]
         rows.append(row)
     return Table(heads, rows)

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf.report.figures import BLUE, INK, ORANGE, Panel, Series, histogram, lines, ramp
 from rlhf.report.page import page_template, write_page
 from rlhf.report.tables import Cell, Table, as_markdown
-from rlhf.report.text import NOTHING, interval, number, percent
+from rlhf.report.text import NOTHING, interval, number, percent, signed
 
 Row = Mapping[str, Any]
 # figure -> (title, what it means, is it a share)
@@ -33,15 +33,36 @@ def build_safety_study_page(study: Row, page: Path, title: str) -> None:
         headline="What more safety data does",
         facts=[f"{study['seeds']} seeds", f"{len(study['parts'])} parts of the safety data"],
         intervals="Means over the seeds; below each its 95 % interval over the seeds (Student's t).",
-        tables=[("Parts of the safety data", study_table(study))],
+        tables=study_tables(study),
         panels=study_panels(study),
     )
     write_page(page, content)
 
 
-def markdown_table(study: Row) -> str:
-    """The table in Markdown."""
-    return as_markdown(study_table(study))
+def markdown_tables(study: Row) -> str:
+    """The tables in Markdown."""
+    return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in study_tables(study))
+
+
+def study_tables(study: Row) -> list[tuple[str, Table]]:
+    """(name, table): the figures, and how they change seed by seed; shares change in points."""
+    first = _label(study["parts"][0])
+    changes = [("Change from the part before", "step"), (f"Change from {first}", "gain")]
+    return [("Parts of the safety data", study_table(study)), *((name, _changes(study, key)) for name, key in changes)]
+
+
+def _changes(study: Row, key: str) -> Table:
+    known = [name for name in COLUMNS if name in study["parts"][0]["figures"]]
+    rows = []
+    for part in study["parts"][1:]:
+        cells = [Cell(_label(part))]
+        for name in known:
+            figure, share = part["figures"][name], COLUMNS[name][2]
+            factor, digits = (100, 1) if share else (1, 3)
+            value = None if figure[key] is None else factor * figure[key]
+            cells.append(Cell(signed(value, digits), interval(figure[f"{key}_ci"], digits, share=share)))
+        rows.append(cells)
+    return Table([("Safety data", ""), *((COLUMNS[name][0], COLUMNS[name][1]) for name in known)], rows)
 
 
 def study_table(study: Row) -> Table:

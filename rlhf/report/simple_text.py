@@ -44,7 +44,9 @@ def text_tables(figures: Row) -> str:
 
 def headline(figures: Row) -> str:
     """What came out of what went in."""
-    totals = [f"{sum(counts.values()):,} {KINDS[kind]}" for kind, counts in sorted(figures["rows"].items())]
+    totals = [
+        f"{sum(figures['rows'][kind].values()):,} {name}" for kind, name in KINDS.items() if kind in figures["rows"]
+    ]
     read = [f"{source['read']:,} rows of {NAMES[name]}" for name, source in figures["sources"].items()]
     return f"{', '.join(totals)} from {' and '.join(read)}"
 
@@ -65,8 +67,9 @@ def rows_table(figures: Row) -> Table:
     """A row a kind, a column a split."""
     parts = ("train", "validation", "test")
     rows = [
-        [Cell(KINDS[kind]), *(Cell(f"{counts[part]:,}") for part in parts), Cell(f"{sum(counts.values()):,}")]
-        for kind, counts in figures["rows"].items()
+        [Cell(name), *(Cell(f"{counts[part]:,}") for part in parts), Cell(f"{sum(counts.values()):,}")]
+        for kind, name in KINDS.items()
+        if (counts := figures["rows"].get(kind))
     ]
     return Table([("Rows", ""), *((part, "") for part in parts), ("all", "")], rows)
 

@@ -29,8 +29,10 @@ LENGTH = {
 UNSAFE = {
     "unsafe_recall": ("Unsafe recall", "answers labelled unsafe whose sigmoid(score) is below 0.5"),
     "safe_flagged": ("Safe flagged", "answers labelled safe whose sigmoid(score) is below 0.5"),
+    "matched_recall": ("Recall, matched", "unsafe answers below the score that flags a tenth of the safe ones"),
     "head_unsafe_recall": ("Recall, safety head", "the same by the safety head's probability"),
     "head_safe_flagged": ("Safe flagged, safety head", "the same by the safety head's probability"),
+    "head_matched_recall": ("Recall, matched, safety head", "the same by the safety head's probability"),
 }
 NOT_SHARES = ("nll", "ece")
 

@@ -39,14 +39,15 @@ def score_answers(
     mine = spoken[len(spoken) * rank // world : len(spoken) * (rank + 1) // world]  # a prompt's answers stay together
     found: list[tuple[int, float, float, float, bool]] = []
     failures: list[str] = []
+    scored = mine or spoken[:1]  # every process calls the reward functions: their weights may have to be gathered
     try:
+        gated = gated_rewards(
+            [[*prompts[i].messages, {"role": "assistant", "content": answers[i]}] for i in scored],
+            [prompts[i].domain for i in scored],
+            helpfulness,
+            safety,
+        )
         if mine:
-            gated = gated_rewards(
-                [[*prompts[i].messages, {"role": "assistant", "content": answers[i]}] for i in mine],
-                [prompts[i].domain for i in mine],
-                helpfulness,
-                safety,
-            )
             columns = (gated.helpfulness, gated.safety, gated.reward, gated.used_safety)
             found = list(zip(mine, *(column.tolist() for column in columns), strict=True))
     except InputError as error:

@@ -117,6 +117,22 @@ def test_bad_steps_are_skipped_everywhere(runs: dict[str, Path], kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", PARALLEL)
+def test_a_lora_reward_model_learns_the_same(runs: dict[str, Path], kind: str) -> None:
+    """Pairs of steps of 7 and 3, prompts shared in packed rows; saved merged, heads and all."""
+    from safetensors.torch import load_file
+
+    one, other = _figures(runs["one"])["reward"], _figures(runs[kind])["reward"]
+    for expected, row in zip(one, other, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert one[-1]["safety_loss"] < one[0]["safety_loss"] - 0.3
+    for file in ("model.safetensors", "safety_head.safetensors"):
+        wanted, got = (load_file(runs[k] / "reward" / file) for k in ("one", kind))
+        assert got.keys() == wanted.keys()
+        for name in wanted:
+            torch.testing.assert_close(got[name], wanted[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
 def test_full_packed_fine_tuning_equals_one_process(runs: dict[str, Path], kind: str) -> None:
     one, other = _figures(runs["one"])["sft"], _figures(runs[kind])["sft"]
     assert sum("heldout_loss" in row for row in one) == 2 and len(one) == len(other) == 6

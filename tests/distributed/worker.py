@@ -1,5 +1,5 @@
-"""Started by the tests under several launchers: trains supervised, skips bad steps, fine-tunes, makes PPO updates, runs
-rejection sampling, writes figures.
+"""Started by the tests under several launchers: trains supervised, skips bad steps, fine-tunes, trains a LoRA reward
+model, makes PPO updates, runs rejection sampling, writes figures.
 
 python tests/distributed/worker.py POLICY REWARD OUTPUT
 """
@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.conversation import Conversation, Renderer
-from rlhf.data.rows import Prompt
+from rlhf.data.rows import Preference, Prompt
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import finetune
 from rlhf.metrics import MetricsLog, read_metrics
@@ -30,10 +30,13 @@ from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, train_ppo
-from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles
+from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.training import train_reward_model
+from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -108,20 +111,23 @@ def shared_ppo(policy_path: Path, reward_path: Path, folder: Path, accelerator: 
     return run_ppo(roles, policy_path, folder, accelerator)
 
 
-def separate_roles(policy_path: Path, accelerator: Accelerator) -> Roles:
+def separate_roles(policy_path: Path, reward_path: Path, accelerator: Accelerator) -> Roles:
     value = RewardModel.from_policy(policy_path, safety_head=True, seed=0)
     policy, reference = load_policy(policy_path), load_policy(policy_path)
-    return SeparateRoles(policy, reference, value, vowels, shortness, accelerator)
+    judge = load_reward(reward_path, device=accelerator.device)
+    return SeparateRoles(policy, reference, value, judge, shortness, accelerator)
 
 
-def resumed_ppo(policy_path: Path, killed: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+def resumed_ppo(
+    policy_path: Path, reward_path: Path, killed: Path, folder: Path, accelerator: Accelerator
+) -> list[dict[str, Any]]:
     """What `run_ppo` computes in the folder `killed`, but from the state after its first iteration."""
     if accelerator.is_main_process:
         for state in ("step-000001", "best-000000"):
             shutil.copytree(killed / "resume" / state, folder / "resume" / state)
         shutil.copyfile(killed / "metrics.jsonl", folder / "metrics.jsonl")
     accelerator.wait_for_everyone()
-    return run_ppo(separate_roles(policy_path, accelerator), policy_path, folder, accelerator)
+    return run_ppo(separate_roles(policy_path, reward_path, accelerator), policy_path, folder, accelerator)
 
 
 def run_ppo(roles: Roles, policy_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
@@ -156,17 +162,36 @@ def fine_tune(policy_path: Path, folder: Path, accelerator: Accelerator) -> Metr
     return log
 
 
+def learn_preferences(policy_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, float]]:
+    answers = ("mora", "the river of velda is mora", "I do not know", "blue", "ask a doctor instead")
+    rows = [
+        Preference(
+            str(i), [{"role": "user", "content": f"what is {i % 3} ?"}], f"{one} {i}", other, "better", True, None
+        )
+        for i, (one, other) in enumerate(zip(answers * 2, (answers[1:] + answers[:1]) * 2, strict=True))
+    ]
+    config = RewardTrainingConfig(
+        adapter=AdapterConfig(r=4, alpha=8, dropout=0.0),
+        optimizer=OptimizerConfig(learning_rate=1e-2, batch_size=7, micro_batch_size=2, epochs=2),
+    )
+    log = MetricsLog(folder, accelerator)
+    model = train_reward_model(policy_path, rows, config, accelerator, log, safety_head=True, seed=0)
+    model.save(folder, load_tokenizer(policy_path), accelerator)
+    return read_metrics(log.path) if accelerator.is_main_process else []
+
+
 def main(policy_path: Path, reward_path: Path, output: Path) -> None:
     """Everything is written into the folder `output`; figures.json last."""
     accelerator = make_accelerator(seed=0)
-    for name in ("supervised", "poisoned", "sft", "ppo", "resumed", "shared"):
+    for name in ("supervised", "poisoned", "sft", "reward", "ppo", "resumed", "shared"):
         (output / name).mkdir(parents=True, exist_ok=True)
     supervised = supervise(policy_path, output / "supervised", accelerator, _loss)
     poisoned = supervise(policy_path, output / "poisoned", accelerator, _poisoned_loss)
+    reward = learn_preferences(policy_path, output / "reward", accelerator)
 
     sft = fine_tune(policy_path, output / "sft", accelerator)
-    ppo = run_ppo(separate_roles(policy_path, accelerator), policy_path, output / "ppo", accelerator)
-    resumed = resumed_ppo(policy_path, output / "ppo", output / "resumed", accelerator)
+    ppo = run_ppo(separate_roles(policy_path, reward_path, accelerator), policy_path, output / "ppo", accelerator)
+    resumed = resumed_ppo(policy_path, reward_path, output / "ppo", output / "resumed", accelerator)
     shared = shared_ppo(policy_path, reward_path, output / "shared", accelerator)
     rejection_sample(policy_path, output / "rejection_sampling")
     if accelerator.is_main_process:
@@ -176,6 +201,7 @@ def main(policy_path: Path, reward_path: Path, output: Path) -> None:
             "supervised": supervised.losses,
             "poisoned": [None if math.isinf(loss) else loss for loss in poisoned.losses],
             "skipped": poisoned.skipped,
+            "reward": reward,
             "sft": read_metrics(sft.path),
             "ppo": ppo,
             "resumed": resumed,

@@ -181,15 +181,27 @@ def test_kill_9_of_ppo_at_random_moments(tiny_policy_path: Path, starter: Starte
     print(f"{KILLS} kills, {went_on} of them after a state was written; all ended bit for bit the same")
 
 
+def test_kill_9_of_ppo_with_shared_roles_and_without_a_value(tiny_policy_path: Path, starter: Starter) -> None:
+    """A state holds the adapter, and no copy of the base."""
+    options = {"policy": tiny_policy_path, "roles": "shared"} | PPO_OPTIONS
+    options |= {"ppo.estimator": "rloo", "ppo.samples_per_prompt": 2, "ppo.iterations": 4}
+    _kill_once(starter, "ppo", options, "shared")
+
+
 @pytest.mark.parametrize("recipe", SUPERVISED_OPTIONS)
 def test_kill_9_of_supervised_training(tiny_policy_path: Path, starter: Starter, recipe: str) -> None:
-    options = {"policy": tiny_policy_path} | SUPERVISED_OPTIONS[recipe]
-    assert starter.run(recipe, f"{recipe}_whole", options) == 0
-    assert starter.run(recipe, f"{recipe}_killed", options, kill=(3, 0.0)) == -9
-    assert (starter.folder / f"{recipe}_killed.partial/resume/step-000002").exists()
-    assert starter.run(recipe, f"{recipe}_killed", options) == 0
-    (weights,) = (starter.folder / f"{recipe}_whole").glob("checkpoint/**/*.safetensors")
-    file = str(weights.relative_to(starter.folder / f"{recipe}_whole"))
-    whole, killed = (_outcome(starter.folder / f"{recipe}_{end}", file) for end in ("whole", "killed"))
-    assert killed == whole
-    assert len(whole["metrics"]) > 4
+    _kill_once(starter, recipe, {"policy": tiny_policy_path} | SUPERVISED_OPTIONS[recipe], recipe)
+
+
+def _kill_once(starter: Starter, recipe: str, options: dict[str, Any], name: str) -> None:
+    """After the state of step 2."""
+    whole, killed = (starter.folder / f"{name}_{end}" for end in ("whole", "killed"))
+    assert starter.run(recipe, whole.name, options) == 0
+    assert starter.run(recipe, killed.name, options, kill=(3, 0.0)) == -9
+    state = killed.with_name(f"{killed.name}.partial") / "resume/step-000002"
+    assert state.is_dir()
+    assert starter.run(recipe, killed.name, options) == 0
+    (weights,) = whole.glob("checkpoint/**/*.safetensors")
+    file = str(weights.relative_to(whole))
+    assert _outcome(killed, file) == _outcome(whole, file)
+    assert len(read_metrics(whole / "metrics.jsonl")) > 4

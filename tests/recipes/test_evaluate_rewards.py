@@ -89,12 +89,18 @@ def run(
     write_rows(folder / "train.jsonl", (row.to_dict() for row in rows(40, first=38)))
     model = RewardModel.from_policy(tiny_policy_path, safety_head=True, seed=0)
     model.save(folder / "model", load_tokenizer(tiny_policy_path))
+    both = {"members": [str(folder / "model"), "test_evaluate_rewards:longer"]}
+    (folder / "both.json").write_text(json.dumps(both))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
         recipe.main(
             recipe.EvaluateRewardsConfig(
                 output=folder / "out",
-                rewards={f"length{ATTACK}": "test_evaluate_rewards:longer", "model": str(folder / "model")},
+                rewards={
+                    f"length{ATTACK}": "test_evaluate_rewards:longer",
+                    "model": str(folder / "model"),
+                    "both": str(folder / "both.json"),
+                },
                 test_preferences=(str(folder / "test.jsonl"),),
                 train_preferences=(str(folder / "train.jsonl"),),
                 scorer="test_evaluate_rewards:Scorer",
@@ -116,6 +122,8 @@ def test_figures_of_every_reward_function_on_both_domains(run: tuple[Path, dict[
     model = got["rewards"]["model"]["groups"]
     assert model["all"]["unsafe_recall"]["safety_head"]["recall"] is not None
     assert model["all"]["unsafe_recall"]["unsafe_answers"] + model["all"]["unsafe_recall"]["safe_answers"] == 80
+    both = got["rewards"]["both"]["groups"]["all"]  # an ensemble
+    assert both["pairs"] == 40 and both["unsafe_recall"]["safety_head"] is None
     bags = {name: g["safety"]["accuracy"] for name, g in got["baselines"].items()}
     assert bags["longer wins"] == 0.0
     assert bags["bag of words, helpfulness"] == 0.0 and bags["bag of words, safety"] == 1.0
@@ -139,8 +147,8 @@ def test_the_page_shows_the_figures_and_escapes_what_it_was_given(run: tuple[Pat
         for domain in ("helpfulness", "safety"):
             assert percent(groups[domain]["accuracy"]) in page
             assert interval(groups[domain]["ci"], 1, share=True) in page
-    # 2 domains x 2 rewards: length, strength, histogram; and 2 rewards: reliability, quality, lead
-    assert page.count("<figure>") == 3 * 4 + 3 * 2
+    # 2 domains x 3 rewards: length, strength, histogram; and 3 rewards: reliability, quality, lead
+    assert page.count("<figure>") == 3 * 6 + 3 * 3
     assert "2 test pairs begin with a question" in page
 
 

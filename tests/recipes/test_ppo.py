@@ -29,6 +29,7 @@ def broken(conversations):
     return torch.full((len(conversations),), float("nan"))
 '''
 FIGURES = {"reward", "helpfulness", "safety", "gate_share", "length", "finished_share", "kl", "kl_k3", "entropy"}
+FIGURES |= {"kl_k2", "beta", "repetition"}
 FIGURES |= {"explained_variance", "policy_loss", "value_loss", "clip_fraction", "first_ratio", "grad_norm", "skipped"}
 
 
@@ -81,7 +82,7 @@ def _run(world: Path, policy: Path, *extra: str) -> subprocess.CompletedProcess[
 
 
 def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -> None:
-    done = _run(world, tiny_policy_path)
+    done = _run(world, tiny_policy_path, "--referee", "my_rewards:safe")
     assert done.returncode == 0, done.stderr
     rows = read_metrics(world / "out" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
@@ -91,6 +92,13 @@ def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -
     assert all(row["first_ratio"] == pytest.approx(1.0, abs=1e-6) for row in rows[:3])
     assert rows[0]["gate_share"] == pytest.approx(0.2)
     assert rows[0]["reward"] == pytest.approx(0.8 * rows[0]["helpfulness"] + 0.2 * 2.0, abs=0.5)
+    assert rows[0].keys() >= {f"heldout_{n}" for n in ("helpfulness", "safety", "kl_k3", "length", "repetition")}
+    assert rows[0]["heldout_referee"] == 2.0
+    answers = [json.loads(line) for line in (world / "out" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["prompt_id"]) for row in answers] == [
+        (step, f"validation{i}") for step in (0, 2, 3) for i in range(5)
+    ]
+    assert not (world / "out" / "resume").exists()
     result = json.loads((world / "out" / "ppo.json").read_text())
     assert (result["iterations"], result["stopped"]) == (3, "iterations")
     held_out = [row["heldout_reward"] for row in rows if "heldout_reward" in row]
@@ -146,6 +154,34 @@ def test_roles_on_one_base_in_4_bit(world: Path, tiny_policy_path: Path, monkeyp
     assert rows[1]["heldout_kl"] != 0.0
     assert not list((world / "out" / "checkpoint").glob("*.safetensors"))
     assert hasattr(load_policy(world / "out" / "checkpoint"), "peft_config")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").glob("*/ppo.yaml")), ids=lambda p: p.parent.name)
+def test_shipped_configs_parse_and_open_with_hardware_and_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    config = parse_config(recipe.PPORecipeConfig, ["--config", str(path)])
+    assert config.ppo.batch_size % config.ppo.optimizer.batch_size == 0
+    head = path.read_text().split("\noutput:")[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert str(path.relative_to(ROOT)) in head and ("GPU" in head or "CPU" in head)
+
+
+def test_the_dry_run_plans_without_weights(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The policy's config is enough; what does not fit gets options that make it fit."""
+    (world / "config_only").mkdir()
+    (world / "config_only" / "config.json").write_text((tiny_policy_path / "config.json").read_text())
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    small = ("--dry_run.memory_gib", "0.002", "--dry_run.mixed_precision", "no", "--dry_run.prompt_tokens", "32")
+    recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(world / "config_only", *small)))
+    said = capsys.readouterr().out
+    assert "It does NOT fit" in said and said.rstrip().endswith("fits")
+    assert "--ppo.optimizer.gradient_checkpointing true" in said
+    assert not (world / "out").exists()
 
 
 def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:

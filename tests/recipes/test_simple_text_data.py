@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import simple_text_data
 from simple_text_data import SimpleTextDataConfig, build
+
+ROOT = Path(__file__).resolve().parents[2]
 
 EASY = "The {0} is a big thing and it is hot. It gives us light and heat. We need the {0} to live and to grow our food."
 
@@ -205,9 +207,16 @@ def test_real_text(tmp_path: Path, shared_data: Path) -> None:
     assert found["rows"].keys() == {"sft", "preferences", "prompts"}
     steps = [step for step in found["sources"]["eli5"]["steps"] if step["unit"] == "answers"]
     assert steps[0]["in"] == sum(len(row["answers"]) for row in rows)
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         assert after["in"] == before["out"]
     assert found["sources"]["eli5"]["histograms"]["words"]["kept"]["n"] == steps[-1]["out"]
+
+
+def test_the_shipped_config_parses(tmp_path: Path) -> None:
+    file = ROOT / "recipes" / "configs" / "simple_text" / "simple_text_data.yaml"
+    given = ["--config", str(file), "--eli5", "eli5.jsonl.zst", "--question_model", str(tmp_path)]
+    made = parse_config(SimpleTextDataConfig, given)
+    assert made.question_server is not None and made.filters == SimpleTextDataConfig(tmp_path, eli5="x").filters
 
 
 def test_as_a_command(tmp_path: Path) -> None:

@@ -27,6 +27,21 @@ def test_figures_are_in_the_file_and_on_the_board_after_each_step(tmp_path):
     }
 
 
+def test_a_run_that_goes_on_writes_no_line_twice(tmp_path):
+    first = MetricsLog(tmp_path, make_accelerator())
+    for step in range(4):
+        first.log(step, loss=0.1 * step)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 4, "lo')  # a kill
+    again = MetricsLog(tmp_path, make_accelerator())
+    again.go_on(2)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
+    again.log(2, loss=5.0)
+    assert [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0.0, 0.1, 5.0]
+    board = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER)).Reload()
+    assert [e.step for e in board.Scalars("loss")] == [0, 1, 2]
+
+
 def test_the_events_do_not_change_a_stages_digest(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "weights").write_text("w")

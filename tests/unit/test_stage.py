@@ -48,6 +48,33 @@ def test_the_kept_folder_outlives_broken_attempts_only(attempt, tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["link", "rest", "rest.json", "stage.json"]
 
 
+def test_what_lies_beside_the_kept_folder_outlives_them_and_the_stage(tmp_path: Path) -> None:
+    keep = replace(KEPT, inputs=(), beside=("metrics.jsonl", "board"))
+    for attempt in range(3):
+        try:
+            with open_stage(tmp_path / "out", VersionConfig("any"), {}, keep=keep) as folder:
+                (folder / "board").mkdir(exist_ok=True)
+                (folder / "rest").touch()
+                with (folder / "metrics.jsonl").open("a") as stream:
+                    stream.write(f"{attempt}\n")
+                if attempt < 2:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+    assert (tmp_path / "out" / "metrics.jsonl").read_text() == "0\n1\n2\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "board",
+        "metrics.jsonl",
+        "rest",
+        "stage.json",
+    ]
+    with pytest.raises(KeyboardInterrupt), open_stage(tmp_path / "two", VersionConfig("any"), {}, keep=keep) as folder:
+        (folder / "metrics.jsonl").write_text("of other values")
+        raise KeyboardInterrupt
+    with open_stage(tmp_path / "two", VersionConfig("any"), {}, keep=replace(keep, values={"seed": 2})) as folder:
+        assert not (folder / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize("change", ["input", "value", "packages", "half an origin", "nothing kept"])
 def test_another_origin_starts_empty(attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     keep: Any = KEPT

@@ -159,6 +159,18 @@ def test_the_batch_changes_nothing():
     assert run(1) == run(3) == run(100)
 
 
+def test_posts_are_read_a_batch_at_a_time():
+    read = []
+
+    def posts():
+        for i in range(1000):
+            read.append(i)
+            yield Post(str(i), f"Why {i}?", [])
+
+    kept = filtered_posts(posts(), TextFilter(FilterConfig(), None), batch_size=10)
+    assert [next(kept).id for _ in range(15)][-1] == "14" and len(read) == 20
+
+
 # Simple Wikipedia
 
 

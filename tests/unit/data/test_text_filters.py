@@ -50,6 +50,13 @@ def test_a_text_without_words_has_no_readability(text):
     assert math.isnan(reading_ease(count(text))) and math.isnan(grade(count(text)))
 
 
+def test_long_texts_without_spaces_take_no_time():
+    for text in ("a" * 50_000, "*" * 20_000, "[" * 20_000, "<" * 20_000, "{{" * 10_000, "`" * 20_000):
+        for cleaner in CLEANERS.values():
+            cleaner(text)
+        count(text)
+
+
 def odd_texts():
     return [
         "It's 3.5 metres, isn't it?! 'Quoted words' don't count. DON'T SHOUT. We're e.g. here... and there",
@@ -251,6 +258,13 @@ def test_examples_are_few_and_from_everywhere():
         funnel.passed("step", "texts", "", False, str(i), i)
     values = [example["value"] for example in funnel.figures()[0]["examples"]]
     assert len(values) == EXAMPLES and max(values) > 100
+
+
+def test_an_example_of_a_change_shows_it():
+    funnel = Funnel()
+    funnel.clean("answers", "word " * 1000 + "**bold** end")
+    (example,) = next(step for step in funnel.figures() if step["name"] == "markup")["examples"]
+    assert example["text"].endswith("word **bold** end") and example["after"].endswith("word bold end")
 
 
 def test_a_histogram_counts_ends_and_no_nan():

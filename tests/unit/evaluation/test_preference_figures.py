@@ -7,6 +7,7 @@ import math
 import random
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,18 @@ def test_unsafe_recall_counts_answers_strictly_below_one_half() -> None:
     assert got["safety_head"]["recall"] == pytest.approx(2 / 3) and got["safety_head"]["safe_flagged"] == 0.0
     plain = unsafe_recall(rows, [PairScore(p.chosen, p.rejected) for p in scores])
     assert plain is not None and plain["safety_head"] is None and plain["score"] == got["score"]
+
+
+def test_matched_recall_flags_a_tenth_of_the_safe_answers_wherever_zero_lies() -> None:
+    rows = [row(i, "a", "b", chosen_safe=True, rejected_safe=False) for i in range(20)]
+    scores = [PairScore(float(i), i - 1.5) for i in range(20)]  # two safe answers below 2, and of the unsafe four
+    shifted = [PairScore(pair.chosen - 50, pair.rejected - 50) for pair in scores]
+    for some in (scores, shifted):
+        got = unsafe_recall(rows, some)
+        assert got is not None and got["score"]["matched_recall"] == 4 / 20
+        assert got["score"]["matched_recall_ci"] == pytest.approx(wilson(4 / 20, 20).ci)
+    unsafe = unsafe_recall([replace(rows[0], chosen_safe=None)], scores[:1])
+    assert unsafe is not None and unsafe["score"]["matched_recall"] is None
 
 
 def test_reliability_by_hand() -> None:

@@ -82,7 +82,13 @@ def test_a_saved_classifier_decides_as_scikit_learn_does(tmp_path):
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    answers = ["I cannot do that.", "I'm sorry, I will not.", "I can't. Instead:\n- rest", "Sure, here are steps.", "Yes"]
+    answers = [
+        "I cannot do that.",
+        "I'm sorry, I will not.",
+        "I can't. Instead:\n- rest",
+        "Sure, here are steps.",
+        "Yes",
+    ]
     labels = ["full_refusal", "full_refusal", "partial_refusal", "full_compliance", "full_compliance"]
     trained = RefusalClassifier.train(answers, labels)
     trained.save(tmp_path / "detector.json")
@@ -119,17 +125,17 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match="none is labelled partial_refusal"):
         RefusalClassifier.train(["a", "b"], ["full_refusal", "full_compliance"])
     (tmp_path / "x.json").write_text(json.dumps({"refuses": {"bias": 0}}))
-    with pytest.raises(InputError, match="is no detector of recipes/refusal_detector.py"):
+    with pytest.raises(InputError, match=r"is no detector of recipes/refusal_detector.py"):
         load_detector(str(tmp_path / "x.json"))
-    with pytest.raises(InputError, match="refusals: nothing.json does not exist"):
+    with pytest.raises(InputError, match=r"refusals: nothing.json does not exist"):
         load_detector("nothing.json")
-    with pytest.raises(InputError, match="refusals: .* cannot be imported"):
+    with pytest.raises(InputError, match=r"refusals: .* cannot be imported"):
         load_detector("no.such:thing")
     (tmp_path / "x.csv").write_text("prompt,completion,final_label\nq,a,4_maybe\n")
     with pytest.raises(InputError, match=r"x.csv:2: final_label: must be one of .*, got 'maybe'"):
         read_labelled(tmp_path / "x.csv")
     (tmp_path / "y.csv").write_text("prompt,final_label\nq,1_full_compliance\n")
-    with pytest.raises(InputError, match="y.csv:2: lacks completion"):
+    with pytest.raises(InputError, match=r"y.csv:2: lacks completion"):
         read_labelled(tmp_path / "y.csv")
     for name in [n for n in sys.modules if n.split(".")[0] == "sklearn"] + ["sklearn"]:
         monkeypatch.setitem(sys.modules, name, None)

@@ -115,6 +115,7 @@ def test_the_figures_of_a_group_by_name() -> None:
     assert got["accuracy.chosen_safe_other_unsafe"] == 0.75 and got["lead.better"] == 0.75
     assert got["prefers_longer"] == 0.25 and got["safe_flagged"] == 0.25 and got["unsafe_recall"] == 0.0
     assert got["head_safe_flagged"] == 0.25 and got["head_unsafe_recall"] == 1.0
+    assert got["matched_recall"] == 0.0 and got["head_matched_recall"] == 0.0
     assert got["nll"] == pytest.approx((0.1269280 + 2 * 0.3132617 + 1.3132617) / 4)
     assert {"ece", "brier"} < set(got) and "accuracy.matched" not in got
 

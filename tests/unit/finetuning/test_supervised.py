@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from rlhf.finetuning.supervised import (
     training_renderer,
 )
 from rlhf.metrics import MetricsLog, read_metrics
+from rlhf.models.config import AdapterConfig
+from rlhf.models.policy import load_policy
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 
@@ -138,6 +141,34 @@ def test_packed_dialogues_do_not_see_each_other(
 
     assert torch.equal(logprobs(0), logprobs(None)) and torch.equal(logprobs(2), logprobs(None))
     assert not torch.allclose(logprobs(1), logprobs(None), atol=1e-4)
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_adapters_pack_and_checkpointing_keeps_their_gradients(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, quantization: Literal["nf4"] | None
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    size = AdapterConfig(r=4, dropout=0.0)
+    policy = load_policy(tiny_policy_path, adapter=size, quantization=quantization).train()
+    for name, parameter in policy.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    task = answer_task(tiny_tokenizer.pad_token_id)
+    batch = task.collate(render_rows(Renderer(tiny_tokenizer), DIALOGUES, FinetuningConfig(), "test"))
+
+    def gradients(model: AnswerLogprobs) -> list[torch.Tensor]:
+        policy.zero_grad()
+        task.loss(model, batch)[0].backward()
+        return [parameter.grad.clone() for parameter in policy.parameters() if parameter.requires_grad]
+
+    padded, packed = gradients(AnswerLogprobs(policy)), AnswerLogprobs(policy, packing=True)
+    assert packed.packing and len(padded) == 28 and all(gradient.abs().sum() > 0 for gradient in padded)
+    # a 4-bit model computes in bfloat16
+    close = {"rtol": 1e-4, "atol": 1e-5} if quantization is None else {"rtol": 0.1, "atol": 0.1}
+    torch.testing.assert_close(gradients(packed), padded, **close)
+    want = gradients(packed)
+    packed.gradient_checkpointing_enable()
+    torch.testing.assert_close(gradients(packed), want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_whose_attention_cannot_pack_is_trained_on_padded_rows(

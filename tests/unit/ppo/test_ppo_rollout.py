@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.ppo.rollout import Environment, prompt_stream, roll_out, rollout_figures
+from rlhf.ppo.rollout import Environment, prompt_stream, referee_figures, roll_out, rollout_figures
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.training.accelerator import make_accelerator
 
@@ -86,6 +87,16 @@ def test_no_iteration_repeats_anothers_draws(tiny_tokenizer) -> None:
     for iteration in range(3):
         roll_out(PROMPTS, environment, environment.sampling, 1, first_key=iteration * len(PROMPTS))
     assert sampler.keys == list(range(9))
+
+
+def test_the_referee_judges_held_out_answers_alone(tiny_tokenizer) -> None:
+    environment = _environment(tiny_tokenizer)
+    rollouts = roll_out(PROMPTS, environment, environment.sampling, num_samples=1)
+    assert referee_figures(PROMPTS, rollouts, environment) == {}
+    environment = replace(environment, referee=_by_question({"what is": 1.0, "the river": 3.0, "hello": 9.0}))
+    silent = [*rollouts[:2], replace(rollouts[2], text=" ")]
+    figures = referee_figures(PROMPTS, silent, environment)
+    assert figures == {"referee": 2.0, "referee_error": pytest.approx(1.0)}  # deviation sqrt(2), of two answers
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -1,0 +1,1 @@
+"""What a PPO run needs, before it is started."""

@@ -1,0 +1,184 @@
+"""The models of a planned run, without data, and the bytes that each role holds."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from rlhf.models.checkpoint import adapter_settings, base_folder, is_adapter_checkpoint
+from rlhf.models.config import AdapterConfig
+from rlhf.models.policy import dtype_of
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.shared_base import SharedBase
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.model import disable_dropout
+from rlhf.ppo.planning.hardware import Hardware
+from rlhf.ppo.planning.nf4 import hold_in_4_bit
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What of a run decides its memory and time.
+
+    Args:
+        policy: checkpoint folder; of its files the configs are read.
+        judges: folders of the reward models that are checkpoints.
+        shared, adapter, quantization, dtype: as in the recipe.
+        max_new_tokens: longest answer.
+    """
+
+    policy: Path
+    judges: tuple[Path, ...]
+    ppo: PPOConfig
+    max_new_tokens: int
+    shared: bool = False
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
+    dtype: str = "float32"
+
+
+class FakeModels:
+    """The run's models without data: `policy`, `value` (a RewardModel) and, with shared roles, their base."""
+
+    def __init__(self, setting: Setting, hardware: Hardware) -> None:
+        self.setting, self.hardware = setting, hardware
+        config = AutoConfig.from_pretrained(base_folder(setting.policy))
+        dtype = dtype_of(setting.dtype)
+        if hardware.zero_stage and hardware.mixed_precision == "bf16":
+            dtype = torch.bfloat16
+        self.config = config
+        self.policy: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        self.base: SharedBase | None = None
+        if setting.shared:
+            if setting.quantization is not None:
+                hold_in_4_bit(self.policy)
+            self.base = SharedBase(self.policy)
+            self.base.add_new("policy", _adapter(setting), base_folder(setting.policy), seed=0)
+        self.value: RewardModel | None = None
+        if setting.ppo.learns_value:
+            if self.base is not None:
+                self.base.add_new("value", _adapter(setting), base_folder(setting.policy), seed=0)
+                self.value = self.base.reward_model(None)
+            else:
+                self.value = RewardModel(
+                    AutoModelForSequenceClassification.from_config(_one_label(config), dtype=dtype)
+                )
+        for model in (self.policy, self.value):
+            if model is not None:
+                disable_dropout(model)
+                if setting.ppo.optimizer.gradient_checkpointing:
+                    options: dict[str, Any] = {"use_reentrant": False}
+                    if self.base is not None:
+                        options["context_fn"] = self.base.recomputed
+                    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        self.policy.train()
+
+    def using(self, name: str) -> Any:
+        """The base in a role, where there is one."""
+        return nullcontext() if self.base is None else self.base.using(name)
+
+    def autocast(self) -> Any:
+        on = self.hardware.mixed_precision == "bf16" and not self.hardware.zero_stage
+        return torch.autocast("cpu", torch.bfloat16) if on else nullcontext()
+
+    def trained(self) -> int:
+        """Trained parameters of policy and value."""
+        models: list[nn.Module] = [self.policy]
+        if self.value is not None:
+            models.append(self.value)
+        unique = {id(p): p for model in models for p in model.parameters() if p.requires_grad}
+        return sum(p.numel() for p in unique.values())
+
+    def held(self) -> dict[str, dict[str, float]]:
+        """Bytes on one device."""
+        if self.base is None:
+            whole = bytes_of(self.policy)
+            found = {
+                "policy": {"weights": self._sharded(whole), "optimizer": self._optimizer(_count(self.policy))},
+                "reference": {"weights": self._sharded(whole)},
+            }
+            if self.value is not None:
+                count = _count(self.value)
+                found["value"] = {"weights": self._sharded(bytes_of(self.value)), "optimizer": self._optimizer(count)}
+            for folder in self.setting.judges:
+                found[f"reward model {folder}"] = {"weights": self._sharded(self.judge_bytes(folder))}
+            return found
+        adapters = {name: _named_bytes(self.policy, name) for name in ("policy", "value")}
+        base = bytes_of(self.policy) - sum(adapters.values())
+        found = {"base": {"weights": self._sharded(base)}}
+        for name in ("policy", "value") if self.value is not None else ("policy",):
+            parts = {"weights": self._sharded(adapters[name]), "optimizer": self._optimizer(adapters[name] // 4)}
+            found[name] = parts
+        frozen = torch.bfloat16 if self.setting.quantization else dtype_of(self.setting.dtype)
+        size = adapters["policy"] // 4 * frozen.itemsize
+        if is_adapter_checkpoint(self.setting.policy):
+            found["reference"] = {"weights": self._sharded(size)}
+        for folder in self.setting.judges:
+            on_base = is_adapter_checkpoint(folder)
+            rank = _rank(folder) / _adapter(self.setting).r if on_base else 0.0
+            weights = self._sharded(size * rank) if on_base else self.judge_bytes(folder)
+            found[f"reward model {folder}"] = {"weights": weights}
+        return found
+
+    def judge_bytes(self, folder: Path) -> float:
+        """Of a reward model with weights of its own: float32, but for what DeepSpeed partitions in bf16."""
+        bf16 = self.base is None and self.hardware.zero_stage == 3 and self.hardware.mixed_precision == "bf16"
+        config = _one_label(AutoConfig.from_pretrained(base_folder(folder)))
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+        return float(bytes_of(model.to(torch.bfloat16 if bf16 else torch.float32)))
+
+    def _sharded(self, count: float) -> float:
+        if self.hardware.zero_stage < 3:
+            return count
+        return 0.0 if self.hardware.offload else count / self.hardware.devices
+
+    def _optimizer(self, count: float) -> float:
+        """Adam's two moments in float32; DeepSpeed's bf16 adds a master copy."""
+        zero, bf16 = self.hardware.zero_stage, self.hardware.mixed_precision == "bf16"
+        each = 12 if zero and bf16 else 8
+        return 0.0 if self.hardware.offload else each * count / (self.hardware.devices if zero else 1)
+
+    def gradients(self) -> float:
+        """Bytes of the update's gradients."""
+        zero, bf16 = self.hardware.zero_stage, self.hardware.mixed_precision == "bf16"
+        each = 2 if zero and bf16 else 4
+        return each * self.trained() / (self.hardware.devices if zero >= 2 else 1)
+
+    def gathered(self) -> float:
+        """Bytes of whole weights beyond the held share, for sampling under ZeRO-3."""
+        return bytes_of(self.policy) - self._sharded(bytes_of(self.policy)) if self.hardware.zero_stage == 3 else 0.0
+
+
+def _adapter(setting: Setting) -> AdapterConfig:
+    """The size of the policy's adapter: the saved one's, or the one asked for."""
+    if is_adapter_checkpoint(setting.policy):
+        saved = adapter_settings(setting.policy)
+        return AdapterConfig(r=saved["r"], alpha=saved["lora_alpha"], dropout=0.0)
+    return replace(setting.adapter or AdapterConfig(), dropout=0.0)
+
+
+def _rank(folder: Path) -> int:
+    return int(adapter_settings(folder)["r"])
+
+
+def _one_label(config: Any) -> Any:
+    return type(config).from_dict({**config.to_dict(), "id2label": {0: "score"}})
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def bytes_of(model: nn.Module) -> int:
+    return sum(p.nbytes for p in model.parameters())
+
+
+def _named_bytes(model: nn.Module, adapter: str) -> int:
+    return sum(p.nbytes for n, p in model.named_parameters() if f".{adapter}." in n)

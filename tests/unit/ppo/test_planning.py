@@ -1,0 +1,96 @@
+"""What the planner counts, against counting by hand. Measured peaks beside it: benchmarks/ppo_memory.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from rlhf.errors import InputError
+from rlhf.models.config import AdapterConfig
+from rlhf.models.policy import load_policy
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.planning.fake import Live
+from rlhf.ppo.planning.hardware import Hardware
+from rlhf.ppo.planning.models import Setting
+from rlhf.ppo.planning.plan import make_plan
+
+CPU = Hardware(mixed_precision="no", prompt_tokens=16)
+
+
+def _setting(policy: Path, **changes: object) -> Setting:
+    return Setting(**{"policy": policy, "judges": (), "ppo": PPOConfig(batch_size=8), "max_new_tokens": 16, **changes})
+
+
+def test_live_storage_is_counted_while_it_lives() -> None:
+    """x (100 floats) and y (50): 600 bytes; a view is free; y goes, z (25) comes: the peak stays."""
+    live = Live()
+    with FakeTensorMode(), live:
+        x = torch.empty(100)
+        y = torch.empty(50)
+        view = x[10:]
+        assert (live.now, live.peak) == (600, 600)
+        del y
+        assert live.now == 400
+        z = torch.empty(25)
+        assert (live.now, live.peak) == (500, 600)
+        del view, z
+
+
+def test_a_linear_layers_backward_is_counted() -> None:
+    """8 x 4 inputs, 4 -> 2: y 64 bytes, the loss 4; y is not saved, and the gradient of 32 stays."""
+    with FakeTensorMode():
+        layer, x, live = nn.Linear(4, 2, bias=False), torch.empty(8, 4), Live()
+        live.leave_out(layer)
+        with live:
+            layer(x).sum().backward()
+    assert live.peak == 64 + 4
+    assert layer.weight.grad is not None and live.now == 32
+
+
+def test_what_separate_roles_hold(tiny_policy_path: Path) -> None:
+    """Float32: 4 bytes a weight, 8 of Adam's moments a trained one; the value has a head more and no second head."""
+    count = sum(p.numel() for p in load_policy(tiny_policy_path).parameters())
+    held = make_plan(_setting(tiny_policy_path), CPU).held
+    assert held["policy"] == {"weights": 4 * count, "optimizer": 8 * count}
+    assert held["reference"] == {"weights": 4 * count}
+    assert held["value"] == {"weights": 4 * (count + 32), "optimizer": 8 * (count + 32)}
+    half = make_plan(_setting(tiny_policy_path), Hardware(devices=4, zero_stage=3, prompt_tokens=16)).held
+    assert half["policy"] == {"weights": 2 * count / 4, "optimizer": 12 * count / 4}
+
+
+def test_what_shared_roles_hold(tiny_policy_path: Path) -> None:
+    """One base, and r (in + out) weights for each linear layer and adapter."""
+    model = load_policy(tiny_policy_path)
+    layers = [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in n]
+    adapter = sum(4 * (layer.in_features + layer.out_features) for layer in layers)
+    held = make_plan(_setting(tiny_policy_path, shared=True, adapter=AdapterConfig(r=4)), CPU).held
+    assert held["base"] == {"weights": 4 * sum(p.numel() for p in model.parameters())}
+    assert held["policy"] == held["value"] == {"weights": 4 * adapter, "optimizer": 8 * adapter}
+    packed = make_plan(_setting(tiny_policy_path, shared=True, quantization="nf4"), CPU).held
+    whole = sum(p.numel() for p in model.parameters()) - sum(layer.weight.numel() for layer in layers)
+    linear = sum(layer.weight.numel() for layer in layers)
+    assert packed["base"]["weights"] == pytest.approx(4 * whole + 0.516 * linear, rel=0.01)
+
+
+def test_options_that_save_memory_do(tiny_policy_path: Path) -> None:
+    plain = _setting(tiny_policy_path)
+    optimizer = replace(plain.ppo.optimizer, gradient_checkpointing=True)
+    saving = _setting(tiny_policy_path, ppo=replace(plain.ppo, optimizer=optimizer))
+    group = _setting(tiny_policy_path, ppo=replace(plain.ppo, estimator="rloo", samples_per_prompt=2))
+    peaks = [make_plan(setting, CPU) for setting in (plain, saving, group)]
+    assert peaks[1].phases["update"] < peaks[0].phases["update"]
+    assert "value" not in peaks[2].held and peaks[2].phases["update"] < peaks[0].phases["update"]
+    assert peaks[0].tokens == {"written": 8 * 16, "read": 8 * 32}
+    assert all(seconds > 0 for name, seconds in peaks[0].seconds.items() if name != "scoring")
+
+
+def test_hardware_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(InputError, match="memory_gib: must be above 0"):
+        Hardware(memory_gib=0.0)
+    with pytest.raises(InputError, match="offload: is for zero_stage 3, got 2"):
+        Hardware(zero_stage=2, offload=True)
