@@ -1,11 +1,11 @@
-"""Simple, safe text from a million posts: rows a second, and the peak memory of the process.
+"""Simple, safe text from many posts: rows a second, and the peak memory of the process.
 
-    OMP_NUM_THREADS=1 python benchmarks/data_building.py [--rows 1000000] [--peer_rows 5000]
+    OMP_NUM_THREADS=1 python benchmarks/data_building.py [--rows 100000] [--peer_rows 5000]
 
 Made-up posts of Reddit's form (one to three answers, on average 90 words; one question in fifty is a near-copy of
 another) go through recipes/simple_text_data.py: read, cleaned, filtered, split, leakage removed, written. The
-embeddings are made of hashed words by this file, 64 wide, and toxicity is a table of made-up words: the models' own
-time is not in it, what they cost in memory is. The peer takes the same rows through `datasets` (map and filter, one
+embeddings are made of hashed words by this file, 64 wide, and toxicity is a table of made-up words: neither a
+model's time nor its memory is in it. The peer takes the same rows through `datasets` (map and filter, one
 process) with textstat's readability, and does no clean-up, no split and no leakage. Seconds are of processor time on
 one thread. The last line is JSON.
 """
@@ -126,7 +126,7 @@ def peer(file: Path, cache: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--peer_rows", type=int, default=5_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

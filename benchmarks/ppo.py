@@ -4,6 +4,7 @@
 
 Same model (a Llama of random weights), the same one reward model, value model, HH prompts, batch and length of answers
 (no end token comes from random weights, so all are as long as they may be); one optimizer step an iteration, float32.
+With `--run runs/demo` the demo's V2 models and prompts, where answers end by themselves.
 Our second reward is a constant. trl 1.12 needs an environment of its own, which the first call makes in the cache
 folder (some 2 GB, from the package index). Each side is a process with one thread; seconds are of processor time, so
 that other work on the machine counts little; the first iteration sets things up and does not count. The last line is
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ import torch
 from reward_training import SEED, hh_rows
 
 from rlhf.conversation import Conversation, Renderer
+from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.models.config import LlamaSize
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
@@ -75,19 +78,34 @@ def prepare(data: Path, folder: Path, iterations: int) -> list[Prompt]:
     rendered = Renderer(load_tokenizer(folder / "policy")).prompts(prompts)
     short = [i for i, ids in enumerate(rendered) if len(ids) <= LONGEST_PROMPT]
     chosen = random.Random(SEED).sample(short, iterations * BATCH)
+    write_settings(folder, [prompts[i] for i in chosen], iterations)
+    return [Prompt(str(i), prompts[i]) for i in chosen]
+
+
+def prepare_from_run(run: Path, folder: Path, iterations: int) -> list[Prompt]:
+    """The same from a run's second version: trained models, whose answers end by themselves."""
+    for name, stage in (("policy", "rejection_sampling"), ("reward", "helpfulness_reward")):
+        shutil.copytree(run / "v2" / stage / "checkpoint", folder / name)
+    prompts = load_prompts(run / "data" / "prompts.jsonl")
+    chosen = random.Random(SEED).sample(prompts, iterations * BATCH)
+    write_settings(folder, [prompt.messages for prompt in chosen], iterations)
+    return chosen
+
+
+def write_settings(folder: Path, conversations: Sequence[Conversation], iterations: int) -> None:
+    """What trl's side reads, the prompts as ids."""
     settings = {
-        "prompts": [rendered[i] for i in chosen],
+        "prompts": Renderer(load_tokenizer(folder / "policy")).prompts(conversations),
         "batch_size": BATCH,
         "micro_batch_size": MICRO,
         "max_new_tokens": NEW_TOKENS,
         "iterations": iterations,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
-    return [Prompt(str(i), prompts[i]) for i in chosen]
 
 
 def ours(folder: Path) -> None:
-    """Write FOLDER/ours.json, as benchmarks/ppo_peer.py does for trl."""
+    """Write FOLDER/ours.json, as benchmarks/peers/trl_ppo.py does for trl."""
     settings = json.loads((folder / "settings.json").read_text())
     prompts = [Prompt(**row) for row in json.loads((folder / "prompts.json").read_text())]
     before = peak_memory_mb()
@@ -118,6 +136,7 @@ def ours(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=Path("../shared/data/hh-rlhf"))
+    parser.add_argument("--run", type=Path, help="a finished run, e.g. runs/demo: its V2 models and prompts")
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "rlhf" / "trl-1.12")
     parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)
@@ -125,13 +144,16 @@ def main() -> None:
     if arguments.ours is not None:
         ours(arguments.ours)
         return
-    python = peer_python(arguments.cache)
+    python = peer_python(arguments.cache.resolve())
     means = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prompts = prepare(arguments.data, folder, arguments.iterations)
+        if arguments.run is None:
+            prompts = prepare(arguments.data, folder, arguments.iterations)
+        else:
+            prompts = prepare_from_run(arguments.run, folder, arguments.iterations)
         (folder / "prompts.json").write_text(json.dumps([vars(prompt) for prompt in prompts]))
-        peer = [python, Path(__file__).with_name("ppo_peer.py"), folder]
+        peer = [python, Path(__file__).with_name("peers") / "trl_ppo.py", folder]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
         environment.pop("PYTHONPATH", None)
         for side, command, variables in (

@@ -48,7 +48,8 @@ def study_tables(study: Row) -> list[tuple[str, Table]]:
     """(name, table): the figures, and how they change seed by seed; shares change in points."""
     first = _label(study["parts"][0])
     changes = [("Change from the part before", "step"), (f"Change from {first}", "gain")]
-    return [("Parts of the safety data", study_table(study)), *((name, _changes(study, key)) for name, key in changes)]
+    tables = [("Parts of the safety data", study_table(study))]
+    return tables + [(name, _changes(study, key)) for name, key in changes if len(study["parts"]) > 1]
 
 
 def _changes(study: Row, key: str) -> Table:

@@ -22,7 +22,8 @@ from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.training.config import OptimizerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*_study.yaml"))
+STUDIES = sorted((ROOT / "recipes" / "configs").glob("*/*_study.yaml"))
+CONFIGS = [file for file in STUDIES if "recipes/reward_study.py" in file.read_text(encoding="utf-8")]
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ class FakeModels:
         config = _one_label(AutoConfig.from_pretrained(base_folder(folder)))
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config)
-        return float(bytes_of(model.to(torch.bfloat16 if bf16 else torch.float32)))
+        return float(_count(model) * (2 if bf16 else 4))
 
     def _sharded(self, count: float) -> float:
         if self.hardware.zero_stage < 3:

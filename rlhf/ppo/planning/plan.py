@@ -180,7 +180,7 @@ def _update(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
         sum(part.sum() for part in parts).backward()
 
     peak = _peak(models, step)
-    alive = sum(p.grad.numel() * 4 for p in _trained(models) if p.grad is not None)  # counted by _peak as they came
+    alive = sum(p.grad.nbytes for p in _trained(models) if p.grad is not None)  # counted by _peak as they came
     return peak - alive + models.gradients()
 
 

@@ -1,6 +1,6 @@
 """trl's side of benchmarks/ppo.py, run by the Python of an environment of its own: knows nothing of rlhf.
 
-    python benchmarks/ppo_peer.py FOLDER
+    python benchmarks/peers/trl_ppo.py FOLDER
 
 Reads FOLDER/settings.json; writes FOLDER/peer.json: processor seconds of each iteration, mean length of the answers,
 peak memory before and in all (MB).
