@@ -105,7 +105,7 @@ def everyday_figures(answers: dict[str, dict[str, list[Answer]]]) -> list[dict[s
                 if a.gold is not None
                 and (a.gold["kind"] != "unsafe" if figure == "helpfulness" else a.domain == "safety")
             ]
-            found += by_prompt(chosen, lambda a: a.gold and float(a.gold[figure]))
+            found += by_prompt(chosen, lambda a: float(a.gold[figure]) if a.gold is not None else None)
         return found
 
     first = next(iter(answers))

@@ -52,7 +52,7 @@ class Constraint:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Constraint:
         """A row of a file of constraints; InputError names the field that is missing or wrong."""
-        given = {}
+        given: dict[str, Any] = {}
         for name in ("kind", "value", "text", "short", "pattern"):
             given[name] = row.get(name)
             required = name in ("kind", "value") or (name == "text" and row.get("kind") not in WORDINGS)

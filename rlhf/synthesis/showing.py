@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import cast
 
 from rlhf.conversation import Conversation, Renderer
 
@@ -14,6 +15,7 @@ def coloured(renderer: Renderer, dialogue: Conversation, instruction: str) -> st
     rendered = renderer.dialogue(dialogue, train="last")
     text = ""
     for trained, pairs in groupby(zip(rendered.loss_mask, rendered.input_ids, strict=True), key=lambda pair: pair[0]):
-        part = renderer.tokenizer.decode([token for _, token in pairs], clean_up_tokenization_spaces=False)
+        ids = [token for _, token in pairs]
+        part = cast(str, renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         text += f"{TRAINED}{part}{END}" if trained else part.replace(instruction, f"{INSTRUCTION}{instruction}{END}")
     return text
