@@ -58,8 +58,8 @@ class EvaluateRewardsConfig:
 
 
 def main(config: EvaluateRewardsConfig) -> None:
-    require_files(world=config.world)
     inputs = reward_files(**{f"rewards.{name}": spec for name, spec in config.rewards.items()})
+    require_files(world=config.world)
     inputs |= local_files(test_preferences=config.test_preferences, train_preferences=config.train_preferences)
     if config.world is not None:
         inputs["world"] = config.world
