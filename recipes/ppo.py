@@ -87,9 +87,11 @@ class PPORecipeConfig:
                 )
         if self.sampling.stop:
             raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")
-        given = {"adapter": self.adapter, "quantization": self.quantization}
-        for name in (name for name, value in given.items() if value is not None and self.roles == "separate"):
+        defaults = {"adapter": None, "quantization": None, "dtype": "float32"}
+        for name in (n for n, value in defaults.items() if getattr(self, n) != value and self.roles == "separate"):
             raise InputError(f"{name}: is for adapters on one base; add --roles shared, or leave it out")
+        if self.value_from is not None and not self.ppo.learns_value:
+            raise InputError(f"value_from: {self.ppo.estimator} learns no value; leave it out, or set estimator to gae")
 
 
 def main(config: PPORecipeConfig) -> None:

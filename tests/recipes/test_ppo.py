@@ -218,11 +218,13 @@ def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_po
         (("--sampling.max_new_tokens", "250"), "leaves no room for 250 more in the model's context of 256"),
         (("--max_prompt_tokens", "2"), "prompts: prompts.jsonl has no prompts of at most 2 tokens"),
         (("--adapter.r", "4"), "adapter: is for adapters on one base; add --roles shared"),
+        (("--dtype", "bfloat16"), "dtype: is for adapters on one base; add --roles shared"),
+        (("--ppo.estimator", "rloo", "--value_from", "policy"), "value_from: rloo learns no value; leave it out"),
         (("--value_from", "other_reward"), "the tokenizer of other_reward is not the policy's"),
     ],
 )
 def test_bad_input_gets_one_sentence(
-    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, str], sentence: str
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...], sentence: str
 ) -> None:
     if "other_reward" in extra:
         _other_reward(world / "other_reward", tiny_policy_path)
