@@ -184,6 +184,48 @@ def test_the_dry_run_plans_without_weights(
     assert not (world / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (("--policy", "nowhere"), "policy: nowhere does not exist"),
+        (
+            ("--roles", "shared", "--quantization", "nf4", "--dry_run.zero_stage", "3"),
+            "dry_run.zero_stage: 3 cannot partition weights in 4 bit",
+        ),
+    ],
+)
+def test_a_dry_run_of_what_cannot_run_gets_one_sentence(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    arguments = _arguments(tiny_policy_path, "--dry_run.devices", "1", *extra)
+    with pytest.raises(InputError, match=sentence):
+        recipe.main(parse_config(recipe.PPORecipeConfig, arguments))
+
+
+def test_the_dry_run_holds_the_base_as_the_policys_adapter_was_trained(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a QLoRA policy the run itself takes the 4 bit from the checkpoint, named or not."""
+    pytest.importorskip("bitsandbytes")
+    from rlhf.models.config import AdapterConfig
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+
+    policy = load_policy(tiny_policy_path, adapter=AdapterConfig(r=2), quantization="nf4")
+    save_policy(policy, load_tokenizer(tiny_policy_path), world / "qlora")
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    said = []
+    for extra in ((), ("--quantization", "nf4")):
+        arguments = _arguments(world / "qlora", "--roles", "shared", "--dry_run.devices", "1", *extra)
+        recipe.main(parse_config(recipe.PPORecipeConfig, arguments))
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
 def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from rlhf.models.config import AdapterConfig
