@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
@@ -165,6 +166,13 @@ def test_shipped_configs_parse_and_open_with_hardware_and_command(path: Path, mo
     head = path.read_text().split("\noutput:")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     assert str(path.relative_to(ROOT)) in head and ("GPU" in head or "CPU" in head)
+
+
+def test_the_qlora_config_reads_what_its_neighbours_write() -> None:
+    folder = ROOT / "recipes" / "configs" / "llama2_7b_qlora"
+    written = {f"{yaml.safe_load(path.read_text())['output']}/checkpoint" for path in folder.glob("*.yaml")}
+    config = yaml.safe_load((folder / "ppo.yaml").read_text())
+    assert {config[name] for name in ("policy", "helpfulness", "safety")} <= written
 
 
 def test_the_dry_run_plans_without_weights(
