@@ -87,9 +87,11 @@ class PPORecipeConfig:
                 )
         if self.sampling.stop:
             raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")
-        given = {"adapter": self.adapter, "quantization": self.quantization}
-        for name in (name for name, value in given.items() if value is not None and self.roles == "separate"):
+        defaults = {"adapter": None, "quantization": None, "dtype": "float32"}
+        for name in (n for n, value in defaults.items() if getattr(self, n) != value and self.roles == "separate"):
             raise InputError(f"{name}: is for adapters on one base; add --roles shared, or leave it out")
+        if self.value_from is not None and not self.ppo.learns_value:
+            raise InputError(f"value_from: {self.ppo.estimator} learns no value; leave it out, or set estimator to gae")
 
 
 def main(config: PPORecipeConfig) -> None:
@@ -171,11 +173,19 @@ def main(config: PPORecipeConfig) -> None:
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
     """The plan of this run as text."""
+    require_files(policy=config.policy)
     judges = reward_files(helpfulness=config.helpfulness, safety=config.safety)
 
+    from rlhf.models.adapters import saved_quantization
+    from rlhf.models.checkpoint import is_adapter_checkpoint
     from rlhf.ppo.planning.models import Setting
     from rlhf.ppo.planning.report import report
 
+    quantization = config.quantization
+    if config.roles == "shared" and is_adapter_checkpoint(config.policy):
+        quantization = saved_quantization(config.policy, quantization)
+    if quantization is not None and hardware.zero_stage == 3:
+        raise InputError("dry_run.zero_stage: 3 cannot partition weights in 4 bit; use 0, or leave quantization out")
     setting = Setting(
         policy=config.policy,
         judges=tuple(path for path in judges.values() if path.is_dir()),
@@ -183,7 +193,7 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         max_new_tokens=config.sampling.max_new_tokens,
         shared=config.roles == "shared",
         adapter=config.adapter,
-        quantization=config.quantization,
+        quantization=quantization,
         dtype=config.dtype,
     )
     return report(setting, hardware)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
+from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
 from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
@@ -137,7 +138,8 @@ def train_ppo(
         saving: keeps the best policy, some held-out answers of each evaluation, and states to go on from.
 
     Raises:
-        InputError: a reward function failed, or three steps in a row were not finite.
+        InputError: a reward function failed, three steps in a row were not finite, or the starting policy is beyond a
+            limit, so that there is none to keep.
     """
     config = ppo.config
     history, start = _restore(ppo, log, saving)
@@ -151,7 +153,14 @@ def train_ppo(
             if last or iteration % config.evaluate_every == 0:
                 figures, answers = ppo.evaluate(held_out)
                 saving.log_samples(iteration, held_out, answers)
-                if history.add(iteration, figures, allowed=_allowed(figures, config)):
+                beyond = _held_out_limit(figures, config)
+                if iteration == 0 and beyond is not None:
+                    reached = figures["heldout_" + beyond.removeprefix("max_")]
+                    raise InputError(
+                        f"{beyond}: the starting policy is at {reached:.3g} on the held-out prompts, beyond "
+                        f"{getattr(config, beyond):g} already; raise the limit"
+                    )
+                if history.add(iteration, figures, allowed=beyond is None):
                     saving.keep_best(iteration)
             ended = history.without_gain >= config.patience
             if not last and not ended:
@@ -181,9 +190,9 @@ def _restore(ppo: PPO, log: MetricsLog, saving: Saving) -> tuple[_History, int]:
     return _History(**state["history"]), start
 
 
-def _allowed(figures: dict[str, float], config: PPOConfig) -> bool:
-    """Whether the evaluated policy is within the limits; one beyond them is never the best."""
-    return limit_passed({n: figures.get(f"heldout_{n}", 0.0) for n in ("kl", "repetition")}, config) is None
+def _held_out_limit(figures: dict[str, float], config: PPOConfig) -> Limit | None:
+    """The limit that the evaluated policy has passed; such a one is never the best."""
+    return limit_passed({n: figures.get(f"heldout_{n}", 0.0) for n in ("kl", "repetition")}, config)
 
 
 @dataclass

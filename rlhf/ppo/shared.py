@@ -35,7 +35,7 @@ from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
-from rlhf.training.whole import WholeModel
+from rlhf.training.whole import WholeModel, refuse_4_bit
 
 POLICY, REFERENCE, VALUE = "policy", "reference", "value"
 
@@ -144,11 +144,14 @@ class SharedRoles:
             seed: of new adapters and a new head.
 
         Raises:
-            InputError: value_from is not over this base; an adapter was trained over weights of another kind.
+            InputError: value_from is not over this base; an adapter was trained over weights of another kind; a base in
+                4 bit under ZeRO-3.
         """
         root = base_folder(policy).resolve()
         if is_adapter_checkpoint(policy):
             quantization = saved_quantization(policy, quantization)
+        if quantization is not None:
+            refuse_4_bit(accelerator)
         base = SharedBase(_load_base(policy, root, quantization, dtype))
         reference = None
         if is_adapter_checkpoint(policy):

@@ -46,7 +46,10 @@ def kept_states(inputs: Iterable[str], config: Any, accelerator: Accelerator, be
         beside: what else the stage writes line by line, beside its metrics.
     """
     values = {**to_dict(config), "output": None, "processes": accelerator.num_processes}
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     values["kind"] = accelerator.distributed_type.value
+    values["zero_stage"] = None if deepspeed is None else int(deepspeed.zero_stage)
+    values["mixed_precision"] = accelerator.mixed_precision
     return Kept(RESUME, tuple(inputs), values, beside=(METRICS_FILE, TENSORBOARD_FOLDER, *beside))
 
 

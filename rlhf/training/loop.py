@@ -122,6 +122,7 @@ def train(
         result.losses = (checkpoints.restore() or {"losses": []})["losses"]
         log.go_on(len(result.losses))
     start = result.steps = len(result.losses)
+    result.skipped = stepper.skipped
     progress = tqdm(
         islice(steps_of(rows, config, seed), start, None),
         total=total,

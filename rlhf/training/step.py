@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rlhf.errors import InputError
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.whole import holds_4_bit, refuse_4_bit
 
 Batch = dict[str, Tensor]
 LossFunction = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -62,11 +63,16 @@ class Stepper:
         config: AdamW's settings; gradient_checkpointing is switched on where the model has it.
         accelerator: prepares both. The DeepSpeed settings that depend on `config` are filled in here.
         name: for the error message.
+
+    Raises:
+        InputError: nothing is trained; or weights in 4 bit under ZeRO-3.
     """
 
     def __init__(
         self, model: nn.Module, config: OptimizerConfig, accelerator: Accelerator, *, name: str = "train"
     ) -> None:
+        if holds_4_bit(model):
+            refuse_4_bit(accelerator)
         self.config = config
         self.accelerator = accelerator
         self.name = name

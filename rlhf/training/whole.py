@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from rlhf.errors import InputError
+
 MIXED_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -26,6 +28,20 @@ def is_partitioned(accelerator: Accelerator) -> bool:
     return int(accelerator.state.deepspeed_plugin.zero_stage) == 3
 
 
+def refuse_4_bit(accelerator: Accelerator) -> None:
+    """InputError where weights in 4 bit would have to be partitioned (ZeRO-3)."""
+    if is_partitioned(accelerator):
+        raise InputError(
+            "quantization: weights in 4 bit cannot be partitioned (DeepSpeed ZeRO-3); launch plain data parallel "
+            "(accelerate launch --multi_gpu), or leave quantization out"
+        )
+
+
+def holds_4_bit(model: nn.Module) -> bool:
+    """Whether some weights are bitsandbytes' in 4 bit."""
+    return any(hasattr(parameter, "quant_state") for parameter in model.parameters())
+
+
 class WholeModel:
     """`model` to run without gradients, with the current weights of `source` inside `gathered()`.
 
@@ -34,6 +50,8 @@ class WholeModel:
     """
 
     def __init__(self, source: nn.Module, accelerator: Accelerator) -> None:
+        if holds_4_bit(source):
+            refuse_4_bit(accelerator)
         self.source = source
         self.accelerator = accelerator
         self.partitioned = is_partitioned(accelerator)

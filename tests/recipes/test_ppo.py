@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
@@ -167,6 +168,13 @@ def test_shipped_configs_parse_and_open_with_hardware_and_command(path: Path, mo
     assert str(path.relative_to(ROOT)) in head and ("GPU" in head or "CPU" in head)
 
 
+def test_the_qlora_config_reads_what_its_neighbours_write() -> None:
+    folder = ROOT / "recipes" / "configs" / "llama2_7b_qlora"
+    written = {f"{yaml.safe_load(path.read_text())['output']}/checkpoint" for path in folder.glob("*.yaml")}
+    config = yaml.safe_load((folder / "ppo.yaml").read_text())
+    assert {config[name] for name in ("policy", "helpfulness", "safety")} <= written
+
+
 def test_the_dry_run_plans_without_weights(
     world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +190,48 @@ def test_the_dry_run_plans_without_weights(
     assert "It does NOT fit" in said and said.rstrip().endswith("fits")
     assert "--ppo.optimizer.gradient_checkpointing true" in said
     assert not (world / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (("--policy", "nowhere"), "policy: nowhere does not exist"),
+        (
+            ("--roles", "shared", "--quantization", "nf4", "--dry_run.zero_stage", "3"),
+            "dry_run.zero_stage: 3 cannot partition weights in 4 bit",
+        ),
+    ],
+)
+def test_a_dry_run_of_what_cannot_run_gets_one_sentence(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    arguments = _arguments(tiny_policy_path, "--dry_run.devices", "1", *extra)
+    with pytest.raises(InputError, match=sentence):
+        recipe.main(parse_config(recipe.PPORecipeConfig, arguments))
+
+
+def test_the_dry_run_holds_the_base_as_the_policys_adapter_was_trained(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a QLoRA policy the run itself takes the 4 bit from the checkpoint, named or not."""
+    pytest.importorskip("bitsandbytes")
+    from rlhf.models.config import AdapterConfig
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+
+    policy = load_policy(tiny_policy_path, adapter=AdapterConfig(r=2), quantization="nf4")
+    save_policy(policy, load_tokenizer(tiny_policy_path), world / "qlora")
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    said = []
+    for extra in ((), ("--quantization", "nf4")):
+        arguments = _arguments(world / "qlora", "--roles", "shared", "--dry_run.devices", "1", *extra)
+        recipe.main(parse_config(recipe.PPORecipeConfig, arguments))
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
 
 
 def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
@@ -218,11 +268,13 @@ def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_po
         (("--sampling.max_new_tokens", "250"), "leaves no room for 250 more in the model's context of 256"),
         (("--max_prompt_tokens", "2"), "prompts: prompts.jsonl has no prompts of at most 2 tokens"),
         (("--adapter.r", "4"), "adapter: is for adapters on one base; add --roles shared"),
+        (("--dtype", "bfloat16"), "dtype: is for adapters on one base; add --roles shared"),
+        (("--ppo.estimator", "rloo", "--value_from", "policy"), "value_from: rloo learns no value; leave it out"),
         (("--value_from", "other_reward"), "the tokenizer of other_reward is not the policy's"),
     ],
 )
 def test_bad_input_gets_one_sentence(
-    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, str], sentence: str
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...], sentence: str
 ) -> None:
     if "other_reward" in extra:
         _other_reward(world / "other_reward", tiny_policy_path)

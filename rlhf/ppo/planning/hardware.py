@@ -10,7 +10,7 @@ from rlhf.errors import InputError
 
 @dataclass(frozen=True)
 class Hardware:
-    """The machine of `rlhf.ppo.planner`: nothing here is looked up, so that a laptop can plan for a cluster.
+    """The machine of `rlhf.ppo.planning`: nothing here is looked up, so that a laptop can plan for a cluster.
 
     Args:
         devices: GPUs, or CPU processes, over all machines.

@@ -58,7 +58,11 @@ def _changes(setting: Setting, hardware: Hardware) -> Iterator[tuple[str, Settin
         setting = replace(setting, dtype="bfloat16")
         yield "--dtype bfloat16", setting, hardware
     if setting.quantization is None:
-        yield "--quantization nf4", replace(setting, quantization="nf4"), hardware
+        option = "--quantization nf4"
+        if hardware.zero_stage == 3:  # which cannot partition weights in 4 bit
+            hardware = replace(hardware, zero_stage=0, offload=False)
+            option += ", plain data parallel"
+        yield option, replace(setting, quantization="nf4"), hardware
 
 
 def _fits(plan: Plan, hardware: Hardware) -> bool:

@@ -18,6 +18,7 @@ from rlhf.ppo.planning.fake import Live
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.models import Setting
 from rlhf.ppo.planning.plan import make_plan
+from rlhf.ppo.planning.report import _changes
 
 CPU = Hardware(mixed_precision="no", prompt_tokens=16)
 
@@ -94,3 +95,11 @@ def test_hardware_that_makes_no_sense_is_refused() -> None:
         Hardware(memory_gib=0.0)
     with pytest.raises(InputError, match="offload: is for zero_stage 3, got 2"):
         Hardware(zero_stage=2, offload=True)
+
+
+def test_4_bit_is_never_proposed_under_zero_3(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, (), PPOConfig(), max_new_tokens=8, shared=True)
+    proposed = list(_changes(setting, Hardware(devices=2, zero_stage=3, offload=True)))
+    option, changed, hardware = proposed[-1]
+    assert option == "--quantization nf4, plain data parallel"
+    assert (changed.quantization, hardware.zero_stage, hardware.offload) == ("nf4", 0, False)

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rlhf.data.rows import Prompt
+from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPO, PPOResult, train_ppo
@@ -92,3 +95,16 @@ def test_a_policy_beyond_the_limit_is_never_the_best(tmp_path: Path) -> None:
     _, result, kept = _run(tmp_path, [0.1, 0.9], kls=[0.0, 1.0, 9.0], max_kl=5.0)
     assert (kept, result.best_reward, result.stopped) == ([0], 0.1, "max_kl")
     assert not math.isnan(result.first_reward)
+
+
+def test_a_start_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    """No policy could be kept: `take_best` would look for one in vain."""
+
+    class Repetitive(ScriptedPPO):
+        def evaluate(self, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Rollout]]:
+            figures, answers = super().evaluate(prompts)
+            return figures | {"heldout_repetition": 0.4}, answers
+
+    ppo = Repetitive(PPOConfig(batch_size=4, max_repetition=0.3), [0.1] * 9, [0.0] * 200)
+    with pytest.raises(InputError, match=r"max_repetition: the starting policy is at 0.4 .* beyond 0.3 already"):
+        train_ppo(ppo, PROMPTS, PROMPTS, MetricsLog(tmp_path, ppo.accelerator), ListedSaving(ppo))

@@ -255,3 +255,13 @@ def test_an_adapter_of_other_layers_is_refused(
     file.write_text(json.dumps({**settings, "target_modules": ["q_proj"]}))
     with pytest.raises(InputError, match="does not fit the shared base"):
         SharedRoles.load(checkpoints.path("policy", merged=False), str(folder), "builtins:len", accelerator)
+
+
+def test_a_base_in_4_bit_is_refused_under_zero_3_before_it_is_loaded(
+    checkpoints: Checkpoints, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.training.whole.is_partitioned", lambda accelerator: True)
+    monkeypatch.setattr("rlhf.ppo.shared.load_base", lambda *_: pytest.fail("loaded"))
+    rewards = ("builtins:len", "builtins:len")
+    with pytest.raises(InputError, match=r"quantization: weights in 4 bit cannot be partitioned .*ZeRO-3"):
+        SharedRoles.load(checkpoints.base, *rewards, accelerator, quantization="nf4")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from rlhf.errors import InputError
 from rlhf.training.accelerator import make_accelerator
-from rlhf.training.checkpoints import Checkpoints
+from rlhf.training.checkpoints import Checkpoints, kept_states
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
 
@@ -83,3 +85,20 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step-000001" / "random-1.pt").touch()
     with pytest.raises(InputError, match="is of 2 processes, but this run has 1"):
         checkpoints.restore()
+
+
+@pytest.mark.parametrize("change", [{"mixed_precision": "bf16"}, {"zero_stage": 3}, {"num_processes": 2}])
+def test_states_of_another_launch_are_not_taken_over(change: dict[str, Any]) -> None:
+    """Other numbers, or files that DeepSpeed cannot read; the stage then starts again."""
+
+    def values(**changed: Any) -> Any:
+        launch = {"mixed_precision": "no", "num_processes": 1, "zero_stage": 2} | changed
+        plugin = SimpleNamespace(zero_stage=launch.pop("zero_stage"))
+        accelerator: Any = SimpleNamespace(
+            **launch,
+            distributed_type=SimpleNamespace(value="DEEPSPEED"),
+            state=SimpleNamespace(deepspeed_plugin=plugin),
+        )
+        return kept_states(["policy"], CONFIG, accelerator).values
+
+    assert values() == values() != values(**change)

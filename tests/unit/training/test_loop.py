@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.training.accelerator import make_accelerator
+from rlhf.training.checkpoints import States
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import Task, make_optimizer, micro_batches, steps_of, train
 
@@ -113,3 +114,14 @@ def test_weight_decay_is_on_matrices_only() -> None:
     decayed = {p.ndim for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     plain = {p.ndim for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
     assert (decayed, plain) == ({2}, {1})
+
+
+def test_a_training_killed_after_its_last_step_still_says_what_it_skipped(tmp_path: Path) -> None:
+    rows = [([1.0], float("nan")), *ROWS[:15]]
+    config = OptimizerConfig(batch_size=8, micro_batch_size=8)
+    for _ in range(2):  # the second finds the state of the last step and takes none
+        accelerator = make_accelerator()
+        states = States(tmp_path / "states", every=1)
+        log = MetricsLog(tmp_path, accelerator)
+        result = train(nn.Linear(3, 1), rows, TASK, config, accelerator, log, states=states)
+        assert (result.steps, result.skipped) == (2, 1)
