@@ -77,7 +77,7 @@ def test_a_typed_session_and_a_file(
         "round": "v1",
         "sampling": SamplingParams(max_new_tokens=6),
     }
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\ny\nwhat is velda ?\nn\n\nask a doctor\n\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\ny\nwhat is velda ?\nn\n\nask a doctor\n\nnobody judges this"))
     recipe.main(recipe.RedTeamConfig(**settings, person="ann"))
     rows = read_log(tmp_path / "log.jsonl")
     assert [row.violation for row in rows] == [True, False, False]
