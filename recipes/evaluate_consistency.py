@@ -231,8 +231,8 @@ def everyday_rows(everyday: dict[str, dict[str, list[Answer]]]) -> Iterator[dict
 def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: Path) -> dict[str, list[float]]:
     """Draw each policy's attention on ONE dialogue, the last policy's first; return its attention to the instruction.
 
-    By policy: for each answer the mean over its tokens of the largest attention to any token of the instruction. Nothing
-    where the context held none of the dialogues.
+    By policy: for each answer the mean over its tokens of the largest attention to any token of the instruction.
+    Nothing where the context held none of the dialogues.
     """
     from rlhf.evaluation.attention import answer_spans, attention_to, binned, largest_attention, text_span
     from rlhf.models.policy import load_policy, load_tokenizer
