@@ -172,7 +172,7 @@ def _judges(config: SafetyBenchmarksConfig) -> Any:
 
 
 def _answers(policy: Any, tokenizer: Any, asked: list[str], config: SafetyBenchmarksConfig, accelerator: Any) -> Any:
-    """One text for each prompt; a prompt of the plain template loses its beginning where the context is too short."""
+    """One text for each prompt; InputError where one leaves no room for it in the policy's context."""
     from rlhf.conversation import Renderer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
