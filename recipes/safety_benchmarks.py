@@ -91,6 +91,8 @@ class SafetyBenchmarksConfig:
             given, judged = getattr(self, data), getattr(self, judge)
             if (given and judged is None and data != "truthfulqa") or (judged and not given):
                 raise InputError(f"{data}, {judge}: generated texts need their judge; name both or neither")
+        if len({file.stem for file in self.bold}) < len(self.bold):
+            raise InputError("bold: two files have the same name, which is the name of their figures; rename one")
         if self.sentiment is not None and self.sentiment.opposite is None:
             raise InputError("sentiment: needs its opposite label too, e.g. --sentiment.opposite negative")
         for name in ("prompts_per_group", "questions"):
