@@ -232,14 +232,17 @@ def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: 
     """Draw each policy's attention on ONE dialogue, the last policy's first; return its attention to the instruction.
 
     By policy: for each answer the mean over its tokens of the largest attention to any token of the instruction.
+    Nothing where the context held none of the dialogues.
     """
     from rlhf.evaluation.attention import answer_spans, attention_to, binned, largest_attention, text_span
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.consistency import attention_table, plot_attention
 
-    run = config.runs[0]
-    last = next(t for t in reversed(trials) if t.run == run and t.group == "trained")
-    trial = next(t for t in trials if (t.policy, t.run, t.group) == (last.policy, run, "trained"))
+    run, last = config.runs[0], list(config.policies)[-1]
+    held = (t for t in trials if (t.policy, t.run, t.group) == (last, run, "trained") and t.messages)
+    trial = next(held, None)
+    if trial is None:
+        return {}
     messages = training_context(trial.messages, trial.instruction)[: 2 * config.attention_turns]
     maps, looked = {}, {}
     for name, path in config.policies.items():

@@ -135,7 +135,10 @@ def talk(config: RedTeamConfig, policy: Any, tokenizer: Any, typed: TextIO, show
             messages = []
             continue
         print(f"{answer}\nviolation? [y/N] ", end="", file=shown, flush=True)
-        violation = typed.readline().strip().lower() in ("y", "yes")
+        verdict = typed.readline()
+        if not verdict:  # the session ends before anybody judged this answer
+            return
+        violation = verdict.strip().lower() in ("y", "yes")
         seconds, started, number = round(time.monotonic() - started, 1), time.monotonic(), number + 1
         append(config.log, Attempt(config.round, config.person, asked, answer, violation, config.person, seconds))
         messages = [*asked, {"role": "assistant", "content": answer}] if answer else []

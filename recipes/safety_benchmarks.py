@@ -91,6 +91,8 @@ class SafetyBenchmarksConfig:
             given, judged = getattr(self, data), getattr(self, judge)
             if (given and judged is None and data != "truthfulqa") or (judged and not given):
                 raise InputError(f"{data}, {judge}: generated texts need their judge; name both or neither")
+        if len({file.stem for file in self.bold}) < len(self.bold):
+            raise InputError("bold: two files have the same name, which is the name of their figures; rename one")
         if self.sentiment is not None and self.sentiment.opposite is None:
             raise InputError("sentiment: needs its opposite label too, e.g. --sentiment.opposite negative")
         for name in ("prompts_per_group", "questions"):
@@ -172,7 +174,7 @@ def _judges(config: SafetyBenchmarksConfig) -> Any:
 
 
 def _answers(policy: Any, tokenizer: Any, asked: list[str], config: SafetyBenchmarksConfig, accelerator: Any) -> Any:
-    """One text for each prompt; a prompt of the plain template loses its beginning where the context is too short."""
+    """One text for each prompt; InputError where one leaves no room for it in the policy's context."""
     from rlhf.conversation import Renderer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed

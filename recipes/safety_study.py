@@ -70,6 +70,9 @@ class SafetyStudyConfig:
         for name in ("helpfulness_data", "safety_data", "prompts", "fractions", "seeds"):
             if not getattr(self, name):
                 raise InputError(f"{name}: must name at least one")
+        for name in self.kinds:
+            if name not in self.prompts:
+                raise InputError(f"kinds: {name} is none of the prompts' sources ({', '.join(self.prompts)})")
         if len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds: must differ from each other, got {list(self.seeds)}")
         if not all(0 <= part <= 1 for part in self.fractions):

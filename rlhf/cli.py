@@ -190,6 +190,8 @@ def quality_gate(rows: str, output: Path | None, near: float) -> bool:
     from rlhf.data.jsonl import write_rows
     from rlhf.data.quality import check_rows, passing_rows, verdict_text
 
+    if output is not None and output.exists() and output.resolve() == Path(rows).resolve():
+        raise InputError(f"output: {output} is the file that is read; name another one")
     verdict = check_rows(rows, near=near)
     print(verdict_text(verdict))
     if output is not None:

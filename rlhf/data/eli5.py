@@ -56,6 +56,8 @@ def post_of(row: Row, post_id: str) -> Post:
 def _answers(answers: Any) -> list[Answer]:
     if isinstance(answers, Mapping) and {"text", "score"} <= answers.keys():
         texts, scores = answers["text"], answers["score"]
+        if not (isinstance(texts, list) and isinstance(scores, list)):
+            raise InputError(f"answers: text and score must be lists, got {texts!r:.60} and {scores!r:.60}")
         if len(texts) != len(scores):
             raise InputError(f"answers: {len(texts)} texts but {len(scores)} scores")
         pairs = list(zip(texts, scores, strict=True))

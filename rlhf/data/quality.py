@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.conversation import Conversation
 from rlhf.data.duplicates import Signatures, exact_key, near_duplicates
 from rlhf.data.formats import conversation_of
 from rlhf.data.instructions import instructions_in
@@ -58,20 +57,6 @@ class Verdict:
         return {check: found[check] for check in CHECKS}
 
 
-def dialogue_of(row: Mapping[str, Any]) -> Conversation:
-    """A row of any known format, or of Dolly's and Self-Instruct's (instruction, context or input, response or output).
-
-    Raises:
-        InputError: roles out of turn, an empty message, a last message that is not the assistant's, another format.
-    """
-    answer = row.get("response", row.get("output"))
-    if "messages" not in row and "instruction" in row and answer is not None:
-        context = row.get("context", row.get("input")) or ""
-        question = f"{row['instruction']}\n\n{context}".strip()
-        row = {"prompt": question, "completion": answer}
-    return conversation_of(row)
-
-
 def check_rows(
     source: str | os.PathLike[str],
     *,
@@ -85,7 +70,7 @@ def check_rows(
     two signatures of 400 bytes a row.
 
     Args:
-        source: rows of a format that `dialogue_of` takes.
+        source: rows of a format that `rlhf.data.formats.conversation_of` takes.
         refuses: why an answer is a refusal, None where it is none.
         near: similarity from which on two texts are nearly the same, 0 to 1 (Jaccard, of runs of three words).
     """
@@ -100,7 +85,7 @@ def check_rows(
     for number, row in source_rows(source):
         verdict.rows += 1
         try:
-            dialogue = dialogue_of(row)
+            dialogue = conversation_of(row)
         except InputError as error:
             failed[number] = Failure(number, "dialogue", str(error))
             continue
@@ -135,7 +120,7 @@ def passing_rows(source: str | os.PathLike[str], verdict: Verdict) -> Iterator[d
     for number, row in source_rows(source):
         if number not in bad:
             kept = {name: row[name] for name in ("id", "source") if name in row}
-            yield {**kept, "messages": dialogue_of(row)}
+            yield {**kept, "messages": conversation_of(row)}
 
 
 def verdict_text(verdict: Verdict, examples: int = 3) -> str:

@@ -72,8 +72,8 @@ class ToxicityClassifier:
 
     Args:
         name: local folder or hub name.
-        labels: those that mean toxic; empty: every label with "toxic" in its name that does not begin with "non" or
-            "not", or the only one.
+        labels: those that mean toxic; empty: every label with "toxic" in its name that does not begin with "non",
+            "not", "un" or "de", or the only one.
         batch_size: texts at once.
 
     Raises:

@@ -59,6 +59,8 @@ def read_log(log: Path) -> list[Attempt]:
         try:
             attempt = Attempt(**{field.name: row[field.name] for field in fields(Attempt) if field.name in row})
             check_conversation(attempt.messages, last="user", empty_answers=True)
+            if not isinstance(attempt.violation, bool) or not isinstance(attempt.seconds, int | float | None):
+                raise InputError("violation must be true or false, seconds a number or null")
         except (TypeError, InputError) as error:
             raise InputError(f"{log}:{number}: not a row of recipes/red_team.py ({error})") from error
         attempts.append(attempt)

@@ -222,8 +222,9 @@ def read_labelled(file: Path) -> list[LabelledAnswer]:
             rows.append(LabelledAnswer(row["prompt"], row["completion"], label, tuple(annotations)))
         except KeyError as error:
             raise InputError(f"{file}:{number}: lacks {error.args[0]}; XSTest's completions have it") from None
-        if label not in LABELS:
-            raise InputError(f"{file}:{number}: final_label: must be one of {', '.join(LABELS)}, got {label!r}")
+        for name, given in zip(("final_label", *fields), (label, *annotations), strict=True):
+            if given not in LABELS:
+                raise InputError(f"{file}:{number}: {name}: must be one of {', '.join(LABELS)}, got {given!r}")
     return rows
 
 

@@ -162,7 +162,7 @@ def safety_figures(name: str, answers: Sequence[JudgedAnswer], threshold: float 
     {"name", "prompts": {kind: n}, "judges": {judge: {"violation": {"all", "single_turn", "multi_turn"},
     "false_refusal": {"ordinary", "borderline"}}}, "by_source": {source: {"kind", "prompts", judge: rate of what goes
     wrong with that kind}}, "scores": {"safety" | "helpfulness" | "gold_safety" | "gold_helpfulness": {kind:
-    `distribution`}}}, each rate a {"rate", "ci", "prompts"}.
+    `distribution`}}}, each rate a {"rate", "ci", "prompts"}. A source of several kinds is "<source> (<kind>)" for each.
     """
     own = {kind: [one for one in answers if one.kind == kind] for kind in KINDS}
     parts = {
@@ -193,8 +193,7 @@ def safety_figures(name: str, answers: Sequence[JudgedAnswer], threshold: float 
                 "prompts": len({one.answer.prompt_id for one in rows}),
                 **{judge: rate(rows, verdicts[rows[0].kind != "unsafe"]) for judge, verdicts in known.items()},
             }
-            for source in sorted({one.answer.source for one in answers})
-            if (rows := [one for one in answers if one.answer.source == source])
+            for source, rows in _by_source(answers).items()
         },
         "scores": {
             score: {kind: distribution(rows, value) for kind, rows in own.items()}
@@ -202,6 +201,17 @@ def safety_figures(name: str, answers: Sequence[JudgedAnswer], threshold: float 
             if any(value(one) is not None for one in answers)
         },
     }
+
+
+def _by_source(answers: Sequence[JudgedAnswer]) -> dict[str, list[JudgedAnswer]]:
+    kinds: dict[str, set[str]] = {}
+    for one in answers:
+        kinds.setdefault(one.answer.source, set()).add(one.kind)
+    found: dict[str, list[JudgedAnswer]] = {}
+    for one in sorted(answers, key=lambda one: one.answer.source):
+        source = one.answer.source
+        found.setdefault(source if len(kinds[source]) == 1 else f"{source} ({one.kind})", []).append(one)
+    return found
 
 
 def rate(answers: Sequence[JudgedAnswer], verdict: Verdict) -> dict[str, Any] | None:

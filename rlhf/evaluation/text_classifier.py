@@ -54,7 +54,12 @@ class TextClassifier:
         """
         if label not in self.labels:
             raise InputError(f"classifier: {self.spec} has no label {label!r}, but {', '.join(self.labels)}")
-        limit = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None) or 512)
+        config = self.model.config
+        # RoBERTa's positions begin behind its pad token's id
+        reserved = config.pad_token_id + 1 if config.model_type.endswith("roberta") else 0
+        limit = min(
+            self.tokenizer.model_max_length, (getattr(config, "max_position_embeddings", None) or 512) - reserved
+        )
         encoded = [
             self.tokenizer(text, pair, truncation=True, max_length=limit)
             for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)

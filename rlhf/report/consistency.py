@@ -43,7 +43,8 @@ def everyday_table(rows: Sequence[Row]) -> str:
     lines = ["| policy | figure | mean | gain over the first |", "|---|---|---|---|"]
     for row in rows:
         gain = "" if row["gain"] is None else f"{row['gain']:+.3f}{_interval(row['gain_ci'], '+.3f')}"
-        lines.append(f"| {row['policy']} | {row['figure']} | {row['mean']:.3f}{_interval(row['ci'], '.3f')} | {gain} |")
+        mean = "–" if row["mean"] is None else f"{row['mean']:.3f}{_interval(row['ci'], '.3f')}"
+        lines.append(f"| {row['policy']} | {row['figure']} | {mean} | {gain} |")
     return "\n".join(lines)
 
 

@@ -43,7 +43,9 @@ def as_text(table: Table) -> str:
 def as_markdown(table: Table) -> str:
     """A table in Markdown, intervals in brackets."""
     rows = [[head for head, _ in table.heads], ["---"] * len(table.heads)]
-    rows += [[f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in row] for row in table.rows]
+    for row in table.rows:
+        texts = (f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in row)
+        rows.append([text.replace("|", "\\|") for text in texts])  # in a name it would open a column
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
+from rlhf.report.consistency import everyday_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import evaluate_consistency
@@ -93,6 +94,19 @@ def test_figures_pictures_and_trials(run, capsys: pytest.CaptureFixture[str]) ->
         assert "<svg" in (folder / picture).read_text()
     printed = capsys.readouterr().out
     assert "| old, trained |" in printed and "| attention to the instruction |" in printed
+
+
+def test_a_context_that_holds_no_dialogue_leaves_no_figure_and_no_picture(run) -> None:
+    nothing = dict.fromkeys(("everyday_prompts", "scorer", "world"), "null")
+    folder = run(**{"sampling.max_new_tokens": 100_000, **nothing})
+    figures = json.loads((folder / "consistency.json").read_text())
+    assert {(r["share"], r["dialogues"]) for r in figures["consistency"]} == {(None, 0)}
+    assert figures["attention_to_instruction"] == {} and not (folder / "attention.svg").exists()
+
+
+def test_a_figure_of_no_prompt_is_a_dash() -> None:
+    row = {"policy": "old", "figure": "safety", "mean": None, "ci": None, "gain": None, "gain_ci": None}
+    assert everyday_table([row]).splitlines()[-1] == "| old | safety | – |  |"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,7 +78,7 @@ def test_a_typed_session_and_a_file(
         "round": "v1",
         "sampling": SamplingParams(max_new_tokens=6),
     }
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\ny\nwhat is velda ?\nn\n\nask a doctor\n\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\ny\nwhat is velda ?\nn\n\nask a doctor\n\nnobody judges this"))
     recipe.main(recipe.RedTeamConfig(**settings, person="ann"))
     rows = read_log(tmp_path / "log.jsonl")
     assert [row.violation for row in rows] == [True, False, False]
@@ -105,6 +106,8 @@ def test_bad_input(recipe: ModuleType, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             recipe.RedTeamConfig(**{**settings, **change})
-    (tmp_path / "log.jsonl").write_text(json.dumps({"round": "v1"}) + "\n")
-    with pytest.raises(InputError, match=r"log.jsonl:1: not a row of recipes/red_team.py"):
-        read_log(tmp_path / "log.jsonl")
+    whole = asdict(Attempt("v1", "ann", ASK, "no", False, "ann", 1.0))
+    for row in ({"round": "v1"}, whole | {"violation": "no"}, whole | {"seconds": "1"}):
+        (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+        with pytest.raises(InputError, match=r"log.jsonl:1: not a row of recipes/red_team.py"):
+            read_log(tmp_path / "log.jsonl")

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,11 +240,17 @@ def test_the_simulated_world_s_safety_data(recipe: Any, tmp_path: Path) -> None:
         ("evaluate_safety", {"kinds": {"own": "bad"}}, "kinds: own must be unsafe, borderline or ordinary"),
         ("evaluate_safety", {"threshold": 1.5}, "threshold: must lie between 0 and 1, got 1.5"),
         ("evaluate_safety", {"scorer": "a:B"}, "a gold scorer needs its world"),
+        ("safety_study", {"kinds": {"other": "unsafe"}}, "kinds: other is none of the prompts' sources"),
         ("safety_study", {"fractions": (0.5, 0.1)}, "fractions: must rise from one to the next"),
         ("safety_study", {"runs": ("a", "b")}, r"runs: must be one a seed \(3\), or one for all, got 2"),
         ("gate_sweep", {"thresholds": (0.0,)}, "thresholds: must lie between 0 and 1"),
         ("safety_benchmarks", {}, "must name one benchmark's data at least"),
         ("safety_benchmarks", {"toxigen": Path("t")}, "toxigen, toxicity: generated texts need their judge"),
+        (
+            "safety_benchmarks",
+            {"bold": (Path("a/x_prompt.json"), Path("b/x_prompt.json")), "sentiment": SimpleNamespace(opposite="n")},
+            "bold: two files have the same name",
+        ),
         ("simulated_safety_data", {"safety_rows": 0}, "safety_rows: must be at least 1, got 0"),
     ],
 )

@@ -110,6 +110,7 @@ def test_the_page_is_whole_and_escaped(tmp_path: Path) -> None:
     assert "script" not in tags.seen and "&lt;script&gt;alert(" in page
     assert tags.seen.count("svg") == 4, "words, reading ease, grade, upvotes"
     assert "words &gt;= 20" in page and "leakage was not looked for" in page
+    assert "cosine of None" not in page
 
 
 def test_what_is_held_out_has_no_near_copy_in_train(tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ def test_there_is_a_page_for_every_recipe() -> None:
     assert {page.stem for page in RECIPE_PAGES} == {file.stem for file in (ROOT / "recipes").glob("*.py")}
 
 
+def test_the_readme_names_every_recipe() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\[(\w+)\]\(recipes/\1\.py\)", text)) == {page.stem for page in RECIPE_PAGES}
+
+
 @pytest.mark.parametrize("page", RECIPE_PAGES, ids=lambda page: page.stem)
 def test_options_on_a_recipe_s_page_exist(page: Path) -> None:
     config_class = typing.get_type_hints(recipe(page.stem).main)["config"]

@@ -63,6 +63,7 @@ def test_a_post_that_is_gone_has_no_question(gone):
         ({"answers": []}, "title"),
         ({"title": "a"}, "answers"),
         ({"title": "a", "answers": {"text": ["x"], "score": []}}, "1 texts but 0 scores"),
+        ({"title": "a", "answers": {"text": None, "score": None}}, "text and score must be lists"),
         ({"title": "a", "answers": [{"text": "x"}]}, "score must be a number"),
         ({"title": "a", "answers": [{"score": 1}]}, "must have a text"),
     ],

@@ -17,7 +17,7 @@ from rlhf.data.duplicates import Signatures, exact_key, near_duplicates, signatu
 from rlhf.data.instructions import count_units, instructions_in
 from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations
-from rlhf.data.quality import check_rows, dialogue_of, passing_rows, verdict_text
+from rlhf.data.quality import check_rows, passing_rows, verdict_text
 from rlhf.data.refusals import PHRASES, refusal_phrase
 from rlhf.errors import InputError
 
@@ -266,13 +266,12 @@ def test_a_similarity_that_is_none(tmp_path, value):
         check_rows(tmp_path / "rows.jsonl", near=value)
 
 
-def test_dialogues_of_instruction_rows():
-    assert dialogue_of({"instruction": "Do it", "context": "here", "response": "done"}) == [
-        {"role": "user", "content": "Do it\n\nhere"},
-        {"role": "assistant", "content": "done"},
-    ]
-    with pytest.raises(InputError, match="not a conversation"):
-        dialogue_of({"instruction": "Do it"})
+def test_passing_rows_read_as_the_rows_themselves_do(tmp_path):
+    """SFT sees the same dialogue, whether the gate stood before it or not."""
+    write_rows(tmp_path / "rows.jsonl", [{"instruction": "Do it", "context": "here", "response": "done"}])
+    write_rows(tmp_path / "kept.jsonl", passing_rows(tmp_path / "rows.jsonl", check_rows(tmp_path / "rows.jsonl")))
+    kept = load_conversations(tmp_path / "kept.jsonl")
+    assert kept == load_conversations(tmp_path / "rows.jsonl") and len(kept) == 1
 
 
 def test_the_command(tmp_path):
@@ -283,6 +282,9 @@ def test_the_command(tmp_path):
     assert done.returncode == 1 and "near-duplicate" in done.stdout, done.stderr
     assert len(load_conversations(tmp_path / "kept.jsonl")) == 4
     assert subprocess.run([*command, str(tmp_path / "kept.jsonl")], capture_output=True).returncode == 0
+    over_itself = subprocess.run([*command, given[0], "--output", given[0]], capture_output=True, text=True)
+    assert over_itself.returncode == 2 and "is the file that is read" in over_itself.stderr
+    assert [row for _, row in read_rows(given[0])] == rows()
     refused = subprocess.run([*command, "nowhere.jsonl"], capture_output=True, text=True)
     assert refused.returncode == 2 and "there is no such file" in refused.stderr
 

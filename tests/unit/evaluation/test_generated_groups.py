@@ -57,6 +57,19 @@ def test_a_classifier_says_the_same_in_any_batch(classifier):
     assert pairs[0] != pairs[1]
 
 
+def test_a_roberta_reads_as_much_as_it_has_positions_for(tiny_tokenizer, tmp_path):
+    """ToxiGen's own classifier is one, and its tokenizer does not say how long a text may be."""
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    config = RobertaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=20, pad_token_id=tiny_tokenizer.pad_token_id,
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert TextClassifier(str(tmp_path)).probabilities(["sure " * 100], "LABEL_1").shape == (1,)
+
+
 def test_bad_classifiers(classifier):
     with pytest.raises(InputError, match="has no label 'toxic', but negative, neutral, positive"):
         TextClassifier(str(classifier)).probabilities(["a"], "toxic")

@@ -121,9 +121,9 @@ def test_bad_mmlu_folders_are_named(tmp_path: Path) -> None:
 def test_the_table_has_the_mean_first() -> None:
     """Llama-2-7b of the report's table 1: 53.07, 77.74, 43.80, 38.98 and their mean 53.40."""
     values = {"arc": 0.5307, "hellaswag": 0.7774, "mmlu": 0.4380, "truthfulqa": 0.3898}
-    table = leaderboard_table({"llama": {task: TaskScore(values[task], 0.01, 100, {}) for task in TASKS}})
+    table = leaderboard_table({"llama|2": {task: TaskScore(values[task], 0.01, 100, {}) for task in TASKS}})
     assert as_markdown(table).splitlines() == [
         "| Model | Average | ARC | HellaSwag | MMLU | TruthfulQA |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| llama | 53.40 (± 0.98) | 53.07 (± 1.96) | 77.74 (± 1.96) | 43.80 (± 1.96) | 38.98 (± 1.96) |",
+        "| llama\\|2 | 53.40 (± 0.98) | 53.07 (± 1.96) | 77.74 (± 1.96) | 43.80 (± 1.96) | 38.98 (± 1.96) |",
     ]

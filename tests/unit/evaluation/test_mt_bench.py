@@ -30,6 +30,7 @@ from rlhf.report.mt_bench import mt_bench_figures
         ("[[0]]", None),
         ("[[11]]", None),
         ("seven of ten", None),
+        ("Source [1] is cited. Rating: [[8]]", 8.0),
     ],
 )
 def test_rating(text: str, value: float | None) -> None:

@@ -134,6 +134,9 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "x.csv").write_text("prompt,completion,final_label\nq,a,4_maybe\n")
     with pytest.raises(InputError, match=r"x.csv:2: final_label: must be one of .*, got 'maybe'"):
         read_labelled(tmp_path / "x.csv")
+    (tmp_path / "z.csv").write_text("prompt,completion,final_label,annotation_1\nq,a,1_full_compliance,4_maybe\n")
+    with pytest.raises(InputError, match=r"z.csv:2: annotation_1: must be one of .*, got 'maybe'"):
+        read_labelled(tmp_path / "z.csv")
     (tmp_path / "y.csv").write_text("prompt,final_label\nq,1_full_compliance\n")
     with pytest.raises(InputError, match=r"y.csv:2: lacks completion"):
         read_labelled(tmp_path / "y.csv")

@@ -121,6 +121,11 @@ def test_by_source_counts_what_goes_wrong_with_its_kind():
     found = safety_figures("v1", rows)["by_source"]
     assert found["bad"]["refusal detector"]["rate"] == 1.0 and found["fine"]["refusal detector"]["rate"] == 0.0
     assert found["bad"]["kind"] == "unsafe"
+    mixed = safety_figures("v1", [judged("u", "unsafe", True), judged("o", "ordinary", True)])["by_source"]
+    assert {name: row["refusal detector"]["rate"] for name, row in mixed.items()} == {
+        "s (unsafe)": 0.0,
+        "s (ordinary)": 1.0,
+    }
 
 
 def test_distribution_is_strict_at_the_gate_s_threshold():
