@@ -24,7 +24,7 @@ TURNS = 2
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 """At which a category's questions are answered, as in FastChat; all others greedily."""
 
-_RATING = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]|\[(\d+(?:\.\d+)?)\]")
+_RATINGS = (re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]"), re.compile(r"\[(\d+(?:\.\d+)?)\]"))
 _VERDICT = re.compile(r"\[\[([ABC])\]\]")
 PROMPT_NAMES = {
     "single": ("single-v1", "single-v1-multi-turn", "single-math-v1", "single-math-v1-multi-turn"),
@@ -133,9 +133,10 @@ def _request(prompts: Mapping[str, JudgePrompt], name: str, turn: int, values: M
 
 
 def rating(judgement: str) -> float | None:
-    """The first [[rating]] (or [rating]) of a judgement where it lies in 1 to 10; None where there is none."""
-    match = _RATING.search(judgement)
-    value = float(match[1] or match[2]) if match else None
+    """The first [[rating]] of a judgement, without one the first [rating], in 1 to 10; None where there is none."""
+    double, single = (pattern.search(judgement) for pattern in _RATINGS)
+    match = double or single
+    value = float(match[1]) if match else None
     return value if value is not None and 1 <= value <= 10 else None
 
 
