@@ -65,6 +65,8 @@ class EvaluateTextConfig:
         for name in ("models", "data"):
             if not getattr(self, name):
                 raise InputError(f"{name}: must name at least one, e.g. --{name}.mine PATH")
+        if "reference" in self.models:
+            raise InputError("models: reference is the name of the reference answers' row; give the model another")
         for name in ("rows", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")

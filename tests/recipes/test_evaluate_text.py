@@ -63,3 +63,8 @@ def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_pa
 def test_bert_score_needs_model_and_layer(recipe: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="BERTScore needs both"):
         recipe.EvaluateTextConfig(tmp_path, {"a": tmp_path}, {"d": "x"}, bert_model="folder")
+
+
+def test_a_model_does_not_take_the_references_name(recipe: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="reference is the name"):
+        recipe.EvaluateTextConfig(tmp_path, {"reference": tmp_path}, {"d": "x"})
