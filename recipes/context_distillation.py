@@ -194,7 +194,8 @@ def main(config: ContextDistillationConfig) -> None:
             config.seed,
             name="context distillation",
         )
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
+        merge = config.adapter is None or config.adapter.merge
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
         trained = load_policy(folder / "checkpoint").to(accelerator.device) if config.test_prompts else policy
         after = judged(config, InProcessSampler(trained, renderer, config.batch_size), accelerator)
 

@@ -24,6 +24,7 @@ from rlhf.evaluation.text_metrics import (
     bert_scores,
     distributions,
     readability,
+    require_encoder,
     require_packages,
     rouge,
 )
@@ -65,6 +66,8 @@ class EvaluateTextConfig:
         for name in ("models", "data"):
             if not getattr(self, name):
                 raise InputError(f"{name}: must name at least one, e.g. --{name}.mine PATH")
+        if "reference" in self.models:
+            raise InputError("models: reference is the name of the reference answers' row; give the model another")
         for name in ("rows", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
@@ -79,6 +82,8 @@ def main(config: EvaluateTextConfig) -> None:
     for path in config.models.values():
         require_checkpoint(path)
     require_packages(bert_score=config.bert_model is not None)
+    if config.bert_model is not None and config.bert_layers is not None:
+        require_encoder(config.bert_model, config.bert_layers)
     data = {name: _drawn(name, source, config) for name, source in config.data.items()}
 
     from rlhf.report.tables import as_markdown

@@ -197,7 +197,8 @@ def main(config: GhostAttentionConfig) -> None:
             config.seed,
             name="ghost attention",
         )
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator)
+        merge = config.adapter is None or config.adapter.merge
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
         accelerator.wait_for_everyone()
 
 

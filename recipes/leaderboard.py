@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
+from urllib.parse import quote
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
@@ -76,7 +77,7 @@ def main(config: LeaderboardConfig) -> None:
         local = {t: write_local_task(t, path, Path(tasks)) for t, path in config.local.items() if t in config.tasks}
         scores: dict[str, dict[str, TaskScore]] = {}
         for name, path in config.models.items():
-            files = {task: folder / kept.name / f"{name}.{task}.json" for task in config.tasks}
+            files = {task: folder / kept.name / f"{quote(name, safe='')}.{task}.json" for task in config.tasks}
             missing = [task for task, file in files.items() if not file.is_file()]
             if missing:
                 from rlhf.training.accelerator import make_accelerator

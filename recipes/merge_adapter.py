@@ -13,6 +13,7 @@ Writes into the output folder: checkpoint/ (plain transformers loads it), merge.
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ class MergeConfig:
 def main(config: MergeConfig) -> None:
     data = {"data": Path(config.data)} if config.data and file_format(config.data) else {}
     require_files(checkpoint=config.checkpoint, **data)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("merge_adapter: runs in one process; start it with `python`")
     dialogues = load_conversations(config.data)[: config.max_rows] if config.data else []
 
     from rlhf.evaluation.merges import merge_report, report_lines

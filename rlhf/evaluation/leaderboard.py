@@ -111,11 +111,14 @@ def _checked(read: Any, row: dict[str, Any], where: str, task: str) -> dict[str,
 
 
 def _arc_row(row: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(row["question"], str):
-        return {"question": row["question"], "choices": row["choices"], "answerKey": row["answerKey"]}
-    choices = {key: [choice[key] for choice in row["question"]["choices"]] for key in ("text", "label")}
+    question = row["question"]
+    if isinstance(question, str):
+        choices = row["choices"]
+    else:
+        choices = {key: [choice[key] for choice in question["choices"]] for key in ("text", "label")}
+        question = question["stem"]
     choices["label"].index(row["answerKey"])
-    return {"question": row["question"]["stem"], "choices": choices, "answerKey": row["answerKey"]}
+    return {"question": question, "choices": choices, "answerKey": row["answerKey"]}
 
 
 def _hellaswag_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,18 @@ def require_packages(*, bert_score: bool) -> None:
             raise InputError(f"evaluate_text: needs the package {package}; install it by `pip install rlhf[eval]`")
 
 
+def require_encoder(model: str, num_layers: int) -> None:
+    """InputError where BERTScore's encoder cannot be found, or has not so many layers. Reads its config only."""
+    from transformers import AutoConfig
+
+    try:
+        layers = AutoConfig.from_pretrained(model).num_hidden_layers
+    except (OSError, ValueError):
+        raise InputError(f"bert_model: {model} is no folder or hub name of an encoder that can be read") from None
+    if not 0 <= num_layers <= layers:
+        raise InputError(f"bert_layers: must lie in 0 to {layers}, the layers of {model}, got {num_layers}")
+
+
 def rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
     """F1 of ROUGE-1, -2, -L and -Lsum of each answer against its reference, 0 to 1, words stemmed.
 

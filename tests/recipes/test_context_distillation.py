@@ -11,6 +11,7 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import is_adapter_checkpoint
 from rlhf.models.policy import load_policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
@@ -125,6 +126,14 @@ def test_without_gate_dropping_the_rest_and_generic(run, chat_server: ChatServer
     chat_server.reply = reply
     folder = run(**{"server.url": chat_server.url, "server.model": "tiny"}, **options)
     assert [row["messages"][-1]["content"] for row in lines(folder / "distilled.jsonl")] == expected
+
+
+def test_an_adapter_is_saved_alone_where_asked_for(run, chat_server: ChatServer) -> None:
+    pytest.importorskip("peft")
+    chat_server.reply = reply
+    server = {"server.url": chat_server.url, "server.model": "tiny"}
+    folder = run(**server, **{"gate": "false", "adapter.r": 2, "adapter.merge": "false"})
+    assert is_adapter_checkpoint(folder / "checkpoint")
 
 
 def test_held_out_prompts_before_and_after(

@@ -63,3 +63,26 @@ def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_pa
 def test_bert_score_needs_model_and_layer(recipe: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="BERTScore needs both"):
         recipe.EvaluateTextConfig(tmp_path, {"a": tmp_path}, {"d": "x"}, bert_model="folder")
+
+
+def test_a_model_does_not_take_the_references_name(recipe: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="reference is the name"):
+        recipe.EvaluateTextConfig(tmp_path, {"reference": tmp_path}, {"d": "x"})
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"), [(99, "bert_layers: must lie in 0 to"), (1, "bert_model: .* can be read")]
+)
+def test_the_encoder_is_looked_at_before_anything_is_sampled(
+    recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path, layers: int, words: str
+) -> None:
+    pytest.importorskip("rouge_score")
+    pytest.importorskip("bert_score")
+    encoder = tiny_policy_path if layers == 99 else tmp_path / "missing"
+    data = {"d": str(_rows(tmp_path / "rows.jsonl"))}
+    config = recipe.EvaluateTextConfig(
+        tmp_path / "out", {"a": tiny_policy_path}, data, bert_model=str(encoder), bert_layers=layers
+    )
+    with pytest.raises(InputError, match=words):
+        recipe.main(config)
+    assert not (tmp_path / "out").exists()

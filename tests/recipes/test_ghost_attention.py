@@ -12,6 +12,7 @@ import pytest
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
+from rlhf.models.checkpoint import is_adapter_checkpoint
 from rlhf.models.policy import load_policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
@@ -80,6 +81,14 @@ def test_a_server_answers_under_the_instruction_in_every_turn(run, chat_server: 
     assert read_metrics(folder / "metrics.jsonl")[-1]["loss"] > 0
     before, after = (load_policy(p).state_dict() for p in (tiny_policy_path, folder / "checkpoint"))
     assert any(not before[name].equal(after[name]) for name in before)
+
+
+def test_an_adapter_is_saved_alone_where_asked_for(run, chat_server: ChatServer) -> None:
+    pytest.importorskip("peft")
+    chat_server.reply = texts
+    server = {"server.url": chat_server.url, "server.model": "tiny"}
+    folder = run(**server, **{"adapter.r": 2, "adapter.merge": "false"})
+    assert is_adapter_checkpoint(folder / "checkpoint")
 
 
 def test_with_given_history_and_a_checker(run, chat_server: ChatServer, tmp_path: Path) -> None:

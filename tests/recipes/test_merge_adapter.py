@@ -77,3 +77,9 @@ def test_what_it_cannot_merge_is_one_sentence(tiny_policy_path: Path, tmp_path: 
     with pytest.raises(InputError, match="max_rows: must be at least 1"):
         run("--checkpoint", tiny_policy_path, "--output", tmp_path / "out", "--max_rows", 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_are_refused(tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="runs in one process"):
+        run("--checkpoint", tiny_policy_path, "--output", tmp_path / "out")

@@ -97,6 +97,11 @@ def test_mmlu_with_a_header_and_numbers_and_without_and_letters(tmp_path: Path) 
     ("task", "content", "complaint"),
     [
         ("arc", '{"question": {"stem": "Q", "choices": []}, "answerKey": "A"}', "bad.jsonl:1: is no row of ARC"),
+        (
+            "arc",
+            '{"question": "Q", "choices": {"text": ["x"], "label": ["A"]}, "answerKey": "B"}',
+            "bad.jsonl:1: is no row of ARC",
+        ),
         ("truthfulqa", '{"question": "Q"}', "bad.jsonl:1: is no row of TruthfulQA"),
         ("hellaswag", '{"ctx": "Q"}', "bad.jsonl:1: is no row of HellaSwag"),
     ],

@@ -27,6 +27,7 @@ from rlhf.report.mt_bench import mt_bench_figures
         ("Good. Rating: [[7]]", 7.0),
         ("Rating: [[8.5]] and later [[2]]", 8.5),
         ("Rating: [9]", 9.0),
+        ("The answer reads list[0] and cites [1]. Rating: [[7]]", 7.0),
         ("[[0]]", None),
         ("[[11]]", None),
         ("seven of ten", None),
