@@ -14,7 +14,7 @@ metrics.jsonl.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.mixing import mix
+from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
@@ -123,7 +124,7 @@ def main(config: RejectionSamplingConfig) -> None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
     judges = f"{config.helpfulness} & {config.safety}"
     messages = [prompt.messages for prompt in prompts]
-    kept = kept_samples(messages, config.num_samples, params, **also_decisive(config, inputs))
+    kept = kept_samples(messages, config.num_samples, params, **also_decisive(config, inputs, prompts))
 
     from rlhf.finetuning.supervised import finetune, training_renderer
     from rlhf.metrics import MetricsLog
@@ -202,11 +203,12 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
     return inputs | reward_files(helpfulness=config.helpfulness, safety=config.safety)
 
 
-def also_decisive(config: RejectionSamplingConfig, inputs: Iterable[str]) -> dict[str, Any]:
-    """What else than prompts and parameters decides the drawn answers: with early rejection the reward models too."""
+def also_decisive(config: RejectionSamplingConfig, inputs: Iterable[str], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What else than prompts and parameters decides the drawn answers: with early rejection all that gates a reward."""
     found: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
     if config.early_rejection is not None:
-        found["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety]
+        safety = [number for number, prompt in enumerate(prompts) if prompt.domain == "safety"]
+        found["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety, safety]
         found["inputs"] = [name for name in inputs if name.split(".")[0] in ("policy", "helpfulness", "safety")]
     return found
 

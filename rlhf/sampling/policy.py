@@ -33,7 +33,12 @@ def policy_sampler(
         batch_size: answers at once; None: as many as memory holds, and no more than pay.
         early_rejection: gives up a prompt's worst answers while they are written, by `score_parts`; None: writes all.
         server: answers in the weights' place, whole answers only.
+
+    Raises:
+        ValueError: early rejection without `score_parts`.
     """
+    if early_rejection is not None and score_parts is None:
+        raise ValueError("score_parts: early rejection needs something that scores parts of answers")
     from rlhf.models.policy import load_policy, load_tokenizer
 
     renderer = Renderer(load_tokenizer(policy))
@@ -44,7 +49,5 @@ def policy_sampler(
 
     model = load_policy(policy, quantization=quantization)
     model = model if model.device == device else model.to(device)
-    rejects = early_rejection is not None and score_parts is not None
-    return InProcessSampler(
-        model, renderer, batch_size, EarlyRejection(early_rejection, score_parts) if rejects else None
-    )
+    rejection = EarlyRejection(early_rejection, score_parts) if early_rejection and score_parts else None
+    return InProcessSampler(model, renderer, batch_size, rejection)

@@ -308,7 +308,7 @@ def test_early_rejection_gives_up_the_worst_parts_and_changes_no_other_answer(ru
 
 
 def test_early_rejection_goes_on_where_it_was_and_anew_where_it_would_reject_others(
-    run, monkeypatch: pytest.MonkeyPatch
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(**options: object) -> int:
         """Answers that were drawn before the selection failed."""
@@ -331,6 +331,9 @@ def test_early_rejection_goes_on_where_it_was_and_anew_where_it_would_reject_oth
     assert stopped(**{"early_rejection.drop": 0.4}) == 72
     assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters"}) == 72
     assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters", "batch_size": 6}) == 0
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(prompts.read_text().replace('"safety"', '"helpfulness"'))
+    assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters"}) == 72, "the gate changed"
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
