@@ -97,6 +97,22 @@ def test_transformers_serve_gets_the_distribution_in_its_own_words(sampler, chat
     }
 
 
+def test_a_server_that_knows_openai_s_fields_alone_is_asked_without_the_others(
+    sampler, chat_server: ChatServer
+) -> None:
+    chat_server.reply = lambda body: (400, b"top_k?") if "top_k" in body else (200, chat_server.answers(body))
+    sampler().sample(PROMPTS, 2, SamplingParams())
+    assert all(not {"top_k", "min_p", "repetition_penalty"} & body.keys() for body in chat_server.asked)
+    with pytest.raises(InputError, match="400"):  # what it would ignore is asked for
+        sampler().sample(PROMPTS, 2, SamplingParams(top_k=7))
+
+
+def test_a_judge_needs_no_tokenizer(chat_server: ChatServer) -> None:
+    judge = ServerSampler(ServerConfig(chat_server.url, "tiny"))
+    samples = judge.sample([[{"role": "user", "content": "Q"}]], 1, SamplingParams(temperature=0.0))
+    assert samples[0][0].text.startswith("Q") and samples[0][0].token_ids == () and samples[0][0].finished
+
+
 @pytest.mark.parametrize("failure", [(429, b"slow down"), (503, b"loading"), (500, b""), (200, b"<html>"), (200, {})])
 def test_passing_failures_are_repeated(sampler, chat_server: ChatServer, failure: tuple[int, Any]) -> None:
     seen: set[str] = set()
