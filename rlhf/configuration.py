@@ -8,18 +8,24 @@ module adds the house rule that a user's mistake is answered by one sentence and
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from rlhf.errors import InputError
 
 Config = TypeVar("Config")
+
+
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves a recipe's docstring as it is: its commands are there to be copied."""
 
 
 def parse_config(
@@ -30,7 +36,8 @@ def parse_config(
     Raises InputError, one sentence, for an unreadable file, an unknown or missing field, or a value that the field or
     the dataclass's own `__post_init__` refuses.
     """
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    _resolve_annotations(config_class)
+    parser = ArgumentParser(description=description, exit_on_error=False, formatter_class=_HelpFormatter)
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_class_arguments(config_class)
     try:
@@ -44,6 +51,19 @@ def parse_config(
         words = [*(sys.argv if argv is None else argv), "the YAML file"]
         file = words[words.index("--config") + 1] if "--config" in words else words[-1]
         raise InputError(_one_sentence(error).replace('"<unicode string>"', file)) from error
+
+
+def _resolve_annotations(kind: type) -> None:
+    """Make types of the annotations of a dataclass and of those nested in it.
+
+    jsonargparse, left with strings, runs the `if TYPE_CHECKING:` block of the module to understand them, torch and all.
+    """
+    hints = typing.get_type_hints(kind)
+    kind.__init__.__annotations__ = hints  # type: ignore[misc]
+    for hint in hints.values():
+        for part in (hint, *typing.get_args(hint)):
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                _resolve_annotations(part)
 
 
 def _one_sentence(error: BaseException) -> str:
