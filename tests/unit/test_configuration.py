@@ -66,7 +66,7 @@ MISTAKES = {
     "--data a --extra.rate fast": "extra.rate: must be a number, got fast",
     "--data a --extra.rat 1": "extra.rat: there is no such option; --help or --extra.help lists them",
     "--data a --extra 3": "extra: must be options with values, such as {name: value}, got 3",
-    "--data a --inner no.yaml": "inner: there is no YAML file no.yaml; name one, or give the options of --help one by one",
+    "--data a --inner no.yaml": "inner: there is no YAML file no.yaml; name one, or give its options one by one",
     "--data a --config no.yaml": "config: no.yaml does not exist",
 }
 FILES = {
