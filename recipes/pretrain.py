@@ -3,7 +3,7 @@
 The paper starts from Llama 2's own pretraining (section 2); this is its stand-in, in about a minute. Documents are
 packed into blocks and do not see each other.
 
-    python recipes/pretrain.py --config recipes/configs/embedded/pretrain.yaml
+    python recipes/pretrain.py --config recipes/configs/embedded/pretrain.yaml --output runs/base
 
 or, on two processes, `accelerate launch --num_processes 2 ... recipes/pretrain.py --config ...`.
 """
