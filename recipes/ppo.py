@@ -45,7 +45,8 @@ class PPORecipeConfig:
         referee: a reward of the same kinds that scores the held-out answers and trains nothing: the policy pleases the
             two reward models alone where their scores rise and the referee's fall.
         value_from: reward-model folder that the value model starts from, with the policy's tokenizer. Default:
-            helpfulness, or an ensemble's first folder; where there is none, the policy with a fresh head.
+            helpfulness, or an ensemble's first folder, where the value can start from it (whole weights, the policy's
+            tokenizer); else the policy with a fresh head, which is said.
         roles: separate: a model for each role, policy and value trained whole. shared: all are adapters and heads on
             one frozen base; policy, helpfulness and safety are adapters over the same weights, or policy is the base.
         adapter: with shared roles, the size of new adapters; saved ones keep theirs. null: its defaults.
@@ -111,7 +112,7 @@ def main(config: PPORecipeConfig) -> None:
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
-    from rlhf.ppo.setup import context_length, load_fitting_prompts, load_roles
+    from rlhf.ppo.setup import context_length, default_value, load_fitting_prompts, load_roles
     from rlhf.rewards.loading import load_reward
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
@@ -130,7 +131,9 @@ def main(config: PPORecipeConfig) -> None:
         for name in ("prompts", "validation_prompts")
     )
     helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
-    default_value = next(iter(helpful), None) if config.roles == "separate" else None  # shared roles choose
+    value_from = config.value_from
+    if value_from is None and config.ppo.learns_value and config.roles == "separate":  # shared roles choose
+        value_from = default_value(helpful, tokenizer)
     accelerator = make_accelerator(seed=config.seed)
     keep = kept_states(inputs, config, accelerator, beside=(SAMPLES_FILE,))
     with open_stage(config.output, config, inputs=inputs, keep=keep) as folder:
@@ -139,7 +142,7 @@ def main(config: PPORecipeConfig) -> None:
             config.policy,
             config.helpfulness,
             config.safety,
-            config.value_from or default_value,
+            value_from,
             accelerator,
             shared=config.roles == "shared",
             with_value=config.ppo.learns_value,
