@@ -161,8 +161,7 @@ class Driver:
             os.replace(stage.output, partial)
             shutil.rmtree(partial)
             reason += "; its old folder is removed"
-        for link, target in stage.links:
-            make_link(link, target)
+        make_links(stage)
         command = command_of(stage, self.recipes)
         self.ledger.append("started", stage.name, key=self.keys[stage.name], command=command, reason=reason)
         self.running.append(StageProcess(stage, command, self._log_of(stage), self.run, self.warm))
@@ -230,6 +229,14 @@ class Driver:
 
     def _log_of(self, stage: PlannedStage) -> Path:
         return self.run / "logs" / f"{stage.name}.log"
+
+
+def make_links(stage: PlannedStage) -> None:
+    """The stage's links, alone in their folders: what an earlier plan linked there is no input of this one."""
+    for folder in {link.parent for link, _ in stage.links}:
+        shutil.rmtree(folder, ignore_errors=True)
+    for link, target in stage.links:
+        make_link(link, target)
 
 
 def make_link(link: Path, target: Path) -> None:
