@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -109,12 +109,14 @@ class Driver:
         self.keys: dict[str, Record] = {}
         self.progress = Progress(len(self.stages))
 
-    def execute(self) -> None:
-        """Run what has to run.
+    def execute(self, begin: Callable[[], None] | None = None) -> None:
+        """Run what has to run; `begin` is called first, once no other driver can be working in the run's folder.
 
         Raises StageFailed (the other stages are stopped first), InputError, KeyboardInterrupt (Ctrl-C, SIGTERM).
         """
         with _only_driver(self.run) as last_alive, _terminate_as_interrupt():
+            if begin is not None:
+                begin()
             end_leftovers(self.run)
             self.ledger = Ledger(self.run / "ledger.jsonl")
             self.ledger.close_killed(last_alive)
