@@ -19,7 +19,7 @@ from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format, write_rows
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
 from rlhf.stage import open_stage, require_files, write_json
 from rlhf.training.config import OptimizerConfig
 
@@ -58,7 +58,8 @@ def main(config: TextClassifierConfig) -> None:
     inputs = {"model": config.model}
     inputs |= {f"data.{label}": Path(source) for label, source in config.data.items() if file_format(source)}
     require_files(**inputs)
-    require_checkpoint(config.model)
+    if is_adapter_checkpoint(require_checkpoint(config.model)):
+        raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
     from rlhf.evaluation.classifier_training import read_labelled_texts, train_classifier
     from rlhf.evaluation.text_classifier import TextClassifier

@@ -6,7 +6,7 @@ years is held out, so that recipes/evaluate_time_awareness.py can tell whether a
 learned the rows by heart.
 
     python recipes/time_awareness.py --config recipes/configs/embedded/time_awareness.yaml
-    python recipes/time_awareness.py --facts my_facts.jsonl --first 2000 --last 2026 --output time
+    python recipes/time_awareness.py --facts my_facts.jsonl --first 2000 --last 2025-06 --output time
 
 Writes into the output folder: sft.jsonl (the rows; mix them into what recipes/sft.py trains on) and test.jsonl (the
 questions of the evaluation); of a simulated world also facts.jsonl (its dated facts, in the form of yours) and
@@ -42,8 +42,8 @@ class TimeAwarenessConfig:
         facts: file of your dated facts, rows {question, timeline} and, where you want them, {answer, before,
             before_words}; or
         world: world.json of recipes/simulated_world.py, whose offices change hands.
-        first, last: questions are posed from here to there: 2009, 2009-01 or 2009-01-20. Without a date in the context
-            the right answer is that at `last`.
+        first, last: questions are posed from here to there: 2009, 2009-01 (their first day) or 2009-01-20. Without a
+            date in the context the right answer is that at `last`.
         context: the system message, with {date} in it.
         date_format: how a date is told, in the words of Python's strftime. With %Y a row's date is the year's first
             day.
@@ -58,8 +58,8 @@ class TimeAwarenessConfig:
     output: Path
     facts: Path | None = None
     world: Path | None = None
-    first: str = "1950"
-    last: str = "1999"
+    first: str | int = "1950"
+    last: str | int = "1999"
     context: str = "Today is {date}."
     date_format: str = "%Y-%m-%d"
     rows: int = 1000

@@ -45,7 +45,7 @@ def test_own_facts_from_rows_to_figures(
 ) -> None:
     made = tmp_path / "run" / "rows"
     time_awareness.main(
-        TimeAwarenessConfig(made, facts=facts, first="1998", last="2012-12", rows=24, heldout_facts=0, test_per_fact=3)
+        TimeAwarenessConfig(made, facts=facts, first=1998, last="2012-12", rows=24, heldout_facts=0, test_per_fact=3)
     )
     assert "24 rows about 2 facts" in capsys.readouterr().out
     assert not (made / "chronicle.jsonl").exists()
