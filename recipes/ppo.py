@@ -25,7 +25,7 @@ from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
-from rlhf.rewards.specs import reward_files
+from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble, reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import open_stage, require_files, write_json
 
@@ -175,9 +175,14 @@ def main(config: PPORecipeConfig) -> None:
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
-    """The plan of this run as text."""
+    """The plan of this run as text. What is not trained yet is taken to be of the policy's size."""
     require_files(policy=config.policy)
-    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety)
+    judges: dict[str, Path | None] = {}
+    for role in ("helpfulness", "safety"):
+        specs = {role: getattr(config, role)}
+        if is_ensemble(specs[role]):
+            specs = {f"{role}.{number}": m for number, m in enumerate(read_ensemble(specs[role]).members)}
+        judges |= {name: planned_folder(spec) for name, spec in specs.items() if not is_import_path(spec)}
 
     from rlhf.models.adapters import saved_quantization
     from rlhf.models.checkpoint import is_adapter_checkpoint
@@ -189,17 +194,26 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         quantization = saved_quantization(config.policy, quantization)
     if quantization is not None and hardware.zero_stage == 3:
         raise InputError("dry_run.zero_stage: 3 cannot partition weights in 4 bit; use 0, or leave quantization out")
+    helpful = next((path for name, path in judges.items() if name.startswith("helpfulness")), None)
     setting = Setting(
         policy=config.policy,
-        judges=tuple(path for path in judges.values() if path.is_dir()),
+        judges=judges,
         ppo=config.ppo,
         max_new_tokens=config.sampling.max_new_tokens,
+        value=helpful if config.value_from is None else planned_folder(config.value_from),
         shared=config.roles == "shared",
         adapter=config.adapter,
         quantization=quantization,
         dtype=config.dtype,
     )
-    return report(setting, hardware)
+    missing = [name for name, folder in judges.items() if folder is None]
+    note = f"\nNot there yet, and taken to be of the policy's size: {', '.join(missing)}." if missing else ""
+    return report(setting, hardware) + note
+
+
+def planned_folder(folder: str | Path) -> Path | None:
+    """The folder, or None where it does not exist yet."""
+    return Path(folder) if Path(folder).is_dir() else None
 
 
 if __name__ == "__main__":

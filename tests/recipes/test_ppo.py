@@ -184,10 +184,12 @@ def test_the_dry_run_plans_without_weights(
     monkeypatch.chdir(world)
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     recipe = importlib.import_module("ppo")
-    small = ("--dry_run.memory_gib", "0.002", "--dry_run.mixed_precision", "no", "--dry_run.prompt_tokens", "32")
+    small = ("--dry_run.memory_gib", "0.003", "--dry_run.mixed_precision", "no", "--dry_run.prompt_tokens", "32")
+    small += ("--safety", "not_trained_yet")
     recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(world / "config_only", *small)))
     said = capsys.readouterr().out
-    assert "It does NOT fit" in said and said.rstrip().endswith("fits")
+    assert "It does NOT fit" in said
+    assert said.rstrip().endswith("fits\nNot there yet, and taken to be of the policy's size: safety.")
     assert "--ppo.optimizer.gradient_checkpointing true" in said
     assert not (world / "out").exists()
 
