@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig, VersionConfig
 
 SEED_OPTION = {"simulated_world": "world.seed"}
@@ -78,13 +77,7 @@ def make_plan(config: IterativeConfig) -> list[PlannedStage]:
     of what came out, against SFT. Version n's preferences compare the newest policy with the one before; the
     preferences of all versions so far train its reward models, which start from the SFT checkpoint. SFT itself is
     scored by the first version's reward models.
-
-    Raises:
-        InputError: `processes` names no recipe.
     """
-    unknown = [name for name in config.processes if not (RECIPES / f"{name}.py").is_file()]
-    if unknown:
-        raise InputError(f"processes: there is no recipe {unknown[0]!r}; name one of the stages, e.g. ppo")
     return _Planner(config).plan()
 
 

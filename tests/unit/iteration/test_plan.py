@@ -175,11 +175,6 @@ def test_bad_settings(changes: dict[str, Any], words: str) -> None:
         config(**changes)
 
 
-def test_processes_of_no_recipe() -> None:
-    with pytest.raises(InputError, match="processes: there is no recipe 'pppo'"):
-        make_plan(config(processes={"pppo": 2}))
-
-
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-v"])
 def test_a_version_is_a_folder(name: str) -> None:
     with pytest.raises(InputError, match="a name is a folder's name"):
