@@ -101,7 +101,7 @@ def main(config: EvaluateConfig) -> None:
     load_prompts(config.prompts)  # a bad row is found before torch is loaded
 
     from rlhf.conversation import Renderer
-    from rlhf.evaluation.answers import answers_of, read_answers, write_answers
+    from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
     from rlhf.evaluation.divergence import answer_kls, answer_logprobs, require_same_tokenizer
     from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
     from rlhf.evaluation.versions import against, version_figures
@@ -125,6 +125,8 @@ def main(config: EvaluateConfig) -> None:
         max_prompt_tokens=config.max_prompt_tokens,
     )
     opponents = read_answers(inputs["baseline_evaluation"]) if config.baseline_evaluation else []
+    if config.baseline_evaluation is not None:
+        require_same_prompts(opponents, prompts, config.baseline_evaluation)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
