@@ -87,7 +87,7 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def require_same_prompts(opponents: Sequence[Answer], prompts: Sequence[Prompt], evaluation: Path) -> None:
-    """Raise InputError where an evaluation's answers are not to these prompts: ids alone do not tell, files share them."""
+    """Raise InputError where an evaluation's answers are not to these prompts; ids alone do not tell."""
     theirs = {answer.prompt_id: answer.messages for answer in opponents}
     ours = {prompt.id: prompt.messages for prompt in prompts}
     differing = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]

@@ -80,7 +80,7 @@ def load_safety_prompts(
     found = []
     ids = set()
     for number, raw in source_rows(source):
-        row = {field: value for field, value in raw.items() if value is not None}  # `datasets` fills what a row lacks
+        row = {field: value for field, value in raw.items() if value is not None}  # `datasets` fills up
         goal = row.get("goal") if "prompt" not in row else None
         given = {"prompt": goal, "kind": "unsafe"} if goal is not None else row
         own = "/".join(str(part) for part in (name, row.get("source") or row.get("type")) if part)

@@ -123,7 +123,7 @@ def test_sft_then_a_version_against_it(
     others = tmp_path / "others" / "prompts.jsonl"
     write_rows(others, (Prompt(f"p{i}", [{"role": "user", "content": "other"}]).to_dict() for i in range(4)))
     wrong = common | opponent | {"prompts": str(others)}
-    with pytest.raises(InputError, match="baseline_evaluation: .* answers other prompts than .*'p0'"):
+    with pytest.raises(InputError, match=r"baseline_evaluation: .* answers other prompts than .*'p0'"):
         recipe.main(recipe.EvaluateConfig(output=tmp_path / "wrong", name="v1", sampling=sampling, **wrong))
 
     cold = SamplingParams(max_new_tokens=4, temperature=0.5)

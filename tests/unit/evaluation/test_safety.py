@@ -139,7 +139,9 @@ def test_distribution_is_strict_at_the_gate_s_threshold():
 
 def test_a_folder_s_rows_have_kinds_too(tmp_path):
     (tmp_path / "set").mkdir()
-    write_rows(tmp_path / "set" / "train.jsonl", [{"prompt": "a", "kind": "ordinary"}, {"prompt": "b", "kind": "unsafe"}])
+    write_rows(
+        tmp_path / "set" / "train.jsonl", [{"prompt": "a", "kind": "ordinary"}, {"prompt": "b", "kind": "unsafe"}]
+    )
     assert [one.kind for one in load_safety_prompts("n", str(tmp_path / "set"))] == ["ordinary", "unsafe"]
 
 
