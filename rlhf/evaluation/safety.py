@@ -89,8 +89,9 @@ def load_safety_prompts(
         except InputError as error:
             raise InputError(f"{source}:{number}: {error}") from error
         if prompt.id in ids:  # the prompt is the unit of every rate
+            own_id = prompt.id.removeprefix(f"{name}:")
             raise InputError(
-                f"{source}:{number}: id: {str(row.get('id', number))!r} stands at another prompt too; give each its own, or none"
+                f"{source}:{number}: id: {own_id!r} stands at another prompt too; give each its own, or none"
             )
         ids.add(prompt.id)
         said = kind or (kind_of and kind_of(prompt.messages)) or given.get("kind")
