@@ -11,6 +11,7 @@ from pathlib import Path
 from rlhf.data.loading import OnBadRow, Source, is_local, load_preferences, source_rows
 from rlhf.data.open_preferences import is_open_preference
 from rlhf.data.rows import Domain, Preference
+from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
 from rlhf.stage import require_files
 
@@ -111,9 +112,5 @@ def _has_tags(source: Source) -> bool:
 
 def seen_prompts(test: Sequence[Preference], training: Sequence[Preference]) -> int:
     """Held-out rows whose first user's message opens a training row too: above 0, held-out figures flatter."""
-    first = {_first_turn(row) for row in training}
-    return sum(_first_turn(row) in first for row in test)
-
-
-def _first_turn(row: Preference) -> str:
-    return next(message["content"] for message in row.messages if message["role"] == "user")
+    first = {first_turn(row.messages) for row in training}
+    return sum(first_turn(row.messages) in first for row in test)

@@ -79,7 +79,7 @@ def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., 
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, kept_states
 
-    rows = _fitting(config, rows)
+    whole, rows = rows, _fitting(config, rows)
     mixture = make_mixture(rows, config.other_share, config.seed)
     accelerator = make_accelerator(seed=config.seed)
     inputs = {"policy": config.policy, **_input_files(config)}
@@ -94,7 +94,8 @@ def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., 
         merge = config.training.adapter is None or config.training.adapter.merge
         model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator, merge=merge)
         if accelerator.is_main_process:
-            write_json(folder / "accuracy.json", heldout_report(folder / "checkpoint", rows.domain, rows))
+            report = heldout_report(folder / "checkpoint", rows.domain, rows, whole)
+            write_json(folder / "accuracy.json", report)
         accelerator.wait_for_everyone()
 
 
