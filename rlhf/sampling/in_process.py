@@ -10,7 +10,7 @@ edge, about one in a million, can still move.)
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -35,10 +35,11 @@ REFILL = 0.5  # share of the places that must be free before new rows take them:
 
 
 class InProcessSampler:
-    """A Sampler over a causal LM.
+    """A StreamingSampler over a causal LM.
 
     Args:
-        model: the bare model (not wrapped by DDP or DeepSpeed), on its device. Put into eval mode while it samples.
+        model: the bare model (not wrapped by DDP or DeepSpeed), on its device. In eval mode until the last answer is
+            given out.
         renderer: turns conversations into ids and knows the ids that end an answer.
         batch_size: rows at once; None: as many as memory holds, and no more than pay.
         early_rejection: drops a prompt's unpromising rows while they are written; such a sample is not finished.
@@ -56,7 +57,6 @@ class InProcessSampler:
         self.batch_size = batch_size
         self.early_rejection = early_rejection
 
-    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[Conversation],
@@ -64,7 +64,21 @@ class InProcessSampler:
         params: SamplingParams,
         keys: Sequence[int] | None = None,
     ) -> list[list[Sample]]:
-        """Draw `num_samples` answers for each prompt; see `Sampler`. An answer is cut where the model's context ends.
+        """Draw `num_samples` answers for each prompt; see `Sampler` and `stream`."""
+        answers = dict(self.stream(prompts, num_samples, params, keys))
+        return [answers[p] for p in range(len(prompts))]
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """The same prompt by prompt, each when its last answer ends; see `StreamingSampler`.
+
+        An answer is cut where the model's context ends.
 
         Raises:
             InputError: a prompt leaves no room for an answer in the model's context, or early rejection does not have a
@@ -82,7 +96,7 @@ class InProcessSampler:
                     f"context is {context}; shorten it or leave it out"
                 )
         if not prompts:
-            return []
+            return
         total = len(prompts) * num_samples
         places = min(total, self.batch_size or rows_at_once(self.model, map(len, rendered), num_samples, params))
         if self.early_rejection is not None and places < num_samples:
@@ -90,7 +104,7 @@ class InProcessSampler:
                 f"early_rejection: compares a prompt's {num_samples} answers while they are written, but only {places} "
                 "are written at once; raise batch_size to num_samples, or lower num_samples"
             )
-        results: dict[tuple[int, int], Sample] = {}
+        ended: dict[int, dict[int, Sample]] = defaultdict(dict)
         with _eval_mode(self.model), sharing(self.model), _progress(total, places) as progress:
             decoder = Decoder(
                 self.model,
@@ -108,12 +122,15 @@ class InProcessSampler:
                 left = decoder.draw()
                 if self.early_rejection is not None:
                     left += self._reject(decoder, self.early_rejection)
-                for written in left:
-                    results[written.owner.prompt, written.owner.index] = self._sample(written, params.stop)
                 progress.update(len(left))
+                for written in left:
+                    p, index = written.owner.prompt, written.owner.index
+                    ended[p][index] = self._sample(written, params.stop)
+                    if len(ended[p]) == num_samples:
+                        answers = ended.pop(p)
+                        yield p, [answers[i] for i in range(num_samples)]
                 if len(decoder):
                     decoder.forward()
-        return [[results[p, i] for i in range(num_samples)] for p in range(len(prompts))]
 
     def _cohort(
         self, waiting: deque[list[Owner]], rendered: Sequence[list[int]], free: int
