@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, StopStringCriteria
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.sampling.cache import is_recurrent
+from rlhf.sampling.compiled import CompiledStep, step_shape
 from rlhf.sampling.decoding import Decoder, Owner, Written
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.memory import rows_at_once
@@ -43,6 +44,7 @@ class InProcessSampler:
         renderer: turns conversations into ids and knows the ids that end an answer.
         batch_size: rows at once; None: as many as memory holds, and no more than pay.
         early_rejection: drops a prompt's unpromising rows while they are written; such a sample is not finished.
+        compile: decode with `CompiledStep`.
     """
 
     def __init__(
@@ -51,11 +53,14 @@ class InProcessSampler:
         renderer: Renderer,
         batch_size: int | None = None,
         early_rejection: EarlyRejection | None = None,
+        compile: bool = False,
     ) -> None:
         self.model = model
         self.renderer = renderer
         self.batch_size = batch_size
         self.early_rejection = early_rejection
+        self.compile = compile
+        self._step: CompiledStep | None = None  # for the next call of its shape
 
     def sample(
         self,
@@ -97,15 +102,17 @@ class InProcessSampler:
                 )
         if not prompts:
             return
-        total = len(prompts) * num_samples
-        places = min(total, self.batch_size or rows_at_once(self.model, map(len, rendered), num_samples, params))
+        total, longest = len(prompts) * num_samples, max(map(len, rendered))
+        places = min(total, self.batch_size or self._rows_at_once(longest, num_samples, params))
         if self.early_rejection is not None and places < num_samples:
             raise InputError(
                 f"early_rejection: compares a prompt's {num_samples} answers while they are written, but only {places} "
                 "are written at once; raise batch_size to num_samples, or lower num_samples"
             )
         ended: dict[int, dict[int, Sample]] = defaultdict(dict)
-        with _eval_mode(self.model), sharing(self.model), _progress(total, places) as progress:
+        with _eval_mode(self.model), sharing(self.model) as shared, _progress(total, places) as progress:
+            if self.compile and not shared:
+                raise InputError("compile: works where all of a model's layers are plain full attention; leave it out")
             decoder = Decoder(
                 self.model,
                 places,
@@ -114,6 +121,7 @@ class InProcessSampler:
                 self.renderer.pad_token_id,
                 context,
                 StopStringCriteria(self.renderer.tokenizer, list(params.stop)) if params.stop else None,
+                self._compiled(places, longest + params.max_new_tokens) if self.compile else None,
             )
             waiting = deque(_longest_first(rendered, keys, num_samples, places))
             while waiting or len(decoder):
@@ -131,6 +139,20 @@ class InProcessSampler:
                         yield p, [answers[i] for i in range(num_samples)]
                 if len(decoder):
                     decoder.forward()
+
+    def _rows_at_once(self, longest: int, num_samples: int, params: SamplingParams) -> int:
+        """As many as memory holds: a compiled step's rows do not share their prompt, and are as long as the longest."""
+        if self.compile:
+            _, length = step_shape(1, longest + params.max_new_tokens)
+            longest, num_samples = length - params.max_new_tokens, 1
+        return rows_at_once(self.model, longest, num_samples, params)
+
+    def _compiled(self, places: int, longest: int) -> CompiledStep:
+        shape = step_shape(places, longest)
+        if self._step is None or self._step.shape != shape:
+            self._step = None  # its memory first
+            self._step = CompiledStep(self.model, shape)
+        return self._step
 
     def _cohort(
         self, waiting: deque[list[Owner]], rendered: Sequence[list[int]], free: int

@@ -188,6 +188,10 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
             "early_rejection: a server gives whole",
         ),
         (REJECTION | {"helpfulness": "rewards_of_the_test:sometimes"}, r"helpfulness \(sometimes\): score \d+ is nan"),
+        (
+            {"compile": True, "server.url": "http://x/v1", "server.model": "x"},
+            "compile: the server decodes as it was started",
+        ),
         ({"batch_size": 0}, "batch_size: must be at least 1, got 0"),
         ({"selection.top_n": 0}, "top_n: must be at least 1, got 0"),
         ({"temperature_from": tmp_path / "prompts.jsonl"}, r"temperature_from: .*prompts.jsonl is no sweep.json"),

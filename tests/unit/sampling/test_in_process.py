@@ -420,10 +420,10 @@ def test_rows_at_once_fit_into_the_free_memory(model: LlamaForCausalLM, monkeypa
         for fitting in (rows + 0.5, 2 * rows - 0.5):
             free = SimpleNamespace(available=fitting * row / memory.SHARE)
             monkeypatch.setattr("psutil.virtual_memory", lambda free=free: free)
-            assert memory.rows_at_once(model, [3, 80], 4, params) == rows
+            assert memory.rows_at_once(model, 80, 4, params) == rows
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert memory.rows_at_once(model, [3, 80], 4, params) == 32
+    assert memory.rows_at_once(model, 80, 4, params) == 32
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10))
-    assert memory.rows_at_once(model, [3, 80], 4, params) == 1
+    assert memory.rows_at_once(model, 80, 4, params) == 1
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**15))
-    assert memory.rows_at_once(model, [3, 80], 4, params) == memory.ON_CPU
+    assert memory.rows_at_once(model, 80, 4, params) == memory.ON_CPU
