@@ -173,9 +173,8 @@ def main(config: RejectionSamplingConfig) -> None:
         if accelerator.is_main_process:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)
-            figures = selection_figures(
-                drawn, config.num_samples, used_safety, candidates, selection, whole=config.early_rejection is None
-            )
+            given_up = config.early_rejection.at if config.early_rejection else ()
+            figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
             figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
             write_json(folder / "selection.json", figures)
         refuse_empty(selection)
