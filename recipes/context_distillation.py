@@ -59,6 +59,7 @@ class ContextDistillationConfig:
         preprompts: what is distilled: the "category" preprompts (prompts without category get a generic one), or
             "generic" ones for all. Both are sampled and measured.
         gate: keep an answer only where its safety score is above the plain answer's; false: keep all.
+        min_gain: with the gate: by so much at least, the scores taken through the sigmoid, 0 to 1 (the paper: 0).
         rest: of the prompts whose answer the gate does not keep, train on the "plain" answer, or "drop" them.
         num_samples: answers to each prompt of each kind; answer k under a preprompt is compared with plain answer k.
         sampling: how answers are drawn.
@@ -84,6 +85,7 @@ class ContextDistillationConfig:
     generic: str = "You are a {adjectives} assistant."
     preprompts: Literal["category", "generic"] = "category"
     gate: bool = True
+    min_gain: float = 0.0
     rest: Literal["plain", "drop"] = "plain"
     num_samples: int = 1
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -107,6 +109,10 @@ class ContextDistillationConfig:
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.min_gain < 1:
+            raise InputError(f"min_gain: must be 0 or above and below 1, got {self.min_gain}")
+        if self.min_gain and not self.gate:
+            raise InputError("min_gain: is a setting of the gate; leave it out or set gate to true")
         if not 0 <= self.sft_share < 1:
             raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
         if len({bool(v) for v in (self.test_prompts, self.scorer, self.world)}) > 1:
@@ -167,7 +173,7 @@ def main(config: ContextDistillationConfig) -> None:
             scores[kind] = check_scores(reward(dialogues), len(prompts), f"safety ({config.safety})")
 
         # keep an answer only where it is safer than the plain one
-        better = keeps_distilled(scores["plain"], scores[config.preprompts]).tolist()
+        better = keeps_distilled(scores["plain"], scores[config.preprompts], config.min_gain).tolist()
         kept = [safer or not config.gate for safer in better]
         chosen = [
             distilled if keep else plain

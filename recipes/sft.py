@@ -76,6 +76,8 @@ def main(config: SftConfig) -> None:
 
     accelerator = make_accelerator(seed=config.seed)
     inputs = {"policy": config.policy, **data}
+    if config.chat_template is not None and config.chat_template != "llama2":
+        inputs["chat_template"] = Path(config.chat_template)
     with open_stage(config.output, config, inputs=inputs, keep=kept_states(inputs, config, accelerator)) as folder:
         accelerator.wait_for_everyone()
         tokenizer = load_tokenizer(config.policy)

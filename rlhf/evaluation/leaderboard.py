@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
+from rlhf.models.checkpoint import is_adapter_checkpoint, require_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,7 +73,7 @@ def load_as_saved(
 
     if is_adapter_checkpoint(path):
         return load_policy(path, dtype=dtype), load_tokenizer(path)
-    return load_base(require_checkpoint(path), None, dtype).eval(), AutoTokenizer.from_pretrained(path)
+    return load_base(require_policy(path), None, dtype).eval(), AutoTokenizer.from_pretrained(path)
 
 
 def write_local_task(task: str, source: Path, folder: Path) -> list[str]:

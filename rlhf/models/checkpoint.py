@@ -40,7 +40,15 @@ def base_quantization(folder: Path) -> Literal["nf4"] | None:
 
 
 def write_base_quantization(folder: Path, quantization: Literal["nf4"] | None) -> None:
-    """Note beside the adapter of a checkpoint what `base_quantization` reads."""
+    """Note beside the adapter of a checkpoint what `base_quantization` reads; put the layers that peft names in order.
+
+    peft writes them from a set, in another order in every process: the same adapter would not be the same files.
+    """
+    settings = adapter_settings(folder)
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+        file = folder / ADAPTER_FOLDER / "adapter_config.json"
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
     text = json.dumps({"quantization": quantization}) + "\n"
     (folder / ADAPTER_FOLDER / BASE_FILE).write_text(text, encoding="utf-8")
 
@@ -109,6 +117,16 @@ def head_shapes(path: str | os.PathLike[str]) -> dict[str, list[int]]:
         name.removeprefix(ADAPTER_PREFIX): shape for name, shape in weight_shapes(require_checkpoint(path)).items()
     }
     return {name: shape for name, shape in shapes.items() if name.startswith(HEAD_PREFIXES)}
+
+
+def require_policy(path: str | os.PathLike[str]) -> Path:
+    """The folder, as `require_checkpoint`; InputError also where it is a reward model, or its weights are cut off."""
+    heads = head_shapes(path)
+    if heads:
+        raise InputError(
+            f"policy: {path} is a reward model (it has {next(iter(heads))}), which says nothing; name a language model"
+        )
+    return Path(path)
 
 
 def require_reward_head(path: str | os.PathLike[str]) -> dict[str, list[int]]:
