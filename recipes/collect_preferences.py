@@ -22,8 +22,10 @@ from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
+from rlhf.imports import make_object
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,24 @@ def main(config: CollectPreferencesConfig) -> None:
     policies = [config.policy, config.second_policy or config.policy]
     files = {n: Path(p) for n in ("prompts", "test_prompts") if file_format(p := getattr(config, n))}
     inputs: dict[str, Any] = {"policy": policies[0], "second_policy": policies[1], "world": config.world, **files}
+    require_new(config.output)
     require_files(**inputs)
+    for path in policies:
+        require_checkpoint(path)
     parts = {"train": load_prompts(config.prompts), "test": load_prompts(config.test_prompts)}
     prompts = [prompt for part in parts.values() for prompt in part]
     pairs = {
         "safety": config.safety_pairs_per_prompt or config.pairs_per_prompt,
         "helpfulness": config.pairs_per_prompt,
     }
+    annotator = make_object("annotator", config.annotator, config.world, config.seed)
 
     from rlhf.conversation import Renderer
-    from rlhf.imports import import_object
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.training.accelerator import make_accelerator
 
-    annotator = import_object("annotator", config.annotator)(config.world, config.seed)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()

@@ -29,11 +29,12 @@ from rlhf.data.mixing import mix
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -125,7 +126,10 @@ def main(config: ContextDistillationConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "categories": config.categories}
     inputs |= {n: Path(s) for n in ("prompts", "test_prompts") if (s := getattr(config, n)) and file_format(s)}
     inputs |= {n: p for n in ("sft_data", "world") if (p := getattr(config, n)) is not None}
+    require_new(config.output)
     require_files(**inputs)
+    if config.server is None:
+        require_checkpoint(config.policy)
     inputs |= reward_files(safety=config.safety)
 
     from rlhf.finetuning.supervised import finetune, training_renderer
@@ -247,7 +251,8 @@ def dialogue(prompt: Prompt, answer: str) -> Conversation:
 def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Accelerator) -> list[Answer]:
     """The held-out prompts' answers with the gold scorer's verdicts; none where none are asked for."""
     from rlhf.evaluation.answers import answers_of
-    from rlhf.evaluation.judging import load_scorer, with_gold
+    from rlhf.evaluation.judging import with_gold
+    from rlhf.evaluation.scorers import load_scorer
     from rlhf.sampling.multi_process import sample_distributed
 
     if config.test_prompts is None or config.scorer is None or config.world is None:

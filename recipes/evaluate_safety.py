@@ -21,7 +21,7 @@ from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import is_import_path, reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def main(config: EvaluateSafetyConfig) -> None:
     if config.world is not None:
         inputs["world"] = config.world
     inputs["policy"] = config.policy
+    require_new(config.output)
     require_files(**inputs)
     require_checkpoint(config.policy)
     inputs |= reward_files(safety=config.safety, helpfulness=config.helpfulness)

@@ -30,7 +30,7 @@ from rlhf.evaluation.text_metrics import (
 )
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -78,6 +78,7 @@ class EvaluateTextConfig:
 def main(config: EvaluateTextConfig) -> None:
     inputs = {f"models.{name}": path for name, path in config.models.items()}
     inputs |= {f"data.{name}": Path(source) for name, source in config.data.items() if file_format(source)}
+    require_new(config.output)
     require_files(**inputs)
     for path in config.models.values():
         require_checkpoint(path)

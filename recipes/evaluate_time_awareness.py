@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,7 +70,10 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     tests = {run: Path(config.test.replace("{run}", run)) for run in config.runs}
     inputs = {f"policies.{name}.{number}": path for number, (name, _, path) in enumerate(policies)}
     inputs |= {f"test.{number}": path for number, path in enumerate(tests.values())}
+    require_new(config.output)
     require_files(**inputs)
+    for *_, path in policies:
+        require_checkpoint(path)
     questions = {run: read_questions(path) for run, path in tests.items()}
 
     from rlhf.evaluation.time_awareness import time_figures

@@ -28,10 +28,11 @@ from rlhf.data.mixing import mix
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 from rlhf.synthesis.ghost_attention import (
     Answered,
     Ask,
@@ -126,7 +127,11 @@ def main(config: GhostAttentionConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy}
     inputs |= {"dialogues": Path(config.dialogues)} if file_format(config.dialogues) else {}
     inputs |= {n: p for n in ("instructions", "sft_data") if (p := getattr(config, n)) is not None}
+    if not config.dry_run:
+        require_new(config.output)
     require_files(**inputs)
+    if config.server is None:
+        require_checkpoint(config.policy)
     constraints = read_constraints(config.instructions) if config.instructions is not None else []
     dialogues = several_turns(config)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None and not config.dry_run else []

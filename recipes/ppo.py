@@ -21,13 +21,15 @@ from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import file_format
+from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble, reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class PPORecipeConfig:
     roles: Literal["separate", "shared"] = "separate"
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_prompt_tokens: int | None = None
     seed: int = 0
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -103,9 +105,13 @@ def main(config: PPORecipeConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, **files}
     if config.value_from is not None:
         inputs["value_from"] = config.value_from
+    require_new(config.output)
     require_files(**inputs)
+    require_checkpoint(config.policy)
     judges = reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
     inputs |= judges
+    for source in (config.prompts, config.validation_prompts):
+        load_prompts(source)  # a bad row is found before torch is loaded
 
     from rlhf.conversation import Renderer
     from rlhf.metrics import MetricsLog

@@ -29,13 +29,14 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.iteration.selection import SelectionConfig, refuse_empty, select, selection_figures, write_selected
 from rlhf.iteration.sweep import read_best_temperature
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.shards import kept_samples
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class RejectionSamplingConfig:
 
 
 def main(config: RejectionSamplingConfig) -> None:
+    require_new(config.output)
     inputs = inputs_of(config)
     prompts = load_prompts(config.prompts)
     by_id = prompts_by_id(prompts, [load_prompts(source) for source in config.earlier_prompts])
@@ -204,6 +206,9 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
     inputs |= {name: Path(source) for name, source in sources.items() if file_format(source)}
     inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
     require_files(**inputs)
+    if config.server is None:
+        require_checkpoint(config.policy)
+    require_checkpoint(config.fine_tune_from)
     return inputs | reward_files(helpfulness=config.helpfulness, safety=config.safety)
 
 

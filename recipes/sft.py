@@ -22,8 +22,9 @@ from rlhf.data.loading import load_conversations
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
-from rlhf.stage import open_stage, require_files
+from rlhf.stage import open_stage, require_files, require_new
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class SftConfig:
 
 def main(config: SftConfig) -> None:
     data = {"data": Path(config.data)} if file_format(config.data) else {}
+    require_new(config.output)
     require_files(policy=config.policy, **data)
+    require_checkpoint(config.policy)
     template = read_chat_template(config.chat_template)
     dialogues = load_conversations(config.data, on_bad_row=config.finetuning.on_bad_row)
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}

@@ -138,3 +138,18 @@ def require_reward_head(path: str | os.PathLike[str]) -> dict[str, list[int]]:
             "recipes/helpfulness_reward.py or recipes/safety_reward.py"
         )
     return heads
+
+
+def require_policy_adapter(checkpoint: str | os.PathLike[str], merge: str) -> Path:
+    """The folder; InputError where it holds no adapter of a policy, or none to merge so ("simple", "careful")."""
+    folder = require_checkpoint(checkpoint)
+    if not is_adapter_checkpoint(folder):
+        raise InputError(f"checkpoint: {folder} has whole weights and no adapter; there is nothing to merge")
+    if head_shapes(folder):
+        raise InputError(f"checkpoint: {folder} is the adapter of a reward model; only a policy's can be merged")
+    if merge == "careful" and base_quantization(folder) is None:
+        raise InputError(
+            f"merge: the adapter of {folder} was trained over whole weights, which no quantisation ever touched; "
+            "merge it with --merge simple"
+        )
+    return folder

@@ -150,9 +150,10 @@ def load_fitting_prompts(
             f"{max_new_tokens} more in the model's context of {context}; lower max_new_tokens"
         )
     if context is not None and lengths[longest] + max_new_tokens >= context:
+        room = context - max_new_tokens - 1
+        way_out = f"set max_prompt_tokens to {room} to leave such prompts out" if room > 0 else "lower max_new_tokens"
         raise InputError(
             f"{field}: prompt {prompts[longest].id!r} of {source} has {lengths[longest]} tokens, which leaves no room "
-            f"for {max_new_tokens} more in the model's context of {context}; set max_prompt_tokens to "
-            f"{context - max_new_tokens - 1} to leave such prompts out"
+            f"for {max_new_tokens} more in the model's context of {context}; {way_out}"
         )
     return prompts
