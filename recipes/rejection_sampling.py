@@ -63,6 +63,7 @@ class RejectionSamplingConfig:
         selection: which answers are kept; the best one of each prompt, unless told otherwise.
         early_rejection: give up a prompt's worst answers while they are written (arXiv 2410.20290); null: write all.
         batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
+        compile: decode in compiled steps of a fixed shape, on a GPU captured as graphs.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
         adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
         quantization: nf4 holds both policies' weights in 4 bit, which needs an adapter; null: as they are.
@@ -88,6 +89,7 @@ class RejectionSamplingConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     early_rejection: EarlyRejectionConfig | None = None
     batch_size: int | None = None
+    compile: bool = False
     server: ServerConfig | None = None
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
@@ -109,6 +111,8 @@ class RejectionSamplingConfig:
                 raise InputError("early_rejection: a server gives whole answers only; leave one of the two out")
             if max(self.early_rejection.at) >= (longest := self.sampling.max_new_tokens):
                 raise InputError(f"early_rejection.at: must lie below sampling.max_new_tokens, which is {longest}")
+        if self.compile and self.server is not None:
+            raise InputError("compile: the server decodes as it was started; leave one of the two out")
         if self.quantization is not None and self.adapter is None:
             raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
 
@@ -150,6 +154,7 @@ def main(config: RejectionSamplingConfig) -> None:
             batch_size=config.batch_size,
             early_rejection=config.early_rejection,
             score_parts=part_rewards(prompts, helpfulness, safety),
+            compile=config.compile,
             server=config.server,
         )
         shards = folder / kept.name
@@ -169,9 +174,8 @@ def main(config: RejectionSamplingConfig) -> None:
         if accelerator.is_main_process:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)
-            figures = selection_figures(
-                drawn, config.num_samples, used_safety, candidates, selection, whole=config.early_rejection is None
-            )
+            given_up = config.early_rejection.at if config.early_rejection else ()
+            figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
             figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
             write_json(folder / "selection.json", figures)
         refuse_empty(selection)
