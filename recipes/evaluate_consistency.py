@@ -24,9 +24,10 @@ from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import load_checker
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 from rlhf.synthesis.ghost_attention import answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
 
@@ -109,7 +110,10 @@ def main(config: EvaluateConsistencyConfig) -> None:
         for name in ("dialogues", "everyday_prompts", "world"):
             inputs[f"{name}.{number}"] = Path(inside(path, run)) if (path := getattr(config, name)) else None
     inputs = {name: path for name, path in inputs.items() if path is not None}
+    require_new(config.output)
     require_files(**inputs)
+    for *_, path in policies:
+        require_checkpoint(path)
     groups = {"trained": read_constraints(config.instructions)}
     if config.unseen_instructions is not None:
         groups["unseen"] = read_constraints(config.unseen_instructions)
@@ -210,7 +214,8 @@ def answer_everyday(
 ) -> list[Answer]:
     """The policy's answers to a run's everyday prompts, judged by the scorer."""
     from rlhf.evaluation.answers import answers_of
-    from rlhf.evaluation.judging import load_scorer, with_gold
+    from rlhf.evaluation.judging import with_gold
+    from rlhf.evaluation.scorers import load_scorer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
 
