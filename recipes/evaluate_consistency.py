@@ -150,15 +150,16 @@ def main(config: EvaluateConsistencyConfig) -> None:
                 everyday.setdefault(name, {})[run] = answer_everyday(config, run, policy, renderer, accelerator)
         if accelerator.is_main_process:
             rows = consistency_figures(trials, config.turns)
+            by_kind = consistency_figures([replace(t, group=f"{t.group}: {t.kind}") for t in trials], config.turns)
             others = everyday_figures(everyday) if everyday else []
             write_rows(folder / "trials.jsonl", (trial.to_dict() for trial in trials))
             plot_consistency(rows, folder / "consistency.svg")
-            print(f"{consistency_table(rows)}\n")
+            print(f"{consistency_table([*rows, *by_kind])}\n")
             if others:
                 write_rows(folder / "everyday.jsonl", everyday_rows(everyday))
                 print(f"{everyday_table(others)}\n")
             looked = picture(config, trials, folder) if config.attention_turns else {}
-            figures = {"consistency": rows, "everyday": others, "attention_to_instruction": looked}
+            figures = {"consistency": rows, "by_kind": by_kind, "everyday": others, "attention_to_instruction": looked}
             write_json(folder / "consistency.json", figures)
         accelerator.wait_for_everyone()
 
@@ -203,7 +204,8 @@ def hold(
     answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits)
     obeyed = obedience(checker, instructions, [a.messages for a in answered])
     return [
-        Trial(name, run, group, text, a.messages, own) for text, a, own in zip(texts, answered, obeyed, strict=True)
+        Trial(name, run, group, instruction.kind, instruction.text, a.messages, own)
+        for instruction, a, own in zip(instructions, answered, obeyed, strict=True)
     ]
 
 

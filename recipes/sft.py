@@ -17,8 +17,7 @@ from typing import Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import read_chat_template
-from rlhf.data.jsonl import file_format
-from rlhf.data.loading import load_conversations
+from rlhf.data.loading import is_local, load_conversations
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
@@ -62,7 +61,7 @@ class SftConfig:
 
 
 def main(config: SftConfig) -> None:
-    data = {"data": Path(config.data)} if file_format(config.data) else {}
+    data = {"data": Path(config.data)} if is_local(config.data) else {}
     require_new(config.output)
     require_files(policy=config.policy, **data)
     require_checkpoint(config.policy)

@@ -7,6 +7,7 @@ matrix products only, so new rows can take the places of ended ones at any time,
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StopStringCriteria
 
+from rlhf.models.shared_prefix import alone_in_last_layer
 from rlhf.sampling.cache import RepeatedPrefix, cache_name, make_cache
 from rlhf.sampling.compiled import CompiledStep, PlacedRows
 from rlhf.sampling.drawing import draw, uniforms
@@ -206,14 +208,16 @@ class Decoder:
         ids, mask = _left_padded(prompts, self.pad)
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         cache = make_cache(self.model.config)
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-            **{self.cache_name: cache},
-        ).logits[:, -1]
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        with alone_in_last_layer(self.model.base_model, last) if self.shares else nullcontext():
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=1,
+                **{self.cache_name: cache},
+            ).logits[:, -1]
         repeats = places.shape[1]
         prefix: Prefix
         if self.step is not None:

@@ -125,8 +125,9 @@ class InProcessSampler:
             )
             waiting = deque(_longest_first(rendered, keys, num_samples, places))
             while waiting or len(decoder):
-                if waiting and decoder.free >= max(REFILL * places, len(waiting[0])):
-                    decoder.admit(*self._cohort(waiting, rendered, decoder.free))
+                if decoder.free >= REFILL * places:
+                    while waiting and decoder.free >= len(waiting[0]):
+                        decoder.admit(*self._cohort(waiting, rendered, decoder.free))
                 left = decoder.draw()
                 if self.early_rejection is not None:
                     left += self._reject(decoder, self.early_rejection)
@@ -157,13 +158,14 @@ class InProcessSampler:
     def _cohort(
         self, waiting: deque[list[Owner]], rendered: Sequence[list[int]], free: int
     ) -> tuple[list[list[int]], list[Owner]]:
-        """The next prompts whose rows find a place: as many rows each, and of one length where padding would show."""
+        """The next prompts whose rows find a place: as many rows each, and so alike in length that at most half of any
+        is padding; of one length where padding would show."""
         prompts: list[list[int]] = []
         owners: list[Owner] = []
         rows, unpadded = len(waiting[0]), is_recurrent(self.model.config)
         while waiting and len(waiting[0]) == rows <= free - len(owners):
             prompt = rendered[waiting[0][0].prompt]
-            if unpadded and prompts and len(prompt) != len(prompts[0]):
+            if prompts and (len(prompt) != len(prompts[0]) if unpadded else 2 * len(prompt) < len(prompts[0])):
                 break
             prompts.append(prompt)
             owners += waiting.popleft()

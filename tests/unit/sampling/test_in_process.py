@@ -210,6 +210,21 @@ def test_rows_that_take_the_places_of_others_change_nothing(
     assert (max(cohorts) > 1) == (shared and refill < 1)  # without a shared cache, and at 1, a cohort is alone
 
 
+def test_prompts_of_unlike_length_are_not_padded_to_the_longest(
+    model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below half of the longest they make another cohort, at once, where the cache is shared."""
+    prompts = [user(" ".join(WORDS[:1] * n)) for n in (1, 60, 2, 61)]
+    alone = [
+        token_ids(InProcessSampler(model, renderer).sample([p], 3, PARAMS, keys=[k]))[0] for k, p in enumerate(prompts)
+    ]
+    cohorts: list[int] = []
+    forward = Decoder.forward
+    monkeypatch.setattr(Decoder, "forward", lambda self: (cohorts.append(len(self.cohorts)), forward(self)))
+    assert token_ids(InProcessSampler(model, renderer).sample(prompts, 3, PARAMS)) == alone
+    assert cohorts[0] == (2 if has_plain_attention(model) else 1)
+
+
 def test_the_order_of_the_prompts_changes_nothing(model: LlamaForCausalLM, renderer: Renderer) -> None:
     order = torch.randperm(len(PROMPTS), generator=torch.Generator().manual_seed(0)).tolist()
     sampler = InProcessSampler(model, renderer)
