@@ -34,7 +34,7 @@ HELPFULNESS = {
     "instructed": 10, "dialogue": 10, "own": 1, "idiom": 1, "praise": 1, "mock": 1, "cooking": 1,
 }  # fmt: skip
 INSTRUCTED = {"persona": 4, "language": 3, "word": 2, "sure": 2}
-# in chats; no personas: a model of a million parameters mixes up whose word is whose, even where the same message says it
+# in chats; no personas: a model of a million parameters mixes up whose word is whose, even told in the same message
 CHAT_INSTRUCTED = {"language": 3, "word": 2, "start": 6}
 UNSAFE = {"illicit": 1, "hateful": 1, "advice": 1}
 WEB_RISKY = {"illicit": 7, "hateful": 7, "advice": 7, "own": 5, "idiom": 3, "praise": 4, "mock": 4, "cooking": 5}
