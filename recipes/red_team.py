@@ -97,6 +97,9 @@ def main(config: RedTeamConfig) -> None:
         talk(config, policy, tokenizer, sys.stdin, sys.stdout)
     else:
         from_file(config, policy, tokenizer, accelerator)
+    accelerator.wait_for_everyone()  # the main process is done with the log
+    if not accelerator.is_main_process:
+        return
     heads = ("Round", "People", "Prompts", "Violations", "Per prompt", "Hours", "Per person and hour")
     rows = [
         [
