@@ -100,7 +100,9 @@ def _has_tags(source: Source) -> bool:
         if "chosen" not in row and not is_open:
             continue  # no preference: loading refuses it, or skips it
         domain = None if is_open else row.get("domain")
-        has_tag = domain is not None if is_local(source) else domain in OTHER  # a hub set may mean something else by it
+        if not is_local(source):
+            return domain in OTHER  # a set of the hub is of one kind, and may call something else a domain
+        has_tag = domain is not None
         if first and has_tag != tagged:
             raise InputError(
                 f"{source}:{number}: this row {'names a' if has_tag else 'has no'} domain, unlike row {first}; "
