@@ -59,6 +59,12 @@ class EvaluateTimeAwarenessConfig:
         for name in ("policies", "runs"):
             if not getattr(self, name):
                 raise InputError(f"{name}: must name at least one")
+        differing = any("{run}" in path for path in (self.test, *self.policies.values()))
+        if len(self.runs) > (len(set(self.runs)) if differing else 1):
+            raise InputError(
+                f"runs: the same answers would count {len(self.runs)} times, got {', '.join(self.runs)}; name different "
+                "ones, and {run} in the paths of policies or test"
+            )
         if self.batch_size < 1:
             raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
 

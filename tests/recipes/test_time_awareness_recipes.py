@@ -131,3 +131,7 @@ def test_a_test_file_of_another_kind_is_named_with_its_line(tmp_path: Path, tiny
         evaluate_time_awareness.main(config)
     with pytest.raises(InputError, match="policies: must name at least one"):
         EvaluateTimeAwarenessConfig(tmp_path / "out", {}, "test.jsonl")
+    for policy, runs in (("sft", ("a", "b")), ("{run}/sft", ("a", "a"))):
+        with pytest.raises(InputError, match="runs: the same answers would count 2 times"):
+            EvaluateTimeAwarenessConfig(tmp_path / "out", {"sft": policy}, "test.jsonl", runs)
+    EvaluateTimeAwarenessConfig(tmp_path / "out", {"sft": "{run}/sft"}, "test.jsonl", ("a", "b"))
