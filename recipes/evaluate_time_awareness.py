@@ -62,7 +62,7 @@ class EvaluateTimeAwarenessConfig:
         differing = any("{run}" in path for path in (self.test, *self.policies.values()))
         if len(self.runs) > (len(set(self.runs)) if differing else 1):
             raise InputError(
-                f"runs: the same answers would count {len(self.runs)} times, got {', '.join(self.runs)}; name different "
+                f"runs: the same answers would count {len(self.runs)} times, got {', '.join(self.runs)}; name others, "
                 "ones, and {run} in the paths of policies or test"
             )
         if self.batch_size < 1:
