@@ -63,7 +63,7 @@ class EvaluateTimeAwarenessConfig:
         if len(self.runs) > (len(set(self.runs)) if differing else 1):
             raise InputError(
                 f"runs: the same answers would count {len(self.runs)} times, got {', '.join(self.runs)}; name others, "
-                "ones, and {run} in the paths of policies or test"
+                "and write {run} in the paths of policies or test"
             )
         if self.batch_size < 1:
             raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
