@@ -138,7 +138,7 @@ def measure(kind: str, folder: Path, checkpointing: bool) -> None:
 def planned(kind: str, folder: Path, checkpointing: bool) -> float:
     """The MB that the planner says."""
     config = PPOConfig(batch_size=BATCH, optimizer=optimizer(checkpointing), sampling_batch_size=BATCH)
-    judges = tuple(folder / ("adapter" if kind == "shared" else "whole") / n for n in ("helpfulness", "safety"))
+    judges = {n: folder / ("adapter" if kind == "shared" else "whole") / n for n in ("helpfulness", "safety")}
     setting = Setting(folder / "base", judges, config, ANSWER, shared=kind == "shared", adapter=ADAPTER)
     return make_plan(setting, Hardware(mixed_precision="no", prompt_tokens=PROMPT)).peak / 2**20
 

@@ -22,7 +22,7 @@ from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 # the text itself is continued, as by a model that was only pretrained
 PLAIN_TEMPLATE = "{{- bos_token -}}{%- for message in messages -%}{{- message['content'] -}}{%- endfor -%}"
@@ -104,6 +104,7 @@ def main(config: SafetyBenchmarksConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "truthfulqa": config.truthfulqa, "toxigen": config.toxigen}
     inputs |= {f"bold.{i}": file for i, file in enumerate(config.bold)}
     inputs = {name: path for name, path in inputs.items() if path is not None}
+    require_new(config.output)
     require_files(**inputs)
     require_checkpoint(config.policy)
 

@@ -241,18 +241,26 @@ class RewardModel(nn.Module):
         safety = None if self.safety_head is None else _apply(self.safety_head, pooled)
         return RewardOutput(_apply(self.model.score, pooled), safety)
 
-    def token_scores(self, input_ids: Tensor, attention_mask: Tensor, packed: PackedRows | None = None) -> Tensor:
+    def token_scores(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        packed: PackedRows | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
         """The score head at every position, (B, T) float32, 0 on padding: what a value model starts from.
 
         At the last attended position it equals `forward`'s score.
 
         Args:
             packed: the same rows, packed, where `shares_prefixes`: the same scores, and padding is not computed.
+            places: (M,) int64, of the packed tokens whose scores are read: the others' mean nothing. None: all.
         """
         if not self.has_token_scores:
             raise InputError(f"value model: a {self.config.model_type} has no `score` layer to read at every token")
         if packed is not None:
-            scores = _apply(self.model.score, packed_states(self.model.base_model, packed))[packed.places]
+            places = packed.places if places is None else places
+            scores = _apply(self.model.score, packed_states(self.model.base_model, packed, places))[packed.places]
         else:
             scores = _apply(self.model.score, self._states(input_ids, attention_mask))
         return scores.masked_fill(attention_mask == 0, 0.0)

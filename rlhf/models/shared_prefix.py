@@ -4,8 +4,8 @@ A pair's two dialogues share the prompt, and so do K answers to one prompt. Ever
 at a time, so the model is given a single row of N tokens: each group's common prefix, then each row's own tokens, with
 the positions they have in their own row. Attention alone must know who sees whom: prefixes attend causally to
 themselves, a row's own tokens to their group's prefix and to the earlier own ones. Same numbers as separate rows, up to
-rounding; gradients flow through the shared part. Where only the rows' last states are asked for, the last layer gives
-every token its key and value and computes the rest for the last tokens alone.
+rounding; gradients flow through the shared part. Where only some tokens' last states are asked for (the rows' last, or
+those before an answer token), the last layer gives every token its key and value and computes the rest for these alone.
 
 Registered as an attention function of transformers, which is sdpa for every call without `packed`.
 """
@@ -145,30 +145,34 @@ def _similar(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
             start = end
 
 
-def packed_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
-    """The backbone's last hidden states of the packed tokens, (N, H)."""
-    states: Tensor = backbone(**packed.inputs()).last_hidden_state[0]
+def packed_states(backbone: nn.Module, packed: PackedRows, places: Tensor) -> Tensor:
+    """The backbone's last hidden states, (N, H), of which those of the packed tokens at `places` (M,) alone count."""
+    with alone_in_last_layer(backbone, places):
+        states: Tensor = backbone(**packed.inputs()).last_hidden_state[0]
     return states
 
 
 def last_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
     """The backbone's last hidden state of each row's last token, (B, H)."""
-    with _alone_in_last_layer(backbone, packed.last):
-        states: Tensor = backbone(**packed.inputs()).last_hidden_state[0, packed.last]
-    return states
+    return packed_states(backbone, packed, packed.last)[packed.last]
 
 
 @contextmanager
-def _alone_in_last_layer(backbone: nn.Module, places: Tensor) -> Iterator[None]:
-    """The last layer's token-wise parts compute the tokens at `places` alone, and give 0 for the others.
+def alone_in_last_layer(backbone: nn.Module, places: Tensor) -> Iterator[None]:
+    """The last layer's token-wise parts compute the columns at `places` alone, and give 0 for the others.
 
-    Nothing reads what they give for those: the keys and values that the tokens at `places` see come from other parts.
+    For a caller that reads the last states of those columns alone: the keys and values that they see come from other
+    parts of the layer.
+
+    Args:
+        places: (M,) int64 columns of the batch (packed rows have one row), any of them more than once.
     """
+    places = places.unique()
     size: list[int] = []
 
     def cut(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         size[:] = inputs[0].shape[:2]
-        return inputs[0][:, places]
+        return inputs[0].index_select(1, places)
 
     def spread(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
         return output.new_zeros(*size, output.shape[-1]).index_copy(1, places, output)

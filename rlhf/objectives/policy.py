@@ -143,22 +143,3 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     require_same_shape(values=values, old_values=old_values, returns=returns)
     kept = old_values + (values - old_values).clamp(-clip, clip)
     return torch.maximum((values - returns).square(), (kept - returns).square()) / 2
-
-
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over the mask: a scalar, 1 is perfect, 0 no better than a constant.
-
-    Args:
-        values: any shape; what the value model said.
-        returns: the same shape; what came.
-        mask: the same shape, bool.
-
-    Returns:
-        () float32; NaN where the returns don't vary.
-    """
-    require_same_shape(values=values, returns=returns, mask=mask)
-    target = returns[mask.bool()].float()
-    residual = target - values[mask.bool()].float()
-    variance = target.var(correction=0)
-    share: Tensor = 1 - residual.var(correction=0) / variance
-    return torch.where(variance > 0, share, torch.full_like(share, float("nan")))

@@ -1,7 +1,7 @@
 """Policy and value as one module: one forward pass, one optimizer, one DeepSpeed engine.
 
 Where a model's attention can take them (`rlhf.models.shared_prefix`), a batch's rows are packed: padding is not
-computed, answers to one prompt share it, and logits are made for answer tokens alone.
+computed, answers to one prompt share it, and the last layer and the logits are made for answer tokens alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf.models.shared_prefix import PackedRows, enable_packing, pack_rows
+from rlhf.models.shared_prefix import PackedRows, alone_in_last_layer, enable_packing, pack_rows
 from rlhf.objectives.policy import entropy, token_logprobs
 from rlhf.training.step import Batch
 
@@ -56,7 +56,8 @@ def answer_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each answer token and entropy of its distribution, zeros unless asked; (n, A), 0 off the mask.
 
-    Logits are made only where an answer token is predicted; of padded rows, from the first such position of the batch.
+    Logits, and what only they need of the last layer, are made where an answer token is predicted; of padded rows,
+    logits from the first such position of the batch.
 
     Args:
         model: causal LM of transformers, wrapped or not.
@@ -65,8 +66,9 @@ def answer_logprobs(
     """
     ids, mask = batch["input_ids"], batch["mask"]
     if packed is not None:
-        kept = packed.places.gather(1, _columns(batch, 1))[mask]
-        logits = model(**packed.inputs(), logits_to_keep=kept).logits[0]
+        before = _places_before(batch, packed)
+        with alone_in_last_layer(model.base_model, before):
+            logits = model(**packed.inputs(), logits_to_keep=before).logits[0]
         logprobs = token_logprobs(logits, ids.gather(1, _columns(batch, 0))[mask])
         spread = entropy(logits) if with_entropy else torch.zeros_like(logprobs)
         return _spread(logprobs, mask), _spread(spread, mask)
@@ -90,8 +92,14 @@ def answer_values(value: Any, batch: Batch, packed: PackedRows | None = None) ->
         packed: as in `answer_logprobs`.
     """
     packed = packed if value.shares_prefixes else None
-    scores = value.token_scores(batch["input_ids"], batch["attention_mask"], packed).float()
+    before = None if packed is None else _places_before(batch, packed)
+    scores = value.token_scores(batch["input_ids"], batch["attention_mask"], packed, before).float()
     return scores.gather(1, _columns(batch, 1)).masked_fill(~batch["mask"], 0.0)
+
+
+def _places_before(batch: Batch, packed: PackedRows) -> Tensor:
+    """(M,) where in the packed row the token before each answer token stands, row by row."""
+    return packed.places.gather(1, _columns(batch, 1))[batch["mask"]]
 
 
 def _columns(batch: Batch, first: int) -> Tensor:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.data.jsonl import file_format, read_rows
-from rlhf.data.loading import OnBadRow, Source, load_preferences
+from rlhf.data.loading import OnBadRow, Source, is_local, load_preferences, source_rows
 from rlhf.data.open_preferences import is_open_preference
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
@@ -23,7 +22,7 @@ def local_files(**fields: Sequence[Source]) -> dict[str, Path]:
     found = {}
     for field, sources in fields.items():
         for number, source in enumerate(sources):
-            if file_format(source) is not None or Path(source).exists():
+            if is_local(source):
                 require_files(**{field: source})
                 found[f"{field}.{number}"] = Path(source)
     return found
@@ -60,7 +59,7 @@ def load_reward_rows(
     and test_preferences, the other one in other_preferences.
 
     Raises:
-        InputError: preferences hold no row of `domain`.
+        InputError: preferences hold no row of `domain`; some rows of a source carry a domain and others do not.
     """
     other = OTHER[domain]
     skipped: Skipped = {"preferences": {}, "other_preferences": {}, "test_preferences": {}}
@@ -93,10 +92,21 @@ def _load(
 
 
 def _has_tags(source: Source) -> bool:
-    if file_format(source) is None:
-        return False
-    _, row = next(read_rows(source))
-    return "domain" in row and not is_open_preference(row)
+    """Whether the source's preferences carry a domain of ours; InputError where some do and some do not."""
+    first, tagged = 0, False
+    for number, row in source_rows(source):
+        is_open = is_open_preference(row)
+        if "chosen" not in row and not is_open:
+            continue  # no preference: loading refuses it, or skips it
+        domain = None if is_open else row.get("domain")
+        has_tag = domain is not None if is_local(source) else domain in OTHER  # a hub set may mean something else by it
+        if first and has_tag != tagged:
+            raise InputError(
+                f"{source}:{number}: this row {'names a' if has_tag else 'has no'} domain, unlike row {first}; "
+                "give every row its domain, or put the rows without one into a file of their own"
+            )
+        first, tagged = first or number, has_tag
+    return tagged
 
 
 def seen_prompts(test: Sequence[Preference], training: Sequence[Preference]) -> int:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.rows import RewardRows, load_reward_rows, local_files
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class RewardStageConfig:
 
 def read_rows(domain: Domain, config: RewardStageConfig) -> RewardRows:
     """The stage's rows; InputError, before torch is loaded, for a missing file or a bad row."""
+    require_new(config.output)
     require_files(policy=config.policy)
+    require_checkpoint(config.policy)
     _input_files(config)
     return load_reward_rows(
         domain,

@@ -184,10 +184,12 @@ def test_the_dry_run_plans_without_weights(
     monkeypatch.chdir(world)
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     recipe = importlib.import_module("ppo")
-    small = ("--dry_run.memory_gib", "0.002", "--dry_run.mixed_precision", "no", "--dry_run.prompt_tokens", "32")
+    small = ("--dry_run.memory_gib", "0.003", "--dry_run.mixed_precision", "no", "--dry_run.prompt_tokens", "32")
+    small += ("--safety", "not_trained_yet")
     recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(world / "config_only", *small)))
     said = capsys.readouterr().out
-    assert "It does NOT fit" in said and said.rstrip().endswith("fits")
+    assert "It does NOT fit" in said
+    assert said.rstrip().endswith("fits\nNot there yet, and taken to be of the policy's size: safety.")
     assert "--ppo.optimizer.gradient_checkpointing true" in said
     assert not (world / "out").exists()
 
@@ -249,6 +251,27 @@ def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Pat
         load_value_model(tmp_path / "reward", tiny_policy_path, tokenizer, seed=0)
 
 
+def test_the_value_starts_from_helpfulness_where_it_can(
+    tiny_policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reward model of another tokenizer or an adapter judges; the value then starts from the policy, and says so."""
+    from rlhf.models.config import AdapterConfig
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.reward_model import RewardModel
+    from rlhf.ppo.setup import default_value
+
+    tokenizer = load_tokenizer(tiny_policy_path)
+    _other_reward(tmp_path / "other", tiny_policy_path)
+    RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0).save(tmp_path / "own", tokenizer)
+    adapter = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0, adapter=AdapterConfig(r=2))
+    adapter.save(tmp_path / "adapter", tokenizer, merge=False)
+    other, own, over_base = (tmp_path / name for name in ("other", "own", "adapter"))
+    assert default_value([own], tokenizer) == default_value([other, own], tokenizer) == own
+    assert default_value([], tokenizer) is None and capsys.readouterr().err == ""
+    assert default_value([other], tokenizer) is None and default_value([over_base], tokenizer) is None
+    assert capsys.readouterr().err.count("the value starts from the policy with a new head") == 2
+
+
 def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_policy_path: Path) -> None:
     done = _run(world, tiny_policy_path, "--helpfulness", "my_rewards:broken")
     assert done.returncode == 2, done.stderr
@@ -266,6 +289,7 @@ def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_po
         (("--sampling.temperature", "0.7"), "sampling.temperature: must be 1 for PPO, got 0.7"),
         (("--ppo.samples_per_prompt", "3"), "batch_size: 10 must be a multiple of samples_per_prompt (3)"),
         (("--sampling.max_new_tokens", "250"), "leaves no room for 250 more in the model's context of 256"),
+        (("--sampling.max_new_tokens", "300"), "context of 256; lower max_new_tokens"),
         (("--max_prompt_tokens", "2"), "prompts: prompts.jsonl has no prompts of at most 2 tokens"),
         (("--adapter.r", "4"), "adapter: is for adapters on one base; add --roles shared"),
         (("--dtype", "bfloat16"), "dtype: is for adapters on one base; add --roles shared"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,15 +29,17 @@ class Setting:
 
     Args:
         policy: checkpoint folder; of its files the configs are read.
-        judges: folders of the reward models that are checkpoints.
+        judges: name -> folder of a reward model; None: one like the policy, which is not trained yet.
+        value: folder that the value model starts from; None: one like the policy.
         shared, adapter, quantization, dtype: as in the recipe.
         max_new_tokens: longest answer.
     """
 
     policy: Path
-    judges: tuple[Path, ...]
+    judges: Mapping[str, Path | None]
     ppo: PPOConfig
     max_new_tokens: int
+    value: Path | None = None
     shared: bool = False
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
@@ -63,12 +66,14 @@ class FakeModels:
         self.value: RewardModel | None = None
         if setting.ppo.learns_value:
             if self.base is not None:
-                self.base.add_new("value", _adapter(setting), base_folder(setting.policy), seed=0)
+                size = _adapter(setting)
+                if setting.value is not None and is_adapter_checkpoint(setting.value):
+                    size = replace(size, r=_rank(setting.value))
+                self.base.add_new("value", size, base_folder(setting.policy), seed=0)
                 self.value = self.base.reward_model(None)
             else:
-                self.value = RewardModel(
-                    AutoModelForSequenceClassification.from_config(_one_label(config), dtype=dtype)
-                )
+                own = AutoConfig.from_pretrained(base_folder(setting.value or setting.policy))
+                self.value = RewardModel(AutoModelForSequenceClassification.from_config(_one_label(own), dtype=dtype))
         for model in (self.policy, self.value):
             if model is not None:
                 disable_dropout(model)
@@ -106,8 +111,8 @@ class FakeModels:
             if self.value is not None:
                 count = _count(self.value)
                 found["value"] = {"weights": self._sharded(bytes_of(self.value)), "optimizer": self._optimizer(count)}
-            for folder in self.setting.judges:
-                found[f"reward model {folder}"] = {"weights": self._sharded(self.judge_bytes(folder))}
+            for name, folder in self.setting.judges.items():
+                found[name] = {"weights": self._sharded(self.judge_bytes(folder or self.setting.policy))}
             return found
         adapters = {name: _named_bytes(self.policy, name) for name in ("policy", "value")}
         base = bytes_of(self.policy) - sum(adapters.values())
@@ -119,11 +124,12 @@ class FakeModels:
         size = adapters["policy"] // 4 * frozen.itemsize
         if is_adapter_checkpoint(self.setting.policy):
             found["reference"] = {"weights": self._sharded(size)}
-        for folder in self.setting.judges:
-            on_base = is_adapter_checkpoint(folder)
-            rank = _rank(folder) / _adapter(self.setting).r if on_base else 0.0
-            weights = self._sharded(size * rank) if on_base else self.judge_bytes(folder)
-            found[f"reward model {folder}"] = {"weights": weights}
+        for name, folder in self.setting.judges.items():
+            if folder is not None and not is_adapter_checkpoint(folder):
+                found[name] = {"weights": self.judge_bytes(folder)}
+            else:
+                rank = 1.0 if folder is None else _rank(folder) / _adapter(self.setting).r
+                found[name] = {"weights": self._sharded(size * rank)}
         return found
 
     def judge_bytes(self, folder: Path) -> float:

@@ -142,7 +142,9 @@ def _scoring(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
     if not setting.judges:
         return 0.0
     apart = models.base is None and hardware.zero_stage == 3
-    whole = max(map(models.judge_bytes, setting.judges)) if apart else models.gathered()
+    whole = models.gathered()
+    if apart:
+        whole = max(models.judge_bytes(folder or setting.policy) for folder in setting.judges.values())
     return _peak(models, score) + whole
 
 

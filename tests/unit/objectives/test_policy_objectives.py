@@ -16,7 +16,6 @@ from rlhf.objectives.policy import (
     clipped_share,
     clipped_value_loss,
     entropy,
-    explained_variance,
     kl_k1,
     kl_k2,
     kl_k3,
@@ -252,15 +251,6 @@ def test_clipped_value_loss_by_hand(value: float, old: float, target: float, los
     assert clipped_value_loss(*one, clip=0.2).item() == pytest.approx(loss, abs=1e-6)
 
 
-def test_explained_variance() -> None:
-    returns = torch.tensor([[1.0, 2.0, 3.0, 99.0]])
-    mask = torch.tensor([[True, True, True, False]])
-    assert explained_variance(returns + 5, returns, mask).item() == pytest.approx(1.0)
-    assert explained_variance(torch.zeros(1, 4), returns, mask).item() == pytest.approx(0.0)
-    assert explained_variance(-returns, returns, mask).item() == pytest.approx(-3.0)
-    assert explained_variance(returns, torch.ones(1, 4), mask).isnan()
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -272,7 +262,6 @@ def test_explained_variance() -> None:
         lambda a, b: clipped_policy_loss(a, a, b),
         lambda a, b: clipped_share(a, b, a),
         lambda a, b: clipped_value_loss(a, b, a),
-        lambda a, b: explained_variance(a, b, a),
     ],
 )
 def test_broadcastable_shapes_are_refused(call) -> None:  # type: ignore[no-untyped-def]

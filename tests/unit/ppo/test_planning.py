@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig
 
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
@@ -24,7 +25,7 @@ CPU = Hardware(mixed_precision="no", prompt_tokens=16)
 
 
 def _setting(policy: Path, **changes: object) -> Setting:
-    return Setting(**{"policy": policy, "judges": (), "ppo": PPOConfig(batch_size=8), "max_new_tokens": 16, **changes})
+    return Setting(**{"policy": policy, "judges": {}, "ppo": PPOConfig(batch_size=8), "max_new_tokens": 16, **changes})
 
 
 def test_live_storage_is_counted_while_it_lives() -> None:
@@ -62,6 +63,18 @@ def test_what_separate_roles_hold(tiny_policy_path: Path) -> None:
     assert held["value"] == {"weights": 4 * (count + 32), "optimizer": 8 * (count + 32)}
     half = make_plan(_setting(tiny_policy_path), Hardware(devices=4, zero_stage=3, prompt_tokens=16)).held
     assert half["policy"] == {"weights": 2 * count / 4, "optimizer": 12 * count / 4}
+
+
+def test_a_reward_model_that_is_not_trained_yet_is_like_the_policy(tiny_policy_path: Path, tmp_path: Path) -> None:
+    """A value of its own size is counted as it is: here one layer less."""
+    AutoConfig.from_pretrained(tiny_policy_path, num_hidden_layers=1).save_pretrained(tmp_path)
+    policy = load_policy(tiny_policy_path)
+    count = sum(p.numel() for p in policy.parameters()) + 32
+    layer = sum(p.numel() for p in policy.model.layers[0].parameters())
+    held = make_plan(_setting(tiny_policy_path, judges={"safety": None}, value=tmp_path), CPU).held
+    assert held["safety"] == {"weights": 4 * count}
+    smaller = count - layer * (len(policy.model.layers) - 1)
+    assert held["value"] == {"weights": 4 * smaller, "optimizer": 8 * smaller}
 
 
 def test_what_shared_roles_hold(tiny_policy_path: Path) -> None:

@@ -250,6 +250,18 @@ def test_packed_rows_give_the_padded_rows_losses_and_gradients(actor: PolicyAndV
         torch.testing.assert_close(packed, results[1][name], rtol=1e-5, atol=1e-5, msg=name)
 
 
+def test_the_last_layers_compute_the_tokens_before_answer_tokens_alone(actor: PolicyAndValue) -> None:
+    """Two answers to one prompt: its last token is before the first token of both, and computed once."""
+    first = Rollout((0, 5, 6, 7, 8, 9), (11, 12, 13), True, 0.0, 0.0, 0.0, False)
+    batch = collate([first, replace(first, answer_ids=(14, 15))], [0.0] * 2, pad_id=2)
+    seen: list[int] = []
+    layers = [actor.policy.model.layers, actor.value.model.base_model.layers]
+    for layer in [part for model in layers for part in (model[0], model[-1])]:
+        layer.mlp.gate_proj.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
+    actor(batch)
+    assert seen == [6 + 3 + 2, 1 + 2 + 1] * 2
+
+
 def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator) -> None:
     """Nor does gradient checkpointing."""
     results = []

@@ -94,3 +94,24 @@ def test_sources_that_are_files_must_exist(tmp_path: Path) -> None:
     assert local_files(preferences=[str(there), "Org/name:train"]) == {"preferences.0": there}
     with pytest.raises(InputError, match=r"test_preferences: .* does not exist"):
         local_files(test_preferences=[tmp_path / "missing.jsonl"])
+
+
+def test_a_file_of_rows_with_and_without_a_domain_is_refused(tmp_path: Path) -> None:
+    tagged, bare = row(0, "a", "b", domain="safety").to_dict(), row(1, "c", "d").to_dict()
+    del bare["domain"]
+    shp = {"history": "q", "human_ref_A": "x", "human_ref_B": "y", "labels": 1, "domain": "askbaking_test"}
+    for rows in ([bare, tagged], [tagged, bare], [shp, tagged]):
+        mixed = write(tmp_path / "mixed.jsonl", rows)
+        with pytest.raises(InputError, match=r"mixed.jsonl:2: this row (names a|has no) domain, unlike row 1"):
+            load_reward_rows("helpfulness", [mixed], [], [])
+    broken = write(tmp_path / "broken.jsonl", [{"text": "no preference"}, tagged])
+    kept = load_reward_rows("safety", [broken], [], [], on_bad_row="skip")
+    assert [r.id for r in kept.own] == ["0"]
+
+
+def test_rows_of_a_folder_keep_their_domain(tmp_path: Path) -> None:
+    rows = [row(0, "a", "b", domain="safety").to_dict(), row(1, "c", "d").to_dict()]
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "train.jsonl", rows)
+    got = load_reward_rows("helpfulness", [tmp_path / "set"], [tmp_path / "set"], [])
+    assert [r.chosen for r in got.own] == ["c"] and [r.chosen for r in got.other] == ["a"]
