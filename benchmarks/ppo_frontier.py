@@ -6,7 +6,7 @@ From each run's V2 checkpoint and with its V3 reward models: PPO; fine-tuning on
 the SFT model, as every version); and the best of n samples themselves. The table has the test prompts, the figure
 (runs/frontier/frontier.svg) the validation prompts: PPO at each evaluation, best-of-n at n = 1, 2, 4, …, 32. Gold is
 safety for unsafe requests and helpfulness for all others; nothing is trained or chosen on it. Needs finished runs of
-`make demo` (SEED=1, SEED=2 for the others); about 4 minutes of processor time a run. The last line is JSON.
+`make demo` (SEED=1, SEED=2 for the others); about 2 minutes of processor time a run. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -45,16 +46,18 @@ import rejection_sampling
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes/configs/embedded"
 OUTPUT = Path("runs/frontier")
 SAMPLES = 32
-PPO_SETTINGS = {  # chosen in world 0 by the held-out reward, without a look at gold: docs/recipes/ppo.md
+TEST_ANSWERS = 2
+PPO_SETTINGS = {  # how they were chosen: docs/recipes/ppo.md, "Does it learn?"
     "ppo.estimator": "rloo",
     "ppo.samples_per_prompt": 4,
-    "ppo.batch_size": 512,
-    "ppo.optimizer.batch_size": 128,
-    "ppo.optimizer.learning_rate": 6e-4,
-    "ppo.iterations": 48,
+    "ppo.batch_size": 256,
+    "ppo.beta": 0.1,
+    "ppo.optimizer.batch_size": 64,
+    "ppo.optimizer.learning_rate": 3e-4,
+    "ppo.iterations": 60,
     "ppo.evaluate_every": 6,
     "ppo.validation_size": 150,
-    "ppo.patience": 8,
+    "ppo.patience": 10,
     "ppo.max_kl": 10.0,
 }
 Point = dict[str, float]
@@ -93,13 +96,24 @@ def recipe(module: Any, config_class: type, output: Path, settings: dict[str, An
 
 def gold_on_test_prompts(run: Path, output: Path, policy: Path) -> Point:
     settings = {"policy": policy, "baseline": start(run), "prompts": run / "data/test_prompts.jsonl"} | judges(run)
-    settings |= {"world": run / "data/world.json", "samples_per_prompt": 2}
+    settings |= {"world": run / "data/world.json", "samples_per_prompt": TEST_ANSWERS}
     recipe(evaluate, evaluate.EvaluateConfig, output, settings)
     figures = json.loads((output / "evaluation.json").read_text())
     answers = [json.loads(line) for line in (output / "answers.jsonl").read_text().splitlines()]
     names = {"helpfulness": "gold_helpfulness", "safety": "gold_safety", "refusals": "false_refusal_rate"}
     point = {name: figures[key] for name, key in (names | {"kl": "kl_from_sft", "length": "mean_length"}).items()}
     return {"gold": fmean(gold_of(a["gold"]) for a in answers)} | point
+
+
+def lead(output: Path) -> Point:
+    """PPO's gold less best-of-16 fine-tuning's on the test prompts, and its standard error over the prompts."""
+    by_prompt: dict[str, float] = defaultdict(float)
+    for name, sign in (("PPO", 1), ("best_of_16", -1)):
+        for line in (output / f"{name}_gold" / "answers.jsonl").read_text().splitlines():
+            answer = json.loads(line)
+            by_prompt[answer["prompt_id"]] += sign * gold_of(answer["gold"]) / TEST_ANSWERS
+    differences = list(by_prompt.values())
+    return {"lead": fmean(differences), "error": stdev(differences) / len(differences) ** 0.5}
 
 
 def best_of_n(run: Path, output: Path) -> list[Point]:
@@ -190,6 +204,8 @@ def main() -> None:
     for run, figures in zip(runs, found, strict=True):
         for name, point in figures["test"].items():
             print(f"{run.name:10} {name:11}", *(f"{point[column]:11.3f}" for column in columns))
+        found_lead = lead(OUTPUT / run.name)
+        print(f"{run.name:10} PPO less best of 16: {found_lead['lead']:.3f}, standard error {found_lead['error']:.3f}")
     print("\nvalidation prompts: KL, reward, gold")
     for run, figures in zip(runs, found, strict=True):
         for name in ("ppo", "best_of_n"):

@@ -50,6 +50,8 @@ class PackedRows:
         input_ids: (1, N) int64.
         position_ids: (1, N) int64, positions in the tokens' own rows.
         blocks: together their queries hold each of the N tokens once.
+        lengths: of the rows, where they stand one after the other, share nothing, and are on the CPU: there attention
+            row by row copies and pads nothing (a GPU would rather have few large kernels); else None.
         order: (N,) int64, where token n stands in all the blocks' flattened queries.
         places: (B, T) int64, place of each row's token at each position; 0 on padding.
         last: (B,) int64, place of each row's last token.
@@ -58,6 +60,7 @@ class PackedRows:
     input_ids: Tensor
     position_ids: Tensor
     blocks: list[Block]
+    lengths: list[int] | None
     order: Tensor
     places: Tensor
     last: Tensor
@@ -71,8 +74,12 @@ class PackedRows:
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Attention of the N tokens: query (1, heads, N, d), key and value (1, kv heads, N, d) -> (1, N, heads, d)."""
-        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         outputs = []
+        if self.lengths is not None:
+            for part in zip(*(tensor.split(self.lengths, 2) for tensor in (query, key, value)), strict=True):
+                outputs.append(sdpa_attention_forward(module, *part, None, is_causal=True, **options)[0])
+            return torch.cat(outputs, 1)
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         for block in self.blocks:
             part = (_rows(query, block.queries), _rows(key, block.seen), _rows(value, block.seen))
             output, _ = sdpa_attention_forward(module, *part, block.mask, is_causal=True, **options)
@@ -123,6 +130,7 @@ def pack_rows(input_ids: Tensor, attention_mask: Tensor, groups: Tensor) -> Pack
         input_ids=torch.cat([input_ids[first][in_prefix], input_ids[in_own]])[None],
         position_ids=torch.cat([columns.expand_as(here)[here] for here in (in_prefix, in_own)])[None],
         blocks=blocks,
+        lengths=lengths.tolist() if input_ids.device.type == "cpu" and not shared.any() else None,
         order=order,
         places=text,
         last=text[rows, lengths - 1],

@@ -47,8 +47,12 @@ class PolicyAndValue(nn.Module):
 
 
 def pack_batch(batch: Batch) -> PackedRows:
-    """The batch's rows as one, those of a prompt sharing it; for a model on which `enable_packing` was true."""
-    return pack_rows(batch["input_ids"], batch["attention_mask"], batch["groups"])
+    """The batch's rows as one, those of a prompt sharing it; for a model on which `enable_packing` was true.
+
+    Each row is without its last token, which predicts none.
+    """
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    return pack_rows(ids[:, :-1], mask[:, 1:], batch["groups"])
 
 
 def answer_logprobs(
@@ -93,7 +97,10 @@ def answer_values(value: Any, batch: Batch, packed: PackedRows | None = None) ->
     """
     packed = packed if value.shares_prefixes else None
     before = None if packed is None else _places_before(batch, packed)
-    scores = value.token_scores(batch["input_ids"], batch["attention_mask"], packed, before).float()
+    ids, attention = (
+        batch[name] if packed is None else batch[name][:, :-1] for name in ("input_ids", "attention_mask")
+    )
+    scores = value.token_scores(ids, attention, packed, before).float()
     return scores.gather(1, _columns(batch, 1)).masked_fill(~batch["mask"], 0.0)
 
 

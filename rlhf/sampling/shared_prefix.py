@@ -47,6 +47,7 @@ class SharedPrefix:
         self.bias = hidden.masked_fill(mask == 0, -torch.inf)[:, None, None, :]
         rows = torch.arange(mask.shape[0] * repeats, device=mask.device)
         self.prompt, self.slot, self.width = rows // repeats, rows % repeats, repeats
+        self.in_line = repeats == 1  # row p continues prompt p, and nothing has to be put together
 
     def __len__(self) -> int:
         """Rows."""
@@ -61,7 +62,7 @@ class SharedPrefix:
         """Row i becomes the former row keep[i]."""
         for layer in self.own:
             layer.reorder_cache(keep)
-        self.prompt, self.slot = self.prompt[keep], self.slot[keep]
+        self.prompt, self.slot, self.in_line = self.prompt[keep], self.slot[keep], False
         if 2 * len(keep) <= len(self.bias) * self.width:
             self._repack()
 
@@ -93,6 +94,8 @@ class SharedPrefix:
 
     def _spread(self, rows: Tensor) -> Tensor:
         """(n, kv heads, group, x) by row -> (P, kv heads, width * group, x) by prompt, zeros where no row is."""
+        if self.in_line:
+            return rows
         prompts, (_, kv_heads, group, last) = len(self.bias), rows.shape
         spread = rows.new_zeros(prompts, self.width, kv_heads, group, last)
         spread[self.prompt, self.slot] = rows
@@ -100,6 +103,8 @@ class SharedPrefix:
 
     def _gather(self, spread: Tensor, like: Tensor) -> Tensor:
         """The way back."""
+        if self.in_line:
+            return spread
         prompts, kv_heads, _, last = spread.shape
         return spread.view(prompts, kv_heads, self.width, like.shape[2], last).transpose(1, 2)[self.prompt, self.slot]
 

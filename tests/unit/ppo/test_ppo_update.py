@@ -259,7 +259,7 @@ def test_the_last_layers_compute_the_tokens_before_answer_tokens_alone(actor: Po
     for layer in [part for model in layers for part in (model[0], model[-1])]:
         layer.mlp.gate_proj.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
     actor(batch)
-    assert seen == [6 + 3 + 2, 1 + 2 + 1] * 2
+    assert seen == [6 + 2 + 1, 1 + 2 + 1] * 2, "no answer's last token, which predicts none"
 
 
 def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator) -> None:
