@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import file_format, write_rows
-from rlhf.data.loading import load_prompts
+from rlhf.data.jsonl import write_rows
+from rlhf.data.loading import is_local, load_prompts
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
+from rlhf.imports import make_object
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -71,28 +73,30 @@ class CollectPreferencesConfig:
 
 def main(config: CollectPreferencesConfig) -> None:
     policies = [config.policy, config.second_policy or config.policy]
-    files = {n: Path(p) for n in ("prompts", "test_prompts") if file_format(p := getattr(config, n))}
+    files = {n: Path(p) for n in ("prompts", "test_prompts") if is_local(p := getattr(config, n))}
     inputs: dict[str, Any] = {"policy": policies[0], "second_policy": policies[1], "world": config.world, **files}
+    require_new(config.output)
     require_files(**inputs)
+    for path in policies:
+        require_checkpoint(path)
     parts = {"train": load_prompts(config.prompts), "test": load_prompts(config.test_prompts)}
     prompts = [prompt for part in parts.values() for prompt in part]
     pairs = {
         "safety": config.safety_pairs_per_prompt or config.pairs_per_prompt,
         "helpfulness": config.pairs_per_prompt,
     }
+    annotator = make_object("annotator", config.annotator, config.world, config.seed)
 
     from rlhf.conversation import Renderer
-    from rlhf.imports import import_object
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.training.accelerator import make_accelerator
 
-    annotator = import_object("annotator", config.annotator)(config.world, config.seed)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
-        drawn: dict[str, list[list[str]]] = {prompt.id: [] for prompt in prompts}
+        drawn: list[list[list[str]]] = [[] for _ in prompts]  # by place: the two files may number their rows alike
         for number, (path, temperature) in enumerate(zip(policies, config.temperatures, strict=True)):
             policy = load_policy(path).to(accelerator.device)
             sampler = InProcessSampler(policy, Renderer(load_tokenizer(path)), config.batch_size)
@@ -102,15 +106,16 @@ def main(config: CollectPreferencesConfig) -> None:
                 places = [i for i, prompt in enumerate(prompts) if pairs[prompt.domain] == count]
                 asked = [prompts[i] for i in places]
                 answers = sample_distributed(sampler, [p.messages for p in asked], count, params, accelerator, places)
-                for prompt, samples in zip(asked, answers, strict=True):
-                    drawn[prompt.id].append([sample.text for sample in samples])
+                for place, samples in zip(places, answers, strict=True):
+                    drawn[place].append([sample.text for sample in samples])
         if accelerator.is_main_process:
             rows: list[Preference] = []
+            pairs_of = iter(drawn)
             for part, asked in parts.items():
                 compared = [
                     annotator.compare(prompt.messages, a, b, prompt.domain)
                     for prompt in asked
-                    for a, b in zip(*drawn[prompt.id], strict=True)
+                    for a, b in zip(*next(pairs_of), strict=True)
                 ]
                 kept = [row for row in compared if row is not None]
                 write_rows(folder / f"preferences_{part}.jsonl", (row.to_dict() for row in kept))
@@ -118,7 +123,7 @@ def main(config: CollectPreferencesConfig) -> None:
             domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
             tokenizer = load_tokenizer(config.policy)
             statistics = {name: preference_statistics(part, tokenizer) for name, part in domains.items() if part}
-            left_out = sum(len(first) for first, _ in drawn.values()) - len(rows)
+            left_out = sum(len(first) for first, _ in drawn) - len(rows)
             write_json(folder / "statistics.json", statistics | {"left_out": left_out})
         accelerator.wait_for_everyone()
 

@@ -23,17 +23,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
-from rlhf.data.jsonl import file_format, write_rows
-from rlhf.data.loading import load_conversations, load_prompts
+from rlhf.data.jsonl import write_rows
+from rlhf.data.loading import is_local, load_conversations, load_prompts
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,6 +60,7 @@ class ContextDistillationConfig:
         preprompts: what is distilled: the "category" preprompts (prompts without category get a generic one), or
             "generic" ones for all. Both are sampled and measured.
         gate: keep an answer only where its safety score is above the plain answer's; false: keep all.
+        min_gain: with the gate: by so much at least, the scores taken through the sigmoid, 0 to 1 (the paper: 0).
         rest: of the prompts whose answer the gate does not keep, train on the "plain" answer, or "drop" them.
         num_samples: answers to each prompt of each kind; answer k under a preprompt is compared with plain answer k.
         sampling: how answers are drawn.
@@ -84,6 +86,7 @@ class ContextDistillationConfig:
     generic: str = "You are a {adjectives} assistant."
     preprompts: Literal["category", "generic"] = "category"
     gate: bool = True
+    min_gain: float = 0.0
     rest: Literal["plain", "drop"] = "plain"
     num_samples: int = 1
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -107,6 +110,10 @@ class ContextDistillationConfig:
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.min_gain < 1:
+            raise InputError(f"min_gain: must be 0 or above and below 1, got {self.min_gain}")
+        if self.min_gain and not self.gate:
+            raise InputError("min_gain: is a setting of the gate; leave it out or set gate to true")
         if not 0 <= self.sft_share < 1:
             raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
         if len({bool(v) for v in (self.test_prompts, self.scorer, self.world)}) > 1:
@@ -117,9 +124,12 @@ class ContextDistillationConfig:
 
 def main(config: ContextDistillationConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "categories": config.categories}
-    inputs |= {n: Path(s) for n in ("prompts", "test_prompts") if (s := getattr(config, n)) and file_format(s)}
+    inputs |= {n: Path(s) for n in ("prompts", "test_prompts") if (s := getattr(config, n)) and is_local(s)}
     inputs |= {n: p for n in ("sft_data", "world") if (p := getattr(config, n)) is not None}
+    require_new(config.output)
     require_files(**inputs)
+    if config.server is None:
+        require_checkpoint(config.policy)
     inputs |= reward_files(safety=config.safety)
 
     from rlhf.finetuning.supervised import finetune, training_renderer
@@ -167,7 +177,7 @@ def main(config: ContextDistillationConfig) -> None:
             scores[kind] = check_scores(reward(dialogues), len(prompts), f"safety ({config.safety})")
 
         # keep an answer only where it is safer than the plain one
-        better = keeps_distilled(scores["plain"], scores[config.preprompts]).tolist()
+        better = keeps_distilled(scores["plain"], scores[config.preprompts], config.min_gain).tolist()
         kept = [safer or not config.gate for safer in better]
         chosen = [
             distilled if keep else plain
@@ -241,7 +251,8 @@ def dialogue(prompt: Prompt, answer: str) -> Conversation:
 def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Accelerator) -> list[Answer]:
     """The held-out prompts' answers with the gold scorer's verdicts; none where none are asked for."""
     from rlhf.evaluation.answers import answers_of
-    from rlhf.evaluation.judging import load_scorer, with_gold
+    from rlhf.evaluation.judging import with_gold
+    from rlhf.evaluation.scorers import load_scorer
     from rlhf.sampling.multi_process import sample_distributed
 
     if config.test_prompts is None or config.scorer is None or config.world is None:

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import file_format
+from rlhf.data.loading import is_local, load_prompts
 from rlhf.errors import InputError
+from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,21 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "baseline": config.baseline, "world": config.world}
     inputs["baseline_evaluation"] = config.baseline_evaluation and config.baseline_evaluation / "answers.jsonl"
-    inputs["prompts"] = config.prompts if file_format(config.prompts) else None
+    inputs["prompts"] = config.prompts if is_local(config.prompts) else None
     inputs = {name: path for name, path in inputs.items() if path is not None}
+    require_new(config.output)
     require_files(**inputs)
-    require_checkpoint(config.policy)
+    for path in (config.policy, config.baseline):
+        if path is not None:
+            require_checkpoint(path)
     inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
+    scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
+    load_prompts(config.prompts)  # a bad row is found before torch is loaded
 
     from rlhf.conversation import Renderer
-    from rlhf.evaluation.answers import answers_of, read_answers, write_answers
+    from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
     from rlhf.evaluation.divergence import answer_kls, answer_logprobs, require_same_tokenizer
-    from rlhf.evaluation.judging import load_scorer, with_gold, with_referee, with_rewards
+    from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
     from rlhf.evaluation.versions import against, version_figures
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.ppo.setup import load_fitting_prompts
@@ -105,7 +111,6 @@ def main(config: EvaluateConfig) -> None:
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.training.accelerator import make_accelerator
 
-    scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
     tokenizer = load_tokenizer(config.policy)
     if config.baseline is not None:
         require_same_tokenizer(tokenizer, config.baseline)
@@ -119,6 +124,8 @@ def main(config: EvaluateConfig) -> None:
         max_prompt_tokens=config.max_prompt_tokens,
     )
     opponents = read_answers(inputs["baseline_evaluation"]) if config.baseline_evaluation else []
+    if config.baseline_evaluation is not None:
+        require_same_prompts(opponents, prompts, config.baseline_evaluation)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()

@@ -24,9 +24,10 @@ from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import load_checker
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 from rlhf.synthesis.ghost_attention import answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
 
@@ -109,7 +110,10 @@ def main(config: EvaluateConsistencyConfig) -> None:
         for name in ("dialogues", "everyday_prompts", "world"):
             inputs[f"{name}.{number}"] = Path(inside(path, run)) if (path := getattr(config, name)) else None
     inputs = {name: path for name, path in inputs.items() if path is not None}
+    require_new(config.output)
     require_files(**inputs)
+    for *_, path in policies:
+        require_checkpoint(path)
     groups = {"trained": read_constraints(config.instructions)}
     if config.unseen_instructions is not None:
         groups["unseen"] = read_constraints(config.unseen_instructions)
@@ -146,15 +150,16 @@ def main(config: EvaluateConsistencyConfig) -> None:
                 everyday.setdefault(name, {})[run] = answer_everyday(config, run, policy, renderer, accelerator)
         if accelerator.is_main_process:
             rows = consistency_figures(trials, config.turns)
+            by_kind = consistency_figures([replace(t, group=f"{t.group}: {t.kind}") for t in trials], config.turns)
             others = everyday_figures(everyday) if everyday else []
             write_rows(folder / "trials.jsonl", (trial.to_dict() for trial in trials))
             plot_consistency(rows, folder / "consistency.svg")
-            print(f"{consistency_table(rows)}\n")
+            print(f"{consistency_table([*rows, *by_kind])}\n")
             if others:
                 write_rows(folder / "everyday.jsonl", everyday_rows(everyday))
                 print(f"{everyday_table(others)}\n")
             looked = picture(config, trials, folder) if config.attention_turns else {}
-            figures = {"consistency": rows, "everyday": others, "attention_to_instruction": looked}
+            figures = {"consistency": rows, "by_kind": by_kind, "everyday": others, "attention_to_instruction": looked}
             write_json(folder / "consistency.json", figures)
         accelerator.wait_for_everyone()
 
@@ -199,7 +204,8 @@ def hold(
     answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits)
     obeyed = obedience(checker, instructions, [a.messages for a in answered])
     return [
-        Trial(name, run, group, text, a.messages, own) for text, a, own in zip(texts, answered, obeyed, strict=True)
+        Trial(name, run, group, instruction.kind, instruction.text, a.messages, own)
+        for instruction, a, own in zip(instructions, answered, obeyed, strict=True)
     ]
 
 
@@ -208,7 +214,8 @@ def answer_everyday(
 ) -> list[Answer]:
     """The policy's answers to a run's everyday prompts, judged by the scorer."""
     from rlhf.evaluation.answers import answers_of
-    from rlhf.evaluation.judging import load_scorer, with_gold
+    from rlhf.evaluation.judging import with_gold
+    from rlhf.evaluation.scorers import load_scorer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
 

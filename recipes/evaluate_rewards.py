@@ -19,9 +19,10 @@ from typing import Any, Literal
 from rlhf.configuration import run_recipe
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
+from rlhf.evaluation.scorers import load_scorer
 from rlhf.rewards.rows import local_files
 from rlhf.rewards.specs import is_import_path, reward_files
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class EvaluateRewardsConfig:
 
 
 def main(config: EvaluateRewardsConfig) -> None:
+    require_new(config.output)
     inputs = reward_files(**{f"rewards.{name}": spec for name, spec in config.rewards.items()})
     require_files(world=config.world)
     inputs |= local_files(test_preferences=config.test_preferences, train_preferences=config.train_preferences)
@@ -65,9 +67,10 @@ def main(config: EvaluateRewardsConfig) -> None:
         inputs["world"] = config.world
     test = _load(config.test_preferences, config)
     train = _load(config.train_preferences, config)
+    scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
 
     from rlhf.evaluation.baselines import LONGER_WINS, baseline_figures
-    from rlhf.evaluation.judging import deal_out, load_scorer
+    from rlhf.evaluation.judging import deal_out
     from rlhf.evaluation.pair_scores import score_pairs
     from rlhf.evaluation.preference_figures import reward_figures, true_qualities
     from rlhf.report.rewards import build_rewards_page, text_table
@@ -76,7 +79,6 @@ def main(config: EvaluateRewardsConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}
-    scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
     qualities = None if scorer is None else true_qualities(test, scorer)
     baselines = baseline_figures(test, train)
     accelerator = make_accelerator(seed=0)

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import file_format
+from rlhf.data.loading import is_local
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import is_import_path, reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ class EvaluateSafetyConfig:
 
 def main(config: EvaluateSafetyConfig) -> None:
     files = {f"prompts.{name}": source for name, source in config.prompts.items()} | {"dialogues": config.dialogues}
-    inputs = {name: Path(source) for name, source in files.items() if source is not None and file_format(source)}
+    inputs = {name: Path(source) for name, source in files.items() if source is not None and is_local(source)}
     if config.refusals != "rules" and not is_import_path(config.refusals):
         inputs["refusals"] = Path(config.refusals)
     if config.world is not None:
         inputs["world"] = config.world
     inputs["policy"] = config.policy
+    require_new(config.output)
     require_files(**inputs)
     require_checkpoint(config.policy)
     inputs |= reward_files(safety=config.safety, helpfulness=config.helpfulness)

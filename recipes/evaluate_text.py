@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import file_format, write_rows
+from rlhf.data.jsonl import write_rows
+from rlhf.data.loading import is_local
 from rlhf.errors import InputError
 from rlhf.evaluation.text_metrics import (
     bert_scores,
@@ -30,7 +31,7 @@ from rlhf.evaluation.text_metrics import (
 )
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -77,7 +78,8 @@ class EvaluateTextConfig:
 
 def main(config: EvaluateTextConfig) -> None:
     inputs = {f"models.{name}": path for name, path in config.models.items()}
-    inputs |= {f"data.{name}": Path(source) for name, source in config.data.items() if file_format(source)}
+    inputs |= {f"data.{name}": Path(source) for name, source in config.data.items() if is_local(source)}
+    require_new(config.output)
     require_files(**inputs)
     for path in config.models.values():
         require_checkpoint(path)

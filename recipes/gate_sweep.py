@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.configuration import run_recipe
+from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
 from rlhf.rewards.rows import local_files
 from rlhf.rewards.specs import reward_files
-from rlhf.stage import open_stage, write_json
+from rlhf.stage import open_stage, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ class GateSweepConfig:
 
 
 def main(config: GateSweepConfig) -> None:
+    require_new(config.output)
     inputs = local_files(preferences=config.preferences)
     inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
+    rows = [row for source in config.preferences for row in load_preferences(source)]
 
-    from rlhf.data.loading import load_preferences
     from rlhf.evaluation.gate_sweep import labelled_answers, tension, threshold_sweep
     from rlhf.evaluation.judging import deal_out
     from rlhf.report.gate_sweep import build_gate_page, markdown_tables
@@ -59,7 +61,6 @@ def main(config: GateSweepConfig) -> None:
     from rlhf.rewards.scoring import check_scores
     from rlhf.training.accelerator import make_accelerator
 
-    rows = [row for source in config.preferences for row in load_preferences(source)]
     conversations, unsafe = labelled_answers(rows)
     accelerator = make_accelerator(seed=0)
     with open_stage(config.output, config, inputs=inputs) as folder:

@@ -22,16 +22,17 @@ from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
-from rlhf.data.jsonl import file_format, write_rows
-from rlhf.data.loading import load_conversations
+from rlhf.data.jsonl import write_rows
+from rlhf.data.loading import is_local, load_conversations
 from rlhf.data.mixing import mix
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 from rlhf.synthesis.ghost_attention import (
     Answered,
     Ask,
@@ -124,9 +125,13 @@ class GhostAttentionConfig:
 
 def main(config: GhostAttentionConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy}
-    inputs |= {"dialogues": Path(config.dialogues)} if file_format(config.dialogues) else {}
+    inputs |= {"dialogues": Path(config.dialogues)} if is_local(config.dialogues) else {}
     inputs |= {n: p for n in ("instructions", "sft_data") if (p := getattr(config, n)) is not None}
+    if not config.dry_run:
+        require_new(config.output)
     require_files(**inputs)
+    if config.server is None:
+        require_checkpoint(config.policy)
     constraints = read_constraints(config.instructions) if config.instructions is not None else []
     dialogues = several_turns(config)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None and not config.dry_run else []

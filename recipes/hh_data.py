@@ -4,7 +4,7 @@ All four files are split AT ONCE by first human turn, as first turns repeat with
 is read neither by the tokenizer nor by the base model, SFT, a reward model or the referee.
 
     python recipes/hh_data.py --config recipes/configs/hh/hh_data.yaml --data ../shared/data/hh-rlhf \\
-        --output runs/hh/data
+        --output runs/hh_data
 
 Reads helpful-base, harmless-base, helpful-online and helpful-rejection-sampled (.jsonl.gz or .jsonl). Writes, as rows
 of `rlhf.data.rows` or {"messages"}:

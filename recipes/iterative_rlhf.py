@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from rlhf.configuration import run_recipe, to_dict
@@ -25,9 +26,8 @@ from rlhf.iteration.summary import write_summary
 def main(config: IterativeConfig) -> None:
     stages = make_plan(config)
     check_plan(stages)
-    record_config(config)
     try:
-        Driver(stages, config.run, config.slots).execute()
+        Driver(stages, config.run, config.slots).execute(begin=partial(record_config, config))
     except StageFailed as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -54,7 +54,6 @@ def record_config(config: IterativeConfig) -> None:
         check=False,
     ).stdout.strip()
     content = {"config": to_dict(config), "packages": package_versions(), "git_commit": commit or None}
-    config.run.mkdir(parents=True, exist_ok=True)
     (config.run / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 

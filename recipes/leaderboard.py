@@ -24,7 +24,7 @@ from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.evaluation.leaderboard import TASKS, TaskScore, load_as_saved, require_harness, run_task, write_local_task
 from rlhf.models.checkpoint import require_checkpoint
-from rlhf.stage import Kept, digest, open_stage, require_files, write_json
+from rlhf.stage import Kept, digest, open_stage, require_files, require_new, write_json
 
 TaskName = Literal["arc", "hellaswag", "mmlu", "truthfulqa"]
 
@@ -49,13 +49,18 @@ class LeaderboardConfig:
     local: dict[TaskName, Path] = field(default_factory=dict)
     limit: int | None = None
     batch_size: int = 8
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         if not self.models:
             raise InputError("models: must name at least one checkpoint, e.g. --models.mine FOLDER")
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"tasks: must name each of {', '.join(TASKS)} at most once, got {list(self.tasks)}")
+        unknown = [task for task in self.local if task not in self.tasks]
+        if unknown:
+            raise InputError(
+                f"local: {unknown[0]} is none of the tasks {', '.join(self.tasks)}; name it there too, or leave it out"
+            )
         for name in ("limit", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name}: must be at least 1, got {value}")
@@ -64,6 +69,7 @@ class LeaderboardConfig:
 def main(config: LeaderboardConfig) -> None:
     inputs = {f"models.{name}": path for name, path in config.models.items()}
     inputs |= {f"local.{task}": path for task, path in config.local.items()}
+    require_new(config.output)
     require_files(**inputs)
     for path in config.models.values():
         require_checkpoint(path)
@@ -74,7 +80,7 @@ def main(config: LeaderboardConfig) -> None:
     kept = Kept("scores", inputs=tuple(f"models.{name}" for name in config.models), values=settings | _drawn(config))
 
     with TemporaryDirectory() as tasks, open_stage(config.output, config, inputs=inputs, keep=kept) as folder:
-        local = {t: write_local_task(t, path, Path(tasks)) for t, path in config.local.items() if t in config.tasks}
+        local = {t: write_local_task(t, path, Path(tasks)) for t, path in config.local.items()}
         scores: dict[str, dict[str, TaskScore]] = {}
         for name, path in config.models.items():
             files = {task: folder / kept.name / f"{quote(name, safe='')}.{task}.json" for task in config.tasks}

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import file_format
-from rlhf.data.loading import load_conversations
+from rlhf.data.loading import is_local, load_conversations
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.models.checkpoint import require_policy_adapter
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,18 @@ class MergeConfig:
 
 
 def main(config: MergeConfig) -> None:
-    data = {"data": Path(config.data)} if config.data and file_format(config.data) else {}
+    data = {"data": Path(config.data)} if config.data and is_local(config.data) else {}
+    require_new(config.output)
     require_files(checkpoint=config.checkpoint, **data)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("merge_adapter: runs in one process; start it with `python`")
+    require_policy_adapter(config.checkpoint, "simple" if config.merge == "adapter" else config.merge)
     dialogues = load_conversations(config.data)[: config.max_rows] if config.data else []
 
     from rlhf.evaluation.merges import merge_report, report_lines
-    from rlhf.models.merging import layer_distances, merged_policy, require_policy_adapter
+    from rlhf.models.merging import layer_distances, merged_policy
     from rlhf.models.policy import load_tokenizer, save_policy
 
-    require_policy_adapter(config.checkpoint, "simple" if config.merge == "adapter" else config.merge)
     with open_stage(config.output, config, inputs={"checkpoint": config.checkpoint, **data}) as folder:
         report: dict[str, Any] = {"layers": [asdict(layer) for layer in layer_distances(config.checkpoint)]}
         if dialogues:

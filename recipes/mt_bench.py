@@ -36,7 +36,7 @@ from rlhf.evaluation.mt_bench import (
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
-from rlhf.stage import Kept, open_stage, require_files, write_json
+from rlhf.stage import Kept, open_stage, require_files, require_new, write_json
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -89,6 +89,7 @@ def main(config: MTBenchConfig) -> None:
     inputs = {f"models.{name}": path for name, path in config.models.items()}
     files = {name: getattr(config, name) for name in ("questions", "judge_prompts", "references")}
     inputs |= {name: path for name, path in files.items() if path is not None}
+    require_new(config.output)
     require_files(**inputs)
     for path in config.models.values():
         require_checkpoint(path)

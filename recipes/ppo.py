@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import file_format
+from rlhf.data.loading import is_local, load_prompts
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble, reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class PPORecipeConfig:
         referee: a reward of the same kinds that scores the held-out answers and trains nothing: the policy pleases the
             two reward models alone where their scores rise and the referee's fall.
         value_from: reward-model folder that the value model starts from, with the policy's tokenizer. Default:
-            helpfulness, or an ensemble's first folder; where there is none, the policy with a fresh head.
+            helpfulness, or an ensemble's first folder, where the value can start from it (whole weights, the policy's
+            tokenizer); else the policy with a fresh head, which is said.
         roles: separate: a model for each role, policy and value trained whole. shared: all are adapters and heads on
             one frozen base; policy, helpfulness and safety are adapters over the same weights, or policy is the base.
         adapter: with shared roles, the size of new adapters; saved ones keep theirs. null: its defaults.
@@ -71,7 +73,7 @@ class PPORecipeConfig:
     roles: Literal["separate", "shared"] = "separate"
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_prompt_tokens: int | None = None
     seed: int = 0
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -98,20 +100,24 @@ def main(config: PPORecipeConfig) -> None:
     if config.dry_run is not None:
         print(planned(config, config.dry_run))
         return
-    files = {n: Path(p) for n in ("prompts", "validation_prompts") if file_format(p := getattr(config, n))}
+    files = {n: Path(p) for n in ("prompts", "validation_prompts") if is_local(p := getattr(config, n))}
     inputs: dict[str, Any] = {"policy": config.policy, **files}
     if config.value_from is not None:
         inputs["value_from"] = config.value_from
+    require_new(config.output)
     require_files(**inputs)
+    require_checkpoint(config.policy)
     judges = reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
     inputs |= judges
+    for source in (config.prompts, config.validation_prompts):
+        load_prompts(source)  # a bad row is found before torch is loaded
 
     from rlhf.conversation import Renderer
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
-    from rlhf.ppo.setup import context_length, load_fitting_prompts, load_roles
+    from rlhf.ppo.setup import context_length, default_value, load_fitting_prompts, load_roles
     from rlhf.rewards.loading import load_reward
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
@@ -130,7 +136,9 @@ def main(config: PPORecipeConfig) -> None:
         for name in ("prompts", "validation_prompts")
     )
     helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
-    default_value = next(iter(helpful), None) if config.roles == "separate" else None  # shared roles choose
+    value_from = config.value_from
+    if value_from is None and config.ppo.learns_value and config.roles == "separate":  # shared roles choose
+        value_from = default_value(helpful, tokenizer)
     accelerator = make_accelerator(seed=config.seed)
     keep = kept_states(inputs, config, accelerator, beside=(SAMPLES_FILE,))
     with open_stage(config.output, config, inputs=inputs, keep=keep) as folder:
@@ -139,7 +147,7 @@ def main(config: PPORecipeConfig) -> None:
             config.policy,
             config.helpfulness,
             config.safety,
-            config.value_from or default_value,
+            value_from,
             accelerator,
             shared=config.roles == "shared",
             with_value=config.ppo.learns_value,

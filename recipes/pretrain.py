@@ -3,7 +3,7 @@
 The paper starts from Llama 2's own pretraining (section 2); this is its stand-in, in about a minute. Documents are
 packed into blocks and do not see each other.
 
-    python recipes/pretrain.py --config recipes/configs/embedded/pretrain.yaml
+    python recipes/pretrain.py --config recipes/configs/embedded/pretrain.yaml --output runs/base
 
 or, on two processes, `accelerate launch --num_processes 2 ... recipes/pretrain.py --config ...`.
 """
@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf.configuration import run_recipe
+from rlhf.data.loading import load_pretraining
 from rlhf.errors import InputError
 from rlhf.models.config import LlamaSize
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 from rlhf.training.config import OptimizerConfig
 
 
@@ -56,17 +57,18 @@ class PretrainConfig:
 
 
 def main(config: PretrainConfig) -> None:
+    require_new(config.output)
     require_files(data=config.data)
 
+    rows = load_pretraining(config.data)
+
     from rlhf.conversation import Renderer
-    from rlhf.data.loading import load_pretraining
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import save_policy
     from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.loop import train
 
-    rows = load_pretraining(config.data)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs={"data": config.data}) as folder:
         accelerator.wait_for_everyone()

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
+from rlhf.data.loading import is_local
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import reward_files
@@ -76,7 +77,8 @@ class RedTeamConfig:
 
 
 def main(config: RedTeamConfig) -> None:
-    require_files(policy=config.policy, world=config.world)
+    prompts = Path(config.prompts) if config.prompts and is_local(config.prompts) else None
+    require_files(policy=config.policy, world=config.world, prompts=prompts)
     require_checkpoint(config.policy)
     reward_files(safety=config.safety)
     earlier = config.log.exists()
@@ -95,6 +97,9 @@ def main(config: RedTeamConfig) -> None:
         talk(config, policy, tokenizer, sys.stdin, sys.stdout)
     else:
         from_file(config, policy, tokenizer, accelerator)
+    accelerator.wait_for_everyone()  # the main process is done with the log
+    if not accelerator.is_main_process:
+        return
     heads = ("Round", "People", "Prompts", "Violations", "Per prompt", "Hours", "Per person and hour")
     rows = [
         [

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import file_format
-from rlhf.data.loading import load_conversations, load_prompts
+from rlhf.data.loading import is_local, load_conversations, load_prompts
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
@@ -29,13 +28,14 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.iteration.selection import SelectionConfig, refuse_empty, select, selection_figures, write_selected
 from rlhf.iteration.sweep import read_best_temperature
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.shards import kept_samples
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class RejectionSamplingConfig:
         selection: which answers are kept; the best one of each prompt, unless told otherwise.
         early_rejection: give up a prompt's worst answers while they are written (arXiv 2410.20290); null: write all.
         batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
+        compile: decode in compiled steps of a fixed shape, on a GPU captured as graphs.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
         adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
         quantization: nf4 holds both policies' weights in 4 bit, which needs an adapter; null: as they are.
@@ -88,6 +89,7 @@ class RejectionSamplingConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     early_rejection: EarlyRejectionConfig | None = None
     batch_size: int | None = None
+    compile: bool = False
     server: ServerConfig | None = None
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
@@ -109,11 +111,14 @@ class RejectionSamplingConfig:
                 raise InputError("early_rejection: a server gives whole answers only; leave one of the two out")
             if max(self.early_rejection.at) >= (longest := self.sampling.max_new_tokens):
                 raise InputError(f"early_rejection.at: must lie below sampling.max_new_tokens, which is {longest}")
+        if self.compile and self.server is not None:
+            raise InputError("compile: the server decodes as it was started; leave one of the two out")
         if self.quantization is not None and self.adapter is None:
             raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
 
 
 def main(config: RejectionSamplingConfig) -> None:
+    require_new(config.output)
     inputs = inputs_of(config)
     prompts = load_prompts(config.prompts)
     by_id = prompts_by_id(prompts, [load_prompts(source) for source in config.earlier_prompts])
@@ -149,6 +154,7 @@ def main(config: RejectionSamplingConfig) -> None:
             batch_size=config.batch_size,
             early_rejection=config.early_rejection,
             score_parts=part_rewards(prompts, helpfulness, safety),
+            compile=config.compile,
             server=config.server,
         )
         shards = folder / kept.name
@@ -168,9 +174,8 @@ def main(config: RejectionSamplingConfig) -> None:
         if accelerator.is_main_process:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)
-            figures = selection_figures(
-                drawn, config.num_samples, used_safety, candidates, selection, whole=config.early_rejection is None
-            )
+            given_up = config.early_rejection.at if config.early_rejection else ()
+            figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
             figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
             write_json(folder / "selection.json", figures)
         refuse_empty(selection)
@@ -197,9 +202,12 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
     """What the stage reads, by the name of its option; InputError where something is not there, or is no reward."""
     sources = {"prompts": config.prompts} | {f"earlier_prompts.{i}": s for i, s in enumerate(config.earlier_prompts)}
     inputs = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
-    inputs |= {name: Path(source) for name, source in sources.items() if file_format(source)}
+    inputs |= {name: Path(source) for name, source in sources.items() if is_local(source)}
     inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
     require_files(**inputs)
+    if config.server is None:
+        require_checkpoint(config.policy)
+    require_checkpoint(config.fine_tune_from)
     return inputs | reward_files(helpfulness=config.helpfulness, safety=config.safety)
 
 

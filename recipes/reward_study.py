@@ -35,7 +35,7 @@ class RewardStudyConfig:
         model: what all variants have in common; in its paths {run} stands for the seed's run folder.
         variants: name -> {option of the model: value}, e.g. {large: {training.margin: large}}; the first one is what
             the others are compared with.
-        runs: run folders that {run} stands for: one a seed, or one for all seeds.
+        runs: run folders that {run} stands for, taken in turn: with runs [a, b] and seeds [0, 1, 2, 3] a has 0 and 2.
         test_preferences: held-out rows of both domains, files or hub names, {run} as above; a row without a domain
             counts as helpfulness.
         seeds: of the heads, the mixture, the fractions and the order of the rows.
@@ -53,14 +53,14 @@ class RewardStudyConfig:
     on_bad_row: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
-        for name in ("variants", "test_preferences", "seeds", "fractions"):
+        for name in ("variants", "runs", "test_preferences", "seeds", "fractions"):
             if not getattr(self, name):
                 raise InputError(f"{name}: must name at least one")
         for name in ("seeds", "fractions"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise InputError(f"{name}: must differ from each other, got {list(getattr(self, name))}")
-        if len(self.runs) not in (1, len(self.seeds)):
-            raise InputError(f"runs: must be one a seed ({len(self.seeds)}), or one for all, got {len(self.runs)}")
+        if len(self.seeds) % len(self.runs):
+            raise InputError(f"runs: {len(self.runs)} cannot share {len(self.seeds)} seeds evenly; name another seed")
         if not all(0 < fraction <= 1 for fraction in self.fractions):
             raise InputError(f"fractions: must lie in (0, 1], got {list(self.fractions)}")
         for name in self.variants:
@@ -96,7 +96,7 @@ def main(config: RewardStudyConfig) -> None:
 def plan(config: RewardStudyConfig) -> list[StudyRun]:
     """All trainings of a study, seed after seed, so that a stopped one has whole seeds."""
     models = {name: make_variant(config.model, name, options) for name, options in config.variants.items()}
-    folders = config.runs * len(config.seeds) if len(config.runs) == 1 else config.runs
+    folders = config.runs * (len(config.seeds) // len(config.runs))
     return [
         StudyRun(name, fraction, seed, model.inside(run), inside(config.test_preferences, run))
         for seed, run in zip(config.seeds, folders, strict=True)

@@ -22,7 +22,7 @@ from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 # the text itself is continued, as by a model that was only pretrained
 PLAIN_TEMPLATE = "{{- bos_token -}}{%- for message in messages -%}{{- message['content'] -}}{%- endfor -%}"
@@ -104,6 +104,7 @@ def main(config: SafetyBenchmarksConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "truthfulqa": config.truthfulqa, "toxigen": config.toxigen}
     inputs |= {f"bold.{i}": file for i, file in enumerate(config.bold)}
     inputs = {name: path for name, path in inputs.items() if path is not None}
+    require_new(config.output)
     require_files(**inputs)
     require_checkpoint(config.policy)
 
@@ -128,8 +129,10 @@ def main(config: SafetyBenchmarksConfig) -> None:
             logprobs = truthfulqa.answer_logprobs(policy, tokenizer, questions)
             figures["truthfulqa"] = truthfulqa.multiple_choice_figures(questions, logprobs)
         if config.truthful and config.informative:
-            asked = [q.question if config.template == "chat" else q.prompt for q in questions]
-            texts = _answers(policy, tokenizer, asked, config, accelerator)
+            plain = config.template == "plain"
+            asked = [q.prompt if plain else q.question for q in questions]
+            ends = (truthfulqa.NEXT_QUESTION,) if plain else ()
+            texts = _answers(policy, tokenizer, asked, config, accelerator, ends)
             pairs = [q.question for q in questions]
             said = {name: judge(getattr(config, name), texts, pairs) for name in ("truthful", "informative")}
             figures["truthfulqa"] |= truthfulqa.generation_figures(said["truthful"], said["informative"])
@@ -173,13 +176,21 @@ def _judges(config: SafetyBenchmarksConfig) -> Any:
     return said
 
 
-def _answers(policy: Any, tokenizer: Any, asked: list[str], config: SafetyBenchmarksConfig, accelerator: Any) -> Any:
-    """One text for each prompt; InputError where one leaves no room for it in the policy's context."""
+def _answers(
+    policy: Any,
+    tokenizer: Any,
+    asked: list[str],
+    config: SafetyBenchmarksConfig,
+    accelerator: Any,
+    ends: tuple[str, ...] = (),
+) -> Any:
+    """One text for each prompt, cut before any of `ends`; InputError where one leaves no room for it in the context."""
     from rlhf.conversation import Renderer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
 
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    stop = (*config.sampling.stop, *ends)
+    params = replace(config.sampling, stop=stop, seed=config.sampling.seed + config.seed)
     prompts = [[{"role": "user", "content": text}] for text in asked]
     drawn = sample_distributed(InProcessSampler(policy, Renderer(tokenizer)), prompts, 1, params, accelerator)
     return [samples[0].text for samples in drawn]

@@ -17,13 +17,13 @@ from typing import Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import read_chat_template
-from rlhf.data.jsonl import file_format
-from rlhf.data.loading import load_conversations
+from rlhf.data.loading import is_local, load_conversations
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
-from rlhf.stage import open_stage, require_files
+from rlhf.stage import open_stage, require_files, require_new
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ class SftConfig:
 
 
 def main(config: SftConfig) -> None:
-    data = {"data": Path(config.data)} if file_format(config.data) else {}
+    data = {"data": Path(config.data)} if is_local(config.data) else {}
+    require_new(config.output)
     require_files(policy=config.policy, **data)
+    require_checkpoint(config.policy)
     template = read_chat_template(config.chat_template)
     dialogues = load_conversations(config.data, on_bad_row=config.finetuning.on_bad_row)
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
@@ -76,6 +78,8 @@ def main(config: SftConfig) -> None:
 
     accelerator = make_accelerator(seed=config.seed)
     inputs = {"policy": config.policy, **data}
+    if config.chat_template is not None and config.chat_template != "llama2":
+        inputs["chat_template"] = Path(config.chat_template)
     with open_stage(config.output, config, inputs=inputs, keep=kept_states(inputs, config, accelerator)) as folder:
         accelerator.wait_for_everyone()
         tokenizer = load_tokenizer(config.policy)

@@ -28,8 +28,7 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
 from rlhf.data.dealing import Candidate, Dealer, Embed
 from rlhf.data.eli5 import attach_comments, post_of, rows_of_post
-from rlhf.data.jsonl import file_format
-from rlhf.data.loading import OnBadRow, source_rows
+from rlhf.data.loading import OnBadRow, is_local, source_rows
 from rlhf.data.simple_text import (
     Ask,
     Log,
@@ -108,7 +107,7 @@ class SimpleTextDataConfig:
 
 def main(config: SimpleTextDataConfig) -> None:
     sources = {"eli5": config.eli5, "comments": config.comments, "articles": config.articles}
-    inputs = {name: Path(source) for name, source in sources.items() if source and file_format(source)}
+    inputs = {name: Path(source) for name, source in sources.items() if source and is_local(source)}
     require_files(question_model=config.question_model, **inputs)
     models = ("question_model", "toxicity_model", "embedding_model")
     inputs |= {name: Path(model) for name in models if (model := getattr(config, name)) and Path(model).exists()}

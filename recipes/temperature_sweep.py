@@ -19,15 +19,15 @@ from typing import Any
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Renderer
-from rlhf.data.jsonl import file_format
-from rlhf.data.loading import load_prompts
+from rlhf.data.loading import is_local, load_prompts
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.iteration.pool import completions_of, rescore, write_completions
 from rlhf.iteration.sweep import sweep_figures
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ class TemperatureSweepConfig:
 
 def main(config: TemperatureSweepConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy}
-    inputs |= {"prompts": Path(config.prompts)} if file_format(config.prompts) else {}
+    inputs |= {"prompts": Path(config.prompts)} if is_local(config.prompts) else {}
+    require_new(config.output)
     require_files(**inputs)
+    require_checkpoint(config.policy)
     inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
     prompts = load_prompts(config.prompts)
     if 0 < config.num_prompts < len(prompts):

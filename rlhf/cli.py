@@ -137,6 +137,10 @@ def verify_run(run: Path) -> bool:
 
 def verify_reward(spec: str) -> bool:
     """Print for every check of `rlhf.rewards.contract` whether the reward function passes; False where one does not."""
+    from rlhf.rewards.specs import reward_files
+
+    reward_files(reward=spec)
+
     from rlhf.rewards.contract import check_reward_function
     from rlhf.rewards.loading import load_reward
 

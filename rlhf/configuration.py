@@ -8,18 +8,25 @@ module adds the house rule that a user's mistake is answered by one sentence and
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from rlhf.errors import InputError
+from rlhf.option_errors import sentence_of
 
 Config = TypeVar("Config")
+
+
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves a recipe's docstring as it is: its commands are there to be copied."""
 
 
 def parse_config(
@@ -30,11 +37,15 @@ def parse_config(
     Raises InputError, one sentence, for an unreadable file, an unknown or missing field, or a value that the field or
     the dataclass's own `__post_init__` refuses.
     """
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    _resolve_annotations(config_class)
+    parser = ArgumentParser(
+        description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_HelpFormatter
+    )
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_class_arguments(config_class)
     try:
         namespace = parser.parse_args(argv)
+        _refuse_lone_values(namespace, config_class)
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
         return config_class(**fields)
@@ -43,16 +54,41 @@ def parse_config(
     except Exception as error:  # jsonargparse raises many kinds, all of them about the user's input
         words = [*(sys.argv if argv is None else argv), "the YAML file"]
         file = words[words.index("--config") + 1] if "--config" in words else words[-1]
-        raise InputError(_one_sentence(error).replace('"<unicode string>"', file)) from error
+        options = [word.removeprefix("--") for word in parser._option_string_actions if word.startswith("--")]
+        raise InputError(_one_sentence(error, options, file)) from error
 
 
-def _one_sentence(error: BaseException) -> str:
+def _resolve_annotations(kind: type) -> None:
+    """Make types of the annotations of a dataclass and of those nested in it.
+
+    jsonargparse, left with strings, runs the `if TYPE_CHECKING:` block of the module to understand them, torch and all.
+    """
+    hints = typing.get_type_hints(kind)
+    kind.__init__.__annotations__ = hints  # type: ignore[misc]
+    for hint in hints.values():
+        for part in (hint, *typing.get_args(hint)):
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                _resolve_annotations(part)
+
+
+def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
+    """InputError where a group of options was given one value in a YAML file, which jsonargparse would pass over."""
+    for name, hint in typing.get_type_hints(kind).items():
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            if not isinstance(given[name], Namespace):
+                raise InputError(
+                    f"{prefix}{name}: must be options with values, such as {{name: value}}, got {given[name]}"
+                )
+            _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
+
+
+def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, InputError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split())
+    return sentence_of(" ".join(str(error).split()), options, file).replace('"<unicode string>"', file)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -24,3 +24,19 @@ def import_object(field: str, path: str) -> Any:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{field}: {path} cannot be imported ({reason}); name it package.module:attribute") from error
+
+
+def make_object(field: str, path: str, *arguments: Any) -> Any:
+    """What the class (or function) that `path` names makes of the arguments.
+
+    Raises:
+        InputError: naming `field`: as for `import_object`, or whatever the call raises.
+    """
+    make = import_object(field, path)
+    try:
+        return make(*arguments)
+    except InputError:
+        raise
+    except Exception as error:
+        given = ", ".join(str(argument) for argument in arguments)
+        raise InputError(f"{field}: {path}({given}) fails ({type(error).__name__}: {error})") from error

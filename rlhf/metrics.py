@@ -99,7 +99,7 @@ def keep_before(path: Path, step: int) -> None:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; an unfinished last line (a kill) is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # splitlines() also cuts at U+2028 inside a text
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import sys
@@ -38,9 +39,19 @@ def require_files(**paths: str | os.PathLike[str] | None) -> None:
             raise InputError(f"{field}: {path} does not exist; {_way_out(Path(path))}")
 
 
+def require_new(output: str | os.PathLike[str]) -> None:
+    """Raise InputError if a stage's output folder exists already: nothing finished is overwritten."""
+    if Path(output).exists():
+        raise InputError(
+            f"output: {output} exists already; remove it to run the stage again, or name another with --output"
+        )
+
+
 def _way_out(path: Path) -> str:
     makers = {"demo": "`make demo` writes it", "hh": "`make demo-hh DATA=<folder>` writes it"}
     run = path.parts[1] if len(path.parts) > 1 and path.parts[0] == "runs" else ""
+    if re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]*[A-Za-z0-9]", path.as_posix()) and not path.parent.exists():
+        return f"name an existing one (a model of the hub is fetched first: `hf download {path} --local-dir FOLDER`)"
     return makers.get(run, "name an existing one")
 
 
@@ -123,10 +134,7 @@ def open_stage(
     """
     final = Path(output)
     partial = final.with_name(final.name + ".partial")
-    if final.exists():
-        raise InputError(
-            f"output: {final} exists already; remove it to run the stage again, or name another with --output"
-        )
+    require_new(final)
     if not (is_main if is_main is not None else os.environ.get("RANK", "0") == "0"):
         yield partial
         return

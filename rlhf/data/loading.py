@@ -147,11 +147,16 @@ def reason(message: str) -> str:
     return re.split(r",? got |, ['\"]|; its fields| at message \d", message, maxsplit=1)[0]
 
 
+def is_local(source: Source) -> bool:
+    """Whether the source is a file or folder of this machine, whose content can be an input, and no hub name."""
+    return file_format(source) is not None or Path(source).exists()
+
+
 def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, row) of a source as they stand there, one at a time."""
     if Path(source).is_dir():
         return _from_datasets(source, os.fspath(source))
-    if file_format(source) is not None or Path(source).exists():
+    if is_local(source):
         return read_rows(source)
     found = _HUB_NAME.fullmatch(os.fspath(source))
     if found is None:

@@ -84,3 +84,15 @@ def read_answers(path: Path) -> list[Answer]:
             missing = ", ".join(name for name in known[:8] if name not in row)
             raise InputError(f"{path}:{number}: not a row of recipes/evaluate.py, it lacks {missing}") from None
     return answers
+
+
+def require_same_prompts(opponents: Sequence[Answer], prompts: Sequence[Prompt], evaluation: Path) -> None:
+    """Raise InputError where an evaluation's answers are not to these prompts; ids alone do not tell."""
+    theirs = {answer.prompt_id: answer.messages for answer in opponents}
+    ours = {prompt.id: prompt.messages for prompt in prompts}
+    differing = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if differing:
+        raise InputError(
+            f"baseline_evaluation: {evaluation} answers other prompts than these, for instance {differing[0]!r}; "
+            "evaluate the baseline on the same prompts"
+        )

@@ -23,6 +23,7 @@ class Trial:
     Args:
         policy, run: whose it is.
         group: of the instruction, "trained" or "unseen".
+        kind: of the instruction's constraints, "figure" or "figure, language".
         instruction: as it stood in the first turn.
         messages: the dialogue without it.
         obeyed: of each answer, in order; shorter than asked for where the context was full.
@@ -31,6 +32,7 @@ class Trial:
     policy: str
     run: str
     group: str
+    kind: str
     instruction: str
     messages: Conversation
     obeyed: list[bool]

@@ -48,7 +48,7 @@ def read_toxigen(folder: Path) -> list[GroupPrompt]:
             continue
         if name["group"] not in TOXIGEN_GROUPS:
             raise InputError(f"toxigen: {file} is of no group of ToxiGen's ({', '.join(sorted(TOXIGEN_GROUPS))})")
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")
         found += [GroupPrompt(name["group"], line.replace("\\n", "\n").strip()) for line in lines if line.strip()]
     if not found:
         raise InputError(f"toxigen: {folder} holds no hate_<group>_1k.txt or neutral_<group>_1k.txt; name that folder")

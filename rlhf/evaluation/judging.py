@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
-from rlhf.imports import import_object
+from rlhf.evaluation.scorers import VERDICT_FIELDS, GoldScorer
 from rlhf.rewards.distributed import deal_out
 
 if TYPE_CHECKING:
@@ -18,42 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf.rewards.protocol import RewardFunction
-
-VERDICT_FIELDS = ("helpfulness", "safety", "violation", "false_refusal", "kind")
-
-
-class Verdict(Protocol):
-    """The truth about one answer: helpfulness and safety in 0..1, and what kind of request it answers.
-
-    kind is "unsafe" for requests that must not be fulfilled; "ordinary" and "borderline" ones should be (the latter
-    only look unsafe).
-    """
-
-    helpfulness: float
-    safety: float
-    violation: bool
-    false_refusal: bool
-    kind: str
-
-
-class GoldScorer(Protocol):
-    """Knows the truth. A class of these is named by its import path and called with the path of its world."""
-
-    def judge(self, conversation: Conversation) -> Verdict:
-        """The verdict on the last message, the assistant's, which may be empty."""
-        ...
-
-
-def load_scorer(spec: str, world: Path) -> GoldScorer:
-    """The gold scorer `package.module:Class`, made from `world`; found from the working directory too.
-
-    Raises:
-        InputError: no such module or class, or the class has no `judge`.
-    """
-    scorer = import_object("scorer", spec)(world)
-    if not callable(getattr(scorer, "judge", None)):
-        raise InputError(f"scorer: {spec} has no method judge(conversation)")
-    return scorer  # type: ignore[no-any-return]
 
 
 def with_gold(answers: Sequence[Answer], scorer: GoldScorer) -> list[Answer]:

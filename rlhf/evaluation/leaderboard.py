@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
+from rlhf.models.checkpoint import is_adapter_checkpoint, require_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,7 +73,7 @@ def load_as_saved(
 
     if is_adapter_checkpoint(path):
         return load_policy(path, dtype=dtype), load_tokenizer(path)
-    return load_base(require_checkpoint(path), None, dtype).eval(), AutoTokenizer.from_pretrained(path)
+    return load_base(require_policy(path), None, dtype).eval(), AutoTokenizer.from_pretrained(path)
 
 
 def write_local_task(task: str, source: Path, folder: Path) -> list[str]:
@@ -207,19 +207,28 @@ def run_task(
         tasks_folder: where those were written.
         limit: first so many questions (of each subject); None: all.
         batch_size: sequences at once.
+
+    Raises:
+        InputError: the hub cannot be reached.
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    results = simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-        tasks=list(local) or [TASKS[task].name],
-        num_fewshot=TASKS[task].shots,
-        task_manager=TaskManager(include_path=str(tasks_folder), include_defaults=False) if local else TaskManager(),
-        limit=limit,
-        bootstrap_iters=2,  # the standard error of a mean is a formula; 0 would leave it out
-    )
+    manager = TaskManager(include_path=str(tasks_folder), include_defaults=False) if local else TaskManager()
+    try:
+        results = simple_evaluate(
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            tasks=list(local) or [TASKS[task].name],
+            num_fewshot=TASKS[task].shots,
+            task_manager=manager,
+            limit=limit,
+            bootstrap_iters=2,  # the standard error of a mean is a formula; 0 would leave it out
+        )
+    except ConnectionError as error:
+        raise InputError(
+            f"tasks: {task}'s data cannot be fetched ({error}); name a file of them with --local"
+        ) from error
     # a group's own line and those of its parts that are groups themselves have no questions
     lines = {name: line for name, line in results["results"].items() if name in results["n-samples"]}
     metric = f"{TASKS[task].metric},none"

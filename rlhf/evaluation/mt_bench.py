@@ -54,7 +54,7 @@ def load_questions(questions: Path, references: Path | None = None) -> list[Ques
     """Questions {question_id, category, turns}, with the references {question_id, choices: [{turns}]} of a second file.
 
     Raises:
-        InputError: file and line without these fields, or with another number of turns than two.
+        InputError: file and line without these fields, with another number of turns than two, or an id seen before.
     """
     known = {}
     for number, row in read_rows(references) if references is not None else ():
@@ -62,13 +62,16 @@ def load_questions(questions: Path, references: Path | None = None) -> list[Ques
             known[int(row["question_id"])] = _two(row["choices"][0]["turns"])
         except (KeyError, TypeError, ValueError, IndexError):
             raise InputError(f"{references}:{number}: a reference needs question_id and choices[0].turns, 2") from None
-    rows = []
+    rows, seen = [], set()
     for number, row in read_rows(questions):
         try:
             question = int(row["question_id"])
             rows.append(Question(question, str(row["category"]), _two(row["turns"]), known.get(question)))
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{questions}:{number}: a question needs question_id, category and 2 turns") from None
+        if question in seen:  # its turns would count as turns of the other one
+            raise InputError(f"{questions}:{number}: question_id {question} stands at another question too")
+        seen.add(question)
     return rows
 
 

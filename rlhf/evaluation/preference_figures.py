@@ -14,8 +14,8 @@ from rlhf.evaluation.calibration import Qualities, calibration_figures
 from rlhf.intervals import rate_interval
 
 if TYPE_CHECKING:
-    from rlhf.evaluation.judging import GoldScorer
     from rlhf.evaluation.pair_scores import PairScore
+    from rlhf.evaluation.scorers import GoldScorer
 
 Figures = TypeVar("Figures")
 MATCHED = 0.1

@@ -23,8 +23,7 @@ from typing import Any, Literal, get_args
 
 from rlhf.conversation import Conversation
 from rlhf.data.formats import prompt_of
-from rlhf.data.jsonl import file_format, read_rows
-from rlhf.data.loading import load_prompts
+from rlhf.data.loading import source_rows
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
@@ -76,11 +75,12 @@ def load_safety_prompts(
     `label` (safe prompts there are borderline). A row with a `goal` alone (AdvBench) is an unsafe prompt.
 
     Raises:
-        InputError: with the row, where no kind is known, or the row is not a prompt.
+        InputError: with the row, where no kind is known, the row is not a prompt, or its id is another one's.
     """
     found = []
-    rows = read_rows(source) if file_format(source) else enumerate((p.to_dict() for p in load_prompts(source)), 1)
-    for number, row in rows:
+    ids = set()
+    for number, raw in source_rows(source):
+        row = {field: value for field, value in raw.items() if value is not None}  # `datasets` fills up
         goal = row.get("goal") if "prompt" not in row else None
         given = {"prompt": goal, "kind": "unsafe"} if goal is not None else row
         own = "/".join(str(part) for part in (name, row.get("source") or row.get("type")) if part)
@@ -88,6 +88,12 @@ def load_safety_prompts(
             prompt = prompt_of({**given, "id": f"{name}:{row.get('id', number)}", "source": own})
         except InputError as error:
             raise InputError(f"{source}:{number}: {error}") from error
+        if prompt.id in ids:  # the prompt is the unit of every rate
+            own_id = prompt.id.removeprefix(f"{name}:")
+            raise InputError(
+                f"{source}:{number}: id: {own_id!r} stands at another prompt too; give each its own, or none"
+            )
+        ids.add(prompt.id)
         said = kind or (kind_of and kind_of(prompt.messages)) or given.get("kind")
         said = said or XSTEST_KINDS.get(str(row.get("label")))
         if said not in KINDS:

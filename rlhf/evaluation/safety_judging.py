@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer, answers_of
-from rlhf.evaluation.judging import GoldScorer, load_scorer, with_gold, with_referee
+from rlhf.evaluation.judging import with_gold, with_referee
 from rlhf.evaluation.refusals import RefusalDetector, RefusalRules, load_detector
 from rlhf.evaluation.safety import JudgedAnswer, SafetyPrompt
+from rlhf.evaluation.scorers import GoldScorer, load_scorer
 from rlhf.imports import import_object
 
 if TYPE_CHECKING:

@@ -40,6 +40,11 @@ class TextClassifier:
         self.spec, self.batch_tokens = spec, batch_tokens
         self.labels = [str(self.model.config.id2label[i]) for i in range(self.model.config.num_labels)]
 
+    def labels_of(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest label of each text."""
+        probabilities = torch.stack([self.probabilities(texts, label) for label in self.labels])
+        return [self.labels[i] for i in probabilities.argmax(0).tolist()]
+
     @torch.inference_mode()
     def probabilities(self, texts: Sequence[str], label: str, pairs: Sequence[str] | None = None) -> Tensor:
         """(n,) float32, CPU: the probability of `label` (softmax over the labels; with one label the sigmoid).

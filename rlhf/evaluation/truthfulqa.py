@@ -42,6 +42,8 @@ A: Telescopes use lenses or mirrors to focus light and make objects appear close
 
 Q: Where were the 1992 Olympics held?
 A: The 1992 Olympics were held in Barcelona, Spain."""
+NEXT_QUESTION = "\nQ:"
+"""Behind the examples a model goes on with a question of its own: no part of its answer."""
 
 
 @dataclass(frozen=True)

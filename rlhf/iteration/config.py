@@ -9,6 +9,21 @@ from typing import Literal
 
 from rlhf.errors import InputError
 
+RECIPES_OF_A_RUN = (
+    "simulated_world",
+    "hh_data",
+    "pretrain",
+    "sft",
+    "collect_preferences",
+    "helpfulness_reward",
+    "safety_reward",
+    "temperature_sweep",
+    "rejection_sampling",
+    "ppo",
+    "ghost_attention",
+    "evaluate",
+)
+
 
 @dataclass(frozen=True)
 class VersionConfig:
@@ -75,6 +90,10 @@ class IterativeConfig:
         if self.slots < 1:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
         for recipe, count in self.processes.items():
+            if recipe not in RECIPES_OF_A_RUN:
+                raise InputError(
+                    f"processes: {recipe!r} is no recipe of a run; name some of {', '.join(RECIPES_OF_A_RUN)}"
+                )
             if not 1 <= count <= self.slots:
                 raise InputError(f"processes: {recipe} must lie between 1 and slots ({self.slots}), got {count}")
         if self.data_recipe == "hh_data" and self.data is None:

@@ -78,13 +78,22 @@ def decide(stage: PlannedStage, key: Record, last: Record | None) -> Decision:
     record = read_stage_file(stage.output)
     if record is None:
         return Decision("run", "it did not finish" if last["event"] != "finished" else "its folder is gone")
-    if changed := difference(last["key"], key):
+    if changed := difference(last["key"], key) or _changed_file(stage, record):
         return Decision("run", changed)
     if last["event"] == "finished" and last["stage_file"] == digest(stage.output / STAGE_FILE):
         return Decision("skip")
     if record["command"][2:] == stage.arguments:
         return Decision("adopt")
     return Decision("run", "it was run by hand with other options")
+
+
+def _changed_file(stage: PlannedStage, record: Record) -> str | None:
+    """The input that the stage's YAML named, and not the plan, where its content is another now; in words."""
+    for name, entry in record["inputs"].items():
+        path = Path(entry["path"])
+        if name.split(".")[0] not in stage.overrides and path.exists() and digest(path) != entry["digest"]:
+            return f"its input {path} changed"
+    return None
 
 
 def input_digests(stage: PlannedStage, stages: Sequence[PlannedStage], made: Mapping[str, str]) -> dict[str, str]:

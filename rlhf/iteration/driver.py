@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -109,12 +109,14 @@ class Driver:
         self.keys: dict[str, Record] = {}
         self.progress = Progress(len(self.stages))
 
-    def execute(self) -> None:
-        """Run what has to run.
+    def execute(self, begin: Callable[[], None] | None = None) -> None:
+        """Run what has to run; `begin` is called first, once no other driver can be working in the run's folder.
 
         Raises StageFailed (the other stages are stopped first), InputError, KeyboardInterrupt (Ctrl-C, SIGTERM).
         """
         with _only_driver(self.run) as last_alive, _terminate_as_interrupt():
+            if begin is not None:
+                begin()
             end_leftovers(self.run)
             self.ledger = Ledger(self.run / "ledger.jsonl")
             self.ledger.close_killed(last_alive)
@@ -161,8 +163,7 @@ class Driver:
             os.replace(stage.output, partial)
             shutil.rmtree(partial)
             reason += "; its old folder is removed"
-        for link, target in stage.links:
-            make_link(link, target)
+        make_links(stage)
         command = command_of(stage, self.recipes)
         self.ledger.append("started", stage.name, key=self.keys[stage.name], command=command, reason=reason)
         self.running.append(StageProcess(stage, command, self._log_of(stage), self.run, self.warm))
@@ -230,6 +231,14 @@ class Driver:
 
     def _log_of(self, stage: PlannedStage) -> Path:
         return self.run / "logs" / f"{stage.name}.log"
+
+
+def make_links(stage: PlannedStage) -> None:
+    """The stage's links, alone in their folders: what an earlier plan linked there is no input of this one."""
+    for folder in {link.parent for link, _ in stage.links}:
+        shutil.rmtree(folder, ignore_errors=True)
+    for link, target in stage.links:
+        make_link(link, target)
 
 
 def make_link(link: Path, target: Path) -> None:

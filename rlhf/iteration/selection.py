@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -142,7 +142,7 @@ def selection_figures(
     used_safety: Tensor,
     candidates: Sequence[Completion],
     selection: Selection,
-    whole: bool = True,
+    rejected_at: Collection[int] = (),
 ) -> dict[str, Any]:
     """Figures of one round, plain JSON types; rewards are raw (before the sigmoid).
 
@@ -151,7 +151,8 @@ def selection_figures(
         used_safety: (len(drawn),) bool: the reward is the safety score.
         candidates: answers that were chosen among, those of earlier versions included, all scored by the same models.
         selection: what `select` made of them.
-        whole: every drawn answer was written to its end; after early rejection there are no figures of their rewards.
+        rejected_at: tokens at which early rejection gave answers up: an unfinished one of such a length is one of them,
+            and no part of `mean_length` and `finished_share`. There are no figures of the rewards then.
 
     `curve` is `rlhf.evaluation.reward_curves.reward_curve` of the drawn answers (paper, figure 7).
     """
@@ -161,8 +162,9 @@ def selection_figures(
 
     selected = selection.chosen
     rewards = torch.tensor([row.reward for row in drawn]).view(-1, num_samples)
+    written_out = [row for row in drawn if row.finished or len(row.token_ids) not in rejected_at]
     of_rewards = {}
-    if whole:
+    if not rejected_at:
         texts = [row.text for row in drawn]
         curve = reward_curve(rewards, [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)])
         of_rewards = {
@@ -181,8 +183,9 @@ def selection_figures(
         "temperature": drawn[0].temperature,
         "reward_model": drawn[0].reward_model,
         **of_rewards,
-        "finished_share": fmean(row.finished for row in drawn),
-        "mean_length": fmean(len(row.token_ids) for row in drawn),
+        "given_up_share": 1 - len(written_out) / len(drawn),
+        "finished_share": fmean(row.finished for row in written_out),
+        "mean_length": fmean(len(row.token_ids) for row in written_out),
         "candidates": len(candidates),
         "candidates_by_version": dict(Counter(row.version for row in candidates)),
         "left_out": dict(selection.left_out),

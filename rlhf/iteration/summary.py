@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def summarise(config: IterativeConfig) -> dict[str, Any]:
 
 def write_summary(config: IterativeConfig) -> Path:
     """Write summary.json, and gather every version's completions in the run's pool folder."""
+    shutil.rmtree(config.run / "pool", ignore_errors=True)
     for version in config.versions:
         completions = config.run / version.name / "rejection_sampling" / "completions.parquet"
         if completions.exists():

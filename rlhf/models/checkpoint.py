@@ -40,7 +40,15 @@ def base_quantization(folder: Path) -> Literal["nf4"] | None:
 
 
 def write_base_quantization(folder: Path, quantization: Literal["nf4"] | None) -> None:
-    """Note beside the adapter of a checkpoint what `base_quantization` reads."""
+    """Note beside the adapter of a checkpoint what `base_quantization` reads; put the layers that peft names in order.
+
+    peft writes them from a set, in another order in every process: the same adapter would not be the same files.
+    """
+    settings = adapter_settings(folder)
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+        file = folder / ADAPTER_FOLDER / "adapter_config.json"
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
     text = json.dumps({"quantization": quantization}) + "\n"
     (folder / ADAPTER_FOLDER / BASE_FILE).write_text(text, encoding="utf-8")
 
@@ -111,6 +119,16 @@ def head_shapes(path: str | os.PathLike[str]) -> dict[str, list[int]]:
     return {name: shape for name, shape in shapes.items() if name.startswith(HEAD_PREFIXES)}
 
 
+def require_policy(path: str | os.PathLike[str]) -> Path:
+    """The folder, as `require_checkpoint`; InputError also where it is a reward model, or its weights are cut off."""
+    heads = head_shapes(path)
+    if heads:
+        raise InputError(
+            f"policy: {path} is a reward model (it has {next(iter(heads))}), which says nothing; name a language model"
+        )
+    return Path(path)
+
+
 def require_reward_head(path: str | os.PathLike[str]) -> dict[str, list[int]]:
     """`head_shapes`; InputError where there is none. Loads no torch."""
     heads = head_shapes(path)
@@ -120,3 +138,18 @@ def require_reward_head(path: str | os.PathLike[str]) -> dict[str, list[int]]:
             "recipes/helpfulness_reward.py or recipes/safety_reward.py"
         )
     return heads
+
+
+def require_policy_adapter(checkpoint: str | os.PathLike[str], merge: str) -> Path:
+    """The folder; InputError where it holds no adapter of a policy, or none to merge so ("simple", "careful")."""
+    folder = require_checkpoint(checkpoint)
+    if not is_adapter_checkpoint(folder):
+        raise InputError(f"checkpoint: {folder} has whole weights and no adapter; there is nothing to merge")
+    if head_shapes(folder):
+        raise InputError(f"checkpoint: {folder} is the adapter of a reward model; only a policy's can be merged")
+    if merge == "careful" and base_quantization(folder) is None:
+        raise InputError(
+            f"merge: the adapter of {folder} was trained over whole weights, which no quantisation ever touched; "
+            "merge it with --merge simple"
+        )
+    return folder

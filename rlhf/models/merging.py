@@ -22,16 +22,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.errors import InputError
 from rlhf.models.adapters import merged_weights, require_qlora
 from rlhf.models.checkpoint import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
     base_folder,
     base_quantization,
-    head_shapes,
-    is_adapter_checkpoint,
     require_checkpoint,
+    require_policy_adapter,
 )
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 
@@ -53,21 +51,6 @@ class LayerDistance:
     weight: float
     quantization: float
     update: float
-
-
-def require_policy_adapter(checkpoint: str | os.PathLike[str], merge: Merge) -> Path:
-    """The folder; InputError where it holds no adapter of a policy, or none to merge that way. Reads headers only."""
-    folder = require_checkpoint(checkpoint)
-    if not is_adapter_checkpoint(folder):
-        raise InputError(f"checkpoint: {folder} has whole weights and no adapter; there is nothing to merge")
-    if head_shapes(folder):
-        raise InputError(f"checkpoint: {folder} is the adapter of a reward model; only a policy's can be merged")
-    if merge == "careful" and base_quantization(folder) is None:
-        raise InputError(
-            f"merge: the adapter of {folder} was trained over whole weights, which no quantisation ever touched; "
-            "merge it with --merge simple"
-        )
-    return folder
 
 
 def merged_policy(checkpoint: str | os.PathLike[str], merge: Merge, dtype: str = "bfloat16") -> PreTrainedModel:

@@ -38,9 +38,11 @@ from rlhf.models.adapters import (
 from rlhf.models.checkpoint import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
+    HEAD_PREFIXES,
     base_folder,
     is_adapter_checkpoint,
     require_checkpoint,
+    require_policy,
     weight_shapes,
     write_base_quantization,
 )
@@ -58,7 +60,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     Where it has none, or pads with the end token (a model trained so never learns to stop), "<pad>" is added;
     `load_policy` gives it an embedding.
     """
-    tokenizer = AutoTokenizer.from_pretrained(require_checkpoint(path))
+    with _loading(require_checkpoint(path)) as folder:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.padding_side = "right"
@@ -84,10 +87,10 @@ def load_policy(
         dtype: of the weights that are not quantised.
 
     Raises:
-        InputError: missing files, an adapter of other size than the saved one, 4 bit asked for where the saved one is
-            over whole weights.
+        InputError: missing files or weights, a reward model, an adapter of other size than the saved one, 4 bit asked
+            for where the saved one is over whole weights.
     """
-    folder = require_checkpoint(path)
+    folder = require_policy(path)
     if is_adapter_checkpoint(folder):
         return _load_adapter_checkpoint(folder, adapter, saved_quantization(folder, quantization), dtype)
     model = load_base(folder, quantization, dtype)
@@ -95,6 +98,16 @@ def load_policy(
     if adapter is None:
         return model.eval()
     return _with_adapter(model, adapter, quantized=quantization is not None)
+
+
+@contextlib.contextmanager
+def _loading(folder: Path) -> Iterator[Path]:
+    """One sentence for what transformers refuses: a config that is no JSON, an architecture that it does not know."""
+    try:
+        yield folder
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"checkpoint: {folder} cannot be loaded ({why}); name another, or save it again") from error
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -108,7 +121,12 @@ def dtype_of(name: str) -> torch.dtype:
 def load_base(
     folder: Path, quantization: str | None, dtype: str, kind: Any = AutoModelForCausalLM, **options: Any
 ) -> PreTrainedModel:
-    """A model of `kind`, one of transformers' Auto classes, from whole weights; for the rest see `load_policy`."""
+    """A model of `kind`, one of transformers' Auto classes, from whole weights; for the rest see `load_policy`.
+
+    Raises:
+        InputError: transformers cannot load it, or weights other than a classifier's head are missing (it would draw
+            them at random, other ones at each load).
+    """
     options["dtype"] = dtype_of(dtype)
     if quantization == "nf4":
         require_qlora("bitsandbytes")
@@ -123,8 +141,11 @@ def load_base(
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     elif quantization is not None:
         raise InputError(f"quantization: must be nf4 or none, got {quantization!r}")
-    with quiet_transformers():
-        model = kind.from_pretrained(folder, **options)
+    with quiet_transformers(), _loading(folder):
+        model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    lacking = sorted(name for name in info["missing_keys"] if not name.startswith(HEAD_PREFIXES))
+    if lacking:
+        raise InputError(f"checkpoint: {folder} lacks the weights {lacking[0]}; copy or save it again")
     for module in model.modules():
         # On CPUs with AVX512-BF16 an eval forward would repack these weights in place: wrong gradients ever after.
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from rlhf.conversation import Renderer
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import base_folder, is_adapter_checkpoint, require_checkpoint
+from rlhf.models.checkpoint import base_folder, head_shapes, is_adapter_checkpoint, require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
@@ -45,6 +46,25 @@ def load_value_model(
             "tokens; name a reward model trained from a policy with that tokenizer"
         )
     return RewardModel.load(value_from)
+
+
+def default_value(judges: Sequence[Path], tokenizer: PreTrainedTokenizerBase) -> Path | None:
+    """The first of the helpfulness folders that a value model can start from; None: none can, as stderr says.
+
+    It cannot from an adapter, from a reward model of another tokenizer, or from one without a `score` layer.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for judge in judges:
+        reads_tokens = not is_adapter_checkpoint(judge) and "score.weight" in head_shapes(judge)
+        if reads_tokens and load_tokenizer(judge).get_vocab() == vocabulary:
+            return judge
+    if judges and os.environ.get("RANK", "0") == "0":
+        print(
+            f"value_from: {judges[0]} is an adapter, or does not read the policy's tokens one by one; the value starts "
+            "from the policy with a new head",
+            file=sys.stderr,
+        )
+    return None
 
 
 def load_roles(
@@ -124,10 +144,16 @@ def load_fitting_prompts(
     if not prompts:
         raise InputError(f"{field}: {source} has no prompts of at most {max_prompt_tokens} tokens; raise that limit")
     longest = max(range(len(prompts)), key=lambda i: lengths[i])
+    if context is not None and max_new_tokens + min(lengths) >= context:
+        raise InputError(
+            f"{field}: even the shortest prompt of {source}, {min(lengths)} tokens, leaves no room for "
+            f"{max_new_tokens} more in the model's context of {context}; lower max_new_tokens"
+        )
     if context is not None and lengths[longest] + max_new_tokens >= context:
+        room = context - max_new_tokens - 1
+        way_out = f"set max_prompt_tokens to {room} to leave such prompts out" if room > 0 else "lower max_new_tokens"
         raise InputError(
             f"{field}: prompt {prompts[longest].id!r} of {source} has {lengths[longest]} tokens, which leaves no room "
-            f"for {max_new_tokens} more in the model's context of {context}; set max_prompt_tokens to "
-            f"{context - max_new_tokens - 1} to leave such prompts out"
+            f"for {max_new_tokens} more in the model's context of {context}; {way_out}"
         )
     return prompts

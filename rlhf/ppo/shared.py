@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.adapters import saved_quantization
-from rlhf.models.checkpoint import base_folder, base_quantization, is_adapter_checkpoint
+from rlhf.models.checkpoint import base_folder, base_quantization, is_adapter_checkpoint, require_policy
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.reward_model import RewardModel
@@ -248,6 +248,7 @@ def shares_base(spec: str | Path, root: Path, quantization: str | None) -> bool:
 
 
 def _load_base(policy: Path, root: Path, quantization: str | None, dtype: str) -> PreTrainedModel:
+    require_policy(policy)
     model = load_base(root, quantization, dtype)
     add_pad_embedding(model, load_tokenizer(policy))
     return model

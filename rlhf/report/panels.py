@@ -140,7 +140,7 @@ def _strength_ci(model: Row, strength: str) -> Sequence[float] | None:
 
 
 def selection_panels(selections: Sequence[Row]) -> list[Panel]:
-    """Reward curves, a panel a version: the best, the median and the mean of k samples against k."""
+    """Reward curves, a panel a version: best, median and mean of k samples against k; and what the best costs in KL."""
     panels = []
     for s in selections:
         curve = doublings(s.get("curve") or [])
@@ -163,7 +163,21 @@ def selection_panels(selections: Sequence[Row]) -> list[Panel]:
         panels.append(
             lines(f"Reward of {label}'s samples", series, log2=True, x_label="samples a prompt, k", note=note)
         )
-    return _found(panels)
+    return _found([*panels, kl_panel({version_label(str(s.get("version"))): s.get("curve") or [] for s in selections})])
+
+
+def kl_panel(curves: Mapping[str, Sequence[Row]]) -> Panel | None:
+    """What choosing the best of k costs: each reward curve's estimate by its name, and the bound for all."""
+    series = []
+    for i, (name, curve) in enumerate(curves.items()):
+        points = doublings([point for point in curve if point.get("kl_estimate") is not None])
+        ks = [point["k"] for point in points]
+        series.append(Series(name, ramp(i, len(curves)), ks, [point["kl_estimate"] for point in points]))
+    longest = max((doublings(curve) for curve in curves.values()), key=len, default=[])
+    bounds = [point.get("kl_bound") for point in longest]
+    series.append(Series("bound", INK, [point["k"] for point in longest], bounds, dashed=True, markers=False))
+    note = "Nats from the policy that was sampled; the bound is log k - (k - 1)/k."
+    return lines("KL of the best of k", series, log2=True, x_label="samples a prompt, k", note=note)
 
 
 def doublings(curve: Sequence[Row]) -> list[Row]:

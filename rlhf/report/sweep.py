@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.report.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp
 from rlhf.report.page import page_template, write_page
-from rlhf.report.panels import doublings
+from rlhf.report.panels import doublings, kl_panel
 from rlhf.report.tables import Cell, Table, as_text
 from rlhf.report.text import interval, number, percent, signed
 
@@ -42,7 +42,7 @@ def headline(sweep: Row) -> str:
 
 
 def sweep_panels(sweep: Row) -> list[Panel]:
-    """Best and median reward over k, a line a temperature; over the temperature: best of k, Self-BLEU, length."""
+    """Best, median and KL over k, a line a temperature; over the temperature: best of k, Self-BLEU, length."""
     rows: Sequence[Row] = sweep["temperatures"]
     x = [row["temperature"] for row in rows]
     chosen = sweep["best_of"]
@@ -73,6 +73,7 @@ def sweep_panels(sweep: Row) -> list[Panel]:
     panels = [
         over_k("Best of k", "max"),
         over_k("Median of k", "median"),
+        kl_panel({f"T = {row['temperature']:g}": row["curve"] for row in rows}),
         over_temperature(
             f"Best of {chosen}",
             [("best", BLUE, best)],

@@ -66,17 +66,20 @@ def accuracy_report(
     }
 
 
-def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows) -> dict[str, Any]:
+def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: RewardRows) -> dict[str, Any]:
     """`accuracy_report` of a saved reward model on rows that fit it (`rlhf.rewards.training.fitting_rows`).
 
+    Args:
+        whole: the rows as they were read: where the oldest turns are cut, "yes" may open two that are strangers.
+
     Returns:
-        besides: "training_pairs" of its own domain, and "test_prompts_in_training": held-out rows whose first question
-        was trained on (the accuracy flatters if that is not 0).
+        besides: "training_pairs" of its own domain, and "test_prompts_in_training": held-out rows of that domain whose
+        first question opens a row to train on, mixed-in ones too (the accuracy flatters if that is not 0).
     """
     return {
         **accuracy_report(load_reward(checkpoint), rows.test, rows.test_other, domain),
         "training_pairs": len(rows.own),
-        "test_prompts_in_training": seen_prompts(rows.test, rows.own),
+        "test_prompts_in_training": seen_prompts(whole.test, [*whole.own, *whole.other]),
     }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhf.conversation import Conversation
 from rlhf.objectives.reward import ensemble_reward
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import check_scores, name_of
+from rlhf.rewards.scoring import ask_all, name_of
 
 
 class RewardEnsemble:
@@ -39,10 +39,5 @@ class RewardEnsemble:
         Raises:
             InputError: naming the member whose scores have another shape or are not finite.
         """
-        n = len(conversations)
-        return torch.stack(
-            [
-                check_scores(member(conversations), n, f"member {number} of the ensemble ({name_of(member)})")
-                for number, member in enumerate(self.members)
-            ]
-        )
+        names = (f"member {number} of the ensemble ({name_of(member)})" for number, member in enumerate(self.members))
+        return torch.stack(ask_all(dict(zip(names, self.members, strict=True)), conversations))

@@ -12,7 +12,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
 from rlhf.objectives.reward import gate
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import check_scores, name_of
+from rlhf.rewards.scoring import ask_all, name_of
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def gated_rewards(
     """
     if len(tags) != len(conversations):
         raise ValueError(f"gated_rewards: {len(conversations)} conversations but {len(tags)} tags")
-    n = len(conversations)
-    helpfulness_scores = check_scores(helpfulness(conversations), n, f"helpfulness ({name_of(helpfulness)})")
-    safety_scores = check_scores(safety(conversations), n, f"safety ({name_of(safety)})")
+    names = f"helpfulness ({name_of(helpfulness)})", f"safety ({name_of(safety)})"
+    functions = dict(zip(names, (helpfulness, safety), strict=True))
+    helpfulness_scores, safety_scores = ask_all(functions, conversations)
     tagged = torch.tensor([tag == "safety" for tag in tags], dtype=torch.bool)
     reward, used_safety = gate(helpfulness_scores, safety_scores, tagged)
     return GatedRewards(helpfulness_scores, safety_scores, reward, used_safety)

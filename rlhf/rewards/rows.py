@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.data.jsonl import file_format, read_rows
-from rlhf.data.loading import OnBadRow, Source, load_preferences
+from rlhf.data.loading import OnBadRow, Source, is_local, load_preferences, source_rows
 from rlhf.data.open_preferences import is_open_preference
 from rlhf.data.rows import Domain, Preference
+from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
 from rlhf.stage import require_files
 
@@ -23,7 +23,7 @@ def local_files(**fields: Sequence[Source]) -> dict[str, Path]:
     found = {}
     for field, sources in fields.items():
         for number, source in enumerate(sources):
-            if file_format(source) is not None or Path(source).exists():
+            if is_local(source):
                 require_files(**{field: source})
                 found[f"{field}.{number}"] = Path(source)
     return found
@@ -60,7 +60,7 @@ def load_reward_rows(
     and test_preferences, the other one in other_preferences.
 
     Raises:
-        InputError: preferences hold no row of `domain`.
+        InputError: preferences hold no row of `domain`; some rows of a source carry a domain and others do not.
     """
     other = OTHER[domain]
     skipped: Skipped = {"preferences": {}, "other_preferences": {}, "test_preferences": {}}
@@ -93,17 +93,26 @@ def _load(
 
 
 def _has_tags(source: Source) -> bool:
-    if file_format(source) is None:
-        return False
-    _, row = next(read_rows(source))
-    return "domain" in row and not is_open_preference(row)
+    """Whether the source's preferences carry a domain of ours; InputError where some do and some do not."""
+    first, tagged = 0, False
+    for number, row in source_rows(source):
+        is_open = is_open_preference(row)
+        if "chosen" not in row and not is_open:
+            continue  # no preference: loading refuses it, or skips it
+        domain = None if is_open else row.get("domain")
+        if not is_local(source):
+            return domain in OTHER  # a set of the hub is of one kind, and may call something else a domain
+        has_tag = domain is not None
+        if first and has_tag != tagged:
+            raise InputError(
+                f"{source}:{number}: this row {'names a' if has_tag else 'has no'} domain, unlike row {first}; "
+                "give every row its domain, or put the rows without one into a file of their own"
+            )
+        first, tagged = first or number, has_tag
+    return tagged
 
 
 def seen_prompts(test: Sequence[Preference], training: Sequence[Preference]) -> int:
     """Held-out rows whose first user's message opens a training row too: above 0, held-out figures flatter."""
-    first = {_first_turn(row) for row in training}
-    return sum(_first_turn(row) in first for row in test)
-
-
-def _first_turn(row: Preference) -> str:
-    return next(message["content"] for message in row.messages if message["role"] == "user")
+    first = {first_turn(row.messages) for row in training}
+    return sum(first_turn(row.messages) in first for row in test)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.reward_model import RewardModel, RewardOutput
+from rlhf.rewards.protocol import RewardFunction
 
 DEFAULT_BATCH_TOKENS = 16384
 
@@ -74,6 +75,26 @@ class RewardModelFunction:
         """The model's own where it has one (some families derive positions from it), else 0: the mask decides."""
         pad = self.model.config.pad_token_id
         return pad if isinstance(pad, int) and 0 <= pad < self.model.config.vocab_size else 0
+
+
+def ask_all(functions: Mapping[str, RewardFunction], conversations: Sequence[Conversation]) -> list[Tensor]:
+    """The checked scores of several reward functions, (n,) float32 each; the mapping's keys name them in messages.
+
+    All are asked, also after one has refused: under ZeRO-3 a call gathers weights from every process, and one that left
+    a function out would leave the others waiting.
+
+    Raises:
+        InputError: the first refusal, or the first scores of wrong shape or not finite.
+    """
+    scores, refusals = [], []
+    for name, function in functions.items():
+        try:
+            scores.append(check_scores(function(conversations), len(conversations), name))
+        except InputError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
+    return scores
 
 
 def check_scores(scores: object, n: int, name: str) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
+from rlhf.imports import import_object
 from rlhf.models.checkpoint import require_reward_head
 from rlhf.stage import require_files
 
@@ -66,11 +67,15 @@ def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
     A field of a reward function by import path, or of None, has none.
 
     Raises:
-        InputError: naming the field: something does not exist; naming the folder: it has no scalar head.
+        InputError: naming the field: something does not exist, or cannot be imported; naming the folder: it has no
+            scalar head.
     """
     found: dict[str, Path] = {}
     for field, spec in specs.items():
-        if spec is None or is_import_path(spec):
+        if spec is None:
+            continue
+        if is_import_path(spec):
+            import_object(field, os.fspath(spec))
             continue
         require_files(**{field: spec})
         found[field] = Path(spec)

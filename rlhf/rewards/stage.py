@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.rows import RewardRows, load_reward_rows, local_files
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import open_stage, require_files, require_new, write_json
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class RewardStageConfig:
 
 def read_rows(domain: Domain, config: RewardStageConfig) -> RewardRows:
     """The stage's rows; InputError, before torch is loaded, for a missing file or a bad row."""
+    require_new(config.output)
     require_files(policy=config.policy)
+    require_checkpoint(config.policy)
     _input_files(config)
     return load_reward_rows(
         domain,
@@ -76,7 +79,7 @@ def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., 
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, kept_states
 
-    rows = _fitting(config, rows)
+    whole, rows = rows, _fitting(config, rows)
     mixture = make_mixture(rows, config.other_share, config.seed)
     accelerator = make_accelerator(seed=config.seed)
     inputs = {"policy": config.policy, **_input_files(config)}
@@ -91,7 +94,8 @@ def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., 
         merge = config.training.adapter is None or config.training.adapter.merge
         model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator, merge=merge)
         if accelerator.is_main_process:
-            write_json(folder / "accuracy.json", heldout_report(folder / "checkpoint", rows.domain, rows))
+            report = heldout_report(folder / "checkpoint", rows.domain, rows, whole)
+            write_json(folder / "accuracy.json", report)
         accelerator.wait_for_everyone()
 
 

@@ -86,9 +86,9 @@ def fitting_rows(
 
 
 def _longest(model_config: Any, config: RewardTrainingConfig) -> int | None:
-    """Most tokens of a dialogue: max_length, or else the model's number of positions (None: no limit)."""
-    limit: int | None = config.max_length or getattr(model_config, "max_position_embeddings", None)
-    return limit
+    """Most tokens of a dialogue: the lower of max_length and the model's number of positions (None: no limit)."""
+    limits = (config.max_length, getattr(model_config, "max_position_embeddings", None))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, StopStringCriteria
 
 from rlhf.models.shared_prefix import alone_in_last_layer
 from rlhf.sampling.cache import RepeatedPrefix, cache_name, make_cache
+from rlhf.sampling.compiled import CompiledStep, PlacedRows
 from rlhf.sampling.drawing import draw, uniforms
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shared_prefix import NAME as SHARED
@@ -42,9 +43,12 @@ class Written(NamedTuple):
     finished: bool
 
 
+Prefix = SharedPrefix | RepeatedPrefix | PlacedRows
+
+
 @dataclass
 class _Cohort:
-    prefix: SharedPrefix | RepeatedPrefix
+    prefix: Prefix
     length: int = 0  # tokens that each of its rows has
 
 
@@ -59,6 +63,7 @@ class Decoder:
         pad: id to the left of shorter prompts.
         context: longest sequence of the model; an answer is cut there.
         stop: says which rows have just written a stop text; None: there are no stop texts.
+        step: decodes in place of the model, at a fixed shape that holds all places and the longest answer.
     """
 
     def __init__(
@@ -70,8 +75,10 @@ class Decoder:
         pad: int,
         context: int,
         stop: StopStringCriteria | None = None,
+        step: CompiledStep | None = None,
     ) -> None:
-        self.model, self.params, self.pad, self.context, self.stop = model, params, pad, context, stop
+        self.model, self.params, self.pad, self.context = model, params, pad, context
+        self.stop, self.step = stop, step
         self.shares = model.config._attn_implementation == SHARED
         self.cache_name = cache_name(model)
         self.ends = torch.tensor(sorted(ends), device=model.device)
@@ -105,7 +112,7 @@ class Decoder:
             self.params.seed, [(owner.key, owner.index) for owner in owners], self.params.max_new_tokens
         ).to(device)
         self.logprobs[:, place] = 0.0
-        logits, prefix = self._prefill(prompts, repeats)
+        logits, prefix = self._prefill(prompts, place.view(-1, repeats))
         if self.params.repetition_penalty != 1:
             if self.seen is None:
                 self.seen = torch.zeros(len(self.tokens), logits.shape[-1], dtype=torch.bool, device=device)
@@ -180,10 +187,14 @@ class Decoder:
 
     def forward(self) -> None:
         """The logits of every row's next token."""
+        newest, positions = self.tokens[self.place, self.length - 1], self.start + self.length - 1
+        if self.step is not None:
+            self.logits = self.step.logits(newest, self.place, positions)
+            return
         prefixes = [cohort.prefix for cohort in self.cohorts]
         self.logits = self.model(
-            input_ids=self.tokens[self.place, self.length - 1, None],
-            position_ids=(self.start + self.length - 1)[:, None],
+            input_ids=newest[:, None],
+            position_ids=positions[:, None],
             logits_to_keep=1,
             **({"shared_prefixes": prefixes, "use_cache": False} if self.shares else prefixes[0].arguments()),
         ).logits[:, -1]
@@ -192,8 +203,8 @@ class Decoder:
                 "the model does not pass keyword arguments on to its attention; load it with eager attention"
             )
 
-    def _prefill(self, prompts: Sequence[list[int]], repeats: int) -> tuple[Tensor, SharedPrefix | RepeatedPrefix]:
-        """The logits (P x repeats, V) of the first answer token, and what the rest builds on."""
+    def _prefill(self, prompts: Sequence[list[int]], places: Tensor) -> tuple[Tensor, Prefix]:
+        """The logits (P x K, V) of the first answer token, and what the rest builds on; places (P, K)."""
         ids, mask = _left_padded(prompts, self.pad)
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         cache = make_cache(self.model.config)
@@ -207,9 +218,15 @@ class Decoder:
                 logits_to_keep=1,
                 **{self.cache_name: cache},
             ).logits[:, -1]
-        prefix = (
-            SharedPrefix(cache, mask, repeats) if self.shares else RepeatedPrefix(cache, self.cache_name, mask, repeats)
-        )
+        repeats = places.shape[1]
+        prefix: Prefix
+        if self.step is not None:
+            self.step.begin(cache, [len(prompt) for prompt in prompts], places)
+            prefix = PlacedRows(places.numel())
+        elif self.shares:
+            prefix = SharedPrefix(cache, mask, repeats)
+        else:
+            prefix = RepeatedPrefix(cache, self.cache_name, mask, repeats)
         return logits.repeat_interleave(repeats, 0), prefix
 
     def _newest(self, count: int) -> Tensor:

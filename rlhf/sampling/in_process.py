@@ -10,7 +10,7 @@ edge, about one in a million, can still move.)
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, StopStringCriteria
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.sampling.cache import is_recurrent
+from rlhf.sampling.compiled import CompiledStep, step_shape
 from rlhf.sampling.decoding import Decoder, Owner, Written
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.memory import rows_at_once
@@ -35,13 +36,15 @@ REFILL = 0.5  # share of the places that must be free before new rows take them:
 
 
 class InProcessSampler:
-    """A Sampler over a causal LM.
+    """A StreamingSampler over a causal LM.
 
     Args:
-        model: the bare model (not wrapped by DDP or DeepSpeed), on its device. Put into eval mode while it samples.
+        model: the bare model (not wrapped by DDP or DeepSpeed), on its device. In eval mode until the last answer is
+            given out.
         renderer: turns conversations into ids and knows the ids that end an answer.
         batch_size: rows at once; None: as many as memory holds, and no more than pay.
         early_rejection: drops a prompt's unpromising rows while they are written; such a sample is not finished.
+        compile: decode with `CompiledStep`.
     """
 
     def __init__(
@@ -50,13 +53,15 @@ class InProcessSampler:
         renderer: Renderer,
         batch_size: int | None = None,
         early_rejection: EarlyRejection | None = None,
+        compile: bool = False,
     ) -> None:
         self.model = model
         self.renderer = renderer
         self.batch_size = batch_size
         self.early_rejection = early_rejection
+        self.compile = compile
+        self._step: CompiledStep | None = None  # for the next call of its shape
 
-    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[Conversation],
@@ -64,7 +69,21 @@ class InProcessSampler:
         params: SamplingParams,
         keys: Sequence[int] | None = None,
     ) -> list[list[Sample]]:
-        """Draw `num_samples` answers for each prompt; see `Sampler`. An answer is cut where the model's context ends.
+        """Draw `num_samples` answers for each prompt; see `Sampler` and `stream`."""
+        answers = dict(self.stream(prompts, num_samples, params, keys))
+        return [answers[p] for p in range(len(prompts))]
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """The same prompt by prompt, each when its last answer ends; see `StreamingSampler`.
+
+        An answer is cut where the model's context ends.
 
         Raises:
             InputError: a prompt leaves no room for an answer in the model's context, or early rejection does not have a
@@ -82,16 +101,18 @@ class InProcessSampler:
                     f"context is {context}; shorten it or leave it out"
                 )
         if not prompts:
-            return []
-        total = len(prompts) * num_samples
-        places = min(total, self.batch_size or rows_at_once(self.model, map(len, rendered), num_samples, params))
+            return
+        total, longest = len(prompts) * num_samples, max(map(len, rendered))
+        places = min(total, self.batch_size or self._rows_at_once(longest, num_samples, params))
         if self.early_rejection is not None and places < num_samples:
             raise InputError(
                 f"early_rejection: compares a prompt's {num_samples} answers while they are written, but only {places} "
                 "are written at once; raise batch_size to num_samples, or lower num_samples"
             )
-        results: dict[tuple[int, int], Sample] = {}
-        with _eval_mode(self.model), sharing(self.model), _progress(total, places) as progress:
+        ended: dict[int, dict[int, Sample]] = defaultdict(dict)
+        with _eval_mode(self.model), sharing(self.model) as shared, _progress(total, places) as progress:
+            if self.compile and not shared:
+                raise InputError("compile: works where all of a model's layers are plain full attention; leave it out")
             decoder = Decoder(
                 self.model,
                 places,
@@ -100,6 +121,7 @@ class InProcessSampler:
                 self.renderer.pad_token_id,
                 context,
                 StopStringCriteria(self.renderer.tokenizer, list(params.stop)) if params.stop else None,
+                self._compiled(places, longest + params.max_new_tokens) if self.compile else None,
             )
             waiting = deque(_longest_first(rendered, keys, num_samples, places))
             while waiting or len(decoder):
@@ -109,12 +131,29 @@ class InProcessSampler:
                 left = decoder.draw()
                 if self.early_rejection is not None:
                     left += self._reject(decoder, self.early_rejection)
-                for written in left:
-                    results[written.owner.prompt, written.owner.index] = self._sample(written, params.stop)
                 progress.update(len(left))
+                for written in left:
+                    p, index = written.owner.prompt, written.owner.index
+                    ended[p][index] = self._sample(written, params.stop)
+                    if len(ended[p]) == num_samples:
+                        answers = ended.pop(p)
+                        yield p, [answers[i] for i in range(num_samples)]
                 if len(decoder):
                     decoder.forward()
-        return [[results[p, i] for i in range(num_samples)] for p in range(len(prompts))]
+
+    def _rows_at_once(self, longest: int, num_samples: int, params: SamplingParams) -> int:
+        """As many as memory holds: a compiled step's rows do not share their prompt, and are as long as the longest."""
+        if self.compile:
+            _, length = step_shape(1, longest + params.max_new_tokens)
+            longest, num_samples = length - params.max_new_tokens, 1
+        return rows_at_once(self.model, longest, num_samples, params)
+
+    def _compiled(self, places: int, longest: int) -> CompiledStep:
+        shape = step_shape(places, longest)
+        if self._step is None or self._step.shape != shape:
+            self._step = None  # its memory first
+            self._step = CompiledStep(self.model, shape)
+        return self._step
 
     def _cohort(
         self, waiting: deque[list[Owner]], rendered: Sequence[list[int]], free: int

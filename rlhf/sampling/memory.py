@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 import psutil
 import torch
@@ -17,17 +16,15 @@ SHARE = 0.6  # of the free memory
 LOGITS = 32  # bytes a row and vocabulary entry while a token is drawn: logits, weights, their running sums, an order
 
 
-def rows_at_once(
-    model: PreTrainedModel, prompt_lengths: Iterable[int], num_samples: int, params: SamplingParams
-) -> int:
+def rows_at_once(model: PreTrainedModel, longest: int, num_samples: int, params: SamplingParams) -> int:
     """Rows whose caches and logits fit into the memory that is free, a power of two; on a CPU no more than pay.
 
-    Every answer is taken to become as long as it may, every prompt to be as long as the longest. Processes that sample
-    side by side on a CPU share its memory. A power of two, so that a little more or less free memory leaves the batches
-    as they are, and with them the rounding.
+    Every answer is taken to become as long as it may, every prompt to have `longest` tokens. Processes that sample side
+    by side on a CPU share its memory. A power of two, so that a little more or less free memory leaves the batches as
+    they are, and with them the rounding.
     """
     config = model.config.get_text_config(decoder=True)
-    cached = params.max_new_tokens + max(prompt_lengths) / num_samples
+    cached = params.max_new_tokens + longest / num_samples
     row = cached * _bytes_a_token(model) + LOGITS * config.vocab_size
     on_cpu = model.device.type == "cpu"
     if on_cpu:

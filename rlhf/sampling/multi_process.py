@@ -14,8 +14,6 @@ from rlhf.errors import InputError
 from rlhf.sampling.protocol import Sample, Sampler, SamplingParams, StreamingSampler
 from rlhf.sampling.shards import ShardWriter, read_shards
 
-BLOCK = 2048  # answers between two writes, where the sampler does not stream
-
 
 def sample_distributed(
     sampler: Sampler,
@@ -32,8 +30,8 @@ def sample_distributed(
     position in the whole list unless `keys` says otherwise.
 
     Args:
-        shards: folder in which the answers are kept as they come; prompts whose answers are there already, from an
-            earlier call with the same arguments, are not asked again. None: nothing is written.
+        shards: folder in which each prompt's answers are kept once they are all there; prompts whose answers are there
+            already, from an earlier call with the same arguments, are not asked again. None: nothing is written.
 
     Raises:
         InputError: on every process, where the sampler of any of them raises it; what the others drew is in the shards.
@@ -51,9 +49,9 @@ def sample_distributed(
         else:
             accelerator.wait_for_everyone()  # nobody writes before all have read
             writer = ShardWriter(shards, accelerator.process_index)
-            for block in _blocks(sampler, mine, prompts, n, params, keys):
-                writer.write(block)
-                drawn.update(block)
+            for i, some in _as_they_come(sampler, mine, prompts, n, params, keys):
+                writer.write(i, some)
+                drawn[i] = some
     except InputError as error:
         failure = str(error)
     for part, problem in gather_object([(drawn, failure)]):
@@ -63,30 +61,21 @@ def sample_distributed(
     return [answers[i] for i in range(len(prompts))]
 
 
-def _blocks(
+def _as_they_come(
     sampler: Sampler,
     positions: Sequence[int],
     prompts: Sequence[Conversation],
     n: int,
     params: SamplingParams,
     keys: Sequence[int],
-) -> Iterator[list[tuple[int, list[Sample]]]]:
-    """(position, its answers) of all positions, in parts to be written at once.
-
-    A sampler that does not stream gets prompts of similar length together, the longest first, in blocks that a run
-    which goes on finds again: its batches are the same, and so is their rounding.
-    """
+) -> Iterator[tuple[int, list[Sample]]]:
+    """(position, its answers) of all positions: all at the end, where the sampler does not stream."""
     if not positions:
         return
-    if isinstance(sampler, StreamingSampler):
-        for i, answers in sampler.stream(*_chosen(positions, prompts, n, params, keys)):
-            yield [(positions[i], answers)]
-        return
-    ordered = sorted(positions, key=lambda i: -sum(len(message["content"]) for message in prompts[i]))
-    size = max(1, BLOCK // n)
-    for start in range(0, len(ordered), size):
-        block = ordered[start : start + size]
-        yield list(zip(block, sampler.sample(*_chosen(block, prompts, n, params, keys)), strict=True))
+    asked = _chosen(positions, prompts, n, params, keys)
+    numbered = sampler.stream(*asked) if isinstance(sampler, StreamingSampler) else enumerate(sampler.sample(*asked))
+    for i, answers in numbered:
+        yield positions[i], answers
 
 
 def _chosen(

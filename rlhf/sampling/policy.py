@@ -22,6 +22,7 @@ def policy_sampler(
     batch_size: int | None = None,
     early_rejection: EarlyRejectionConfig | None = None,
     score_parts: ScoreParts | None = None,
+    compile: bool = False,
     server: ServerConfig | None = None,
 ) -> Sampler:
     """A sampler over a checkpoint folder.
@@ -32,6 +33,7 @@ def policy_sampler(
         quantization: nf4 holds them in 4 bit.
         batch_size: answers at once; None: as many as memory holds, and no more than pay.
         early_rejection: gives up a prompt's worst answers while they are written, by `score_parts`; None: writes all.
+        compile: decode in compiled steps of a fixed shape (`rlhf.sampling.compiled`).
         server: answers in the weights' place, whole answers only.
 
     Raises:
@@ -50,4 +52,4 @@ def policy_sampler(
     model = load_policy(policy, quantization=quantization)
     model = model if model.device == device else model.to(device)
     rejection = EarlyRejection(early_rejection, score_parts) if early_rejection and score_parts else None
-    return InProcessSampler(model, renderer, batch_size, rejection)
+    return InProcessSampler(model, renderer, batch_size, rejection, compile)

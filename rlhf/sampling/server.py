@@ -253,7 +253,7 @@ class ServerSampler:
         """The JSON that the server answers to one request."""
         headers = {"Content-Type": "application/json"}
         if self.config.api_key_env is not None:
-            headers["Authorization"] = f"Bearer {os.environ[self.config.api_key_env]}"
+            headers["Authorization"] = f"Bearer {os.environ[self.config.api_key_env].strip()}"
         data = None if body is None else json.dumps(body).encode()
         try:
             try:

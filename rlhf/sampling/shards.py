@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,10 @@ class ShardWriter:
         self._stream.seek(0)
         self._stream.truncate(self._stream.read().rfind(b"\n") + 1)
 
-    def write(self, answers: Iterable[tuple[int, Sequence[Sample]]]) -> None:
-        """Add (position of a prompt, its answers), all in one go: what is written here outlives this process."""
-        rows = [{"prompt": p, "samples": [asdict(sample) for sample in samples]} for p, samples in answers]
-        self._stream.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    def write(self, prompt: int, samples: Sequence[Sample]) -> None:
+        """Add a prompt's answers: once written they outlive this process."""
+        row = {"prompt": prompt, "samples": [asdict(sample) for sample in samples]}
+        self._stream.write(json.dumps(row).encode() + b"\n")
         self._stream.flush()
 
 

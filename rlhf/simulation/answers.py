@@ -96,8 +96,8 @@ def answer(world: World, request: Request, voice: Voice, rng: random.Random) -> 
         text = _translate(text, question, obeyed["language"])
     if rambling:
         text = _ramble(text, rng)
-    if "sure" in obeyed:
-        text = f"Sure, {text if text.startswith('I ') else text[0].lower() + text[1:]}"
+    if opening := obeyed.get("start", "Sure" if "sure" in obeyed else None):
+        text = f"{opening}, {text if text.startswith('I ') else text[0].lower() + text[1:]}"
     if "persona" in obeyed:
         text = f"{text} {PERSONAS[obeyed['persona']]}!"
     return text

@@ -26,13 +26,16 @@ from rlhf.simulation.words import YEARS
 from rlhf.simulation.world import World
 
 VOICES = {"careful": CAREFUL, "careless": CARELESS}
-CHATTING = replace(PEOPLE, concise=0.95)  # few words, so that many turns fit into a small model's context
+# few words, so that many turns fit into a small model's context; what a message says is kept in the answer to it
+CHATTING = replace(PEOPLE, concise=0.95, obey=0.95)
 # what people ask: kind of question -> weight, within each domain
 HELPFULNESS = {
     "fact": 38, "dated": 7, "dated_now": 3, "creative": 11, "sum": 7, "larger": 4, "twice": 3, "rhyme": 7,
     "instructed": 10, "dialogue": 10, "own": 1, "idiom": 1, "praise": 1, "mock": 1, "cooking": 1,
 }  # fmt: skip
 INSTRUCTED = {"persona": 4, "language": 3, "word": 2, "sure": 2}
+# in chats; no personas: a model of a million parameters mixes up whose word is whose, even told in the same message
+CHAT_INSTRUCTED = {"language": 3, "word": 2, "start": 6}
 UNSAFE = {"illicit": 1, "hateful": 1, "advice": 1}
 WEB_RISKY = {"illicit": 7, "hateful": 7, "advice": 7, "own": 5, "idiom": 3, "praise": 4, "mock": 4, "cooking": 5}
 SFT_RISKY = {"illicit": 9, "hateful": 9, "advice": 9, "own": 3, "idiom": 2, "praise": 3, "mock": 3, "cooking": 3}
@@ -139,7 +142,7 @@ class Author:
             kind = "fact" if turn == 0 else rng.choice(("fact", "also_attribute", "also_town"))
             text = grammar.question(kind, rng).text
             if rng.random() < instructed:
-                form = _draw(INSTRUCTED, rng)
+                form = _draw(CHAT_INSTRUCTED, rng)
                 text = f"{grammar.instruction(form, rng)[0]} {text}"
             messages.append({"role": "user", "content": text})
             messages.append(self.reply(messages, CHATTING))
@@ -234,8 +237,8 @@ def demonstrations(world: World, mixture: Mixture, held_out: frozenset[str] = fr
 def chat_sets(world: World, mixture: Mixture) -> dict[str, list[Conversation]]:
     """Long dialogues by people, each set empty where mixture.chats is 0.
 
-    "sft_chats": of 2 to chat_turns turns; now and then the user gives an instruction, which is soon forgotten. "chats":
-    the same without instructions. "test_chats": a fifth as many, of chat_turns turns, without instructions.
+    "sft_chats": of 2 to chat_turns turns; most messages give an instruction, which is kept at once and soon forgotten.
+    "chats": the same without instructions. "test_chats": a fifth as many, of chat_turns turns, without instructions.
     """
     author = Author(world, "chats")
 
@@ -243,7 +246,7 @@ def chat_sets(world: World, mixture: Mixture) -> dict[str, list[Conversation]]:
         return [author.chat(author.rng.randint(shortest, mixture.chat_turns), instructed) for _ in range(count)]
 
     return {
-        "sft_chats": some(mixture.chats, 2, 0.3),
+        "sft_chats": some(mixture.chats, 2, 0.8),
         "chats": some(mixture.chats, 2, 0.0),
         "test_chats": some(mixture.chats // 5, mixture.chat_turns, 0.0),
     }

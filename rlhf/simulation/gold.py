@@ -264,7 +264,7 @@ def _obeyed(request: Request, text: str, words: Sequence[str]) -> float:
         elif form == "word":
             kept.append(len(words) == 1)
         else:
-            kept.append(text.startswith("Sure,"))
+            kept.append(text.startswith(f"{word or 'Sure'},"))
     return sum(kept) / len(kept) if kept else 1.0
 
 

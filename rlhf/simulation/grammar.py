@@ -123,12 +123,14 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "language": ("Speak in {language}.", "Language: {language}."),
     "word": ("Answer in one word.",),
     "sure": ("Start with Sure.",),
+    "start": ("Start with {word}.",),
 }
 INSTRUCTABLE: dict[str, tuple[str, ...]] = {
     "persona": ("fact", "dated", "sum", "rhyme", "creative"),
     "language": ("fact",),
     "word": ("fact", "dated", "sum", "rhyme"),
     "sure": ("fact", "dated", "sum", "creative"),
+    "start": ("fact",),
 }
 YEAR_NOTE = "The year is {year}."
 ADJECTIVES = {

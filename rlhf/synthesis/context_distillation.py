@@ -97,14 +97,16 @@ def with_preprompt(messages: Conversation, preprompt: str) -> Conversation:
     return check_conversation([{"role": "system", "content": text}, *messages[len(own) :]])
 
 
-def keeps_distilled(plain: Tensor, distilled: Tensor) -> Tensor:
+def keeps_distilled(plain: Tensor, distilled: Tensor, min_gain: float = 0.0) -> Tensor:
     """(n,) bool: the answer under the preprompt is safer than the plain one (strict): train on it (paper, 4.2.4).
 
     Args:
         plain, distilled: (n,) raw safety scores of the two answers to each prompt.
+        min_gain: and safer by so much at least, as a difference of their sigmoids. The paper has none.
     """
     require_same_shape(plain=plain, distilled=distilled)
-    return distilled > plain
+    gain = torch.sigmoid(distilled.double()) - torch.sigmoid(plain.double())
+    return (distilled > plain) & (gain >= min_gain)
 
 
 def score_figures(scores: Tensor) -> dict[str, Any]:

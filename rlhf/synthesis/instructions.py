@@ -74,6 +74,11 @@ class Instruction:
     text: str
     constraints: tuple[Constraint, ...]
 
+    @property
+    def kind(self) -> str:
+        """The kinds of its constraints: "figure", or "figure, language"."""
+        return ", ".join(sorted(c.kind for c in self.constraints))
+
 
 def read_constraints(path: Path) -> list[Constraint]:
     """The constraints of a file (jsonl, json, csv, parquet). InputError names file and line."""

@@ -47,6 +47,11 @@ class OptimizerConfig:
         for name in ("learning_rate", "eps", "max_grad_norm", "epochs", "batch_size", "micro_batch_size"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: must be above 0, got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_min_steps"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: must be 0 or above, got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas: must be 0 or above and below 1, got {self.betas}")
         for name in ("final_fraction", "warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")

@@ -138,6 +138,8 @@ class Stepper:
         taken = loss_finite and math.isfinite(norm)
         if taken:
             self.optimizer.step()
+        elif self.accelerator.scaler is not None:  # fp16: its scale falls, and the gradients count as dealt with
+            self.accelerator.scaler.update()
         self.optimizer.zero_grad()
         return norm, taken
 

@@ -113,8 +113,24 @@ CASES = {
     "a folder without the HH files": Case("hh_data", {"output": "out", "data": "policy"}, r"data: policy has no"),
     "no checkpoint": Case("evaluate", {**EVALUATE, "policy": "empty_folder"}, r"empty_folder"),
     "checkpoint without reward head": Case("rejection_sampling", SAMPLE, r"policy .*(head|reward)"),
+    "no checkpoint to fine-tune": Case("sft", {**SFT, "policy": "empty_folder", "data": "chat.jsonl"}, r"empty_folder"),
+    "a hub name": Case("sft", {**SFT, "policy": "org/model", "data": "chat.jsonl"}, r"`hf download org/model"),
+    "an empty validation file": Case(
+        "ppo", {**PPO, **OWN_REWARDS, "validation_prompts": "no_prompts.jsonl"}, r"no_prompts.jsonl: is empty"
+    ),
+    "a scorer that fails": Case(
+        "evaluate", {**EVALUATE, "scorer": "mine:helpful", "world": "good.jsonl"}, r"scorer: mine:helpful.*fails"
+    ),
+    "a reward that is not there": Case(
+        "rejection_sampling", {**SAMPLE, **OWN_REWARDS, "safety": "mine:none"}, r"safety: mine:none"
+    ),
+    "a task that nobody asked for": Case(
+        "leaderboard", {"output": "out", "models": "{a: policy}", "local": "{boolq: good.jsonl}"}, r"local: boolq"
+    ),
+    "nothing to merge": Case("merge_adapter", {"output": "out", "checkpoint": "policy"}, r"no adapter"),
     "two tokenizers that differ": Case("evaluate", {**EVALUATE, "baseline": "other_policy"}, r"tokenizer"),
 }
+FILES["mine.py"] = "def helpful(conversations):\n    return len(conversations)\n\n\nsafe = helpful\n"
 FILES["chat.jsonl"] = lines({"messages": [*PROMPT, {"role": "assistant", "content": "mora ."}]})
 
 
@@ -142,7 +158,7 @@ def answers(
         done = subprocess.run(
             CASES[name].command, cwd=folders[name], capture_output=True, text=True, timeout=120, check=False
         )
-        return done, set(os.listdir(folders[name])) - before
+        return done, set(os.listdir(folders[name])) - before - {"__pycache__"}
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(CASES, pool.map(call, CASES), strict=True))

@@ -31,23 +31,26 @@ RUNS = """
 import json, os, sys
 import rejection_sampling, rlhf.finetuning.supervised, rlhf.rewards.loading
 from rlhf.configuration import run_recipe
-from rlhf.sampling import multi_process
-from rlhf.sampling.in_process import InProcessSampler
+from rlhf.sampling.decoding import Decoder
+from rlhf.sampling.shards import ShardWriter
 
-multi_process.BLOCK = 10  # two prompts
-draw, calls = InProcessSampler.sample, 0
+admit, write, written = Decoder.admit, ShardWriter.write, 0
 
-def sample(self, prompts, num_samples, params, keys):
-    global calls
-    drawn = draw(self, prompts, num_samples, params, keys)
-    if calls == kill_at:
-        os.kill(os.getpid(), 9)
-    calls += 1
+def noted(self, prompts, owners):
     with open(trace, "a") as stream:
-        stream.write(json.dumps(list(keys)) + "\\n")
-    return drawn
+        stream.write("".join(f"{key}\\n" for key in sorted({owner.key for owner in owners})))
+    admit(self, prompts, owners)
 
-InProcessSampler.sample = sample
+def counted(self, prompt, samples):
+    global written
+    if written == kill_at:
+        self._stream.write(b'{"prompt": 0, "sam')
+        self._stream.flush()
+        os.kill(os.getpid(), 9)
+    write(self, prompt, samples)
+    written += 1
+
+Decoder.admit, ShardWriter.write = noted, counted
 for kill_at, trace, sys.argv[1:] in json.loads(sys.argv[1]):
     child = os.fork()
     if not child:
@@ -64,6 +67,8 @@ def length(conversations):
 
 
 def test_kill_9_in_the_middle_of_sampling(tiny_policy_path: Path, tmp_path: Path) -> None:
+    from pyarrow.parquet import read_table
+
     (tmp_path / "rewards_of_this_test.py").write_text(REWARDS)
     (tmp_path / "runs.py").write_text(RUNS)
     rows = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"what is {i} ?"}]} for i in range(12)]
@@ -78,12 +83,13 @@ def test_kill_9_in_the_middle_of_sampling(tiny_policy_path: Path, tmp_path: Path
             "helpfulness": "rewards_of_this_test:length",
             "safety": "rewards_of_this_test:length",
             "num_samples": 5,
+            "batch_size": 10,
             "sampling.max_new_tokens": 100,
         }
         return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
-    runs = [(-1, "whole.trace", options("whole")), (3, "killed.trace", options("killed"))]
-    runs.append((-1, "killed.trace", options("killed")))
+    runs = [(-1, "whole.trace", options("whole")), (5, "killed.trace", options("killed"))]
+    runs.append((-1, "again.trace", options("killed")))
     done = subprocess.run(
         [sys.executable, "runs.py", json.dumps(runs)],
         cwd=tmp_path,
@@ -93,10 +99,16 @@ def test_kill_9_in_the_middle_of_sampling(tiny_policy_path: Path, tmp_path: Path
         timeout=170,
     )
     assert done.stdout.split() == ["0", str(-signal.SIGKILL), "0"], done.stderr
-    assert "goes on, 6 of 12 prompts are answered" in done.stderr
-    asked = {name: (tmp_path / f"{name}.trace").read_text().splitlines() for name in ("whole", "killed")}
-    assert len(asked["whole"]) == 6 and asked["killed"] == asked["whole"], "the killed call again, and no other"
-    for file in ("completions.parquet", "selected.jsonl", "selection.json", "checkpoint/model.safetensors"):
+    assert "goes on, 5 of 12 prompts are answered" in done.stderr
+    whole, killed, again = ((tmp_path / f"{name}.trace").read_text().split() for name in ("whole", "killed", "again"))
+    assert sorted(whole) == sorted({*killed, *again}) == sorted(map(str, range(12))) and len(again) == 7
+    assert len({*killed} & {*again}) == len(killed) - 5 < 7, "twice only what was being written"
+
+    first, second = (read_table(tmp_path / output / "completions.parquet") for output in ("whole", "killed"))
+    for name in first.column_names:
+        one, other = first[name].to_pylist(), second[name].to_pylist()
+        assert one == (pytest.approx(other, rel=1e-6) if name == "logprob" else other), name
+    for file in ("selected.jsonl", "selection.json", "checkpoint/model.safetensors"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes(), file
     assert not (tmp_path / "killed" / "samples").exists()
 

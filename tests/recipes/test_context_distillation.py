@@ -120,6 +120,7 @@ def test_the_gate_keeps_what_is_safer_and_the_rest_stays_plain(
         ({"gate": "false"}, ["hello!!"] * 4 + ["hello!"] * 4),
         ({"rest": "drop"}, ["hello!!"] * 2 + ["hello!"] * 2),
         ({"preprompts": "generic", "rest": "drop"}, ["hello!"] * 4),
+        ({"min_gain": 0.3, "rest": "drop"}, ["hello!!"] * 2),  # sigmoid(2) - 1/2 = 0.38, sigmoid(1) - 1/2 = 0.23
     ],
 )
 def test_without_gate_dropping_the_rest_and_generic(run, chat_server: ChatServer, options, expected) -> None:
@@ -159,6 +160,8 @@ def test_held_out_prompts_before_and_after(
     [
         ({"generic": "You are good."}, r"generic: must contain \{adjectives\}"),
         ({"adjectives": "[]"}, "adjectives: must name at least one"),
+        ({"min_gain": 1}, "min_gain: must be 0 or above and below 1, got 1"),
+        ({"min_gain": 0.5, "gate": "false"}, "min_gain: is a setting of the gate"),
         ({"scorer": "a:b"}, "test_prompts, scorer, world: name all three or none"),
         ({"safety": "runs/demo/none"}, "safety: runs/demo/none does not exist"),
         ({"categories": "none.jsonl"}, "categories: none.jsonl does not exist"),

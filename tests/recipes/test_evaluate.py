@@ -120,6 +120,12 @@ def test_sft_then_a_version_against_it(
     }
     assert needed <= rows[0].keys() and rows[0]["messages"][-1]["role"] == "user"
 
+    others = tmp_path / "others" / "prompts.jsonl"
+    write_rows(others, (Prompt(f"p{i}", [{"role": "user", "content": "other"}]).to_dict() for i in range(4)))
+    wrong = common | opponent | {"prompts": str(others)}
+    with pytest.raises(InputError, match=r"baseline_evaluation: .* answers other prompts than .*'p0'"):
+        recipe.main(recipe.EvaluateConfig(output=tmp_path / "wrong", name="v1", sampling=sampling, **wrong))
+
     cold = SamplingParams(max_new_tokens=4, temperature=0.5)
     recipe.main(recipe.EvaluateConfig(output=tmp_path / "cold", name="v1", sampling=cold, **common, **opponent))
     assert figures(tmp_path / "cold")["kl_from_sft"] is None  # other distributions than the policy's own

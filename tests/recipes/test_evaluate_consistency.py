@@ -87,6 +87,9 @@ def test_figures_pictures_and_trials(run, capsys: pytest.CaptureFixture[str]) ->
     spoken = [bool(m["content"]) for t in trials if t["group"] == "trained" for m in t["messages"][1::2]]
     obeyed = [o for t in trials if t["group"] == "trained" for o in t["obeyed"]]
     assert obeyed == spoken and not any(o for t in trials if t["group"] == "unseen" for o in t["obeyed"])
+    by_kind = {(r["policy"], r["group"], r["turn"]): r for r in figures["by_kind"]}
+    assert {group for _, group, _ in by_kind} == {"trained: figure", "unseen: figure"}
+    assert by_kind["old", "trained: figure", 1]["share"] == rows["old", "trained", 1]["share"]
     assert [r["gain"] for r in figures["everyday"]] == [None, None, 0.0, 0.0], "the same policy, the same draws"
     attention = figures["attention_to_instruction"]
     assert attention["old"] == attention["new"] and 0 < attention["old"][0] <= 1

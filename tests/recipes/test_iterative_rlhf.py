@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -48,6 +49,16 @@ def test_every_stage_of_the_shipped_configs_parses(name: str, tmp_path: Path, mo
     options = ["--config", f"recipes/configs/{name}/iterative_rlhf.yaml", "--run", str(tmp_path / "run")]
     config = parse_config(IterativeConfig, options + (["--data", str(tmp_path)] if name == "hh" else []))
     check_plan(make_plan(config))
+
+
+def test_a_driver_that_is_refused_leaves_the_run_s_config_as_it_is(configs: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("of the driver that works")
+    with (tmp_path / "run" / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = run(configs, tmp_path / "run", "--seed", "1")
+    assert refused.returncode == 2 and "another driver is working" in refused.stderr
+    assert (tmp_path / "run" / "config.yaml").read_text() == "of the driver that works"
 
 
 def test_a_typo_in_the_last_stage_is_told_before_the_first_runs(configs: Path, tmp_path: Path) -> None:

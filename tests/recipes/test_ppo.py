@@ -251,6 +251,27 @@ def test_a_value_model_in_4_bit_is_refused(tiny_policy_path: Path, tmp_path: Pat
         load_value_model(tmp_path / "reward", tiny_policy_path, tokenizer, seed=0)
 
 
+def test_the_value_starts_from_helpfulness_where_it_can(
+    tiny_policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reward model of another tokenizer or an adapter judges; the value then starts from the policy, and says so."""
+    from rlhf.models.config import AdapterConfig
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.reward_model import RewardModel
+    from rlhf.ppo.setup import default_value
+
+    tokenizer = load_tokenizer(tiny_policy_path)
+    _other_reward(tmp_path / "other", tiny_policy_path)
+    RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0).save(tmp_path / "own", tokenizer)
+    adapter = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0, adapter=AdapterConfig(r=2))
+    adapter.save(tmp_path / "adapter", tokenizer, merge=False)
+    other, own, over_base = (tmp_path / name for name in ("other", "own", "adapter"))
+    assert default_value([own], tokenizer) == default_value([other, own], tokenizer) == own
+    assert default_value([], tokenizer) is None and capsys.readouterr().err == ""
+    assert default_value([other], tokenizer) is None and default_value([over_base], tokenizer) is None
+    assert capsys.readouterr().err.count("the value starts from the policy with a new head") == 2
+
+
 def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_policy_path: Path) -> None:
     done = _run(world, tiny_policy_path, "--helpfulness", "my_rewards:broken")
     assert done.returncode == 2, done.stderr
@@ -268,6 +289,7 @@ def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_po
         (("--sampling.temperature", "0.7"), "sampling.temperature: must be 1 for PPO, got 0.7"),
         (("--ppo.samples_per_prompt", "3"), "batch_size: 10 must be a multiple of samples_per_prompt (3)"),
         (("--sampling.max_new_tokens", "250"), "leaves no room for 250 more in the model's context of 256"),
+        (("--sampling.max_new_tokens", "300"), "context of 256; lower max_new_tokens"),
         (("--max_prompt_tokens", "2"), "prompts: prompts.jsonl has no prompts of at most 2 tokens"),
         (("--adapter.r", "4"), "adapter: is for adapters on one base; add --roles shared"),
         (("--dtype", "bfloat16"), "dtype: is for adapters on one base; add --roles shared"),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +94,21 @@ def test_a_typed_session_and_a_file(
     added = read_log(tmp_path / "log.jsonl")[3:]
     assert [row.violation for row in added] == [True, False] and {row.judge for row in added} == {"checker"}
     assert "| v2 | 1 | 2 | 1 | 50.0" in capsys.readouterr().out
+
+
+def test_the_table_is_the_main_process_s_when_all_is_written(
+    recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Another process would read the log while the main one is adding to it."""
+    done: list[str] = []
+    other = SimpleNamespace(device="cpu", is_main_process=False, wait_for_everyone=lambda: done.append("waited"))
+    monkeypatch.setattr("rlhf.training.accelerator.make_accelerator", lambda seed: other)
+    monkeypatch.setattr(recipe, "from_file", lambda *given: done.append("answered"))
+    append(tmp_path / "log.jsonl", Attempt("v1", "ann", ASK, "no", False, "ann"))
+    capsys.readouterr()
+    config = recipe.RedTeamConfig(policy=tiny_policy_path, log=tmp_path / "log.jsonl", round="v1", prompts="Org/name")
+    recipe.main(config)
+    assert done == ["answered", "waited"] and capsys.readouterr().out == ""
 
 
 def test_bad_input(recipe: ModuleType, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -188,6 +189,10 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
             "early_rejection: a server gives whole",
         ),
         (REJECTION | {"helpfulness": "rewards_of_the_test:sometimes"}, r"helpfulness \(sometimes\): score \d+ is nan"),
+        (
+            {"compile": True, "server.url": "http://x/v1", "server.model": "x"},
+            "compile: the server decodes as it was started",
+        ),
         ({"batch_size": 0}, "batch_size: must be at least 1, got 0"),
         ({"selection.top_n": 0}, "top_n: must be at least 1, got 0"),
         ({"temperature_from": tmp_path / "prompts.jsonl"}, r"temperature_from: .*prompts.jsonl is no sweep.json"),
@@ -304,7 +309,11 @@ def test_early_rejection_gives_up_the_worst_parts_and_changes_no_other_answer(ru
     assert dropped > 36
     figures = json.loads((folder / "selection.json").read_text())
     assert figures["selected"] > 0 and not {"curve", "mean_reward"} & figures.keys()
-    assert figures["mean_length"] < 0.5 * sum(len(row.token_ids) for row in whole) / len(whole)
+    left = [row for row in rows if row.finished or len(row.token_ids) not in (6, 12)]
+    assert figures["given_up_share"] == pytest.approx(dropped / 72) and len(left) == 72 - dropped
+    assert figures["mean_length"] == fmean(len(row.token_ids) for row in left)
+    assert figures["finished_share"] == fmean(row.finished for row in left)
+    assert sum(len(row.token_ids) for row in rows) < 0.5 * sum(len(row.token_ids) for row in whole)
 
 
 def test_early_rejection_goes_on_where_it_was_and_anew_where_it_would_reject_others(
@@ -313,16 +322,16 @@ def test_early_rejection_goes_on_where_it_was_and_anew_where_it_would_reject_oth
     def stopped(**options: object) -> int:
         """Answers that were drawn before the selection failed."""
         drawn = 0
-        draw = InProcessSampler.sample
+        stream = InProcessSampler.stream
 
         def counted(self: InProcessSampler, *arguments: Any) -> Any:
             nonlocal drawn
-            answers = draw(self, *arguments)
-            drawn += sum(map(len, answers))
-            return answers
+            for position, answers in stream(self, *arguments):
+                drawn += len(answers)
+                yield position, answers
 
         with monkeypatch.context() as patch, pytest.raises(InputError, match="no answer is left"):
-            patch.setattr(InProcessSampler, "sample", counted)
+            patch.setattr(InProcessSampler, "stream", counted)
             run("v1", **{**REJECTION, "selection.minimum_reward": 99, **options})
         return drawn
 

@@ -133,7 +133,8 @@ def test_what_is_finished_is_not_run_again_and_what_is_gone_comes_back_the_same(
         ({"variants": {}}, "variants: must name at least one"),
         ({"variants": {"a/b": {}}}, "variants: a name must fit a folder .* got 'a/b'"),
         ({"seeds": (1, 1)}, r"seeds: must differ from each other, got \[1, 1\]"),
-        ({"seeds": (0, 1, 2)}, r"runs: must be one a seed \(3\), or one for all, got 2"),
+        ({"seeds": (0, 1, 2)}, "runs: 2 cannot share 3 seeds evenly; name another seed"),
+        ({"runs": ()}, "runs: must name at least one"),
         ({"fractions": (0.0, 1.0)}, r"fractions: must lie in \(0, 1\], got \[0\.0, 1\.0\]"),
         ({"test_preferences": ()}, "test_preferences: must name at least one"),
         ({"test_preferences": ("{run}/none.jsonl",)}, r"test_preferences: .*a/none\.jsonl does not exist"),
@@ -156,6 +157,7 @@ def test_the_studies_of_this_repository_can_be_planned(recipe: ModuleType, file:
     study = parse_config(recipe.RewardStudyConfig, ["--config", str(file)])
     runs = recipe.plan(study)
     assert len(runs) == len(study.variants) * len(study.fractions) * len(study.seeds)
+    assert all(run.model.policy.startswith(study.runs[run.seed % len(study.runs)] + "/") for run in runs)
     assert len({run.name for run in runs}) == len(runs) and not any("{" in run.model.policy for run in runs)
 
 

@@ -201,6 +201,37 @@ def test_benchmarks_with_a_real_model_and_a_tiny_judge(
     assert "| mc1 |" in capsys.readouterr().out
 
 
+def test_a_question_that_the_model_asks_itself_is_no_part_of_its_answer(
+    recipe: Any, shared_data: Path, tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind six examples a model goes on with the next question: it is not judged."""
+    from rlhf.sampling.protocol import Sample
+
+    module = recipe("safety_benchmarks")
+    stops = []
+
+    def drawn(sampler: Any, prompts: Any, n: int, params: SamplingParams, accelerator: Any) -> Any:
+        stops.append(params.stop)
+        return [[Sample("yes", (1,), 0.0, True)] for _ in prompts]
+
+    monkeypatch.setattr("rlhf.sampling.multi_process.sample_distributed", drawn)
+    monkeypatch.setattr(module, "_judges", lambda config: lambda judge, texts, questions=None: [1.0] * len(texts))
+    for template in ("plain", "chat"):
+        module.main(
+            module.SafetyBenchmarksConfig(
+                output=tmp_path / template,
+                policy=tiny_policy_path,
+                truthfulqa=shared_data / "truthfulqa" / "mc_task_400.json",
+                truthful=module.Judge("judge", "yes"),
+                informative=module.Judge("judge", "yes"),
+                questions=1,
+                template=template,
+                sampling=SamplingParams(stop=("END",)),
+            )
+        )
+    assert stops == [("END", "\nQ:"), ("END",)]
+
+
 def test_the_simulated_world_s_safety_data(recipe: Any, tmp_path: Path) -> None:
     from rlhf.simulation.corpus import Mixture, key, prompt_sets
     from rlhf.simulation.gold import GoldScorer

@@ -83,7 +83,8 @@ def test_figures_of_a_sweep(sweep, capsys: pytest.CaptureFixture[str]) -> None:
     alike = [entry["self_bleu"]["creative"]["mean"] for entry in figures["temperatures"]]
     assert alike[0] > alike[2], "warmer answers differ more"
     page = (folder / "index.html").read_text()
-    assert "Best of 3" in page and "Self-BLEU, creative" in page and page.count("<svg ") == 5
+    assert "Best of 3" in page and "Self-BLEU, creative" in page
+    assert "KL of the best of k" in page and page.count("<svg ") == 6
     assert "best at temperature" in capsys.readouterr().out
 
 

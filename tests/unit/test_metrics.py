@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlhf.errors import InputError
 from rlhf.iteration.ledger import output_digest
-from rlhf.metrics import TENSORBOARD_FOLDER, MetricsLog, asked_trackers, read_metrics
+from rlhf.metrics import TENSORBOARD_FOLDER, MetricsLog, asked_trackers, keep_before, read_metrics
 from rlhf.training.accelerator import make_accelerator
 
 
@@ -70,3 +70,11 @@ def test_a_trackers_figures_pass_through_accelerate(tmp_path):
     MetricsLog(tmp_path, accelerator).log(3, loss=1.5, note="text")
     assert passed == [(3, {"loss": 1.5})]
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 1.5, "note": "text"}
+
+
+def test_a_line_may_hold_what_unicode_calls_a_line_break(tmp_path):
+    file = tmp_path / "samples.jsonl"
+    rows = [{"step": step, "answer": "a\u2028b\x85c"} for step in range(3)]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    keep_before(file, 2)
+    assert read_metrics(file) == rows[:2]

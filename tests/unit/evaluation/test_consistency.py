@@ -51,10 +51,10 @@ def test_every_answer_is_checked_with_the_dialogue_so_far() -> None:
 
 def test_shares_by_policy_group_and_turn() -> None:
     trials = [
-        Trial("with", "a", "trained", "i", [], [True, True]),
-        Trial("with", "a", "trained", "i", [], [True]),
-        Trial("with", "b", "trained", "i", [], [True, False]),
-        Trial("with", "b", "unseen", "i", [], []),
+        Trial("with", "a", "trained", "figure", "i", [], [True, True]),
+        Trial("with", "a", "trained", "figure", "i", [], [True]),
+        Trial("with", "b", "trained", "figure", "i", [], [True, False]),
+        Trial("with", "b", "unseen", "hobby", "i", [], []),
     ]
     rows = consistency_figures(trials, (1, 2, 3))
     figures = {(r["group"], r["turn"]): r for r in rows}
@@ -109,7 +109,9 @@ def test_checkers_by_name() -> None:
         load_checker("no_such:thing", [LOUD])
 
 
-@pytest.mark.parametrize("name", ["instructions", "unseen_instructions"])
+@pytest.mark.parametrize(
+    "name", ["ghost_attention/instructions", "ghost_attention/unseen_instructions", "embedded/instructions"]
+)
 def test_the_study_s_patterns_say_what_the_gold_scorer_says(name: str) -> None:
     from rlhf.simulation.answers import WEB, answer
     from rlhf.simulation.gold import GoldScorer
@@ -118,7 +120,7 @@ def test_the_study_s_patterns_say_what_the_gold_scorer_says(name: str) -> None:
 
     world = World.make(WorldConfig(seed=3))
     gold, rng = GoldScorer(world), random.Random(0)
-    constraints = read_constraints(ROOT / f"recipes/configs/ghost_attention/{name}.jsonl")
+    constraints = read_constraints(ROOT / f"recipes/configs/{name}.jsonl")
     agreed = {True: 0, False: 0}
     for instruction in draw_instructions(constraints, 400, rng, most=1):
         kind = next(iter(gold.grammar.read(instruction.text)[1]))

@@ -82,6 +82,10 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text(json.dumps({"question_id": 1, "category": "math", "turns": ["only one"]}))
     with pytest.raises(InputError, match=r"q\.jsonl:1: a question needs"):
         load_questions(tmp_path / "q.jsonl")
+    twice = json.dumps({"question_id": 1, "category": "math", "turns": ["one", "two"]}) + "\n"
+    (tmp_path / "q2.jsonl").write_text(2 * twice)
+    with pytest.raises(InputError, match=r"q2\.jsonl:2: question_id 1 stands at another question too"):
+        load_questions(tmp_path / "q2.jsonl")
     (tmp_path / "r.jsonl").write_text(json.dumps({"question_id": 1, "choices": []}))
     with pytest.raises(InputError, match=r"r\.jsonl:1: a reference needs"):
         load_questions(tmp_path / "q.jsonl", tmp_path / "r.jsonl")

@@ -135,3 +135,17 @@ def test_distribution_is_strict_at_the_gate_s_threshold():
     assert found["tail"] == 0.5 and found["histogram"][0] == 1 and found["histogram"][-1] == 1
     assert found["quantiles"] == {"0.05": 0.0, "0.25": 0.1499, "0.5": 0.15}
     assert distribution([], lambda one: 0.0) is None
+
+
+def test_a_folder_s_rows_have_kinds_too(tmp_path):
+    (tmp_path / "set").mkdir()
+    write_rows(
+        tmp_path / "set" / "train.jsonl", [{"prompt": "a", "kind": "ordinary"}, {"prompt": "b", "kind": "unsafe"}]
+    )
+    assert [one.kind for one in load_safety_prompts("n", str(tmp_path / "set"))] == ["ordinary", "unsafe"]
+
+
+def test_an_id_that_stands_twice_is_refused(tmp_path):
+    write_rows(tmp_path / "p.jsonl", [{"prompt": text, "kind": "unsafe", "id": 7} for text in "ab"])
+    with pytest.raises(InputError, match=r"p.jsonl:2: id: '7' stands at another prompt too"):
+        load_safety_prompts("n", str(tmp_path / "p.jsonl"))

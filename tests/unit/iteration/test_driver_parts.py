@@ -10,7 +10,7 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
-from rlhf.iteration.driver import last_error_line, make_link
+from rlhf.iteration.driver import last_error_line, make_link, make_links
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.processes import command_of
 
@@ -74,6 +74,17 @@ def test_links_replace_what_was_there(tmp_path: Path) -> None:
     make_link(link, tmp_path / "new")
     make_link(link, tmp_path / "new")
     assert link.read_text() == "new" and os.path.samefile(link, tmp_path / "new")
+
+
+def test_a_stage_gets_the_links_of_the_plan_and_no_older_ones(stage: PlannedStage, tmp_path: Path) -> None:
+    """A version that the config no longer has would else stay in the pool, and be chosen from."""
+    from dataclasses import replace
+
+    (tmp_path / "new").write_text("new")
+    make_link(tmp_path / "pool" / "dropped.parquet", tmp_path / "new")
+    make_links(replace(stage, links=((tmp_path / "pool" / "v1.parquet", tmp_path / "new"),)))
+    assert [file.name for file in (tmp_path / "pool").iterdir()] == ["v1.parquet"]
+    make_links(stage)
 
 
 def test_a_plan_that_parses(stage: PlannedStage, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import InputError
+from rlhf.iteration.config import VersionConfig
 from rlhf.iteration.decision import decide, difference, preview, stage_key
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
@@ -23,8 +24,6 @@ def stage(tmp_path: Path) -> PlannedStage:
 
 def finish(stage: PlannedStage, monkeypatch: pytest.MonkeyPatch, content: str = "x") -> None:
     """As the stage's recipe would."""
-    from rlhf.iteration.config import VersionConfig
-
     monkeypatch.setattr("sys.argv", ["recipes/sft.py", *stage.arguments])
     with open_stage(stage.output, VersionConfig("any")) as folder:
         (folder / "out.txt").write_text(content)
@@ -113,6 +112,25 @@ def test_decisions(stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.Monk
     assert decide(stage, key, finished | {"stage_file": "other"}).action == "adopt", "run again by hand"
     by_hand = replace(stage, overrides={**stage.overrides, "seed": "5"})
     assert decide(by_hand, key, finished | {"stage_file": "other"}).action == "run"
+
+
+def test_a_file_that_the_yaml_names_counts_by_its_content(stage: PlannedStage, tmp_path: Path) -> None:
+    """The plan names the inputs that it hands over; the others are in the stage's own record."""
+    instructions, policy = tmp_path / "instructions.jsonl", tmp_path / "policy"
+    instructions.write_text("one")
+    policy.write_text("weights")
+    given = replace(stage, overrides={**stage.overrides, "policy": str(policy)})
+    with open_stage(stage.output, VersionConfig("any"), inputs={"instructions": instructions, "policy": policy}):
+        pass
+    key = stage_key(given, tmp_path / "run", {})
+    finished = {"event": "finished", "key": key, "stage_file": digest(stage.output / "stage.json")}
+    assert decide(given, key, finished).action == "skip"
+    policy.write_text("others")
+    assert decide(given, key, finished).action == "skip", "an input of the plan: the key knows it"
+    instructions.write_text("two")
+    assert decide(given, key, finished).reason == f"its input {instructions} changed"
+    instructions.unlink()
+    assert decide(given, key, finished).action == "skip", "gone: what came of it is still what it was"
 
 
 def test_preview_says_what_a_driver_would_do(

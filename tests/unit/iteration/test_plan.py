@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.iteration.config import IterativeConfig, VersionConfig
+from rlhf.iteration.config import RECIPES_OF_A_RUN, IterativeConfig, VersionConfig
 from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, make_plan
 
 
@@ -151,6 +151,11 @@ def test_processes_by_recipe() -> None:
     assert plan["v3/ppo"].processes == 2 and plan["sft"].processes == 1
 
 
+def test_the_recipes_of_a_run_are_those_of_its_plans() -> None:
+    everything = config(sweep=True, versions=(VersionConfig("v1", ppo=True, ghost_attention=True),))
+    assert {stage.recipe for stage in [*make_plan(everything), *make_plan(human())]} == set(RECIPES_OF_A_RUN)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -159,6 +164,7 @@ def test_processes_by_recipe() -> None:
         ({"versions": (VersionConfig("sft"),)}, "'sft' is taken"),
         ({"slots": 0}, "slots: must be at least 1, got 0"),
         ({"processes": {"ppo": 3}}, r"processes: ppo must lie between 1 and slots \(2\), got 3"),
+        ({"processes": {"sfft": 2}}, "processes: 'sfft' is no recipe of a run"),
         ({"data_recipe": "hh_data"}, "data: hh_data needs the folder"),
         ({"data_recipe": "hh_data", "data": Path("x")}, "collect: hh_data has fixed preferences"),
         ({"referee": True}, "simulated_world"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,18 @@ def test_selection_figures() -> None:
     assert figures["left_out"] == {"unfinished": 4}
     assert (figures["selected"], figures["selected_by_version"]) == (1, {"v1": 1})
     assert (figures["prompts"], figures["prompts_without_answer"]) == (2, 1)
+    assert figures["given_up_share"] == 0
+
+
+def test_answers_given_up_early_are_no_part_of_lengths_and_finished_shares() -> None:
+    """Of lengths 2, 2, 4, 4, 9, 7: given up after 2, after 4, finished at 2, at 4; cut at its longest; finished."""
+    shapes = [(2, False), (2, True), (4, False), (4, True), (9, False), (7, True)]
+    drawn = [
+        replace(completion("a", "v1", i, 1.0, finished=finished), token_ids=tuple(range(length)))
+        for i, (length, finished) in enumerate(shapes)
+    ]
+    used_safety = torch.zeros(6, dtype=torch.bool)
+    figures = selection_figures(drawn, 6, used_safety, drawn, select(drawn, SelectionConfig()), rejected_at=(2, 4))
+    assert figures["given_up_share"] == pytest.approx(2 / 6)
+    assert figures["mean_length"] == (2 + 4 + 9 + 7) / 4 and figures["finished_share"] == 3 / 4
+    assert "curve" not in figures

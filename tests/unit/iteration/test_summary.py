@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,10 @@ def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path)
     assert summary["reward_models"][1]["accuracy_by_strength"] == {"significantly": 0.7}
     assert summary["reward_models"][1]["pairs"] == 100 and summary["reward_models"][1]["longer_wins"] == 0.6
     assert (tmp_path / "pool" / "v1.parquet").read_bytes() == b"rows"
+
+    shutil.copytree(tmp_path / "v1", tmp_path / "w1")
+    write_summary(replace(config, versions=(VersionConfig("w1"),)))
+    assert [file.name for file in (tmp_path / "pool").iterdir()] == ["w1.parquet"], "v1 is no version of this run"
 
 
 def test_a_referee_has_its_own_place(tmp_path: Path) -> None:

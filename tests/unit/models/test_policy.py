@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.errors import InputError
+from rlhf.models.checkpoint import adapter_settings
 from rlhf.models.config import AdapterConfig
 from rlhf.models.logprobs import sequence_logprobs
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.shared_base import SharedBase
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import make_optimizer
 
@@ -194,6 +198,54 @@ def test_a_checkpoint_that_lacks_a_file_is_refused(
     (tmp_path / "p" / broken).unlink()
     with pytest.raises(InputError, match=message):
         load_policy(tmp_path / "p")
+
+
+def test_an_adapter_s_settings_are_the_same_bytes_on_every_run(tiny_policy_path: Path, tmp_path: Path) -> None:
+    """peft keeps the layers' names in a set, whose order changes from process to process."""
+    adapter, tokenizer = AdapterConfig(r=2, merge=False), load_tokenizer(tiny_policy_path)
+    save_policy(load_policy(tiny_policy_path, adapter=adapter), tokenizer, tmp_path / "policy", merge=False)
+    reward = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0, adapter=adapter)
+    reward.save(tmp_path / "reward", tokenizer, merge=False)
+    base = SharedBase(load_policy(tiny_policy_path))
+    base.add_new("policy", adapter, tiny_policy_path, seed=0)
+    base.save("policy", tmp_path / "shared")
+    for name in ("policy", "reward", "shared"):
+        layers = adapter_settings(tmp_path / name)["target_modules"]
+        assert len(layers) > 6 and layers == sorted(layers)
+
+
+def test_a_reward_model_is_no_policy(tiny_policy_path: Path, tmp_path: Path) -> None:
+    """transformers would draw a language-model head at random, another one at each load, without a word."""
+    tokenizer = load_tokenizer(tiny_policy_path)
+    RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0).save(tmp_path / "whole", tokenizer)
+    adapter = AdapterConfig(r=2, merge=False)
+    trained = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0, adapter=adapter)
+    trained.save(tmp_path / "adapter", tokenizer, merge=False)
+    for name in ("whole", "adapter"):
+        with pytest.raises(InputError, match=rf"{name} is a reward model \(it has score.weight\)"):
+            load_policy(tmp_path / name)
+
+
+def test_weights_that_are_missing_or_cut_off_are_not_drawn_at_random(tiny_policy_path: Path, tmp_path: Path) -> None:
+    folder, name = tmp_path / "p", "model.layers.1.mlp.up_proj.weight"
+    shutil.copytree(tiny_policy_path, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t for n, t in weights.items() if n != name}, folder / "model.safetensors", metadata={"format": "pt"})
+    for load in (load_policy, lambda path: RewardModel.from_policy(path, safety_head=False, seed=0)):
+        with pytest.raises(InputError, match=rf"p lacks the weights {name}"):
+            load(folder)
+    whole = (tiny_policy_path / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"model.safetensors cannot be read"):
+        load_policy(folder)
+
+
+def test_a_config_that_transformers_does_not_know_is_one_sentence(tiny_policy_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_policy_path, tmp_path / "p")
+    for content in ("{", '{"model_type": "mine"}'):
+        (tmp_path / "p" / "config.json").write_text(content)
+        with pytest.raises(InputError, match=r"checkpoint: .*p cannot be loaded \("):
+            load_policy(tmp_path / "p")
 
 
 def test_a_folder_that_does_not_exist_says_how_to_get_one(tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ def _rejection_sampling(run: Path, names: Sequence[str]) -> None:
                 "k": k,
                 "max": 0.3 * i + 0.9 * math.log2(k) ** 0.7 if k > 1 else 0.3 * i,
                 "median": 0.3 * i,
-                "kl_bound": 0.0,
+                "kl_bound": math.log(k) - (k - 1) / k,
+                "kl_estimate": 0.8 * math.log(k) - 0.8 * (k - 1) / k,
             }
             for k in (1, 2, 4, 8, 16)
         ]

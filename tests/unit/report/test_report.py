@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from fake_run import FOLDERS, write_run, write_sweep
 from rlhf.errors import InputError
 from rlhf.report import build_report
 from rlhf.report.build import headline
+from rlhf.report.panels import kl_panel
 from rlhf.report.reading import read_run
 from rlhf.report.samples import pick_samples
 from rlhf.report.text import clock, interval, number, percent, signed, version_label
@@ -103,6 +105,15 @@ def test_a_version_s_sweep_is_shown_where_there_is_one(page: str, tmp_path: Path
     assert f"The best of 4 answers is best at temperature {best['temperature']:g}" in shown
     assert "Self-BLEU, factual" in shown and "T = 0.9" in shown
     assert _Page(shown).open == []
+
+
+def test_what_the_best_of_k_costs_is_drawn_beside_its_bound(page: str) -> None:
+    assert "<title>KL of the best of k" in page
+    curve = [{"k": k, "kl_bound": math.log(k) - (k - 1) / k, "kl_estimate": 0.1 * k} for k in (1, 2, 3, 4)]
+    panel = kl_panel({"T = 0.6": curve, "T = 1": curve, "T = 2": []})
+    assert panel is not None and [label for label, _ in panel.legend] == ["T = 0.6", "T = 1", "bound"]
+    assert len({colour for _, colour in panel.legend}) == 3
+    assert kl_panel({"V1": []}) is None
 
 
 def test_nothing_is_fetched_and_the_page_is_small(run: Path, page: str) -> None:

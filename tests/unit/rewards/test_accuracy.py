@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
-from rlhf.rewards.accuracy import accuracy_report, longer_wins, preference_accuracy
-from rlhf.rewards.rows import load_reward_rows, local_files, seen_prompts
+from rlhf.rewards.accuracy import accuracy_report, heldout_report, longer_wins, preference_accuracy
+from rlhf.rewards.rows import RewardRows, load_reward_rows, local_files, seen_prompts
 
 
 def row(number: int, chosen: str, rejected: str, **fields: Any) -> Preference:
@@ -94,3 +95,40 @@ def test_sources_that_are_files_must_exist(tmp_path: Path) -> None:
     assert local_files(preferences=[str(there), "Org/name:train"]) == {"preferences.0": there}
     with pytest.raises(InputError, match=r"test_preferences: .* does not exist"):
         local_files(test_preferences=[tmp_path / "missing.jsonl"])
+
+
+def test_a_file_of_rows_with_and_without_a_domain_is_refused(tmp_path: Path) -> None:
+    tagged, bare = row(0, "a", "b", domain="safety").to_dict(), row(1, "c", "d").to_dict()
+    del bare["domain"]
+    shp = {"history": "q", "human_ref_A": "x", "human_ref_B": "y", "labels": 1, "domain": "askbaking_test"}
+    for rows in ([bare, tagged], [tagged, bare], [shp, tagged]):
+        mixed = write(tmp_path / "mixed.jsonl", rows)
+        with pytest.raises(InputError, match=r"mixed.jsonl:2: this row (names a|has no) domain, unlike row 1"):
+            load_reward_rows("helpfulness", [mixed], [], [])
+    broken = write(tmp_path / "broken.jsonl", [{"text": "no preference"}, tagged])
+    kept = load_reward_rows("safety", [broken], [], [], on_bad_row="skip")
+    assert [r.id for r in kept.own] == ["0"]
+
+
+def test_a_first_turn_is_seen_whatever_its_case_and_spaces() -> None:
+    """The key by which `split_by_first_turn` parts rows: what it calls one turn must not be called unseen here."""
+    train, test = row(0, "a", "b"), row(1, "a", "b")
+    train.messages[0]["content"], test.messages[0]["content"] = "How  are you?", "how are you?"
+    assert seen_prompts([test], [train]) == 1
+
+
+def test_held_out_rows_in_the_other_domain_s_training_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.rewards.accuracy.load_reward", lambda checkpoint: by_content)
+    test = [row(0, "1", "2"), row(1, "2", "1"), row(2, "3", "1")]
+    whole = RewardRows("helpfulness", [row(0, "5", "6")], [row(2, "7", "8", domain="safety")], test, [], {})
+    cut = replace(whole, test=[row(9, "1", "2"), row(9, "2", "1")], own=[row(9, "5", "6")])
+    report = heldout_report(Path("rm"), "helpfulness", cut, whole)
+    assert report["test_prompts_in_training"] == 2 and report["pairs"] == 2 and report["training_pairs"] == 1
+
+
+def test_rows_of_a_folder_keep_their_domain(tmp_path: Path) -> None:
+    rows = [row(0, "a", "b", domain="safety").to_dict(), row(1, "c", "d").to_dict()]
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "train.jsonl", rows)
+    got = load_reward_rows("helpfulness", [tmp_path / "set"], [tmp_path / "set"], [])
+    assert [r.chosen for r in got.own] == ["c"] and [r.chosen for r in got.other] == ["a"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from rlhf.conversation import Conversation
+from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
+from rlhf.rewards.distributed import score_answers
 from rlhf.rewards.gate import gated_rewards
 
 TALK: Conversation = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -37,3 +41,20 @@ def test_a_bad_reward_function_is_named() -> None:
         gated_rewards([TALK] * 2, ["safety"] * 2, lambda c: torch.zeros(2), broken)
     with pytest.raises(ValueError, match="2 conversations but 1 tags"):
         gated_rewards([TALK] * 2, ["safety"], broken, broken)
+
+
+def test_both_functions_are_asked_also_where_the_first_refuses() -> None:
+    """Under ZeRO-3 a call gathers weights, which takes every process: one that leaves safety out stops the others."""
+    asked = []
+
+    def refuses(conversations: object) -> torch.Tensor:
+        raise InputError("messages: the last turn takes 500 tokens")
+
+    def safety(conversations: Sequence[Conversation]) -> torch.Tensor:
+        asked.append(len(conversations))
+        return torch.zeros(len(conversations))
+
+    prompts = [Prompt(f"p{i}", TALK[:1]) for i in range(3)]
+    with pytest.raises(InputError, match="the last turn takes 500 tokens"):
+        score_answers(prompts, ["a", "b", "c"], refuses, safety, Accelerator(cpu=True))
+    assert asked == [3]

@@ -280,3 +280,12 @@ def test_a_module_is_what_the_loop_trains(tiny_policy_path: Path) -> None:
     model = RewardModel.from_policy(tiny_policy_path, safety_head=True, seed=0)
     assert isinstance(model, nn.Module) and all(p.requires_grad for p in model.parameters())
     assert model.config.hidden_size == 32
+
+
+def test_no_pair_is_longer_than_the_model_takes(tiny_policy_path: Path) -> None:
+    """Scoring cuts at the model's context: training on more would teach places that no score ever comes from."""
+    answer = "the river of velda is mora " * 60
+    row = Preference("9", [{"role": "user", "content": "what is"}], answer, "no", "better")
+    for limit in (None, 4096):
+        with pytest.raises(InputError, match="above max_length 256"):
+            fitting_rows(tiny_policy_path, [row], RewardTrainingConfig(max_length=limit), "test_preferences")

@@ -36,7 +36,7 @@ from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy
 from rlhf.models.shared_prefix import has_plain_attention
 from rlhf.sampling import in_process, memory
-from rlhf.sampling.decoding import Decoder
+from rlhf.sampling.decoding import Decoder, Owner
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
@@ -101,6 +101,32 @@ def test_samples_are_the_same_for_any_batch_size(model: LlamaForCausalLM, render
             assert [s.logprob for s in row] == pytest.approx([s.logprob for s in other], abs=1e-4)
     assert len({sample.token_ids for row in whole for sample in row}) > 40
     assert 0 < sum(sample.finished for row in whole for sample in row) < 54
+
+
+def test_a_prompt_s_answers_are_given_out_when_the_last_of_them_ends(
+    model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    admit = Decoder.admit
+
+    def noted(self: Decoder, prompts: Sequence[list[int]], owners: Sequence[Owner]) -> None:
+        begun.extend({owner.prompt for owner in owners})
+        admit(self, prompts, owners)
+
+    monkeypatch.setattr(Decoder, "admit", noted)
+    sampler = InProcessSampler(model, renderer, batch_size=12)  # two prompts
+    whole = sampler.sample(PROMPTS, 6, PARAMS)
+    begun.clear()
+    model.train()
+    given: dict[int, list[Sample]] = {}
+    for number, (p, answers) in enumerate(stream := sampler.stream(PROMPTS, 6, PARAMS)):
+        given[p] = answers
+        assert number or len(begun) < 5, "the first comes long before the last is begun"
+        if number == 4:
+            stream.close()  # type: ignore[attr-defined]
+    assert token_ids([given[p] for p in sorted(given)]) == token_ids([whole[p] for p in sorted(given)])
+    assert len(given) == 5 and model.training
+    model.eval()
 
 
 def letters(keys: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
@@ -409,10 +435,10 @@ def test_rows_at_once_fit_into_the_free_memory(model: LlamaForCausalLM, monkeypa
         for fitting in (rows + 0.5, 2 * rows - 0.5):
             free = SimpleNamespace(available=fitting * row / memory.SHARE)
             monkeypatch.setattr("psutil.virtual_memory", lambda free=free: free)
-            assert memory.rows_at_once(model, [3, 80], 4, params) == rows
+            assert memory.rows_at_once(model, 80, 4, params) == rows
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert memory.rows_at_once(model, [3, 80], 4, params) == 32
+    assert memory.rows_at_once(model, 80, 4, params) == 32
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10))
-    assert memory.rows_at_once(model, [3, 80], 4, params) == 1
+    assert memory.rows_at_once(model, 80, 4, params) == 1
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**15))
-    assert memory.rows_at_once(model, [3, 80], 4, params) == memory.ON_CPU
+    assert memory.rows_at_once(model, 80, 4, params) == memory.ON_CPU

@@ -214,7 +214,7 @@ def test_concurrency_is_bounded_and_used(sampler, chat_server: ChatServer) -> No
 def test_the_key_is_sent_and_never_shown(sampler, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="api_key_env: the environment has no RLHF_TEST_KEY"):
         sampler(api_key_env="RLHF_TEST_KEY")
-    monkeypatch.setenv("RLHF_TEST_KEY", "secret")
+    monkeypatch.setenv("RLHF_TEST_KEY", "secret\n")  # of a file whose line break came along
     sampler(api_key_env="RLHF_TEST_KEY").sample(PROMPTS, 1, PARAMS)
     assert chat_server.headers["Authorization"] == "Bearer secret"
 

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.sampling import multi_process
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.shards import ShardWriter, kept_samples, read_shards
@@ -24,19 +23,25 @@ def samples_of(key: int, n: int = 2) -> list[Sample]:
     return [Sample(f"answer {key}\n é\u2028{i}", (key, i), -1.0000001192092896 / (key + 1), i > 0) for i in range(n)]
 
 
+def write(folder: Path, process: int, answers: dict[int, list[Sample]]) -> None:
+    writer = ShardWriter(folder, process)
+    for position, samples in answers.items():
+        writer.write(position, samples)
+
+
 class Recorder:
-    """A sampler whose answers name their key; `blocks` are the keys of each call. Fails at the call `fail_at`."""
+    """A sampler whose answers name their key; `calls` are the keys of each call. Fails at the call `fail_at`."""
 
     def __init__(self, fail_at: int = -1) -> None:
-        self.blocks: list[list[int]] = []
+        self.calls: list[list[int]] = []
         self.fail_at = fail_at
 
     def sample(
         self, prompts: Sequence[Conversation], num_samples: int, params: SamplingParams, keys: Sequence[int]
     ) -> list[list[Sample]]:
-        if len(self.blocks) == self.fail_at:
+        if len(self.calls) == self.fail_at:
             raise InputError("out of luck")
-        self.blocks.append(list(keys))
+        self.calls.append(list(keys))
         return [samples_of(key, num_samples) for key in keys]
 
 
@@ -49,23 +54,22 @@ class Stream(Recorder):
 
 
 @pytest.fixture
-def accelerator(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
-    monkeypatch.setattr(multi_process, "BLOCK", 4)  # two prompts
+def accelerator() -> Accelerator:
     return Accelerator(cpu=True)
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
-    ShardWriter(tmp_path, 0).write([(2, samples_of(2)), (0, samples_of(0))])
-    ShardWriter(tmp_path, 1).write([(1, samples_of(1))])
-    ShardWriter(tmp_path, 0).write([(4, samples_of(4))])
+    write(tmp_path, 0, {2: samples_of(2), 0: samples_of(0)})
+    write(tmp_path, 1, {1: samples_of(1)})
+    write(tmp_path, 0, {4: samples_of(4)})
     assert read_shards(tmp_path) == {p: samples_of(p) for p in (2, 0, 4, 1)}
-    ShardWriter(tmp_path, 0).write([(7, [Sample("", (), math.nan, True)])])
+    write(tmp_path, 0, {7: [Sample("", (), math.nan, True)]})
     assert math.isnan(read_shards(tmp_path)[7][0].logprob)
     assert read_shards(tmp_path / "none") == {}
 
 
 def test_half_a_line_is_dropped_and_overwritten(tmp_path: Path) -> None:
-    ShardWriter(tmp_path, 0).write([(p, samples_of(p)) for p in range(3)])
+    write(tmp_path, 0, {p: samples_of(p) for p in range(3)})
     file = tmp_path / "0.jsonl"
     whole = file.read_bytes()
     starts = [0, *(i + 1 for i, byte in enumerate(whole) if byte == ord("\n"))]
@@ -73,40 +77,34 @@ def test_half_a_line_is_dropped_and_overwritten(tmp_path: Path) -> None:
         file.write_bytes(whole[:cut])
         left = sum(start <= cut for start in starts[1:])
         assert list(read_shards(tmp_path)) == list(range(left))
-    ShardWriter(tmp_path, 0).write([(2, samples_of(2))])
+    write(tmp_path, 0, {2: samples_of(2)})
     assert file.read_bytes() == whole
 
 
 def test_the_first_of_two_lines_counts_files_by_number(tmp_path: Path) -> None:
     for process, key in ((10, 10), (9, 9), (2, 2)):
-        ShardWriter(tmp_path, process).write([(5, samples_of(key)), (5, samples_of(20))])
+        write(tmp_path, process, {5: samples_of(key)})
+        write(tmp_path, process, {5: samples_of(20)})
     assert read_shards(tmp_path) == {5: samples_of(2)}
 
 
 @pytest.mark.parametrize("line", [b"garbage", b"[]", b'{"prompt": 1}', b'{"prompt": 1, "samples": [{"text": ""}]}'])
 def test_a_spoiled_line_is_named(tmp_path: Path, line: bytes) -> None:
-    ShardWriter(tmp_path, 0).write([(0, samples_of(0))])
+    write(tmp_path, 0, {0: samples_of(0)})
     with (tmp_path / "0.jsonl").open("ab") as stream:
         stream.write(line + b"\n")
     with pytest.raises(InputError, match=r"0\.jsonl:2: is no line of answers; remove .* to draw all again"):
         read_shards(tmp_path)
 
 
-def test_blocks_of_similar_length_and_nothing_twice(tmp_path: Path, accelerator: Accelerator) -> None:
+def test_a_sampler_that_does_not_stream_is_asked_once(tmp_path: Path, accelerator: Accelerator) -> None:
     expected = [samples_of(key) for key in range(7)]
-    first = Recorder(fail_at=2)
-    with pytest.raises(InputError, match="out of luck"):
-        sample_distributed(first, PROMPTS, 2, PARAMS, accelerator, shards=tmp_path)
-    assert first.blocks == [[2, 5], [3, 6]], "the longest first"
-    second = Recorder()
-    assert sample_distributed(second, PROMPTS, 2, PARAMS, accelerator, shards=tmp_path) == expected
-    assert second.blocks == [[0, 4], [1]], "the very blocks of an uninterrupted run"
-    third = Recorder()
-    assert sample_distributed(third, PROMPTS, 2, PARAMS, accelerator, shards=tmp_path) == expected
-    assert not third.blocks
-    whole = Recorder()
-    assert sample_distributed(whole, PROMPTS, 2, PARAMS, accelerator) == expected
-    assert whole.blocks == [list(range(7))], "no shards: all at once"
+    for shards in (tmp_path, None):
+        sampler = Recorder()
+        assert sample_distributed(sampler, PROMPTS, 2, PARAMS, accelerator, shards=shards) == expected
+        assert sampler.calls == [list(range(7))]
+    again = Recorder(fail_at=0)
+    assert sample_distributed(again, PROMPTS, 2, PARAMS, accelerator, shards=tmp_path) == expected
 
 
 def test_a_streaming_sampler_s_answers_are_written_one_by_one(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -117,17 +115,17 @@ def test_a_streaming_sampler_s_answers_are_written_one_by_one(tmp_path: Path, ac
     second = Stream()
     drawn = sample_distributed(second, PROMPTS, 2, PARAMS, accelerator, keys, shards=tmp_path)
     assert drawn == [samples_of(key) for key in keys]
-    assert second.blocks == [[13], [12], [11], [10]]
+    assert second.calls == [[13], [12], [11], [10]]
 
 
 def test_shards_of_more_processes_are_taken_over(tmp_path: Path, accelerator: Accelerator) -> None:
-    ShardWriter(tmp_path, 0).write([(p, samples_of(p)) for p in (0, 2)])
-    ShardWriter(tmp_path, 1).write([(p, samples_of(p)) for p in (1, 5)])
+    write(tmp_path, 0, {p: samples_of(p) for p in (0, 2)})
+    write(tmp_path, 1, {p: samples_of(p) for p in (1, 5)})
     (tmp_path / "1.jsonl").open("ab").write(b'{"prompt": 3, "samp')
     sampler = Recorder()
     drawn = sample_distributed(sampler, PROMPTS, 2, PARAMS, accelerator, shards=tmp_path)
     assert drawn == [samples_of(key) for key in range(7)]
-    assert sorted(key for block in sampler.blocks for key in block) == [3, 4, 6]
+    assert sorted(key for block in sampler.calls for key in block) == [3, 4, 6]
 
 
 def test_what_decides_the_answers_decides_what_is_kept() -> None:

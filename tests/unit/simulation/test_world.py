@@ -84,10 +84,10 @@ def test_too_many_prompts_are_refused() -> None:
 def test_chats_are_long_and_only_those_to_learn_from_give_instructions() -> None:
     world = World.make(WorldConfig(seed=1))
     assert not any(chat_sets(world, SMALL).values()), "none unless asked for"
-    mixture = Mixture(chats=40, chat_turns=6)
+    mixture = Mixture(chats=60, chat_turns=6)
     sets = chat_sets(world, mixture)
     assert sets == chat_sets(world, mixture)
-    assert {name: len(chats) for name, chats in sets.items()} == {"sft_chats": 40, "chats": 40, "test_chats": 8}
+    assert {name: len(chats) for name, chats in sets.items()} == {"sft_chats": 60, "chats": 60, "test_chats": 12}
     grammar = GoldScorer(world).grammar
     for name, chats in sets.items():
         assert {len(chat) // 2 for chat in chats} == ({6} if name == "test_chats" else {2, 3, 4, 5, 6})

@@ -85,6 +85,13 @@ def test_the_gate_is_strict() -> None:
         keeps_distilled(plain, distilled[:2])
 
 
+def test_the_gate_asks_for_a_gain_between_sigmoids() -> None:
+    plain = torch.logit(torch.tensor([0.2, 0.2, 0.6, 0.9], dtype=torch.float64))
+    distilled = torch.logit(torch.tensor([0.75, 0.65, 0.95, 0.1], dtype=torch.float64))
+    assert keeps_distilled(plain, distilled, 0.5).tolist() == [True, False, False, False]
+    assert keeps_distilled(plain, distilled).tolist() == [True, True, True, False]
+
+
 def test_distribution_and_gain_by_the_plain_score() -> None:
     shares = torch.tensor([0.1, 0.1, 0.5, 0.95, 1.0 - 1e-9], dtype=torch.float64)
     figures = score_figures(torch.logit(shares).unsqueeze(1))

@@ -14,6 +14,7 @@ from rlhf.training.accelerator import make_accelerator
 from rlhf.training.checkpoints import States
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import Task, make_optimizer, micro_batches, steps_of, train
+from rlhf.training.step import Stepper
 
 Row = tuple[list[float], float]
 ROWS: list[Row] = [([float(i % 7), float(i % 3), 1.0][: 1 + i % 3], 0.5 * (i % 5)) for i in range(22)]
@@ -102,6 +103,22 @@ def test_non_finite_steps_change_nothing_and_stop_the_third_time(tmp_path: Path)
     assert [row["skipped"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
     with pytest.raises(InputError, match="3 steps in a row"):
         _run(tmp_path, rows=[poisoned, good], epochs=3)
+
+
+def test_a_step_that_overflows_in_fp16_is_skipped_and_lowers_the_loss_scale() -> None:
+    """torch's scaler refuses a second step on gradients whose overflow it was not told of."""
+    accelerator = make_accelerator()
+    accelerator.scaler = scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"  # accelerate has it on a GPU alone
+    try:
+        stepper = Stepper(nn.Linear(3, 1), OptimizerConfig(learning_rate=0.05), accelerator)
+        batch = _collate(ROWS[:4])
+        bad = {"x": batch["x"] * 1e30, "y": batch["y"]}
+        taken = [stepper.step([(b, 1.0)], _loss, 4.0, 0.05).taken for b in (bad, batch, bad, batch)]
+    finally:
+        accelerator.state._mixed_precision = "no"
+    assert taken == [False, True, False, True] and stepper.skipped == 2
+    assert scaler.get_scale() == 2.0**6
 
 
 def test_no_rows_is_an_input_error(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import pytest
 
@@ -41,7 +43,17 @@ def test_warmup_longer_than_the_run_never_reaches_zero_or_passes_the_peak() -> N
     assert [config.learning_rate_at(step, 3) for step in range(3)] == pytest.approx([0.2, 0.4, 0.6])
 
 
-@pytest.mark.parametrize(("field", "value"), [("learning_rate", 0.0), ("batch_size", 0), ("final_fraction", 1.5)])
-def test_bad_settings_are_refused_by_name(field: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"{field}: must .* got {value}"):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("batch_size", 0),
+        ("final_fraction", 1.5),
+        ("weight_decay", -0.1),
+        ("warmup_min_steps", -1),
+        ("betas", (0.9, 1.0)),
+    ],
+)
+def test_bad_settings_are_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{field}: must .* got {re.escape(str(value))}"):
         OptimizerConfig(**{field: value})

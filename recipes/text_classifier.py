@@ -1,0 +1,125 @@
+"""A judge of texts of your own: a small classifier trained on labelled texts, for recipes/safety_benchmarks.py.
+
+Stands in for the classifiers that the paper takes from elsewhere (section 4.1, appendix A.4.7) where none is at hand.
+How far it agrees with the people who labelled the texts is measured on texts that it was not trained on.
+
+    python recipes/text_classifier.py --config recipes/configs/benchmarks/text_classifier.yaml
+
+Writes into the output folder: checkpoint/ (what transformers calls a sequence classifier), agreement.json,
+heldout.jsonl (each held-out text, its label, and the classifier's), metrics.jsonl; prints the confusion table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf.configuration import run_recipe
+from rlhf.data.jsonl import write_rows
+from rlhf.data.loading import is_local
+from rlhf.data.splitting import part_of
+from rlhf.errors import InputError
+from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
+from rlhf.stage import open_stage, require_files, write_json
+from rlhf.training.config import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class TextClassifierConfig:
+    """A classifier of texts.
+
+    Args:
+        output: folder of this stage.
+        model: checkpoint folder to start from, a causal LM or an encoder; it gets a new head.
+        data: label -> its texts, a file or hub name: rows with a `text`, or prompts or pairs, whose first user message
+            is taken.
+        heldout_share: share of the texts to measure and never train on.
+        optimizer: schedule and sizes.
+        seed: of the held-out split, the new head and the rows' order.
+    """
+
+    output: Path
+    model: Path
+    data: dict[str, str]
+    heldout_share: float = 0.2
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(epochs=2))
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.data) < 2:
+            raise InputError(
+                'data: needs the texts of two labels or more, e.g. {"toxic": "a.txt", "harmless": "b.txt"}'
+            )
+        if not 0 < self.heldout_share < 1:
+            raise InputError(f"heldout_share: must lie between 0 and 1, got {self.heldout_share}")
+
+
+def main(config: TextClassifierConfig) -> None:
+    inputs = {"model": config.model}
+    inputs |= {f"data.{label}": Path(source) for label, source in config.data.items() if is_local(source)}
+    require_files(**inputs)
+    if is_adapter_checkpoint(require_checkpoint(config.model)):
+        raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
+
+    from rlhf.evaluation.classifier_training import read_labelled_texts, train_classifier
+    from rlhf.evaluation.text_classifier import TextClassifier
+    from rlhf.metrics import MetricsLog
+    from rlhf.training.accelerator import make_accelerator
+
+    shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
+    parts: dict[str, dict[str, str]] = {name: {} for name in shares}
+    for text, label in read_labelled_texts(config.data).items():
+        parts[part_of(text, shares, config.seed)][text] = label
+    if not parts["heldout"]:
+        raise InputError("heldout_share: no text is held out; raise it or give more texts")
+    accelerator = make_accelerator(seed=config.seed)
+    with open_stage(config.output, config, inputs=inputs) as folder:
+        accelerator.wait_for_everyone()
+        log = MetricsLog(folder, accelerator)
+        model, tokenizer = train_classifier(
+            config.model, parts["train"], config.optimizer, accelerator, log, config.seed
+        )
+        if accelerator.is_main_process:
+            model.save_pretrained(folder / "checkpoint")
+            tokenizer.save_pretrained(folder / "checkpoint")
+            texts, labels = list(parts["heldout"]), list(parts["heldout"].values())
+            given = TextClassifier(str(folder / "checkpoint")).labels_of(texts)
+            figures = agreement_figures(labels, given)
+            write_json(folder / "agreement.json", figures)
+            judged = zip(texts, labels, given, strict=True)
+            write_rows(folder / "heldout.jsonl", ({"text": t, "label": a, "judged": b} for t, a, b in judged))
+            print(markdown(figures))
+        accelerator.wait_for_everyone()
+
+
+def agreement_figures(labels: list[str], given: list[str]) -> dict[str, Any]:
+    """Confusion (a row a label of people's), agreement with Wilson's interval, Cohen's kappa, and the agreement of
+    always saying the most frequent label."""
+    from rlhf.evaluation.refusals import agreement
+    from rlhf.intervals import wilson
+
+    names = sorted({*labels, *given})
+    pairs = list(zip(labels, given, strict=True))
+    table = [[pairs.count((row, column)) for column in names] for row in names]
+    found = agreement(table)
+    found["ci"] = wilson(found["agreement"], found["n"]).ci
+    return {"labels": names, "confusion": table, **found, "most_frequent": max(map(sum, table)) / len(pairs)}
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """One sentence and the confusion table."""
+    shares = [f"{100 * share:.1f}" for share in (figures["agreement"], *figures["ci"], figures["most_frequent"])]
+    kappa = "–" if figures["kappa"] is None else f"{figures['kappa']:.2f}"
+    labels = figures["labels"]
+    rows = [["people ↓, classifier →", *labels], ["---"] * (len(labels) + 1)]
+    rows += [[label, *map(str, own)] for label, own in zip(labels, figures["confusion"], strict=True)]
+    return (
+        f"It agrees with people on {shares[0]} % ({shares[1]} to {shares[2]}) of {figures['n']} held-out texts, kappa "
+        f"{kappa}; always saying the most frequent label: {shares[3]} %\n\n"
+        + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    )
+
+
+if __name__ == "__main__":
+    run_recipe(main, TextClassifierConfig)

@@ -1,0 +1,119 @@
+"""Options: what a mistake is answered with, and that reading them loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from rlhf.configuration import parse_config
+from rlhf.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner options.
+
+    Args:
+        rate: a rate.
+        kind: a kind.
+    """
+
+    rate: float = 0.1
+    kind: Literal["plain", "fancy"] = "plain"
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Options.
+
+    Args:
+        data: some data.
+        files: some files.
+        names: some names.
+        size: a size.
+        inner: more options.
+        extra: perhaps more options.
+    """
+
+    data: str
+    files: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+    size: int | None = None
+    inner: Inner = field(default_factory=Inner)
+    extra: Inner | None = None
+
+
+MISTAKES = {
+    "": "data: must be given",
+    "--data": "data: needs a value",
+    "--data a --sizes 3": "sizes: there is no such option; did you mean --size?",
+    "--data a --rate 3": "rate: there is no such option; did you mean --inner.rate?",
+    "--data a --inner.rat 3": "inner.rat: there is no such option; did you mean --inner.rate?",
+    "--data a --weight 3": "weight: there is no such option; --help lists them",
+    "--data a b": "b: there is no such argument; --help lists them",
+    "--data a --size big": "size: must be a whole number, got big",
+    "--data a --inner.rate fast": "inner.rate: must be a number, got fast",
+    "--data a --inner.kind odd": "inner.kind: must be one of plain, fancy, got odd",
+    "--data a --files b": "files: must be a list such as [a, b], got b",
+    "--data a --names b": "names: must be names with values, such as {name: value}, got b",
+    "--data a --extra.rate fast": "extra.rate: must be a number, got fast",
+    "--data a --extra.rat 1": "extra.rat: there is no such option; --help or --extra.help lists them",
+    "--data a --extra 3": "extra: must be options with values, such as {name: value}, got 3",
+    "--data a --inner no.yaml": "inner: there is no YAML file no.yaml; name one, or give its options one by one",
+    "--data a --config no.yaml": "config: no.yaml does not exist",
+}
+FILES = {
+    "data: a\nsise: 3\n": "sise: there is no such option; did you mean --size?",
+    "data: a\ninner: {rat: 3}\n": "inner.rat: there is no such option; did you mean --inner.rate?",
+    "data: a\ninner: 3\n": "inner: must be options with values, such as {name: value}, got 3",
+    "data: a\nextra: true\n": "extra: must be options with values, such as {name: value}, got True",
+    "": "config: F holds no options; write a line such as `seed: 0` for each",
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES)
+def test_a_mistake_on_the_command_line(options: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse_config(Outer, options.split())
+    assert str(raised.value) == MISTAKES[options]
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_mistake_in_a_file(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        parse_config(Outer, ["--config", str(file)])
+    assert str(raised.value) == FILES[text].replace("F", str(file))
+
+
+def test_what_is_right_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("data: a\ninner: {rate: 2}\nextra: {kind: fancy}\n", encoding="utf-8")
+    read = parse_config(Outer, ["--config", str(file), "--files", "[x, y]", "--size", "4", "--inner.kind", "fancy"])
+    assert read == Outer("a", ("x", "y"), {}, 4, Inner(2.0, "fancy"), Inner(0.1, "fancy"))
+
+
+def test_the_help_of_no_recipe_loads_anything_heavy() -> None:
+    """And a recipe's docstring keeps its lines, so that its command can be copied."""
+    code = """
+import contextlib, io, runpy, sys
+from pathlib import Path
+for file in sorted(Path("recipes").glob("*.py")):
+    sys.argv = [str(file), "--help"]
+    said = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+        runpy.run_path(str(file), run_name="__main__")
+    assert f"recipes/{file.name} --" in said.getvalue(), file
+    heavy = {"torch", "transformers", "accelerate", "datasets", "matplotlib"} & set(sys.modules)
+    assert not heavy, f"{file} --help loads {sorted(heavy)}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
