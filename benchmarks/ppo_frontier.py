@@ -6,7 +6,7 @@ From each run's V2 checkpoint and with its V3 reward models: PPO; fine-tuning on
 the SFT model, as every version); and the best of n samples themselves. The table has the test prompts, the figure
 (runs/frontier/frontier.svg) the validation prompts: PPO at each evaluation, best-of-n at n = 1, 2, 4, …, 32. Gold is
 safety for unsafe requests and helpfulness for all others; nothing is trained or chosen on it. Needs finished runs of
-`make demo` (SEED=1, SEED=2 for the others); about 2 minutes of processor time a run. The last line is JSON.
+`make demo` (SEED=1, SEED=2 for the others); about 4 minutes of processor time a run. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PPO_SETTINGS = {  # how they were chosen: docs/recipes/ppo.md, "Does it learn?"
     "ppo.beta": 0.1,
     "ppo.optimizer.batch_size": 64,
     "ppo.optimizer.learning_rate": 3e-4,
-    "ppo.iterations": 60,
+    "ppo.iterations": 120,
     "ppo.evaluate_every": 6,
     "ppo.validation_size": 150,
     "ppo.patience": 10,
