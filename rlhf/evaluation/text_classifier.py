@@ -42,10 +42,8 @@ class TextClassifier:
 
     def labels_of(self, texts: Sequence[str]) -> list[str]:
         """The likeliest label of each text."""
-        probabilities = torch.stack([self.probabilities(texts, label) for label in self.labels])
-        return [self.labels[i] for i in probabilities.argmax(0).tolist()]
+        return [self.labels[i] for i in self._of_all_labels(texts, None).argmax(1).tolist()]
 
-    @torch.inference_mode()
     def probabilities(self, texts: Sequence[str], label: str, pairs: Sequence[str] | None = None) -> Tensor:
         """(n,) float32, CPU: the probability of `label` (softmax over the labels; with one label the sigmoid).
 
@@ -59,6 +57,11 @@ class TextClassifier:
         """
         if label not in self.labels:
             raise InputError(f"classifier: {self.spec} has no label {label!r}, but {', '.join(self.labels)}")
+        return self._of_all_labels(texts, pairs)[:, self.labels.index(label)]
+
+    @torch.inference_mode()
+    def _of_all_labels(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Tensor:
+        """(n, labels) float32, CPU."""
         config = self.model.config
         # RoBERTa's positions begin behind its pad token's id
         reserved = config.pad_token_id + 1 if config.model_type.endswith("roberta") else 0
@@ -69,10 +72,9 @@ class TextClassifier:
             self.tokenizer(text, pair, truncation=True, max_length=limit)
             for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)
         ]
-        found = torch.zeros(len(texts))
+        found = torch.zeros(len(texts), len(self.labels))
         for batch in batches_by_length([len(row["input_ids"]) for row in encoded], self.batch_tokens):
             rows = self.tokenizer.pad([encoded[i] for i in batch], return_tensors="pt").to(self.model.device)
             logits = self.model(**rows).logits.float().cpu()
-            probabilities = logits.sigmoid() if len(self.labels) == 1 else logits.softmax(-1)
-            found[batch] = probabilities[:, self.labels.index(label)]
+            found[batch] = logits.sigmoid() if len(self.labels) == 1 else logits.softmax(-1)
         return found
