@@ -1,1 +1,1 @@
-"""Building a corpus: sources of text, filters and their funnel, duplicates, leaks between parts, a gate for SFT rows."""
+"""Building a corpus: sources of text, filters and their funnel, duplicates, leaks, a gate for SFT rows."""
