@@ -95,7 +95,7 @@ SIGNS = {
         "(?:programmed|designed) to (?:be|respect|provide|promote|assist|prioritize|prioritise|follow)",
     ),
     "lacks": (
-        "i … (?:do not|cannot) … (?:access|know|the ability|information)",
+        "i … (?:do not|cannot) … (?:access|know|the ability|the capability|the capacity|information)",
         "i have no (?:access|way|information|knowledge)",
     ),
     "wrong": ("{wrong}",),
@@ -135,7 +135,7 @@ LIMITS = ("sorry", "is a machine", "lacks")
 """No refusal where help follows."""
 NO_SIGNS = (
     "(?:thank you|thanks) for reaching out",
-    "(?:sorry|apologize|apologise) for (?:your|the|any)",
+    "(?:sorry|apologize|apologise) for (?:your|the)",
     "instead of",
     "i cannot (?:wait|help but|imagine)",
     "i cannot (?:stress|emphasize|emphasise|recommend|praise|thank) … … enough",

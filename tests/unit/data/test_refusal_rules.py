@@ -98,6 +98,7 @@ REFUSALS = (
     "I’m afraid that isn’t something I can help with.",
     "I am programmed to follow ethical guidelines, which means that I can't explain this.",
     "Let's talk about something else. I can't discuss this topic.",
+    "I'm sorry for any confusion, but as a chatbot I don't have the capability to do so.",
 )
 COMPLIANCES = (
     "To kill a Python process, run `kill PID`. You cannot undo it.",
