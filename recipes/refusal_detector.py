@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import require_files, stage_folder, write_json
 
 if TYPE_CHECKING:
     from rlhf.evaluation.refusals import LabelledAnswer
@@ -69,7 +69,7 @@ def main(config: RefusalDetectorConfig) -> None:
     from rlhf.evaluation.refusals import RefusalClassifier, read_labelled
 
     labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         tables: dict[str, dict[str, Any]] = {}
         for name, rows in labelled.items():
             others = [row for other, own in labelled.items() if other != name for row in own]
