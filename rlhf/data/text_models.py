@@ -21,7 +21,7 @@ from rlhf.errors import InputError
 from rlhf.pretrained import from_pretrained
 
 if TYPE_CHECKING:
-    from rlhf.data.leakage import Floats
+    from rlhf.data.corpus.leakage import Floats
 
 DEFAULT_MAX_TOKENS = 512
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
