@@ -63,8 +63,8 @@ def main(config: TextClassifierConfig) -> None:
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
     from rlhf.evaluation.classifier_training import read_labelled_texts, save_classifier, train_classifier
-    from rlhf.evaluation.text_classifier import TextClassifier
     from rlhf.metrics import MetricsLog
+    from rlhf.models.text_judges import TextClassifier
     from rlhf.training.accelerator import make_accelerator
 
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
