@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
@@ -100,7 +100,7 @@ def main(config: PPORecipeConfig) -> None:
     if config.dry_run is not None:
         print(planned(config, config.dry_run))
         return
-    files = {n: Path(p) for n in ("prompts", "validation_prompts") if is_local(p := getattr(config, n))}
+    files = {n: Path(untagged(p)) for n in ("prompts", "validation_prompts") if is_local(p := getattr(config, n))}
     inputs: dict[str, Any] = {"policy": config.policy, **files}
     if config.value_from is not None:
         inputs["value_from"] = config.value_from

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_conversations, load_prompts
+from rlhf.data.loading import is_local, load_conversations, load_prompts, untagged
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
@@ -202,7 +202,7 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
     """What the stage reads, by the name of its option; InputError where something is not there, or is no reward."""
     sources = {"prompts": config.prompts} | {f"earlier_prompts.{i}": s for i, s in enumerate(config.earlier_prompts)}
     inputs = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
-    inputs |= {name: Path(source) for name, source in sources.items() if is_local(source)}
+    inputs |= {name: Path(untagged(source)) for name, source in sources.items() if is_local(source)}
     inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
     require_files(**inputs)
     if config.server is None:

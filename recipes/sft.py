@@ -17,7 +17,7 @@ from typing import Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import read_chat_template
-from rlhf.data.loading import is_local, load_conversations
+from rlhf.data.loading import Sources, load_conversations, source_files
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
@@ -33,7 +33,8 @@ class SftConfig:
     Args:
         output: folder of this stage.
         policy: checkpoint folder to start from; its tokenizer needs a chat template, or gets one by chat_template.
-        data: dialogues that end with an answer, `messages` or `prompt` and `completion`: a local file or a hub name.
+        data: dialogues that end with an answer, `messages` or `prompt` and `completion`, …: a local file or a hub name,
+            or several.
         chat_template: replaces the tokenizer's, and is saved with it: llama2, or a file with a Jinja template; null:
             the tokenizer's own.
         adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
@@ -45,7 +46,7 @@ class SftConfig:
 
     output: Path
     policy: Path
-    data: str
+    data: Sources
     chat_template: str | None = None
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
@@ -61,7 +62,7 @@ class SftConfig:
 
 
 def main(config: SftConfig) -> None:
-    data = {"data": Path(config.data)} if is_local(config.data) else {}
+    data = source_files(data=config.data)
     require_new(config.output)
     require_files(policy=config.policy, **data)
     require_checkpoint(config.policy)
