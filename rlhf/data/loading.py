@@ -51,6 +51,10 @@ class Reading:
     left_out: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
 
+    def leave_out(self, why: str) -> None:
+        """Count a row that is left out."""
+        self.left_out[reason(why)] += 1
+
     def sentences(self, source: Source, kept: int) -> list[str]:
         """What to say of it, beside the `kept` rows; nothing where nothing was lost."""
         said = []
@@ -90,18 +94,6 @@ def untagged(source: Source) -> str:
 def source_path(source: Source) -> Path | None:
     """Where a source is on this machine, without its domain; None for a hub name."""
     return Path(untagged(source)) if is_local(source) else None
-
-
-def source_files(**fields: Sources | Sequence[Source]) -> dict[str, Path]:
-    """Name -> path of the sources that are on this machine: the field's name, numbered where it holds several."""
-    found = {}
-    for name, given in fields.items():
-        sources = sources_of(given)
-        for number, source in enumerate(sources):
-            path = source_path(source)
-            if path is not None:
-                found[name if len(sources) == 1 else f"{name}.{number}"] = path
-    return found
 
 
 def load_preferences(
@@ -259,7 +251,7 @@ def converted(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, reading
         why = "is nested too deeply to be read" if isinstance(error, RecursionError) else str(error)
         if on_bad_row == "refuse" or isinstance(error, _WholeFile):
             raise InputError(f"{untagged(source)}:{number}: {why}") from error
-        reading.left_out[reason(why)] += 1
+        reading.leave_out(why)
 
     for number, rows in gathered(source_rows(source), reader.kind):
         given = rows[0].get("id")

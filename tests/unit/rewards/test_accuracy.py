@@ -93,9 +93,7 @@ def test_rows_go_to_their_domain_and_untagged_files_to_the_fields(tmp_path: Path
 def test_no_row_counts_as_helpfulness_and_as_safety(tmp_path: Path) -> None:
     hh = [{"chosen": "\n\nHuman: q0\n\nAssistant: yes", "rejected": "\n\nHuman: q0\n\nAssistant: no"}]
     file = str(write(tmp_path / "hh.jsonl", hh))
-    with pytest.raises(
-        InputError, match="hh.jsonl stands in preferences too, .*by .*#helpfulness"
-    ):
+    with pytest.raises(InputError, match=r"hh.jsonl stands in preferences too, .*by .*#helpfulness"):
         load_reward_rows("helpfulness", [file], [file], [])
     with pytest.raises(InputError, match="would count as helpfulness and again as safety"):
         load_reward_rows("safety", [f"{file}#safety"], [f"{file}#helpfulness"], [])
