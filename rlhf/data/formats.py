@@ -108,7 +108,7 @@ def _key(one: Format, row: Row, kind: Kind) -> Any:
     if one.together is None or kind not in one.joined:
         return None
     try:
-        return one.name, one.together(_normal(one, row, Counter()))
+        return one.needs, one.together(_normal(one, row, Counter()))
     except (InputError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None  # converting the row says what is wrong
 
