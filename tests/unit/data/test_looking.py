@@ -46,7 +46,8 @@ def test_rendered_with_a_tokenizer(tmp_path, capsys, tiny_tokenizer):
         file, [{"prompt": "hello ?", "chosen": "hi", "rejected": "no", "domain": "safety", "strength": "better"}]
     )
     code, out, err = look(capsys, file, "--tokenizer", tmp_path / "tokenizer")
-    assert (code, err) == (0, "") and "--- row 1, safety, strength better: chosen\n" in out and "--- row 1: rejected\n" in out
+    assert (code, err) == (0, "")
+    assert "--- row 1, safety, strength better: chosen\n" in out and "--- row 1: rejected\n" in out
     assert out.count("⟦") == 3 and "compared: " in out and "tokens\n" in out and "domain: safety (1)" in out
     code, out, _ = look(capsys, file, "--as", "prompts")
     assert code == 0 and "1 rows, read as 1 prompts" in out and "hi" not in out.splitlines()[1]
