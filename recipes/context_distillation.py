@@ -32,8 +32,9 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.sampling.server import ServerSampler
 from rlhf.stage import open_stage, require_files, require_new, write_json
 
 if TYPE_CHECKING:

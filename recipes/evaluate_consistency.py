@@ -25,8 +25,9 @@ from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import load_checker
 from rlhf.models.checkpoint import require_checkpoint
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.sampling.server import ServerSampler
 from rlhf.stage import open_stage, require_files, require_new, write_json
 from rlhf.synthesis.ghost_attention import answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints

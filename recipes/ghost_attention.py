@@ -30,8 +30,9 @@ from rlhf.evaluation.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import Sampler, SamplingParams
-from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.sampling.server import ServerSampler
 from rlhf.stage import open_stage, require_files, require_new, write_json
 from rlhf.synthesis.ghost_attention import (
     Answered,

@@ -34,8 +34,8 @@ from rlhf.evaluation.mt_bench import (
     verdict,
 )
 from rlhf.models.checkpoint import require_checkpoint
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig
 from rlhf.stage import Kept, open_stage, require_files, require_new, write_json
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from rlhf.iteration.sweep import read_best_temperature
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.shards import kept_samples
 from rlhf.stage import open_stage, require_files, require_new, write_json
 

@@ -43,8 +43,8 @@ from rlhf.data.corpus.text_filters import FilterConfig
 from rlhf.data.loading import OnBadRow, is_local, source_rows
 from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig
 from rlhf.stage import open_stage, peak_memory_mb, require_files, write_json
 
 

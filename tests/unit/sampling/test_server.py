@@ -10,8 +10,9 @@ import pytest
 
 from rlhf.conversation import Renderer
 from rlhf.errors import InputError
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams, StreamingSampler
-from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.sampling.server import ServerSampler
 
 if TYPE_CHECKING:
     from conftest import ChatServer
