@@ -6,10 +6,9 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from rlhf.conversation import Renderer
-from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig, ScoreParts
 from rlhf.sampling.protocol import Sampler
-from rlhf.sampling.server import ServerSampler
+from rlhf.sampling.server import ServerConfig, ServerSampler
 
 if TYPE_CHECKING:
     import torch

@@ -190,9 +190,9 @@ def test_transformers_serve_killed_and_started_again_in_the_middle(
     from accelerate import Accelerator
 
     from rlhf.conversation import Renderer
-    from rlhf.sampling.chat import ServerConfig
     from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.server import ServerSampler
+    from rlhf.sampling.protocol import SamplingParams
+    from rlhf.sampling.server import ServerConfig, ServerSampler
     from rlhf.sampling.shards import read_shards
 
     config = ServerConfig(served.url, "tests/tiny", concurrency=2, retries=1)

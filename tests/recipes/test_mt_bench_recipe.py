@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.evaluation.mt_bench import PROMPT_NAMES
-from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.server import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,9 +20,8 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.http_client import JsonClient, RequestFailed, check_url
-from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerSampler
+from rlhf.sampling.server import ServerConfig, ServerSampler
 
 KEY = "sk-the-secret-of-this-test"
 Behaviour = Callable[["Wire"], None]
@@ -377,8 +376,7 @@ def test_silent_answers_are_not_given_out_before_others_speak(hostile: HostileSe
 CTRL_C = """
 import sys
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.chat import ServerConfig
-from rlhf.sampling.server import ServerSampler
+from rlhf.sampling.server import ServerConfig, ServerSampler
 
 talks = [[{"role": "user", "content": "Q"}]] * 9
 sampler = ServerSampler(ServerConfig(sys.argv[1], "tiny", concurrency=3, timeout=900))

@@ -10,9 +10,8 @@ import pytest
 
 from rlhf.conversation import Renderer
 from rlhf.errors import InputError
-from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams, StreamingSampler
-from rlhf.sampling.server import ServerSampler
+from rlhf.sampling.server import ServerConfig, ServerSampler
 
 if TYPE_CHECKING:
     from conftest import ChatServer
