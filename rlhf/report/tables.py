@@ -104,8 +104,8 @@ _COLUMNS = [
     *(
         _Column(
             f"Judge: {domain}",
-            f"share of comparisons on prompts of domain {domain} that this version wins against the opponent, by the judge "
-            "model asked in both orders; ties, and verdicts that the order decides, count half",
+            f"share of comparisons on prompts of domain {domain} that this version wins against the opponent, by the "
+            "judge model asked in both orders; ties, and verdicts that the order decides, count half",
             f"judge_win_rate_{domain}",
             _share(f"judge_win_rate_{domain}", f"judge_win_rate_{domain}_ci"),
         )
