@@ -54,6 +54,7 @@ def look_at(folder: Path) -> ChatModel:
     from transformers import AutoConfig
 
     from rlhf.models.policy import load_tokenizer
+    from rlhf.pretrained import from_pretrained
 
     base = base_folder(folder)
     shapes = weight_shapes(base)
@@ -62,7 +63,7 @@ def look_at(folder: Path) -> ChatModel:
     by_type: dict[str, int] = {}
     for name, size in sizes.items():
         by_type[kinds[name]] = by_type.get(kinds[name], 0) + size
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    config = from_pretrained(AutoConfig, base)
     context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     tokenizer = load_tokenizer(folder)
     thinks = "think" in str(tokenizer.chat_template or "")

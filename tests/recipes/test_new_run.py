@@ -20,28 +20,7 @@ from rlhf.start.machine import Machine
 from rlhf.start.new import Request, new_run
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = [
-    "what",
-    "is",
-    "the",
-    "river",
-    "of",
-    "velda",
-    "mora",
-    "how",
-    "do",
-    "I",
-    "paint",
-    "my",
-    "own",
-    "goat",
-    "you",
-    "are",
-    "a",
-    "guide",
-    "please",
-    "answer",
-]
+WORDS = [*"abcdefghijklmnopqrst"]
 
 
 @pytest.fixture
@@ -94,7 +73,8 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
 def test_every_written_setting_is_an_option(
     machine: Machine, tiny_policy_path: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request(tmp_path / "run", tiny_policy_path, helpfulness_preferences=(str(pairs),), versions=5)
+    both = {"helpfulness_preferences": (str(pairs),), "safety_preferences": (str(pairs),)}
+    request = Request(tmp_path / "run", tiny_policy_path, versions=5, **both)
     monkeypatch.setattr("rlhf.start.sizing.TINY", 1.0)  # adapters for the tiny model too
     new_run(request, machine)
     config = parse_config(IterativeConfig, ["--config", str(tmp_path / "run" / "plan.yaml")])
