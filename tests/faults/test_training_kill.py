@@ -169,6 +169,7 @@ STAGE_OF = {"reward_study": "plain_1_seed1", "safety_study": "safety_100_seed1"}
 
 def trainings() -> list[str]:
     """Every recipe whose config has checkpoint_every, however deep; PPO has tests of its own."""
+    sys.path.insert(0, str(ROOT / "recipes"))
     found = []
     for file in sorted((ROOT / "recipes").glob("*.py")):
         recipe = importlib.import_module(file.stem)
