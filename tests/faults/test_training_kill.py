@@ -119,6 +119,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **SAMPLING,
         "sampling.max_new_tokens": 150,
         **FINETUNING,
+        "finetuning.optimizer.epochs": 5,
     },
     "ghost_attention": {
         "policy": "POLICY",
@@ -129,6 +130,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **SAMPLING,
         "sampling.max_new_tokens": 100,
         **FINETUNING,
+        "finetuning.optimizer.epochs": 5,
     },
     "context_distillation": {
         "policy": "POLICY",
@@ -140,6 +142,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **SAMPLING,
         "sampling.max_new_tokens": 150,
         **FINETUNING,
+        "finetuning.optimizer.epochs": 5,
     },
     "pretrain": {"data": "dialogues.jsonl", "vocab_size": 300, "block_length": 32, "size.hidden_size": 16, **STEPS},
     "text_classifier": {"model": "POLICY", "data": '{"a": "pairs.jsonl", "b": "dialogues.jsonl"}', **STEPS},
