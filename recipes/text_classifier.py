@@ -61,7 +61,7 @@ def main(config: TextClassifierConfig) -> None:
     if is_adapter_checkpoint(config.model):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
-    from rlhf.evaluation.classifier_training import read_labelled_texts, train_classifier
+    from rlhf.evaluation.classifier_training import read_labelled_texts, save_classifier, train_classifier
     from rlhf.evaluation.text_classifier import TextClassifier
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, States, kept_states
@@ -81,9 +81,8 @@ def main(config: TextClassifierConfig) -> None:
         )
         stage.closing.rows(result.rows)
         stage.closing.suspect(suspicious_training(result))
+        save_classifier(model, tokenizer, folder / "checkpoint", accelerator)
         if stage.is_main:
-            model.save_pretrained(folder / "checkpoint")
-            tokenizer.save_pretrained(folder / "checkpoint")
             texts, labels = list(parts["heldout"]), list(parts["heldout"].values())
             given = TextClassifier(str(folder / "checkpoint")).labels_of(texts)
             figures = agreement_figures(labels, given)
