@@ -62,7 +62,7 @@ def main(config: TextClassifierConfig) -> None:
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
     from rlhf.evaluation.classifier_training import read_labelled_texts, save_classifier, train_classifier
-    from rlhf.evaluation.text_classifier import TextClassifier
+    from rlhf.models.text_judges import TextClassifier
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, States, kept_states
     from rlhf.training.suspicion import suspicious_training
