@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -24,6 +25,9 @@ def run_plan(config: IterativeConfig) -> None:
         InputError: the plan or a stage's settings are wrong; nothing was started.
         SystemExit: 1 where a stage failed, 130 where the user stopped it.
     """
+    for option in ("strict", "fresh"):
+        if getattr(config, option):
+            os.environ[f"RLHF_{option.upper()}"] = "true"  # for every stage: it changes nothing of a result
     stages = make_plan(config)
     check_plan(stages)
     try:
