@@ -46,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--config", type=Path, required=True)
     added = command("report", lambda a: report(a.run), "write report/index.html of a run")
     added.add_argument("run", type=Path)
-    added = command("verify", lambda a: verify_run(a.run), "are the files of the finished stages still what they were?")
+    added = command(
+        "verify",
+        lambda a: verify_run(a.run),
+        "are all files of the finished stages, the pools and the summary what they were?",
+    )
     added.add_argument("run", type=Path)
     added = command("compare", lambda a: compare(*a.runs), "two runs' figures side by side")
     added.add_argument("runs", nargs=2, type=Path, metavar="run")
@@ -118,20 +122,17 @@ def report(run: Path) -> None:
 
 
 def verify_run(run: Path) -> bool:
-    """Print for every finished stage whether its files have the digest in the ledger; False where one has not."""
-    from rlhf.iteration.ledger import last_record, output_digest, read_ledger
+    """Print what became of the run's files (`rlhf.iteration.verify`); False where they are not all as they were."""
+    from rlhf.iteration.verify import verify_run
 
     _existing_run(run)
-    records = read_ledger(run / "ledger.jsonl")
-    newest = [last_record(records, name) for name in dict.fromkeys(r["stage"] for r in records if "stage" in r)]
-    finished = [record for record in newest if record is not None and record["event"] == "finished"]
     whole = True
-    for record in finished:
-        folder = run / record["stage"]
-        state = "MISSING" if not folder.exists() else "ok" if output_digest(folder) == record["output"] else "CHANGED"
-        whole = whole and state == "ok"
-        print(f"{record['stage']:<24} {state}")
-    print(f"{len(finished)} finished stages, " + ("all as they were" if whole else "not all as they were"))
+    for finding in verify_run(run):
+        whole = whole and not finding.problems
+        print(f"{finding.name:<24} {'CHANGED' if finding.problems else 'ok'}")
+        for problem in finding.problems:
+            print(f"    {problem}")
+    print("all as it was" if whole else "not all as it was; a driver that starts makes changed stages again")
     return whole
 
 

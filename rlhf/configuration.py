@@ -14,15 +14,19 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from rlhf.errors import InputError
+from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 
 Config = TypeVar("Config")
+SHIPPED = "recipes/configs/"
+_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -46,6 +50,8 @@ def parse_config(
     try:
         namespace = parser.parse_args(argv)
         _refuse_lone_values(namespace, config_class)
+        for name, value in list(namespace.items()):
+            namespace[name] = _shipped(value)
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
         return config_class(**fields)
@@ -69,6 +75,14 @@ def _resolve_annotations(kind: type) -> None:
         for part in (hint, *typing.get_args(hint)):
             if isinstance(part, type) and dataclasses.is_dataclass(part):
                 _resolve_annotations(part)
+
+
+def _shipped(value: Any) -> Any:
+    """A path of a file that comes with the recipes, such as a YAML names it, so that it is found from any folder."""
+    if isinstance(value, (str, Path)) and os.fspath(value).startswith(SHIPPED) and not os.path.exists(value):
+        found = _CHECKOUT / value
+        return type(value)(found) if found.exists() else value
+    return value
 
 
 def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
@@ -112,6 +126,7 @@ def to_yaml(config: Any) -> str:
 
 def run_recipe(main: Callable[[Config], None], config_class: type[Config]) -> None:
     """Entry point of every recipe: parse, run, and answer InputError with one sentence on stderr and exit code 2."""
+    end_with_launcher()
     try:
         main(parse_config(config_class, description=sys.modules[main.__module__].__doc__))
     except InputError as error:

@@ -62,6 +62,8 @@ class IterativeConfig:
         fine_tune_from: each version's fine-tuning starts from the SFT checkpoint ("sft", the paper) or "newest".
         processes: recipe name -> processes of its stages; 1 where not named.
         slots: processes at once, over all stages: the machine's cores, or GPUs.
+        stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
+        end_stalled: end such a stage, and with it the run, which the same command then goes on with.
         seed: decides every draw; version n's stages get seed + 1000 n.
     """
 
@@ -77,6 +79,8 @@ class IterativeConfig:
     fine_tune_from: Literal["sft", "newest"] = "sft"
     processes: dict[str, int] = field(default_factory=dict)
     slots: int = 2
+    stalled_minutes: float = 30.0
+    end_stalled: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,6 +93,8 @@ class IterativeConfig:
                 raise InputError(f"versions: {name!r} is taken already; give every version a name of its own")
         if self.slots < 1:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
+        if self.stalled_minutes < 0:
+            raise InputError(f"stalled_minutes: must be 0 (never) or above, got {self.stalled_minutes:g}")
         for recipe, count in self.processes.items():
             if recipe not in RECIPES_OF_A_RUN:
                 raise InputError(

@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.iteration.lifetime import GRACE_SECONDS, RUN_MARK, die_with
 from rlhf.iteration.plan import RECIPES, PlannedStage
 from rlhf.iteration.warm import WarmStart
+from rlhf.lifetime import GRACE_SECONDS, RUN_MARK, die_with
 
 
 def command_of(stage: PlannedStage, recipes: Path = RECIPES) -> list[str]:

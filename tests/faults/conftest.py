@@ -150,7 +150,7 @@ class FakeRun:
 
     def alive(self) -> list[int]:
         """Processes of this run that live."""
-        from rlhf.iteration.lifetime import marked_processes
+        from rlhf.lifetime import marked_processes
 
         return marked_processes(self.here / "run")
 
