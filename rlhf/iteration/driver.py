@@ -127,7 +127,6 @@ class Driver:
             self.ledger = Ledger(self.run / "ledger.jsonl")
             self.ledger.close_killed(last_alive)
             self.ledger.append("begun", pid=os.getpid(), stages=len(self.stages), slots=self.slots)
-            self.killed_before = out_of_memory_kills()
             self.digests = FileDigests(self.run)
             try:
                 read_inputs(self.stages, self.run, self.digests)
@@ -226,7 +225,7 @@ class Driver:
 
     def _failed(self, process: StageProcess, status: int) -> str:
         """Record a failure; returns what the user needs: why, the log, the command."""
-        killed = out_of_memory_kills() - self.killed_before
+        killed = out_of_memory_kills() - process.killed_before
         line = describe_failure(status, process.log, process.log_start, out_of_memory_kills=killed)
         return self._give_up(process, line, status)
 

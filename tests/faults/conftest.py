@@ -86,8 +86,9 @@ def stage(name, config, reads, processes, **overrides):
     return PlannedStage(name, "fake", here / config, options, inputs, output, processes)
 
 stages = [stage(**entry) for entry in json.loads((here / "plan.json").read_text())]
+slots, how, more = int(sys.argv[2]), sys.argv[3] == "warm", json.loads(sys.argv[4])
 try:
-    Driver(stages, here / "run", slots=int(sys.argv[2]), recipes=here, warm=sys.argv[3] == "warm").execute()
+    Driver(stages, here / "run", slots=slots, recipes=here, warm=how, **more).execute()
 except (InputError, StageFailed) as error:
     sys.exit(f"error: {error}")
 except KeyboardInterrupt:
@@ -112,14 +113,15 @@ class FakeRun:
     def configure(self, name: str, **config: Any) -> None:
         (self.here / f"{name}.yaml").write_text(json.dumps(config))
 
-    def start(self, slots: int = 2, how: str = "cold") -> subprocess.Popen[str]:
-        command = [sys.executable, str(self.here / "drive.py"), str(self.here), str(slots), how]
+    def start(self, slots: int = 2, how: str = "cold", **options: Any) -> subprocess.Popen[str]:
+        """Start the driver; `options` are its own."""
+        command = [sys.executable, str(self.here / "drive.py"), str(self.here), str(slots), how, json.dumps(options)]
         environment = os.environ | {"TRACE": str(self.here / "trace"), "PYTHONPATH": str(ROOT)}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
-    def drive(self, slots: int = 2, how: str = "cold") -> subprocess.CompletedProcess[str]:
-        process = self.start(slots, how)
+    def drive(self, slots: int = 2, how: str = "cold", **options: Any) -> subprocess.CompletedProcess[str]:
+        process = self.start(slots, how, **options)
         output, errors = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
