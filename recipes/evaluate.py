@@ -24,7 +24,7 @@ from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def main(config: EvaluateConfig) -> None:
     if config.baseline_evaluation is not None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         policy = load_policy(config.policy).to(accelerator.device)
         drawn = sample_distributed(

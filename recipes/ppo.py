@@ -17,26 +17,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
+from rlhf.models.fields import Checkpoint
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
-from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble, reward_files
+from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import InputPath, KeepingConfig, open_stage, require_files
 
 
-@dataclass(frozen=True)
-class PPORecipeConfig:
+@dataclass(frozen=True, kw_only=True)
+class PPORecipeConfig(KeepingConfig):
     """PPO.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder to start from; its frozen copy is the reference.
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
@@ -62,14 +62,13 @@ class PPORecipeConfig:
             alone, no weights.
     """
 
-    output: Path
-    policy: Path
-    helpfulness: str
-    safety: str
-    prompts: str
-    validation_prompts: str
-    referee: str | None = None
-    value_from: Path | None = None
+    policy: Checkpoint
+    helpfulness: Reward
+    safety: Reward
+    prompts: DataSource
+    validation_prompts: DataSource
+    referee: Reward | None = None
+    value_from: InputPath | None = None
     roles: Literal["separate", "shared"] = "separate"
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
@@ -100,20 +99,11 @@ def main(config: PPORecipeConfig) -> None:
     if config.dry_run is not None:
         print(planned(config, config.dry_run))
         return
-    files = {n: Path(p) for n in ("prompts", "validation_prompts") if is_local(p := getattr(config, n))}
-    inputs: dict[str, Any] = {"policy": config.policy, **files}
-    if config.value_from is not None:
-        inputs["value_from"] = config.value_from
-    require_new(config.output)
-    require_files(**inputs)
-    require_checkpoint(config.policy)
-    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
-    inputs |= judges
+    stage = open_stage(config)
     for source in (config.prompts, config.validation_prompts):
         load_prompts(source)  # a bad row is found before torch is loaded
 
     from rlhf.conversation import Renderer
-    from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
@@ -135,14 +125,12 @@ def main(config: PPORecipeConfig) -> None:
         )
         for name in ("prompts", "validation_prompts")
     )
-    helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
+    helpful = [path for name, path in stage.inputs.items() if name.startswith("helpfulness") and path.is_dir()]
     value_from = config.value_from
     if value_from is None and config.ppo.learns_value and config.roles == "separate":  # shared roles choose
         value_from = default_value(helpful, tokenizer)
     accelerator = make_accelerator(seed=config.seed)
-    keep = kept_states(inputs, config, accelerator, beside=(SAMPLES_FILE,))
-    with open_stage(config.output, config, inputs=inputs, keep=keep) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator, kept_states(stage, accelerator, beside=(SAMPLES_FILE,))) as folder:
         roles = load_roles(
             config.policy,
             config.helpfulness,
@@ -172,11 +160,9 @@ def main(config: PPORecipeConfig) -> None:
             save_policy=lambda path: roles.save_policy(path, tokenizer),
             keep=config.ppo.keep_checkpoints,
         )
-        result = train_ppo(ppo, prompts, validation_prompts, MetricsLog(folder, accelerator), saving)
+        result = train_ppo(ppo, prompts, validation_prompts, stage.log, saving)
         saving.take_best(result.best_iteration)
-        if accelerator.is_main_process:
-            write_json(folder / "ppo.json", vars(result))
-        accelerator.wait_for_everyone()
+        stage.write_json("ppo.json", vars(result))
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:

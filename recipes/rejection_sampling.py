@@ -14,36 +14,33 @@ metrics.jsonl.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_conversations, load_prompts
-from rlhf.data.mixing import mix
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.finetuning.config import FinetuningConfig
+from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.iteration.selection import SelectionConfig, refuse_empty, select, selection_figures, write_selected
 from rlhf.iteration.sweep import read_best_temperature
-from rlhf.models.checkpoint import require_checkpoint
-from rlhf.models.config import AdapterConfig
-from rlhf.rewards.specs import reward_files
+from rlhf.models.fields import Checkpoint, Policy
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.shards import kept_samples
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import Effect, InputPath, Kept, Stage, open_stage
 
 
-@dataclass(frozen=True)
-class RejectionSamplingConfig:
+@dataclass(frozen=True, kw_only=True)
+class RejectionSamplingConfig(MixedFinetuneConfig):
     """Rejection-sampling fine-tuning.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder that the answers are sampled from, the newest.
         fine_tune_from: checkpoint folder that the fine-tuning starts from, the same for every version.
         prompts: prompts to answer (file or hub name); those of domain "safety" are rewarded for safety alone.
@@ -54,8 +51,6 @@ class RejectionSamplingConfig:
         pool_top: of each earlier version rescore its own best so many answers to a prompt, to save work; 0: all.
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
             to them are chosen among too.
-        sft_data: dialogues to mix in, against forgetting; null: none.
-        sft_share: their share of all rows.
         version: name of this version in the pool.
         num_samples: K, answers drawn for each prompt.
         sampling: how they are drawn.
@@ -65,45 +60,38 @@ class RejectionSamplingConfig:
         batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
         compile: decode in compiled steps of a fixed shape, on a GPU captured as graphs.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
-        adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
         quantization: nf4 holds both policies' weights in 4 bit, which needs an adapter; null: as they are.
-        finetuning: length, masking, schedule.
         seed: added to sampling.seed; also of the mix, the rows' order and dropout.
     """
 
-    output: Path
-    policy: Path
-    fine_tune_from: Path
-    prompts: str
-    helpfulness: str
-    safety: str
-    pool: Path | None = None
+    policy: Policy
+    fine_tune_from: Checkpoint
+    prompts: DataSource
+    helpfulness: Reward
+    safety: Reward
+    pool: InputPath | None = None
     pool_top: int = 0
-    earlier_prompts: tuple[str, ...] = ()
-    sft_data: Path | None = None
+    earlier_prompts: tuple[DataSource, ...] = ()
     sft_share: float = 0.2
     version: str = "v1"
     num_samples: int = 16
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    temperature_from: Path | None = None
+    temperature_from: InputPath | None = None
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     early_rejection: EarlyRejectionConfig | None = None
-    batch_size: int | None = None
-    compile: bool = False
+    batch_size: Annotated[int | None, Effect.ROUNDING] = None
+    compile: Annotated[bool, Effect.ROUNDING] = False
     server: ServerConfig | None = None
-    adapter: AdapterConfig | None = None
-    quantization: Literal["nf4"] | None = None
     finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last", on_bad_row="skip"))
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("num_samples", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name}: must be at least 1, got {value}")
         if self.pool_top < 0:
             raise InputError(f"pool_top: must be 0 (all) or above, got {self.pool_top}")
-        if not 0 <= self.sft_share < 1:
-            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
         if self.sampling.temperature == 0 and self.num_samples > 1:
             raise InputError("sampling.temperature: at 0 all answers of a prompt are the same; raise it, e.g. to 1")
         if self.early_rejection is not None:
@@ -113,13 +101,10 @@ class RejectionSamplingConfig:
                 raise InputError(f"early_rejection.at: must lie below sampling.max_new_tokens, which is {longest}")
         if self.compile and self.server is not None:
             raise InputError("compile: the server decodes as it was started; leave one of the two out")
-        if self.quantization is not None and self.adapter is None:
-            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
 
 
 def main(config: RejectionSamplingConfig) -> None:
-    require_new(config.output)
-    inputs = inputs_of(config)
+    stage = open_stage(config)
     prompts = load_prompts(config.prompts)
     by_id = prompts_by_id(prompts, [load_prompts(source) for source in config.earlier_prompts])
     pool = read_pool(config.pool, top=config.pool_top, new=config.version)
@@ -129,20 +114,18 @@ def main(config: RejectionSamplingConfig) -> None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
     judges = f"{config.helpfulness} & {config.safety}"
     messages = [prompt.messages for prompt in prompts]
-    kept = kept_samples(messages, config.num_samples, params, **also_decisive(config, inputs, prompts))
 
-    from rlhf.finetuning.supervised import finetune, training_renderer
-    from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.finetuning.stage import finetune_stage
     from rlhf.rewards.gate import part_rewards, refuse_broken_rewards
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.policy import policy_sampler
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
 
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs, keep=kept) as folder:
-        accelerator.wait_for_everyone()
+    samples_kept = kept_answers(stage, config, prompts, params)
+    with stage.work(accelerator, samples_kept, kept_states(stage, accelerator)) as folder:
         helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
         refuse_broken_rewards(prompts, helpfulness, safety)
 
@@ -157,7 +140,7 @@ def main(config: RejectionSamplingConfig) -> None:
             compile=config.compile,
             server=config.server,
         )
-        shards = folder / kept.name
+        shards = folder / samples_kept.name
         samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
         drawn = completions_of(prompts, samples, config.version, params.temperature)
         del sampler
@@ -171,54 +154,32 @@ def main(config: RejectionSamplingConfig) -> None:
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
         dialogues = [by_id[row.prompt_id].answered(row.text) for row in selection.chosen]
-        if accelerator.is_main_process:
+        if stage.is_main:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)
-            given_up = config.early_rejection.at if config.early_rejection else ()
-            figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
-            figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
-            write_json(folder / "selection.json", figures)
+        given_up = config.early_rejection.at if config.early_rejection else ()
+        figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
+        figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
+        stage.write_json("selection.json", figures)
         refuse_empty(selection)
 
         # fine-tune on them
-        tokenizer = load_tokenizer(config.fine_tune_from)
-        policy = load_policy(config.fine_tune_from, adapter=config.adapter, quantization=config.quantization)
-        finetune(
-            policy,
-            training_renderer(tokenizer, policy, config.finetuning),
-            mix(dialogues, sft_dialogues, config.sft_share, config.seed) if sft_dialogues else dialogues,
-            config.finetuning,
-            accelerator,
-            MetricsLog(folder, accelerator),
-            config.seed,
-            name=f"rejection sampling {config.version}",
-        )
-        merge = config.adapter is None or config.adapter.merge
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
-        accelerator.wait_for_everyone()
+        name = f"rejection sampling {config.version}"
+        start = config.fine_tune_from
+        finetune_stage(stage, accelerator, start, dialogues, config, name=name, mixed_in=sft_dialogues)
 
 
-def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
-    """What the stage reads, by the name of its option; InputError where something is not there, or is no reward."""
-    sources = {"prompts": config.prompts} | {f"earlier_prompts.{i}": s for i, s in enumerate(config.earlier_prompts)}
-    inputs = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
-    inputs |= {name: Path(source) for name, source in sources.items() if is_local(source)}
-    inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
-    require_files(**inputs)
-    if config.server is None:
-        require_checkpoint(config.policy)
-    require_checkpoint(config.fine_tune_from)
-    return inputs | reward_files(helpfulness=config.helpfulness, safety=config.safety)
-
-
-def also_decisive(config: RejectionSamplingConfig, inputs: Iterable[str], prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What else than prompts and parameters decides the drawn answers: with early rejection all that gates a reward."""
-    found: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
+def kept_answers(
+    stage: Stage, config: RejectionSamplingConfig, prompts: Sequence[Prompt], params: SamplingParams
+) -> Kept:
+    """Drawn answers that outlive a kill. With early rejection all that gates a reward decides them too."""
+    messages = [prompt.messages for prompt in prompts]
+    decisive: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
     if config.early_rejection is not None:
         safety = [number for number, prompt in enumerate(prompts) if prompt.domain == "safety"]
-        found["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety, safety]
-        found["inputs"] = [name for name in inputs if name.split(".")[0] in ("policy", "helpfulness", "safety")]
-    return found
+        decisive["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety, safety]
+        decisive["inputs"] = [n for n in stage.inputs if n.split(".")[0] in ("policy", "helpfulness", "safety")]
+    return kept_samples(messages, config.num_samples, params, **decisive)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from rlhf.iteration.sweep import sweep_figures
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def main(config: TemperatureSweepConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
         refuse_broken_rewards(prompts, helpfulness, safety)

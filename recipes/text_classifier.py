@@ -21,7 +21,7 @@ from rlhf.data.loading import is_local
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import require_files, stage_folder, write_json
 from rlhf.training.config import OptimizerConfig
 
 
@@ -65,6 +65,7 @@ def main(config: TextClassifierConfig) -> None:
     from rlhf.evaluation.classifier_training import read_labelled_texts, train_classifier
     from rlhf.evaluation.text_classifier import TextClassifier
     from rlhf.metrics import MetricsLog
+    from rlhf.models.policy import save_policy
     from rlhf.training.accelerator import make_accelerator
 
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
@@ -74,15 +75,14 @@ def main(config: TextClassifierConfig) -> None:
     if not parts["heldout"]:
         raise InputError("heldout_share: no text is held out; raise it or give more texts")
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         log = MetricsLog(folder, accelerator)
         model, tokenizer = train_classifier(
             config.model, parts["train"], config.optimizer, accelerator, log, config.seed
         )
+        save_policy(model, tokenizer, folder / "checkpoint", accelerator)
         if accelerator.is_main_process:
-            model.save_pretrained(folder / "checkpoint")
-            tokenizer.save_pretrained(folder / "checkpoint")
             texts, labels = list(parts["heldout"]), list(parts["heldout"].values())
             given = TextClassifier(str(folder / "checkpoint")).labels_of(texts)
             figures = agreement_figures(labels, given)

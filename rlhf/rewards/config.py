@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.objectives.margins import margin_table
+from rlhf.stage import Effect
 from rlhf.training.config import OptimizerConfig
 
 
@@ -44,7 +45,7 @@ class RewardTrainingConfig:
     safety_loss_weight: float = 0.1
     max_length: int | None = None
     too_long: Literal["refuse", "skip"] = "refuse"
-    checkpoint_every: int = 200
+    checkpoint_every: Annotated[int, Effect.NONE] = 200
     optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
 
     def __post_init__(self) -> None:

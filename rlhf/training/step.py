@@ -178,6 +178,8 @@ def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig, model: nn
     settings.setdefault("bf16", {}).setdefault("check_grad_overflow", True)  # else a bad gradient changes the weights
     zero = settings["zero_optimization"]
     zero.setdefault("overlap_comm", True)
+    if not torch.cuda.is_available():  # DeepSpeed's own optimizer for offloading is compiled at first use, two minutes
+        settings.setdefault("zero_force_ds_cpu_optimizer", False)
     for part in ("offload_optimizer", "offload_param"):
         if zero.get(part, {}).get("device") == "cpu":
             zero[part].setdefault("pin_memory", torch.cuda.is_available())

@@ -82,6 +82,11 @@ def write_rows(here: Path) -> None:
     files = {
         "texts": [{"text": f"the {a} of {b} is my own {b}"} for a in WORDS for b in WORDS],
         "chats": [{"messages": chat(f"what is the {a} {b} ?", f"the {b} of {a}")} for a in WORDS for b in WORDS[:3]],
+        "dialogues": [
+            {"messages": chat(f"what is the {a} ?", f"the {b} of {a}", f"and the {b} ?", "mora")}
+            for a in WORDS
+            for b in WORDS[:2]
+        ],
         "prompts": [
             {
                 "id": f"p{i}",

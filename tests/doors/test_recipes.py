@@ -83,7 +83,7 @@ def others(door: Door) -> dict[str, tuple[str, str, dict[str, Any]]]:
     chats, prompts, preferences = (door.rows(name) for name in ("chats", "prompts", "preferences"))
     pairs = {"policy": door.policy, "preferences": [preferences], "other_preferences": [preferences]}
     judges = {name: door.rewards / name for name in ("helpfulness", "safety")}
-    short = {"sampling__max_new_tokens": 8}
+    short, long = {"sampling__max_new_tokens": 8}, {"sampling__max_new_tokens": 60}  # a random model seldom ends
     size = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 32}
     return {
         "pretrain": (
@@ -105,19 +105,19 @@ def others(door: Door) -> dict[str, tuple[str, str, dict[str, Any]]]:
         "rejection_sampling": (
             "accelerate_cpu_zero3.yaml",
             "embedded/rejection_sampling.yaml",
-            {"policy": door.policy, "fine_tune_from": door.policy, "prompts": prompts, **judges, **short, **FINETUNING}
-            | {"num_samples": 2, "selection__on_unfinished": "keep"},
+            {"policy": door.policy, "fine_tune_from": door.policy, "prompts": prompts, **judges, **long, **FINETUNING}
+            | {"num_samples": 8},
         ),
         "ghost_attention": (
             "accelerate_cpu_zero3.yaml",
             "embedded/ghost_attention.yaml",
-            {"policy": door.policy, "dialogues": chats, "sft_data": chats, **short, **FINETUNING},
+            {"policy": door.policy, "dialogues": door.rows("dialogues"), "sft_data": chats, **long, **FINETUNING},
         ),
         "context_distillation": (
             "accelerate_cpu_zero2.yaml",
             "embedded/context_distillation.yaml",
             {"policy": door.policy, "prompts": prompts, "safety": judges["safety"], "sft_data": chats}
-            | {"test_prompts": "null", "scorer": "null", "world": "null", **short, **FINETUNING},
+            | {"test_prompts": "null", "scorer": "null", "world": "null", **long, **FINETUNING},
         ),
         "text_classifier": (
             "accelerate_cpu_zero3.yaml",
@@ -153,6 +153,7 @@ def others(door: Door) -> dict[str, tuple[str, str, dict[str, Any]]]:
                 **judges,
                 "runs": [str(door.here)],
                 "seeds": [0],
+                "kinds": {"test": "unsafe"},
                 "fractions": [0.5],
                 "scorer": "null",
                 "world": "null",

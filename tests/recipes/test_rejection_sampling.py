@@ -201,7 +201,7 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
         ({"pool": tmp_path}, "pool: .* holds no"),
     ]:
         with pytest.raises(InputError, match=message):
-            run("v1", **options)
+            run("v1", **{"fresh": "true"} | options)
     assert not (tmp_path / "v1").exists()
 
 
