@@ -103,14 +103,18 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.checks import check_plan
     from rlhf.iteration.config import IterativeConfig
     from rlhf.iteration.decision import preview
+    from rlhf.iteration.disk import require_room
     from rlhf.iteration.plan import make_plan
     from rlhf.iteration.processes import command_of
 
     config = parse_config(IterativeConfig, options)
     stages = make_plan(config)
     check_plan(stages)
-    for stage, state in zip(stages, preview(stages, config.run), strict=True):
+    states = preview(stages, config.run)
+    for stage, state in zip(stages, states, strict=True):
         print(f"{stage.name:<24} {state}\n    {shlex.join(command_of(stage))}")
+    to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
+    print(f"disk: {require_room(stages, to_run, config.run)}")
 
 
 def report(run: Path) -> None:

@@ -151,10 +151,11 @@ def decisions(stages: Sequence[PlannedStage], run: Path, digests: FileDigests) -
     return decided
 
 
-def read_inputs(stages: Sequence[PlannedStage], run: Path, digests: FileDigests) -> None:
+def read_inputs(stages: Sequence[PlannedStage], run: Path, digests: FileDigests) -> list[str]:
     """Read what finished stages made and others, that have to run, will read: from then on `decide` sees every damage.
 
-    A damaged one has to run, so what that one reads is read in turn.
+    A damaged one has to run, so what that one reads is read in turn. Returns the names of all that have to run, as far
+    as can be known before.
     """
     records = read_ledger(run / "ledger.jsonl")
     needs = dependencies(stages)
@@ -165,7 +166,7 @@ def read_inputs(stages: Sequence[PlannedStage], run: Path, digests: FileDigests)
         to_run = [name for name, decision in decided.items() if decision.action in ("run", "wait")]
         wanted = {maker for name in to_run for maker in needs[name] if decided[maker].action == "skip"} - read
         if not wanted:
-            return
+            return to_run
         for name in wanted:
             finished = last_record(records, name)
             assert finished is not None, "it is skipped, so it is in the ledger"

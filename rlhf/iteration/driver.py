@@ -23,6 +23,7 @@ from typing import Any
 from rlhf.errors import InputError
 from rlhf.iteration.decision import decide, input_digests, read_inputs, stage_key
 from rlhf.iteration.digests import FileDigests
+from rlhf.iteration.disk import require_room
 from rlhf.iteration.failures import describe_failure, out_of_memory_kills
 from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
@@ -129,7 +130,9 @@ class Driver:
             self.ledger.append("begun", pid=os.getpid(), stages=len(self.stages), slots=self.slots)
             self.digests = FileDigests(self.run)
             try:
-                read_inputs(self.stages, self.run, self.digests)
+                to_run = read_inputs(self.stages, self.run, self.digests)
+                if to_run:
+                    self.progress.say("disk", require_room(self.stages, to_run, self.run))
                 while self.waiting or self.running:
                     self._start_what_can()
                     self._look_after_running()
