@@ -62,10 +62,9 @@ def main(config: TextClassifierConfig) -> None:
     if is_adapter_checkpoint(require_checkpoint(config.model)):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
-    from rlhf.evaluation.classifier_training import read_labelled_texts, train_classifier
+    from rlhf.evaluation.classifier_training import read_labelled_texts, save_classifier, train_classifier
     from rlhf.evaluation.text_classifier import TextClassifier
     from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import save_policy
     from rlhf.training.accelerator import make_accelerator
 
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
@@ -81,7 +80,7 @@ def main(config: TextClassifierConfig) -> None:
         model, tokenizer = train_classifier(
             config.model, parts["train"], config.optimizer, accelerator, log, config.seed
         )
-        save_policy(model, tokenizer, folder / "checkpoint", accelerator)
+        save_classifier(model, tokenizer, folder / "checkpoint", accelerator)
         if accelerator.is_main_process:
             texts, labels = list(parts["heldout"]), list(parts["heldout"].values())
             given = TextClassifier(str(folder / "checkpoint")).labels_of(texts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 import typing
@@ -38,8 +39,8 @@ def parse_config(
 ) -> Config:
     """Read `--config FILE` and `--field value` overrides (later wins) into `config_class`, a dataclass.
 
-    Raises InputError, one sentence, for an unreadable file, an unknown or missing field, or a value that the field or
-    the dataclass's own `__post_init__` refuses.
+    Raises InputError, one sentence, for an unreadable file, an unknown or missing field, a value that the field or the
+    dataclass's own `__post_init__` refuses, or a number that is not finite (.inf, .nan), whatever field it is in.
     """
     _resolve_annotations(config_class)
     parser = ArgumentParser(
@@ -54,6 +55,7 @@ def parse_config(
             namespace[name] = _shipped(value)
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
+        _refuse_not_finite(fields)
         return config_class(**fields)
     except InputError:
         raise
@@ -96,6 +98,20 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
             _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
 
 
+def _refuse_not_finite(value: Any, name: str = "") -> None:
+    """InputError naming the first option, at any depth, whose number is not finite: no option means anything by it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name}: must be a finite number, got {value}")
+    if dataclasses.is_dataclass(value):
+        value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _refuse_not_finite(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _refuse_not_finite(part, name)
+
+
 def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> str:
     cause: BaseException | None = error
     while cause is not None:
@@ -107,15 +123,16 @@ def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> st
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON types: nested dataclasses become dicts, paths strings, tuples lists."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
+    plain: dict[str, Any] = to_plain(dataclasses.asdict(config))
     return plain
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """A value as plain JSON types: paths become strings, tuples lists."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [to_plain(v) for v in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

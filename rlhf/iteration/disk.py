@@ -25,6 +25,7 @@ START_OF = {
     "rejection_sampling": "fine_tune_from",
     "ppo": "policy",
     "ghost_attention": "policy",
+    "context_distillation": "policy",
 }
 """Recipe -> its option that names the checkpoint it starts to train from."""
 
@@ -66,7 +67,7 @@ def checkpoint_bytes(stage: PlannedStage, stages: Sequence[PlannedStage]) -> int
         return 0
     if any((part.get("adapter") or {}).get("merge", True) is False for part in adapters):
         return 0
-    start = Path(str(given[option]))
+    start = Path(str(given.get(option)))
     maker = maker_of(start, stages)
     if maker is not None and not start.exists():
         return checkpoint_bytes(maker, stages)

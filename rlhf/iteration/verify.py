@@ -16,6 +16,7 @@ import yaml
 from rlhf.errors import InputError
 from rlhf.iteration.digests import FileDigests, changes
 from rlhf.iteration.ledger import Record, last_record, output_digest, read_ledger
+from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.iteration.summary import summarise
 from rlhf.stage import STAGE_FILE
 
@@ -43,11 +44,27 @@ def verify_run(run: Path) -> Iterator[Finding]:
     digests = FileDigests(run)
     for name, record in finished.items():
         yield Finding(name, _stage_problems(run / name, record, digests))
-    pools = sorted(path for path in run.rglob("pool/*.parquet") if path.is_file())
-    if pools:
-        yield Finding("pool", [problem for path in pools if (problem := _link_problem(path, run, digests))])
+    linked = sorted(run.rglob("pool/*.parquet"))
+    if not linked and not (run / "summary.json").exists():
+        return
+    try:
+        stages = _plan(run)
+    except (OSError, KeyError, TypeError, yaml.YAMLError, InputError) as error:
+        yield Finding("config.yaml", [f"the plan cannot be read: {error}"])
+        return
+    yield Finding("pool", [problem for link in linked if (problem := _link_problem(link, run, stages, digests))])
     if (run / "summary.json").exists():
-        yield Finding("summary.json", _summary_problems(run))
+        yield Finding("summary.json", _summary_problems(run, stages))
+
+
+def _plan(run: Path) -> list[PlannedStage]:
+    """The stages of the config that the driver recorded, where the run lies now."""
+    from rlhf.configuration import parse_config
+    from rlhf.iteration.config import IterativeConfig
+
+    given = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["config"]
+    options = [part for name, value in given.items() for part in (f"--{name}", json.dumps(value))]
+    return make_plan(replace(parse_config(IterativeConfig, options), run=run))
 
 
 def _stage_problems(folder: Path, record: Record, digests: FileDigests) -> Sequence[str]:
@@ -60,31 +77,24 @@ def _stage_problems(folder: Path, record: Record, digests: FileDigests) -> Seque
     return ["some file is changed, missing or added"] if changed else []
 
 
-def _link_problem(link: Path, run: Path, digests: FileDigests) -> str | None:
+def _link_problem(link: Path, run: Path, stages: Sequence[PlannedStage], digests: FileDigests) -> str | None:
     """What a pool holds of a version are that version's answers."""
-    answers = run / link.stem / "rejection_sampling" / ANSWERS
+    targets = {run / "pool" / f"{stage.version}.parquet": stage.output / ANSWERS for stage in stages}
+    targets = {pool: answers for pool, answers in targets.items() if answers.exists()}
+    targets |= {made: target for stage in stages for made, target in stage.links}
+    name, answers = str(link.relative_to(run)), targets.get(link)
+    if answers is None:
+        return f"{name} belongs to no stage of the plan"
     if not answers.exists():
-        return f"{link.relative_to(run)}: there is no {answers.relative_to(run)}"
+        return f"{name}: there is no {answers.relative_to(run)}"
     if digests.of(link, read=True) != digests.of(answers, read=True):
-        return f"{link.relative_to(run)} differs from {answers.relative_to(run)}"
+        return f"{name} differs from {answers.relative_to(run)}"
     return None
 
 
-def _summary_problems(run: Path) -> Sequence[str]:
+def _summary_problems(run: Path, stages: Sequence[PlannedStage]) -> Sequence[str]:
     """What the summary says but for the seconds, which the next start of a driver changes, is in the stages' files."""
-    from rlhf.configuration import parse_config
-    from rlhf.iteration.config import IterativeConfig
-
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    try:
-        given = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["config"]
-        options = [part for name, value in given.items() for part in (f"--{name}", json.dumps(value))]
-        wanted = summarise(replace(parse_config(IterativeConfig, options), run=run))
-    except (OSError, KeyError, TypeError, InputError) as error:
-        return [f"cannot be compared with the stages' files: {error}"]
-    names = [*wanted, *(name for name in summary if name not in wanted)]
-    return [
-        f"{name} is not what the stages' files say"
-        for name in names
-        if name != "seconds" and summary.get(name) != wanted.get(name)
-    ]
+    wanted = json.loads(json.dumps(summarise(run, stages)))
+    different = [name for name in {**wanted, **summary} if summary.get(name) != wanted.get(name)]
+    return [f"{name} is not what the stages' files say" for name in different if name != "seconds"]

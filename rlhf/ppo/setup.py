@@ -21,6 +21,7 @@ from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.shared import SharedRoles
+from rlhf.pretrained import from_pretrained
 from rlhf.rewards.loading import load_reward
 from rlhf.training.whole import is_partitioned
 
@@ -110,7 +111,7 @@ def load_roles(
 
 def context_length(policy: Path) -> int | None:
     """Longest sequence the policy takes, where its config says; InputError where there is no checkpoint."""
-    config = AutoConfig.from_pretrained(base_folder(require_checkpoint(policy))).get_text_config(decoder=True)
+    config = from_pretrained(AutoConfig, base_folder(require_checkpoint(policy))).get_text_config(decoder=True)
     length: int | None = getattr(config, "max_position_embeddings", None)
     return length
 

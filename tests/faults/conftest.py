@@ -122,7 +122,7 @@ class FakeRun:
 
     def drive(self, slots: int = 2, how: str = "cold", **options: Any) -> subprocess.CompletedProcess[str]:
         process = self.start(slots, how, **options)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def traced(self, word: str = "start") -> list[str]:
@@ -136,7 +136,7 @@ class FakeRun:
         trace = self.here / "trace"
         return trace.read_text().splitlines() if trace.exists() else []
 
-    def wait_for(self, word: str, name: str, seconds: float = 20.0) -> None:
+    def wait_for(self, word: str, name: str, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while name not in self.traced(word):
             assert time.monotonic() < deadline, f"{name} did not {word}"
@@ -156,7 +156,7 @@ class FakeRun:
 
         return marked_processes(self.here / "run")
 
-    def wait_until_dead(self, seconds: float = 8.0) -> None:
+    def wait_until_dead(self, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while self.alive():
             assert time.monotonic() < deadline, f"still alive: {self.alive()}"

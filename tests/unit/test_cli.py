@@ -18,6 +18,7 @@ from rlhf.configuration import parse_config
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest
+from rlhf.iteration.plan import make_plan
 from rlhf.iteration.summary import write_summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,9 @@ def test_verify_of_an_empty_ledger_does_not_pass(run: Path, capsys: pytest.Captu
 
 
 def test_verify_tells_the_pools_links_and_the_summary(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = {"run": "elsewhere", "configs": "c", "versions": [{"name": "v1"}]}
+    steps = ["rejection_sampling", "evaluate"]
+    given = dict.fromkeys(("policy", "prompts", "test_prompts", "helpfulness", "safety"), "given")
+    config = {"run": "elsewhere", "configs": "c", "inputs": given, "versions": [{"name": "v1", "steps": steps}]}
     (run / "config.yaml").write_text(json.dumps({"config": config}))
     answers = run / "v1" / "rejection_sampling" / "completions.parquet"
     answers.parent.mkdir(parents=True)
@@ -77,7 +80,8 @@ def test_verify_tells_the_pools_links_and_the_summary(run: Path, capsys: pytest.
     (run / "v1" / "evaluation").mkdir()
     (run / "v1" / "evaluation" / "evaluation.json").write_text(json.dumps(figures))
     (run / "config.json").write_text(json.dumps({**config, "run": str(run)}))
-    summary = write_summary(parse_config(IterativeConfig, ["--config", str(run / "config.json")]))
+    stages = make_plan(parse_config(IterativeConfig, ["--config", str(run / "config.json")]))
+    summary = write_summary(run, stages)
     assert verify(run, capsys)[0] == 0
     (run / "pool" / "v1.parquet").unlink()
     (run / "pool" / "v1.parquet").write_text("others")

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.iteration.config import IterativeConfig, VersionConfig
+from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.disk import checkpoint_bytes, disk_needed, in_words, llama_parameters, require_room
 from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.models.config import LlamaSize
@@ -83,20 +84,21 @@ def test_a_model_from_scratch_is_counted_by_its_shape() -> None:
 
 
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo's plan: pretraining, SFT, two reward models, rejection sampling."""
+    """The demo's plan: pretraining, SFT, three times two reward models and rejection sampling, PPO."""
 
     class Usage(NamedTuple):
         total: int = 0
         used: int = 0
         free: int = 20 * MB
 
-    config = IterativeConfig(tmp_path / "run", ROOT / "recipes" / "configs" / "embedded", (VersionConfig("v1"),))
+    demo = ROOT / "recipes" / "configs" / "embedded" / "iterative_rlhf.yaml"
+    config = parse_config(IterativeConfig, ["--config", str(demo), "--run", str(tmp_path / "run")])
     stages = make_plan(config)
     names = [one.name for one in stages]
     one = checkpoint_bytes(next(s for s in stages if s.recipe == "pretrain"), stages)
-    assert disk_needed(stages, names) == (5 + 3) * one
-    assert require_room(stages, names, config.run).startswith(f"{in_words(8 * one)} at least to be written, ")
+    assert disk_needed(stages, names) == (12 + 3) * one
+    assert require_room(stages, names, config.run).startswith(f"{in_words(15 * one)} at least to be written, ")
     usage: Any = lambda path: Usage()  # noqa: E731
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    with pytest.raises(InputError, match=r"run: no room for it in .*: 3\d\.\d MB at least to be written, 20.0"):
+    with pytest.raises(InputError, match=r"run: no room for it in .*: [567]\d\.\d MB at least to be written, 20.0"):
         require_room(stages, names, config.run)
