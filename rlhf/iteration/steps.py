@@ -72,6 +72,25 @@ _REWARDS = {"helpfulness": "helpfulness", "safety": "safety?"}
 _PREFERENCES = {"preferences": "preferences*", "test_preferences": "test_preferences*"}
 
 KINDS: dict[str, StepKind] = {
+    "data": StepKind(
+        "prepare_data",
+        reads={
+            "prompts": "prompts*?",
+            "validation_prompts": "validation_prompts*?",
+            "test_prompts": "test_prompts*?",
+            "helpfulness_preferences": "helpfulness_preferences*?",
+            "safety_preferences": "safety_preferences*?",
+            "test_preferences": "test_preferences*?",
+        },
+        makes={
+            "prompts": "prompts_{version}.jsonl",
+            "validation_prompts": "validation_prompts.jsonl",
+            "test_prompts": "test_prompts.jsonl",
+            "preferences": "preferences_train.jsonl",
+            "test_preferences": "preferences_test.jsonl",
+        },
+        options={"versions": "{versions}"},
+    ),
     "pretrain": StepKind("pretrain", reads={"data": "pretrain_data"}, makes={"base": "checkpoint"}, folder="base"),
     "sft": StepKind("sft", reads={"policy": "base", "data": "sft_data"}, makes={"policy": "checkpoint"}, label="sft"),
     "referee": StepKind(

@@ -215,6 +215,21 @@ def test_given_rewards_and_one_reward_need_no_training() -> None:
     assert plan["v2/ppo_evaluation"].overrides["name"] == "v2_ppo"
 
 
+def test_what_the_data_step_splits_takes_the_place_of_the_users_files() -> None:
+    given = {"policy": "chat", "prompts": ["a.jsonl", "b.jsonl"], "helpfulness_preferences": ["p.jsonl"]}
+    steps = ("helpfulness_reward", "rejection_sampling", "evaluate")
+    versions = (VersionConfig("v1", steps), VersionConfig("v2", steps))
+    plan = by_name(make_plan(config(inputs=given, start=("data",), versions=versions)))
+    assert json.loads(plan["data"].overrides["prompts"]) == ["a.jsonl", "b.jsonl"]
+    assert json.loads(plan["data"].overrides["versions"]) == ["v1", "v2"]
+    assert [plan[f"v{n}/rejection_sampling"].overrides["prompts"] for n in (1, 2)] == [
+        f"runs/x/data/prompts_v{n}.jsonl" for n in (1, 2)
+    ]
+    assert json.loads(plan["v2/helpfulness_reward"].overrides["test_preferences"]) == [
+        "runs/x/data/preferences_test.jsonl"
+    ]
+
+
 def test_every_kind_has_a_recipe_and_stands_in_the_docs() -> None:
     page = (ROOT / "docs" / "recipes" / "iterative_rlhf.md").read_text(encoding="utf-8")
     for name, kind in KINDS.items():
