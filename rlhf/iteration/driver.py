@@ -25,7 +25,7 @@ from rlhf.iteration.decision import decide, input_digests, read_inputs, stage_ke
 from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.disk import require_room
 from rlhf.iteration.failures import describe_failure, out_of_memory_kills
-from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file
+from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
 from rlhf.iteration.processes import StageProcess, command_of, extra_environment, has_gpu, stop
 from rlhf.iteration.stalls import StallWatch
@@ -225,6 +225,8 @@ class Driver:
             command=command_of(stage, self.recipes),
         )
         self.progress.say(stage.name, text)
+        for sentence in suspicious_lines(stage.output):
+            self.progress.say(stage.name, f"suspicious: {sentence}")
 
     def _failed(self, process: StageProcess, status: int) -> str:
         """Record a failure; returns what the user needs: why, the log, the command."""
