@@ -30,6 +30,8 @@ from rlhf.iteration.selection import SelectionConfig, refuse_empty, select, sele
 from rlhf.iteration.sweep import read_best_temperature
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
+from rlhf.models.context import TooLong
+from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
@@ -49,7 +51,11 @@ class RejectionSamplingConfig:
         prompts: prompts to answer (file or hub name); those of domain "safety" are rewarded for safety alone.
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
-        safety: the same for safety.
+        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
+        gate: when the safety score counts in place of the helpfulness score.
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
+            reward model, counts as not finished), or refuse. How many is said.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
         pool_top: of each earlier version rescore its own best so many answers to a prompt, to save work; 0: all.
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
@@ -76,7 +82,9 @@ class RejectionSamplingConfig:
     fine_tune_from: Path
     prompts: str
     helpfulness: str
-    safety: str
+    safety: str | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    too_long: TooLong = "cut"
     pool: Path | None = None
     pool_top: int = 0
     earlier_prompts: tuple[str, ...] = ()
@@ -127,24 +135,27 @@ def main(config: RejectionSamplingConfig) -> None:
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     if config.temperature_from is not None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
-    judges = f"{config.helpfulness} & {config.safety}"
+    judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
     messages = [prompt.messages for prompt in prompts]
     kept = kept_samples(messages, config.num_samples, params, **also_decisive(config, inputs, prompts))
 
     from rlhf.finetuning.supervised import finetune, training_renderer
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
-    from rlhf.rewards.gate import part_rewards, refuse_broken_rewards
-    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.policy import policy_sampler
+    from rlhf.sampling.room import check_room
     from rlhf.training.accelerator import make_accelerator
 
+    models = {n: inputs[n] for n in ("policy", "helpfulness", "safety") if n in inputs and inputs[n].is_dir()}
+    no_room = check_room(prompts, models, params.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
     with open_stage(config.output, config, inputs=inputs, keep=kept) as folder:
         accelerator.wait_for_everyone()
-        helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
-        refuse_broken_rewards(prompts, helpfulness, safety)
+        given = {"too_long": config.too_long, "device": accelerator.device}
+        reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+        reward.refuse_broken(prompts)
 
         # sample K answers to each prompt
         sampler = policy_sampler(
@@ -153,9 +164,10 @@ def main(config: RejectionSamplingConfig) -> None:
             quantization=config.quantization,
             batch_size=config.batch_size,
             early_rejection=config.early_rejection,
-            score_parts=part_rewards(prompts, helpfulness, safety),
+            score_parts=reward.of_parts(prompts),
             compile=config.compile,
             server=config.server,
+            too_long=config.too_long,
         )
         shards = folder / kept.name
         samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
@@ -164,9 +176,11 @@ def main(config: RejectionSamplingConfig) -> None:
 
         # score them, and those of earlier versions, with the newest reward models
         candidates = [row for row in pool if row.prompt_id in by_id] + drawn
-        candidates, used_safety = rescore(candidates, by_id, helpfulness, safety, accelerator, judges)
-        drawn, used_safety = candidates[-len(drawn) :], used_safety[-len(drawn) :]
-        del helpfulness, safety
+        candidates, scores = rescore(candidates, by_id, reward, accelerator, judges)
+        drawn = candidates[-len(drawn) :]
+        used_safety = None if scores.safety is None else scores.used_safety[-len(drawn) :]
+        gate = reward.gate
+        del reward
 
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
@@ -176,6 +190,8 @@ def main(config: RejectionSamplingConfig) -> None:
             write_selected(folder / "selected.jsonl", selection, dialogues)
             given_up = config.early_rejection.at if config.early_rejection else ()
             figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
+            figures |= {"gate_threshold": gate.threshold} if config.safety else {}
+            figures["too_long"] = {"prompts": no_room, "scored_cut": int(scores.too_long.sum())}
             figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
             write_json(folder / "selection.json", figures)
         refuse_empty(selection)
@@ -204,6 +220,7 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
     inputs = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
     inputs |= {name: Path(source) for name, source in sources.items() if is_local(source)}
     inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
+    inputs |= {"gate.threshold_from": p} if (p := config.gate.threshold_from) is not None else {}
     require_files(**inputs)
     if config.server is None:
         require_checkpoint(config.policy)
@@ -214,10 +231,13 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
 def also_decisive(config: RejectionSamplingConfig, inputs: Iterable[str], prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What else than prompts and parameters decides the drawn answers: with early rejection all that gates a reward."""
     found: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
+    found["too_long"] = config.too_long
     if config.early_rejection is not None:
         safety = [number for number, prompt in enumerate(prompts) if prompt.domain == "safety"]
-        found["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety, safety]
-        found["inputs"] = [name for name in inputs if name.split(".")[0] in ("policy", "helpfulness", "safety")]
+        gate = [config.gate.threshold, config.gate.centre]
+        found["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety, safety, gate]
+        decisive = ("policy", "helpfulness", "safety", "gate")
+        found["inputs"] = [name for name in inputs if name.split(".")[0] in decisive]
     return found
 
 

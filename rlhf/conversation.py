@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
@@ -111,10 +112,14 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A dialogue as token ids; `loss_mask[i]`: token i belongs to a trained answer or is its end token."""
+    """A dialogue as token ids; `loss_mask[i]`: token i belongs to a trained answer or is its end token.
+
+    `cut`: it was too long, and has lost its oldest turns, or more.
+    """
 
     input_ids: list[int]
     loss_mask: list[bool]
+    cut: bool = False
 
 
 class Renderer:
@@ -129,12 +134,14 @@ class Renderer:
         max_length: most ids of a prompt or a dialogue; whole oldest turns are dropped to get there, the system
             message, the last user's message and the answer stay, and what is still too long is an InputError.
             None: no limit.
+        cut: what is still too long loses text instead: the longer of the system message and the last user's message
+            its beginning, and when nothing is left there, the answer its own. The template stays whole.
 
     Raises:
         InputError: no chat template or no pad token, or a template whose prompt is not the beginning of its dialogue.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, cut: bool = False) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise InputError(
                 "tokenizer: it has no chat template; set tokenizer.chat_template, for instance to "
@@ -148,6 +155,7 @@ class Renderer:
             raise InputError(f"max_length: must be at least 2, got {max_length}")
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.cut = cut
         self.pad_token_id: int = tokenizer.pad_token_id
         special = set(tokenizer.all_special_tokens)
         special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -196,6 +204,12 @@ class Renderer:
                 self._system_refusal = "it leaves the system message out"
         except InputError as error:
             self._system_refusal = str(error)
+
+    def limited(self, max_length: int) -> Renderer:
+        """This renderer with another limit, down to which it cuts."""
+        other = copy(self)
+        other.max_length, other.cut = max_length, True
+        return other
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Ids to sample an answer from; the last message is the user's, the ids end where the answer begins."""
@@ -253,21 +267,48 @@ class Renderer:
                 ids += encoded[p]
                 mask += [trained[p] and (train == "all" or p >= final)] * len(encoded[p])
             if self.max_length is not None and len(ids) > self.max_length:
-                results.append(self._rendered([self._shortened(conversation, len(ids))], last, train)[0])
+                shorter = self._rendered([self._shortened(conversation, len(ids))], last, train)[0]
+                results.append(replace(shorter, cut=True))
             else:
                 results.append(Rendered(ids, mask))
         return results
 
     def _shortened(self, conversation: Conversation, length: int) -> Conversation:
-        """Without its oldest user's and assistant's messages; InputError where the last turn alone is too long."""
+        """Without its oldest user's and assistant's messages; InputError where the last turn alone is too long.
+
+        With `cut` the last turn is made shorter.
+        """
         system = conversation[:1] if conversation[0]["role"] == "system" else []
         turns = conversation[len(system) :]
-        if len(turns) <= 2:
+        if len(turns) > 2:
+            return [*system, *turns[2:]]
+        assert self.max_length is not None
+        shorter = self._without_beginning(conversation, length - self.max_length) if self.cut else None
+        if shorter is None:
             raise InputError(
                 f"messages: the last turn takes {length} tokens, above max_length={self.max_length}; "
                 f"raise it or leave the row out (it begins {_short(turns[0]['content'])})"
             )
-        return [*system, *turns[2:]]
+        return shorter
+
+    def _without_beginning(self, conversation: Conversation, excess: int) -> Conversation | None:
+        """A last turn with about `excess` tokens less, at least one character; None: there is no text left to cut."""
+        texts = [m["content"].strip() for m in conversation]
+        ids = self._encode(texts)
+        asked = [i for i, m in enumerate(conversation) if m["role"] != "assistant" and len(texts[i]) > 1]
+        said = [i for i, m in enumerate(conversation) if m["role"] == "assistant" and len(texts[i]) > 1]
+        if not (asked or said):
+            return None
+        place = max(asked or said, key=lambda i: len(ids[i]))
+        keep = len(ids[place]) - excess
+        end = (
+            cast(str, self.tokenizer.decode(ids[place][-keep:], clean_up_tokenization_spaces=False)) if keep > 0 else ""
+        )
+        end = end.lstrip("\ufffd").strip()  # a character may have been parted
+        if not 0 < len(end) < len(texts[place]):
+            end = texts[place][-1:] if keep <= 0 else texts[place][1:].strip()
+        message: Message = {"role": conversation[place]["role"], "content": end}
+        return [*conversation[:place], message, *conversation[place + 1 :]]
 
     def _render(self, conversations: Sequence[Conversation], *, prompt: bool) -> list[str]:
         """The template's text, with `_END` behind the user's and assistant's messages, `_CUT` in special tokens."""

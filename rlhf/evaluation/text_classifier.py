@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length
+from rlhf.models.context import Context
 from rlhf.models.policy import quiet_transformers
 
 
@@ -62,12 +63,7 @@ class TextClassifier:
     @torch.inference_mode()
     def _of_all_labels(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Tensor:
         """(n, labels) float32, CPU."""
-        config = self.model.config
-        # RoBERTa's positions begin behind its pad token's id
-        reserved = config.pad_token_id + 1 if config.model_type.endswith("roberta") else 0
-        limit = min(
-            self.tokenizer.model_max_length, (getattr(config, "max_position_embeddings", None) or 512) - reserved
-        )
+        limit = min(self.tokenizer.model_max_length, Context.of(self.model.config).length or 512)
         encoded = [
             self.tokenizer(text, pair, truncation=True, max_length=limit)
             for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)

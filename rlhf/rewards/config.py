@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from rlhf.errors import InputError
@@ -58,3 +59,23 @@ class RewardTrainingConfig:
             raise InputError(f"checkpoint_every: must be at least 1, got {self.checkpoint_every}")
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"max_length: must be at least 2, got {self.max_length}")
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """The safety gate, wherever two reward models become one reward (Llama 2 paper, section 3.2.3).
+
+    Args:
+        threshold: a safety score below this, after the sigmoid, hands the answer's reward to the safety model.
+        threshold_from: gate_sweep.json of recipes/gate_sweep.py: the threshold it chose instead.
+        centre: take each reward model's stored origin off its scores first (score_origin.json, which reward training
+            measures): the ranking loss leaves scores free up to a constant, so that the sigmoid alone says nothing.
+    """
+
+    threshold: float = 0.15
+    threshold_from: Path | None = None
+    centre: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise InputError(f"threshold: must lie between 0 and 1, got {self.threshold}")

@@ -68,14 +68,14 @@ def read_rows(domain: Domain, config: RewardStageConfig) -> RewardRows:
 
 
 def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., Any]) -> None:
-    """Write checkpoint/, metrics.jsonl, mixture.json and accuracy.json into the stage's folder.
+    """Write checkpoint/ with its score_origin.json, metrics.jsonl, mixture.json and accuracy.json into the folder.
 
     Args:
         train: `train_helpfulness_model` or `train_safety_model`, which return the trained RewardModel.
     """
     from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.accuracy import heldout_report
+    from rlhf.rewards.accuracy import heldout_report, keep_origin
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, kept_states
 
@@ -94,6 +94,7 @@ def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., 
         merge = config.training.adapter is None or config.training.adapter.merge
         model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator, merge=merge)
         if accelerator.is_main_process:
+            keep_origin(folder / "checkpoint", mixture.rows, config.seed)
             report = heldout_report(folder / "checkpoint", rows.domain, rows, whole)
             write_json(folder / "accuracy.json", report)
         accelerator.wait_for_everyone()
