@@ -102,9 +102,7 @@ def main(config: EvaluateConfig) -> None:
     for path in (config.policy, config.baseline):
         if path is not None:
             require_checkpoint(path)
-    if config.gate.threshold_from is not None:
-        require_files(**{"gate.threshold_from": config.gate.threshold_from})
-        inputs["gate.threshold_from"] = config.gate.threshold_from
+    inputs |= config.gate.inputs()
     inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
     load_prompts(config.prompts)  # a bad row is found before torch is loaded

@@ -116,9 +116,7 @@ def main(config: PPORecipeConfig) -> None:
     require_checkpoint(config.policy)
     judges = reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
     inputs |= judges
-    if config.gate.threshold_from is not None:
-        require_files(**{"gate.threshold_from": config.gate.threshold_from})
-        inputs["gate.threshold_from"] = config.gate.threshold_from
+    inputs |= config.gate.inputs()
     for source in (config.prompts, config.validation_prompts):
         load_prompts(source)  # a bad row is found before torch is loaded
 

@@ -220,8 +220,8 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
     inputs = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
     inputs |= {name: Path(source) for name, source in sources.items() if is_local(source)}
     inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
-    inputs |= {"gate.threshold_from": p} if (p := config.gate.threshold_from) is not None else {}
     require_files(**inputs)
+    inputs |= config.gate.inputs()
     if config.server is None:
         require_checkpoint(config.policy)
     require_checkpoint(config.fine_tune_from)

@@ -95,9 +95,7 @@ def main(config: TemperatureSweepConfig) -> None:
     require_files(**inputs)
     require_checkpoint(config.policy)
     inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
-    if config.gate.threshold_from is not None:
-        require_files(**{"gate.threshold_from": config.gate.threshold_from})
-        inputs["gate.threshold_from"] = config.gate.threshold_from
+    inputs |= config.gate.inputs()
     prompts = load_prompts(config.prompts)
     if 0 < config.num_prompts < len(prompts):
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)

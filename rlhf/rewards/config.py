@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.objectives.margins import margin_table
+from rlhf.stage import require_files
 from rlhf.training.config import OptimizerConfig
 
 
@@ -79,3 +81,37 @@ class GateConfig:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold: must lie between 0 and 1, got {self.threshold}")
+
+    def inputs(self) -> dict[str, Path]:
+        """Option -> file that a stage reads for its gate, checked; empty where there is none.
+
+        Raises:
+            InputError: as `resolved_threshold`.
+        """
+        self.resolved_threshold()
+        return {} if self.threshold_from is None else {"gate.threshold_from": self.threshold_from}
+
+    def resolved_threshold(self) -> float:
+        """The threshold, or the one that the sweep chose.
+
+        Raises:
+            InputError: the file is not there, is no gate_sweep.json, or its scores were centred otherwise.
+        """
+        if self.threshold_from is None:
+            return self.threshold
+        require_files(**{"gate.threshold_from": self.threshold_from})
+        try:
+            found = json.loads(self.threshold_from.read_text(encoding="utf-8"))
+            threshold, centred = float(found["chosen"]["threshold"]), found["centre"]
+            if not 0 < threshold < 1:
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(
+                f"gate.threshold_from: {self.threshold_from} is no gate_sweep.json of recipes/gate_sweep.py; name one, "
+                "or none"
+            ) from None
+        if centred != self.centre:
+            raise InputError(
+                f"gate.centre: the threshold of {self.threshold_from} was chosen with centre {centred}; set it so here"
+            )
+        return threshold

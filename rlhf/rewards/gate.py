@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,30 +134,6 @@ class GatedReward:
 
 def read_gate(config: GateConfig, helpfulness: str | None, safety: str | None) -> Gate:
     """The gate's figures: the threshold of a sweep where one is named, the origins of the reward models."""
-    threshold = config.threshold
-    if config.threshold_from is not None:
-        threshold = read_threshold(config.threshold_from, config.centre)
     if not config.centre:
-        return Gate(threshold)
-    return Gate(threshold, read_origin(helpfulness), read_origin(safety))
-
-
-def read_threshold(path: str | os.PathLike[str], centre: bool = True) -> float:
-    """The threshold that a gate_sweep.json chose.
-
-    Raises:
-        InputError: the file is not one, or its scores were centred otherwise than `centre` says.
-    """
-    try:
-        with open(path, encoding="utf-8") as stream:
-            found: Any = json.load(stream)
-        threshold, centred = float(found["chosen"]["threshold"]), found["centre"]
-        if not 0 < threshold < 1:
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"gate.threshold_from: {path} is no gate_sweep.json of recipes/gate_sweep.py; name one, or none"
-        ) from None
-    if centred != centre:
-        raise InputError(f"gate.centre: the threshold of {path} was chosen with centre {centred}; set it so here too")
-    return threshold
+        return Gate(config.resolved_threshold())
+    return Gate(config.resolved_threshold(), read_origin(helpfulness), read_origin(safety))

@@ -13,6 +13,7 @@ from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.iteration.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
 from rlhf.iteration.selection import SelectionConfig, select
+from rlhf.rewards.gate import GatedReward
 from rlhf.sampling.protocol import Sample
 from rlhf.training.accelerator import make_accelerator
 
@@ -67,11 +68,11 @@ def test_the_pool_is_rescored_with_the_models_of_today() -> None:
     def brevity(conversations: list) -> torch.Tensor:
         return 10 - length(conversations)
 
-    rows, used_safety = rescore(earlier + drawn, prompts, length, brevity, make_accelerator(), "new")
+    rows, scores = rescore(earlier + drawn, prompts, GatedReward(length, brevity), make_accelerator(), "new")
     assert [row.reward for row in rows] == [5.0, 8.0, -3.0, -3.0, -3.0]
     assert [row.helpfulness for row in rows] == [5.0, 2.0, 13.0, 2.0, 13.0]
     assert [row.safety for row in rows] == [5.0, 8.0, -3.0, -3.0, -3.0]
-    assert used_safety.tolist() == [False, True, True, False, True]
+    assert scores.used_safety.tolist() == [False, True, True, False, True]
     assert {row.reward_model for row in rows} == {"new"}
     chosen = select(rows, SelectionConfig()).chosen
     assert [(row.prompt_id, row.version) for row in chosen] == [("h", "v1"), ("s", "v1")]
