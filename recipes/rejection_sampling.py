@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.loading import is_local, load_conversations, load_prompts
-from rlhf.data.mixing import mix
+from rlhf.data.mixing import mix_several
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
@@ -62,6 +62,8 @@ class RejectionSamplingConfig:
             to them are chosen among too.
         sft_data: dialogues to mix in, against forgetting; null: none.
         sft_share: their share of all rows.
+        mixed_data: file or hub name -> its share of all rows: more dialogues to mix in, such as the rows.jsonl of an
+            earlier Ghost Attention, which this fine-tuning, as it starts from `fine_tune_from`, would lose.
         version: name of this version in the pool.
         num_samples: K, answers drawn for each prompt.
         sampling: how they are drawn.
@@ -90,6 +92,7 @@ class RejectionSamplingConfig:
     earlier_prompts: tuple[str, ...] = ()
     sft_data: Path | None = None
     sft_share: float = 0.2
+    mixed_data: dict[str, float] = field(default_factory=dict)
     version: str = "v1"
     num_samples: int = 16
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -112,6 +115,13 @@ class RejectionSamplingConfig:
             raise InputError(f"pool_top: must be 0 (all) or above, got {self.pool_top}")
         if not 0 <= self.sft_share < 1:
             raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
+        for source, share in self.mixed_data.items():
+            if not 0 < share < 1:
+                raise InputError(f"mixed_data: the share of {source} must lie between 0 and 1, got {share}")
+        if self.mixed_data and self.finetuning.train != "last":
+            raise InputError(
+                "finetuning.train: must be last with mixed_data; Ghost Attention's earlier answers are not to be learnt"
+            )
         if self.sampling.temperature == 0 and self.num_samples > 1:
             raise InputError("sampling.temperature: at 0 all answers of a prompt are the same; raise it, e.g. to 1")
         if self.early_rejection is not None:
@@ -131,7 +141,7 @@ def main(config: RejectionSamplingConfig) -> None:
     prompts = load_prompts(config.prompts)
     by_id = prompts_by_id(prompts, [load_prompts(source) for source in config.earlier_prompts])
     pool = read_pool(config.pool, top=config.pool_top, new=config.version)
-    sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
+    mixed_in = [(load_conversations(source), share) for source, share in mixed_sources(config).items()]
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     if config.temperature_from is not None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
@@ -202,7 +212,7 @@ def main(config: RejectionSamplingConfig) -> None:
         finetune(
             policy,
             training_renderer(tokenizer, policy, config.finetuning),
-            mix(dialogues, sft_dialogues, config.sft_share, config.seed) if sft_dialogues else dialogues,
+            mix_several(dialogues, mixed_in, config.seed, "mixed_data") if mixed_in else dialogues,
             config.finetuning,
             accelerator,
             MetricsLog(folder, accelerator),
@@ -218,6 +228,7 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
     """What the stage reads, by the name of its option; InputError where something is not there, or is no reward."""
     sources = {"prompts": config.prompts} | {f"earlier_prompts.{i}": s for i, s in enumerate(config.earlier_prompts)}
     inputs = {"policy": config.policy, "fine_tune_from": config.fine_tune_from}
+    sources |= {f"mixed_data.{number}": source for number, source in enumerate(config.mixed_data)}
     inputs |= {name: Path(source) for name, source in sources.items() if is_local(source)}
     inputs |= {n: p for n in ("pool", "sft_data", "temperature_from") if (p := getattr(config, n)) is not None}
     require_files(**inputs)
@@ -226,6 +237,12 @@ def inputs_of(config: RejectionSamplingConfig) -> dict[str, Path]:
         require_checkpoint(config.policy)
     require_checkpoint(config.fine_tune_from)
     return inputs | reward_files(helpfulness=config.helpfulness, safety=config.safety)
+
+
+def mixed_sources(config: RejectionSamplingConfig) -> dict[str, float]:
+    """File or hub name -> share of all rows, of what is mixed into the fine-tuning."""
+    sft = {} if config.sft_data is None else {str(config.sft_data): config.sft_share}
+    return sft | config.mixed_data
 
 
 def also_decisive(config: RejectionSamplingConfig, inputs: Iterable[str], prompts: Sequence[Prompt]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class IterativeConfig:
         pool: a version selects from its own samples ("last") or from those of all versions so far, rescored ("all").
         sweep: before each version's rejection sampling measure several temperatures; it samples at the best.
         fine_tune_from: each version's fine-tuning starts from the SFT checkpoint ("sft", the paper) or "newest".
+        ghost_attention_share: the rows of earlier versions' Ghost Attention are so much of each later rejection
+            sampling's fine-tuning, which starts without it and would lose it; 0: they are not mixed in.
         processes: recipe name -> processes of its stages; 1 where not named.
         slots: processes at once, over all stages: the machine's cores, or GPUs.
         seed: decides every draw; version n's stages get seed + 1000 n.
@@ -75,12 +77,15 @@ class IterativeConfig:
     pool: Literal["last", "all"] = "all"
     sweep: bool = False
     fine_tune_from: Literal["sft", "newest"] = "sft"
+    ghost_attention_share: float = 0.2
     processes: dict[str, int] = field(default_factory=dict)
     slots: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
         names = [version.name for version in self.versions]
+        if not 0 <= self.ghost_attention_share < 1:
+            raise InputError(f"ghost_attention_share: must be 0 or above and below 1, got {self.ghost_attention_share}")
         if not names:
             raise InputError("versions: name at least one, e.g. [{name: v1}]")
         reserved = {"data", "base", "sft", "sft_evaluation", "referee_reward", "pool", "logs", "report"}

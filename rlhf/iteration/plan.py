@@ -73,7 +73,7 @@ def make_plan(config: IterativeConfig) -> list[PlannedStage]:
     """All stages of a run, each after those it reads from.
 
     data, base, sft (and referee_reward), then for each version preferences, both reward models, rejection sampling (at
-    the temperature of a sweep before it where asked for), PPO and Ghost Attention where asked for, and the evaluation
+    the temperature of a sweep before it where asked for; earlier Ghost Attention's rows mixed in), PPO and Ghost Attention where asked for, and the evaluation
     of what came out, against SFT. Version n's preferences compare the newest policy with the one before; the
     preferences of all versions so far train its reward models, which start from the SFT checkpoint. SFT itself is
     scored by the first version's reward models.
@@ -95,6 +95,7 @@ class _Planner:
         self.test_preferences: list[Path] = []
         self.completions: list[tuple[str, Path]] = []
         self.rewards: dict[str, Path] = {}
+        self.ghost_attention_rows: list[Path] = []
 
     def plan(self) -> list[PlannedStage]:
         self._beginning()
@@ -109,9 +110,12 @@ class _Planner:
         seed: int,
         links: tuple[tuple[Path, Path], ...] = (),
         /,
-        **options: str | Path | Sequence[Path] | None,
+        **options: str | Path | Sequence[Path] | Mapping[Path, float] | None,
     ) -> Path:
-        """Plan a stage, return its folder. Options that are paths are its inputs; None and empty ones are left out."""
+        """Plan a stage, return its folder. Options that are paths are its inputs; None and empty ones are left out.
+
+        A mapping's keys are paths.
+        """
         output = self.run / name
         overrides = {"output": str(output)}
         inputs = [target for _, target in links]
@@ -121,6 +125,10 @@ class _Planner:
             elif isinstance(value, Path):
                 overrides[option] = str(value)
                 inputs.append(value)
+            elif isinstance(value, Mapping):
+                if value:
+                    overrides[option] = json.dumps({str(path): share for path, share in value.items()})
+                    inputs.extend(value)
             elif value:
                 overrides[option] = json.dumps([str(path) for path in value])
                 inputs.extend(value)
@@ -190,6 +198,7 @@ class _Planner:
             pool=str(self.run / name / "pool") if links else None,
             version=name,
             temperature_from=self._sweep(name, seed) if self.config.sweep else None,
+            mixed_data=self._earlier_ghost_attention(),
         )
         if self.config.pool == "all":
             self.completions.append((name, folder / "completions.parquet"))
@@ -218,7 +227,13 @@ class _Planner:
                 sft_data=data / "sft.jsonl",
             )
             self.policies[-1] = folder / "checkpoint"
+            self.ghost_attention_rows.append(folder / "rows.jsonl")
             self._evaluation(f"{name}/ghost_attention_evaluation", f"{name}_gatt", self.policies[-1])
+
+    def _earlier_ghost_attention(self) -> dict[Path, float]:
+        """The dialogues of earlier Ghost Attention and their shares in a fine-tuning that starts without it."""
+        share, rows = self.config.ghost_attention_share, self.ghost_attention_rows
+        return {path: share / len(rows) for path in rows} if share else {}
 
     def _sweep(self, name: str, seed: int) -> Path:
         """Plan the search for the temperature at which the newest policy is sampled; returns its figures."""

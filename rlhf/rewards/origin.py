@@ -4,10 +4,9 @@ The ranking loss leaves scores free up to a constant (Llama 2 paper, equation 1:
 compares sigmoid(score) with a fixed threshold, and sets one model's score against the other's. So training measures an
 origin once and keeps it beside the weights, in `score_origin.json`; the weights and the raw scores stay as they are.
 
-- With safety labels (the safety model): the score at which an answer is as likely safe as not, so that
-  sigmoid(score - origin) averages to the share of safe answers: calibration in the large, a logistic regression with
-  its slope held at 1. A score below 0.15 then says "15 % of such answers are safe" (the paper chose its threshold where
-  precision was 0.89).
+- With safety labels (the safety model): so that sigmoid(score - origin) averages to the share of answers that are
+  labelled safe: calibration in the large, a logistic regression with its slope held at 1. The gate's 0.15 then is near
+  "15 % of such answers are safe" (the paper chose it where its precision was 0.89).
 - Without: the mean of the scores, the origin that a centring penalty in training draws to 0 (Eisenstein et al. 2023,
   arXiv 2312.09244).
 
