@@ -1,4 +1,4 @@
-"""Mixes of two or more kinds of rows by exact counts (paper, section 3.2.2: 50/50 for helpfulness, 90/10 for safety)."""
+"""Mixes of several kinds of rows by exact counts (paper, section 3.2.2: 50/50 for helpfulness, 90/10 for safety)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mix(primary: Sequence[Item], other: Sequence[Item], other_share: float, seed
 def mix_several(
     primary: Sequence[Item], others: Sequence[tuple[Sequence[Item], float]], seed: int, name: str = "mix"
 ) -> list[Item]:
-    """All of `primary` and of each other source so many rows, drawn without replacement, as make its share of the whole.
+    """All of `primary`, and of each other source so many rows, drawn without replacement, as are its share of all.
 
     Where a source has too few rows all of them are taken, and stderr says so. Shuffled; with one source it is `mix`.
 

@@ -73,10 +73,10 @@ def make_plan(config: IterativeConfig) -> list[PlannedStage]:
     """All stages of a run, each after those it reads from.
 
     data, base, sft (and referee_reward), then for each version preferences, both reward models, rejection sampling (at
-    the temperature of a sweep before it where asked for; earlier Ghost Attention's rows mixed in), PPO and Ghost Attention where asked for, and the evaluation
-    of what came out, against SFT. Version n's preferences compare the newest policy with the one before; the
-    preferences of all versions so far train its reward models, which start from the SFT checkpoint. SFT itself is
-    scored by the first version's reward models.
+    the temperature of a sweep before it where asked for; earlier Ghost Attention's rows mixed in), PPO and Ghost
+    Attention where asked for, and the evaluation of what came out, against SFT. Version n's preferences compare the
+    newest policy with the one before; the preferences of all versions so far train its reward models, which start from
+    the SFT checkpoint. SFT itself is scored by the first version's reward models.
     """
     return _Planner(config).plan()
 

@@ -179,3 +179,16 @@ def test_bad_settings(changes: dict[str, Any], words: str) -> None:
 def test_a_version_is_a_folder(name: str) -> None:
     with pytest.raises(InputError, match="a name is a folder's name"):
         VersionConfig(name)
+
+
+def test_later_versions_mix_in_the_rows_of_ghost_attention() -> None:
+    """Without them V4, which starts from SFT again, obeyed less than V3 had before its Ghost Attention."""
+    versions = (VersionConfig("v1"), *(VersionConfig(f"v{n}", ghost_attention=n < 4) for n in (2, 3, 4)))
+    plan = by_name(make_plan(config(versions=versions)))
+    mixed = [plan[f"v{n}/rejection_sampling"].overrides.get("mixed_data") for n in (1, 2, 3, 4)]
+    rows = [f"runs/x/v{n}/ghost_attention/rows.jsonl" for n in (2, 3)]
+    assert mixed[:2] == [None, None]
+    assert [json.loads(given) for given in mixed[2:] if given] == [{rows[0]: 0.2}, {rows[0]: 0.1, rows[1]: 0.1}]
+    assert "v3/ghost_attention" in dependencies(list(plan.values()))["v4/rejection_sampling"]
+    plan = by_name(make_plan(config(versions=versions, ghost_attention_share=0.0)))
+    assert "mixed_data" not in plan["v4/rejection_sampling"].overrides
