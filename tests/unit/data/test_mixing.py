@@ -53,5 +53,5 @@ def test_several_sources_have_their_shares_of_the_whole(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
     mix_several(MINE, [(OTHERS, 0.3), (few, 0.2)], seed=0, name="mixed_data")
     assert "mixed_data: a share of 0.2 asks for 36 rows, there are 5" in capsys.readouterr().err
-    with pytest.raises(InputError, match="mixed_data: the shares of the mixed sources add up to 1.1"):
+    with pytest.raises(InputError, match=r"mixed_data: the shares of the mixed sources add up to 1\.1"):
         mix_several(MINE, [(OTHERS, 0.6), (few, 0.5)], seed=0, name="mixed_data")
