@@ -25,7 +25,7 @@ from rlhf.errors import InputError
 from rlhf.imports import make_object
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def main(config: CollectPreferencesConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         drawn: list[list[list[str]]] = [[] for _ in prompts]  # by place: the two files may number their rows alike
         for number, (path, temperature) in enumerate(zip(policies, config.temperatures, strict=True)):

@@ -34,7 +34,7 @@ from rlhf.models.config import AdapterConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -154,7 +154,7 @@ def main(config: ContextDistillationConfig) -> None:
         raise InputError(f"prompts: none of {config.prompts} has the domain safety; tag the adversarial ones")
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         reward = load_reward(config.safety, device=accelerator.device)
         tokenizer = load_tokenizer(config.policy)

@@ -26,7 +26,7 @@ from rlhf.models.context import TooLong
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,12 @@ def main(config: EvaluateConfig) -> None:
     renderer = Context.of_checkpoint(config.policy).prompt_renderer(tokenizer, longest, config.too_long)
     prompts = load_prompts(config.prompts)
     prompts = prompts_of_at_most("prompts", config.prompts, prompts, renderer, config.max_prompt_tokens)
-    roles = ("policy", "baseline", "helpfulness", "safety", "referee")
-    models = {n: Path(inputs[n]) for n in roles if n in inputs and Path(inputs[n]).is_dir()}
-    no_room = check_room(prompts, models, longest, config.too_long)
+    no_room = check_room(prompts, {n: Path(path) for n, path in inputs.items()}, longest, config.too_long)
     opponents = read_answers(inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         policy = load_policy(config.policy).to(accelerator.device)
         drawn = sample_distributed(

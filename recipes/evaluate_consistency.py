@@ -27,7 +27,7 @@ from rlhf.evaluation.checkers import load_checker
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 from rlhf.synthesis.ghost_attention import answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
 
@@ -134,7 +134,7 @@ def main(config: EvaluateConsistencyConfig) -> None:
         for group, constraints in groups.items()
     }
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         trials: list[Trial] = []
         everyday: dict[str, dict[str, list[Answer]]] = {}

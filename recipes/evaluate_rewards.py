@@ -22,7 +22,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.rewards.rows import local_files
 from rlhf.rewards.specs import is_import_path, reward_files
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     qualities = None if scorer is None else true_qualities(test, scorer)
     baselines = baseline_figures(test, train)
     accelerator = make_accelerator(seed=0)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         rewards: dict[str, Any] = {}
         for name, spec in config.rewards.items():

@@ -21,7 +21,7 @@ from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import is_import_path, reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def main(config: EvaluateSafetyConfig) -> None:
     if config.dialogues is not None:
         risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
         prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         judged = answer_and_judge(
             load_policy(config.policy).to(accelerator.device),

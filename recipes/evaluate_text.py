@@ -31,7 +31,7 @@ from rlhf.evaluation.text_metrics import (
 )
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -93,7 +93,7 @@ def main(config: EvaluateTextConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         rows = [row for name, path in config.models.items() for row in _answers(name, path, data, config, accelerator)]
         if accelerator.is_main_process:

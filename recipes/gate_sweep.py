@@ -22,7 +22,7 @@ from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
 from rlhf.rewards.rows import local_files
 from rlhf.rewards.specs import reward_files
-from rlhf.stage import open_stage, require_new, write_json
+from rlhf.stage import require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def main(config: GateSweepConfig) -> None:
 
     conversations, unsafe = labelled_answers(rows)
     accelerator = make_accelerator(seed=0)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         scores, origins = {}, {}
         for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):

@@ -35,7 +35,7 @@ from rlhf.models.config import AdapterConfig
 from rlhf.models.context import Context
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 from rlhf.synthesis.ghost_attention import (
     Answered,
     Ask,
@@ -180,7 +180,7 @@ def main(config: GhostAttentionConfig) -> None:
     if config.dry_run:
         show(renderer, *write_data())
         return
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         instructions, answered = write_data()
 

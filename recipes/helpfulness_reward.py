@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
 from rlhf.rewards.mixture import OTHER_SHARE
-from rlhf.rewards.stage import RewardStageConfig, read_rows, run_stage
+from rlhf.rewards.stage import RewardStageConfig, open_reward_stage, run_stage
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class HelpfulnessRewardConfig(RewardStageConfig):
 
 
 def main(config: HelpfulnessRewardConfig) -> None:
-    rows = read_rows("helpfulness", config)
+    stage, rows = open_reward_stage("helpfulness", config)
 
     from rlhf.rewards.helpfulness import train_helpfulness_model
 
-    run_stage(config, rows, train_helpfulness_model)
+    run_stage(stage, config, rows, train_helpfulness_model)
 
 
 if __name__ == "__main__":

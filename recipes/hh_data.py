@@ -33,7 +33,7 @@ from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
-from rlhf.stage import open_stage, write_json
+from rlhf.stage import stage_folder, write_json
 
 FILES: dict[str, Domain] = {
     "helpful-base": "helpfulness",
@@ -94,7 +94,7 @@ class HHDataConfig:
 
 def main(config: HHDataConfig) -> None:
     files = {name: find_file(config.data, name) for name in FILES}
-    with open_stage(config.output, config, inputs=dict(files)) as folder:
+    with stage_folder(config.output, config, inputs=dict(files)) as folder:
         left_out: dict[str, Counter[str]] = {name: Counter() for name in FILES}
         rows = [row for name in FILES for row in read_file(files[name], name, config.max_characters, left_out[name])]
 

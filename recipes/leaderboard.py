@@ -24,7 +24,7 @@ from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.evaluation.leaderboard import TASKS, TaskScore, load_as_saved, require_harness, run_task, write_local_task
 from rlhf.models.checkpoint import require_checkpoint
-from rlhf.stage import Kept, digest, open_stage, require_files, require_new, write_json
+from rlhf.stage import Kept, digest, require_files, require_new, stage_folder, write_json
 
 TaskName = Literal["arc", "hellaswag", "mmlu", "truthfulqa"]
 
@@ -77,9 +77,11 @@ def main(config: LeaderboardConfig) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("leaderboard: runs in one process; start it with `python`, one run a model to use more")
     settings = {"tasks": {task: digest(path) for task, path in config.local.items()}}
-    kept = Kept("scores", inputs=tuple(f"models.{name}" for name in config.models), values=settings | _drawn(config))
+    kept = Kept(
+        "scores", "scores", inputs=tuple(f"models.{name}" for name in config.models), values=settings | _drawn(config)
+    )
 
-    with TemporaryDirectory() as tasks, open_stage(config.output, config, inputs=inputs, keep=kept) as folder:
+    with TemporaryDirectory() as tasks, stage_folder(config.output, config, inputs=inputs, keep=kept) as folder:
         local = {t: write_local_task(t, path, Path(tasks)) for t, path in config.local.items()}
         scores: dict[str, dict[str, TaskScore]] = {}
         for name, path in config.models.items():

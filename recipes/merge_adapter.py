@@ -24,7 +24,7 @@ from rlhf.data.loading import is_local, load_conversations
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.models.checkpoint import require_policy_adapter
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def main(config: MergeConfig) -> None:
     from rlhf.models.merging import layer_distances, merged_policy
     from rlhf.models.policy import load_tokenizer, save_policy
 
-    with open_stage(config.output, config, inputs={"checkpoint": config.checkpoint, **data}) as folder:
+    with stage_folder(config.output, config, inputs={"checkpoint": config.checkpoint, **data}) as folder:
         report: dict[str, Any] = {"layers": [asdict(layer) for layer in layer_distances(config.checkpoint)]}
         if dialogues:
             settings = FinetuningConfig(max_length=config.max_length, on_bad_row="skip")

@@ -36,7 +36,7 @@ from rlhf.evaluation.mt_bench import (
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
-from rlhf.stage import Kept, open_stage, require_files, require_new, write_json
+from rlhf.stage import Kept, require_files, require_new, stage_folder, write_json
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -97,7 +97,7 @@ def main(config: MTBenchConfig) -> None:
     prompts = load_judge_prompts(config.judge_prompts, config.mode)
     names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "seed")
     values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
-    kept = Kept("drawn", inputs=tuple(inputs), values=values)
+    kept = Kept("drawn", "drawn answers and judgements", inputs=tuple(inputs), values=values)
 
     from rlhf.report.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
     from rlhf.report.tables import as_markdown
@@ -106,7 +106,7 @@ def main(config: MTBenchConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs, keep=kept) as folder:
+    with stage_folder(config.output, config, inputs=inputs, keep=kept) as folder:
         accelerator.wait_for_everyone()
         drawn = folder / kept.name
         answers = {

@@ -17,28 +17,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.context import TooLong
+from rlhf.models.fields import Checkpoint
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.rewards.config import GateConfig
-from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble, reward_files
+from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import InputPath, KeepingConfig, open_stage, require_files
 
 
-@dataclass(frozen=True)
-class PPORecipeConfig:
+@dataclass(frozen=True, kw_only=True)
+class PPORecipeConfig(KeepingConfig):
     """PPO.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder to start from; its frozen copy is the reference.
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
@@ -67,16 +67,15 @@ class PPORecipeConfig:
             alone, no weights.
     """
 
-    output: Path
-    policy: Path
-    helpfulness: str
-    prompts: str
-    validation_prompts: str
-    safety: str | None = None
+    policy: Checkpoint
+    helpfulness: Reward
+    prompts: DataSource
+    validation_prompts: DataSource
+    safety: Reward | None = None
     gate: GateConfig = field(default_factory=GateConfig)
     too_long: TooLong = "cut"
-    referee: str | None = None
-    value_from: Path | None = None
+    referee: Reward | None = None
+    value_from: InputPath | None = None
     roles: Literal["separate", "shared"] = "separate"
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
@@ -107,20 +106,10 @@ def main(config: PPORecipeConfig) -> None:
     if config.dry_run is not None:
         print(planned(config, config.dry_run))
         return
-    files = {n: Path(p) for n in ("prompts", "validation_prompts") if is_local(p := getattr(config, n))}
-    inputs: dict[str, Any] = {"policy": config.policy, **files}
-    if config.value_from is not None:
-        inputs["value_from"] = config.value_from
-    require_new(config.output)
-    require_files(**inputs)
-    require_checkpoint(config.policy)
-    judges = reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
-    inputs |= judges
-    inputs |= config.gate.inputs()
+    stage = open_stage(config)
     for source in (config.prompts, config.validation_prompts):
         load_prompts(source)  # a bad row is found before torch is loaded
 
-    from rlhf.metrics import MetricsLog
     from rlhf.models.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
@@ -133,7 +122,7 @@ def main(config: PPORecipeConfig) -> None:
     from rlhf.training.checkpoints import kept_states
 
     tokenizer = load_tokenizer(config.policy)
-    helpful = [path for name, path in judges.items() if name.startswith("helpfulness") and path.is_dir()]
+    helpful = [path for name, path in stage.inputs.items() if name.startswith("helpfulness") and path.is_dir()]
     value_from = config.value_from
     if value_from is None and config.ppo.learns_value and config.roles == "separate":  # shared roles choose
         value_from = default_value(helpful, tokenizer)
@@ -145,12 +134,10 @@ def main(config: PPORecipeConfig) -> None:
         for name in ("prompts", "validation_prompts")
         for source in [getattr(config, name)]
     )
-    readers |= {name: path for name, path in judges.items() if path.is_dir()}
+    readers = stage.inputs | readers
     no_room = check_room([*prompts, *validation_prompts], readers, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
-    keep = kept_states(inputs, config, accelerator, beside=(SAMPLES_FILE,))
-    with open_stage(config.output, config, inputs=inputs, keep=keep) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator, kept_states(stage, accelerator, beside=(SAMPLES_FILE,))) as folder:
         roles = load_roles(
             config.policy,
             config.helpfulness,
@@ -182,11 +169,9 @@ def main(config: PPORecipeConfig) -> None:
             save_policy=lambda path: roles.save_policy(path, tokenizer),
             keep=config.ppo.keep_checkpoints,
         )
-        result = train_ppo(ppo, prompts, validation_prompts, MetricsLog(folder, accelerator), saving)
+        result = train_ppo(ppo, prompts, validation_prompts, stage.log, saving)
         saving.take_best(result.best_iteration)
-        if accelerator.is_main_process:
-            write_json(folder / "ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
-        accelerator.wait_for_everyone()
+        stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:

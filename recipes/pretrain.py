@@ -17,7 +17,7 @@ from rlhf.configuration import run_recipe
 from rlhf.data.loading import load_pretraining
 from rlhf.errors import InputError
 from rlhf.models.config import LlamaSize
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 from rlhf.training.config import OptimizerConfig
 
 
@@ -70,7 +70,7 @@ def main(config: PretrainConfig) -> None:
     from rlhf.training.loop import train
 
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs={"data": config.data}) as folder:
+    with stage_folder(config.output, config, inputs={"data": config.data}) as folder:
         accelerator.wait_for_everyone()
         texts = (row if isinstance(row, str) else " ".join(m["content"] for m in row) for row in rows)
         tokenizer = train_tokenizer(texts, config.vocab_size)

@@ -18,7 +18,7 @@ from typing import Any
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import require_files, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main(config: RefusalDetectorConfig) -> None:
     from rlhf.evaluation.refusals import RefusalClassifier, RefusalRules, read_labelled
 
     labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         tables: dict[str, dict[str, Any]] = {}
         for name, rows in labelled.items():
             others = [row for other, own in labelled.items() if other != name for row in own]

@@ -22,7 +22,7 @@ from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 # the text itself is continued, as by a model that was only pretrained
 PLAIN_TEMPLATE = "{{- bos_token -}}{%- for message in messages -%}{{- message['content'] -}}{%- endfor -%}"
@@ -118,7 +118,7 @@ def main(config: SafetyBenchmarksConfig) -> None:
     drawn = {name: generated_groups.draw(own, config.prompts_per_group, config.seed) for name, own in drawn.items()}
     judge = _judges(config)
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         tokenizer, policy = load_tokenizer(config.policy), load_policy(config.policy).to(accelerator.device)
         if config.template == "plain":

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
 from rlhf.rewards.mixture import OTHER_SHARE
-from rlhf.rewards.stage import RewardStageConfig, read_rows, run_stage
+from rlhf.rewards.stage import RewardStageConfig, open_reward_stage, run_stage
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class SafetyRewardConfig(RewardStageConfig):
 
 
 def main(config: SafetyRewardConfig) -> None:
-    rows = read_rows("safety", config)
+    stage, rows = open_reward_stage("safety", config)
 
     from rlhf.rewards.safety import train_safety_model
 
-    run_stage(config, rows, train_safety_model)
+    run_stage(stage, config, rows, train_safety_model)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
-from rlhf.stage import open_stage, peak_memory_mb, require_files, write_json
+from rlhf.stage import peak_memory_mb, require_files, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def main(config: SimpleTextDataConfig) -> None:
     from rlhf.report.simple_text import build_data_page, text_tables
 
     toxicity, embed = load_models(config)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         figures = build(config, folder, toxicity, embed, question_writer(config))
         build_data_page(figures, folder / "index.html", config.output.name)
     print(text_tables(figures))

@@ -19,7 +19,7 @@ from rlhf.errors import InputError
 from rlhf.simulation.corpus import UNSAFE, held_out_keys
 from rlhf.simulation.safety_texts import helpful_demonstrations, safe_demonstrations
 from rlhf.simulation.world import World
-from rlhf.stage import open_stage, require_files
+from rlhf.stage import require_files, stage_folder
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def main(config: SimulatedSafetyDataConfig) -> None:
     names = ("world.json", "validation_prompts.jsonl", "test_prompts.jsonl")
     files = {f"data: {name}": config.data / name for name in names}
     require_files(**files)
-    with open_stage(config.output, config, inputs=files) as folder:
+    with stage_folder(config.output, config, inputs=files) as folder:
         world = World.load(config.data)
         sets = {name: load_prompts(config.data / f"{name}_prompts.jsonl") for name in ("validation", "test")}
         held_out = held_out_keys(sets)

@@ -15,7 +15,7 @@ from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
 from rlhf.simulation.corpus import Mixture, chat_sets, demonstrations, held_out_keys, prompt_sets, web_text
 from rlhf.simulation.world import World, WorldConfig
-from rlhf.stage import open_stage
+from rlhf.stage import stage_folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SimulatedWorldConfig:
 
 
 def main(config: SimulatedWorldConfig) -> None:
-    with open_stage(config.output, config) as folder:
+    with stage_folder(config.output, config) as folder:
         world = World.make(config.world)
         world.save(folder / "world.json")
         prompts = prompt_sets(world, config.mixture)

@@ -29,7 +29,7 @@ from rlhf.models.context import TooLong
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.stage import require_files, require_new, stage_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,9 @@ def main(config: TemperatureSweepConfig) -> None:
     from rlhf.sampling.room import check_room
     from rlhf.training.accelerator import make_accelerator
 
-    models = {n: inputs[n] for n in ("policy", "helpfulness", "safety") if n in inputs and inputs[n].is_dir()}
-    no_room = check_room(prompts, models, config.sampling.max_new_tokens, config.too_long)
+    no_room = check_room(prompts, inputs, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         given = {"too_long": config.too_long, "device": accelerator.device}
         reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)

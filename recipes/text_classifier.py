@@ -21,7 +21,7 @@ from rlhf.data.loading import is_local
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
-from rlhf.stage import open_stage, require_files, write_json
+from rlhf.stage import require_files, stage_folder, write_json
 from rlhf.training.config import OptimizerConfig
 
 
@@ -74,7 +74,7 @@ def main(config: TextClassifierConfig) -> None:
     if not parts["heldout"]:
         raise InputError("heldout_share: no text is held out; raise it or give more texts")
     accelerator = make_accelerator(seed=config.seed)
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         log = MetricsLog(folder, accelerator)
         model, tokenizer = train_classifier(

@@ -22,7 +22,7 @@ from pathlib import Path
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
-from rlhf.stage import open_stage, require_files
+from rlhf.stage import require_files, stage_folder
 from rlhf.synthesis.time_awareness import (
     make_plan,
     parse_date,
@@ -105,7 +105,7 @@ def main(config: TimeAwarenessConfig) -> None:
         facts = [office.fact() for office in offices]
     plan = make_plan(facts, days, config.heldout_facts, config.heldout_years, rng)
 
-    with open_stage(config.output, config, inputs=inputs) as folder:
+    with stage_folder(config.output, config, inputs=inputs) as folder:
         rows = list(training_questions(plan, config.rows, config.undated_share, rng))
         told = (config.context, config.date_format)
         answered = ([*row.prompt(*told), {"role": "assistant", "content": row.fact.answer_at(row.day)}] for row in rows)

@@ -111,10 +111,13 @@ def to_yaml(config: Any) -> str:
 
 
 def run_recipe(main: Callable[[Config], None], config_class: type[Config]) -> None:
-    """Entry point of every recipe: parse, run, and answer InputError with one sentence on stderr and exit code 2."""
+    """Entry point of every recipe: parse, run, and answer InputError with one sentence on stderr.
+
+    The exit code is 2, or 3 where `--strict true` found something suspicious.
+    """
     try:
         main(parse_config(config_class, description=sys.modules[main.__module__].__doc__))
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_code) from None

@@ -22,7 +22,7 @@ from rlhf.intervals import mean_interval
 from rlhf.rewards.rows import local_files
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import open_stage, write_json
+from rlhf.stage import stage_folder, write_json
 
 FIGURES = "safety_evaluation.json"
 # name -> where it stands in the figures of one variant; of several places the first that is there
@@ -107,7 +107,7 @@ def run_variant(run: SafetyStudyRun, folder: Path) -> None:
         for name, source in run.prompts.items()
         for prompt in load_safety_prompts(name, source, run.kinds.get(name), judges.kind_of)
     ]
-    with open_stage(folder, run, inputs=run.inputs) as partial:
+    with stage_folder(folder, run, inputs=run.inputs) as partial:
         accelerator.wait_for_everyone()
         tokenizer, policy = load_tokenizer(run.policy), load_policy(run.policy)
         finetune(

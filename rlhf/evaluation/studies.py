@@ -24,7 +24,7 @@ from rlhf.evaluation.preference_figures import reward_figures
 from rlhf.intervals import mean_interval
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.rows import local_files
-from rlhf.stage import STAGE_FILE, digest, open_stage, write_json
+from rlhf.stage import STAGE_FILE, digest, stage_folder, write_json
 
 Rows = Mapping[str, Sequence[Preference]]
 FIGURES = "figures.json"
@@ -155,7 +155,7 @@ def run_model(run: StudyRun, rows: Rows, folder: Path) -> None:
     train = fitting_rows(policy, mixture, config, "preferences")
     test = fitting_rows(policy, pick(rows, run.test_preferences), config, "test_preferences")
     accelerator = make_accelerator(seed=run.seed)
-    with open_stage(folder, run, inputs=run.inputs) as partial:
+    with stage_folder(folder, run, inputs=run.inputs) as partial:
         accelerator.wait_for_everyone()
         log, has_head = MetricsLog(partial, accelerator), run.model.learns == "safety"
         model = train_reward_model(policy, train, config, accelerator, log, safety_head=has_head, seed=run.seed)

@@ -1,11 +1,16 @@
-"""Settings of supervised fine-tuning. Light: no torch."""
+"""Settings of supervised fine-tuning, and what the config of every stage that fine-tunes has. Light: no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from rlhf.conversation import Conversation
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
+from rlhf.models.config import AdapterConfig
+from rlhf.stage import Effect, InputPath, KeepingConfig
 from rlhf.training.config import OptimizerConfig
 
 
@@ -21,15 +26,15 @@ class FinetuningConfig:
             row, or "skip" it, counted and reported.
         packing: compute a micro-batch as one row without padding, whose dialogues do not see each other, where the
             model's attention can (full causal attention under sdpa); false: as padded rows. Same up to rounding.
-        checkpoint_every: steps between states from which an SFT that was killed goes on.
+        checkpoint_every: steps between states from which a stage that was killed goes on.
         optimizer: schedule and sizes; the paper's rate 2e-5 falls to 10 %, 2 epochs, 64 rows a step.
     """
 
     max_length: int = 4096
     train: Literal["all", "last"] = "all"
     on_bad_row: Literal["refuse", "skip"] = "refuse"
-    packing: bool = True
-    checkpoint_every: int = 200
+    packing: Annotated[bool, Effect.ROUNDING] = True
+    checkpoint_every: Annotated[int, Effect.NONE] = 200
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(epochs=2))
 
     def __post_init__(self) -> None:
@@ -37,3 +42,70 @@ class FinetuningConfig:
             raise InputError(f"max_length: must be at least 2, got {self.max_length}")
         if self.checkpoint_every < 1:
             raise InputError(f"checkpoint_every: must be at least 1, got {self.checkpoint_every}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneStageConfig(KeepingConfig):
+    """What the config of every stage that fine-tunes has (`rlhf.finetuning.stage`).
+
+    Args:
+        adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
+        quantization: nf4 holds the weights in 4 bit, which needs an adapter; null: as they are.
+        finetuning: length, masking, schedule.
+        seed: of every draw: rows' order, dropout, and what else is drawn (added to sampling.seed).
+    """
+
+    adapter: AdapterConfig | None = None
+    quantization: Literal["nf4"] | None = None
+    finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.quantization is not None and self.adapter is None:
+            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
+
+
+@dataclass(frozen=True)
+class MixedData:
+    """Dialogues to mix in.
+
+    Args:
+        data: file or hub name; each dialogue trains on its last answer.
+        share: of all rows of the fine-tuning.
+    """
+
+    data: DataSource
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise InputError(f"share: must lie between 0 and 1, got {self.share} for {self.data}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedFinetuneConfig(FinetuneStageConfig):
+    """The same for a stage that makes its own rows, and mixes others in against forgetting.
+
+    Args:
+        sft_data: dialogues to mix in; null: none.
+        sft_share: their share of all rows.
+        mixed_data: more to mix in, each {data, share}, such as the rows.jsonl of an earlier version's Ghost Attention,
+            which a fine-tuning that starts without it would lose.
+    """
+
+    sft_data: InputPath | None = None
+    sft_share: float = 0.5
+    mixed_data: tuple[MixedData, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.sft_share < 1:
+            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
+        if self.mixed_data and self.finetuning.train != "last":
+            raise InputError(
+                "finetuning.train: must be last with mixed_data; Ghost Attention's earlier answers are not to be learnt"
+            )
+
+    def read_mixed_data(self) -> list[tuple[list[Conversation], float]]:
+        """(dialogues, share) of each of `mixed_data`. InputError names file and line of a bad row."""
+        return [(load_conversations(mixed.data), mixed.share) for mixed in self.mixed_data]

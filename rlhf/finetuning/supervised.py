@@ -50,6 +50,7 @@ def finetune(
     heldout: Sequence[Conversation] = (),
     name: str = "fine-tuning",
     states: Path | None = None,
+    left_out: Counter[str] | None = None,
 ) -> TrainingResult:
     """Train `policy` in place on dialogues that end with an answer; afterwards it is in eval mode.
 
@@ -62,12 +63,13 @@ def finetune(
         seed: of the rows' order.
         heldout: dialogues to measure, never trained on.
         states: folder for states to go on from after a kill, one every config.checkpoint_every steps; None: no states.
+        left_out: the dialogues that were skipped are added here, by reason.
 
     Raises:
         InputError: no rows, a row that cannot be rendered (unless config.on_bad_row is "skip"), or a loss that is not
             finite three times in a row.
     """
-    rows = render_rows(renderer, conversations, config, name)
+    rows = render_rows(renderer, conversations, config, name, left_out)
     heldout_rows = render_rows(renderer, heldout, config, f"held-out {name}") if heldout else []
     task = answer_task(renderer.pad_token_id)
     measure = _Heldout(heldout_rows, task, config, accelerator, log)
@@ -88,9 +90,16 @@ def finetune(
 
 
 def render_rows(
-    renderer: Renderer, conversations: Sequence[Conversation], config: FinetuningConfig, name: str
+    renderer: Renderer,
+    conversations: Sequence[Conversation],
+    config: FinetuningConfig,
+    name: str,
+    left_out: Counter[str] | None = None,
 ) -> list[Rendered]:
-    """Dialogues as ids with their loss masks; what cannot be rendered is refused or skipped, as the config says."""
+    """Dialogues as ids with their loss masks; what cannot be rendered is refused or skipped, as the config says.
+
+    Skipped ones are added to `left_out`, by reason.
+    """
     try:
         return renderer.dialogues(conversations, config.train)
     except InputError:  # find the rows
@@ -108,6 +117,8 @@ def render_rows(
         + "; ".join(f"{count} x {why}" for why, count in reasons.most_common(3)),
         file=sys.stderr,
     )
+    if left_out is not None:
+        left_out.update(reasons)
     return rows
 
 

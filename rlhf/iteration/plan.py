@@ -114,7 +114,7 @@ class _Planner:
     ) -> Path:
         """Plan a stage, return its folder. Options that are paths are its inputs; None and empty ones are left out.
 
-        A mapping's keys are paths.
+        A mapping is paths of dialogues with their shares.
         """
         output = self.run / name
         overrides = {"output": str(output)}
@@ -127,7 +127,8 @@ class _Planner:
                 inputs.append(value)
             elif isinstance(value, Mapping):
                 if value:
-                    overrides[option] = json.dumps({str(path): share for path, share in value.items()})
+                    mixed = [{"data": str(path), "share": share} for path, share in value.items()]
+                    overrides[option] = json.dumps(mixed)
                     inputs.extend(value)
             elif value:
                 overrides[option] = json.dumps([str(path) for path in value])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from rlhf.errors import InputError
+from rlhf.stage import Effect
 from rlhf.training.config import OptimizerConfig
 
 
@@ -63,9 +64,9 @@ class PPOConfig:
     patience: int = 5
     max_kl: float | None = None
     max_repetition: float | None = None
-    checkpoint_every: int = 10
-    keep_checkpoints: int = 2
-    sampling_batch_size: int = 256
+    checkpoint_every: Annotated[int, Effect.NONE] = 10
+    keep_checkpoints: Annotated[int, Effect.NONE] = 2
+    sampling_batch_size: Annotated[int, Effect.ROUNDING] = 256
 
     def __post_init__(self) -> None:
         for name in (

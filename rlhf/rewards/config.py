@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.objectives.margins import margin_table
-from rlhf.stage import require_files
+from rlhf.stage import Effect, require_files
 from rlhf.training.config import OptimizerConfig
 
 
@@ -47,7 +48,7 @@ class RewardTrainingConfig:
     safety_loss_weight: float = 0.1
     max_length: int | None = None
     too_long: Literal["refuse", "skip"] = "refuse"
-    checkpoint_every: int = 200
+    checkpoint_every: Annotated[int, Effect.NONE] = 200
     optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
 
     def __post_init__(self) -> None:
@@ -63,6 +64,15 @@ class RewardTrainingConfig:
             raise InputError(f"max_length: must be at least 2, got {self.max_length}")
 
 
+class SweepFile:
+    """A field that names a gate_sweep.json, in a `GateConfig`; see `rlhf.stage.fields.InputCheck`."""
+
+    def inputs(self, field: str, value: Any, config: GateConfig) -> Mapping[str, Path]:
+        """The file, checked (`GateConfig.resolved_threshold`)."""
+        config.resolved_threshold()
+        return {field: Path(value)}
+
+
 @dataclass(frozen=True)
 class GateConfig:
     """The safety gate, wherever two reward models become one reward (Llama 2 paper, section 3.2.3).
@@ -75,7 +85,7 @@ class GateConfig:
     """
 
     threshold: float = 0.15
-    threshold_from: Path | None = None
+    threshold_from: Annotated[Path, SweepFile()] | None = None
     centre: bool = True
 
     def __post_init__(self) -> None:

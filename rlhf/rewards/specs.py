@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
@@ -85,3 +87,14 @@ def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
         else:
             require_reward_head(spec)
     return found
+
+
+class RewardSpec:
+    """A reward-model folder, an import path, or the file of an ensemble."""
+
+    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
+        """See `rlhf.stage.fields.InputCheck`."""
+        return reward_files(**{field: value})
+
+
+Reward = Annotated[str, RewardSpec()]

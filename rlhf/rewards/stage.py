@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
+from rlhf.data.fields import DataSource
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.fields import Checkpoint
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.mixture import make_mixture, mixture_lines, mixture_report
-from rlhf.rewards.rows import RewardRows, load_reward_rows, local_files
-from rlhf.stage import open_stage, require_files, require_new, write_json
+from rlhf.rewards.rows import RewardRows, load_reward_rows
+from rlhf.stage import KeepingConfig, Stage, open_stage
 
 
-@dataclass(frozen=True)
-class RewardStageConfig:
+@dataclass(frozen=True, kw_only=True)
+class RewardStageConfig(KeepingConfig):
     """What both reward recipes have in common.
 
     Args:
-        output: folder of this stage.
         policy: chat checkpoint to start from.
         preferences: files or hub names; their rows of the model's domain are its own.
         other_preferences: files or hub names (may be the same); their rows of the other domain, and all rows of files
@@ -35,12 +33,11 @@ class RewardStageConfig:
         training: margins, weight of the safety labels, lengths and the optimizer.
     """
 
-    output: Path
-    policy: Path
-    preferences: tuple[str, ...]
-    other_preferences: tuple[str, ...] = ()
+    policy: Checkpoint
+    preferences: tuple[DataSource, ...]
+    other_preferences: tuple[DataSource, ...] = ()
     other_share: float = 0.0
-    test_preferences: tuple[str, ...] = ()
+    test_preferences: tuple[DataSource, ...] = ()
     on_bad_row: Literal["refuse", "skip"] = "refuse"
     seed: int = 0
     training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
@@ -52,28 +49,25 @@ class RewardStageConfig:
             raise InputError("preferences: must name at least one file")
 
 
-def read_rows(domain: Domain, config: RewardStageConfig) -> RewardRows:
-    """The stage's rows; InputError, before torch is loaded, for a missing file or a bad row."""
-    require_new(config.output)
-    require_files(policy=config.policy)
-    require_checkpoint(config.policy)
-    _input_files(config)
-    return load_reward_rows(
+def open_reward_stage(domain: Domain, config: RewardStageConfig) -> tuple[Stage, RewardRows]:
+    """The stage and its rows; InputError, before torch is loaded, for a missing file or a bad row."""
+    stage = open_stage(config)
+    rows = load_reward_rows(
         domain,
         config.preferences,
         config.other_preferences if config.other_share else (),
         config.test_preferences,
         config.on_bad_row,
     )
+    return stage, rows
 
 
-def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., Any]) -> None:
+def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: Callable[..., Any]) -> None:
     """Write checkpoint/ with its score_origin.json, metrics.jsonl, mixture.json and accuracy.json into the folder.
 
     Args:
         train: `train_helpfulness_model` or `train_safety_model`, which return the trained RewardModel.
     """
-    from rlhf.metrics import MetricsLog
     from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.accuracy import heldout_report, keep_origin
     from rlhf.training.accelerator import make_accelerator
@@ -82,30 +76,18 @@ def run_stage(config: RewardStageConfig, rows: RewardRows, train: Callable[..., 
     whole, rows = rows, _fitting(config, rows)
     mixture = make_mixture(rows, config.other_share, config.seed)
     accelerator = make_accelerator(seed=config.seed)
-    inputs = {"policy": config.policy, **_input_files(config)}
-    with open_stage(config.output, config, inputs=inputs, keep=kept_states(inputs, config, accelerator)) as folder:
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            print("\n".join(mixture_lines(mixture)), file=sys.stderr)
-            write_json(folder / "mixture.json", mixture_report(mixture, rows.skipped))
-        log = MetricsLog(folder, accelerator)
+    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+        stage.say("\n".join(mixture_lines(mixture)), error=True)
+        stage.write_json("mixture.json", mixture_report(mixture, rows.skipped))
         states = folder / RESUME
-        model = train(config.policy, mixture.rows, config.training, accelerator, log, seed=config.seed, states=states)
+        model = train(
+            config.policy, mixture.rows, config.training, accelerator, stage.log, seed=config.seed, states=states
+        )
         merge = config.training.adapter is None or config.training.adapter.merge
         model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator, merge=merge)
-        if accelerator.is_main_process:
+        if stage.is_main:
             keep_origin(folder / "checkpoint", mixture.rows, config.seed)
-            report = heldout_report(folder / "checkpoint", rows.domain, rows, whole)
-            write_json(folder / "accuracy.json", report)
-        accelerator.wait_for_everyone()
-
-
-def _input_files(config: RewardStageConfig) -> dict[str, Path]:
-    return local_files(
-        preferences=config.preferences,
-        other_preferences=config.other_preferences,
-        test_preferences=config.test_preferences,
-    )
+            stage.write_json("accuracy.json", heldout_report(folder / "checkpoint", rows.domain, rows, whole))
 
 
 def _fitting(config: RewardStageConfig, rows: RewardRows) -> RewardRows:

@@ -16,23 +16,25 @@ from rlhf.errors import InputError
 from rlhf.models.context import Context, TooLong
 from rlhf.models.policy import load_tokenizer
 
+READERS = ("policy", "baseline", "value_from", "helpfulness", "safety", "referee")
+
 
 def check_room(
-    prompts: Sequence[Prompt], models: Mapping[str, Path], max_new_tokens: int, too_long: TooLong
+    prompts: Sequence[Prompt], inputs: Mapping[str, Path], max_new_tokens: int, too_long: TooLong
 ) -> dict[str, int]:
     """How many prompts leave too little room for an answer of `max_new_tokens`, by role; stderr says so.
 
     Args:
-        models: role (for messages) -> checkpoint folder. One without a config (a policy that a server answers for) is
-            passed over.
+        inputs: of the stage, option -> path; the folders of READERS (and of an ensemble's members, helpfulness.0) are
+            looked at, but one without a config (a policy that a server answers for).
         too_long: what will become of them.
 
     Raises:
         InputError: there are some, and `too_long` is "refuse".
     """
     found: dict[str, int] = {}
-    for role, folder in models.items():
-        context = _context(folder)
+    for role, folder in inputs.items():
+        context = _context(folder) if role.partition(".")[0] in READERS and folder.is_dir() else None
         if context is None or context.length is None:
             continue
         lengths = [len(ids) for ids in Renderer(load_tokenizer(folder)).prompts([p.messages for p in prompts])]

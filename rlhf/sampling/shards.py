@@ -73,5 +73,6 @@ def kept_samples(
     JSON types).
     """
     asked = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16]
-    values = {"prompts": asked, "num_samples": num_samples, "params": asdict(params), **others}
-    return Kept(FOLDER, inputs=inputs, values=values)
+    drawn = {f"sampling.{name}": value for name, value in asdict(params).items()}
+    values = {"prompts": asked, "num_samples": num_samples, **drawn, **others}
+    return Kept(FOLDER, "drawn answers", inputs=inputs, values=values, pattern="**/*")

@@ -5,7 +5,8 @@
 
 A state holds what is trained (frozen weights come from where they came from), the optimizer, the random states of each
 process and what the caller's loop needs (state.json). On the same machine with as many processes the run ends bit for
-bit where it would have ended. The files are for this purpose and this library alone.
+bit where it would have ended; with another number of processes the same up to rounding and to what dropout draws. The
+files are for this purpose and this library alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from rlhf.configuration import to_dict
-from rlhf.errors import InputError
 from rlhf.metrics import METRICS_FILE, TENSORBOARD_FOLDER
-from rlhf.stage import Kept, remove_folder
+from rlhf.stage import Kept, Stage, options_of, remove_folder
 from rlhf.training.step import Stepper
 
 RESUME = "resume"
@@ -37,20 +36,32 @@ STATE_FILE = "state.json"
 COUNTERS = ("steps", "skipped", "skipped_in_a_row")
 
 
-def kept_states(inputs: Iterable[str], config: Any, accelerator: Accelerator, beside: Sequence[str] = ()) -> Kept:
-    """What the next attempt of a stage takes over: states and figures, if it would do just the same.
+def kept_states(stage: Stage, accelerator: Accelerator, beside: Sequence[str] = ()) -> Kept:
+    """What the next attempt of a stage takes over: training states and figures, if it would do the same.
+
+    The number of processes changes a result by rounding alone, but for DeepSpeed, whose states are cut into as many
+    parts.
 
     Args:
-        inputs: names of all that the stage reads.
-        config: the recipe's; where the stage writes to does not matter.
+        stage: its config and its inputs decide.
         beside: what else the stage writes line by line, beside its metrics.
     """
-    values = {**to_dict(config), "output": None, "processes": accelerator.num_processes}
+    values, rounding = options_of(stage.config, stage.inputs)
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
-    values["kind"] = accelerator.distributed_type.value
-    values["zero_stage"] = None if deepspeed is None else int(deepspeed.zero_stage)
-    values["mixed_precision"] = accelerator.mixed_precision
-    return Kept(RESUME, tuple(inputs), values, beside=(METRICS_FILE, TENSORBOARD_FOLDER, *beside))
+    launch = {
+        "processes": accelerator.num_processes,
+        "zero_stage": None if deepspeed is None else int(deepspeed.zero_stage),
+        "mixed_precision": accelerator.mixed_precision,
+    }
+    return Kept(
+        RESUME,
+        "training states",
+        inputs=tuple(stage.inputs),
+        values=values | launch,
+        rounding=rounding if deepspeed is not None else {*rounding, "processes"},
+        beside=(METRICS_FILE, TENSORBOARD_FOLDER, *beside),
+        pattern="step-*",
+    )
 
 
 @dataclass(frozen=True)
@@ -102,22 +113,17 @@ class Checkpoints:
     def restore(self) -> dict[str, Any] | None:
         """Take up the newest state and return what `save` was given; None: there is none, and nothing was changed.
 
-        Raises:
-            InputError: it is of another number of processes.
+        A process that the run which wrote it did not have keeps its own random state.
         """
         found = self._found()
         if not found:
             return None
         newest = found[-1]
         content = json.loads((newest / STATE_FILE).read_text(encoding="utf-8"))
-        processes = len(list(newest.glob("random-*.pt")))
-        if processes != self.accelerator.num_processes:
-            raise InputError(
-                f"checkpoint: {newest} is of {processes} processes, but this run has {self.accelerator.num_processes}; "
-                "go on with as many, or remove it to start again"
-            )
         _load_training(self.stepper, newest)
-        _set_random_state(torch.load(newest / f"random-{self.accelerator.process_index}.pt", weights_only=True))
+        random_file = newest / f"random-{self.accelerator.process_index}.pt"
+        if random_file.exists():
+            _set_random_state(torch.load(random_file, weights_only=True))
         for name, value in content["counters"].items():
             setattr(self.stepper, name, value)
         state: dict[str, Any] = content["state"]
@@ -151,8 +157,9 @@ def _load_training(stepper: Stepper, folder: Path) -> None:
 
 
 def _trained(stepper: Stepper) -> list[tuple[str, torch.nn.Parameter]]:
-    """Name and weight of all that is trained; tied weights once."""
-    return [(name, p) for name, p in stepper.model.named_parameters() if p.requires_grad]
+    """Name and weight of all that is trained, the same for any number of processes; tied weights once."""
+    model = stepper.accelerator.unwrap_model(stepper.model)
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
 def _random_state() -> dict[str, Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from rlhf.errors import InputError
+from rlhf.stage import Effect
+
+MOST_WARMUP = 0.25
+"""Share of a training's steps that warmup_min_steps may take: the paper's 5 steps are cut below 20 steps alone."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class OptimizerConfig:
         schedule: "cosine" falls to final_fraction of the peak; "constant" stays at it (PPO).
         final_fraction: last rate over peak rate.
         warmup_fraction: share of all steps that the rate rises linearly.
-        warmup_min_steps: but at least so many steps (the paper's reward models: 5).
+        warmup_min_steps: but at least so many steps (the paper's reward models: 5), or a quarter of a short training.
         weight_decay: decoupled, on matrices only (norms and biases are left out, the usual practice).
         betas: Adam's decay rates.
         eps: Adam's epsilon.
@@ -40,8 +44,8 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     epochs: int = 1
     batch_size: int = 64
-    micro_batch_size: int = 8
-    gradient_checkpointing: bool = False
+    micro_batch_size: Annotated[int, Effect.ROUNDING] = 8
+    gradient_checkpointing: Annotated[bool, Effect.ROUNDING] = False
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "max_grad_norm", "epochs", "batch_size", "micro_batch_size"):
@@ -56,13 +60,19 @@ class OptimizerConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")
 
+    def warmup_steps(self, total_steps: int) -> int:
+        """Steps of `total_steps` that the rate rises: the larger of warmup_min_steps (cut to a quarter of all
+        steps, rounded up, so that a short training is not all warm-up) and warmup_fraction of them, rounded up.
+        """
+        least = min(self.warmup_min_steps, math.ceil(MOST_WARMUP * total_steps))
+        return max(least, math.ceil(self.warmup_fraction * total_steps))
+
     def learning_rate_at(self, step: int, total_steps: int) -> float:
         """Rate of `step` (0-based) of `total_steps`.
 
-        Warm-up lasts max(warmup_min_steps, warmup_fraction x total_steps) steps, rounded up, and its last step has
-        the peak rate; the last step of all has final_fraction of it.
+        The last step of the warm-up has the peak rate; the last step of all has final_fraction of it.
         """
-        warmup = max(self.warmup_min_steps, math.ceil(self.warmup_fraction * total_steps))
+        warmup = self.warmup_steps(total_steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         if self.schedule == "constant":

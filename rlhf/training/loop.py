@@ -8,6 +8,7 @@ processes, the micro-batch size and the order inside a step change nothing but r
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -48,11 +49,25 @@ class Task(Generic[Row]):
 
 @dataclass
 class TrainingResult:
-    """steps taken, steps skipped for non-finite values, and the loss of each step (mean over its items)."""
+    """rows trained on; steps taken, those among them that only warmed up, steps skipped for non-finite values; and the
+    loss of each step (mean over its items)."""
 
+    rows: int = 0
     steps: int = 0
+    warmup: int = 0
     skipped: int = 0
     losses: list[float] = field(default_factory=list)
+
+    def ends(self) -> tuple[float, float]:
+        """Mean loss of the first and of the last tenth of the steps, those that are not finite left out."""
+        finite = [loss for loss in self.losses if math.isfinite(loss)]
+        tenth = max(1, len(finite) // 10)
+        return (sum(finite[:tenth]) / tenth, sum(finite[-tenth:]) / tenth) if finite else (math.nan, math.nan)
+
+    def figures(self) -> dict[str, float | int]:
+        """For a stage's closing block."""
+        first, last = self.ends()
+        return {"steps": self.steps, "first_loss": first, "last_loss": last}
 
 
 def steps_of(rows: Sequence[Row], config: OptimizerConfig, seed: int) -> Iterator[list[Row]]:
@@ -116,7 +131,9 @@ def train(
     stepper = Stepper(model, config, accelerator, name=name)
     count = accumulation_steps(config, accelerator.num_processes)
     total = config.epochs * math.ceil(len(rows) / config.batch_size)
-    result = TrainingResult()
+    result = TrainingResult(rows=len(rows), warmup=config.warmup_steps(total))
+    if result.warmup < config.warmup_min_steps and accelerator.is_main_process:
+        print(f"{name}: {total} steps are few; {result.warmup} warm up, not {config.warmup_min_steps}", file=sys.stderr)
     checkpoints = None if states is None else Checkpoints(states.folder, stepper, accelerator, keep=1)
     if checkpoints is not None:
         result.losses = (checkpoints.restore() or {"losses": []})["losses"]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.stage import open_stage
+from rlhf.stage import stage_folder
 
 @dataclass(frozen=True)
 class FakeConfig:
@@ -56,7 +56,7 @@ def main(config: FakeConfig) -> None:
         child = subprocess.Popen([sys.executable, "-c", ignore])
     if config.mode == "lame" and os.environ["RANK"] == "1":
         raise ValueError("the second process cannot go on")
-    with open_stage(config.output, config, inputs={str(i): p for i, p in enumerate(config.reads)}) as folder:
+    with stage_folder(config.output, config, inputs={str(i): p for i, p in enumerate(config.reads)}) as folder:
         trace("start" if os.environ.get("RANK", "0") == "0" else "join", config)
         time.sleep(config.seconds)
         if config.mode == "crash":

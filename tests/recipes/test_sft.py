@@ -11,6 +11,7 @@ from rlhf.configuration import parse_config
 from rlhf.conversation import LLAMA2_CHAT_TEMPLATE
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
+from rlhf.stage import inputs_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import sft
@@ -82,25 +83,15 @@ def test_a_base_without_chat_template_and_pad_token_gets_both_and_keeps_them(
     assert model.config.pad_token_id == 512
 
 
-def test_the_template_s_file_is_an_input(
-    tiny_policy_path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_template_s_file_is_an_input(tiny_policy_path: Path, data: Path, tmp_path: Path) -> None:
     """A killed run must not go on with rows of another template."""
     template = tmp_path / "template.jinja"
     template.write_text(LLAMA2_CHAT_TEMPLATE)
-    given: list[dict[str, Path]] = []
-
-    def stop(output: Path, config: object, inputs: dict[str, Path], **_: object) -> None:
-        given.append(inputs)
-        raise InputError("enough")
-
-    monkeypatch.setattr(sft, "open_stage", stop)
+    given = []
     for name in (str(template), "llama2"):
-        with pytest.raises(InputError, match="enough"):
-            sft.main(
-                parse_config(sft.SftConfig, [*arguments(tmp_path, tiny_policy_path, data), "--chat_template", name])
-            )
-    assert [inputs.get("chat_template") for inputs in given] == [template, None]
+        options = [*arguments(tmp_path, tiny_policy_path, data), "--chat_template", name]
+        given.append(inputs_of(parse_config(sft.SftConfig, options)).get("chat_template"))
+    assert given == [template, None]
 
 
 def test_bad_options_are_answered_before_anything_is_loaded(
@@ -119,20 +110,10 @@ def test_bad_options_are_answered_before_anything_is_loaded(
     assert not (tmp_path / "sft").exists()
 
 
-def test_a_folder_of_data_is_an_input(
-    tiny_policy_path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_data_is_an_input(tiny_policy_path: Path, data: Path, tmp_path: Path) -> None:
     """A killed run must not go on with rows of another folder."""
     folder = tmp_path / "set"
     folder.mkdir()
     data.rename(folder / "train.jsonl")
-    given: list[dict[str, Path]] = []
-
-    def stop(output: Path, config: object, inputs: dict[str, Path], **_: object) -> None:
-        given.append(inputs)
-        raise InputError("enough")
-
-    monkeypatch.setattr(sft, "open_stage", stop)
-    with pytest.raises(InputError, match="enough"):
-        sft.main(parse_config(sft.SftConfig, arguments(tmp_path, tiny_policy_path, folder)))
-    assert given == [{"policy": tiny_policy_path, "data": folder}]
+    config = parse_config(sft.SftConfig, arguments(tmp_path, tiny_policy_path, folder))
+    assert inputs_of(config) == {"policy": tiny_policy_path, "data": folder}

@@ -1,93 +1,262 @@
-"""What of a broken-off attempt is taken over."""
+"""A stage's door, what of a broken-off attempt is taken over, and how it ends."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from rlhf.iteration.config import VersionConfig
-from rlhf.stage import Kept, open_stage
+from rlhf.configuration import parse_config
+from rlhf.errors import InputError, SuspiciousError
+from rlhf.stage import Effect, InputPath, KeepingConfig, Kept, Stage, inputs_of, open_stage, options_of
 
-KEPT = Kept("work", inputs=("source",), values={"seed": 1, "range": (0, 2)})
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes.
+
+    Args:
+        rate: decides.
+        micro: rounds.
+    """
+
+    rate: float = 0.1
+    micro: Annotated[int, Effect.ROUNDING] = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(KeepingConfig):
+    """A stage.
+
+    Args:
+        source: read.
+        other: read, if given.
+        many: all read.
+        named: all read.
+        number: decides.
+        sizes: some of each.
+    """
+
+    source: InputPath
+    other: InputPath | None = None
+    many: tuple[InputPath, ...] = ()
+    named: dict[str, InputPath] = field(default_factory=dict)
+    number: int = 1
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+Make = Callable[..., Stage]
 
 
 @pytest.fixture
-def attempt(tmp_path: Path):
-    """An attempt at the stage; returns what it found in the kept folder. It breaks off unless `finish`."""
-    (tmp_path / "source").write_text("one")
-    (tmp_path / "other").write_text("one")
+def make(tmp_path: Path) -> Make:
+    """The stage of options given, over files that are there."""
+    for name in ("source", "two"):
+        (tmp_path / name).write_text(name)
 
-    def start(keep: Kept | None, finish: bool = False) -> list[str]:
-        found: list[str] = []
-        try:
-            inputs = {name: tmp_path / name for name in ("source", "other")}
-            with open_stage(tmp_path / "out", VersionConfig("any"), inputs, keep=keep) as folder:
-                assert [path.name for path in folder.iterdir()] == (["work"] if keep else [])
-                if keep is not None:
-                    found += sorted(path.name for path in (folder / "work").glob("part*"))
-                    (folder / "work" / f"part{len(found)}").touch()
-                (folder / "rest").mkdir()
-                (folder / "rest.json").touch()
-                (folder / "link").symlink_to(folder / "rest", target_is_directory=True)
-                if not finish:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            assert not (tmp_path / "out").exists()
-        return found
+    def stage(**options: Any) -> Stage:
+        given = {"output": tmp_path / "out", "source": tmp_path / "source"} | options
+        return open_stage(parse_config(Config, [part for n, v in given.items() for part in (f"--{n}", str(v))]))
 
-    return start
+    return stage
 
 
-def test_the_kept_folder_outlives_broken_attempts_only(attempt, tmp_path: Path) -> None:
-    assert [attempt(KEPT), attempt(KEPT), attempt(KEPT)] == [[], ["part0"], ["part0", "part1"]]
-    (tmp_path / "other").write_text("two")
-    assert attempt(KEPT, finish=True) == ["part0", "part1", "part2"], "an input that does not decide it may change"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["link", "rest", "rest.json", "stage.json"]
+def kinds(stage: Stage) -> tuple[Kept, Kept]:
+    """Two kinds: samples depend on the source and the number; states on everything."""
+    values, rounding = options_of(stage.config, stage.inputs)
+    samples = Kept("samples", "drawn answers", ["source"], {"number": values["number"]})
+    beside = ("metrics.jsonl", "board")
+    return samples, Kept("resume", "training states", [*stage.inputs], values, rounding, beside, "step-*")
 
 
-def test_what_lies_beside_the_kept_folder_outlives_them_and_the_stage(tmp_path: Path) -> None:
-    keep = replace(KEPT, inputs=(), beside=("metrics.jsonl", "board"))
-    for attempt in range(3):
-        try:
-            with open_stage(tmp_path / "out", VersionConfig("any"), {}, keep=keep) as folder:
-                (folder / "board").mkdir(exist_ok=True)
-                (folder / "rest").touch()
-                with (folder / "metrics.jsonl").open("a") as stream:
-                    stream.write(f"{attempt}\n")
-                if attempt < 2:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            pass
-    assert (tmp_path / "out" / "metrics.jsonl").read_text() == "0\n1\n2\n"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "board",
-        "metrics.jsonl",
-        "rest",
-        "stage.json",
-    ]
-    with pytest.raises(KeyboardInterrupt), open_stage(tmp_path / "two", VersionConfig("any"), {}, keep=keep) as folder:
-        (folder / "metrics.jsonl").write_text("of other values")
-        raise KeyboardInterrupt
-    with open_stage(tmp_path / "two", VersionConfig("any"), {}, keep=replace(keep, values={"seed": 2})) as folder:
-        assert not (folder / "metrics.jsonl").exists()
+def attempt(stage: Stage, *, states: bool = True, finish: bool = False) -> dict[str, list[str]]:
+    """Adds work of both kinds and breaks off, unless `finish`; what the attempt found there."""
+    found: dict[str, list[str]] = {}
+    try:
+        with stage.work(None, *kinds(stage)) as folder:
+            for name, pattern in (("samples", "*.jsonl"), ("resume", "step-*")):
+                found[name] = sorted(path.name for path in (folder / name).glob(pattern))
+            assert not (folder / "rest").exists()
+            found["metrics"] = (
+                (folder / "metrics.jsonl").read_text().split() if (folder / "metrics.jsonl").exists() else []
+            )
+            (folder / "samples" / f"{len(found['samples'])}.jsonl").write_text("an answer")
+            if states:
+                (folder / "resume" / f"step-{len(found['resume'])}").mkdir()
+            with (folder / "metrics.jsonl").open("a") as stream:
+                stream.write("line\n")
+            (folder / "rest").mkdir()
+            (folder / "link").symlink_to(folder / "rest", target_is_directory=True)
+            if not finish:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert not stage.output.exists()
+    return found
 
 
-@pytest.mark.parametrize("change", ["input", "value", "packages", "half an origin", "nothing kept"])
-def test_another_origin_starts_empty(attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    keep: Any = KEPT
-    attempt(keep)
-    if change == "input":
-        (tmp_path / "source").write_text("two")
-    elif change == "value":
-        keep = replace(KEPT, values={"seed": 2, "range": (0, 2)})
-    elif change == "packages":
-        monkeypatch.setattr("rlhf.stage.package_versions", lambda: {"torch": "another"})
-    elif change == "half an origin":
-        file = tmp_path / "out.partial" / "work" / "origin.json"
-        file.write_text(file.read_text()[:20])
+def test_inputs_come_from_the_fields_types(make: Make, tmp_path: Path) -> None:
+    source, two = tmp_path / "source", tmp_path / "two"
+    stage = make(many=json.dumps([str(two), str(source)]), named=json.dumps({"a": str(two)}))
+    assert stage.inputs == {"source": source, "many.0": two, "many.1": source, "named.a": two}
+    assert inputs_of(stage.config) == stage.inputs
+    for options, words in (
+        ({"other": tmp_path / "none"}, "other: .*none does not exist"),
+        ({"many": '["none"]'}, r"many\.0: none does not exist"),
+        ({"named": '{"a": "none"}'}, r"named\.a: none does not exist"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make(**options)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="out exists already"):
+        make()
+
+
+def test_options_that_decide_leave_out_inputs_and_where_it_writes(make: Make) -> None:
+    stage = make(fresh="true")
+    values, rounding = options_of(stage.config, stage.inputs)
+    expected = {"other": None, "named": {}, "number": 1, "sizes.rate": 0.1, "sizes.micro": 8}
+    assert (values, rounding) == (expected, {"sizes.micro"})
+
+
+def test_all_kinds_outlive_broken_attempts_and_go_when_it_is_finished(make: Make) -> None:
+    assert attempt(make()) == {"samples": [], "resume": [], "metrics": []}
+    assert attempt(make()) == {"samples": ["0.jsonl"], "resume": ["step-0"], "metrics": ["line"]}
+    last = make()
+    found = attempt(last, finish=True)
+    assert (found["samples"], found["resume"]) == (["0.jsonl", "1.jsonl"], ["step-0", "step-1"])
+    assert sorted(path.name for path in last.output.iterdir()) == ["link", "metrics.jsonl", "rest", "stage.json"]
+    assert sorted(path.name for path in last.output.parent.iterdir()) == ["out", "source", "two"]
+
+
+def test_what_changes_no_result_goes_on_and_is_said(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt(make())
+    (tmp_path / "source").rename(tmp_path / "moved")
+    assert attempt(make(source=tmp_path / "moved"))["resume"] == ["step-0"], "a path is not what is read there"
+    assert capsys.readouterr().err == ""
+    options = {"source": tmp_path / "moved", "sizes.micro": 2}
+    assert attempt(make(**options))["resume"] == ["step-0", "step-1"]
+    said = capsys.readouterr().err
+    assert "out: goes on with the training states in" in said and "sizes.micro was 8, now 2" in said
+    assert "the same up to rounding, no longer bit for bit" in said and "drawn answers" not in said
+    monkeypatch.setattr("rlhf.stage.kept.package_versions", lambda: {"torch": "9"})
+    stage = make(**options)
+    assert len(attempt(stage, finish=True)["resume"]) == 3
+    assert "torch was " in capsys.readouterr().err
+    record = json.loads((stage.output / "stage.json").read_text())
+    assert len(record["went_on"]) == 2 and "drawn answers" in record["went_on"][0]
+
+
+@pytest.mark.parametrize("change", ["rate", "number", "source"])
+def test_what_changes_the_result_is_refused_until_it_is_to_be_fresh(
+    make: Make, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt(make())
+    options = {"rate": {"sizes.rate": 0.5}, "number": {"number": 2}, "source": {}}[change]
+    if change == "source":
+        (tmp_path / "source").write_text("another")
+    words = {
+        "rate": r"^sizes\.rate: the training states .* were made with 0\.1, now it is 0\.5; .*--fresh true",
+        "number": r"^number: the drawn answers .* were made with 1, now it is 2; .*--fresh true",
+        "source": r"^source: it is not what the drawn answers .* were made with; .*--fresh true",
+    }[change]
+    for _ in range(2):
+        with pytest.raises(InputError, match=words):
+            attempt(make(**options))
+    found = attempt(make(fresh="true", **options))
+    assert found["samples"] == (["0.jsonl"] if change == "rate" else []), "what fits is taken over"
+    assert found["resume"] == [] and found["metrics"] == [], "metrics go with their states"
+    assert "dropped" in capsys.readouterr().err
+    assert len(attempt(make(**options))["resume"]) == 1
+
+
+def test_without_work_there_is_nothing_to_refuse(make: Make) -> None:
+    attempt(make(), states=False)
+    assert attempt(make(**{"sizes.rate": 0.5}))["samples"] == ["0.jsonl"]
+
+
+def test_work_of_another_recipe_is_not_emptied(make: Make) -> None:
+    attempt(make())
+    with pytest.raises(InputError, match="holds work of another recipe's"), make().work(None):
+        pass
+    assert (make().folder / "resume" / "step-0").is_dir()
+
+
+def test_an_origin_that_cannot_be_read_is_not_taken_for_ours(make: Make) -> None:
+    attempt(make())
+    (make().folder / "resume" / "origin.json").write_text("{")
+    with pytest.raises(InputError, match=r"^origin\.json: the training states"):
+        attempt(make())
+
+
+@pytest.mark.parametrize("kind", ["link", "foreign", "file"])
+def test_a_partial_folder_that_is_not_ours_is_never_emptied(make: Make, tmp_path: Path, kind: str) -> None:
+    mine, partial = tmp_path / "mine", tmp_path / "out.partial"
+    mine.mkdir()
+    (mine / "thesis").write_text("years of work")
+    if kind == "link":
+        partial.symlink_to(mine)
+    elif kind == "foreign":
+        mine.rename(partial)
     else:
-        attempt(None)
-    assert attempt(keep) == []
+        partial.write_text("x")
+    with pytest.raises(InputError, match=r"output: .*out\.partial (is a link|was not made by|is a file)"):
+        make()
+    assert kind == "file" or (partial / "thesis").read_text() == "years of work"
+
+
+def test_a_link_inside_is_removed_and_not_followed(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").touch()
+    attempt(make())
+    (make().folder / "tensorboard").symlink_to(tmp_path / "mine")
+    attempt(make())
+    assert (tmp_path / "mine" / "thesis").exists() and not (make().folder / "tensorboard").exists()
+
+
+def test_the_closing_block(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = make()
+    with stage.work():
+        stage.write_json("figures.json", {"a": 1})
+        stage.write_rows("rows.jsonl", [{"a": 1}])
+        stage.closing.rows(7, {"too long": 2, "empty": 0})
+        stage.closing.figures(reward=0.51239, steps=3, loss=float("nan"))
+        stage.closing.suspect(["it trained on 7 rows"])
+        stage.closing.suspect(["it trained on 7 rows"])
+    closing = json.loads((stage.output / "stage.json").read_text())["closing"]
+    assert closing == {
+        "made": ["figures.json", "rows.jsonl"],
+        "rows_used": 7,
+        "left_out": {"too long": 2},
+        "figures": {"reward": 0.51239, "steps": 3, "loss": None},
+        "suspicious": ["it trained on 7 rows"],
+    }
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"{stage.output}: finished in 0:0")
+    assert lines[1:] == [
+        "  made        figures.json, rows.jsonl",
+        "  rows        7 used; left out: 2 too long",
+        "  figures     reward 0.5124, steps 3, loss None",
+        "  suspicious: it trained on 7 rows",
+    ]
+
+
+def test_strict_makes_suspicion_a_failure_and_loses_nothing(make: Make, tmp_path: Path) -> None:
+    for suspicious in (False, True):
+        stage = make(strict="true", output=tmp_path / f"out{suspicious}")
+        try:
+            with stage.work() as folder:
+                (folder / "checkpoint").mkdir()
+                stage.closing.suspect(["it is odd"] if suspicious else [])
+        except SuspiciousError as error:
+            assert suspicious and error.exit_code == 3 and "it is odd" in str(error)
+        assert stage.output.exists() is not suspicious
+    aside = tmp_path / "outTrue.suspicious"
+    assert sorted(path.name for path in aside.iterdir()) == ["checkpoint", "stage.json"]
+    with pytest.raises(InputError, match="look at it, then move it"):
+        make(strict="true", output=tmp_path / "outTrue")

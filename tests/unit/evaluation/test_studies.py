@@ -24,7 +24,7 @@ from rlhf.evaluation.studies import (
 )
 from rlhf.report.studies import markdown_tables
 from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.stage import open_stage
+from rlhf.stage import stage_folder
 
 MODEL = StudyModel("{run}/sft", ("{run}/train.jsonl",), training=RewardTrainingConfig(margin="large", max_length=99))
 
@@ -92,7 +92,7 @@ def test_a_finished_run_of_other_settings_or_files_is_not_taken_for_this_one(tmp
     run = StudyRun("v", 0.5, 1, MODEL.inside(str(tmp_path)), (str(tmp_path / "test.jsonl"),))
     folder = tmp_path / "out" / run.name
     assert folder.name == "v_0.5_seed1" and not is_finished(run, folder)
-    with open_stage(folder, run, inputs=run.inputs):
+    with stage_folder(folder, run, inputs=run.inputs):
         assert not is_finished(run, folder)
     assert is_finished(run, folder)
     longer = replace(run, model=replace(run.model, training=RewardTrainingConfig(max_length=98)))

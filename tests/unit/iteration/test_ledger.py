@@ -12,7 +12,7 @@ from rlhf.iteration.config import VersionConfig
 from rlhf.iteration.decision import decide, difference, preview, stage_key
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
-from rlhf.stage import digest, open_stage
+from rlhf.stage import digest, stage_folder
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def stage(tmp_path: Path) -> PlannedStage:
 def finish(stage: PlannedStage, monkeypatch: pytest.MonkeyPatch, content: str = "x") -> None:
     """As the stage's recipe would."""
     monkeypatch.setattr("sys.argv", ["recipes/sft.py", *stage.arguments])
-    with open_stage(stage.output, VersionConfig("any")) as folder:
+    with stage_folder(stage.output, VersionConfig("any")) as folder:
         (folder / "out.txt").write_text(content)
         (folder / "metrics.jsonl").write_text(f'{{"seconds": {id(folder)}}}\n')
 
@@ -120,7 +120,7 @@ def test_a_file_that_the_yaml_names_counts_by_its_content(stage: PlannedStage, t
     instructions.write_text("one")
     policy.write_text("weights")
     given = replace(stage, overrides={**stage.overrides, "policy": str(policy)})
-    with open_stage(stage.output, VersionConfig("any"), inputs={"instructions": instructions, "policy": policy}):
+    with stage_folder(stage.output, VersionConfig("any"), inputs={"instructions": instructions, "policy": policy}):
         pass
     key = stage_key(given, tmp_path / "run", {})
     finished = {"event": "finished", "key": key, "stage_file": digest(stage.output / "stage.json")}

@@ -188,7 +188,8 @@ def test_later_versions_mix_in_the_rows_of_ghost_attention() -> None:
     mixed = [plan[f"v{n}/rejection_sampling"].overrides.get("mixed_data") for n in (1, 2, 3, 4)]
     rows = [f"runs/x/v{n}/ghost_attention/rows.jsonl" for n in (2, 3)]
     assert mixed[:2] == [None, None]
-    assert [json.loads(given) for given in mixed[2:] if given] == [{rows[0]: 0.2}, {rows[0]: 0.1, rows[1]: 0.1}]
+    wanted = [[{"data": rows[0], "share": 0.2}], [{"data": path, "share": 0.1} for path in rows]]
+    assert [json.loads(given) for given in mixed[2:] if given] == wanted
     assert "v3/ghost_attention" in dependencies(list(plan.values()))["v4/rejection_sampling"]
     plan = by_name(make_plan(config(versions=versions, ghost_attention_share=0.0)))
     assert "mixed_data" not in plan["v4/rejection_sampling"].overrides

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlhf.errors import InputError
+from rlhf.stage import open_stage
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.checkpoints import Checkpoints, kept_states
 from rlhf.training.config import OptimizerConfig
@@ -78,27 +78,37 @@ def test_the_newest_are_kept_and_half_a_state_is_none(tmp_path: Path) -> None:
     assert checkpoints.restore() == {"step": 20}
 
 
-def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_more_processes_is_taken_up(tmp_path: Path) -> None:
     accelerator = make_accelerator()
     checkpoints = Checkpoints(tmp_path, Stepper(Toy(), CONFIG, accelerator), accelerator)
-    checkpoints.save(1, {})
+    checkpoints.save(1, {"step": 1})
     (tmp_path / "step-000001" / "random-1.pt").touch()
-    with pytest.raises(InputError, match="is of 2 processes, but this run has 1"):
-        checkpoints.restore()
+    assert checkpoints.restore() == {"step": 1}
 
 
-@pytest.mark.parametrize("change", [{"mixed_precision": "bf16"}, {"zero_stage": 3}, {"num_processes": 2}])
-def test_states_of_another_launch_are_not_taken_over(change: dict[str, Any]) -> None:
-    """Other numbers, or files that DeepSpeed cannot read; the stage then starts again."""
+@pytest.mark.parametrize(
+    ("change", "decides"),
+    [
+        ({"mixed_precision": "bf16"}, True),
+        ({"zero_stage": 3}, True),
+        ({"zero_stage": None}, True),
+        ({"num_processes": 2}, True),
+        ({"num_processes": 2, "zero_stage": None}, False),
+    ],
+)
+def test_states_of_another_launch_go_on_only_where_that_rounds(
+    tmp_path: Path, change: dict[str, Any], decides: bool
+) -> None:
+    """Not: other numbers, or files that DeepSpeed cannot read."""
 
-    def values(**changed: Any) -> Any:
-        launch = {"mixed_precision": "no", "num_processes": 1, "zero_stage": 2} | changed
-        plugin = SimpleNamespace(zero_stage=launch.pop("zero_stage"))
-        accelerator: Any = SimpleNamespace(
-            **launch,
-            distributed_type=SimpleNamespace(value="DEEPSPEED"),
-            state=SimpleNamespace(deepspeed_plugin=plugin),
-        )
-        return kept_states(["policy"], CONFIG, accelerator).values
+    def kept(**changed: Any) -> Any:
+        first = {"mixed_precision": "no", "num_processes": 1, "zero_stage": 2 if decides else None}
+        launch = first | changed
+        stage = launch.pop("zero_stage")
+        plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
+        accelerator: Any = SimpleNamespace(**launch, state=SimpleNamespace(deepspeed_plugin=plugin))
+        return kept_states(open_stage(CONFIG, output=tmp_path / "out"), accelerator)
 
-    assert values() == values() != values(**change)
+    assert kept() == kept() and kept().values != kept(**change).values
+    changed = {name for name, value in kept(**change).values.items() if value != kept().values[name]}
+    assert bool(changed - set(kept(**change).rounding)) is decides

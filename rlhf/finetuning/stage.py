@@ -1,0 +1,86 @@
+"""The one fine-tuning stage: render, mix, train with states to go on from, merge, save.
+
+SFT, rejection sampling, Ghost Attention, context distillation and the safety study all fine-tune here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from rlhf.conversation import Conversation
+from rlhf.data.mixing import mix_several
+from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
+from rlhf.finetuning.supervised import finetune, training_renderer
+from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+from rlhf.stage import Stage
+from rlhf.training.checkpoints import RESUME
+from rlhf.training.suspicion import suspicious_training
+
+
+def finetune_stage(
+    stage: Stage,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    dialogues: Sequence[Conversation],
+    config: FinetuneStageConfig,
+    *,
+    name: str,
+    mixed_in: Sequence[Conversation] = (),
+    heldout: Sequence[Conversation] = (),
+    chat_template: str | None = None,
+    policy: PreTrainedModel | None = None,
+    save: bool = True,
+) -> PreTrainedModel:
+    """Fine-tune a checkpoint on dialogues inside `stage.work`, which keeps `kept_states`; returns it in eval mode.
+
+    After a kill it goes on from the newest state, given the same rows. The stage's closing block gets the rows used and
+    left out, the loss, and what looks wrong about the training.
+
+    Args:
+        checkpoint: folder to start from; its tokenizer is used and saved.
+        dialogues: the stage's own rows, the same on every process.
+        config: adapter, quantization, finetuning, seed (and, with `mixed_in`, sft_share).
+        name: in messages.
+        mixed_in: other dialogues, mixed in as `sft_share` says (`rlhf.data.mixing.mix_several`), beside the config's
+            `mixed_data`.
+        heldout: dialogues to measure, never trained on.
+        chat_template: replaces the tokenizer's and is saved with it.
+        policy: the checkpoint as it is loaded already, with the config's adapter and quantization; None: it is loaded.
+        save: write <stage>/checkpoint.
+
+    Raises:
+        InputError: see `rlhf.finetuning.supervised.finetune`.
+    """
+    tokenizer = load_tokenizer(checkpoint)
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    if policy is None:
+        policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
+    others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []
+    others += config.read_mixed_data() if isinstance(config, MixedFinetuneConfig) else []
+    rows = mix_several(dialogues, others, config.seed) if others else list(dialogues)
+    left_out: Counter[str] = Counter()
+    result = finetune(
+        policy,
+        training_renderer(tokenizer, policy, config.finetuning),
+        rows,
+        config.finetuning,
+        accelerator,
+        stage.log,
+        config.seed,
+        heldout=heldout,
+        name=name,
+        states=stage.folder / RESUME,
+        left_out=left_out,
+    )
+    stage.closing.rows(result.rows, left_out)
+    stage.closing.figures(mixed_in=len(rows) - len(dialogues), **result.figures())
+    stage.closing.suspect(suspicious_training(result))
+    if save:
+        merge = config.adapter is None or config.adapter.merge
+        save_policy(policy, tokenizer, stage.folder / "checkpoint", accelerator, merge=merge)
+    return policy

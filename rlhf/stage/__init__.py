@@ -1,0 +1,54 @@
+"""A stage's whole ritual, owned by one object: door, folder, kept work, closing block. Light: no torch.
+
+    stage = open_stage(config)                    # the output is new, what the config's fields name is there and whole
+    ...                                           # read rows, then load torch
+    with stage.work(accelerator, kept_states(stage, accelerator)):
+        policy = finetune_stage(stage, accelerator, config.policy, rows, config)
+        stage.write_json("selection.json", figures)              # the main process writes, the others pass by
+        stage.closing.rows(len(rows), left_out)
+        stage.closing.suspect(suspicious_selection(figures))
+
+    <output>/            stage.json  metrics.jsonl  checkpoint/ …      only ever a finished stage
+    <output>.partial/    the same while it is being written; a kill leaves only this behind
+    <output>.suspicious/ the same, whole, that `--strict true` refused to call finished
+
+Recipes open their folder here, by hand and under the driver alike, so that "finished" means the same everywhere.
+`fields` says how a config's field types carry their checks, `kept` what of a broken-off attempt the next one takes
+over, `closing` what a stage says at its end.
+"""
+
+from rlhf.stage.fields import Effect, ExistingPath, InputPath, inputs_of, options_of
+from rlhf.stage.files import (
+    STAGE_FILE,
+    digest,
+    package_versions,
+    peak_memory_mb,
+    remove_folder,
+    require_files,
+    require_new,
+    write_json,
+)
+from rlhf.stage.kept import Kept
+from rlhf.stage.stage import KeepingConfig, Stage, StageConfig, open_stage, stage_folder
+
+__all__ = [
+    "STAGE_FILE",
+    "Effect",
+    "ExistingPath",
+    "InputPath",
+    "KeepingConfig",
+    "Kept",
+    "Stage",
+    "StageConfig",
+    "digest",
+    "inputs_of",
+    "open_stage",
+    "options_of",
+    "package_versions",
+    "peak_memory_mb",
+    "remove_folder",
+    "require_files",
+    "require_new",
+    "stage_folder",
+    "write_json",
+]

@@ -1,0 +1,71 @@
+"""What a stage says at its end, on the terminal and in `stage.json`: what it made, of what, and what looks wrong.
+
+Whether something looks wrong is judged beside the thing itself (`rlhf.training.suspicion`, `rlhf.iteration.selection`,
+`rlhf.ppo.watch`, …), by small functions that return sentences; here they are gathered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Closing:
+    """Gathered while a stage works; the same calls on every process, or on the main one alone."""
+
+    used: int | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
+    numbers: dict[str, float | int | str | None] = field(default_factory=dict)
+    suspicious: list[str] = field(default_factory=list)
+
+    def rows(self, used: int, left_out: Mapping[str, int] | None = None) -> None:
+        """So many rows were used, and so many not, for these reasons. Called again, it adds what was left out."""
+        self.used = used
+        self.left_out.update({why: count for why, count in (left_out or {}).items() if count})
+
+    def figures(self, **numbers: float | int | str | None) -> None:
+        """The few figures that matter."""
+        self.numbers |= numbers
+
+    def suspect(self, sentences: Iterable[str]) -> None:
+        """What looks wrong, a sentence each; said once."""
+        self.suspicious += [sentence for sentence in sentences if sentence not in self.suspicious]
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """What `stage.json` has of it: {made, rows_used, left_out, figures, suspicious}."""
+        made = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+        return {
+            "made": made,
+            "rows_used": self.used,
+            "left_out": dict(self.left_out),
+            "figures": {name: _finite(value) for name, value in self.numbers.items()},
+            "suspicious": self.suspicious,
+        }
+
+
+def closing_lines(output: Path, record: Mapping[str, Any], seconds: float) -> list[str]:
+    """The block on the terminal, of what `Closing.record` gave."""
+    lines = [f"{output}: finished in {_clock(seconds)}", f"  made        {', '.join(record['made'])}"]
+    if record["rows_used"] is not None:
+        left_out = ", ".join(f"{count} {why}" for why, count in record["left_out"].items())
+        lines.append(f"  rows        {record['rows_used']} used; left out: {left_out or 'none'}")
+    if record["figures"]:
+        lines.append("  figures     " + ", ".join(f"{n} {_shown(v)}" for n, v in record["figures"].items()))
+    return lines + [f"  suspicious: {sentence}" for sentence in record["suspicious"]]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,155 @@
+"""What a field of a config is, beyond its type: said by `Annotated` where the field is declared.
+
+    policy: Checkpoint                                     # rlhf.models.fields: Annotated[Path, WholeCheckpoint()]
+    data: DataSource                                       # rlhf.data.fields: a file is an input, a hub name is not
+    micro_batch_size: Annotated[int, Effect.ROUNDING] = 8  # may change between a kill and the next start
+
+A type that names something to read carries an `InputCheck`; it lives in the room of what it checks. Here protocols
+alone are known. A kind of field of your own is a class with one method, and needs no change here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+from rlhf.stage.files import require_files
+
+
+class Effect(enum.Enum):
+    """How far an option changes what a stage computes; one without an effect of its own decides it."""
+
+    NONE = "not at all: where it writes, how often, how much it keeps"
+    ROUNDING = "by rounding alone: sizes of batches whose mean is taken over the whole step"
+
+
+@runtime_checkable
+class InputCheck(Protocol):
+    """Stands in `Annotated[type, check]` of a field that names something to read."""
+
+    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
+        """What the stage reads of this machine through the field: name -> path, named after the field.
+
+        Args:
+            field: its dotted name, as on the command line.
+            value: the field's, never None.
+            config: the dataclass that has the field, for checks that depend on its other fields.
+
+        Raises:
+            InputError: naming the field; it is not there, or not what it has to be.
+        """
+        ...
+
+
+class ExistingPath:
+    """A file or folder that must exist; all of it, or one file in it, is read."""
+
+    def __init__(self, inside: str | None = None) -> None:
+        self.inside = inside
+
+    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
+        """See `InputCheck`."""
+        path = Path(value) if self.inside is None else Path(value) / self.inside
+        require_files(**{field: path})
+        return {field: path}
+
+
+InputPath = Annotated[Path, ExistingPath()]
+
+
+def inputs_of(config: Any) -> dict[str, Path]:
+    """Everything that a config's fields name to be read: dotted name -> path, in the order of the fields.
+
+    Raises:
+        InputError: of the first field that names something missing or wrong. Loads nothing heavy.
+    """
+    found: dict[str, Path] = {}
+    for field in _leaves(config):
+        for check in field.checks:
+            found |= check.inputs(field.name, field.value, field.owner)
+    return found
+
+
+def options_of(config: Any, inputs: Mapping[str, Path]) -> tuple[dict[str, Any], set[str]]:
+    """The options that decide a result, dotted name -> plain value, and which of them do so by rounding alone.
+
+    Options of no effect are left out, and those that stand for one of `inputs`, whose content says more.
+    """
+    values: dict[str, Any] = {}
+    rounding: set[str] = set()
+    for field in _leaves(config):
+        if field.effect is Effect.NONE or field.name in inputs:
+            continue
+        values[field.name] = os.fspath(field.value) if isinstance(field.value, os.PathLike) else field.value
+        if field.effect is Effect.ROUNDING:
+            rounding.add(field.name)
+    return values, rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    name: str
+    value: Any
+    owner: Any
+    checks: tuple[InputCheck, ...]
+    effect: Effect | None
+
+
+def _leaves(config: Any, prefix: str = "", effect: Effect | None = None) -> Iterator[_Leaf]:
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        yield from _of_value(f"{prefix}{field.name}", getattr(config, field.name), hints[field.name], config, effect)
+
+
+def _of_value(name: str, value: Any, hint: Any, owner: Any, effect: Effect | None) -> Iterator[_Leaf]:
+    """One value's leaves: groups, lists and names with values are gone into."""
+    checks, effect = _said_of(hint, effect)
+    if dataclasses.is_dataclass(value):
+        yield from _leaves(value, f"{name}.", effect)
+    elif isinstance(value, (tuple, list)) and (items := _items_hint(hint)) is not None:
+        for number, item in enumerate(value):
+            yield from _of_value(f"{name}.{number}", item, items, owner, effect)
+    elif isinstance(value, dict) and value:
+        items = _items_hint(hint)
+        for key, item in value.items():
+            yield from _of_value(f"{name}.{key}", item, items, owner, effect)
+    else:
+        yield _Leaf(name, value, owner, () if value is None else checks, effect)
+
+
+def _said_of(hint: Any, effect: Effect | None) -> tuple[tuple[InputCheck, ...], Effect | None]:
+    """The checks and the effect that a type's annotations name, through `| None`."""
+    checks: tuple[InputCheck, ...] = ()
+    for part in _parts(hint):
+        for note in getattr(part, "__metadata__", ()):
+            if isinstance(note, Effect):
+                effect = note
+            elif isinstance(note, InputCheck):
+                checks += (note,)
+    return checks, effect
+
+
+def _parts(hint: Any) -> list[Any]:
+    """A type with what is inside its `Annotated` and unions."""
+    if typing.get_origin(hint) is Annotated:
+        return [hint, *_parts(hint.__origin__)]
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        return [part for one in typing.get_args(hint) for part in _parts(one)]
+    return [hint]
+
+
+def _items_hint(hint: Any) -> Any:
+    """The type of a list's items, or of a dictionary's values."""
+    for part in _parts(hint):
+        arguments = typing.get_args(part)
+        if typing.get_origin(part) in (tuple, list) and arguments[-1:] == (Ellipsis,):
+            return arguments[0]
+        if typing.get_origin(part) is dict:
+            return arguments[1]
+    return None

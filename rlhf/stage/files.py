@@ -1,0 +1,79 @@
+"""Files of a stage: what must be there, what must not, digests, and writes that a kill cannot halve. Light."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import resource
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import InputError
+
+STAGE_FILE = "stage.json"
+PACKAGES = ("rlhf", "torch", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes")
+
+
+def require_files(**paths: str | os.PathLike[str] | None) -> None:
+    """Raise InputError naming the first field whose path is missing and the command that makes it; None is skipped."""
+    for field, path in paths.items():
+        if path is not None and not Path(path).exists():
+            raise InputError(f"{field}: {path} does not exist; {_way_out(Path(path))}")
+
+
+def require_new(output: str | os.PathLike[str]) -> None:
+    """Raise InputError if a stage's output folder exists already: nothing finished is overwritten."""
+    if Path(output).exists():
+        raise InputError(
+            f"output: {output} exists already; remove it to run the stage again, or name another with --output"
+        )
+
+
+def _way_out(path: Path) -> str:
+    makers = {"demo": "`make demo` writes it", "hh": "`make demo-hh DATA=<folder>` writes it"}
+    run = path.parts[1] if len(path.parts) > 1 and path.parts[0] == "runs" else ""
+    if re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]*[A-Za-z0-9]", path.as_posix()) and not path.parent.exists():
+        return f"name an existing one (a model of the hub is fetched first: `hf download {path} --local-dir FOLDER`)"
+    return makers.get(run, "name an existing one")
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, or of a folder's file names and contents in sorted order; 16 hex digits."""
+    hasher = hashlib.sha256()
+    root = Path(path)
+    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+        hasher.update(str(file.relative_to(root)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                hasher.update(block)
+    return hasher.hexdigest()[:16]
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide a result."""
+    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees either the old file or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill leaves it whole or gone (what is left over has another name)."""
+    leftover = path.with_name(path.name + ".partial")
+    shutil.rmtree(leftover, ignore_errors=True)
+    os.replace(path, leftover)
+    shutil.rmtree(leftover)

@@ -1,0 +1,245 @@
+"""The stage itself: what every recipe opens first and works in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+from rlhf.configuration import to_dict
+from rlhf.errors import InputError, SuspiciousError
+from rlhf.stage.closing import Closing, closing_lines
+from rlhf.stage.fields import Effect, inputs_of
+from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
+from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
+
+if TYPE_CHECKING:
+    from rlhf.metrics import MetricsLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage's config has.
+
+    Args:
+        output: folder of this stage.
+        strict: suspicious lines at the end (the docs list them) are a failure: exit code 3, and what was made stands,
+            whole, in `<output>.suspicious` for a look.
+    """
+
+    output: Annotated[Path, Effect.NONE]
+    strict: Annotated[bool, Effect.NONE] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepingConfig(StageConfig):
+    """What the config of a stage that goes on after a kill has.
+
+    Args:
+        fresh: drop what a broken-off attempt left where it was made in another way, which is refused otherwise; what
+            fits is taken over.
+    """
+
+    fresh: Annotated[bool, Effect.NONE] = False
+
+
+class Processes(Protocol):
+    """What a stage needs of an `accelerate.Accelerator`."""
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process writes."""
+        ...
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+        ...
+
+    def wait_for_everyone(self) -> None:
+        """A barrier."""
+        ...
+
+
+class _ByRank:
+    """Of a recipe that makes no accelerator: the main process is RANK 0, and nobody waits."""
+
+    num_processes = 1
+
+    @property
+    def is_main_process(self) -> bool:
+        return os.environ.get("RANK", "0") == "0"
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+
+def open_stage(config: Any, *, output: str | os.PathLike[str] | None = None) -> Stage:
+    """The stage of a config, checked at the door: before torch is loaded, and before anything is written.
+
+    Args:
+        config: the recipe's dataclass. Its fields' types say what is read (`rlhf.stage.fields`).
+        output: the stage's final folder; None: the config's own.
+
+    Raises:
+        InputError: the output is there already (nothing finished is overwritten), what is written first is not ours to
+            empty, or something that the config names is missing or not what it has to be.
+    """
+    return Stage(config, Path(config.output if output is None else output), inputs_of)
+
+
+class Stage:
+    """One stage of a run. Every process of a launch has one and calls its methods together.
+
+    config: the recipe's. output: the final folder. inputs: name -> path of all that the config's fields name.
+    folder: where it is written until it is finished. closing: what it will say at its end.
+    """
+
+    def __init__(self, config: Any, output: Path, find_inputs: Callable[[Any], Mapping[str, Path]]) -> None:
+        self.config = config
+        self.output = output
+        self.folder = output.with_name(output.name + ".partial")
+        self.closing = Closing()
+        self.processes: Processes = _ByRank()
+        self.went_on: list[str] = []
+        require_new(output)
+        require_ours(self.folder)
+        self._strict = bool(getattr(config, "strict", False))
+        if self._strict and (found := _suspicious_folder(output)).exists():
+            raise InputError(
+                f"strict: {found} is there from an earlier attempt; look at it, then move it to {output} to accept it, "
+                "or remove it to run the stage again"
+            )
+        self.inputs = dict(find_inputs(config))
+        self._log: MetricsLog | None = None
+
+    @contextmanager
+    def work(self, processes: Processes | None = None, *kept: Kept) -> Iterator[Path]:
+        """The stage's folder to write into; on a clean exit it becomes `output`, with `stage.json` in it.
+
+        On an exception the folder stays for a look, and is replaced by the next attempt, but for what `kept` names.
+
+        Args:
+            processes: the accelerator of the launch; None: one process (of a launch, that of RANK 0 writes).
+            kept: kinds of work that the next attempt takes over (`rlhf.stage.kept`).
+
+        Raises:
+            InputError: kept work was made in another way, and `--fresh true` is not asked for.
+            SuspiciousError: with `--strict true`, where something looks wrong.
+        """
+        self.processes = processes or _ByRank()
+        started = time.time()
+        self._together(lambda: self._begin(kept))
+        yield self.folder
+        self.processes.wait_for_everyone()
+        self._together(lambda: self._finish(kept, started))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return self.processes.is_main_process
+
+    @property
+    def log(self) -> MetricsLog:
+        """The stage's `metrics.jsonl`, opened at first use."""
+        if self._log is None:
+            from rlhf.metrics import MetricsLog
+
+            self._log = MetricsLog(self.folder, self.processes)
+        return self._log
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a file of the stage's; the main process does."""
+        if self.is_main:
+            write_json(self.folder / name, content)
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a file of rows, one JSON object a line; the main process does."""
+        if self.is_main:
+            from rlhf.data.jsonl import write_rows
+
+            write_rows(self.folder / name, rows)
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        """Print on the terminal; the main process does. `error`: on stderr, for what is no result."""
+        if self.is_main:
+            print(text, file=sys.stderr if error else sys.stdout)
+
+    def _begin(self, kept: tuple[Kept, ...]) -> None:
+        """The main process: digests, kept work, an empty folder."""
+        self._digests = {name: digest(path) for name, path in self.inputs.items()}
+        fresh = bool(getattr(self.config, "fresh", False))
+        self.went_on = take_over(self.folder, kept, self._digests, fresh=fresh)
+
+    def _finish(self, kept: tuple[Kept, ...], started: float) -> None:
+        """The main process: stage.json, the closing block, the final name."""
+        done = [self.output.with_name(f"{self.output.name}.{kind.name}.done") for kind in kept]
+        for kind, aside in zip(kept, done, strict=True):  # in one move: what is large takes a while to remove
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(self.folder / kind.name, aside)
+        (self.folder / ATTEMPT_FILE).unlink()
+        seconds = round(time.time() - started, 3)
+        closing = self.closing.record(self.folder)
+        record = {
+            "command": [Path(sys.executable).name, *sys.argv],
+            "config": to_dict(self.config),
+            "inputs": {n: {"path": os.fspath(p), "digest": self._digests[n]} for n, p in self.inputs.items()},
+            "seconds": seconds,
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "packages": package_versions(),
+            "went_on": self.went_on,
+            "closing": closing,
+        }
+        write_json(self.folder / STAGE_FILE, record)
+        refused = self._strict and bool(closing["suspicious"])
+        final = _suspicious_folder(self.output) if refused else self.output
+        os.replace(self.folder, final)
+        for aside in done:
+            shutil.rmtree(aside)
+        print("\n".join(closing_lines(final, closing, seconds)), file=sys.stderr)
+        if refused:
+            raise SuspiciousError(
+                f"strict: {'; '.join(closing['suspicious'])} (what was made is in {final}: move it to {self.output} to "
+                "accept it)"
+            )
+
+    def _together(self, action: Callable[[], None]) -> None:
+        """The main process acts while the others wait; its InputError is raised by all of them."""
+        failure: InputError | None = None
+        if self.is_main:
+            try:
+                action()
+            except InputError as error:
+                failure = error
+        if self.processes.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            said = [failure]
+            broadcast_object_list(said)
+            failure = said[0]
+        if failure is not None:
+            raise failure
+
+
+def _suspicious_folder(output: Path) -> Path:
+    return output.with_name(output.name + ".suspicious")
+
+
+@contextmanager
+def stage_folder(
+    output: str | os.PathLike[str],
+    config: Any,
+    inputs: Mapping[str, str | os.PathLike[str]] | None = None,
+    *,
+    keep: Kept | None = None,
+) -> Iterator[Path]:
+    """The folder of a stage whose config does not say what it reads; see `open_stage`."""
+    stage = Stage(config, Path(output), lambda _: {name: Path(path) for name, path in (inputs or {}).items()})
+    with stage.work(None, *([] if keep is None else [keep])) as folder:
+        yield folder
