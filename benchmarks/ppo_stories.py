@@ -26,6 +26,7 @@ from rlhf.configuration import parse_config
 from rlhf.conversation import Conversation
 from rlhf.data.jsonl import write_rows
 from rlhf.metrics import read_metrics
+from rlhf.pretrained import from_pretrained
 from rlhf.stage import require_files
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
@@ -65,7 +66,7 @@ def prepare(model: Path, folder: Path) -> None:
     policy.mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(model / name, policy / name)
-    tokenizer = AutoTokenizer.from_pretrained(model, eos_token="<s>", pad_token="<unk>")
+    tokenizer = from_pretrained(AutoTokenizer, model, eos_token="<s>", pad_token="<unk>")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(policy)
     openings = [

@@ -23,6 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhf.conversation import Renderer
 from rlhf.models.batching import pad_rows
+from rlhf.pretrained import from_pretrained
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.scoring import RewardModelFunction
 
@@ -52,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_reward_model(preferences, Path(folder))
         reward = load_reward(Path(folder, "reward"))
-        model = AutoModelForSequenceClassification.from_pretrained(Path(folder, "reward")).eval()
+        model = from_pretrained(AutoModelForSequenceClassification, Path(folder, "reward")).eval()
     assert isinstance(reward, RewardModelFunction)
     renderer = Renderer(reward.renderer.tokenizer)
     lengths = map(len, renderer.prompts([row.messages for row in preferences]))

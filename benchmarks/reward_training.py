@@ -34,6 +34,7 @@ from rlhf.models.config import LlamaSize
 from rlhf.models.policy import load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.pretrained import from_pretrained
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.pairs import Pair, render_pairs
 from rlhf.rewards.training import pair_task
@@ -117,7 +118,7 @@ def peer(pipe: Connection, folder: Path, pairs: list[Pair], optimizer: Optimizer
         def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
             turns.end_step()
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder / "reward")
+    model = from_pretrained(AutoModelForSequenceClassification, folder / "reward")
     steps = list(steps_of(pairs, optimizer, SEED))
     adamw = make_optimizer(model, optimizer)
     rate = torch.optim.lr_scheduler.LambdaLR(

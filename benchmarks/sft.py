@@ -33,6 +33,7 @@ from rlhf.finetuning.supervised import AnswerLogprobs, answer_task, render_rows
 from rlhf.metrics import MetricsLog
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
+from rlhf.pretrained import from_pretrained
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import steps_of, train
@@ -100,7 +101,7 @@ def trl(pipe: Connection, folder: Path, rows: list[Rendered], **options: Any) ->
         def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
             turns.end_step()
 
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = from_pretrained(AutoModelForCausalLM, folder)
     steps = list(steps_of(rows, OPTIMIZER, SEED))
     adamw = make_optimizer(model, OPTIMIZER)
     rate = torch.optim.lr_scheduler.LambdaLR(

@@ -143,7 +143,7 @@ def main(config: EvaluateConsistencyConfig) -> None:
             policy = load_policy(path).to(accelerator.device)
             for group, instructions in drawn.items():
                 checker = load_checker(
-                    config.checker, groups[group], config.judge and ServerSampler(config.judge, renderer)
+                    config.checker, groups[group], config.judge and ServerSampler(config.judge, who="judge")
                 )
                 trials += hold(name, run, group, instructions, policy, renderer, checker, config, accelerator)
             if config.everyday_prompts is not None:

@@ -125,7 +125,7 @@ def main(config: MTBenchConfig) -> None:
             for first, pair in ((True, (own, other)), (False, (other, own))):
                 asked.append(((name, q, turn, first), pairwise_request(prompts, questions[q], *pair, turn)))
         judged = sample_distributed(
-            ServerSampler(config.judge),
+            ServerSampler(config.judge, who="judge"),
             [request for _, request in asked],
             1,
             SamplingParams(temperature=0.0, max_new_tokens=config.judge_max_new_tokens),

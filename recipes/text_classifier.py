@@ -62,7 +62,7 @@ def main(config: TextClassifierConfig) -> None:
     if is_adapter_checkpoint(require_checkpoint(config.model)):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
-    from rlhf.evaluation.classifier_training import read_labelled_texts, train_classifier
+    from rlhf.evaluation.classifier_training import read_labelled_texts, save_classifier, train_classifier
     from rlhf.evaluation.text_classifier import TextClassifier
     from rlhf.metrics import MetricsLog
     from rlhf.training.accelerator import make_accelerator
@@ -80,9 +80,8 @@ def main(config: TextClassifierConfig) -> None:
         model, tokenizer = train_classifier(
             config.model, parts["train"], config.optimizer, accelerator, log, config.seed
         )
+        save_classifier(model, tokenizer, folder / "checkpoint", accelerator)
         if accelerator.is_main_process:
-            model.save_pretrained(folder / "checkpoint")
-            tokenizer.save_pretrained(folder / "checkpoint")
             texts, labels = list(parts["heldout"]), list(parts["heldout"].values())
             given = TextClassifier(str(folder / "checkpoint")).labels_of(texts)
             figures = agreement_figures(labels, given)

@@ -178,8 +178,9 @@ def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> 
     from transformers import AutoTokenizer
 
     from rlhf.data.statistics import statistics_table
+    from rlhf.pretrained import from_pretrained
 
-    print(statistics_table(sets, AutoTokenizer.from_pretrained(tokenizer)), end="")
+    print(statistics_table(sets, from_pretrained(AutoTokenizer, tokenizer, "tokenizer")), end="")
 
 
 def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] | None, rank: int | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 import typing
@@ -34,8 +35,8 @@ def parse_config(
 ) -> Config:
     """Read `--config FILE` and `--field value` overrides (later wins) into `config_class`, a dataclass.
 
-    Raises InputError, one sentence, for an unreadable file, an unknown or missing field, or a value that the field or
-    the dataclass's own `__post_init__` refuses.
+    Raises InputError, one sentence, for an unreadable file, an unknown or missing field, a value that the field or the
+    dataclass's own `__post_init__` refuses, or a number that is not finite (.inf, .nan), whatever field it is in.
     """
     _resolve_annotations(config_class)
     parser = ArgumentParser(
@@ -48,6 +49,7 @@ def parse_config(
         _refuse_lone_values(namespace, config_class)
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
+        _refuse_not_finite(fields)
         return config_class(**fields)
     except InputError:
         raise
@@ -80,6 +82,20 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
                     f"{prefix}{name}: must be options with values, such as {{name: value}}, got {given[name]}"
                 )
             _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
+
+
+def _refuse_not_finite(value: Any, name: str = "") -> None:
+    """InputError naming the first option, at any depth, whose number is not finite: no option means anything by it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name}: must be a finite number, got {value}")
+    if dataclasses.is_dataclass(value):
+        value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _refuse_not_finite(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _refuse_not_finite(part, name)
 
 
 def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> str:

@@ -138,7 +138,7 @@ class ChatServer:
 @pytest.fixture
 def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
     """A healthy one; failed requests are repeated at once."""
-    monkeypatch.setattr("rlhf.sampling.server.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("rlhf.http_client.FIRST_WAIT", 0.0)
     server = ChatServer()
     yield server
     server.close()

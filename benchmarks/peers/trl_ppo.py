@@ -52,10 +52,13 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 def main(folder: Path) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     before, clock = peak(), Clock()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
-    policy, reference = (AutoModelForCausalLM.from_pretrained(folder / "policy") for _ in range(2))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left", trust_remote_code=False)
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(folder / "policy", trust_remote_code=False) for _ in range(2)
+    )
     value, reward = (
-        AutoModelForSequenceClassification.from_pretrained(folder / "reward", num_labels=1) for _ in range(2)
+        AutoModelForSequenceClassification.from_pretrained(folder / "reward", num_labels=1, trust_remote_code=False)
+        for _ in range(2)
     )
     rows, micro = settings["batch_size"], settings["micro_batch_size"]
     config = PPOConfig(

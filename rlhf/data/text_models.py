@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from transformers.utils.hub import cached_file
 
 from rlhf.errors import InputError
+from rlhf.pretrained import from_pretrained
 
 if TYPE_CHECKING:
     from rlhf.data.corpus.leakage import Floats
@@ -33,11 +34,8 @@ class _Encoder:
     def __init__(
         self, field: str, name: str, kind: Any, batch_size: int, max_tokens: int | None = None, folder: str = ""
     ) -> None:
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name, subfolder=folder)
-            self.model = kind.from_pretrained(name, subfolder=folder, use_safetensors=True).eval()
-        except Exception as error:  # the hub client and transformers raise many kinds
-            raise InputError(f"{field}: {name} cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+        self.tokenizer = from_pretrained(AutoTokenizer, name, field, subfolder=folder)
+        self.model = from_pretrained(kind, name, field, subfolder=folder).eval()
         if self.tokenizer.pad_token is None:
             if self.tokenizer.eos_token is None:
                 raise InputError(f"{field}: the tokenizer of {name} has neither pad nor end token; name another model")

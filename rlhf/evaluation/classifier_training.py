@@ -17,6 +17,7 @@ from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
 from rlhf.models.context import Context
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
+from rlhf.models.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import Batch, Task, train
 
@@ -88,3 +89,15 @@ def train_classifier(
     task = Task(collate=collate, loss=loss, weight=lambda row: 1.0, length=lambda row: len(row[0]))
     train(model, rows, task, config, accelerator, log, seed=seed, name="classifier")
     return model.eval(), tokenizer
+
+
+def save_classifier(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, accelerator: Accelerator
+) -> None:
+    """Write a classifier and read it back (`rlhf.models.saving`). Every process calls it; the main one writes."""
+    state = whole_state_dict(model, keep=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(folder)
+        want = None if is_partitioned_model(model) else probe_scores(model)
+        write_whole(model, state, folder, AutoModelForSequenceClassification, probe_scores, want)
+    accelerator.wait_for_everyone()

@@ -70,10 +70,11 @@ def load_as_saved(
     from transformers import AutoTokenizer
 
     from rlhf.models.policy import load_base, load_policy, load_tokenizer
+    from rlhf.pretrained import from_pretrained
 
     if is_adapter_checkpoint(path):
         return load_policy(path, dtype=dtype), load_tokenizer(path)
-    return load_base(require_policy(path), None, dtype).eval(), AutoTokenizer.from_pretrained(path)
+    return load_base(require_policy(path), None, dtype).eval(), from_pretrained(AutoTokenizer, path)
 
 
 def write_local_task(task: str, source: Path, folder: Path) -> list[str]:

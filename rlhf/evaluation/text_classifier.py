@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length
 from rlhf.models.context import Context
-from rlhf.models.policy import quiet_transformers
+from rlhf.models.saving import quiet_transformers
+from rlhf.pretrained import from_pretrained
 
 
 class TextClassifier:
@@ -27,13 +28,9 @@ class TextClassifier:
     """
 
     def __init__(self, spec: str, device: object = None, batch_tokens: int = 4096) -> None:
-        try:
-            with quiet_transformers():
-                self.tokenizer = AutoTokenizer.from_pretrained(spec)
-                self.model = AutoModelForSequenceClassification.from_pretrained(spec, use_safetensors=True).eval()
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"classifier: {spec} is neither a folder nor a hub name of one ({reason})") from error
+        with quiet_transformers():
+            self.tokenizer = from_pretrained(AutoTokenizer, spec, "classifier")
+            self.model = from_pretrained(AutoModelForSequenceClassification, spec, "classifier").eval()
         if self.tokenizer.pad_token_id is None:
             raise InputError(f"classifier: the tokenizer of {spec} has no pad token; save it with one")
         self.model.config.pad_token_id = self.tokenizer.pad_token_id

@@ -31,10 +31,12 @@ def require_encoder(model: str, num_layers: int) -> None:
     """InputError where BERTScore's encoder cannot be found, or has not so many layers. Reads its config only."""
     from transformers import AutoConfig
 
+    from rlhf.pretrained import from_pretrained
+
     try:
-        layers = AutoConfig.from_pretrained(model).num_hidden_layers
-    except (OSError, ValueError):
-        raise InputError(f"bert_model: {model} is no folder or hub name of an encoder that can be read") from None
+        layers = from_pretrained(AutoConfig, model, "bert_model").num_hidden_layers
+    except AttributeError:
+        raise InputError(f"bert_model: {model} is no encoder with layers; name another") from None
     if not 0 <= num_layers <= layers:
         raise InputError(f"bert_layers: must lie in 0 to {layers}, the layers of {model}, got {num_layers}")
 

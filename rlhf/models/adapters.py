@@ -7,12 +7,15 @@ sequence classifier.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -23,10 +26,12 @@ from rlhf.models.checkpoint import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
     adapter_settings,
+    base_folder,
     base_quantization,
     write_base_quantization,
 )
 from rlhf.models.config import AdapterConfig
+from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -88,7 +93,8 @@ def inject_adapter(model: PreTrainedModel, lora: LoraConfig) -> None:
 
     if is_quantized(model):
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    inject_adapter_in_model(lora, model)
+    with peft_sentences():
+        inject_adapter_in_model(lora, model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # whatever type the base computes in
@@ -109,7 +115,7 @@ def restore_adapter(model: PreTrainedModel, folder: Path, adapter: AdapterConfig
     inject_adapter(model, lora)
     saved = {
         name.removeprefix(ADAPTER_PREFIX).replace(".weight", ".default.weight"): tensor
-        for name, tensor in load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE).items()
+        for name, tensor in adapter_tensors(folder).items()
         if ".lora_" in name
     }
     missing, unexpected = model.load_state_dict(saved, strict=False)
@@ -118,37 +124,129 @@ def restore_adapter(model: PreTrainedModel, folder: Path, adapter: AdapterConfig
         raise InputError(f"checkpoint: the adapter of {folder} does not fit its base at {wrong[0]}; save it again")
 
 
-def save_adapter(model: Any, state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write the adapter that `inject_adapter` put in, as peft does.
+def adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the adapter in a checkpoint, by their names in the file; InputError where one is not finite."""
+    tensors: dict[str, Tensor] = load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE)
+    require_finite(tensors.items(), folder, "name an earlier checkpoint, or train again with a lower learning rate")
+    return tensors
+
+
+def save_adapter(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    folder: Path,
+    probe: Callable[[Any, Mapping[str, Tensor]], Tensor] | None,
+    *,
+    name: str = "default",
+    config: LoraConfig | None = None,
+    base: Any = None,
+) -> None:
+    """Write an adapter as peft does, and read it back.
 
     Args:
+        model: in which the adapter is, whose parameters `state` names.
         state: the trained parameters by name: the adapter's, and those of a head beside it.
+        probe: runs the model, see `rlhf.models.saving`; None: its weights are partitioned.
+        name: of the adapter.
+        config: peft's settings; default: those of the model itself.
+        base: the model of transformers that holds the base; default: the model itself.
+
+    Raises:
+        InputError: a weight is not finite (nothing is written then), or what is read back differs.
     """
-    model.peft_config["default"].save_pretrained(folder / ADAPTER_FOLDER)
-    tensors = {ADAPTER_PREFIX + name.replace(".default.", "."): tensor.contiguous() for name, tensor in state.items()}
+    base = model if base is None else base
+    config = base.peft_config[name] if config is None else config
+    way_out = "nothing was saved; lower the learning rate and train again"
+    require_finite(state.items(), "the trained adapter", way_out)
+    in_file = {key: ADAPTER_PREFIX + key.removeprefix(ADAPTER_PREFIX).replace(f".{name}.", ".") for key in state}
+    tensors = {in_file[key]: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    config.save_pretrained(folder / ADAPTER_FOLDER)
     save_file(tensors, folder / ADAPTER_FOLDER / ADAPTER_FILE, metadata={"format": "pt"})
-    write_base_quantization(folder, "nf4" if is_quantized(model) else None)
+    write_base_quantization(folder, "nf4" if is_quantized(base) else None)
+
+    def run(found: Mapping[str, Tensor]) -> Tensor:
+        device = next(iter(state.values())).device
+        return probe(model, {key: found[in_file[key]].to(device) for key in state})  # type: ignore[misc]
+
+    read_back_adapter(folder, tensors, config, None if probe is None else run)
+
+
+def read_back_adapter(
+    folder: Path, state: Mapping[str, Tensor], config: LoraConfig, run: Callable[[Mapping[str, Tensor]], Tensor] | None
+) -> None:
+    """Compare the adapter just written with the one in memory: every tensor, peft's settings, and a probe.
+
+    The base is not loaded again: training never changes it, and two of it may not fit. The probe runs the tensors that
+    were read on the base in memory.
+
+    Args:
+        state: what was to be written, by the names in the file.
+        config: peft's settings in memory.
+        run: the probe's outputs with these tensors, by the names in the file, in the adapter's place; None: they are
+            partitioned, and no process can run them alone.
+
+    Raises:
+        InputError: the first thing that differs, or the base has no folder that the adapter could be put on.
+    """
+    found = load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE)
+    settings = {key: adapter_settings(folder).get(key) for key in ("r", "lora_alpha", "rank_pattern", "alpha_pattern")}
+    names = found.keys() ^ state.keys()
+    changed = [name for name, tensor in state.items() if name in found and not torch.equal(found[name], tensor)]
+    changed += [key for key, value in settings.items() if value != getattr(config, key)]
+    wrong = min(names) if names else next(iter(changed), None if state else "its tensors: there are none")
+    if wrong is None and run is not None and not torch.equal(run(found), run(state)):
+        wrong = "its outputs"
+    if wrong is not None:
+        raise InputError(
+            f"checkpoint: the adapter in {folder} was read back and is not the one that was trained, at {wrong}; look "
+            "for a full disk or a wrong ZeRO setting"
+        )
+    base_folder(folder)
+
+
+@contextlib.contextmanager
+def peft_sentences() -> Iterator[None]:
+    """One sentence for what peft cannot do; no notes on patterns of its own making."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*_pattern keys did not match.*")
+            yield
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        if "lora_dropout" in str(error):
+            raise InputError(
+                "adapter.dropout: this model's experts are fused into one tensor, on which an adapter has no dropout; "
+                "set adapter.dropout to 0"
+            ) from error
+        raise InputError(f"adapter: peft refuses this model ({' '.join(str(error).split())[:200]})") from error
 
 
 def merged_weights(base: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """Whole weights W + scaling x B A under the base model's own names, computed from the (gathered) state dict.
 
+    Of experts fused into one tensor (E, out, in) or (E, in, out) each has its own factors: A is (E x r, in), the
+    experts' one after the other, B is (out, r x E), the experts' side by side for each of the r.
+
     Args:
         base: the model that holds peft's layers.
         state: its state dict, each name with `prefix` before it.
     """
-    merged = {}
-    for name, tensor in state.items():
-        if ".lora_" in name:
+    merged = {
+        name.removeprefix(prefix).replace(".base_layer", ""): tensor
+        for name, tensor in state.items()
+        if ".lora_" not in name
+    }
+    for module, layer in base.named_modules():
+        if not hasattr(layer, "lora_A") or "default" not in layer.lora_A:
             continue
-        plain = name.removeprefix(prefix)
-        if ".base_layer." in plain:
-            module = plain.split(".base_layer.")[0]
-            if plain.endswith(".weight"):
-                layer: Any = base.get_submodule(module)
-                a, b = (state[f"{prefix}{module}.lora_{x}.default.weight"].float() for x in "AB")
-                update = layer.scaling["default"] * (b @ a)
-                tensor = (tensor.float() + (update.T if layer.fan_in_fan_out else update)).to(tensor.dtype)
-            plain = plain.replace(".base_layer.", ".")
-        merged[plain] = tensor
+        plain = f"{module.replace('.base_layer', '')}.{getattr(layer, 'parameter_name', 'weight')}"
+        a, b = (state[f"{prefix}{module}.lora_{x}.default.weight"].float() for x in "AB")
+        weight = merged[plain]
+        if weight.ndim == 3:
+            experts = weight.shape[0]
+            a, b = a.view(experts, -1, a.shape[-1]), b.view(b.shape[0], -1, experts).permute(2, 0, 1)
+        update = layer.scaling["default"] * (b @ a)
+        transposed = layer.fan_in_fan_out if weight.ndim == 2 else not layer._did_swap_in_out_features
+        merged[plain] = (weight.float() + (update.mT if transposed else update)).to(weight.dtype)
     return merged

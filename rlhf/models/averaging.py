@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification
 
 from rlhf.errors import InputError
+from rlhf.models.adapters import adapter_tensors
 from rlhf.models.checkpoint import (
     ADAPTER_FILE,
     ADAPTER_FOLDER,
@@ -37,9 +39,11 @@ from rlhf.models.checkpoint import (
     weight_files,
     weight_shapes,
 )
-from rlhf.models.policy import load_tokenizer, verify_saved
-from rlhf.models.reward_model import SAFETY_HEAD_FILE
+from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import SAFETY_HEAD_FILE, RewardModel, save_safety_head
+from rlhf.models.saving import probe_scores, read_back, verify_saved
 from rlhf.stage import write_json
+from rlhf.training.finite import require_finite
 
 SETTINGS_THAT_MAY_DIFFER = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
 
@@ -86,12 +90,20 @@ def average_reward_models(
     else:
         sources = [_open_tensors(folder) for folder in folders]
         state = {name: _mean([tensors[name].get_tensor(name) for tensors in sources], shares) for name in sources[0]}
+        require_finite(state.items(), "the average", "nothing was saved; look at the checkpoints that are averaged")
         save_torch_state_dict(state, partial)
+        read_back_average(partial, state)
     if (folders[0] / SAFETY_HEAD_FILE).is_file():
         heads = [load_file(folder / SAFETY_HEAD_FILE) for folder in folders]
-        save_file({name: _mean([h[name] for h in heads], shares) for name in heads[0]}, partial / SAFETY_HEAD_FILE)
+        save_safety_head({name: _mean([h[name] for h in heads], shares) for name in heads[0]}, partial)
     verify_saved(partial)
     os.replace(partial, output)
+
+
+def read_back_average(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Compare what plain transformers loads with the averages in memory; the scores are those of RewardModel too."""
+    want = probe_scores(RewardModel.load(folder).model)
+    read_back(folder, state, AutoModelForSequenceClassification, probe_scores, want)
 
 
 def _shares(n: int, weights: Sequence[float] | None) -> list[float]:
@@ -159,9 +171,13 @@ def _average_adapters(folders: Sequence[Path], shares: Sequence[float], rank: in
         elif ".lora_" not in name:
             averaged[name] = _mean([tensors[name] for tensors in sources], shares)
     whole = {name: tensor.contiguous() for name, tensor in averaged.items()}
+    require_finite(whole.items(), "the average", "nothing was saved; look at the checkpoints that are averaged")
     save_file(whole, output / ADAPTER_FOLDER / ADAPTER_FILE, metadata={"format": "pt"})
     size = rank or sum(s["r"] for s in settings)
     write_json(output / ADAPTER_FOLDER / "adapter_config.json", settings[0] | {"r": size, "lora_alpha": size})
+    found = adapter_tensors(output)
+    if found.keys() != whole.keys() or not all(torch.equal(found[name], whole[name]) for name in whole):
+        raise InputError(f"checkpoint: the adapter in {output} was not written whole; look for a full disk")
 
 
 def _nearest_of_rank(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor]:

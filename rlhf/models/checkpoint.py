@@ -101,14 +101,24 @@ def weight_files(folder: Path) -> list[Path]:
 
 def weight_shapes(folder: Path) -> dict[str, list[int]]:
     """Tensor name -> shape over all weight files; InputError for a file that is cut off or no safetensors."""
-    shapes: dict[str, list[int]] = {}
+    return {name: shape for name, (shape, _) in _headers(folder).items()}
+
+
+def weight_types(folder: Path) -> dict[str, str]:
+    """Tensor name -> type as safetensors calls it (F32, BF16 …); errors as `weight_shapes`."""
+    return {name: dtype for name, (_, dtype) in _headers(folder).items()}
+
+
+def _headers(folder: Path) -> dict[str, tuple[list[int], str]]:
+    found: dict[str, tuple[list[int], str]] = {}
     for file in weight_files(folder):
         try:
             with safe_open(file, framework="np") as tensors:
-                shapes.update({name: tensors.get_slice(name).get_shape() for name in tensors.keys()})  # noqa: SIM118
+                slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+                found.update({name: (part.get_shape(), part.get_dtype()) for name, part in slices.items()})
         except Exception as error:  # safetensors raises its own kind, and OSError
             raise InputError(f"checkpoint: {file} cannot be read ({error}); copy or save it again") from error
-    return shapes
+    return found
 
 
 def head_shapes(path: str | os.PathLike[str]) -> dict[str, list[int]]:

@@ -49,7 +49,9 @@ class Context:
         """Of a checkpoint folder, whole or of an adapter. Raises InputError where there is none."""
         from transformers import AutoConfig
 
-        return cls.of(AutoConfig.from_pretrained(base_folder(require_checkpoint(folder))))
+        from rlhf.pretrained import from_pretrained
+
+        return cls.of(from_pretrained(AutoConfig, base_folder(require_checkpoint(folder))))
 
     def limit(self, *lengths: int | None) -> int | None:
         """The lowest of the context and other limits; None: no limit at all."""

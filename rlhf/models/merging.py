@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.models.adapters import merged_weights, require_qlora
+from rlhf.models.adapters import adapter_tensors, merged_weights, require_qlora
 from rlhf.models.checkpoint import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
@@ -31,7 +31,8 @@ from rlhf.models.checkpoint import (
     require_checkpoint,
     require_policy_adapter,
 )
-from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
+from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_tokenizer
+from rlhf.models.saving import SourceTypes, remember_source
 
 Merge = Literal["simple", "careful"]
 
@@ -74,6 +75,7 @@ def merged_policy(checkpoint: str | os.PathLike[str], merge: Merge, dtype: str =
     weights = merged_weights(base, model.state_dict(), ADAPTER_PREFIX)
     merged = model.unload()
     merged.load_state_dict(weights)
+    remember_source(merged, SourceTypes({}, dtype_of(dtype)))
     return merged.requires_grad_(False).eval()
 
 
@@ -105,6 +107,7 @@ def _with_adapter(folder: Path, dtype: str) -> Any:
 
     model = load_base(require_checkpoint(base_folder(folder)), None, dtype)
     add_pad_embedding(model, load_tokenizer(folder))
+    adapter_tensors(folder)  # each is finite
     return PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER)
 
 

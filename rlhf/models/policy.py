@@ -2,11 +2,14 @@
 
 What is saved:
 
-- whole weights: one folder that plain transformers loads.
+- whole weights: one folder that plain transformers loads, in the type that they came in, and that stops where the chat
+  template ends an answer (`rlhf.models.ending`).
 - LoRA over unquantised weights: the same, W + (alpha / r) B A written in W's place. The model in memory is not touched
   (merging and unmerging in place would round its weights). Or, where asked for, the adapter alone.
 - LoRA over NF4 weights: the adapter alone. Added to unquantised weights it would be another model than the one trained
   (RECIPE section 1, "two merges"), so nothing is merged here without being asked.
+
+Every save is read back and compared with the model in memory (`rlhf.models.saving`).
 
 An adapter alone is what peft writes, in `adapter/`, beside the tokenizer, with a note on how its base was held;
 `load_policy` puts it back on its base, in 4 bit or whole, which is exactly what was trained. So does plain peft:
@@ -15,24 +18,33 @@ An adapter alone is what peft writes, in `adapter/`, beside the tokenizer, with 
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rlhf.errors import InputError
 from rlhf.models.adapters import (
+    adapter_tensors,
     is_quantized,
     lora_config,
     merged_weights,
+    peft_sentences,
     require_qlora,
     require_saved_size,
+    save_adapter,
     saved_quantization,
 )
 from rlhf.models.checkpoint import (
@@ -43,15 +55,34 @@ from rlhf.models.checkpoint import (
     is_adapter_checkpoint,
     require_checkpoint,
     require_policy,
-    weight_shapes,
-    write_base_quantization,
+    weight_files,
 )
 from rlhf.models.config import AdapterConfig
+from rlhf.models.coverage import adapter_coverage, quantization_coverage, say_coverage
+from rlhf.models.ending import say_how_to_stop
+from rlhf.models.saving import (
+    SourceTypes,
+    is_partitioned_model,
+    probe_logits,
+    quiet_transformers,
+    remember_source,
+    verify_saved,
+    whole_state_dict,
+    write_whole,
+)
+from rlhf.pretrained import from_pretrained
+from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PAD_TOKEN = "<pad>"
+HARMLESS = re.compile(
+    r"^(lm_head|embed_out|output_layer|cls)\.|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$"
+    r"|(^|\.)(vision_tower|visual|multi_modal_projector|audio_tower)\."
+)
+"""Weights that may be left over: a language model's head where a classifier is made, buffers of older releases that are
+computed anew, and the other senses of a model that only reads here."""
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
@@ -60,8 +91,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     Where it has none, or pads with the end token (a model trained so never learns to stop), "<pad>" is added;
     `load_policy` gives it an embedding.
     """
-    with _loading(require_checkpoint(path)) as folder:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, require_checkpoint(path))
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.padding_side = "right"
@@ -100,16 +130,6 @@ def load_policy(
     return _with_adapter(model, adapter, quantized=quantization is not None)
 
 
-@contextlib.contextmanager
-def _loading(folder: Path) -> Iterator[Path]:
-    """One sentence for what transformers refuses: a config that is no JSON, an architecture that it does not know."""
-    try:
-        yield folder
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"checkpoint: {folder} cannot be loaded ({why}); name another, or save it again") from error
-
-
 def dtype_of(name: str) -> torch.dtype:
     """A floating-point type by its name; InputError for anything else."""
     found = getattr(torch, name, None)
@@ -124,8 +144,8 @@ def load_base(
     """A model of `kind`, one of transformers' Auto classes, from whole weights; for the rest see `load_policy`.
 
     Raises:
-        InputError: transformers cannot load it, or weights other than a classifier's head are missing (it would draw
-            them at random, other ones at each load).
+        InputError: transformers cannot load it; weights other than a classifier's head are missing (it would draw them
+            at random, other ones at each load), or there are some that its config has no place for; one is not finite.
     """
     options["dtype"] = dtype_of(dtype)
     if quantization == "nf4":
@@ -141,16 +161,46 @@ def load_base(
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     elif quantization is not None:
         raise InputError(f"quantization: must be nf4 or none, got {quantization!r}")
-    with quiet_transformers(), _loading(folder):
-        model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
-    lacking = sorted(name for name in info["missing_keys"] if not name.startswith(HEAD_PREFIXES))
-    if lacking:
-        raise InputError(f"checkpoint: {folder} lacks the weights {lacking[0]}; copy or save it again")
+    with quiet_transformers():
+        model, info = from_pretrained(kind, folder, output_loading_info=True, **options)
+    require_fitting(folder, info)
+    way_out = "name an earlier checkpoint, or train again with a lower learning rate"
+    tensors = model.state_dict() if quantization is None else stored_tensors(folder)
+    require_finite(tensors.items() if quantization is None else tensors, folder, way_out)
+    remember_source(model, SourceTypes.of_folder(folder))
+    if quantization is not None:
+        say_coverage("quantization", "nf4", quantization_coverage(model))
     for module in model.modules():
         # On CPUs with AVX512-BF16 an eval forward would repack these weights in place: wrong gradients ever after.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def require_fitting(folder: Path, info: Mapping[str, Any]) -> None:
+    """InputError where a checkpoint's weights and the model of its config do not belong together.
+
+    Args:
+        info: what transformers says of the loading. A classifier's head may be missing (a new one is drawn), and a
+            policy's head be left over.
+    """
+    lacking = sorted(name for name in info["missing_keys"] if not name.startswith(HEAD_PREFIXES))
+    if lacking:
+        raise InputError(f"checkpoint: {folder} lacks the weights {lacking[0]}; copy or save it again")
+    left_over = sorted(name for name in info["unexpected_keys"] if not HARMLESS.search(name))
+    if left_over:
+        raise InputError(
+            f"checkpoint: the config.json of {folder} has no place for the weights {left_over[0]}"
+            f"{f' and {len(left_over) - 1} more' if left_over[1:] else ''}; bring the config that they were saved with"
+        )
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a checkpoint's weight files one by one: what 4 bit makes of a weight does not show a NaN."""
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                yield name, tensors.get_tensor(name)
 
 
 def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -173,7 +223,10 @@ def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: boo
 
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return get_peft_model(model, lora)
+    with peft_sentences():
+        model = get_peft_model(model, lora)
+    say_coverage("adapter", "a LoRA adapter", adapter_coverage(model))
+    return model
 
 
 def _load_adapter_checkpoint(
@@ -188,7 +241,11 @@ def _load_adapter_checkpoint(
     add_pad_embedding(model, load_tokenizer(folder))
     if adapter is not None and quantization is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = from_pretrained(GenerationConfig, folder)
+    adapter_tensors(folder)  # each is finite
+    with peft_sentences():
+        model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
     return model if adapter is not None else model.eval()
 
 
@@ -207,7 +264,8 @@ def save_policy(
         merge: `AdapterConfig.merge`: False saves an adapter over whole weights alone.
 
     Raises:
-        InputError: 4-bit weights without an adapter (nothing was trained), or a written file that is not whole.
+        InputError: 4-bit weights without an adapter (nothing was trained), weights that are not finite (nothing is
+            written), or what is read back is not what is in memory.
     """
     model = accelerator.unwrap_model(model) if accelerator is not None else model
     folder = Path(folder)
@@ -222,73 +280,17 @@ def save_policy(
     state = whole_state_dict(model, keep=is_main, only_trainable=adapter_alone)
     if is_main:
         folder.mkdir(parents=True, exist_ok=True)
+        base: Any = model.get_base_model() if has_adapter else model  # type: ignore[operator]
+        say_how_to_stop(base, tokenizer)
         tokenizer.save_pretrained(folder)
-        with quiet_transformers():
-            if adapter_alone:
-                model.save_pretrained(folder / ADAPTER_FOLDER, state_dict=state, save_embedding_layers=False)
-                write_base_quantization(folder, "nf4" if quantized else None)
-            elif has_adapter:
-                base = model.get_base_model()
-                base.save_pretrained(folder, state_dict=merged_weights(base, state, ADAPTER_PREFIX))
-            else:
-                model.save_pretrained(folder, state_dict=state)
+        runs = not is_partitioned_model(model)
+        if adapter_alone:
+            base.generation_config.save_pretrained(folder)
+            save_adapter(model, state, folder, probe_logits if runs else None)
+        else:
+            whole = merged_weights(base, state, ADAPTER_PREFIX) if has_adapter else state
+            want = probe_logits(model) if runs else None
+            write_whole(base, whole, folder, AutoModelForCausalLM, probe_logits, want)
         verify_saved(folder)
     if accelerator is not None:
         accelerator.wait_for_everyone()
-
-
-def whole_state_dict(model: nn.Module, *, keep: bool = True, only_trainable: bool = False) -> dict[str, Tensor]:
-    """The state dict with partitioned parameters (DeepSpeed ZeRO-3) gathered one by one; empty where not `keep`.
-
-    Every process must call it. Plain models: the tensors themselves, not copies.
-    """
-    partitioned = any(hasattr(p, "ds_id") for p in model.parameters())
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    if not partitioned:
-        state = model.state_dict() if keep else {}
-        return {name: t for name, t in state.items() if not only_trainable or name in trainable}
-    import deepspeed
-
-    gathered: dict[str, Tensor] = {}
-    first_name: dict[int, str] = {}  # tied weights stay one tensor, or both would be written
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if only_trainable and name not in trainable:
-            continue
-        if id(parameter) in first_name:
-            if keep:
-                gathered[name] = gathered[first_name[id(parameter)]]
-            continue
-        first_name[id(parameter)] = name
-        with deepspeed.zero.GatheredParameters([parameter]):
-            if keep:
-                gathered[name] = parameter.detach().cpu().clone()
-    if keep and not only_trainable:
-        for name, tensor in model.state_dict().items():
-            if name not in gathered and tensor.numel() and name in dict(model.named_buffers()):
-                gathered[name] = tensor
-    return gathered
-
-
-def verify_saved(folder: Path) -> None:
-    """Raise InputError unless the weights just written are there, readable, and no tensor is empty (trl issue 4416)."""
-    shapes = weight_shapes(folder)
-    empty = [name for name, shape in shapes.items() if 0 in shape]
-    if not shapes or empty:
-        raise InputError(
-            f"checkpoint: {folder} was written without {'weights' if not shapes else empty[0]}; "
-            "look for a full disk or a wrong ZeRO setting"
-        )
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and its notes on heads that are meant to be new; we check what matters."""
-    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bar:
-            transformers_logging.enable_progress_bar()

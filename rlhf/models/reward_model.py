@@ -46,16 +46,16 @@ from rlhf.models.checkpoint import (
     weight_files,
 )
 from rlhf.models.config import AdapterConfig
+from rlhf.models.coverage import adapter_coverage, say_coverage
 from rlhf.models.policy import (
     add_pad_embedding,
-    dtype_of,
     load_base,
     load_tokenizer,
-    quiet_transformers,
-    verify_saved,
-    whole_state_dict,
 )
+from rlhf.models.saving import is_partitioned_model, probe_scores, verify_saved, whole_state_dict, write_whole
 from rlhf.models.shared_prefix import PackedRows, enable_packing, last_states, pack_rows, packed_states
+from rlhf.pretrained import from_pretrained
+from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -156,18 +156,10 @@ class RewardModel(nn.Module):
         if is_adapter_checkpoint(folder):
             reward = cls(_load_classifier(folder, None, None, dtype))
         else:
-            config = without_dropout(AutoConfig.from_pretrained(folder))
+            config = without_dropout(from_pretrained(AutoConfig, folder))
             if config.num_labels != 1:
                 raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
-            with quiet_transformers():
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    folder, config=config, dtype=dtype_of(dtype), output_loading_info=True
-                )
-            if info["missing_keys"]:
-                raise InputError(
-                    f"reward model: {folder} lacks the weights {sorted(info['missing_keys'])[0]}; save it again"
-                )
-            reward = cls(model)
+            reward = cls(load_base(folder, None, dtype, AutoModelForSequenceClassification, config=config))
         if (folder / SAFETY_HEAD_FILE).is_file():
             reward.safety_head = nn.Linear(reward.model.score.in_features, 1).to(reward.device)
         reward.load_heads(folder)
@@ -178,7 +170,9 @@ class RewardModel(nn.Module):
         if self.has_token_scores:
             self.model.score.float().requires_grad_(True).load_state_dict(_read_tensors(folder, "score."))
         if self.safety_head is not None and (folder / SAFETY_HEAD_FILE).is_file():
-            self.safety_head.load_state_dict(load_file(folder / SAFETY_HEAD_FILE))
+            tensors = load_file(folder / SAFETY_HEAD_FILE)
+            require_finite(tensors.items(), folder / SAFETY_HEAD_FILE, "train the model again")
+            self.safety_head.load_state_dict(tensors)
 
     def save(
         self,
@@ -206,15 +200,16 @@ class RewardModel(nn.Module):
             tokenizer.save_pretrained(folder)
             self.model.config.pad_token_id = tokenizer.pad_token_id
             classifier = _part(state, "model.")
+            runs = not is_partitioned_model(self)
             if adapter_alone:
-                save_adapter(self.model, classifier, folder)
+                save_adapter(self.model, classifier, folder, probe_scores if runs else None)
             else:
                 whole = merged_weights(self.model, classifier) if has_adapter else classifier
-                with quiet_transformers():
-                    self.model.save_pretrained(folder, state_dict=whole)
+                want = probe_scores(self.model) if runs else None
+                write_whole(self.model, whole, folder, AutoModelForSequenceClassification, probe_scores, want)
             if self.safety_head is not None:
-                head = {name: tensor.contiguous() for name, tensor in _part(state, "safety_head.").items()}
-                save_file(head, folder / SAFETY_HEAD_FILE)
+                head = {name: tensor.cpu().contiguous() for name, tensor in _part(state, "safety_head.").items()}
+                save_safety_head(head, folder)
             verify_saved(folder)
         if accelerator is not None:
             accelerator.wait_for_everyone()
@@ -287,7 +282,7 @@ def _load_classifier(
     saved, base = is_adapter_checkpoint(folder), require_checkpoint(base_folder(folder))
     if saved and adapter is not None:
         require_saved_size(folder, adapter)
-    config = without_dropout(AutoConfig.from_pretrained(base, num_labels=1))
+    config = without_dropout(from_pretrained(AutoConfig, base, num_labels=1))
     quantization = saved_quantization(folder, quantization) if saved else quantization
     model = load_base(base, quantization, dtype, AutoModelForSequenceClassification, config=config)
     if not isinstance(getattr(model, "score", None), nn.Linear):
@@ -297,7 +292,17 @@ def _load_classifier(
         restore_adapter(model, folder, adapter)
     elif adapter is not None:
         inject_adapter(model, lora_config(adapter, "SEQ_CLS", folder))
+        say_coverage("adapter", "a LoRA adapter", adapter_coverage(model))
     return model
+
+
+def save_safety_head(head: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the safety head beside a reward model's weights, and read it back."""
+    require_finite(head.items(), "the safety head", "nothing was saved; lower the learning rate and train again")
+    save_file(dict(head), folder / SAFETY_HEAD_FILE)
+    found = load_file(folder / SAFETY_HEAD_FILE)
+    if found.keys() != head.keys() or not all(torch.equal(found[name], head[name]) for name in head):
+        raise InputError(f"checkpoint: {folder / SAFETY_HEAD_FILE} was not written whole; look for a full disk")
 
 
 def _require_one_label(folder: Path, heads: Mapping[str, list[int]]) -> None:

@@ -7,22 +7,29 @@ only its head is its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf.errors import InputError
-from rlhf.models.adapters import is_quantized, lora_config, require_qlora
-from rlhf.models.checkpoint import ADAPTER_FILE, ADAPTER_FOLDER, ADAPTER_PREFIX, write_base_quantization
+from rlhf.models.adapters import (
+    adapter_tensors,
+    is_quantized,
+    lora_config,
+    peft_sentences,
+    require_qlora,
+    save_adapter,
+)
+from rlhf.models.checkpoint import ADAPTER_FOLDER, ADAPTER_PREFIX
 from rlhf.models.config import AdapterConfig
-from rlhf.models.policy import whole_state_dict
+from rlhf.models.coverage import adapter_coverage, say_coverage
 from rlhf.models.reward_model import SAFETY_HEAD_FILE, RewardModel, new_head
+from rlhf.models.saving import is_partitioned_model, probe_logits, whole_state_dict
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -54,6 +61,7 @@ class SharedBase:
         with torch.random.fork_rng(devices=[]):  # peft draws an adapter without a generator
             torch.manual_seed(seed)
             self._add(name, lora_config(adapter, "CAUSAL_LM", base), trained=True)
+        say_coverage("adapter", "a LoRA adapter", adapter_coverage(self.model))
 
     def add_saved(self, name: str, folder: Path, *, trained: bool) -> None:
         """The adapter of a checkpoint, of a policy or of a reward model over this base.
@@ -70,7 +78,7 @@ class SharedBase:
         self._add(name, lora, trained=trained)
         saved = {
             key.removeprefix(ADAPTER_PREFIX).replace(".weight", f".{name}.weight"): tensor
-            for key, tensor in load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE).items()
+            for key, tensor in adapter_tensors(folder).items()
             if ".lora_" in key
         }
         missing, unexpected = self.model.load_state_dict(saved, strict=False)
@@ -82,7 +90,8 @@ class SharedBase:
         from peft import inject_adapter_in_model
 
         vars(self.model).pop("peft_config", None)  # or peft warns of what is meant here
-        inject_adapter_in_model(lora, self.model, adapter_name=name)
+        with peft_sentences():
+            inject_adapter_in_model(lora, self.model, adapter_name=name)
         self._configs[name] = lora
         self.model.peft_config = self._configs
         self._layers = _adapted_layers(self.model)
@@ -145,26 +154,12 @@ class SharedBase:
         Raises:
             InputError: what was written is not what is in memory.
         """
-        state = adapter_state(self.model, name, keep=is_main)
-        if not is_main:
-            return
-        self._configs[name].save_pretrained(folder / ADAPTER_FOLDER)
-        save_file(state, folder / ADAPTER_FOLDER / ADAPTER_FILE, metadata={"format": "pt"})
-        write_base_quantization(folder, "nf4" if is_quantized(self.model) else None)
-        written = load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE)
-        lost = [key for key, tensor in state.items() if key not in written or not torch.equal(written[key], tensor)]
-        if lost or not state or not all(tensor.numel() for tensor in state.values()):
-            raise InputError(f"checkpoint: the adapter in {folder} was not written whole; look for a full disk")
-
-
-def adapter_state(model: nn.Module, name: str, *, keep: bool = True) -> Mapping[str, Tensor]:
-    """A trained adapter's tensors on the CPU under the names that peft saves; gathered where ZeRO-3 partitions them."""
-    state = whole_state_dict(model, keep=keep, only_trainable=True)
-    return {
-        ADAPTER_PREFIX + key.replace(f".{name}.", "."): tensor.detach().cpu().contiguous()
-        for key, tensor in state.items()
-        if f".{name}." in key
-    }
+        every = whole_state_dict(self.model, keep=is_main, only_trainable=True)
+        state = {key: tensor for key, tensor in every.items() if f".{name}." in key}
+        if is_main:
+            probe = None if is_partitioned_model(self.model) else probe_logits
+            with self.using(name):
+                save_adapter(self.model, state, folder, probe, name=name, config=self._configs[name])
 
 
 def _adapted_layers(model: nn.Module) -> list[Any]:

@@ -26,6 +26,7 @@ from rlhf.models.adapters import saved_quantization
 from rlhf.models.checkpoint import base_folder, base_quantization, is_adapter_checkpoint, require_policy
 from rlhf.models.config import AdapterConfig
 from rlhf.models.context import Context
+from rlhf.models.ending import say_how_to_stop
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.shared_base import SharedBase
@@ -212,6 +213,8 @@ class SharedRoles:
         if is_main:
             Path(folder).mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(folder)
+            say_how_to_stop(self._base.model, tokenizer)
+            self._base.model.generation_config.save_pretrained(folder)
         self._base.save(POLICY, Path(folder), is_main=is_main)
         self._accelerator.wait_for_everyone()
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException
+from functools import partial
+from typing import Any
 
 import torch
 
 from rlhf.conversation import Conversation
-from rlhf.errors import InputError
-from rlhf.rewards.scoring import check_scores
+from rlhf.http_client import JsonClient, WrongAnswer, check_url
 
 
 class Brevity:
@@ -43,29 +41,43 @@ class Served:
     Args:
         url: of the server; without one, the environment variable REWARD_URL.
         batch_size: conversations a request.
-        timeout: seconds to wait for an answer.
+        timeout: seconds for a request as a whole.
+        retries: repetitions of a failed request, after 1, 2, 4 … seconds.
+        api_key_env: environment variable that holds the server's key; None: it asks for none.
     """
 
-    def __init__(self, url: str | None = None, batch_size: int = 64, timeout: float = 60.0) -> None:
-        self.url = url or os.environ.get("REWARD_URL", "")
-        self.batch_size, self.timeout = batch_size, timeout
-        if not self.url.startswith(("http://", "https://")):
-            raise InputError(f"REWARD_URL: must be the address of a reward server, http://…, got {self.url!r}")
+    def __init__(
+        self,
+        url: str | None = None,
+        batch_size: int = 64,
+        timeout: float = 60.0,
+        retries: int = 3,
+        api_key_env: str | None = None,
+    ) -> None:
+        url = url or os.environ.get("REWARD_URL", "")
+        check_url("REWARD_URL", url)
+        self.batch_size = batch_size
+        self._client = partial(
+            JsonClient, url, who="reward server", timeout=timeout, retries=retries, api_key_env=api_key_env
+        )
 
     def __call__(self, conversations: Sequence[Conversation]) -> torch.Tensor:
         starts = range(0, len(conversations), self.batch_size)
-        return torch.cat([self._ask(conversations[start : start + self.batch_size]) for start in starts])
+        with self._client() as client:
+            scores = [_ask(client, conversations[start : start + self.batch_size]) for start in starts]
+        return torch.cat(scores)
 
-    def _ask(self, conversations: Sequence[Conversation]) -> torch.Tensor:
-        body = json.dumps({"conversations": conversations}).encode()
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
+
+def _ask(client: JsonClient, conversations: Sequence[Conversation]) -> torch.Tensor:
+    n = len(conversations)
+
+    def read(answer: Any) -> torch.Tensor:
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                scores = torch.tensor(json.load(response)["scores"], dtype=torch.float32)
-        except (OSError, HTTPException) as error:  # refused, timed out, no such host, an HTTP error, cut off
-            raise InputError(f"reward server: {self.url} cannot be asked ({error}); is it running?") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f'reward server: {self.url} must answer {{"scores": [a number a conversation]}} ({error!r})'
-            ) from error
-        return check_scores(scores, len(conversations), f"reward server {self.url}")
+            scores = torch.tensor(answer["scores"], dtype=torch.float32)
+        except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):
+            scores = torch.empty(0)
+        if scores.shape != (n,) or not scores.isfinite().all():
+            raise WrongAnswer(f'does not answer {{"scores": […]}}, a finite number for each of {n} conversations')
+        return scores
+
+    return client.ask_now("", {"conversations": list(conversations)}, read=read)

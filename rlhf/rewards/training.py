@@ -27,6 +27,7 @@ from rlhf.models.context import Context
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
+from rlhf.pretrained import from_pretrained
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.pairs import Pair, render_pairs
 from rlhf.training.checkpoints import States
@@ -82,7 +83,7 @@ def fitting_rows(
         name: of the field, for messages.
     """
     renderer = Renderer(load_tokenizer(policy))
-    limit = _longest(AutoConfig.from_pretrained(base_folder(policy)), config)
+    limit = _longest(from_pretrained(AutoConfig, base_folder(policy)), config)
     return [pair.preference for pair in render_pairs(rows, renderer, limit, config.too_long, name)]
 
 

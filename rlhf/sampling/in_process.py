@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, StopStringCriteria
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.models.context import Context, TooLong
+from rlhf.models.ending import own_end_tokens
 from rlhf.sampling.cache import is_recurrent
 from rlhf.sampling.compiled import CompiledStep, step_shape
 from rlhf.sampling.decoding import Decoder, Owner, Written
@@ -116,7 +117,7 @@ class InProcessSampler:
                 self.model,
                 places,
                 params,
-                self.renderer.end_token_ids,
+                self.renderer.end_token_ids | own_end_tokens(self.model),
                 self.renderer.pad_token_id,
                 context.length or 1 << 30,
                 StopStringCriteria(self.renderer.tokenizer, list(params.stop)) if params.stop else None,

@@ -60,6 +60,9 @@ MISTAKES = {
     "--data a b": "b: there is no such argument; --help lists them",
     "--data a --size big": "size: must be a whole number, got big",
     "--data a --inner.rate fast": "inner.rate: must be a number, got fast",
+    "--data a --inner.rate .inf": "inner.rate: must be a finite number, got inf",
+    "--data a --inner.rate .nan": "inner.rate: must be a finite number, got nan",
+    "--data a --extra.rate=-.inf": "extra.rate: must be a finite number, got -inf",
     "--data a --inner.kind odd": "inner.kind: must be one of plain, fancy, got odd",
     "--data a --files b": "files: must be a list such as [a, b], got b",
     "--data a --names b": "names: must be names with values, such as {name: value}, got b",
@@ -74,6 +77,7 @@ FILES = {
     "data: a\ninner: {rat: 3}\n": "inner.rat: there is no such option; did you mean --inner.rate?",
     "data: a\ninner: 3\n": "inner: must be options with values, such as {name: value}, got 3",
     "data: a\nextra: true\n": "extra: must be options with values, such as {name: value}, got True",
+    "data: a\ninner: {rate: .inf}\n": "inner.rate: must be a finite number, got inf",
     "": "config: F holds no options; write a line such as `seed: 0` for each",
 }
 

@@ -21,6 +21,7 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.model import disable_dropout
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.nf4 import hold_in_4_bit
+from rlhf.pretrained import from_pretrained
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class FakeModels:
 
     def __init__(self, setting: Setting, hardware: Hardware) -> None:
         self.setting, self.hardware = setting, hardware
-        config = AutoConfig.from_pretrained(base_folder(setting.policy))
+        config = from_pretrained(AutoConfig, base_folder(setting.policy))
         dtype = dtype_of(setting.dtype)
         if hardware.zero_stage and hardware.mixed_precision == "bf16":
             dtype = torch.bfloat16
@@ -72,7 +73,7 @@ class FakeModels:
                 self.base.add_new("value", size, base_folder(setting.policy), seed=0)
                 self.value = self.base.reward_model(None)
             else:
-                own = AutoConfig.from_pretrained(base_folder(setting.value or setting.policy))
+                own = from_pretrained(AutoConfig, base_folder(setting.value or setting.policy))
                 self.value = RewardModel(AutoModelForSequenceClassification.from_config(_one_label(own), dtype=dtype))
         for model in (self.policy, self.value):
             if model is not None:
@@ -135,7 +136,7 @@ class FakeModels:
     def judge_bytes(self, folder: Path) -> float:
         """Of a reward model with weights of its own: float32, but for what DeepSpeed partitions in bf16."""
         bf16 = self.base is None and self.hardware.zero_stage == 3 and self.hardware.mixed_precision == "bf16"
-        config = _one_label(AutoConfig.from_pretrained(base_folder(folder)))
+        config = _one_label(from_pretrained(AutoConfig, base_folder(folder)))
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config)
         return float(_count(model) * (2 if bf16 else 4))

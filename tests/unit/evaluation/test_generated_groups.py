@@ -73,7 +73,7 @@ def test_a_roberta_reads_as_much_as_it_has_positions_for(tiny_tokenizer, tmp_pat
 def test_bad_classifiers(classifier):
     with pytest.raises(InputError, match="has no label 'toxic', but negative, neutral, positive"):
         TextClassifier(str(classifier)).probabilities(["a"], "toxic")
-    with pytest.raises(InputError, match="nowhere is neither a folder nor a hub name"):
+    with pytest.raises(InputError, match="classifier: nowhere cannot be loaded"):
         TextClassifier("nowhere")
 
 

@@ -40,6 +40,7 @@ DIALOGUES = [
 
 def adapter_over(path: Path, folder: Path, *, steps: int = 0, quantization: str | None = "nf4") -> Path:
     """An adapter checkpoint over the policy at `path`, trained so many steps on DIALOGUES."""
+    torch.manual_seed(0)  # peft draws without a generator
     policy = load_policy(path, adapter=SIZE, quantization=quantization)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(path)
     task, model = answer_task(tokenizer.pad_token_id), AnswerLogprobs(policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,7 @@ class _Server(BaseHTTPRequestHandler):
         scores = [len(c[-1]["content"]) for c in body["conversations"]]
         self.sizes.append(len(scores))
         answer = {"/short": {"scores": scores[1:]}, "/words": {"scores": ["high"]}, "/other": {"rewards": scores}}
+        answer |= {"/nan": {"scores": [math.nan] * len(scores)}, "/list": scores}
         text = "{" if self.path == "/cut" else json.dumps(answer.get(self.path, {"scores": scores}))
         self.send_response(500 if self.path == "/error" else 200)
         self.end_headers()
@@ -125,7 +127,8 @@ class _Server(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr("rlhf.http_client.FIRST_WAIT", 0.0)
     _Server.sizes = []
     served = HTTPServer(("127.0.0.1", 0), _Server)
     thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
@@ -146,26 +149,29 @@ def test_a_served_reward_model(server: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("/short", r"one score a conversation, \(5,\), got \(4,\)"),
-        ("/words", "must answer"),
-        ("/other", "must answer .*KeyError"),
-        ("/cut", "must answer"),
-        ("/error", "cannot be asked .*500"),
+        ("/short", r"does not answer \{\"scores\": \[…\]\}, a finite number for each of 5 conversations, 3 times"),
+        ("/words", "a finite number for each"),
+        ("/nan", "a finite number for each"),
+        ("/other", "a finite number for each"),
+        ("/list", "a finite number for each"),
+        ("/cut", "gives an answer that is not JSON"),
+        ("/error", r"answers 500 \(.*\), 4 times in a row"),
     ],
 )
 def test_a_server_that_answers_badly_is_named(server: str, path: str, says: str) -> None:
     with pytest.raises(InputError, match=says) as error:
         Served(server + path)(EXAMPLES)
-    assert server + path in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"reward server: {server}{path} ") and "\n" not in str(error.value)
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.http_client.FIRST_WAIT", 0.0)
     with HTTPServer(("127.0.0.1", 0), _Server) as closed:
         url = f"http://127.0.0.1:{closed.server_port}"
-    with pytest.raises(InputError, match=f"{url} cannot be asked .*is it running"):
+    with pytest.raises(InputError, match=rf"reward server: {url} cannot be reached \(Connection refused\), 4 times"):
         Served(url)(EXAMPLES)
     monkeypatch.delenv("REWARD_URL", raising=False)
-    with pytest.raises(InputError, match=r"^REWARD_URL: must be the address"):
+    with pytest.raises(InputError, match=r"^REWARD_URL: must begin with http"):
         load_reward("rlhf.rewards.examples:Served")
 
 

@@ -141,10 +141,10 @@ def test_passing_failures_are_repeated(sampler, chat_server: ChatServer, failure
             "gives 3 ans",
             3,
         ),
-        (lambda body: (200, {"choices": [{"message": {"content": None}, "finish_reason": ""}]}), "without text", 3),
+        (lambda body: (200, {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}), "without text", 3),
         (lambda body: (429, b"slow down"), r"answers 429 \(slow down\) to the prompt 'Hello', 3 times", 3),
         (lambda body: (404, b"no such model"), r"answers 404 \(no such model\) to the prompt 'Hello'$", 1),
-        (lambda body: (401, b"who?"), "answers 401 .*; name its key with server.api_key_env", 1),
+        (lambda body: (401, b"who?"), "answers 401 .*; name the environment variable of its key with api_key_env$", 1),
     ],
 )
 def test_liars_get_one_sentence(sampler, chat_server: ChatServer, reply, message: str, requests: int) -> None:
@@ -195,19 +195,21 @@ def test_a_failure_loses_no_answer_that_came(sampler, chat_server: ChatServer) -
 
 
 def test_concurrency_is_bounded_and_used(sampler, chat_server: ChatServer) -> None:
-    lock, now, most = threading.Lock(), 0, 0
+    lock, together, now, most = threading.Lock(), threading.Barrier(3, timeout=60), 0, 0
 
     def reply(body: dict[str, Any]) -> tuple[int, Any]:
         nonlocal now, most
-        with lock:
-            now, most = now + 1, max(most, now + 1)
-        time.sleep(0.02)
-        with lock:
-            now -= 1
+        if body["max_tokens"] > 1:
+            with lock:
+                now, most = now + 1, max(most, now + 1)
+            together.wait()
+            with lock:
+                now -= 1
+            together.wait()
         return 200, chat_server.answers(body)
 
     chat_server.reply = reply
-    sampler(concurrency=3).sample(PROMPTS * 3, 2, PARAMS)
+    sampler(concurrency=3, timeout=600.0).sample(PROMPTS * 3, 2, PARAMS)
     assert most == 3
 
 

@@ -1,0 +1,42 @@
+"""How a chat model is told to stop: every end token of its training format, where other programs look for them.
+
+transformers' `generate`, vllm and their kin stop at `generation_config.eos_token_id`, one id or a list. A base model
+brings its own there, and its fine-tuned self would never stop where the template's end token is another one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.conversation import Renderer
+
+
+def own_end_tokens(model: Any) -> frozenset[int]:
+    """The end tokens that a model's generation_config names, one or a list; empty where it has none."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return frozenset(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
+
+
+def say_how_to_stop(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put end and pad tokens of the training format into a model's config and generation_config, in place.
+
+    The ends are those of the chat template and of the tokenizer, then what generation_config named before; a single
+    one is written as a number. A tokenizer without a template brings its own end token alone.
+    """
+    if getattr(tokenizer, "chat_template", None) and tokenizer.pad_token_id is not None:
+        trained = sorted(Renderer(tokenizer).end_token_ids)
+    else:
+        trained = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ends = [*trained, *sorted(own_end_tokens(model) - set(trained))]
+    found = ends[0] if len(ends) == 1 else ends or None
+    generation = getattr(model, "generation_config", None)
+    for settings in (model.config, generation):
+        if settings is not None:
+            settings.eos_token_id, settings.pad_token_id = found, tokenizer.pad_token_id
+    if generation is not None:
+        try:
+            generation.validate(strict=True)
+        except ValueError:  # a base's temperature without do_sample: transformers reads that, but does not write it
+            generation.do_sample = True

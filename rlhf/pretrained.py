@@ -1,0 +1,58 @@
+"""The one door to what others saved: transformers' `from_pretrained`, with which no code of a checkpoint's own runs.
+
+Left to itself transformers asks on standard input whether such code may run, and a "y" that was meant for something
+else answers it. Here the answer is no. An architecture that transformers has itself loads all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import InputError
+
+
+def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "checkpoint", **options: Any) -> Any:
+    """`kind.from_pretrained(source)` without the checkpoint's own code, its weights from safetensors alone.
+
+    Args:
+        kind: a class of transformers: AutoConfig, AutoTokenizer, AutoModelForCausalLM …
+        source: folder or hub name.
+        field: of the config, for messages.
+        options: for transformers.
+
+    Raises:
+        InputError: there is no such checkpoint, its architecture is unknown to transformers (it would need its own
+            code), or its files do not fit together.
+    """
+    if "Model" in kind.__name__:
+        options.setdefault("use_safetensors", True)
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
+    except InputError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub client raise many kinds, all about the files
+        if own := _own_code(source):
+            raise InputError(
+                f"{field}: {source} needs code of its own ({own}), which is never run here; name a checkpoint of an "
+                "architecture that transformers has itself"
+            ) from error
+        why = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{field}: {source} cannot be loaded ({why}); name another folder or hub name, or save it again"
+        ) from error
+
+
+def _own_code(source: str | os.PathLike[str]) -> str | None:
+    """What of a folder's own code its config, or else its tokenizer, names (`auto_map`)."""
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            auto_map = json.loads((Path(source) / name).read_text(encoding="utf-8")).get("auto_map")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if auto_map:
+            named = next(iter(auto_map.values())) if isinstance(auto_map, dict) else auto_map
+            return str(named[0] or named[-1]) if isinstance(named, (list, tuple)) else str(named)
+    return None
