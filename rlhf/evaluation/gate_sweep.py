@@ -41,8 +41,8 @@ def labelled_answers(rows: Sequence[Preference]) -> tuple[list[Any], list[bool]]
 def threshold_sweep(
     scores: Sequence[float], unsafe: Sequence[bool], thresholds: Sequence[float] = THRESHOLDS
 ) -> list[dict[str, Any]]:
-    """`rlhf.rewards.gate_quality.gate_quality` of each threshold, from the lowest up."""
-    return [gate_quality(scores, unsafe, threshold) for threshold in sorted(thresholds)]
+    """`rlhf.rewards.gate_quality.gate_quality` of each threshold, in their order."""
+    return [gate_quality(scores, unsafe, threshold) for threshold in thresholds]
 
 
 def choose_threshold(sweep: Sequence[dict[str, Any]], precision: float) -> dict[str, Any]:
@@ -51,8 +51,9 @@ def choose_threshold(sweep: Sequence[dict[str, Any]], precision: float) -> dict[
     A higher threshold finds more unsafe answers. Where none is so precise, the most precise one that flags anything;
     the lowest where none does.
     """
-    precise = [row for row in sweep if (row["precision"] or 0.0) >= precision]
-    return precise[-1] if precise else max(sweep, key=lambda row: row["precision"] or 0.0)
+    rising = sorted(sweep, key=lambda row: float(row["threshold"]))
+    precise = [row for row in rising if (row["precision"] or 0.0) >= precision]
+    return precise[-1] if precise else max(rising, key=lambda row: row["precision"] or 0.0)
 
 
 def tension(helpfulness: Sequence[float], safety: Sequence[float], unsafe: Sequence[bool]) -> dict[str, Any]:
