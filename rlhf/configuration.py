@@ -109,15 +109,16 @@ def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> st
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON types: nested dataclasses become dicts, paths strings, tuples lists."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
+    plain: dict[str, Any] = to_plain(dataclasses.asdict(config))
     return plain
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """A value as plain JSON types: paths become strings, tuples lists."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [to_plain(v) for v in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

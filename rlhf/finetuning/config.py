@@ -65,23 +65,6 @@ class FinetuneStageConfig(KeepingConfig):
             raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
 
 
-@dataclass(frozen=True)
-class MixedData:
-    """Dialogues to mix in.
-
-    Args:
-        data: file or hub name; each dialogue trains on its last answer.
-        share: of all rows of the fine-tuning.
-    """
-
-    data: DataSource
-    share: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise InputError(f"share: must lie between 0 and 1, got {self.share} for {self.data}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class MixedFinetuneConfig(FinetuneStageConfig):
     """The same for a stage that makes its own rows, and mixes others in against forgetting.
@@ -89,23 +72,26 @@ class MixedFinetuneConfig(FinetuneStageConfig):
     Args:
         sft_data: dialogues to mix in; null: none.
         sft_share: their share of all rows.
-        mixed_data: more to mix in, each {data, share}, such as the rows.jsonl of an earlier version's Ghost Attention,
-            which a fine-tuning that starts without it would lose.
+        mixed_data: more to mix in (files or hub names), such as the rows.jsonl of earlier Ghost Attention, which
+            a fine-tuning that starts without them would lose; each dialogue trains on its last answer.
+        mixed_share: share of these of all rows.
     """
 
     sft_data: InputPath | None = None
     sft_share: float = 0.5
-    mixed_data: tuple[MixedData, ...] = ()
+    mixed_data: tuple[DataSource, ...] = ()
+    mixed_share: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.sft_share < 1:
-            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
+        for name in ("sft_share", "mixed_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: must be 0 or above and below 1, got {getattr(self, name)}")
         if self.mixed_data and self.finetuning.train != "last":
             raise InputError(
                 "finetuning.train: must be last with mixed_data; Ghost Attention's earlier answers are not to be learnt"
             )
 
-    def read_mixed_data(self) -> list[tuple[list[Conversation], float]]:
-        """(dialogues, share) of each of `mixed_data`. InputError names file and line of a bad row."""
-        return [(load_conversations(mixed.data), mixed.share) for mixed in self.mixed_data]
+    def read_mixed_data(self) -> list[Conversation]:
+        """The dialogues of `mixed_data`. InputError names file and line of a bad row."""
+        return [dialogue for source in self.mixed_data for dialogue in load_conversations(source)]

@@ -61,7 +61,8 @@ def finetune_stage(
     if policy is None:
         policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
     others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []
-    others += config.read_mixed_data() if isinstance(config, MixedFinetuneConfig) else []
+    if isinstance(config, MixedFinetuneConfig) and config.mixed_data:
+        others.append((config.read_mixed_data(), config.mixed_share))
     rows = mix_several(dialogues, others, config.seed) if others else list(dialogues)
     left_out: Counter[str] = Counter()
     result = finetune(

@@ -362,13 +362,13 @@ def test_more_dialogues_are_mixed_in_and_train_on_their_last_answer(run, tmp_pat
     ]
     ghost = tmp_path / "ghost.jsonl"
     ghost.write_text((json.dumps({"instruction": "Act as Al.", "messages": told}) + "\n") * 2)
-    plain, mixed = run("v1", seed=1), run("v2", seed=1, mixed_data=json.dumps([{"data": str(ghost), "share": 0.5}]))
+    plain, mixed = run("v1", seed=1), run("v2", seed=1, mixed_data=json.dumps([str(ghost)]), mixed_share=0.5)
     rows = len((plain / "selected.jsonl").read_text().splitlines())
     assert f"mix: an other_share of 0.5 asks for {rows} other rows, there are 2" in capsys.readouterr().err
     weights = [AutoModelForCausalLM.from_pretrained(f / "checkpoint").state_dict() for f in (plain, mixed)]
     assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
-    assert "mixed_data.0.data" in json.loads((mixed / "stage.json").read_text())["inputs"]
+    assert "mixed_data.0" in json.loads((mixed / "stage.json").read_text())["inputs"]
     with pytest.raises(InputError, match=r"finetuning\.train: must be last with mixed_data"):
-        run("v3", mixed_data=json.dumps([{"data": str(ghost), "share": 0.5}]), **{"finetuning.train": "all"})
-    with pytest.raises(InputError, match=r"share: must lie between 0 and 1, got 1\.0 for .*ghost"):
-        run("v3", mixed_data=json.dumps([{"data": str(ghost), "share": 1.0}]))
+        run("v3", mixed_data=json.dumps([str(ghost)]), mixed_share=0.5, **{"finetuning.train": "all"})
+    with pytest.raises(InputError, match=r"mixed_share: must be 0 or above and below 1, got 1\.0"):
+        run("v3", mixed_data=json.dumps([str(ghost)]), mixed_share=1.0)
