@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
@@ -73,7 +73,7 @@ class CollectPreferencesConfig:
 
 def main(config: CollectPreferencesConfig) -> None:
     policies = [config.policy, config.second_policy or config.policy]
-    files = {n: Path(p) for n in ("prompts", "test_prompts") if is_local(p := getattr(config, n))}
+    files = {n: Path(untagged(p)) for n in ("prompts", "test_prompts") if is_local(p := getattr(config, n))}
     inputs: dict[str, Any] = {"policy": policies[0], "second_policy": policies[1], "world": config.world, **files}
     require_new(config.output)
     require_files(**inputs)

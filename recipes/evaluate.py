@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint import require_checkpoint
@@ -114,7 +114,7 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "baseline": config.baseline, "world": config.world}
     inputs["baseline_evaluation"] = config.baseline_evaluation and config.baseline_evaluation / "answers.jsonl"
-    inputs["prompts"] = config.prompts if is_local(config.prompts) else None
+    inputs["prompts"] = untagged(config.prompts) if is_local(config.prompts) else None
     inputs = {name: path for name, path in inputs.items() if path is not None}
     require_new(config.output)
     require_files(**inputs)

@@ -157,7 +157,7 @@ def main(config: SafetyBenchmarksConfig) -> None:
 
 def _judges(config: SafetyBenchmarksConfig) -> Any:
     """(judge, texts, first texts of pairs) -> one number a text; every classifier is loaded once, before sampling."""
-    from rlhf.evaluation.text_classifier import TextClassifier
+    from rlhf.models.text_judges import TextClassifier
 
     named = [j for j in (config.truthful, config.informative, config.toxicity, config.sentiment) if j is not None]
     loaded = {spec: TextClassifier(spec) for spec in dict.fromkeys(judge.classifier for judge in named)}
@@ -168,9 +168,9 @@ def _judges(config: SafetyBenchmarksConfig) -> Any:
     def said(judge: Judge, texts: Sequence[str], questions: Sequence[str] | None = None) -> list[float]:
         classifier = loaded[judge.classifier]
         first, second = (texts, None) if questions is None else (questions, texts)
-        found = classifier.probabilities(first, judge.label, second)
+        found = classifier.probabilities(first, judge.label, pairs=second)
         if judge.opposite is not None:
-            found = found - classifier.probabilities(first, judge.opposite, second)
+            found = found - classifier.probabilities(first, judge.opposite, pairs=second)
         return [round(value, 6) for value in found.tolist()]
 
     return said

@@ -67,7 +67,7 @@ class SimpleTextDataConfig:
         sampling: how questions are drawn.
         validation_share: share of the posts and articles held out for validation.
         test_share: share held out for the test.
-        batch_size: texts that a model gets at once, posts and passages that are filtered at once.
+        batch_size: posts and passages that are filtered at once.
         on_bad_row: refuse stops at a row that cannot be read, skip leaves it out and counts it.
         seed: of the split, the questions and the examples shown.
     """
@@ -179,14 +179,10 @@ def load_models(config: SimpleTextDataConfig) -> tuple[Toxicity | None, Embed | 
     """The toxicity classifier and the embedding model, None where none is named."""
     if config.toxicity_model is None and config.embedding_model is None:
         return None, None
-    from rlhf.data.text_models import Embedder, ToxicityClassifier
+    from rlhf.models.text_judges import Embedder, ToxicityClassifier
 
-    toxicity = (
-        ToxicityClassifier(config.toxicity_model, config.toxicity_labels, config.batch_size)
-        if config.toxicity_model
-        else None
-    )
-    return toxicity, Embedder(config.embedding_model, config.batch_size) if config.embedding_model else None
+    toxicity = ToxicityClassifier(config.toxicity_model, config.toxicity_labels) if config.toxicity_model else None
+    return toxicity, Embedder(config.embedding_model) if config.embedding_model else None
 
 
 def question_writer(config: SimpleTextDataConfig) -> Ask | None:
