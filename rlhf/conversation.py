@@ -139,7 +139,7 @@ class Rendered:
 
     input_ids: list[int]
     loss_mask: list[bool]
-    cut: bool = False
+    cut: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
