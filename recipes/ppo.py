@@ -28,6 +28,7 @@ from rlhf.models.context import TooLong
 from rlhf.models.fields import Checkpoint
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
+from rlhf.ppo.watch import suspicious_run
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
@@ -110,6 +111,7 @@ def main(config: PPORecipeConfig) -> None:
     for source in (config.prompts, config.validation_prompts):
         load_prompts(source)  # a bad row is found before torch is loaded
 
+    from rlhf.metrics import read_metrics
     from rlhf.models.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
@@ -172,6 +174,10 @@ def main(config: PPORecipeConfig) -> None:
         result = train_ppo(ppo, prompts, validation_prompts, stage.log, saving)
         saving.take_best(result.best_iteration)
         stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
+        stage.closing.rows(len(prompts))
+        stage.closing.figures(**vars(result))
+        if stage.is_main:
+            stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:

@@ -14,30 +14,29 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Renderer
-from rlhf.data.loading import is_local, load_prompts, untagged
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.iteration.pool import completions_of, rescore, write_completions
 from rlhf.iteration.sweep import sweep_figures
-from rlhf.models.checkpoint import require_checkpoint
 from rlhf.models.context import TooLong
+from rlhf.models.fields import Checkpoint
 from rlhf.rewards.config import GateConfig
-from rlhf.rewards.specs import reward_files
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import Effect, StageConfig, open_stage
 
 
-@dataclass(frozen=True)
-class TemperatureSweepConfig:
+@dataclass(frozen=True, kw_only=True)
+class TemperatureSweepConfig(StageConfig):
     """A sweep over temperatures.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder that the answers are sampled from, the newest.
         prompts: prompts to answer (file or hub name).
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
@@ -57,11 +56,10 @@ class TemperatureSweepConfig:
         seed: added to sampling.seed; also of the drawn prompts.
     """
 
-    output: Path
-    policy: Path
-    prompts: str
-    helpfulness: str
-    safety: str | None = None
+    policy: Checkpoint
+    prompts: DataSource
+    helpfulness: Reward
+    safety: Reward | None = None
     gate: GateConfig = field(default_factory=GateConfig)
     too_long: TooLong = "cut"
     temperatures: tuple[float, ...] = (0.6, 0.8, 1.0, 1.2, 1.4)
@@ -70,7 +68,7 @@ class TemperatureSweepConfig:
     best_of: int = 16
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Effect.ROUNDING] = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,13 +87,7 @@ class TemperatureSweepConfig:
 
 
 def main(config: TemperatureSweepConfig) -> None:
-    inputs: dict[str, Any] = {"policy": config.policy}
-    inputs |= {"prompts": Path(untagged(config.prompts))} if is_local(config.prompts) else {}
-    require_new(config.output)
-    require_files(**inputs)
-    require_checkpoint(config.policy)
-    inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
-    inputs |= config.gate.inputs()
+    stage = open_stage(config)
     prompts = load_prompts(config.prompts)
     if 0 < config.num_prompts < len(prompts):
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
@@ -113,10 +105,9 @@ def main(config: TemperatureSweepConfig) -> None:
     from rlhf.sampling.room import check_room
     from rlhf.training.accelerator import make_accelerator
 
-    no_room = check_room(prompts, inputs, config.sampling.max_new_tokens, config.too_long)
+    no_room = check_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator) as folder:
         given = {"too_long": config.too_long, "device": accelerator.device}
         reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
         reward.refuse_broken(prompts)
@@ -135,14 +126,14 @@ def main(config: TemperatureSweepConfig) -> None:
             drawn[temperature], scores = rescore(rows, by_id, reward, accelerator, judges)
             scored_cut += int(scores.too_long.sum())
 
-        if accelerator.is_main_process:
+        if stage.is_main:
             write_completions(folder / "completions.parquet", [row for rows in drawn.values() for row in rows])
             sweep = sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups)
             sweep["too_long"] = {"prompts": no_room, "scored_cut": scored_cut}
-            write_json(folder / "sweep.json", sweep)
+            stage.write_json("sweep.json", sweep)
             build_sweep_page(sweep, folder / "index.html", config.output.name)
-            print(text_table(sweep))
-        accelerator.wait_for_everyone()
+            stage.say(text_table(sweep))
+            stage.closing.rows(sum(map(len, drawn.values())))
 
 
 if __name__ == "__main__":
