@@ -31,7 +31,8 @@ def main(config: IterativeConfig) -> None:
     stages = make_plan(config)
     check_plan(stages)
     try:
-        Driver(stages, config.run, config.slots).execute(begin=partial(record_config, config))
+        watch = {"stalled_minutes": config.stalled_minutes, "end_stalled": config.end_stalled}
+        Driver(stages, config.run, config.slots, **watch).execute(begin=partial(record_config, config))
     except StageFailed as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--config", type=Path, required=True)
     added = command("report", lambda a: report(a.run), "write report/index.html of a run")
     added.add_argument("run", type=Path)
-    added = command("verify", lambda a: verify_run(a.run), "are the files of the finished stages still what they were?")
+    added = command(
+        "verify",
+        lambda a: verify_run(a.run),
+        "are all files of the finished stages, the pools and the summary what they were?",
+    )
     added.add_argument("run", type=Path)
     added = command("compare", lambda a: compare(*a.runs), "two runs' figures side by side")
     added.add_argument("runs", nargs=2, type=Path, metavar="run")
@@ -111,14 +115,18 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.checks import check_plan
     from rlhf.iteration.config import IterativeConfig
     from rlhf.iteration.decision import preview
+    from rlhf.iteration.disk import require_room
     from rlhf.iteration.plan import make_plan
     from rlhf.iteration.processes import command_of
 
     config = parse_config(IterativeConfig, options)
     stages = make_plan(config)
     check_plan(stages)
-    for stage, state in zip(stages, preview(stages, config.run), strict=True):
+    states = preview(stages, config.run)
+    for stage, state in zip(stages, states, strict=True):
         print(f"{stage.name:<24} {state}\n    {shlex.join(command_of(stage))}")
+    to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
+    print(f"disk: {require_room(stages, to_run, config.run)}")
 
 
 def report(run: Path) -> None:
@@ -130,20 +138,17 @@ def report(run: Path) -> None:
 
 
 def verify_run(run: Path) -> bool:
-    """Print for every finished stage whether its files have the digest in the ledger; False where one has not."""
-    from rlhf.iteration.ledger import last_record, output_digest, read_ledger
+    """Print what became of the run's files (`rlhf.iteration.verify`); False where they are not all as they were."""
+    from rlhf.iteration.verify import verify_run
 
     _existing_run(run)
-    records = read_ledger(run / "ledger.jsonl")
-    newest = [last_record(records, name) for name in dict.fromkeys(r["stage"] for r in records if "stage" in r)]
-    finished = [record for record in newest if record is not None and record["event"] == "finished"]
     whole = True
-    for record in finished:
-        folder = run / record["stage"]
-        state = "MISSING" if not folder.exists() else "ok" if output_digest(folder) == record["output"] else "CHANGED"
-        whole = whole and state == "ok"
-        print(f"{record['stage']:<24} {state}")
-    print(f"{len(finished)} finished stages, " + ("all as they were" if whole else "not all as they were"))
+    for finding in verify_run(run):
+        whole = whole and not finding.problems
+        print(f"{finding.name:<24} {'CHANGED' if finding.problems else 'ok'}")
+        for problem in finding.problems:
+            print(f"    {problem}")
+    print("all as it was" if whole else "not all as it was; a driver that starts makes changed stages again")
     return whole
 
 
