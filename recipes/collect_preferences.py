@@ -13,27 +13,25 @@ that no training reads), and statistics.json (the paper's table: sizes, lengths,
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, get_args
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
 from rlhf.imports import make_object
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import Effect, InputPath, StageConfig, open_stage
 
 
-@dataclass(frozen=True)
-class CollectPreferencesConfig:
+@dataclass(frozen=True, kw_only=True)
+class CollectPreferencesConfig(StageConfig):
     """Preference collection.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder of the newest model; it gives the first answer.
         prompts: prompts whose pairs are trained on (file or hub name).
         test_prompts: other prompts, whose pairs measure the reward models.
@@ -49,18 +47,17 @@ class CollectPreferencesConfig:
         seed: of the draws (added to sampling.seed) and of the annotator.
     """
 
-    output: Path
-    policy: Path
-    prompts: str
-    test_prompts: str
-    world: Path
-    second_policy: Path | None = None
+    policy: Checkpoint
+    prompts: DataSource
+    test_prompts: DataSource
+    world: InputPath
+    second_policy: Checkpoint | None = None
     annotator: str = "rlhf.simulation.annotator:SimulatedAnnotator"
     temperatures: tuple[float, float] = (0.8, 1.2)
     pairs_per_prompt: int = 1
     safety_pairs_per_prompt: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Effect.ROUNDING] = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,13 +69,8 @@ class CollectPreferencesConfig:
 
 
 def main(config: CollectPreferencesConfig) -> None:
+    stage = open_stage(config)
     policies = [config.policy, config.second_policy or config.policy]
-    files = {n: Path(p) for n in ("prompts", "test_prompts") if is_local(p := getattr(config, n))}
-    inputs: dict[str, Any] = {"policy": policies[0], "second_policy": policies[1], "world": config.world, **files}
-    require_new(config.output)
-    require_files(**inputs)
-    for path in policies:
-        require_checkpoint(path)
     parts = {"train": load_prompts(config.prompts), "test": load_prompts(config.test_prompts)}
     prompts = [prompt for part in parts.values() for prompt in part]
     pairs = {
@@ -94,8 +86,7 @@ def main(config: CollectPreferencesConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator):
         drawn: list[list[list[str]]] = [[] for _ in prompts]  # by place: the two files may number their rows alike
         for number, (path, temperature) in enumerate(zip(policies, config.temperatures, strict=True)):
             policy = load_policy(path).to(accelerator.device)
@@ -108,7 +99,7 @@ def main(config: CollectPreferencesConfig) -> None:
                 answers = sample_distributed(sampler, [p.messages for p in asked], count, params, accelerator, places)
                 for place, samples in zip(places, answers, strict=True):
                     drawn[place].append([sample.text for sample in samples])
-        if accelerator.is_main_process:
+        if stage.is_main:
             rows: list[Preference] = []
             pairs_of = iter(drawn)
             for part, asked in parts.items():
@@ -118,14 +109,14 @@ def main(config: CollectPreferencesConfig) -> None:
                     for a, b in zip(*next(pairs_of), strict=True)
                 ]
                 kept = [row for row in compared if row is not None]
-                write_rows(folder / f"preferences_{part}.jsonl", (row.to_dict() for row in kept))
+                stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in kept))
                 rows += kept
             domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
             tokenizer = load_tokenizer(config.policy)
             statistics = {name: preference_statistics(part, tokenizer) for name, part in domains.items() if part}
             left_out = sum(len(first) for first, _ in drawn) - len(rows)
-            write_json(folder / "statistics.json", statistics | {"left_out": left_out})
-        accelerator.wait_for_everyone()
+            stage.write_json("statistics.json", statistics | {"left_out": left_out})
+            stage.closing.rows(len(rows), {"the annotator saw no difference": left_out})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
-statistics | verify-reward | average`; and for SFT rows: `rlhf quality-gate`. Training itself is in the recipes.
+statistics | verify-reward | average`; and for rows of any kind: `rlhf look | quality-gate`. Training itself is in the
+recipes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 
@@ -27,6 +29,8 @@ TABLE = (
     "referee_score",
 )
 
+LONGEST_CONTEXT = 131_072  # tokens, of a tokenizer that does not say how long its model's context is
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; bad input is answered by one sentence and exit code 2."""
@@ -38,15 +42,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         added.set_defaults(call=call)
         return added
 
+    added = command("new", new, "a run's folder from your chat model and files: its plan, and settings sized to both")
+    added.add_argument("run", type=Path, help="folder to write")
+    added.add_argument("--chat", type=Path, required=True, help="chat checkpoint to start from")
+    added.add_argument(
+        "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
+    )
+    added.add_argument("--test-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off")
+    added.add_argument("--preferences", nargs="+", default=(), metavar="FILE", help="pairs for helpfulness")
+    added.add_argument("--safety-preferences", nargs="+", default=(), metavar="FILE", help="pairs for safety")
+    added.add_argument("--reward", help="in their place: a reward-model folder, or package.module:function")
+    added.add_argument("--safety-reward", help="the same for safety")
+    added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
+    added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
     added = command(
         "plan",
-        lambda a: plan(["--config", str(a.config), *a.more]),
+        lambda a: plan([*_plan_of(a), *a.more]),
         "the stages of a run, their commands, and which are finished; options as for recipes/iterative_rlhf.py",
     )
-    added.add_argument("--config", type=Path, required=True)
+    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
+    added = command(
+        "run",
+        lambda a: run([*_plan_of(a), *a.more]),
+        "start a run, or go on with it; options as for recipes/iterative_rlhf.py",
+    )
+    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
     added = command("report", lambda a: report(a.run), "write report/index.html of a run")
     added.add_argument("run", type=Path)
-    added = command("verify", lambda a: verify_run(a.run), "are the files of the finished stages still what they were?")
+    added = command(
+        "verify",
+        lambda a: verify_run(a.run),
+        "are all files of the finished stages, the pools and the summary what they were?",
+    )
     added.add_argument("run", type=Path)
     added = command("compare", lambda a: compare(*a.runs), "two runs' figures side by side")
     added.add_argument("runs", nargs=2, type=Path, metavar="run")
@@ -58,6 +87,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("files", nargs="+", metavar="file", help="preferences: files, folders or hub names")
     added.add_argument("--tokenizer", required=True, type=Path, help="folder of a saved tokenizer or checkpoint")
     added.add_argument("--domain", choices=("helpfulness", "safety"), help="of PKU-SafeRLHF's comparisons, which one")
+    added = command(
+        "look",
+        lambda a: look(a.rows, a.kind, a.tokenizer),
+        "a file's rows as they are read and rendered, counts, lengths, and what is left out and why",
+    )
+    added.add_argument("rows", metavar="file", help="a file, folder or hub name")
+    added.add_argument("--as", dest="kind", choices=("sft", "preferences", "prompts"), help="default: by its layout")
+    added.add_argument("--tokenizer", type=Path, help="folder of a saved tokenizer or checkpoint; default: characters")
     added = command(
         "verify-reward", lambda a: verify_reward(a.reward), "does a reward function keep to what the library relies on?"
     )
@@ -81,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--near", type=float, default=0.8, help="similarity of a near-duplicate; default: 0.8")
 
     arguments, more = parser.parse_known_args(argv)
-    if more and arguments.command != "plan":
+    if more and arguments.command not in ("plan", "run"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     arguments.more = more
     try:
@@ -93,20 +130,62 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
+def new(arguments: argparse.Namespace) -> None:
+    """Write a run's folder (`rlhf.start.new`) and say what it is made of."""
+    from rlhf.start.new import Request, new_run
+
+    request = Request(
+        run=arguments.run,
+        chat=arguments.chat,
+        prompts=tuple(arguments.prompts),
+        test_prompts=tuple(arguments.test_prompts),
+        helpfulness_preferences=tuple(arguments.preferences),
+        safety_preferences=tuple(arguments.safety_preferences),
+        helpfulness=arguments.reward,
+        safety=arguments.safety_reward,
+        versions=arguments.versions,
+        ppo=not arguments.no_ppo,
+    )
+    print("\n".join(new_run(request)))
+
+
+def _plan_of(arguments: argparse.Namespace) -> list[str]:
+    """The option that names the plan's file."""
+    if (arguments.run is None) == (arguments.config is None):
+        raise InputError("run: name the folder of a run, or the YAML file of a plan with --config")
+    file = arguments.config or arguments.run / "plan.yaml"
+    if not file.is_file():
+        raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
+    return ["--config", str(file)]
+
+
+def run(options: Sequence[str]) -> None:
+    """Start the driver, as recipes/iterative_rlhf.py does."""
+    from rlhf.configuration import parse_config
+    from rlhf.iteration.config import IterativeConfig
+    from rlhf.start.run import run_plan
+
+    run_plan(parse_config(IterativeConfig, options))
+
+
 def plan(options: Sequence[str]) -> None:
     """Print every stage: whether the next start of the driver would run it, and the command to run it by hand."""
     from rlhf.configuration import parse_config
     from rlhf.iteration.checks import check_plan
     from rlhf.iteration.config import IterativeConfig
     from rlhf.iteration.decision import preview
+    from rlhf.iteration.disk import require_room
     from rlhf.iteration.plan import make_plan
     from rlhf.iteration.processes import command_of
 
     config = parse_config(IterativeConfig, options)
     stages = make_plan(config)
     check_plan(stages)
-    for stage, state in zip(stages, preview(stages, config.run), strict=True):
+    states = preview(stages, config.run)
+    for stage, state in zip(stages, states, strict=True):
         print(f"{stage.name:<24} {state}\n    {shlex.join(command_of(stage))}")
+    to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
+    print(f"disk: {require_room(stages, to_run, config.run)}")
 
 
 def report(run: Path) -> None:
@@ -118,20 +197,17 @@ def report(run: Path) -> None:
 
 
 def verify_run(run: Path) -> bool:
-    """Print for every finished stage whether its files have the digest in the ledger; False where one has not."""
-    from rlhf.iteration.ledger import last_record, output_digest, read_ledger
+    """Print what became of the run's files (`rlhf.iteration.verify`); False where they are not all as they were."""
+    from rlhf.iteration.verify import verify_run
 
     _existing_run(run)
-    records = read_ledger(run / "ledger.jsonl")
-    newest = [last_record(records, name) for name in dict.fromkeys(r["stage"] for r in records if "stage" in r)]
-    finished = [record for record in newest if record is not None and record["event"] == "finished"]
     whole = True
-    for record in finished:
-        folder = run / record["stage"]
-        state = "MISSING" if not folder.exists() else "ok" if output_digest(folder) == record["output"] else "CHANGED"
-        whole = whole and state == "ok"
-        print(f"{record['stage']:<24} {state}")
-    print(f"{len(finished)} finished stages, " + ("all as they were" if whole else "not all as they were"))
+    for finding in verify_run(run):
+        whole = whole and not finding.problems
+        print(f"{finding.name:<24} {'CHANGED' if finding.problems else 'ok'}")
+        for problem in finding.problems:
+            print(f"    {problem}")
+    print("all as it was" if whole else "not all as it was; a driver that starts makes changed stages again")
     return whole
 
 
@@ -167,8 +243,7 @@ def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> 
     """Print the table in Markdown, a line a set and a total; bad rows are left out and counted on stderr."""
     from rlhf.data.loading import load_preferences
 
-    if not (tokenizer / "tokenizer_config.json").is_file():
-        raise InputError(f"tokenizer: {tokenizer} has no tokenizer_config.json; name a folder with a saved tokenizer")
+    _existing_tokenizer(tokenizer)
     names = Counter(Path(file).name for file in files)
     sets = {}
     for file in files:
@@ -181,6 +256,26 @@ def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> 
     from rlhf.pretrained import from_pretrained
 
     print(statistics_table(sets, from_pretrained(AutoTokenizer, tokenizer, "tokenizer")), end="")
+
+
+def look(rows: str, kind: Kind | None, tokenizer: Path | None) -> bool:
+    """Print rows of a source as the recipes read and render them (`rlhf.data.looking`); False where none is usable."""
+    from rlhf.data.looking import look_at, look_text
+
+    renderer = None
+    if tokenizer is not None:
+        _existing_tokenizer(tokenizer)
+        from transformers import AutoTokenizer
+
+        from rlhf.conversation import Renderer
+        from rlhf.pretrained import from_pretrained
+
+        loaded = from_pretrained(AutoTokenizer, tokenizer, "tokenizer")
+        loaded.pad_token = loaded.pad_token or loaded.eos_token  # nothing is padded here
+        renderer = Renderer(loaded, min(loaded.model_max_length, LONGEST_CONTEXT))
+    found = look_at(rows, kind, renderer)
+    print(look_text(found, rows, tokens=renderer is not None, colours=sys.stdout.isatty()))
+    return found.rows > 0
 
 
 def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] | None, rank: int | None) -> None:
@@ -206,6 +301,11 @@ def quality_gate(rows: str, output: Path | None, near: float) -> bool:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _existing_tokenizer(folder: Path) -> None:
+    if not (folder / "tokenizer_config.json").is_file():
+        raise InputError(f"tokenizer: {folder} has no tokenizer_config.json; name a folder with a saved tokenizer")
 
 
 def _existing_run(run: Path) -> None:

@@ -11,6 +11,7 @@ What an option reads is written as
     policy              the newest of its name
     policy.previous     the newest of the versions before (of the start, in the first version)
     preferences*        all of them so far, as a list
+    prompts.earlier*    those that earlier versions had, where each version has its own
     safety?             left out where there is none (also policy.previous?, preferences*?)
 
 A recipe that keeps to the stage contract can be a step: it takes `--config FILE`, `--output FOLDER` and the options
@@ -29,7 +30,7 @@ from typing import Any
 from rlhf.errors import InputError
 
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\*)?(?P<optional>\?)?")
+READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\.earlier\*|\*)?(?P<optional>\?)?")
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ KINDS: dict[str, StepKind] = {
             "policy": "policy",
             "fine_tune_from": "start",
             "prompts": "prompts",
+            "earlier_prompts": "prompts.earlier*?",
             "temperature_from": "sweep?",
             **_REWARDS,
         },

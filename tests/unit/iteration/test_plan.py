@@ -225,6 +225,8 @@ def test_what_the_data_step_splits_takes_the_place_of_the_users_files() -> None:
     assert [plan[f"v{n}/rejection_sampling"].overrides["prompts"] for n in (1, 2)] == [
         f"runs/x/data/prompts_v{n}.jsonl" for n in (1, 2)
     ]
+    assert "earlier_prompts" not in plan["v1/rejection_sampling"].overrides
+    assert json.loads(plan["v2/rejection_sampling"].overrides["earlier_prompts"]) == ["runs/x/data/prompts_v1.jsonl"]
     assert json.loads(plan["v2/helpfulness_reward"].overrides["test_preferences"]) == [
         "runs/x/data/preferences_test.jsonl"
     ]
