@@ -42,12 +42,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         added.set_defaults(call=call)
         return added
 
+    added = command("new", new, "a run's folder from your chat model and files: its plan, and settings sized to both")
+    added.add_argument("run", type=Path, help="folder to write")
+    added.add_argument("--chat", type=Path, required=True, help="chat checkpoint to start from")
+    added.add_argument(
+        "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
+    )
+    added.add_argument("--test-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off")
+    added.add_argument("--preferences", nargs="+", default=(), metavar="FILE", help="pairs for helpfulness")
+    added.add_argument("--safety-preferences", nargs="+", default=(), metavar="FILE", help="pairs for safety")
+    added.add_argument("--reward", help="in their place: a reward-model folder, or package.module:function")
+    added.add_argument("--safety-reward", help="the same for safety")
+    added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
+    added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
     added = command(
         "plan",
-        lambda a: plan(["--config", str(a.config), *a.more]),
+        lambda a: plan([*_plan_of(a), *a.more]),
         "the stages of a run, their commands, and which are finished; options as for recipes/iterative_rlhf.py",
     )
-    added.add_argument("--config", type=Path, required=True)
+    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
+    added = command(
+        "run",
+        lambda a: run([*_plan_of(a), *a.more]),
+        "start a run, or go on with it; options as for recipes/iterative_rlhf.py",
+    )
+    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
     added = command("report", lambda a: report(a.run), "write report/index.html of a run")
     added.add_argument("run", type=Path)
     added = command(
@@ -97,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--near", type=float, default=0.8, help="similarity of a near-duplicate; default: 0.8")
 
     arguments, more = parser.parse_known_args(argv)
-    if more and arguments.command != "plan":
+    if more and arguments.command not in ("plan", "run"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     arguments.more = more
     try:
@@ -107,6 +128,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def new(arguments: argparse.Namespace) -> None:
+    """Write a run's folder (`rlhf.start.new`) and say what it is made of."""
+    from rlhf.start.new import Request, new_run
+
+    request = Request(
+        run=arguments.run,
+        chat=arguments.chat,
+        prompts=tuple(arguments.prompts),
+        test_prompts=tuple(arguments.test_prompts),
+        helpfulness_preferences=tuple(arguments.preferences),
+        safety_preferences=tuple(arguments.safety_preferences),
+        helpfulness=arguments.reward,
+        safety=arguments.safety_reward,
+        versions=arguments.versions,
+        ppo=not arguments.no_ppo,
+    )
+    print("\n".join(new_run(request)))
+
+
+def _plan_of(arguments: argparse.Namespace) -> list[str]:
+    """The option that names the plan's file."""
+    if (arguments.run is None) == (arguments.config is None):
+        raise InputError("run: name the folder of a run, or the YAML file of a plan with --config")
+    file = arguments.config or arguments.run / "plan.yaml"
+    if not file.is_file():
+        raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
+    return ["--config", str(file)]
+
+
+def run(options: Sequence[str]) -> None:
+    """Start the driver, as recipes/iterative_rlhf.py does."""
+    from rlhf.configuration import parse_config
+    from rlhf.iteration.config import IterativeConfig
+    from rlhf.start.run import run_plan
+
+    run_plan(parse_config(IterativeConfig, options))
 
 
 def plan(options: Sequence[str]) -> None:
