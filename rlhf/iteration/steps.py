@@ -69,7 +69,7 @@ class StepKind:
                 )
 
 
-_REWARDS = {"helpfulness": "helpfulness", "safety": "safety?"}
+_GATED_REWARDS = {"helpfulness": "helpfulness", "safety": "safety?", "gate.threshold_from": "gate?"}
 _PREFERENCES = {"preferences": "preferences*", "test_preferences": "test_preferences*"}
 
 KINDS: dict[str, StepKind] = {
@@ -128,9 +128,15 @@ KINDS: dict[str, StepKind] = {
     ),
     "sweep": StepKind(
         "temperature_sweep",
-        reads={"policy": "policy", "prompts": "prompts", **_REWARDS},
+        reads={"policy": "policy", "prompts": "prompts", **_GATED_REWARDS},
         makes={"sweep": "sweep.json"},
         folder="temperature_sweep",
+    ),
+    "gate_sweep": StepKind(
+        "gate_sweep",
+        reads={"preferences": "test_preferences*", "helpfulness": "helpfulness", "safety": "safety"},
+        makes={"gate": "gate_sweep.json"},
+        seed=None,
     ),
     "rejection_sampling": StepKind(
         "rejection_sampling",
@@ -140,7 +146,8 @@ KINDS: dict[str, StepKind] = {
             "prompts": "prompts",
             "earlier_prompts": "prompts.earlier*?",
             "temperature_from": "sweep?",
-            **_REWARDS,
+            "mixed_data": "ghost_attention_rows*?",
+            **_GATED_REWARDS,
         },
         makes={"policy": "checkpoint", "completions": "completions.parquet", "selected": "selected.jsonl"},
         options={"version": "{version}"},
@@ -148,13 +155,13 @@ KINDS: dict[str, StepKind] = {
     ),
     "ppo": StepKind(
         "ppo",
-        reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_REWARDS},
+        reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_GATED_REWARDS},
         makes={"policy": "checkpoint"},
     ),
     "ghost_attention": StepKind(
         "ghost_attention",
         reads={"policy": "policy", "dialogues": "dialogues", "sft_data": "sft_data?"},
-        makes={"policy": "checkpoint"},
+        makes={"policy": "checkpoint", "ghost_attention_rows": "rows.jsonl"},
         label="gatt",
     ),
     "context_distillation": StepKind(
@@ -183,6 +190,7 @@ KINDS: dict[str, StepKind] = {
             "prompts": "test_prompts",
             "helpfulness": "helpfulness?",
             "safety": "safety?",
+            "gate.threshold_from": "gate?",
             "referee": "referee?",
             "world": "world?",
         },
