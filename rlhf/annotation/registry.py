@@ -22,8 +22,6 @@ from rlhf.stage import digest
 
 ANNOTATORS = {
     "simulated": "rlhf.simulation.annotator:SimulatedAnnotator",
-    "people": "rlhf.annotation.people:People",
-    "file": "rlhf.annotation.filled_in:FilledIn",
 }
 
 
@@ -73,7 +71,8 @@ def annotator_files(name: str, options: Mapping[str, Any]) -> dict[str, str]:
         if (key not in parameters and not any_key) or key in GIVEN:
             accepted = ", ".join(key for key in parameters if key not in GIVEN) or "no options"
             raise InputError(f"annotator_options: annotator {name} takes no {key}; it takes {accepted}")
-    hints = typing.get_type_hints(make.__init__ if isinstance(make, type) else make)
+    call = make.__init__ if isinstance(make, type) else make  # type: ignore[misc]
+    hints = typing.get_type_hints(call)
     paths = [key for key in options if {Path, os.PathLike[str]} & {hints.get(key), *typing.get_args(hints.get(key))}]
     return {key: os.fspath(options[key]) for key in paths if isinstance(options[key], str | os.PathLike)}
 

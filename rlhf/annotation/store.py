@@ -430,9 +430,14 @@ class Store:
             " ORDER BY judgements.number LIMIT 256"
         )
         while rows := self._rows(query, after, batch, annotator):
-            for after, name, id, text, who, choice, strength, *safe, left, seconds, skipped in rows:
-                labels = (None if label is None else bool(label) for label in safe)
-                yield after, name, _pair(text), Judgement(id, who, choice, strength, *labels, left, seconds, skipped)
+            for after, name, id, text, who, choice, strength, chosen, rejected, left, seconds, skipped in rows:
+                safe, other = (None if label is None else bool(label) for label in (chosen, rejected))
+                yield (
+                    after,
+                    name,
+                    _pair(text),
+                    Judgement(id, who, choice, strength, safe, other, left, seconds, skipped),
+                )
 
     def progress(self, batch: str | None = None, *, annotator: str | None = None) -> Progress:
         """Counts over a batch or all, of all annotators or (kept and skipped) of one."""
