@@ -26,10 +26,9 @@ from typing import Any
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
-from rlhf.data.dealing import Candidate, Dealer, Embed
-from rlhf.data.eli5 import attach_comments, post_of, rows_of_post
-from rlhf.data.loading import OnBadRow, is_local, source_rows
-from rlhf.data.simple_text import (
+from rlhf.data.corpus.dealing import Candidate, Dealer, Embed
+from rlhf.data.corpus.eli5 import attach_comments, post_of, rows_of_post
+from rlhf.data.corpus.simple_text import (
     Ask,
     Log,
     TextFilter,
@@ -39,9 +38,10 @@ from rlhf.data.simple_text import (
     filtered_posts,
     parsed,
 )
-from rlhf.data.simple_wikipedia import article_of, row_of_passage
+from rlhf.data.corpus.simple_wikipedia import article_of, row_of_passage
+from rlhf.data.corpus.text_filters import FilterConfig
+from rlhf.data.loading import OnBadRow, is_local, source_rows
 from rlhf.data.splitting import first_turn, part_of
-from rlhf.data.text_filters import FilterConfig
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig

@@ -20,7 +20,7 @@ from transformers.utils.hub import cached_file
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
-    from rlhf.data.leakage import Floats
+    from rlhf.data.corpus.leakage import Floats
 
 DEFAULT_MAX_TOKENS = 512
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}

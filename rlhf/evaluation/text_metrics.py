@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rlhf.data.readability import count, grade, reading_ease
+from rlhf.data.corpus.readability import count, grade, reading_ease
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
 
@@ -80,7 +80,7 @@ def bert_scores(
 
 
 def readability(texts: Iterable[str]) -> dict[str, list[float]]:
-    """words, reading_ease and grade of each text; NaN where a text has no word. See `rlhf.data.readability`."""
+    """words, reading_ease and grade of each text; NaN where a text has no word. See `rlhf.data.corpus.readability`."""
     counts = [count(text) for text in texts]
     return {
         "words": [float(one.words) for one in counts],

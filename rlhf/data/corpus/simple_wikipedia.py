@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.conversation import Conversation
-from rlhf.data.text_filters import Answer
+from rlhf.data.corpus.text_filters import Answer
 from rlhf.errors import InputError
 
 SOURCE = "simple_wikipedia"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from rlhf.data.readability import Counts, count, grade, reading_ease
+from rlhf.data.corpus.readability import Counts, count, grade, reading_ease
 from rlhf.errors import InputError
 
 _CURLY = str.maketrans("“”„«»‘’‚´", '"""""\'\'\'\'')

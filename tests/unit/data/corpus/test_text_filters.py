@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from rlhf.data.funnel import EXAMPLES, Funnel, Histogram
-from rlhf.data.readability import Counts, count, grade, reading_ease
-from rlhf.data.text_filters import (
+from rlhf.data.corpus.funnel import EXAMPLES, Funnel, Histogram
+from rlhf.data.corpus.readability import Counts, count, grade, reading_ease
+from rlhf.data.corpus.text_filters import (
     CLEANERS,
     Answer,
     FilterConfig,

@@ -14,8 +14,8 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from rlhf.data.funnel import Histogram
-from rlhf.data.leakage import Bools, EmbeddingFile, Floats, Ints, find_leaks
+from rlhf.data.corpus.funnel import Histogram
+from rlhf.data.corpus.leakage import Bools, EmbeddingFile, Floats, Ints, find_leaks
 
 PARTS = ("train", "validation", "test")  # in the order in which they lose what leaks
 LEAK_EXAMPLES = 6

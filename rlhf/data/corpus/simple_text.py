@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from rlhf.conversation import Conversation
-from rlhf.data.eli5 import Post
-from rlhf.data.funnel import Funnel, Histogram
+from rlhf.data.corpus.eli5 import Post
+from rlhf.data.corpus.funnel import Funnel, Histogram
+from rlhf.data.corpus.readability import count, grade, reading_ease
+from rlhf.data.corpus.simple_wikipedia import Article, Passage, passages_of, question_prompt, read_question
+from rlhf.data.corpus.text_filters import Answer, FilterConfig, answer_checks, toxicity_check
 from rlhf.data.loading import OnBadRow, reason
-from rlhf.data.readability import count, grade, reading_ease
-from rlhf.data.simple_wikipedia import Article, Passage, passages_of, question_prompt, read_question
-from rlhf.data.text_filters import Answer, FilterConfig, answer_checks, toxicity_check
 from rlhf.errors import InputError
 
 Item = TypeVar("Item")

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.conversation import Conversation
+from rlhf.data.corpus.text_filters import Answer
 from rlhf.data.open_preferences import ranked_pairs
 from rlhf.data.rows import Preference, Prompt
-from rlhf.data.text_filters import Answer
 from rlhf.errors import InputError
 
 SOURCE = "eli5"

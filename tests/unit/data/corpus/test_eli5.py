@@ -7,12 +7,12 @@ import json
 import pytest
 import zstandard
 
-from rlhf.data.eli5 import Post, attach_comments, post_of, rows_of_post
+from rlhf.data.corpus.eli5 import Post, attach_comments, post_of, rows_of_post
+from rlhf.data.corpus.simple_text import TextFilter, filtered_passages, filtered_posts
+from rlhf.data.corpus.simple_wikipedia import Article, Passage, article_of, passages_of, question_prompt, read_question
+from rlhf.data.corpus.text_filters import Answer, FilterConfig
 from rlhf.data.jsonl import read_rows
 from rlhf.data.rows import Preference, Prompt
-from rlhf.data.simple_text import TextFilter, filtered_passages, filtered_posts
-from rlhf.data.simple_wikipedia import Article, Passage, article_of, passages_of, question_prompt, read_question
-from rlhf.data.text_filters import Answer, FilterConfig
 from rlhf.errors import InputError
 
 EASY = "The sun is a big ball of hot gas. It gives us light and heat. We need both of them to live and grow our food."

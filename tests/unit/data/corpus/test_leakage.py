@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from rlhf.data.dealing import PARTS, Candidate, Dealer
-from rlhf.data.leakage import EmbeddingFile, find_leaks, nearest, unit
+from rlhf.data.corpus.dealing import PARTS, Candidate, Dealer
+from rlhf.data.corpus.leakage import EmbeddingFile, find_leaks, nearest, unit
 from rlhf.errors import InputError
 
 

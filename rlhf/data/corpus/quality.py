@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.data.duplicates import Signatures, exact_key, near_duplicates
+from rlhf.data.corpus.duplicates import Signatures, exact_key, near_duplicates
+from rlhf.data.corpus.instructions import instructions_in
 from rlhf.data.formats import conversation_of
-from rlhf.data.instructions import instructions_in
 from rlhf.data.loading import reason, source_rows
 from rlhf.data.refusals import refusal_phrase
 from rlhf.errors import InputError

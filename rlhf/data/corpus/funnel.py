@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.data.text_filters import CLEANERS, Answer, Check
+from rlhf.data.corpus.text_filters import CLEANERS, Answer, Check
 
 EXAMPLES = 3  # of each step
 EXAMPLE_CHARACTERS = 600
