@@ -22,6 +22,8 @@ from rlhf.stage import digest
 
 ANNOTATORS = {
     "simulated": "rlhf.simulation.annotator:SimulatedAnnotator",
+    "people": "rlhf.annotation.people:People",
+    "file": "rlhf.annotation.filled_in:FilledIn",
 }
 
 

@@ -19,7 +19,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ CREATE TABLE items (
     UNIQUE (batch, id)
 );
 CREATE INDEX open_items ON items (number) WHERE places > 0 AND NOT withdrawn;
+CREATE INDEX counted ON items (batch, withdrawn, places, labels);
 CREATE TABLE judgements (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     item INTEGER NOT NULL REFERENCES items (number),
@@ -113,6 +114,19 @@ class Progress:
     kept: int
     skipped: int
     complete: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Judgements (and skips) wanted and kept in people's batches, those of one annotator, and the newest one's number.
+
+    `newest` is 0 where the annotator has none.
+    """
+
+    wanted: int
+    kept: int
+    mine: int
+    newest: int
 
 
 class Store:
@@ -251,9 +265,18 @@ class Store:
             raise InputError(f"batch: {self.path} has no batch {name!r}; it has {', '.join(self.batches()) or 'none'}")
         return int(row[0])
 
-    def batches(self) -> list[str]:
-        """Names of the batches, oldest first."""
-        return [name for (name,) in self._rows("SELECT name FROM batches ORDER BY number")]
+    def batches(self, *, people: bool = False) -> list[str]:
+        """Names of the batches, oldest first; of all, or of those that people are asked about."""
+        query = "SELECT name FROM batches WHERE asked = ? OR ? ORDER BY number"
+        return [name for (name,) in self._rows(query, PEOPLE, not people)]
+
+    def close_batch(self, name: str) -> int:
+        """Ask nobody about the batch any more; return how many pairs have no judgement: these are withdrawn."""
+        with self._transaction():
+            batch = self._batch(name)
+            self._sql.execute("UPDATE items SET places = 0 WHERE batch = ? AND labels > 0", (batch,))
+            query = "UPDATE items SET withdrawn = 1 WHERE batch = ? AND labels = 0 AND NOT withdrawn"
+            return self._sql.execute(query, (batch,)).rowcount
 
     def pairs(self, batch: str) -> list[Pair]:
         """The pairs of a batch that are not withdrawn, in their order."""
@@ -300,7 +323,7 @@ class Store:
                     "UPDATE leases SET until = ? WHERE item = ? AND annotator = ?",
                     (now + self._lease_seconds, after, annotator),
                 )
-        return self._shown(number, annotator)
+        return self.shown(number, annotator)
 
     def _held(self, annotator: str, after: int | None, batch: int | None) -> int | None:
         """The first pair that is leased to them; of one that has become full, or is withdrawn, the lease goes."""
@@ -336,11 +359,14 @@ class Store:
                 return int(row[0])
         return None
 
-    def _shown(self, number: int, annotator: str) -> Shown:
+    def shown(self, item: int, annotator: str) -> Shown:
+        """The pair with this number, as this annotator sees it; InputError where there is none."""
         query = "SELECT name, pair FROM items JOIN batches ON batch = batches.number WHERE items.number = ?"
-        ((batch, text),) = self._rows(query, number)
-        pair = _pair(text)
-        return Shown(number, batch, pair, left_of(pair.id, annotator))
+        rows = self._rows(query, item)
+        if not rows:
+            raise InputError(f"item: {self.path} has no pair of number {item}")
+        pair = _pair(rows[0][1])
+        return Shown(item, rows[0][0], pair, left_of(pair.id, annotator))
 
     def release(self, annotator: str) -> None:
         """Give back whatever is leased to this annotator, e.g. when they leave."""
@@ -391,27 +417,36 @@ class Store:
             self._sql.execute("DELETE FROM leases WHERE item = ? AND annotator = ?", (number, judgement.annotator))
         return True
 
-    def undo(self, annotator: str, batch: str | None = None) -> Shown | None:
-        """Take back this annotator's newest judgement (or skip) and lease the pair to them again; None: there is none.
+    def undo(self, annotator: str, *, number: int | None = None) -> tuple[Shown, Judgement] | None:
+        """Take back this annotator's newest judgement (or skip), and lease the pair to them again.
 
-        The row stays, with the time at which it was taken back; undoing again takes back the one before it.
+        Args:
+            number: of the judgement to take back (`counts` has the newest's). Asked again after it was taken back, it
+                takes back nothing more: for a page that does not know whether its first request arrived.
+
+        Returns:
+            The pair and what was taken back; None: there is nothing. The row stays, with the time.
         """
-        now, only = self._clock(), None if batch is None else self._batch(batch)
+        now = self._clock()
         with self._transaction():
             row = self._sql.execute(
-                "SELECT judgements.number, item FROM judgements JOIN items ON items.number = item WHERE annotator = ?"
-                " AND undone_at IS NULL AND NOT withdrawn AND batch = ifnull(?, batch)"
-                " ORDER BY judgements.number DESC LIMIT 1",
-                (annotator, only),
+                f"SELECT judgements.number, item, items.id, {_FIELDS} FROM judgements JOIN items ON items.number = item"
+                " WHERE annotator = ? AND NOT withdrawn AND (? IS NOT NULL OR undone_at IS NULL)"
+                " AND judgements.number = ifnull(?, judgements.number) ORDER BY judgements.number DESC LIMIT 1",
+                (annotator, number, number),
             ).fetchone()
             if row is None:
                 return None
-            self._sql.execute("UPDATE judgements SET undone_at = ? WHERE number = ?", (now, row[0]))
-            self._sql.execute(
-                "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = excluded.until",
-                (row[1], annotator, now + self._lease_seconds),
-            )
-        return self._shown(row[1], annotator)
+            found, item, id, *values = row
+            query = "UPDATE judgements SET undone_at = ? WHERE number = ? AND undone_at IS NULL"
+            self._sql.execute(query, (now, found))
+            query = "SELECT 1 FROM judgements WHERE item = ? AND annotator = ? AND undone_at IS NULL"
+            if self._sql.execute(query, (item, annotator)).fetchone() is None:
+                self._sql.execute(
+                    "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = excluded.until",
+                    (item, annotator, now + self._lease_seconds),
+                )
+        return self.shown(item, annotator), _judgement(id, values)
 
     def judged(
         self, batch: str | None = None, *, annotator: str | None = None, after: int = 0
@@ -423,21 +458,15 @@ class Store:
             after: only those with a greater number, e.g. the last one that was seen.
         """
         query = (
-            "SELECT judgements.number, name, items.id, pair, annotator, choice, strength, chosen_safe, rejected_safe,"
-            " shown_left, seconds, skipped FROM judgements JOIN items ON items.number = item"
+            f"SELECT judgements.number, name, pair, items.id, {_FIELDS} FROM judgements"
+            " JOIN items ON items.number = item"
             " JOIN batches ON batches.number = batch WHERE undone_at IS NULL AND NOT withdrawn"
             " AND judgements.number > ? AND name = ifnull(?, name) AND annotator = ifnull(?, annotator)"
             " ORDER BY judgements.number LIMIT 256"
         )
         while rows := self._rows(query, after, batch, annotator):
-            for after, name, id, text, who, choice, strength, chosen, rejected, left, seconds, skipped in rows:
-                safe, other = (None if label is None else bool(label) for label in (chosen, rejected))
-                yield (
-                    after,
-                    name,
-                    _pair(text),
-                    Judgement(id, who, choice, strength, safe, other, left, seconds, skipped),
-                )
+            for after, name, text, id, *values in rows:
+                yield after, name, _pair(text), _judgement(id, values)
 
     def progress(self, batch: str | None = None, *, annotator: str | None = None) -> Progress:
         """Counts over a batch or all, of all annotators or (kept and skipped) of one."""
@@ -454,6 +483,17 @@ class Store:
             annotator,
         )[0]
         return Progress(pairs, wanted, kept, skipped, complete)
+
+    def counts(self, annotator: str) -> Counts:
+        """People's batches at a glance, from the indexes alone."""
+        wanted, kept = self._rows(
+            "SELECT ifnull(sum(places + labels), 0), ifnull(sum(labels), 0) FROM items"
+            " WHERE NOT withdrawn AND batch IN (SELECT number FROM batches WHERE asked = ?)",
+            PEOPLE,
+        )[0]
+        query = "SELECT count(*), ifnull(max(number), 0) FROM judgements WHERE annotator = ? AND undone_at IS NULL"
+        mine, newest = self._rows(query, annotator)[0]
+        return Counts(wanted, kept, mine, newest)
 
     def annotators(self) -> list[str]:
         """Who has judged (and not taken back), by name."""
@@ -476,6 +516,16 @@ def left_of(pair: str, annotator: str) -> Choice:
 def _pair(text: str) -> Pair:
     row = json.loads(text)
     return Pair(**{**row, "models": tuple(row["models"])})
+
+
+_FIELDS = "annotator, choice, strength, chosen_safe, rejected_safe, shown_left, seconds, skipped"
+
+
+def _judgement(pair: str, values: Sequence[Any]) -> Judgement:
+    """Of the columns `_FIELDS`."""
+    annotator, choice, strength, chosen, rejected, left, seconds, skipped = values
+    safe, other = (None if label is None else bool(label) for label in (chosen, rejected))
+    return Judgement(pair, annotator, choice, strength, safe, other, left, seconds, skipped)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -148,7 +148,7 @@ def test_without_test_prompts_a_share_is_held_out_by_prompt(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"annotator": "nobody"}, "annotator: must be one of simulated"),
+        ({"annotator": "nobody"}, "annotator: must be one of simulated, people, file"),
         ({"annotator": "rlhf.nowhere:Nobody"}, "annotator: rlhf.nowhere:Nobody cannot be imported"),
         ({"annotator": "pathlib:Path", "annotator_options": {}}, "annotator: pathlib:Path is no annotator"),
         ({"annotator_options": {"log": "x", "loud": True}}, "annotator_options: .* takes no loud; it takes log, stop"),
