@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM ?= false
 setup: .venv/.installed
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[qlora,deepspeed,eval,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[qlora,deepspeed,eval,annotate,dev]'
 	touch $@
 
 demo: setup  ## the whole pipeline on the simulated world; SEED=1 makes another world and another run

@@ -244,6 +244,9 @@ class _Planner:
                 prompts=self.data / "prompts.jsonl",
                 test_prompts=self.data / "test_prompts.jsonl",
                 world=self.data / "world.json",
+                labels=str(self.run / "labels.sqlite"),
+                helpfulness=self.rewards.get("helpfulness"),
+                safety=self.rewards.get("safety"),
             )
         else:
             folder = self.data
