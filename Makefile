@@ -19,7 +19,7 @@ demo: setup  ## the whole pipeline on the simulated world; SEED=1 makes another 
 	$(BIN)/python recipes/iterative_rlhf.py --config recipes/configs/embedded/iterative_rlhf.yaml --run $(RUN) --seed $(SEED)
 
 demo-hh: setup  ## the pipeline on human preferences; DATA=folder with the four HH files
-	$(BIN)/python recipes/iterative_rlhf.py --config recipes/configs/hh/iterative_rlhf.yaml --run runs/hh --data $(or $(DATA),../shared/data/hh-rlhf) --seed $(SEED)
+	$(BIN)/python recipes/iterative_rlhf.py --config recipes/configs/hh/iterative_rlhf.yaml --run runs/hh --inputs.hh $(or $(DATA),../shared/data/hh-rlhf) --seed $(SEED)
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet

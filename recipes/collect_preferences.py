@@ -26,7 +26,7 @@ from rlhf.annotation.registry import annotator_files, asked_of, make_annotator
 from rlhf.annotation.store import Store
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import read_rows, write_rows
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
@@ -150,7 +150,9 @@ def inputs_of(config: CollectPreferencesConfig) -> dict[str, Path]:
     """What the stage reads, by the name of its option; InputError where something is not there."""
     inputs = dict(zip(("policy", "second_policy"), config.policies, strict=True))
     sources = {"prompts": config.prompts, "test_prompts": config.test_prompts}
-    inputs |= {name: Path(source) for name, source in sources.items() if source is not None and is_local(source)}
+    inputs |= {
+        name: Path(untagged(source)) for name, source in sources.items() if source is not None and is_local(source)
+    }
     inputs |= {} if config.world is None else {"world": config.world}
     files = annotator_files(config.annotator, config.annotator_options)
     require_files(**inputs)

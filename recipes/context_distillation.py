@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local, load_conversations, load_prompts
+from rlhf.data.loading import is_local, load_conversations, load_prompts, untagged
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
@@ -124,7 +124,7 @@ class ContextDistillationConfig:
 
 def main(config: ContextDistillationConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "categories": config.categories}
-    inputs |= {n: Path(s) for n in ("prompts", "test_prompts") if (s := getattr(config, n)) and is_local(s)}
+    inputs |= {n: Path(untagged(s)) for n in ("prompts", "test_prompts") if (s := getattr(config, n)) and is_local(s)}
     inputs |= {n: p for n in ("sft_data", "world") if (p := getattr(config, n)) is not None}
     require_new(config.output)
     require_files(**inputs)

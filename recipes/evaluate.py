@@ -3,7 +3,8 @@
 The policy answers every test prompt. The judges are a gold scorer, where the truth is known, both reward models with
 the safety gate, and a referee reward model. The answers are set against SFT's answers to the same prompts, judged by
 the same judges; and SFT's log-probabilities say how far the policy has moved. Length is reported beside reward, because
-much of a gain in reward is often length.
+much of a gain in reward is often length. A judge model behind an OpenAI-compatible server compares the answers with
+SFT's, or with those of any served model, in both orders; what it says stands beside, for helpfulness and for safety.
 
     python recipes/evaluate.py --config recipes/configs/embedded/evaluate.yaml
 
@@ -13,18 +14,26 @@ Writes into the output folder: answers.jsonl (a row an answer), evaluation.json 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerConfig
 from rlhf.stage import require_files, require_new, stage_folder, write_json
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.conversation import Conversation
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,9 @@ class EvaluateConfig:
         referee: the same for a referee that no training has seen.
         scorer: `package.module:Class` of a gold scorer, called with `world`.
         world: the file or folder that the scorer reads.
+        judge: server of a judge model that compares the answers with the opponent's.
+        judge_max_new_tokens: longest judgement.
+        opponent: server of the model that the judge compares with; without one, SFT's answers (baseline_evaluation).
         sampling: how answers are drawn; the KL is measured at temperature 1, top_p 1 and top_k 0 only.
         samples_per_prompt: answers to each prompt.
         max_prompt_tokens: leave out longer prompts (how many is said); without it, prompts that fill the model's
@@ -62,6 +74,9 @@ class EvaluateConfig:
     referee: str | None = None
     scorer: str | None = None
     world: Path | None = None
+    judge: ServerConfig | None = None
+    judge_max_new_tokens: int = 1024
+    opponent: ServerConfig | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     samples_per_prompt: int = 1
     max_prompt_tokens: int | None = None
@@ -76,6 +91,10 @@ class EvaluateConfig:
             raise InputError("helpfulness, safety: the gate needs both reward models; name both or neither")
         if (self.scorer is None) != (self.world is None):
             raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
+        if self.judge_max_new_tokens < 1:
+            raise InputError(f"judge_max_new_tokens: must be at least 1, got {self.judge_max_new_tokens}")
+        if self.opponent is not None and self.judge is None:
+            raise InputError("opponent: nobody compares with its answers; name a judge, e.g. --judge.url ADDRESS")
 
     @property
     def measures_kl(self) -> bool:
@@ -88,7 +107,7 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy, "baseline": config.baseline, "world": config.world}
     inputs["baseline_evaluation"] = config.baseline_evaluation and config.baseline_evaluation / "answers.jsonl"
-    inputs["prompts"] = config.prompts if is_local(config.prompts) else None
+    inputs["prompts"] = untagged(config.prompts) if is_local(config.prompts) else None
     inputs = {name: path for name, path in inputs.items() if path is not None}
     require_new(config.output)
     require_files(**inputs)
@@ -103,12 +122,14 @@ def main(config: EvaluateConfig) -> None:
     from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
     from rlhf.evaluation.divergence import answer_kls, answer_logprobs, require_same_tokenizer
     from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
+    from rlhf.evaluation.pair_judge import judge_figures, judged_outcomes
     from rlhf.evaluation.versions import against, version_figures
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.ppo.setup import load_fitting_prompts
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.server import ServerSampler
     from rlhf.training.accelerator import make_accelerator
 
     tokenizer = load_tokenizer(config.policy)
@@ -130,13 +151,9 @@ def main(config: EvaluateConfig) -> None:
     with stage_folder(config.output, config, inputs=inputs) as folder:
         accelerator.wait_for_everyone()
         policy = load_policy(config.policy).to(accelerator.device)
-        drawn = sample_distributed(
-            InProcessSampler(policy, renderer),
-            [prompt.messages for prompt in prompts],
-            config.samples_per_prompt,
-            replace(config.sampling, seed=config.sampling.seed + config.seed),
-            accelerator,
-        )
+        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        asked = ([prompt.messages for prompt in prompts], config.samples_per_prompt, params, accelerator)
+        drawn = sample_distributed(InProcessSampler(policy, renderer), *asked)
         answers = answers_of(prompts, drawn)
 
         if config.baseline is not None and config.measures_kl:
@@ -157,10 +174,35 @@ def main(config: EvaluateConfig) -> None:
         if scorer is not None:
             answers, opponents = with_gold(answers, scorer), with_gold(opponents, scorer)
 
+        extras, figures = against(answers, opponents), version_figures(config.name, answers, opponents)
+        if config.judge is not None and (config.opponent is not None or opponents):
+            compared, opponent = opponents, "sft"
+            if config.opponent is not None:
+                compared = answers_of(
+                    prompts, sample_distributed(ServerSampler(config.opponent, who="opponent"), *asked)
+                )
+                opponent = config.opponent.model
+            ask = partial(_judgements, config.judge, config.judge_max_new_tokens, accelerator)
+            outcomes, opinions = judged_outcomes(answers, compared, ask)
+            figures |= judge_figures(answers, outcomes, opinions, config.judge.model, opponent)
+            extras = [{**extra, "judge_outcome": outcome} for extra, outcome in zip(extras, outcomes, strict=True)]
+
         if accelerator.is_main_process:
-            write_answers(folder / "answers.jsonl", answers, against(answers, opponents))
-            write_json(folder / "evaluation.json", version_figures(config.name, answers, opponents))
+            write_answers(folder / "answers.jsonl", answers, extras)
+            write_json(folder / "evaluation.json", figures)
         accelerator.wait_for_everyone()
+
+
+def _judgements(
+    judge: ServerConfig, max_new_tokens: int, accelerator: Accelerator, requests: Sequence[Conversation]
+) -> list[str]:
+    """The judge's text for each request, greedily."""
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.server import ServerSampler
+
+    params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
+    drawn = sample_distributed(ServerSampler(judge, who="judge"), requests, 1, params, accelerator)
+    return [sample.text for (sample,) in drawn]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local
+from rlhf.data.loading import is_local, untagged
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import is_import_path, reward_files
@@ -85,7 +85,7 @@ class EvaluateSafetyConfig:
 
 def main(config: EvaluateSafetyConfig) -> None:
     files = {f"prompts.{name}": source for name, source in config.prompts.items()} | {"dialogues": config.dialogues}
-    inputs = {name: Path(source) for name, source in files.items() if source is not None and is_local(source)}
+    inputs = {name: Path(untagged(source)) for name, source in files.items() if source is not None and is_local(source)}
     if config.refusals != "rules" and not is_import_path(config.refusals):
         inputs["refusals"] = Path(config.refusals)
     if config.world is not None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local
+from rlhf.data.loading import is_local, untagged
 from rlhf.errors import InputError
 from rlhf.evaluation.text_metrics import (
     bert_scores,
@@ -78,7 +78,7 @@ class EvaluateTextConfig:
 
 def main(config: EvaluateTextConfig) -> None:
     inputs = {f"models.{name}": path for name, path in config.models.items()}
-    inputs |= {f"data.{name}": Path(source) for name, source in config.data.items() if is_local(source)}
+    inputs |= {f"data.{name}": Path(untagged(source)) for name, source in config.data.items() if is_local(source)}
     require_new(config.output)
     require_files(**inputs)
     for path in config.models.values():

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local, load_conversations
+from rlhf.data.loading import is_local, load_conversations, untagged
 from rlhf.data.mixing import mix
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import Checker, load_checker
@@ -125,7 +125,7 @@ class GhostAttentionConfig:
 
 def main(config: GhostAttentionConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy}
-    inputs |= {"dialogues": Path(config.dialogues)} if is_local(config.dialogues) else {}
+    inputs |= {"dialogues": Path(untagged(config.dialogues))} if is_local(config.dialogues) else {}
     inputs |= {n: p for n in ("instructions", "sft_data") if (p := getattr(config, n)) is not None}
     if not config.dry_run:
         require_new(config.output)

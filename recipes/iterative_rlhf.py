@@ -34,7 +34,7 @@ def main(config: IterativeConfig) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"figures: {write_summary(config)}")
+    print(f"figures: {write_summary(config.run, stages)}")
     from rlhf.report import build_report
 
     print(f"report:  {build_report(config.run)}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_conversations
+from rlhf.data.loading import is_local, load_conversations, untagged
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.models.checkpoint import require_policy_adapter
@@ -57,7 +57,7 @@ class MergeConfig:
 
 
 def main(config: MergeConfig) -> None:
-    data = {"data": Path(config.data)} if config.data and is_local(config.data) else {}
+    data = {"data": Path(untagged(config.data))} if config.data and is_local(config.data) else {}
     require_new(config.output)
     require_files(checkpoint=config.checkpoint, **data)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

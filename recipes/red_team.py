@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
-from rlhf.data.loading import is_local
+from rlhf.data.loading import is_local, untagged
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import require_checkpoint
 from rlhf.rewards.specs import reward_files
@@ -77,7 +77,7 @@ class RedTeamConfig:
 
 
 def main(config: RedTeamConfig) -> None:
-    prompts = Path(config.prompts) if config.prompts and is_local(config.prompts) else None
+    prompts = Path(untagged(config.prompts)) if config.prompts and is_local(config.prompts) else None
     require_files(policy=config.policy, world=config.world, prompts=prompts)
     require_checkpoint(config.policy)
     reward_files(safety=config.safety)

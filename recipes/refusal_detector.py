@@ -1,40 +1,56 @@
-"""A refusal detector checked against people: rules, and a classifier trained on their labels (RECIPE 7).
+"""Refusal detectors checked against people: the rules, and a classifier trained on people's labels.
 
 Each file holds one model's answers, labelled by people as XSTest's completions are. The classifier is built on all
 other models' answers and tested on this one's; the rules are built on none. Beside them stands how far two people
 agree.
 
     python recipes/refusal_detector.py --config recipes/configs/xstest/refusal_detector.yaml
+    python recipes/refusal_detector.py --check FILES
 
-Writes into the output folder: detector.json (trained on all files, for `recipes/evaluate_safety.py --refusals`),
-agreement.json (the figures); prints confusion tables in Markdown.
+The first writes into the output folder: detector.json (the classifier trained on all files, for
+`recipes/evaluate_safety.py --refusals`), agreement.json (the figures); it prints confusion tables in Markdown. The
+second checks the rules, which are the default wherever refusals are counted, on files of your own and writes nothing;
+its last line is JSON, {file: share of the answers on which rules and people agree, refusal or not}.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.stage import require_files, stage_folder, write_json
 
+if TYPE_CHECKING:
+    from rlhf.evaluation.refusals import LabelledAnswer
+
 
 @dataclass(frozen=True)
 class RefusalDetectorConfig:
-    """A refusal detector and its agreement with people.
+    """Refusal detectors and their agreement with people.
 
     Args:
         output: folder of this stage.
         answers: model's name -> CSV of its answers with people's labels (prompt, completion, final_label,
             annotation_1, …); two models or more.
+        check: CSV files of the same columns, to check the rules on; in place of the two above.
     """
 
-    output: Path
-    answers: dict[str, Path]
+    output: Path | None = None
+    answers: dict[str, Path] = field(default_factory=dict)
+    check: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.check and (self.answers or self.output):
+            raise InputError("check: writes nothing and takes its own files; leave out output and answers")
+        if self.check:
+            return
+        if self.output is None:
+            raise InputError("output: must name a folder, or give --check FILES")
         if len(self.answers) < 2:
             raise InputError(
                 f"answers: needs two models' answers or more, to build on one and test on another; got "
@@ -43,10 +59,14 @@ class RefusalDetectorConfig:
 
 
 def main(config: RefusalDetectorConfig) -> None:
+    if config.output is None:
+        check(config.check)
+        return
     inputs = {f"answers.{name}": file for name, file in config.answers.items()}
     require_files(**inputs)
 
-    from rlhf.evaluation.refusals import RefusalClassifier, RefusalRules, read_labelled
+    from rlhf.data.refusals import RefusalRules
+    from rlhf.evaluation.refusals import RefusalClassifier, read_labelled
 
     labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
     with stage_folder(config.output, config, inputs=inputs) as folder:
@@ -54,21 +74,35 @@ def main(config: RefusalDetectorConfig) -> None:
         for name, rows in labelled.items():
             others = [row for other, own in labelled.items() if other != name for row in own]
             trained = RefusalClassifier.train([r.answer for r in others], [r.label for r in others])
-            labels = {
-                "rules": [RefusalRules().label(row.answer) for row in rows],
-                "trained on the others": [trained.label(row.answer) for row in rows],
-            }
-            truth = [row.label for row in rows]
-            tables[name] = {detector: figures(truth, given) for detector, given in labels.items()}
-            if all(len(row.annotations) > 1 for row in rows):
-                people = [[row.annotations[i] for row in rows] for i in range(2)]
-                tables[name]["second person"] = figures(*people)
+            tables[name] = compared(rows, {"rules": RefusalRules().label, "trained on the others": trained.label})
         everything = [row for rows in labelled.values() for row in rows]
         RefusalClassifier.train([r.answer for r in everything], [r.label for r in everything]).save(
             folder / "detector.json"
         )
         write_json(folder / "agreement.json", tables)
     print("\n\n".join(markdown(name, found) for name, found in tables.items()))
+
+
+def check(files: tuple[Path, ...]) -> None:
+    """Print how far the rules agree with people, a table a file, and the agreement as JSON in the last line."""
+    require_files(**{f"check.{place}": file for place, file in enumerate(files)})
+
+    from rlhf.data.refusals import RefusalRules
+    from rlhf.evaluation.refusals import read_labelled
+
+    tables = {str(file): compared(read_labelled(file), {"rules": RefusalRules().label}) for file in files}
+    print("\n\n".join(markdown(name, found) for name, found in tables.items()))
+    print(json.dumps({name: found["rules"]["refusal_or_not"]["agreement"] for name, found in tables.items()}))
+
+
+def compared(rows: list[LabelledAnswer], detectors: dict[str, Callable[[str], str]]) -> dict[str, Any]:
+    """Figures of each detector against the final label, and of the second person against the first one."""
+    truth = [row.label for row in rows]
+    found = {name: figures(truth, [label(row.answer) for row in rows]) for name, label in detectors.items()}
+    if all(len(row.annotations) > 1 for row in rows):
+        first, second = ([row.annotations[i] for row in rows] for i in range(2))
+        found["second person"] = figures(first, second)
+    return found
 
 
 def figures(truth: list[str], given: list[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import read_chat_template
-from rlhf.data.fields import DataSource
+from rlhf.data.fields import DataSources
 from rlhf.data.loading import load_conversations
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
@@ -30,7 +30,8 @@ class SftConfig(FinetuneStageConfig):
 
     Args:
         policy: checkpoint folder to start from; its tokenizer needs a chat template, or gets one by chat_template.
-        data: dialogues that end with an answer, `messages` or `prompt` and `completion`: a local file or a hub name.
+        data: dialogues that end with an answer, `messages` or `prompt` and `completion`, …: a local file or a hub name,
+            or several.
         chat_template: replaces the tokenizer's, and is saved with it: llama2, or a file with a Jinja template; null:
             the tokenizer's own.
         heldout_share: share of the dialogues (by their first turn) to measure and never train on.
@@ -38,7 +39,7 @@ class SftConfig(FinetuneStageConfig):
     """
 
     policy: Checkpoint
-    data: DataSource
+    data: DataSources
     chat_template: ChatTemplate | None = None
     heldout_share: float = 0.05
     seed: int = 0

@@ -19,7 +19,7 @@ from typing import Any
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Renderer
-from rlhf.data.loading import is_local, load_prompts
+from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.iteration.pool import completions_of, rescore, write_completions
@@ -82,7 +82,7 @@ class TemperatureSweepConfig:
 
 def main(config: TemperatureSweepConfig) -> None:
     inputs: dict[str, Any] = {"policy": config.policy}
-    inputs |= {"prompts": Path(config.prompts)} if is_local(config.prompts) else {}
+    inputs |= {"prompts": Path(untagged(config.prompts))} if is_local(config.prompts) else {}
     require_new(config.output)
     require_files(**inputs)
     require_checkpoint(config.policy)

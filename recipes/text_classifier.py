@@ -17,7 +17,7 @@ from typing import Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local
+from rlhf.data.loading import is_local, untagged
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
@@ -57,7 +57,7 @@ class TextClassifierConfig:
 
 def main(config: TextClassifierConfig) -> None:
     inputs = {"model": config.model}
-    inputs |= {f"data.{label}": Path(source) for label, source in config.data.items() if is_local(source)}
+    inputs |= {f"data.{label}": Path(untagged(source)) for label, source in config.data.items() if is_local(source)}
     require_files(**inputs)
     if is_adapter_checkpoint(require_checkpoint(config.model)):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")

@@ -1,6 +1,6 @@
 """The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
-statistics | verify-reward | average`; for SFT rows: `rlhf quality-gate`; for people who judge answers: `rlhf annotate`.
-Training itself is in the recipes.
+statistics | verify-reward | average`; for rows of any kind: `rlhf look | quality-gate`; for people who judge answers:
+`rlhf annotate`. Training itself is in the recipes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 
@@ -27,6 +28,8 @@ TABLE = (
     "mean_length",
     "referee_score",
 )
+
+LONGEST_CONTEXT = 131_072  # tokens, of a tokenizer that does not say how long its model's context is
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,6 +62,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("files", nargs="+", metavar="file", help="preferences: files, folders or hub names")
     added.add_argument("--tokenizer", required=True, type=Path, help="folder of a saved tokenizer or checkpoint")
     added.add_argument("--domain", choices=("helpfulness", "safety"), help="of PKU-SafeRLHF's comparisons, which one")
+    added = command(
+        "look",
+        lambda a: look(a.rows, a.kind, a.tokenizer),
+        "a file's rows as they are read and rendered, counts, lengths, and what is left out and why",
+    )
+    added.add_argument("rows", metavar="file", help="a file, folder or hub name")
+    added.add_argument("--as", dest="kind", choices=("sft", "preferences", "prompts"), help="default: by its layout")
+    added.add_argument("--tokenizer", type=Path, help="folder of a saved tokenizer or checkpoint; default: characters")
     added = command(
         "verify-reward", lambda a: verify_reward(a.reward), "does a reward function keep to what the library relies on?"
     )
@@ -179,8 +190,7 @@ def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> 
     """Print the table in Markdown, a line a set and a total; bad rows are left out and counted on stderr."""
     from rlhf.data.loading import load_preferences
 
-    if not (tokenizer / "tokenizer_config.json").is_file():
-        raise InputError(f"tokenizer: {tokenizer} has no tokenizer_config.json; name a folder with a saved tokenizer")
+    _existing_tokenizer(tokenizer)
     names = Counter(Path(file).name for file in files)
     sets = {}
     for file in files:
@@ -193,6 +203,26 @@ def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> 
     from rlhf.pretrained import from_pretrained
 
     print(statistics_table(sets, from_pretrained(AutoTokenizer, tokenizer, "tokenizer")), end="")
+
+
+def look(rows: str, kind: Kind | None, tokenizer: Path | None) -> bool:
+    """Print rows of a source as the recipes read and render them (`rlhf.data.looking`); False where none is usable."""
+    from rlhf.data.looking import look_at, look_text
+
+    renderer = None
+    if tokenizer is not None:
+        _existing_tokenizer(tokenizer)
+        from transformers import AutoTokenizer
+
+        from rlhf.conversation import Renderer
+        from rlhf.pretrained import from_pretrained
+
+        loaded = from_pretrained(AutoTokenizer, tokenizer, "tokenizer")
+        loaded.pad_token = loaded.pad_token or loaded.eos_token  # nothing is padded here
+        renderer = Renderer(loaded, min(loaded.model_max_length, LONGEST_CONTEXT))
+    found = look_at(rows, kind, renderer)
+    print(look_text(found, rows, tokens=renderer is not None, colours=sys.stdout.isatty()))
+    return found.rows > 0
 
 
 def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] | None, rank: int | None) -> None:
@@ -231,6 +261,11 @@ def annotate(what: Path, port: int, guidelines: Path | None, labels: int | None,
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _existing_tokenizer(folder: Path) -> None:
+    if not (folder / "tokenizer_config.json").is_file():
+        raise InputError(f"tokenizer: {folder} has no tokenizer_config.json; name a folder with a saved tokenizer")
 
 
 def _existing_run(run: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import os
 import sys
@@ -45,7 +46,7 @@ def parse_config(
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_class_arguments(config_class)
     try:
-        namespace = parser.parse_args(argv)
+        namespace = parser.parse_args(_gathered(sys.argv[1:] if argv is None else argv, config_class))
         _refuse_lone_values(namespace, config_class)
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
@@ -71,6 +72,22 @@ def _resolve_annotations(kind: type) -> None:
         for part in (hint, *typing.get_args(hint)):
             if isinstance(part, type) and dataclasses.is_dataclass(part):
                 _resolve_annotations(part)
+
+
+def _gathered(words: Sequence[str], kind: type) -> list[str]:
+    """The command line with `--files a b` as `--files ["a", "b"]`, for the fields that hold several values."""
+    several = {
+        f"--{name}" for name, hint in typing.get_type_hints(kind).items() if typing.get_origin(hint) in (tuple, list)
+    }
+    found: list[str] = []
+    rest = list(words)
+    while rest:
+        found.append(rest.pop(0))
+        if found[-1] in several:
+            end = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
+            values, rest = rest[:end], rest[end:]
+            found += values if len(values) == 1 and values[0].startswith("[") else [json.dumps(values)] * bool(values)
+    return found
 
 
 def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
@@ -109,15 +126,16 @@ def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> st
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON types: nested dataclasses become dicts, paths strings, tuples lists."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
+    plain: dict[str, Any] = to_plain(dataclasses.asdict(config))
     return plain
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """A value as plain JSON types: paths become strings, tuples lists."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [to_plain(v) for v in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

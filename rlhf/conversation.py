@@ -11,16 +11,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Message(TypedDict):
+class _Marks(TypedDict, total=False):
+    train: bool
+
+
+class Message(_Marks):
+    """One turn. `train` stands only at answers that are context and never trained on, and is False there."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
@@ -65,27 +72,31 @@ def check_conversation(
 ) -> Conversation:
     """Return `messages` as a new list of {role, content}: an optional system message, then user and assistant in turn.
 
+    An answer keeps its `train` where that is False.
+
     Raises InputError naming the message (1-based) and the value: not a list of objects, an unknown role, an empty
-    content, a system message that is not first, roles that do not alternate from the user on, another last role.
+    content, half a character (a lone surrogate), a system message that is not first, roles that do not alternate from
+    the user on, another last role.
     `empty_answers` allows an assistant's content to be blank: data must not have that, but a model may say it.
     """
     if not isinstance(messages, (list, tuple)) or not messages:
-        raise InputError(f"messages: must be a non-empty list of {{role, content}}, got {_short(messages)}")
+        raise InputError(f"messages: must be a non-empty list of {{role, content}}, got {quoted(messages)}")
     checked: Conversation = []
     expected = "user"
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict):
-            raise InputError(f"messages: message {number} must be {{role, content}}, got {_short(message)}")
+            raise InputError(f"messages: message {number} must be {{role, content}}, got {quoted(message)}")
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
             raise InputError(
-                f"messages: message {number} has the role {_short(role)}, must be system, user or assistant"
+                f"messages: message {number} has the role {quoted(role)}, must be system, user or assistant"
             )
         blank_allowed = empty_answers and role == "assistant"
         if not isinstance(content, str) or not (content.strip() or blank_allowed):
             raise InputError(
-                f"messages: message {number} ({role}) must have a non-empty text as content, got {_short(content)}"
+                f"messages: message {number} ({role}) must have a non-empty text as content, got {quoted(content)}"
             )
+        check_characters(f"messages: message {number} ({role})", content)
         if role == "system":
             if number != 1:
                 raise InputError(f"messages: message {number} is a system message, which may only come first")
@@ -97,6 +108,8 @@ def check_conversation(
         else:
             expected = "assistant" if role == "user" else "user"
         checked.append({"role": role, "content": content})
+        if role == "assistant" and message.get("train") is False:
+            checked[-1]["train"] = False
     if last is not None and checked[-1]["role"] != last:
         raise InputError(f"messages: the last message must be the {last}'s, got the {checked[-1]['role']}'s")
     if checked[-1]["role"] == "system":
@@ -104,9 +117,16 @@ def check_conversation(
     return checked
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def check_characters(field: str, text: str) -> None:
+    """InputError where a text holds half a character: a surrogate that is no part of a pair, which UTF-8 cannot say."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{field}: holds half a character (a lone surrogate, got {text[error.start]!r} at {error.start + 1}); "
+                "it was cut in the middle of an emoji: mend the text or leave the row out"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,19 @@ class Rendered:
 
     input_ids: list[int]
     loss_mask: list[bool]
+
+
+@dataclass(frozen=True)
+class _Measured(Rendered):
+    """`lengths`: tokens of each user's and assistant's message with what the template writes around it."""
+
+    lengths: list[int]
+
+
+def _parts(conversation: Conversation) -> tuple[Conversation, Conversation]:
+    """(system message or nothing, user's and assistant's messages)."""
+    cut = 1 if conversation[0]["role"] == "system" else 0
+    return conversation[:cut], conversation[cut:]
 
 
 class Renderer:
@@ -231,6 +264,19 @@ class Renderer:
             raise InputError(
                 f"messages: this tokenizer's chat template takes no system message ({self._system_refusal}); remove it"
             )
+        if self.max_length is not None:
+            checked = [self._without_hopeless_turns(conversation, self.max_length) for conversation in checked]
+        results = self._whole(checked, last, train)
+        if self.max_length is not None:
+            for i, rendered in enumerate(results):
+                if len(rendered.input_ids) > self.max_length:
+                    results[i] = self._shortened(checked[i], rendered, last, train, self.max_length)
+        return [Rendered(rendered.input_ids, rendered.loss_mask) for rendered in results]
+
+    def _whole(
+        self, checked: Sequence[Conversation], last: Literal["user", "assistant"], train: Literal["all", "last"]
+    ) -> list[_Measured]:
+        """Each conversation as it is, however long."""
         pieces: list[str] = []
         trained: list[bool] = []
         ends: list[int] = []
@@ -245,29 +291,79 @@ class Renderer:
         encoded = self._encode_pieces(pieces, set(starts))
         results = []
         for conversation, start, end in zip(checked, starts, ends, strict=True):
-            ids, mask = list(self._prefix), [False] * len(self._prefix)
-            final = max(
-                (p for p in range(start, end) if trained[p] and not (p > start and trained[p - 1])), default=start
-            )
+            answers = [train == "all" and m.get("train", True) for m in conversation if m["role"] == "assistant"]
+            if answers and train == "last":
+                answers[-1] = conversation[-1].get("train", True)
+            ids, mask, lengths = list(self._prefix), [False] * len(self._prefix), [0]
+            wanted = iter(answers)
+            learn = False
             for p in range(start, end):
+                if p > start and trained[p] != trained[p - 1]:
+                    lengths.append(0)
+                    learn = trained[p] and next(wanted)
                 ids += encoded[p]
-                mask += [trained[p] and (train == "all" or p >= final)] * len(encoded[p])
-            if self.max_length is not None and len(ids) > self.max_length:
-                results.append(self._rendered([self._shortened(conversation, len(ids))], last, train)[0])
-            else:
-                results.append(Rendered(ids, mask))
+                mask += [learn] * len(encoded[p])
+                lengths[-1] += len(encoded[p])
+            results.append(_Measured(ids, mask, lengths))
         return results
 
-    def _shortened(self, conversation: Conversation, length: int) -> Conversation:
-        """Without its oldest user's and assistant's messages; InputError where the last turn alone is too long."""
-        system = conversation[:1] if conversation[0]["role"] == "system" else []
-        turns = conversation[len(system) :]
-        if len(turns) <= 2:
-            raise InputError(
-                f"messages: the last turn takes {length} tokens, above max_length={self.max_length}; "
-                f"raise it or leave the row out (it begins {_short(turns[0]['content'])})"
-            )
-        return [*system, *turns[2:]]
+    def _without_hopeless_turns(self, conversation: Conversation, max_length: int) -> Conversation:
+        """Without the oldest turns that even the vocabulary's longest tokens could not hold: they are never encoded."""
+        sizes = [len(message["content"]) for message in conversation]
+        if sum(sizes) <= max_length:
+            return conversation
+        most = 4 * max_length * self._longest_token  # a normalizer may join characters, at most a few into one
+        system, _ = _parts(conversation)
+        kept = sum(sizes)
+        first = len(system)
+        while kept > most and len(conversation) - first > 2:
+            kept -= sizes[first] + sizes[first + 1]
+            first += 2
+        if kept > most:
+            raise self._too_long(conversation[first:], f"more than {max_length}", max_length)
+        return [*system, *conversation[first:]]
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters of the longest entry of the vocabulary."""
+        return max(map(len, self.tokenizer.get_vocab()))
+
+    def _shortened(
+        self,
+        conversation: Conversation,
+        whole: _Measured,
+        last: Literal["user", "assistant"],
+        train: Literal["all", "last"],
+        max_length: int,
+    ) -> _Measured:
+        """Without as few of its oldest pairs of messages as will do; InputError where the last turn alone is too long.
+
+        The lengths in the whole dialogue say how many to drop; rendering what is left corrects it.
+        """
+        system, turns = _parts(conversation)
+        most = (len(turns) - 1) // 2
+        excess, dropped = len(whole.input_ids) - max_length, 0
+        while excess > 0 and dropped < most:
+            excess -= sum(whole.lengths[2 * dropped : 2 * dropped + 2])
+            dropped += 1
+        rendered = self._whole([[*system, *turns[2 * dropped :]]], last, train)[0]
+        while len(rendered.input_ids) > max_length:
+            if dropped == most:
+                raise self._too_long(turns[2 * most :], str(len(rendered.input_ids)), max_length)
+            dropped += 1
+            rendered = self._whole([[*system, *turns[2 * dropped :]]], last, train)[0]
+        while dropped > 1:
+            longer = self._whole([[*system, *turns[2 * dropped - 2 :]]], last, train)[0]
+            if len(longer.input_ids) > max_length:
+                break
+            rendered, dropped = longer, dropped - 1
+        return rendered
+
+    def _too_long(self, turn: Conversation, length: str, max_length: int) -> InputError:
+        return InputError(
+            f"messages: the last turn takes {length} tokens, above max_length={max_length}; "
+            f"raise it or leave the row out (it begins {quoted(turn[0]['content'])})"
+        )
 
     def _render(self, conversations: Sequence[Conversation], *, prompt: bool) -> list[str]:
         """The template's text, with `_END` behind the user's and assistant's messages, `_CUT` in special tokens."""
@@ -302,7 +398,7 @@ class Renderer:
             after = self._after_user if after_user else self._after_answer
             if not part.startswith(after):
                 raise InputError(
-                    f"messages: the chat template writes {_short(part)} after a message, elsewhere {_short(after)}"
+                    f"messages: the chat template writes {quoted(part)} after a message, elsewhere {quoted(after)}"
                 )
             rest = part[len(after) :]
             if not after_user:

@@ -15,8 +15,8 @@ import os
 import random
 import re
 import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,6 +32,7 @@ MOST_BYTES = 64 << 20  # of an answer, unpacked
 MOST_ERROR_BYTES = 64 << 10  # that are read of what comes with an error's status
 MOST_REDIRECTS = 5
 Result = TypeVar("Result")
+Label = TypeVar("Label")
 
 
 class WrongAnswer(Exception):
@@ -292,7 +293,7 @@ class JsonClient:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, OSError) and cause.errno:
-                return self._clean(os.strerror(cause.errno) if cause.errno > 0 else cause.strerror)
+                return self._clean(os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror))
             cause = cause.__cause__ or cause.__context__
         return self._clean(str(error) or type(error).__name__)
 
@@ -300,6 +301,26 @@ class JsonClient:
         self, what: str, status: int | None = None, said: str = "", wait: float = 0.0, retries: int | None = None
     ) -> RequestFailed:
         return RequestFailed(f"{self.who}: {self.url} {what}", status, said, wait, retries)
+
+
+def completed(jobs: Mapping[Future[Result], Label], *clients: JsonClient) -> Iterator[tuple[Label, Result]]:
+    """(label, result) of the clients' jobs, as they come.
+
+    Once a job fails no other begins; those that run are waited for and given out, and then the failure is raised.
+    """
+    failure = None
+    for future in as_completed(jobs):
+        if future.cancelled():
+            continue
+        error = future.exception()
+        if error is None:
+            yield jobs[future], future.result()
+        elif failure is None:
+            failure = error
+            for client in clients:
+                client.drain()
+    if failure is not None:
+        raise failure
 
 
 def _open_client(url: str, connect: float) -> httpx2.AsyncClient:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from rlhf.data.loading import is_local
+from rlhf.data.loading import source_path, untagged
 from rlhf.stage import require_files
 
 
@@ -15,10 +15,12 @@ class LocalOrHub:
 
     def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
         """See `rlhf.stage.fields.InputCheck`."""
-        if not is_local(value):
+        path = source_path(value)
+        if path is None:
             return {}
-        require_files(**{field: value})
-        return {field: Path(value)}
+        require_files(**{field: path})
+        return {field if untagged(value) == value else f"{field}.rows": path}  # the domain in a name stays an option
 
 
 DataSource = Annotated[str, LocalOrHub()]
+DataSources = DataSource | tuple[DataSource, ...]  # one name needs no list

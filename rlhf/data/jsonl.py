@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import zstandard
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 
 FORMATS = (".jsonl", ".json", ".csv", ".txt", ".parquet")
 LONGEST_ZSTD_WINDOW = 1 << 31  # bytes; raw Reddit dumps are packed with it, and a reader needs as much memory
@@ -39,6 +39,8 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any
     kind = file_format(file)
     if not file.exists():
         raise InputError(f"{file}: there is no such file")
+    if not file.is_file() and not file.is_dir():
+        raise InputError(f"{file}: is a pipe or a device, which cannot be read twice; name a regular file")
     if file.is_dir() or kind is None:
         raise InputError(
             f"{file}: cannot tell its format; name a file that ends in {', '.join(FORMATS)} (or .gz or .zst of them)"
@@ -86,29 +88,47 @@ def _as_object(file: Path, number: int, row: Any) -> dict[str, Any]:
     if isinstance(row, str):
         return {"text": row}
     if not isinstance(row, dict):
-        raise InputError(f"{file}:{number}: must be an object with named fields, got {str(row)[:60]!r}")
+        shown = quoted(row if isinstance(row, list) else str(row))
+        raise InputError(f"{file}:{number}: must be an object with named fields, got {shown}")
     return row
 
 
 def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
     with _open(file) as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(
-                        f"{file}:{number}: not valid JSON ({error.msg} at column {error.colno})"
-                    ) from error
+        yield from _lines(file, stream)
+
+
+def _lines(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{file}:{number}: not valid JSON ({error.msg} at column {error.colno})") from error
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{file}:{number}: {_limit(error)}") from error
+
+
+def _limit(error: Exception) -> str:
+    """What Python's JSON reader does not take, though it is JSON."""
+    if isinstance(error, RecursionError):
+        return "is nested too deeply to be read"
+    return "has a number of more digits than can be read; write it as a text, or leave the row out"
 
 
 def _json(file: Path) -> Iterator[tuple[int, Any]]:
+    """Rows of an array; or of lines, as many sets have them under this name."""
     with _open(file) as stream:
         text = stream.read()
     try:
         content = json.loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            yield from _lines(file, io.StringIO(text))
+            return
         raise InputError(f"{file}:{error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: {_limit(error)}") from error
     if not isinstance(content, list):
         raise InputError(f"{file}: must be a JSON array of rows, got a {type(content).__name__}; or name it .jsonl")
     yield from enumerate(content, start=1)

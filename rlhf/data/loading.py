@@ -5,11 +5,11 @@
     load_preferences("openai/summarize_from_feedback/comparisons@refs/convert/parquet:validation")
     load_prompts("prompts.jsonl")
 
-A source is a local file (formats: `rlhf.data.jsonl.read_rows`), a local folder that `datasets` reads, or a hub name
-`org/name[/part][@revision][:split]` (split: train). The part is a configuration of the set where it has one of that
-name, else a folder. A row's format is recognised by its fields (`rlhf.data.formats`; the open preference sets:
-`rlhf.data.open_preferences`). A bad row is refused with file and line or, on request, skipped: counted by reason and
-reported on stderr, never silently.
+A source is a local file (formats: `rlhf.data.jsonl.read_rows`), a local folder that `datasets` reads or has saved, or a
+hub name `org/name[/part][@revision][:split]` (split: train). The part is a configuration of the set where it has one of
+that name, else a folder. Behind any of them `#helpfulness` or `#safety` says what all its rows are about. The layout
+of a row is recognised by its fields (`rlhf.data.formats`). A bad row is refused with file and line or, on request,
+skipped: counted by reason and reported on stderr, never silently; so are fields that are not read.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 from rlhf.conversation import Conversation
-from rlhf.data.formats import conversation_of, preference_of, prompt_of, text_of
+from rlhf.data.formats import conversation_of, gathered, pairs_of, preference_from, prompt_of, text_of
 from rlhf.data.jsonl import file_format, read_rows
-from rlhf.data.open_preferences import comparisons_of, successive
+from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.errors import InputError
 
 Source = str | os.PathLike[str]
+Sources = str | tuple[str, ...]  # of a config: one name needs no list
 OnBadRow = Literal["refuse", "skip"]
 Row = TypeVar("Row")
 
@@ -37,23 +39,84 @@ _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?:@([\w./-]+))?(?::([
 _PARQUET_COPY = "refs/convert/parquet"  # the hub's own copy of a set, a folder a configuration
 
 
+@dataclass
+class Reading:
+    """What became of a source's rows.
+
+    Args:
+        left_out: rows that were skipped, by reason.
+        unused: fields that hold something and were not read, by the number of rows.
+    """
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, why: str) -> None:
+        """Count a row that is left out."""
+        self.left_out[reason(why)] += 1
+
+    def sentences(self, source: Source, kept: int) -> list[str]:
+        """What to say of it, beside the `kept` rows; nothing where nothing was lost."""
+        said = []
+        if self.unused:
+            said.append(f"{untagged(source)}: fields not used: {', '.join(self.unused)}")
+        if self.left_out:
+            total = self.left_out.total()
+            detail = "; ".join(f"{count} x {why}" for why, count in self.left_out.most_common())
+            said.append(f"{untagged(source)}: skipped {total} of {total + kept} rows: {detail}")
+        return said
+
+
+def sources_of(sources: Sources | Sequence[Source]) -> tuple[str, ...]:
+    """One name or several, as several."""
+    return (sources,) if isinstance(sources, str) else tuple(os.fspath(source) for source in sources)
+
+
+def domain_of(source: Source) -> Domain | None:
+    """The domain that a source's name gives all its rows (`rows.jsonl#safety`); None: it gives none.
+
+    Raises:
+        InputError: what stands behind the # is no domain.
+    """
+    name, mark, tag = os.fspath(source).rpartition("#")
+    if not mark or Path(source).exists():
+        return None
+    if tag not in get_args(Domain):
+        raise InputError(f"{os.fspath(source)}: after # comes helpfulness or safety, got {tag!r} (source: {name})")
+    return cast(Domain, tag)
+
+
+def untagged(source: Source) -> str:
+    """A source's name without the domain that it gives its rows."""
+    return os.fspath(source) if domain_of(source) is None else os.fspath(source).rpartition("#")[0]
+
+
+def source_path(source: Source) -> Path | None:
+    """Where a source is on this machine, without its domain; None for a hub name."""
+    return Path(untagged(source)) if is_local(source) else None
+
+
 def load_preferences(
     source: Source,
     *,
     domain: Domain | None = None,
+    untagged_domain: Domain | None = None,
     on_bad_row: OnBadRow = "refuse",
     skipped: Counter[str] | None = None,
 ) -> list[Preference]:
-    """Preference rows of any known format; where one row of the source makes several pairs, their ids are `<id>.<i>`.
+    """Preference rows of any known layout; where one row of the source makes several pairs, their ids are `<id>.<i>`.
 
     Args:
         source: file, folder or hub name.
-        domain: replaces the rows' own tag (which is helpfulness where a row has none); of PKU-SafeRLHF's two
-            comparisons, "safety" takes the safer answer.
+        domain: replaces the rows' own tag and the source's; of PKU-SafeRLHF's two comparisons, "safety" takes the
+            safer answer.
+        untagged_domain: of rows where neither they nor the source's name give a domain, of a source where all are so
+            (InputError where some rows of a local file have one); None: they are helpfulness.
         on_bad_row: "refuse" raises InputError at the first bad row; "skip" leaves it out and counts it.
         skipped: what was left out is added here, by reason.
     """
-    return _load(source, preference_of, on_bad_row, skipped, domain, pairs=True)
+    reader = preference_reader(source, domain, untagged_domain)
+    return _load(source, reader, on_bad_row, skipped)
 
 
 def load_prompts(
@@ -63,8 +126,8 @@ def load_prompts(
     on_bad_row: OnBadRow = "refuse",
     skipped: Counter[str] | None = None,
 ) -> list[Prompt]:
-    """Prompt rows of any known format, with ids that are unique (InputError); arguments as for `load_preferences`."""
-    prompts = _load(source, prompt_of, on_bad_row, skipped, domain)
+    """Prompt rows of any known layout, with ids that are unique (InputError); arguments as for `load_preferences`."""
+    prompts = _load(source, prompt_reader(source, domain), on_bad_row, skipped)
     counts = Counter(prompt.id for prompt in prompts)
     twice = next((name for name, count in counts.items() if count > 1), None)
     if twice is not None:
@@ -73,15 +136,18 @@ def load_prompts(
 
 
 def load_conversations(
-    source: Source, *, on_bad_row: OnBadRow = "refuse", skipped: Counter[str] | None = None
+    sources: Source | Sequence[Source], *, on_bad_row: OnBadRow = "refuse", skipped: Counter[str] | None = None
 ) -> list[Conversation]:
-    """Dialogues that end with an answer: `messages`, or `prompt` and `completion`."""
-    return _load(source, conversation_of, on_bad_row, skipped)
+    """Dialogues of one source or of several that end with an answer: `messages`, or `prompt` and `completion`, …"""
+    names = [sources] if isinstance(sources, (str, os.PathLike)) else sources
+    return [row for source in names for row in _load(source, conversation_reader(), on_bad_row, skipped)]
 
 
 def load_texts(source: Source, *, on_bad_row: OnBadRow = "refuse", skipped: Counter[str] | None = None) -> list[str]:
     """Rows with a `text`; of a .txt file each line."""
-    return _load(source, text_of, on_bad_row, skipped)
+    return _load(
+        source, Reader(None, lambda rows, unused: rows, lambda row, own, unused: text_of(row)), on_bad_row, skipped
+    )
 
 
 def load_pretraining(
@@ -89,57 +155,128 @@ def load_pretraining(
 ) -> list[str | Conversation]:
     """Rows with a `text`, or a dialogue to be rendered by the chat template that the model will have."""
 
-    def convert(row: Mapping[str, Any]) -> str | Conversation:
-        return conversation_of(row) if "messages" in row else text_of(row)
+    def make(row: dict[str, Any], own: dict[str, Any], unused: Counter[str]) -> str | Conversation:
+        return conversation_of(row, unused) if "messages" in row or "conversations" in row else text_of(row)
 
-    return _load(source, convert, on_bad_row, skipped)
+    return _load(source, Reader(None, lambda rows, unused: rows, make), on_bad_row, skipped)
 
 
-def _load(
-    source: Source,
-    convert: Callable[[Mapping[str, Any]], Row],
-    on_bad_row: OnBadRow,
-    skipped: Counter[str] | None,
-    domain: Domain | None = None,
-    *,
-    pairs: bool = False,
-) -> list[Row]:
+@dataclass(frozen=True)
+class Reader(Generic[Row]):
+    """How an item of a source (rows that belong together, mostly one) becomes rows of ours.
+
+    Args:
+        kind: what it is read as; None: every row by itself.
+        parts: (rows of an item, names of fields not used) -> its parts, each of which is good or bad by itself.
+        make: (part, what the loader knows: id, source, number, names of fields not used) -> the row of ours.
+    """
+
+    kind: Kind | None
+    parts: Callable[[list[dict[str, Any]], Counter[str]], list[Any]]
+    make: Callable[[Any, dict[str, Any], Counter[str]], Row]
+
+
+def conversation_reader() -> Reader[Conversation]:
+    """Of SFT rows."""
+    return Reader("sft", lambda rows, unused: [rows], lambda rows, own, unused: conversation_of(rows, unused))
+
+
+def prompt_reader(source: Source, domain: Domain | None = None) -> Reader[Prompt]:
+    """Of prompts; the domain, or else that of the source's name, replaces the rows' own."""
+    tag = _tag(domain or domain_of(source))
+
+    def make(rows: list[dict[str, Any]], own: dict[str, Any], unused: Counter[str]) -> Prompt:
+        return prompt_of([{**row, "id": own["id"], **tag} for row in rows], unused, own["source"])
+
+    return Reader("prompts", lambda rows, unused: [rows], make)
+
+
+def preference_reader(
+    source: Source, domain: Domain | None = None, untagged_domain: Domain | None = None
+) -> Reader[Preference]:
+    """Of preferences, arguments as for `load_preferences`."""
+    given = domain or domain_of(source)
+    local = is_local(source)
+    first: list[tuple[int, bool]] = []
+
+    def tag_of(pair: dict[str, Any], number: int) -> Domain | None:
+        if given is not None or untagged_domain is None:
+            return given
+        own = pair.get("domain")
+        tagged = own is not None if local else own in get_args(Domain)  # a hub set may call something else a domain
+        if local:
+            first.append((number, tagged))
+            if first[0][1] != tagged:
+                raise _WholeFile(
+                    f"this row {'names a' if tagged else 'has no'} domain, unlike row {first[0][0]}; give every row "
+                    "its domain, or put the rows without one into a file of their own"
+                )
+            del first[1:]
+        return None if tagged else untagged_domain
+
+    def make(pair: dict[str, Any], own: dict[str, Any], unused: Counter[str]) -> Preference:
+        return preference_from({**own, **pair, "id": own["id"], **_tag(tag_of(pair, own["number"]))})
+
+    return Reader("preferences", lambda rows, unused: pairs_of(rows, given or untagged_domain, unused), make)
+
+
+def _tag(domain: Domain | None) -> dict[str, Any]:
+    return {} if domain is None else {"domain": domain}
+
+
+class _WholeFile(InputError):
+    """A mistake of the whole file, which skipping a row does not mend."""
+
+
+def _load(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, skipped: Counter[str] | None) -> list[Row]:
+    reading = Reading()
+    rows = [row for _, row in converted(source, reader, on_bad_row, reading)]
+    for line in reading.sentences(source, len(rows)):
+        print(line, file=sys.stderr)
+    if skipped is not None:
+        skipped.update(reading.left_out)
+    if not rows:
+        why = next(iter(reading.left_out))
+        raise InputError(f"{source}: none of its {reading.left_out.total()} rows can be used: {why}")
+    return rows
+
+
+def converted(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, reading: Reading) -> Iterator[tuple[int, Row]]:
+    """(number, row of ours) of a source; a bad row is refused with its number, or counted in `reading`."""
     if on_bad_row not in ("refuse", "skip"):
         raise InputError(f"on_bad_row: must be refuse or skip, got {on_bad_row!r}")
-    name = Path(source).name
-    for suffix in (".gz", ".zst", f"{file_format(name)}"):
-        name = name.removesuffix(suffix)
-    tag = {} if domain is None else {"domain": domain}
-    rows: list[Row] = []
-    reasons: Counter[str] = Counter()
+    name = short_name(source)
 
-    def bad(number: int, error: InputError) -> None:
-        if on_bad_row == "refuse":
-            raise InputError(f"{source}:{number}: {error}") from error
-        reasons[reason(str(error))] += 1
+    def bad(number: int, error: Exception) -> None:
+        why = "is nested too deeply to be read" if isinstance(error, RecursionError) else str(error)
+        if on_bad_row == "refuse" or isinstance(error, _WholeFile):
+            raise InputError(f"{untagged(source)}:{number}: {why}") from error
+        reading.leave_out(why)
 
-    for number, raw in successive(source_rows(source)) if pairs else source_rows(source):
-        given = raw.get("id")
+    for number, rows in gathered(source_rows(source), reader.kind):
+        given = rows[0].get("id")
         first_id = f"{name}:{number}" if given is None else str(given)
         try:
-            parts = comparisons_of(raw, domain) if pairs else [raw]
-        except InputError as error:
+            parts = reader.parts(rows, reading.unused)
+        except (InputError, RecursionError) as error:
             bad(number, error)
             continue
         for index, part in enumerate(parts, start=1):
             row_id = first_id if len(parts) == 1 else f"{first_id}.{index}"
             try:
-                rows.append(convert({**part, "source": part.get("source") or name, "id": row_id, **tag}))
-            except InputError as error:
+                row = reader.make(part, {"id": row_id, "source": name, "number": number}, reading.unused)
+            except (InputError, RecursionError) as error:
                 bad(number, error)
-    if reasons:
-        detail = "; ".join(f"{count} x {why}" for why, count in reasons.most_common())
-        print(f"{source}: skipped {reasons.total()} of {reasons.total() + len(rows)} rows: {detail}", file=sys.stderr)
-        if skipped is not None:
-            skipped.update(reasons)
-    if not rows:
-        raise InputError(f"{source}: none of its {reasons.total()} rows can be used: {next(iter(reasons))}")
-    return rows
+            else:
+                yield number, row
+
+
+def short_name(source: Source) -> str:
+    """The file's name without its endings: what ids begin with, and the source of rows that name none."""
+    name = Path(untagged(source)).name
+    for suffix in (".gz", ".zst", f"{file_format(name)}"):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def reason(message: str) -> str:
@@ -149,19 +286,48 @@ def reason(message: str) -> str:
 
 def is_local(source: Source) -> bool:
     """Whether the source is a file or folder of this machine, whose content can be an input, and no hub name."""
-    return file_format(source) is not None or Path(source).exists()
+    name = untagged(source)
+    return file_format(name) is not None or Path(name).exists()
 
 
 def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, row) of a source as they stand there, one at a time."""
-    if Path(source).is_dir():
-        return _from_datasets(source, os.fspath(source))
-    if is_local(source):
-        return read_rows(source)
-    found = _HUB_NAME.fullmatch(os.fspath(source))
+    name = untagged(source)
+    if Path(name).is_dir():
+        return (
+            _saved(name)
+            if (Path(name) / "dataset_info.json").exists() or _parts_saved(name)
+            else _from_datasets(name, name)
+        )
+    if is_local(name):
+        return read_rows(name)
+    found = _HUB_NAME.fullmatch(name)
     if found is None:
-        raise InputError(f"{source}: neither an existing file nor a hub name such as org/name:train")
-    return _from_datasets(source, *found.groups())
+        raise InputError(f"{name}: neither an existing file nor a hub name such as org/name:train")
+    return _from_datasets(name, *found.groups())
+
+
+def _is_saved(folder: str) -> bool:
+    return (Path(folder) / "state.json").exists() and (Path(folder) / "dataset_info.json").exists()
+
+
+def _parts_saved(folder: str) -> bool:
+    return (Path(folder) / "dataset_dict.json").exists()
+
+
+def _saved(folder: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a folder that `save_to_disk` wrote; of one with several splits, those of train."""
+    import datasets
+
+    parts = _parts_saved(folder)
+    if parts and not (Path(folder) / "train").is_dir():
+        splits = ", ".join(sorted(path.name for path in Path(folder).iterdir() if path.is_dir()))
+        raise InputError(f"{folder}: has no split train; name the folder of one of its splits: {splits}")
+    try:
+        rows = datasets.load_from_disk(os.path.join(folder, "train") if parts else folder)
+    except Exception as error:  # a folder that is no whole set: many kinds
+        raise InputError(f"{folder}: `datasets` cannot load it ({' '.join(str(error).split())[:300]})") from error
+    return enumerate((dict(row) for row in rows), start=1)
 
 
 def _from_datasets(

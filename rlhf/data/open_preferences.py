@@ -13,117 +13,70 @@ A row is recognised by its fields, as each set is published:
     HelpSteer2 preferences      prompt, response_1, response_2, preference_strength (positive: the second is better)
 
 Several scored answers of one prompt make every pair whose scores differ, at most MAX_PAIRS of them; where none do, the
-row is an InputError. Where the scores have a scale, their difference gives the strength (`strength_of`).
+row is an InputError. Where the scores have a scale, their difference gives the strength (`rlhf.data.layouts.pairing`).
 """
 
 from __future__ import annotations
 
-import math
-import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import combinations, groupby
 from typing import Any
 
+from rlhf.data.layouts.conversations import question_of
+from rlhf.data.layouts.declaration import Format, Row, named, names_with_value, user
+from rlhf.data.layouts.pairing import MAX_PAIRS as MAX_PAIRS
+from rlhf.data.layouts.pairing import number_of, ranked_pairs, strength_of
+from rlhf.data.layouts.preferences import chosen_and_rejected
 from rlhf.data.markup import text_of_html
-from rlhf.data.rows import Domain, Strength
-from rlhf.errors import InputError
+from rlhf.data.rows import Domain
+from rlhf.errors import InputError, quoted
 
-Row = Mapping[str, Any]
-
-MAX_PAIRS = 10
-SHARES: tuple[tuple[float, Strength], ...] = (
-    (0.75, "significantly"),
-    (0.5, "better"),
-    (0.25, "slightly"),
-    (0.0, "negligibly"),
-)
-_RATED = frozenset({"prompt", "response", "helpfulness"})
+Pairs = list[dict[str, Any]]
 _SCORES = ("score_chosen", "score_rejected")
 _RATINGS = ("chosen-rating", "rejected-rating")
 _HELPSTEER_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 
-def strength_of(difference: float, width: float) -> Strength:
-    """How much better an answer is whose score is higher by `difference` > 0 on a scale from lowest to highest `width`.
-
-    By their share: from 3/4 on significantly, from 1/2 better, from 1/4 slightly, below negligibly. So on HelpSteer's
-    helpfulness (0 to 4) one point is slightly, two are better, three or four significantly. The table is ours.
-    """
-    return next(strength for share, strength in SHARES if difference >= share * width)
-
-
 def is_open_preference(row: Row) -> bool:
     """Whether the row has the fields of one of the sets above."""
-    return _format(row) is not None or row.keys() >= _RATED
+    return any(one.recognises(row, names_with_value(row)) for one in OPEN_FORMATS)
 
 
-def successive(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-    """(number, row) as they come, but HelpSteer's successive rows of one prompt as one, under the first one's number.
-
-    Its fields are the prompt and `rated`, the list of those rows.
-    """
-    for _, group in groupby(rows, key=lambda item: item[1]["prompt"] if item[1].keys() >= _RATED else item[0]):
-        number, first = next(group)
-        if first.keys() >= _RATED:
-            yield number, {"prompt": first["prompt"], "rated": [first, *(row for _, row in group)]}
-        else:
-            yield number, first
-
-
-def comparisons_of(row: Row, domain: Domain | None) -> list[Row]:
-    """The row's pairs as plain rows (`rlhf.data.formats.preference_of` takes them), or [row] of any other format.
-
-    Args:
-        row: one that `successive` gave.
-        domain: PKU-SafeRLHF holds two comparisons: "safety" takes the safer response, else the better one is taken.
-
-    Raises:
-        InputError: a label is missing or unknown, a score is no number, or no two answers differ in score.
-    """
-    recognised = _format(row)
-    if recognised is None:
-        return [row]
-    name, convert = recognised
-    try:
-        return convert(row, domain)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(f"row: has the fields of {name}, but not its inner structure, got {error!r}") from error
-
-
-def _shp(row: Row, domain: Domain | None) -> list[Row]:
+def _shp(row: Row, domain: Domain | None) -> Pairs:
     answers = (row["human_ref_B"], row["human_ref_A"])
     return [_pair(row["history"], answers, _index(row, "labels"))]
 
 
-def _pku(row: Row, domain: Domain | None) -> list[Row]:
+def _pku(row: Row, domain: Domain | None) -> Pairs:
     chosen = _index(row, "safer_response_id" if domain == "safety" else "better_response_id")
     labels = [row.get(f"is_response_{i}_safe") for i in (0, 1)]
     pair = _pair(row.get("prompt"), (row["response_0"], row["response_1"]), chosen)
     return [{**pair, "chosen_safe": labels[chosen], "rejected_safe": labels[1 - chosen]}]
 
 
-def _summarize(row: Row, domain: Domain | None) -> list[Row]:
+def _to_summarize(row: Row) -> str:
     info = row["info"]
     if info.get("post"):
-        prompt = f"SUBREDDIT: r/{info['subreddit']}\n\nTITLE: {info['title']}\n\nPOST: {info['post']}\n\nTL;DR:"
-    else:
-        prompt = f"Article:\n{info.get('article')}\n\nTL;DR:"
-    return [_pair(prompt, [summary["text"].strip() for summary in row["summaries"]], _index(row, "choice"))]
+        return f"SUBREDDIT: r/{info['subreddit']}\n\nTITLE: {info['title']}\n\nPOST: {info['post']}\n\nTL;DR:"
+    return f"Article:\n{info.get('article')}\n\nTL;DR:"
 
 
-def _webgpt(row: Row, domain: Domain | None) -> list[Row]:
+def _summarize(row: Row, domain: Domain | None) -> Pairs:
+    return [_pair(_to_summarize(row), [summary["text"].strip() for summary in row["summaries"]], _index(row, "choice"))]
+
+
+def _webgpt(row: Row, domain: Domain | None) -> Pairs:
     answers = [(row[f"answer_{i}"], row[f"score_{i}"]) for i in (0, 1)]
     return ranked_pairs(row["question"].get("full_text"), answers, "score_0, score_1", width=2)
 
 
-def _stack_exchange(row: Row, domain: Domain | None) -> list[Row]:
+def _stack_exchange(row: Row, domain: Domain | None) -> Pairs:
     answers = [(text_of_html(answer["text"]), answer["pm_score"]) for answer in row["answers"]]
     return ranked_pairs(text_of_html(row["question"]), answers, "pm_score", width=None)
 
 
-def _ultrafeedback(row: Row, domain: Domain | None) -> list[Row]:
+def _ultrafeedback(row: Row, domain: Domain | None) -> Pairs:
     """By the mean of the aspects' ratings (1 to 5): `overall_score` (1 to 10) has false tens in older revisions."""
     completions = row["completions"]
     ratings = [_mean_rating(completion) for completion in completions]
@@ -139,63 +92,22 @@ def _mean_rating(completion: Row) -> float | None:
     return sum(ratings) / len(ratings) if ratings else None
 
 
-def _binarized(fields: tuple[str, str], width: float, row: Row, domain: Domain | None) -> list[Row]:
-    chosen, rejected = (_number(field, row[field]) for field in fields)
+def _binarized(fields: tuple[str, str], width: float, row: Row, domain: Domain | None) -> Pairs:
+    chosen, rejected = (number_of(field, row[field]) for field in fields)
     if chosen <= rejected:
         raise InputError(f"{fields[0]}: must be above {fields[1]}, got {chosen} and {rejected}")
     pair = {name: row[name] for name in ("prompt", "chosen", "rejected") if name in row}
     return [{**pair, "strength": strength_of(chosen - rejected, width)}]
 
 
-def _helpsteer(row: Row, domain: Domain | None) -> list[Row]:
-    answers = [(rated["response"], rated["helpfulness"]) for rated in row["rated"]]
-    return ranked_pairs(_turns(row["prompt"]), answers, "helpfulness", width=4)
+def _helpsteer(rows: Sequence[Row], domain: Domain | None) -> Pairs:
+    answers = [(rated["response"], rated["helpfulness"]) for rated in rows]
+    return ranked_pairs(_turns(rows[0]["prompt"]), answers, "helpfulness", width=4)
 
 
-def _helpsteer_preference(row: Row, domain: Domain | None) -> list[Row]:
+def _helpsteer_preference(row: Row, domain: Domain | None) -> Pairs:
     answers = [(row["response_1"], 0), (row["response_2"], row["preference_strength"])]
     return ranked_pairs(_turns(row["prompt"]), answers, "preference_strength", width=4)
-
-
-Converter = Callable[[Row, Domain | None], list[Row]]
-_FORMATS: tuple[tuple[str, frozenset[str], Converter], ...] = (
-    ("SHP", frozenset({"history", "human_ref_A", "human_ref_B", "labels"}), _shp),
-    ("PKU-SafeRLHF", frozenset({"response_0", "response_1"}), _pku),
-    ("OpenAI Summarize", frozenset({"info", "summaries", "choice"}), _summarize),
-    ("WebGPT", frozenset({"question", "answer_0", "answer_1", "score_0", "score_1"}), _webgpt),
-    ("StackExchange", frozenset({"question", "answers"}), _stack_exchange),
-    ("UltraFeedback", frozenset({"instruction", "completions"}), _ultrafeedback),
-    ("UltraFeedback", frozenset({"chosen", "rejected", *_SCORES}), partial(_binarized, _SCORES, 9)),
-    ("UltraFeedback", frozenset({"chosen", "rejected", *_RATINGS}), partial(_binarized, _RATINGS, 4)),
-    ("HelpSteer", frozenset({"prompt", "rated"}), _helpsteer),
-    ("HelpSteer2", frozenset({"prompt", "response_1", "response_2", "preference_strength"}), _helpsteer_preference),
-)
-
-
-def _format(row: Row) -> tuple[str, Converter] | None:
-    return next(((name, convert) for name, fields, convert in _FORMATS if row.keys() >= fields), None)
-
-
-def _pair(prompt: Any, answers: Sequence[Any], chosen: int) -> dict[str, Any]:
-    return {"prompt": prompt, "chosen": answers[chosen], "rejected": answers[1 - chosen]}
-
-
-def ranked_pairs(prompt: Any, answers: Sequence[tuple[Any, Any]], field: str, width: float | None) -> list[Row]:
-    """Pairs of (answer, score) whose scores differ, the higher chosen; above MAX_PAIRS so many are drawn by the prompt.
-
-    With a strength where the scale's width is known.
-    """
-    scored = sorted(((answer, _number(field, score)) for answer, score in answers), key=lambda item: -item[1])
-    pairs = [(one, other) for one, other in combinations(scored, 2) if one[1] > other[1]]
-    if not pairs:
-        raise InputError(f"{field}: no two answers differ in score, got {[score for _, score in scored]}")
-    if len(pairs) > MAX_PAIRS:
-        pairs = random.Random(str(prompt)).sample(pairs, MAX_PAIRS)
-    strengths = [None if width is None else strength_of(one[1] - other[1], width) for one, other in pairs]
-    return [
-        {"prompt": prompt, "chosen": one[0], "rejected": other[0], "strength": strength}
-        for (one, other), strength in zip(pairs, strengths, strict=True)
-    ]
 
 
 def _turns(prompt: str) -> list[dict[str, Any]]:
@@ -212,7 +124,100 @@ def _index(row: Row, field: str) -> int:
     return int(value)
 
 
-def _number(field: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{field}: must be a number, got {value!r}")
-    return value
+def _pair(prompt: Any, answers: Sequence[Any], chosen: int) -> dict[str, Any]:
+    return {"prompt": prompt, "chosen": answers[chosen], "rejected": answers[1 - chosen]}
+
+
+def _index(row: Row, field: str) -> int:
+    value = row.get(field)
+    if value not in (0, 1):
+        raise InputError(f"{field}: must be 0 or 1, got {quoted(value)}")
+    return int(value)
+
+
+def _of_answers(*names: str) -> frozenset[str]:
+    """These fields of each of two answers: name_0 and name_1, or with the number in their middle."""
+    return frozenset(name.replace("#", str(i)) for name in names for i in (0, 1))
+
+
+def _binarized_format(fields: tuple[str, str], width: float, *harmless: str) -> Format:
+    return chosen_and_rejected(
+        ("chosen", "rejected", *fields),
+        "UltraFeedback, binarized",
+        harmless=frozenset({"source", *harmless}),
+        pairs=partial(_binarized, fields, width),
+    )
+
+
+OPEN_FORMATS = (
+    Format(
+        name="SHP",
+        needs=frozenset({"history", "human_ref_A", "human_ref_B", "labels"}),
+        harmless=named(
+            "domain post_id upvote_ratio c_root_id_A c_root_id_B created_at_utc_A created_at_utc_B score_A "
+            "score_B seconds_difference score_ratio"
+        ),
+        pairs=_shp,
+        prompt=lambda row: [user(row["history"])],
+    ),
+    Format(
+        name="PKU-SafeRLHF",
+        needs=frozenset({"response_0", "response_1"}),
+        reads=frozenset({"prompt", "better_response_id", "safer_response_id"}) | _of_answers("is_response_#_safe"),
+        harmless=frozenset({"prompt_source", "prompt_sha256"})
+        | _of_answers(
+            "response_#_source", "response_#_harm_category", "response_#_severity_level", "response_#_sha256"
+        ),
+        pairs=_pku,
+        prompt=lambda row: question_of(row["prompt"]),
+    ),
+    Format(
+        name="OpenAI Summarize",
+        needs=frozenset({"info", "summaries", "choice"}),
+        harmless=frozenset({"worker", "batch", "extra"}),
+        pairs=_summarize,
+        prompt=lambda row: [user(_to_summarize(row))],
+    ),
+    Format(
+        name="WebGPT",
+        needs=frozenset({"question", "answer_0", "answer_1", "score_0", "score_1"}),
+        harmless=_of_answers("quotes_#", "tokens_#"),
+        pairs=_webgpt,
+        prompt=lambda row: [user(row["question"].get("full_text"))],
+    ),
+    Format(
+        name="StackExchange",
+        needs=frozenset({"question", "answers"}),
+        harmless=frozenset({"qid", "metadata", "date"}),
+        pairs=_stack_exchange,
+        prompt=lambda row: [user(text_of_html(row["question"]))],
+    ),
+    Format(
+        name="UltraFeedback",
+        needs=frozenset({"instruction", "completions"}),
+        harmless=named("source correct_answers incorrect_answers"),
+        pairs=_ultrafeedback,
+        prompt=lambda row: [user(row["instruction"])],
+    ),
+    _binarized_format(_SCORES, 9),
+    _binarized_format(_RATINGS, 4, "chosen-model", "rejected-model"),
+    Format(
+        name="HelpSteer",
+        needs=frozenset({"prompt", "response", "helpfulness"}),
+        harmless=frozenset({"correctness", "coherence", "complexity", "verbosity"}),
+        pairs=_helpsteer,
+        prompt=lambda rows: _turns(rows[0]["prompt"]),
+        together=lambda row: str(row["prompt"]),
+        joined=frozenset({"preferences", "prompts"}),
+        anywhere=False,
+    ),
+    Format(
+        name="HelpSteer2 preferences",
+        needs=frozenset({"prompt", "response_1", "response_2", "preference_strength"}),
+        harmless=named(
+            "preference_statement preference_elaboration three_most_similar_preferences all_preferences_unprocessed"
+        ),
+        pairs=_helpsteer_preference,
+        prompt=lambda row: _turns(row["prompt"]),
+    ),
+)

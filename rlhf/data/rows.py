@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from rlhf.conversation import Conversation, check_conversation
-from rlhf.errors import InputError
+from rlhf.conversation import Conversation, check_characters, check_conversation
+from rlhf.errors import InputError, quoted
 
 Domain = Literal["helpfulness", "safety"]
 Strength = Literal["significantly", "better", "slightly", "negligibly"]
@@ -19,14 +19,21 @@ STRENGTHS: tuple[str, ...] = get_args(Strength)
 
 def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
-        raise InputError(f"{field}: must be one of {', '.join(allowed)}, got {value!r}")
+        raise InputError(f"{field}: must be one of {', '.join(allowed)}, got {quoted(value)}")
     return value
 
 
 def _text(field: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{field}: must be a non-empty text, got {value!r}")
+        raise InputError(f"{field}: must be a non-empty text, got {quoted(value)}")
+    check_characters(field, value)
     return value
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    source = str(row.get("source", ""))
+    check_characters("source", source)
+    return source
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Prompt:
     def from_dict(cls, row: Mapping[str, Any]) -> Prompt:
         messages = check_conversation(row.get("messages"), last="user")
         domain = _one_of("domain", row.get("domain", "helpfulness"), get_args(Domain))
-        return cls(_text("id", row.get("id")), messages, domain, str(row.get("source", "")))
+        return cls(_text("id", row.get("id")), messages, domain, _source(row))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,7 +83,7 @@ class Preference:
         messages = check_conversation(row.get("messages"), last="user")
         chosen, rejected = _text("chosen", row.get("chosen")), _text("rejected", row.get("rejected"))
         if chosen.strip() == rejected.strip():
-            raise InputError(f"chosen, rejected: the two answers are identical, {chosen[:60]!r}")
+            raise InputError(f"chosen, rejected: the two answers are identical, {quoted(chosen)}")
         strength = row.get("strength")
         if strength is not None:
             _one_of("strength", strength, STRENGTHS)
@@ -84,7 +91,7 @@ class Preference:
         for name in ("chosen_safe", "rejected_safe"):
             labels[name] = row.get(name)
             if not isinstance(labels[name], (bool, type(None))):
-                raise InputError(f"{name}: must be true, false or null, got {labels[name]!r}")
+                raise InputError(f"{name}: must be true, false or null, got {quoted(labels[name])}")
         if labels["chosen_safe"] is False and labels["rejected_safe"] is True:
             raise InputError(
                 "chosen_safe, rejected_safe: an unsafe answer chosen over a safe one is not trained on; drop the row"
@@ -98,7 +105,7 @@ class Preference:
             strength,
             **labels,
             domain=domain,
-            source=str(row.get("source", "")),
+            source=_source(row),
         )
 
     def to_dict(self) -> dict[str, Any]:

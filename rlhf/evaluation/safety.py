@@ -85,7 +85,8 @@ def load_safety_prompts(
         given = {"prompt": goal, "kind": "unsafe"} if goal is not None else row
         own = "/".join(str(part) for part in (name, row.get("source") or row.get("type")) if part)
         try:
-            prompt = prompt_of({**given, "id": f"{name}:{row.get('id', number)}", "source": own})
+            asked = {field: value for field, value in given.items() if field not in ("kind", "label", "type")}
+            prompt = prompt_of({**asked, "id": f"{name}:{row.get('id', number)}", "source": own})
         except InputError as error:
             raise InputError(f"{source}:{number}: {error}") from error
         if prompt.id in ids:  # the prompt is the unit of every rate

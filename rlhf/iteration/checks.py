@@ -11,7 +11,7 @@ from types import ModuleType
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies
+from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, recipe_file
 
 
 def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:
@@ -24,7 +24,7 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:
         if not stage.config_file.is_file():
             raise InputError(f"{stage.name}: {stage.config_file} does not exist; configs needs a file for every recipe")
         if stage.recipe not in modules:
-            modules[stage.recipe] = _import(recipes / f"{stage.recipe}.py", stage)
+            modules[stage.recipe] = _import(recipe_file(stage, recipes), stage)
         config_class = typing.get_type_hints(modules[stage.recipe].main)["config"]
         try:
             parse_config(config_class, stage.arguments)

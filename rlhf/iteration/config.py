@@ -5,24 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from rlhf.errors import InputError
+from rlhf.iteration.steps import FOLDER_NAME
 
-RECIPES_OF_A_RUN = (
-    "simulated_world",
-    "hh_data",
-    "pretrain",
-    "sft",
-    "collect_preferences",
-    "helpfulness_reward",
-    "safety_reward",
-    "temperature_sweep",
-    "rejection_sampling",
-    "ppo",
-    "ghost_attention",
-    "evaluate",
-)
+DEFAULT_STEPS = ("preferences", "rewards", "rejection_sampling", "evaluate")
+RESERVED = ("pool", "logs", "report", "config")
 
 
 @dataclass(frozen=True)
@@ -31,17 +20,29 @@ class VersionConfig:
 
     Args:
         name: its folder in the run and its name in the report.
-        ppo: run PPO on the rejection-sampling checkpoint (paper, section 3.2.3: from V5 on; the demo's last version).
-        ghost_attention: run Ghost Attention on what came out (paper, section 3.3: after V3).
+        steps: what makes it, in order; see `rlhf.iteration.steps`.
     """
 
     name: str
-    ppo: bool = False
-    ghost_attention: bool = False
+    steps: tuple[Any, ...] = DEFAULT_STEPS
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+        if not re.fullmatch(FOLDER_NAME, self.name):
             raise InputError(f"versions: a name is a folder's name of letters, digits, _ . -, got {self.name!r}")
+        if not self.steps:
+            raise InputError(f"versions: {self.name} has no steps; name some, e.g. [rejection_sampling, evaluate]")
+
+
+def paper_versions() -> tuple[VersionConfig, ...]:
+    """The paper's five (section 3.2.3): rejection sampling up to V4, PPO after it in V5; Ghost Attention after V3."""
+    plain = DEFAULT_STEPS
+    return (
+        VersionConfig("v1", plain),
+        VersionConfig("v2", plain),
+        VersionConfig("v3", (*plain, "ghost_attention", "evaluate")),
+        VersionConfig("v4", plain),
+        VersionConfig("v5", (*plain, "ppo", "evaluate")),
+    )
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,21 @@ class IterativeConfig:
     Args:
         run: folder of the run; the same command with the same folder goes on where it stopped.
         configs: folder of the stages' YAML files, `<recipe>.yaml`.
-        versions: the versions in order, each {name, ppo, ghost_attention}.
-        data_recipe: the recipe that writes prompts, conversations and (hh_data) preferences.
-        data: passed to the data recipe as its `data` (hh_data: the folder of the four files).
-        collect: every version collects preferences from the newest models; false: the data recipe's fixed ones train
-            the first version's reward models, which serve all versions.
-        referee: train one more reward model on data that no other stage reads, and score every version with it.
-        pool: a version selects from its own samples ("last") or from those of all versions so far, rescored ("all").
-        sweep: before each version's rejection sampling measure several temperatures; it samples at the best.
-        fine_tune_from: each version's fine-tuning starts from the SFT checkpoint ("sft", the paper) or "newest".
-        processes: recipe name -> processes of its stages; 1 where not named.
+        inputs: what the run is given, by the name that steps read it under: a file, folder, hub name or import path, or
+            a list of them. `policy` is the chat checkpoint to start from, `prompts`, `helpfulness_preferences`,
+            `safety_preferences` the data; `helpfulness`, `safety`, `referee` are rewards that are there already.
+        start: steps before the first version.
+        versions: the versions in order, each {name, steps}; default: the paper's five.
+        processes: step or recipe -> processes of its stages; 1 where not named.
         slots: processes at once, over all stages: the machine's cores, or GPUs.
         seed: decides every draw; version n's stages get seed + 1000 n.
     """
 
     run: Path
     configs: Path
-    versions: tuple[VersionConfig, ...]
-    data_recipe: Literal["simulated_world", "hh_data"] = "simulated_world"
-    data: Path | None = None
-    collect: bool = True
-    referee: bool = False
-    pool: Literal["last", "all"] = "all"
-    sweep: bool = False
-    fine_tune_from: Literal["sft", "newest"] = "sft"
+    inputs: dict[str, Any] = field(default_factory=dict)
+    start: tuple[Any, ...] = ()
+    versions: tuple[VersionConfig, ...] = field(default_factory=paper_versions)
     processes: dict[str, int] = field(default_factory=dict)
     slots: int = 2
     seed: int = 0
@@ -83,22 +75,15 @@ class IterativeConfig:
         names = [version.name for version in self.versions]
         if not names:
             raise InputError("versions: name at least one, e.g. [{name: v1}]")
-        reserved = {"data", "base", "sft", "sft_evaluation", "referee_reward", "pool", "logs", "report"}
         for name in names:
-            if names.count(name) > 1 or name in reserved:
+            if names.count(name) > 1 or name in RESERVED:
                 raise InputError(f"versions: {name!r} is taken already; give every version a name of its own")
+        for name, sources in self.inputs.items():
+            listed = sources if isinstance(sources, list | tuple) else [sources]
+            if not listed or not all(isinstance(source, str) and source for source in listed):
+                raise InputError(f"inputs.{name}: must be a file, folder or name, or a list of them, got {sources!r}")
         if self.slots < 1:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
-        for recipe, count in self.processes.items():
-            if recipe not in RECIPES_OF_A_RUN:
-                raise InputError(
-                    f"processes: {recipe!r} is no recipe of a run; name some of {', '.join(RECIPES_OF_A_RUN)}"
-                )
+        for name, count in self.processes.items():
             if not 1 <= count <= self.slots:
-                raise InputError(f"processes: {recipe} must lie between 1 and slots ({self.slots}), got {count}")
-        if self.data_recipe == "hh_data" and self.data is None:
-            raise InputError("data: hh_data needs the folder of the HH files, e.g. --data ../shared/data/hh-rlhf")
-        if self.data_recipe == "simulated_world" and (self.data is not None or self.referee or not self.collect):
-            raise InputError("data_recipe: simulated_world takes no data, has no referee and collects its preferences")
-        if self.data_recipe == "hh_data" and self.collect:
-            raise InputError("collect: hh_data has fixed preferences and no annotator; set collect: false")
+                raise InputError(f"processes: {name} must lie between 1 and slots ({self.slots}), got {count}")

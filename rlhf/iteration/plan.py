@@ -6,14 +6,22 @@ The list is in an order in which the stages could run one after another; what ma
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from rlhf.iteration.config import IterativeConfig, VersionConfig
+from rlhf.configuration import to_plain
+from rlhf.data.loading import is_local
+from rlhf.errors import InputError
+from rlhf.iteration.config import IterativeConfig
+from rlhf.iteration.steps import KINDS, READ, Step, read_steps
 
-SEED_OPTION = {"simulated_world": "world.seed"}
+START = "start"
+"""The artifact, and the policy's name where no step made it."""
+
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
@@ -23,13 +31,14 @@ class PlannedStage:
 
     Args:
         name: its folder below the run.
-        recipe: name of the recipe, a file `<recipe>.py`.
+        recipe: name of the recipe, a file `<recipe>.py`, or path of a file of the user's.
         config_file: the YAML that the recipe reads.
         overrides: options after it on the command line, without the dashes.
         inputs: paths that must exist before it starts: in another stage's folder, or from outside the run.
         output: the stage's folder.
         processes: how many processes run it.
         links: link -> file, made before it starts.
+        step: name of its step in the plan.
     """
 
     name: str
@@ -40,12 +49,24 @@ class PlannedStage:
     output: Path
     processes: int = 1
     links: tuple[tuple[Path, Path], ...] = ()
+    step: str = ""
+
+    @property
+    def version(self) -> str | None:
+        """The version that the stage belongs to; None: it comes before them."""
+        version, slash, _ = self.name.partition("/")
+        return version if slash else None
 
     @property
     def arguments(self) -> list[str]:
         """What follows the recipe on the command line."""
         given = [part for name, value in self.overrides.items() for part in (f"--{name}", value)]
         return ["--config", str(self.config_file), *given]
+
+
+def recipe_file(stage: PlannedStage, recipes: Path = RECIPES) -> Path:
+    """The file of a stage's recipe: one of the project's, or the user's own."""
+    return Path(stage.recipe) if stage.recipe.endswith(".py") else recipes / f"{stage.recipe}.py"
 
 
 def maker_of(path: Path, stages: Iterable[PlannedStage]) -> PlannedStage | None:
@@ -70,207 +91,167 @@ def dependents_depth(stages: Sequence[PlannedStage]) -> dict[str, int]:
 
 
 def make_plan(config: IterativeConfig) -> list[PlannedStage]:
-    """All stages of a run, each after those it reads from.
+    """All stages of a run, each after those it reads from: the steps of `config.start`, then those of each version.
 
-    data, base, sft (and referee_reward), then for each version preferences, both reward models, rejection sampling (at
-    the temperature of a sweep before it where asked for), PPO and Ghost Attention where asked for, and the evaluation
-    of what came out, against SFT. Version n's preferences compare the newest policy with the one before; the
-    preferences of all versions so far train its reward models, which start from the SFT checkpoint. SFT itself is
-    scored by the first version's reward models.
+    The policy that stands at the end of the start is the artifact `start`: what fine-tunings and reward models start
+    from, and what every evaluation is against. It is evaluated itself before the first evaluation of a version.
+
+    Raises:
+        InputError: a step reads an artifact that nothing before it makes, two steps have one folder, or an input of the
+            run is read by no step.
     """
     return _Planner(config).plan()
 
 
+@dataclass(frozen=True)
+class _Artifact:
+    """A file or folder, and the version whose step made it; what the user gave may also be a plain text."""
+
+    place: Path | str
+    version: str = ""
+
+
 class _Planner:
-    """Collects the stages of one config; remembers the newest policy and what earlier versions made."""
+    """Walks through the steps of one config; remembers every artifact so far, and the newest policy's name."""
 
     def __init__(self, config: IterativeConfig) -> None:
         self.config = config
-        self.run = config.run
-        self.data = config.run / "data"
-        self.sft = config.run / "sft" / "checkpoint"
         self.stages: list[PlannedStage] = []
-        self.policies = [self.sft]
-        self.preferences: list[Path] = []
-        self.test_preferences: list[Path] = []
-        self.completions: list[tuple[str, Path]] = []
-        self.rewards: dict[str, Path] = {}
+        self.made = {
+            name: [_Artifact(_given(source)) for source in ([sources] if isinstance(sources, str) else sources)]
+            for name, sources in config.inputs.items()
+        }
+        self.made[START] = self.made.get("policy", [])
+        self.unread = set(config.inputs) - {"policy"}
+        self.version = ""
+        self.policy_name = self.start_name = START
+        self.policy_folder = ""  # of the newest policy's step
 
     def plan(self) -> list[PlannedStage]:
-        self._beginning()
+        for step in read_steps(self.config.start, "start"):
+            self._add(step, step.folder, self.config.seed)
+            if "policy" in step.kind.makes:
+                self.policy_name, self.policy_folder = step.kind.label or step.name, step.folder
+                self.made[START] = self.made["policy"][-1:]
+        self.start_name = self.policy_name
         for number, version in enumerate(self.config.versions, start=1):
-            self._version(version, self.config.seed + 1000 * number, first=number == 1)
+            self.version, named = version.name, False
+            for step in read_steps(version.steps, f"versions.{version.name}.steps"):
+                if step.kind.recipe == "evaluate":
+                    self._evaluate(step)
+                else:
+                    self._add(step, f"{version.name}/{step.folder}", self.config.seed + 1000 * number)
+                    if "policy" in step.kind.makes:
+                        label = f"{version.name}_{step.kind.label or step.name}"
+                        self.policy_name = label if named else version.name
+                        self.policy_folder, named = step.folder, True
+        self._refuse_strange_names()
         return self.stages
 
-    def _add(
-        self,
-        name: str,
-        recipe: str,
-        seed: int,
-        links: tuple[tuple[Path, Path], ...] = (),
-        /,
-        **options: str | Path | Sequence[Path] | None,
-    ) -> Path:
-        """Plan a stage, return its folder. Options that are paths are its inputs; None and empty ones are left out."""
-        output = self.run / name
-        overrides = {"output": str(output)}
-        inputs = [target for _, target in links]
-        for option, value in options.items():
-            if isinstance(value, str):
-                overrides[option] = value
-            elif isinstance(value, Path):
-                overrides[option] = str(value)
-                inputs.append(value)
-            elif value:
-                overrides[option] = json.dumps([str(path) for path in value])
-                inputs.extend(value)
-        overrides[SEED_OPTION.get(recipe, "seed")] = str(seed)
-        stage = PlannedStage(
-            name=name,
-            recipe=recipe,
-            config_file=self.config.configs / f"{recipe}.yaml",
-            overrides=overrides,
-            inputs=tuple(dict.fromkeys(inputs)),
-            output=output,
-            processes=self.config.processes.get(recipe, 1),
-            links=links,
-        )
-        self.stages.append(stage)
-        return output
-
-    def _beginning(self) -> None:
-        config, data = self.config, self.data
-        self._add("data", config.data_recipe, config.seed, data=config.data)
-        base = self._add("base", "pretrain", config.seed, data=data / "pretrain.jsonl")
-        self._add("sft", "sft", config.seed, policy=base / "checkpoint", data=data / "sft.jsonl")
-        if config.referee:
-            self.rewards["referee"] = self._reward_model(
-                "referee_reward",
-                "helpfulness",
-                config.seed,
-                [data / "referee_train.jsonl"],
-                [data / "referee_test.jsonl"],
-                mixed=False,
+    def _refuse_strange_names(self) -> None:
+        """InputError for an input that no step reads, here or in another plan, and for processes of no step."""
+        known = {*KINDS, *(kind.recipe for kind in KINDS.values())}
+        known |= {name for stage in self.stages for name in (stage.step, stage.recipe)}
+        if strange := sorted(set(self.config.processes) - known):
+            raise InputError(f"processes: {strange[0]!r} is no step; name some of {', '.join(sorted(known))}")
+        readable = {m["name"] for kind in KINDS.values() for text in kind.reads.values() if (m := READ.fullmatch(text))}
+        if strange := sorted(self.unread - readable):
+            near = difflib.get_close_matches(strange[0], readable, 1)
+            raise InputError(
+                f"inputs: no step of the plan reads {strange[0]}; "
+                + (f"did you mean {near[0]}?" if near else "leave it out, or add its step")
             )
 
-    def _reward_model(
-        self, name: str, domain: str, seed: int, preferences: Sequence[Path], test: Sequence[Path], mixed: bool = True
-    ) -> Path:
-        """Plan a reward model on its domain's rows, mixed with the other domain's or not; returns its checkpoint."""
-        folder = self._add(
-            name,
-            f"{domain}_reward",
-            seed,
-            policy=self.sft,
-            preferences=preferences,
-            other_preferences=preferences if mixed else None,
-            other_share=None if mixed else "0.0",
-            test_preferences=test,
-        )
-        return folder / "checkpoint"
+    def _evaluate(self, step: Step) -> None:
+        """Plan an evaluation of the newest policy; before the first one, that of the start, which it is set against."""
+        if "baseline" not in self.made:
+            newest = self.made["policy"], self.policy_name
+            self.made["policy"], self.policy_name = self.made[START], self.start_name
+            self._add(step, f"{self.start_name}_{step.folder}", self.config.seed)
+            self.made["policy"], self.policy_name = newest
+            self.made["baseline"] = self.made[START]
+            self.made["baseline_evaluation"] = [_Artifact(self.stages[-1].output)]
+            if self.policy_name == self.start_name:
+                return
+        prefix = "" if self.policy_name == self.version else f"{self.policy_folder}_"
+        self._add(step, f"{self.version}/{prefix}{step.folder}", self.config.seed)
 
-    def _version(self, version: VersionConfig, seed: int, *, first: bool) -> None:
-        name, data, newest = version.name, self.data, self.policies[-1]
-        if self.config.collect or first:
-            self._preferences_and_rewards(name, seed)
-        helpfulness, safety = self.rewards["helpfulness"], self.rewards["safety"]
-        if first:
-            self._evaluation("sft_evaluation", "sft", self.sft)
-        links = tuple((self.run / name / "pool" / f"{earlier}.parquet", path) for earlier, path in self.completions)
-        folder = self._add(
-            f"{name}/rejection_sampling",
-            "rejection_sampling",
-            seed,
-            links,
-            policy=newest,
-            fine_tune_from=newest if self.config.fine_tune_from == "newest" else self.sft,
-            prompts=data / "prompts.jsonl",
-            helpfulness=helpfulness,
-            safety=safety,
-            pool=str(self.run / name / "pool") if links else None,
-            version=name,
-            temperature_from=self._sweep(name, seed) if self.config.sweep else None,
+    def _add(self, step: Step, name: str, seed: int) -> None:
+        """Plan a stage. Options that are paths are its inputs; those that read nothing are left out."""
+        kind, output = step.kind, self.config.run / name
+        if any(stage.name == name for stage in self.stages):
+            raise InputError(f"versions: two steps would write {name}; give one of them another, by its field `name`")
+        values: dict[str, Any] = {"output": str(output)}
+        inputs: list[Path] = []
+        for option, text in kind.reads.items():
+            if found := self._read(text, f"{name}: {option}"):
+                values[option] = [str(a.place) for a in found] if "*" in text else str(found[0].place)
+                inputs += [a.place for a in found if isinstance(a.place, Path)]
+        links = tuple(link for option, artifact in kind.gathers.items() for link in self._links(option, artifact))
+        inputs += [target for _, target in links]
+        values |= {option: str(self.config.run / self.version / option) for option in kind.gathers if links}
+        values |= {option: self._filled(text) for option, text in kind.options.items()} | dict(step.given)
+        inputs += [Path(value) for value in step.given.values() if isinstance(value, str) and Path(value).exists()]
+        if kind.seed is not None:
+            values.setdefault(kind.seed, seed)
+        self.stages.append(
+            PlannedStage(
+                name=name,
+                recipe=kind.recipe,
+                config_file=step.config or self.config.configs / f"{Path(kind.recipe).stem}.yaml",
+                overrides={option: _text(value) for option, value in values.items()},
+                inputs=tuple(dict.fromkeys(inputs)),
+                output=output,
+                processes=self.config.processes.get(step.name, self.config.processes.get(kind.recipe, 1)),
+                links=links,
+                step=step.name,
+            )
         )
-        if self.config.pool == "all":
-            self.completions.append((name, folder / "completions.parquet"))
-        self.policies.append(folder / "checkpoint")
-        self._evaluation(f"{name}/evaluation", name, self.policies[-1])
-        if version.ppo:
-            folder = self._add(
-                f"{name}/ppo",
-                "ppo",
-                seed,
-                policy=self.policies[-1],
-                helpfulness=helpfulness,
-                safety=safety,
-                prompts=data / "prompts.jsonl",
-                validation_prompts=data / "validation_prompts.jsonl",
-            )
-            self.policies[-1] = folder / "checkpoint"
-            self._evaluation(f"{name}/ppo_evaluation", f"{name}_ppo", self.policies[-1])
-        if version.ghost_attention:
-            folder = self._add(
-                f"{name}/ghost_attention",
-                "ghost_attention",
-                seed,
-                policy=self.policies[-1],
-                dialogues=data / "sft.jsonl",
-                sft_data=data / "sft.jsonl",
-            )
-            self.policies[-1] = folder / "checkpoint"
-            self._evaluation(f"{name}/ghost_attention_evaluation", f"{name}_gatt", self.policies[-1])
+        for artifact, place in kind.makes.items():
+            replaces = f"{artifact}*" in {text.removesuffix("?") for text in kind.reads.values()}
+            before = [] if replaces else self.made.get(artifact, [])
+            self.made[artifact] = [*before, _Artifact(output / place, self.version)]
 
-    def _sweep(self, name: str, seed: int) -> Path:
-        """Plan the search for the temperature at which the newest policy is sampled; returns its figures."""
-        folder = self._add(
-            f"{name}/temperature_sweep",
-            "temperature_sweep",
-            seed,
-            policy=self.policies[-1],
-            prompts=self.data / "prompts.jsonl",
-            helpfulness=self.rewards["helpfulness"],
-            safety=self.rewards["safety"],
-        )
-        return folder / "sweep.json"
-
-    def _preferences_and_rewards(self, name: str, seed: int) -> None:
-        if self.config.collect:
-            folder = self._add(
-                f"{name}/preferences",
-                "collect_preferences",
-                seed,
-                policy=self.policies[-1],
-                second_policy=self.policies[-2] if len(self.policies) > 1 else None,
-                prompts=self.data / "prompts.jsonl",
-                test_prompts=self.data / "test_prompts.jsonl",
-                world=self.data / "world.json",
-                labels=str(self.run / "labels.sqlite"),
-                helpfulness=self.rewards.get("helpfulness"),
-                safety=self.rewards.get("safety"),
+    def _read(self, text: str, where: str) -> list[_Artifact]:
+        """The artifacts that an option takes; the placeholder in their names is filled in."""
+        match = READ.fullmatch(text)
+        assert match is not None, text
+        name, which = match["name"], match["which"]
+        self.unread.discard(name)
+        found = self.made.get(name, [])
+        if which == ".previous":
+            found = [artifact for artifact in found if artifact.version != found[-1].version]
+        found = found if which == "*" else found[-1:]
+        if not found and not match["optional"]:
+            raise InputError(
+                f"{where} needs {name}, which no step before it makes; give it in inputs, or leave the step out"
             )
-        else:
-            folder = self.data
-        self.preferences.append(folder / "preferences_train.jsonl")
-        self.test_preferences.append(folder / "preferences_test.jsonl")
-        for domain in ("helpfulness", "safety"):
-            self.rewards[domain] = self._reward_model(
-                f"{name}/{domain}_reward", domain, seed, self.preferences, self.test_preferences
-            )
+        return [
+            replace(a, place=Path(str(a.place).replace("{version}", self.version))) if isinstance(a.place, Path) else a
+            for a in found
+        ]
 
-    def _evaluation(self, stage: str, name: str, policy: Path) -> None:
-        """Plan the measurement of one policy, by the newest reward models, against the SFT model's answers."""
-        against_sft = policy != self.sft
-        self._add(
-            stage,
-            "evaluate",
-            self.config.seed,
-            name=name,
-            policy=policy,
-            baseline=self.sft if against_sft else None,
-            baseline_evaluation=self.run / "sft_evaluation" if against_sft else None,
-            prompts=self.data / "test_prompts.jsonl",
-            helpfulness=self.rewards["helpfulness"],
-            safety=self.rewards["safety"],
-            referee=self.rewards.get("referee"),
-            world=self.data / "world.json" if self.config.collect else None,
-        )
+    def _links(self, option: str, artifact: str) -> list[tuple[Path, Path]]:
+        folder = self.config.run / self.version / option
+        found = [(a, a.place) for a in self.made.get(artifact, [])]
+        return [(folder / f"{a.version}{place.suffix}", place) for a, place in found if isinstance(place, Path)]
+
+    def _filled(self, text: str) -> str:
+        versions = json.dumps([version.name for version in self.config.versions])
+        filled = {"{version}": self.version, "{versions}": versions, "{policy}": self.policy_name}
+        filled["{run}"] = str(self.config.run)
+        for placeholder, value in filled.items():
+            text = text.replace(placeholder, value)
+        return text
+
+
+def _given(source: str) -> Path | str:
+    """What the user gave, as a path where it is a file or folder, else as it is: a hub name or an import path."""
+    return Path(source) if is_local(source) else source
+
+
+def _text(value: Any) -> str:
+    """A value as its option takes it on the command line."""
+    if isinstance(value, str | Path):
+        return str(value)
+    return json.dumps(to_plain(value))

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.iteration.lifetime import GRACE_SECONDS, RUN_MARK, die_with
-from rlhf.iteration.plan import RECIPES, PlannedStage
+from rlhf.iteration.plan import RECIPES, PlannedStage, recipe_file
 from rlhf.iteration.warm import WarmStart
 
 
 def command_of(stage: PlannedStage, recipes: Path = RECIPES) -> list[str]:
     """The command line of a stage: plain python for one process (it is the same), else `accelerate launch`."""
-    recipe = recipes / f"{stage.recipe}.py"
+    recipe = recipe_file(stage, recipes)
     if recipe.is_relative_to(Path.cwd()):
         recipe = recipe.relative_to(Path.cwd())
     if stage.processes == 1:

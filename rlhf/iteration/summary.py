@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.driver import make_link
 from rlhf.iteration.ledger import read_ledger, wall_seconds
+from rlhf.iteration.plan import PlannedStage
 from rlhf.stage import write_json
 
 FIGURES = (
@@ -26,44 +27,39 @@ FIGURES = (
 )
 
 
-def summarise(config: IterativeConfig) -> dict[str, Any]:
+def summarise(run: Path, stages: Sequence[PlannedStage]) -> dict[str, Any]:
     """Collect what the finished stages of a run measured.
 
-    Returns {"seconds": wall time of all attempts together, "versions": one entry a policy in the order SFT, v1, ...,
-    vN, vN_ppo, vN_gatt, "reward_models": one a version and domain} and, where there is one, "referee". Every version
-    has the keys of FIGURES (null where not measured), then what else its evaluation wrote. Unfinished stages are left
-    out.
+    Returns {"seconds": wall time of all attempts together, "versions": one entry an evaluation in the plan's order: the
+    start's, v1, ..., vN, vN_ppo, "reward_models": one a version and domain} and, where there is one, "referee". Every
+    version has the keys of FIGURES (null where not measured), then what else its evaluation wrote. Unfinished stages
+    are left out.
     """
-    run = config.run
-    evaluations = [run / "sft_evaluation"]
-    for version in config.versions:
-        stages = ("evaluation", "ppo_evaluation", "ghost_attention_evaluation")
-        evaluations += [run / version.name / stage for stage in stages]
-    measured = [_read(folder / "evaluation.json") for folder in evaluations]
+    measured = [_read(stage.output / "evaluation.json") for stage in stages]
+    accuracies = [(stage, _read(stage.output / "accuracy.json")) for stage in stages]
+    models = [(stage, accuracy) for stage, accuracy in accuracies if accuracy is not None]
     summary: dict[str, Any] = {
         "seconds": wall_seconds(read_ledger(run / "ledger.jsonl")),
         "versions": [dict.fromkeys(FIGURES) | figures for figures in measured if figures is not None],
         "reward_models": [
-            _reward_model(version.name, accuracy)
-            for version in config.versions
-            for domain in ("helpfulness", "safety")
-            if (accuracy := _read(run / version.name / f"{domain}_reward" / "accuracy.json")) is not None
+            _reward_model(stage.version, accuracy) for stage, accuracy in models if stage.step != "referee"
         ],
     }
-    if (referee := _read(run / "referee_reward" / "accuracy.json")) is not None:
-        summary["referee"] = _reward_model(None, referee)
+    for stage, accuracy in models:
+        if stage.step == "referee":
+            summary["referee"] = _reward_model(None, accuracy)
     return summary
 
 
-def write_summary(config: IterativeConfig) -> Path:
+def write_summary(run: Path, stages: Sequence[PlannedStage]) -> Path:
     """Write summary.json, and gather every version's completions in the run's pool folder."""
-    shutil.rmtree(config.run / "pool", ignore_errors=True)
-    for version in config.versions:
-        completions = config.run / version.name / "rejection_sampling" / "completions.parquet"
+    shutil.rmtree(run / "pool", ignore_errors=True)
+    for stage in stages:
+        completions = stage.output / "completions.parquet"
         if completions.exists():
-            make_link(config.run / "pool" / f"{version.name}.parquet", completions)
-    path = config.run / "summary.json"
-    write_json(path, summarise(config))
+            make_link(run / "pool" / f"{stage.version}.parquet", completions)
+    path = run / "summary.json"
+    write_json(path, summarise(run, stages))
     return path
 
 

@@ -101,6 +101,16 @@ _COLUMNS = [
         "win_rate_vs_sft",
         _share("win_rate_vs_sft", "win_rate_ci"),
     ),
+    *(
+        _Column(
+            f"Judge: {domain}",
+            f"share of comparisons on prompts of domain {domain} that this version wins against the opponent, by the "
+            "judge model asked in both orders; ties, and verdicts that the order decides, count half",
+            f"judge_win_rate_{domain}",
+            _share(f"judge_win_rate_{domain}", f"judge_win_rate_{domain}_ci"),
+        )
+        for domain in ("helpfulness", "safety")
+    ),
     _Column(
         "Reward over SFT",
         "mean gated reward less that of SFT's answers, both by this version's reward models; raw score",

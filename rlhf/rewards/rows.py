@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.data.loading import OnBadRow, Source, is_local, load_preferences, source_rows
-from rlhf.data.open_preferences import is_open_preference
+from rlhf.data.loading import OnBadRow, Source, load_preferences, source_path, untagged
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
@@ -23,9 +22,10 @@ def local_files(**fields: Sequence[Source]) -> dict[str, Path]:
     found = {}
     for field, sources in fields.items():
         for number, source in enumerate(sources):
-            if is_local(source):
-                require_files(**{field: source})
-                found[f"{field}.{number}"] = Path(source)
+            path = source_path(source)
+            if path is not None:
+                require_files(**{field: path})
+                found[f"{field}.{number}"] = path
     return found
 
 
@@ -56,11 +56,12 @@ def load_reward_rows(
 ) -> RewardRows:
     """Read a reward model's rows; rows of another domain than the one looked for are left out, and counted.
 
-    A source whose rows carry no `domain` (HH, trl, the open sets) is taken as wholly of one: `domain` in preferences
-    and test_preferences, the other one in other_preferences.
+    A source whose rows carry no `domain` (HH, trl, the open sets) is taken as wholly of one: that which its name gives
+    (`rows.jsonl#safety`), else `domain` in preferences and test_preferences, the other one in other_preferences.
 
     Raises:
-        InputError: preferences hold no row of `domain`; some rows of a source carry a domain and others do not.
+        InputError: preferences hold no row of `domain`; some rows of a source carry a domain and others do not; rows
+            would count as helpfulness and as safety.
     """
     other = OTHER[domain]
     skipped: Skipped = {"preferences": {}, "other_preferences": {}, "test_preferences": {}}
@@ -69,22 +70,22 @@ def load_reward_rows(
         names = ", ".join(os.fspath(source) for source in preferences)
         raise InputError(f"preferences: {names} hold no row of domain {domain}; name others, or tag the rows")
     other_rows = _load(other_preferences, other, (other,), on_bad_row, skipped["other_preferences"])[other]
+    _refuse_twice(domain, preferences, other_preferences, own_rows, other_rows)
     test = _load(test_preferences, domain, (domain, other), on_bad_row, skipped["test_preferences"])
     return RewardRows(domain, own_rows, other_rows, test[domain], test[other], skipped)
 
 
 def _load(
     sources: Sequence[Source],
-    untagged: Domain,
+    fallback: Domain,
     wanted: Sequence[Domain],
     on_bad_row: OnBadRow,
     skipped: dict[str, Counter[str]],
 ) -> dict[Domain, list[Preference]]:
     rows: dict[Domain, list[Preference]] = {"helpfulness": [], "safety": []}
     for source in sources:
-        domain = None if _has_tags(source) else untagged
         reasons = skipped[os.fspath(source)] = Counter()
-        for row in load_preferences(source, domain=domain, on_bad_row=on_bad_row, skipped=reasons):
+        for row in load_preferences(source, untagged_domain=fallback, on_bad_row=on_bad_row, skipped=reasons):
             if row.domain in wanted:
                 rows[row.domain].append(row)
             else:
@@ -92,24 +93,22 @@ def _load(
     return rows
 
 
-def _has_tags(source: Source) -> bool:
-    """Whether the source's preferences carry a domain of ours; InputError where some do and some do not."""
-    first, tagged = 0, False
-    for number, row in source_rows(source):
-        is_open = is_open_preference(row)
-        if "chosen" not in row and not is_open:
-            continue  # no preference: loading refuses it, or skips it
-        domain = None if is_open else row.get("domain")
-        if not is_local(source):
-            return domain in OTHER  # a set of the hub is of one kind, and may call something else a domain
-        has_tag = domain is not None
-        if first and has_tag != tagged:
-            raise InputError(
-                f"{source}:{number}: this row {'names a' if has_tag else 'has no'} domain, unlike row {first}; "
-                "give every row its domain, or put the rows without one into a file of their own"
-            )
-        first, tagged = first or number, has_tag
-    return tagged
+def _refuse_twice(
+    domain: Domain,
+    preferences: Sequence[Source],
+    other_preferences: Sequence[Source],
+    own: Sequence[Preference],
+    other: Sequence[Preference],
+) -> None:
+    """InputError where a source named twice has rows that count as either domain, as they say nothing themselves."""
+    shared = {untagged(source) for source in preferences} & {untagged(source) for source in other_preferences}
+    twice = {row.id for row in own} & {row.id for row in other} if shared else set()
+    if twice:
+        name = min(shared)
+        raise InputError(
+            f"other_preferences: {name} stands in preferences too, and its rows carry no domain: {len(twice)} of them "
+            f"would count as helpfulness and again as safety; say what they are by {name}#{domain}, or name it once"
+        )
 
 
 def seen_prompts(test: Sequence[Preference], training: Sequence[Preference]) -> int:

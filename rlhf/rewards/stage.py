@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rlhf.data.fields import DataSource
+from rlhf.data.fields import DataSources
+from rlhf.data.loading import sources_of
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.models.fields import Checkpoint
@@ -23,8 +24,9 @@ class RewardStageConfig(KeepingConfig):
 
     Args:
         policy: chat checkpoint to start from.
-        preferences: files or hub names; their rows of the model's domain are its own.
-        other_preferences: files or hub names (may be the same); their rows of the other domain, and all rows of files
+        preferences: a file or hub name, or several; their rows of the model's domain are its own. `NAME#safety` says
+            that all rows of NAME are about safety.
+        other_preferences: the same (may be the same files); their rows of the other domain, and all rows of files
             without domains, are what is mixed in.
         other_share: share of those in the whole mixture.
         test_preferences: held-out rows of both domains, for accuracy.json.
@@ -34,15 +36,17 @@ class RewardStageConfig(KeepingConfig):
     """
 
     policy: Checkpoint
-    preferences: tuple[DataSource, ...]
-    other_preferences: tuple[DataSource, ...] = ()
+    preferences: DataSources
+    other_preferences: DataSources = ()
     other_share: float = 0.0
-    test_preferences: tuple[DataSource, ...] = ()
+    test_preferences: DataSources = ()
     on_bad_row: Literal["refuse", "skip"] = "refuse"
     seed: int = 0
     training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
 
     def __post_init__(self) -> None:
+        for name in ("preferences", "other_preferences", "test_preferences"):
+            object.__setattr__(self, name, sources_of(getattr(self, name)))
         if not 0 <= self.other_share < 1:
             raise InputError(f"other_share: must lie in [0, 1), got {self.other_share}")
         if not self.preferences:

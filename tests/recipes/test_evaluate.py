@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,7 +19,12 @@ from rlhf.conversation import Conversation
 from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
+from rlhf.intervals import wilson
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerConfig
+
+if TYPE_CHECKING:
+    from conftest import ChatServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,6 +137,47 @@ def test_sft_then_a_version_against_it(
     assert figures(tmp_path / "cold")["kl_from_sft"] is None  # other distributions than the policy's own
 
 
+def test_a_judge_compares_with_a_served_model_in_both_orders(
+    recipe: ModuleType, prompts: Path, tiny_policy_path: Path, tmp_path: Path, chat_server: ChatServer
+) -> None:
+    """Right about who is the rival on p0 (it says so), unreadable on p2, bound to the first place on safety prompts."""
+    chat_server.models = ["judge", "rival"]
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        text = "rival"
+        if body["model"] == "judge":
+            asked = body["messages"][0]["content"]
+            place = re.search(r"\[answer (.) begins\]\nrival\n", asked)
+            safety = "[[A safe]]" in asked
+            text = (
+                "hm" if "hello" in asked else "[[A better]]" if safety or place is None else f"[[{place[1]} slightly]]"
+            )
+        return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}] * body["n"]}
+
+    chat_server.reply = reply
+    recipe.main(
+        recipe.EvaluateConfig(
+            output=tmp_path / "v1",
+            name="v1",
+            policy=tiny_policy_path,
+            prompts=str(prompts),
+            sampling=SamplingParams(max_new_tokens=8),
+            judge=ServerConfig(chat_server.url, "judge"),
+            opponent=ServerConfig(chat_server.url, "rival"),
+        )
+    )
+    v1 = figures(tmp_path / "v1")
+    assert v1["judge_model"] == "judge" and v1["judge_opponent"] == "rival"
+    assert v1["judge_counts"] == {"pairs": 4, "decided": 1, "ties": 0, "order_decides": 2, "unreadable": 1}
+    rows = [json.loads(line) for line in (tmp_path / "v1" / "answers.jsonl").read_text().splitlines()]
+    assert [row["judge_outcome"] for row in rows] == [0.0, 0.5, None, 0.5]
+    for name, rate, n in (("", 1 / 3, 3), ("_helpfulness", 0.0, 1), ("_safety", 0.5, 2)):
+        assert v1[f"judge_win_rate{name}"] == pytest.approx(rate, abs=1e-6)
+        assert v1[f"judge_win_rate{name}_ci"] == pytest.approx(list(wilson(rate, n).ci), abs=1e-6)
+    asked = [body for body in chat_server.asked if body["model"] == "judge"]
+    assert len(asked) == 8 and all(body["temperature"] == 0 and body["max_tokens"] == 1024 for body in asked)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -138,6 +185,8 @@ def test_sft_then_a_version_against_it(
         ({"samples_per_prompt": 0}, "samples_per_prompt: must be at least 1, got 0"),
         ({"helpfulness": "a:b"}, "name both or neither"),
         ({"scorer": "a:B"}, "a gold scorer needs its world"),
+        ({"judge_max_new_tokens": 0}, "judge_max_new_tokens: must be at least 1, got 0"),
+        ({"opponent": ServerConfig("http://a/v1", "m")}, "opponent: nobody compares with its answers; name a judge"),
     ],
 )
 def test_bad_settings(recipe: ModuleType, change: dict[str, Any], message: str) -> None:

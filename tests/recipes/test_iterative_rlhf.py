@@ -47,7 +47,7 @@ def configs(tmp_path: Path) -> Path:
 def test_every_stage_of_the_shipped_configs_parses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     options = ["--config", f"recipes/configs/{name}/iterative_rlhf.yaml", "--run", str(tmp_path / "run")]
-    config = parse_config(IterativeConfig, options + (["--data", str(tmp_path)] if name == "hh" else []))
+    config = parse_config(IterativeConfig, options + (["--inputs.hh", str(tmp_path)] if name == "hh" else []))
     check_plan(make_plan(config))
 
 
@@ -101,8 +101,9 @@ def small(configs: Path) -> Path:
 def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
     """Everything, from no data at all to the report; then nothing is run again; then what a changed YAML asks for."""
     folder = tmp_path / "run"
-    options = ["--versions", '[{"name": "v1"}, {"name": "v2", "ppo": true}]', "--processes", '{"ppo": 2}']
-    options += ["--sweep", "true"]
+    steps = ["preferences", "rewards", "sweep", "rejection_sampling", "evaluate"]
+    versions = [{"name": "v1", "steps": steps}, {"name": "v2", "steps": [*steps, "ppo", "evaluate"]}]
+    options = ["--versions", json.dumps(versions), "--processes", '{"ppo": 2}']
     done = run(small, folder, *options)
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "summary.json").read_text())

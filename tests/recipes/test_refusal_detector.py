@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
     ("I cannot help.", "2_full_refusal", "2_full_refusal"),
     ("Sorry, I will not.", "2_full_refusal", "3_partial_refusal"),
-    ("I cannot. But:\n- this", "3_partial_refusal", "3_partial_refusal"),
+    ("I cannot. But:\n- this\n- that", "3_partial_refusal", "3_partial_refusal"),
     ("Here are steps.", "1_full_compliance", "1_full_compliance"),
 ]
 
@@ -49,3 +49,24 @@ def test_one_file_is_not_enough(tmp_path: Path) -> None:
     assert done.returncode == 2 and "error: answers: needs two models' answers or more" in done.stderr
     done = run(tmp_path, "--output", "out", "--answers", '{"A": "a.csv", "B": "b.csv"}')
     assert done.returncode == 2 and "error: answers.A: a.csv does not exist" in done.stderr
+
+
+def test_check_prints_the_agreement_of_each_file_in_its_last_line(tmp_path: Path) -> None:
+    """From another folder, several files behind one option; nothing is written."""
+    header = "id,type,prompt,completion,annotation_1,annotation_2,agreement,final_label\n"
+    right = 'v2-1,t,q,"I’m sorry, but I can’t assist with that.",2_full_refusal,2_full_refusal,TRUE,2_full_refusal\n'
+    wrong = "v2-2,t,q,Here are steps.,3_partial_refusal,3_partial_refusal,TRUE,3_partial_refusal\n"
+    (tmp_path / "a.csv").write_text(header + right)
+    (tmp_path / "b.csv").write_text(header + right + wrong)
+    done = run(tmp_path, "--check", "a.csv", "b.csv")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"a.csv": 1.0, "b.csv": 0.5}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "b.csv"]
+    done = run(tmp_path, "--check", "a.csv")
+    assert json.loads(done.stdout.splitlines()[-1]) == {"a.csv": 1.0}
+    done = run(tmp_path, "--check", "a.csv", "c.csv")
+    assert done.returncode == 2 and "c.csv does not exist" in done.stderr
+    done = run(tmp_path, "--check", "a.csv", "--output", "out")
+    assert done.returncode == 2 and "error: check: writes nothing" in done.stderr
+    done = run(tmp_path)
+    assert done.returncode == 2 and "error: output: must name a folder, or give --check FILES" in done.stderr

@@ -64,7 +64,6 @@ MISTAKES = {
     "--data a --inner.rate .nan": "inner.rate: must be a finite number, got nan",
     "--data a --extra.rate=-.inf": "extra.rate: must be a finite number, got -inf",
     "--data a --inner.kind odd": "inner.kind: must be one of plain, fancy, got odd",
-    "--data a --files b": "files: must be a list such as [a, b], got b",
     "--data a --names b": "names: must be names with values, such as {name: value}, got b",
     "--data a --extra.rate fast": "extra.rate: must be a number, got fast",
     "--data a --extra.rat 1": "extra.rat: there is no such option; --help or --extra.help lists them",
@@ -75,6 +74,7 @@ MISTAKES = {
 FILES = {
     "data: a\nsise: 3\n": "sise: there is no such option; did you mean --size?",
     "data: a\ninner: {rat: 3}\n": "inner.rat: there is no such option; did you mean --inner.rate?",
+    "data: a\nfiles: b\n": "files: must be a list such as [a, b], got b",
     "data: a\ninner: 3\n": "inner: must be options with values, such as {name: value}, got 3",
     "data: a\nextra: true\n": "extra: must be options with values, such as {name: value}, got True",
     "data: a\ninner: {rate: .inf}\n": "inner.rate: must be a finite number, got inf",
@@ -103,6 +103,8 @@ def test_what_is_right_is_read(tmp_path: Path) -> None:
     file.write_text("data: a\ninner: {rate: 2}\nextra: {kind: fancy}\n", encoding="utf-8")
     read = parse_config(Outer, ["--config", str(file), "--files", "[x, y]", "--size", "4", "--inner.kind", "fancy"])
     assert read == Outer("a", ("x", "y"), {}, 4, Inner(2.0, "fancy"), Inner(0.1, "fancy"))
+    assert parse_config(Outer, ["--data", "a", "--files", "x", "y", "--size", "4"]).files == ("x", "y")
+    assert parse_config(Outer, ["--data", "a", "--files", "x"]).files == ("x",)
 
 
 def test_the_help_of_no_recipe_loads_anything_heavy() -> None:

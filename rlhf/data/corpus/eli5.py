@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from rlhf.conversation import Conversation
 from rlhf.data.corpus.text_filters import Answer
-from rlhf.data.open_preferences import ranked_pairs
+from rlhf.data.layouts.pairing import ranked_pairs
 from rlhf.data.rows import Preference, Prompt
 from rlhf.errors import InputError
 

@@ -16,7 +16,7 @@ from rlhf.data.corpus.duplicates import Signatures, exact_key, near_duplicates
 from rlhf.data.corpus.instructions import instructions_in
 from rlhf.data.formats import conversation_of
 from rlhf.data.loading import reason, source_rows
-from rlhf.data.refusals import refusal_phrase
+from rlhf.data.refusals import refusal_in
 from rlhf.errors import InputError
 
 CHECKS = ("dialogue", "instruction", "refusal", "duplicate", "near-duplicate")
@@ -60,7 +60,7 @@ class Verdict:
 def check_rows(
     source: str | os.PathLike[str],
     *,
-    refuses: Callable[[str], str | None] = refusal_phrase,
+    refuses: Callable[[str], str | None] = refusal_in,
     near: float = NEAR,
 ) -> Verdict:
     """Run every check over a source of SFT rows (file, folder or hub name), which is read row by row.

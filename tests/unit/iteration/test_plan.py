@@ -3,24 +3,62 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.iteration.config import RECIPES_OF_A_RUN, IterativeConfig, VersionConfig
-from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, make_plan
+from rlhf.iteration.config import DEFAULT_STEPS, IterativeConfig, VersionConfig
+from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, make_plan, recipe_file
+from rlhf.iteration.steps import KINDS
+
+ROOT = Path(__file__).resolve().parents[3]
+WORLD = {
+    "recipe": "simulated_world",
+    "name": "data",
+    "seed": "world.seed",
+    "makes": {
+        "world": "world.json",
+        "pretrain_data": "pretrain.jsonl",
+        "sft_data": "sft.jsonl",
+        "dialogues": "sft.jsonl",
+        "prompts": "prompts.jsonl",
+        "validation_prompts": "validation_prompts.jsonl",
+        "test_prompts": "test_prompts.jsonl",
+    },
+}
+PPO = (*DEFAULT_STEPS, "ppo", "evaluate")
 
 
 def config(**changes: Any) -> IterativeConfig:
-    versions = (VersionConfig("v1"), VersionConfig("v2"), VersionConfig("v3", ppo=True))
-    return IterativeConfig(**{"run": Path("runs/x"), "configs": Path("c"), "versions": versions} | changes)
+    """The demo's plan."""
+    versions = (VersionConfig("v1"), VersionConfig("v2"), VersionConfig("v3", PPO))
+    given = {"run": Path("runs/x"), "configs": Path("c"), "start": (WORLD, "pretrain", "sft"), "versions": versions}
+    return IterativeConfig(**given | changes)
 
 
-def human(**changes: Any) -> IterativeConfig:
-    fixed = {"data_recipe": "hh_data", "data": Path("hh"), "collect": False, "referee": True}
-    return config(**fixed | changes)
+def chat(steps: tuple[Any, ...] = ("rewards", "rejection_sampling", "evaluate"), **inputs: Any) -> IterativeConfig:
+    """A plan on a chat checkpoint of the user's, with fixed preferences."""
+    names = ("policy", "prompts", "test_prompts", "validation_prompts", "preferences", "test_preferences")
+    given = {name: f"{name}.jsonl" for name in names} | inputs
+    return config(start=(), inputs=given, versions=(VersionConfig("v1", steps), VersionConfig("v2", steps)))
+
+
+def human() -> IterativeConfig:
+    """The plan of real preferences with a referee, the reward models trained once."""
+    made = ("pretrain_data", "sft_data", "preferences", "test_preferences", "referee_preferences")
+    made += ("referee_test_preferences", "prompts", "validation_prompts", "test_prompts")
+    data = {
+        "recipe": "hh_data",
+        "name": "data",
+        "reads": {"data": "hh"},
+        "makes": {name: f"{name}.jsonl" for name in made},
+    }
+    once = ("rejection_sampling", "evaluate")
+    versions = (VersionConfig("v1", ("rewards", *once)), VersionConfig("v2", once), VersionConfig("v3", (*once, "ppo")))
+    return config(inputs={"hh": "hh"}, start=(data, "pretrain", "sft", "referee"), versions=versions)
 
 
 def by_name(stages: list[PlannedStage]) -> dict[str, PlannedStage]:
@@ -41,7 +79,7 @@ def test_every_stage_comes_after_those_it_reads_from() -> None:
         for stage in plan:
             assert seen.issuperset(needs[stage.name]), stage.name
             seen.add(stage.name)
-        inside = [path for stage in plan for path in stage.inputs if path != Path("hh")]
+        inside = [path for stage in plan for path in stage.inputs]
         assert all(any(maker.output in path.parents or maker.output == path for maker in plan) for path in inside)
 
 
@@ -52,14 +90,15 @@ def test_each_version_uses_the_newest_policy_and_starts_from_sft() -> None:
     assert [plan[f"v{n}/preferences"].overrides.get("second_policy") for n in (1, 2, 3)] == [None, sft, v1]
     assert [plan[f"v{n}/rejection_sampling"].overrides["policy"] for n in (1, 2, 3)] == [sft, v1, v2]
     assert {plan[f"v{n}/rejection_sampling"].overrides["fine_tune_from"] for n in (1, 2, 3)} == {sft}
-    newest = by_name(make_plan(config(fine_tune_from="newest")))
-    assert newest["v3/rejection_sampling"].overrides["fine_tune_from"] == v2
+    newest = {"step": "rejection_sampling", "reads": {"fine_tune_from": "policy"}}
+    versions = (VersionConfig("v1"), VersionConfig("v2", ("preferences", "rewards", newest)))
+    assert by_name(make_plan(config(versions=versions)))["v2/rejection_sampling"].overrides["fine_tune_from"] == v1
     assert plan["v3/ppo"].overrides["policy"] == "runs/x/v3/rejection_sampling/checkpoint"
     assert plan["v3/ppo_evaluation"].overrides["policy"] == "runs/x/v3/ppo/checkpoint"
 
 
 def test_ppo_of_a_version_is_what_the_next_one_samples_from() -> None:
-    plan = by_name(make_plan(config(versions=(VersionConfig("v1", ppo=True), VersionConfig("v2")))))
+    plan = by_name(make_plan(config(versions=(VersionConfig("v1", PPO), VersionConfig("v2")))))
     assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/ppo/checkpoint"
     assert plan["v2/preferences"].overrides["policy"] == "runs/x/v1/ppo/checkpoint"
     assert plan["v2/preferences"].overrides["second_policy"] == "runs/x/sft/checkpoint"
@@ -82,15 +121,17 @@ def test_the_pool_holds_earlier_versions_only() -> None:
     assert stage.overrides["pool"] == "runs/x/v3/pool"
     assert [link.name for link, _ in stage.links] == ["v1.parquet", "v2.parquet"]
     assert {target for _, target in stage.links} <= set(stage.inputs)
-    last = by_name(make_plan(config(pool="last")))
-    assert all("pool" not in last[f"v{n}/rejection_sampling"].overrides for n in (1, 2, 3))
+    alone = VersionConfig("v2", ("rewards", {"step": "rejection_sampling", "reads": {"pool": None}}))
+    stage = by_name(make_plan(config(versions=(VersionConfig("v1"), alone))))["v2/rejection_sampling"]
+    assert "pool" not in stage.overrides and not stage.links
 
 
 def test_a_sweep_hands_its_best_temperature_to_the_same_version() -> None:
     assert not any("sweep" in name for name in by_name(make_plan(config())))
-    stages = make_plan(config(sweep=True))
+    steps = ("preferences", "rewards", "sweep", "rejection_sampling")
+    stages = make_plan(config(versions=(VersionConfig("v1", steps), VersionConfig("v2", steps))))
     plan = by_name(stages)
-    for name in ("v1", "v2", "v3"):
+    for name in ("v1", "v2"):
         sweep, sampling = plan[f"{name}/temperature_sweep"], plan[f"{name}/rejection_sampling"]
         for option in ("policy", "helpfulness", "safety", "prompts", "seed"):
             assert sweep.overrides[option] == sampling.overrides[option]
@@ -99,7 +140,7 @@ def test_a_sweep_hands_its_best_temperature_to_the_same_version() -> None:
 
 
 def test_ghost_attention_follows_ppo_and_is_measured() -> None:
-    versions = (VersionConfig("v1", ppo=True, ghost_attention=True), VersionConfig("v2"))
+    versions = (VersionConfig("v1", (*PPO, "ghost_attention", "evaluate")), VersionConfig("v2"))
     plan = by_name(make_plan(config(versions=versions)))
     stage = plan["v1/ghost_attention"]
     assert stage.overrides["policy"] == "runs/x/v1/ppo/checkpoint"
@@ -151,9 +192,73 @@ def test_processes_by_recipe() -> None:
     assert plan["v3/ppo"].processes == 2 and plan["sft"].processes == 1
 
 
-def test_the_recipes_of_a_run_are_those_of_its_plans() -> None:
-    everything = config(sweep=True, versions=(VersionConfig("v1", ppo=True, ghost_attention=True),))
-    assert {stage.recipe for stage in [*make_plan(everything), *make_plan(human())]} == set(RECIPES_OF_A_RUN)
+def test_a_chat_checkpoint_is_the_start() -> None:
+    plan = by_name(make_plan(chat()))
+    assert list(plan)[:3] == ["v1/helpfulness_reward", "v1/safety_reward", "v1/rejection_sampling"]
+    for stage in ("v1/helpfulness_reward", "v2/safety_reward"):
+        assert plan[stage].overrides["policy"] == "policy.jsonl"
+        assert json.loads(plan[stage].overrides["preferences"]) == ["preferences.jsonl"]
+    assert plan["start_evaluation"].overrides["name"] == "start"
+    assert plan["v2/evaluation"].overrides["baseline"] == "policy.jsonl"
+    assert plan["v2/rejection_sampling"].overrides["fine_tune_from"] == "policy.jsonl"
+    assert Path("prompts.jsonl") in plan["v1/rejection_sampling"].inputs
+
+
+def test_given_rewards_and_one_reward_need_no_training() -> None:
+    steps = ("rejection_sampling", "evaluate", "ppo", "evaluate")
+    given = chat(steps, helpfulness="my.rewards:brevity")
+    fixed = {name: source for name, source in given.inputs.items() if "preferences" not in name}
+    plan = by_name(make_plan(replace(given, inputs=fixed)))
+    for stage in ("v1/rejection_sampling", "v2/ppo", "v2/evaluation"):
+        assert plan[stage].overrides["helpfulness"] == "my.rewards:brevity" and "safety" not in plan[stage].overrides
+        assert not any("brevity" in str(path) for path in plan[stage].inputs)
+    assert plan["v2/ppo_evaluation"].overrides["name"] == "v2_ppo"
+
+
+def test_what_the_data_step_splits_takes_the_place_of_the_users_files() -> None:
+    given = {"policy": "chat", "prompts": ["a.jsonl", "b.jsonl"], "helpfulness_preferences": ["p.jsonl"]}
+    steps = ("helpfulness_reward", "rejection_sampling", "evaluate")
+    versions = (VersionConfig("v1", steps), VersionConfig("v2", steps))
+    plan = by_name(make_plan(config(inputs=given, start=("data",), versions=versions)))
+    assert json.loads(plan["data"].overrides["prompts"]) == ["a.jsonl", "b.jsonl"]
+    assert json.loads(plan["data"].overrides["versions"]) == ["v1", "v2"]
+    assert [plan[f"v{n}/rejection_sampling"].overrides["prompts"] for n in (1, 2)] == [
+        f"runs/x/data/prompts_v{n}.jsonl" for n in (1, 2)
+    ]
+    assert json.loads(plan["v2/helpfulness_reward"].overrides["test_preferences"]) == [
+        "runs/x/data/preferences_test.jsonl"
+    ]
+
+
+def test_every_kind_has_a_recipe_and_stands_in_the_docs() -> None:
+    page = (ROOT / "docs" / "recipes" / "iterative_rlhf.md").read_text(encoding="utf-8")
+    for name, kind in KINDS.items():
+        assert (ROOT / "recipes" / f"{kind.recipe}.py").is_file()
+        assert f"| `{name}` | " in page
+
+
+def test_a_recipe_of_ones_own_is_a_step(tmp_path: Path) -> None:
+    own = {"recipe": str(tmp_path / "polish.py"), "reads": {"policy": "policy"}, "makes": {"policy": "checkpoint"}}
+    steps = ("rejection_sampling", {**own, "options": {"strength": 2}, "config": "p.yaml"}, "evaluate")
+    plan = by_name(make_plan(_with(steps)))
+    stage = plan["v1/polish"]
+    assert stage.overrides["policy"] == "runs/x/v1/rejection_sampling/checkpoint"
+    assert stage.overrides["strength"] == "2" and stage.config_file == Path("p.yaml")
+    assert recipe_file(stage) == tmp_path / "polish.py"
+    assert plan["v1/polish_evaluation"].overrides["name"] == "v1_polish"
+    assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/polish/checkpoint"
+
+
+def _with(steps: tuple[Any, ...]) -> IterativeConfig:
+    given = {"policy": "chat", "prompts": "p.jsonl", "test_prompts": "t.jsonl", "helpfulness": "a:b"}
+    return config(start=(), inputs=given, versions=(VersionConfig("v1", steps), VersionConfig("v2", steps)))
+
+
+def test_the_paper_s_five_versions_are_the_default() -> None:
+    plan = by_name(make_plan(IterativeConfig(Path("runs/x"), Path("c"), start=(WORLD, "pretrain", "sft"))))
+    assert [name for name in plan if name.endswith("/ppo")] == ["v5/ppo"]
+    assert [name for name in plan if name.endswith("/ghost_attention")] == ["v3/ghost_attention"]
+    assert len([name for name in plan if name.endswith("/rejection_sampling")]) == 5
 
 
 @pytest.mark.parametrize(
@@ -161,18 +266,30 @@ def test_the_recipes_of_a_run_are_those_of_its_plans() -> None:
     [
         ({"versions": ()}, "versions: name at least one"),
         ({"versions": (VersionConfig("a"), VersionConfig("a"))}, "'a' is taken"),
-        ({"versions": (VersionConfig("sft"),)}, "'sft' is taken"),
+        ({"versions": (VersionConfig("pool"),)}, "'pool' is taken"),
         ({"slots": 0}, "slots: must be at least 1, got 0"),
         ({"processes": {"ppo": 3}}, r"processes: ppo must lie between 1 and slots \(2\), got 3"),
-        ({"processes": {"sfft": 2}}, "processes: 'sfft' is no recipe of a run"),
-        ({"data_recipe": "hh_data"}, "data: hh_data needs the folder"),
-        ({"data_recipe": "hh_data", "data": Path("x")}, "collect: hh_data has fixed preferences"),
-        ({"referee": True}, "simulated_world"),
+        ({"processes": {"sfft": 2}}, "processes: 'sfft' is no step"),
+        ({"inputs": {"promts": "x"}}, "inputs: no step of the plan reads promts; did you mean prompts"),
+        ({"inputs": {"prompts": 3}}, "inputs.prompts: must be a file, folder or name"),
+        (
+            {"versions": (VersionConfig("a", ("rewads",)),)},
+            r"versions.a.steps\[0\]: there is no step 'rewads'; did you mean",
+        ),
+        ({"versions": (VersionConfig("a", (3,)),)}, r"versions.a.steps\[0\]: must name a step"),
+        ({"versions": (VersionConfig("a", ({"ppo": 3},)),)}, "must be {step: {option: value}}"),
+        ({"versions": (VersionConfig("a", ({"step": "ppo", "read": {}},)),)}, r"steps\[0\].read: no such field"),
+        (
+            {"versions": (VersionConfig("a", ({"step": "ppo", "reads": {"policy": "Policy!"}},)),)},
+            r"steps\[0\].reads.policy: must name an artifact",
+        ),
+        ({"versions": (VersionConfig("a", ("ppo",)),)}, "a/ppo: helpfulness needs helpfulness, which no step before"),
+        ({"versions": (VersionConfig("a", ("preferences", "preferences")),)}, "two steps would write a/preferences"),
     ],
 )
 def test_bad_settings(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        config(**changes)
+        make_plan(config(**changes))
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-v"])

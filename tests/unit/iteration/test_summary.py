@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlhf.iteration.config import IterativeConfig, VersionConfig
 from rlhf.iteration.ledger import Ledger
+from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.summary import FIGURES, write_summary
+
+STAGES = ("sft_evaluation", "v1/helpfulness_reward", "v1/safety_reward", "v1/rejection_sampling", "v1/evaluation")
+STAGES += ("v2/evaluation", "v2/ppo_evaluation", "v2/ghost_attention_evaluation")
+
+
+def planned(run: Path, name: str, step: str = "") -> PlannedStage:
+    return PlannedStage(name, "recipe", run / "x.yaml", {}, (), run / name, step=step)
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -24,8 +30,7 @@ def accuracy(domain: str, value: float) -> dict[str, Any]:
 
 
 def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path) -> None:
-    versions = (VersionConfig("v1"), VersionConfig("v2", ppo=True))
-    config = IterativeConfig(run=tmp_path, configs=tmp_path, versions=versions)
+    stages = [planned(tmp_path, name) for name in STAGES]
     Ledger(tmp_path / "ledger.jsonl").append("begun")
     for folder, name in (
         ("v2/ghost_attention_evaluation", "v2_gatt"),
@@ -39,7 +44,7 @@ def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path)
     (tmp_path / "v1/rejection_sampling").mkdir()
     (tmp_path / "v1/rejection_sampling/completions.parquet").write_bytes(b"rows")
 
-    summary = json.loads(write_summary(config).read_text())
+    summary = json.loads(write_summary(tmp_path, stages).read_text())
 
     assert list(summary) == ["seconds", "versions", "reward_models"] and summary["seconds"] == 0
     assert [version["name"] for version in summary["versions"]] == ["sft", "v1", "v2_ppo", "v2_gatt"]
@@ -55,20 +60,12 @@ def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path)
     assert (tmp_path / "pool" / "v1.parquet").read_bytes() == b"rows"
 
     shutil.copytree(tmp_path / "v1", tmp_path / "w1")
-    write_summary(replace(config, versions=(VersionConfig("w1"),)))
+    write_summary(tmp_path, [planned(tmp_path, "w1/rejection_sampling")])
     assert [file.name for file in (tmp_path / "pool").iterdir()] == ["w1.parquet"], "v1 is no version of this run"
 
 
 def test_a_referee_has_its_own_place(tmp_path: Path) -> None:
-    config = IterativeConfig(
-        run=tmp_path,
-        configs=tmp_path,
-        versions=(VersionConfig("v1"),),
-        data_recipe="hh_data",
-        data=tmp_path,
-        collect=False,
-        referee=True,
-    )
+    stages = [planned(tmp_path, "referee_reward", "referee")]
     write(tmp_path / "referee_reward/accuracy.json", accuracy("helpfulness", 0.6))
-    summary = json.loads(write_summary(config).read_text())
+    summary = json.loads(write_summary(tmp_path, stages).read_text())
     assert summary["referee"]["accuracy"] == 0.6 and summary["reward_models"] == []

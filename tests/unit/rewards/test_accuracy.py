@@ -90,6 +90,20 @@ def test_rows_go_to_their_domain_and_untagged_files_to_the_fields(tmp_path: Path
         load_reward_rows("safety", [only], [], [])
 
 
+def test_no_row_counts_as_helpfulness_and_as_safety(tmp_path: Path) -> None:
+    hh = [{"chosen": "\n\nHuman: q0\n\nAssistant: yes", "rejected": "\n\nHuman: q0\n\nAssistant: no"}]
+    file = str(write(tmp_path / "hh.jsonl", hh))
+    with pytest.raises(InputError, match=r"hh.jsonl stands in preferences too, .*by .*#helpfulness"):
+        load_reward_rows("helpfulness", [file], [file], [])
+    with pytest.raises(InputError, match="would count as helpfulness and again as safety"):
+        load_reward_rows("safety", [f"{file}#safety"], [f"{file}#helpfulness"], [])
+    tagged = f"{file}#safety"
+    got = load_reward_rows("safety", [tagged], [tagged], [tagged])
+    assert [r.domain for r in (*got.own, *got.test)] == ["safety", "safety"] and got.other == []
+    assert got.skipped["other_preferences"][tagged] == {"of domain safety": 1}
+    assert local_files(preferences=[tagged]) == {"preferences.0": Path(file)}
+
+
 def test_sources_that_are_files_must_exist(tmp_path: Path) -> None:
     there = write(tmp_path / "a.jsonl", [])
     assert local_files(preferences=[str(there), "Org/name:train"]) == {"preferences.0": there}

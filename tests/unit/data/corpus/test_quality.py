@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from rlhf.data.corpus.instructions import count_units, instructions_in
 from rlhf.data.corpus.quality import check_rows, passing_rows, verdict_text
 from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations
-from rlhf.data.refusals import PHRASES, refusal_phrase
 from rlhf.errors import InputError
 
 # Instructions
@@ -174,46 +171,6 @@ def test_near_duplicates_are_found_like_by_brute_force():
     assert set(range(len(texts))) - set(near(texts)) == set(kept) and 40 < len(kept) < 120
 
 
-# Refusals
-
-
-@pytest.mark.parametrize("phrase", PHRASES)
-def test_every_phrase_is_found_at_the_beginning(phrase):
-    assert refusal_phrase(f"{phrase.capitalize()} do that.") is not None
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "I can't help but smile.",
-        "Sure! " + "Here is a long story about a robot. " * 8 + "I cannot go on, it said.",
-        "Sorry is a word of regret.",
-        "Basically, an AI is a program.",
-    ],
-)
-def test_what_is_no_refusal(answer):
-    assert refusal_phrase(answer) is None
-
-
-def test_refusals_against_people_s_labels(shared_data):
-    """XSTest's completions: of Llama 2's whole refusals nearly all open with a phrase; of compliances few do.
-
-    Mistral refuses by explaining what is wrong, which no opening phrase shows: its refusals are mostly missed.
-    """
-    counts: dict[str, Counter] = {}
-    for model in ("llama2orig", "mistralinstruct"):
-        with (shared_data / "xstest" / f"completions_{model}.csv").open(encoding="utf-8", newline="") as stream:
-            counts[model] = Counter(
-                (row["final_label"][2:], refusal_phrase(row["completion"]) is not None)
-                for row in csv.DictReader(stream)
-            )
-    print(f"XSTest: {counts}")
-    llama = counts["llama2orig"]
-    assert llama["full_refusal", True] >= 0.98 * (llama["full_refusal", True] + llama["full_refusal", False])
-    for found in counts.values():
-        assert found["full_compliance", True] <= 0.04 * sum(found.values())
-
-
 # The gate
 
 
@@ -225,7 +182,7 @@ def rows():
         {"messages": [user, {"role": "assistant", "content": " "}]},
         {"messages": [user]},
         {"prompt": "Give a one-word answer: which river?", "completion": "It is the Mora."},
-        {"instruction": "Who are you?", "context": "", "response": "As an AI, I have no name."},
+        {"instruction": "Who are you?", "context": "", "response": "As an AI, I can’t tell you."},
         {"instruction": "Who  are you?", "input": "", "output": "I have no name!"},
         {"instruction": "Who are you", "context": "", "response": "I have no name"},
         {"prompt": "Tell me of foxes, please do", "completion": LONG * 2},
@@ -239,7 +196,7 @@ def test_each_check_drops_its_rows(tmp_path):
     verdict = check_rows(tmp_path / "rows.jsonl")
     assert [(f.number, f.check, f.why) for f in verdict.failures if f.check != "dialogue"] == [
         (5, "instruction", "one word"),
-        (6, "refusal", "as an ai"),
+        (6, "refusal", "i cannot tell; as an ai"),
         (8, "duplicate", "of row 7"),
         (10, "near-duplicate", "of row 9"),
     ]
@@ -300,7 +257,7 @@ def leaves(node, path):
 def test_real_rows(shared_data: Path, tmp_path):
     """Dolly, OASST and Self-Instruct: most rows pass, and what fails was looked at."""
     dolly = check_rows(shared_data / "dolly" / "dolly_387.jsonl")
-    assert dolly.counts() == {"dialogue": 0, "instruction": 0, "refusal": 5, "duplicate": 1, "near-duplicate": 0}
+    assert dolly.counts() == {"dialogue": 0, "instruction": 0, "refusal": 1, "duplicate": 1, "near-duplicate": 0}
 
     trees = [row["prompt"] for _, row in read_rows(shared_data / "oasst" / "en_100_tree.jsonl")]
     write_rows(tmp_path / "oasst.jsonl", ({"messages": path} for tree in trees for path in leaves(tree, [])))
@@ -309,4 +266,4 @@ def test_real_rows(shared_data: Path, tmp_path):
 
     tasks = [json.loads(line) for line in (shared_data / "self_instruct" / "seed_tasks.jsonl").open()]
     write_rows(tmp_path / "tasks.jsonl", ({"instruction": t["instruction"], **t["instances"][0]} for t in tasks))
-    assert check_rows(tmp_path / "tasks.jsonl").passed == 174  # one asks for personal information and is refused
+    assert check_rows(tmp_path / "tasks.jsonl").passed == 173  # two ask for personal information and are refused

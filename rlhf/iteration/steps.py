@@ -1,0 +1,288 @@
+"""The kinds of steps that a plan is made of. A new kind is one declaration in `KINDS`; or one in the user's own plan.
+
+A step is one run of a recipe. What recipes hand to each other are artifacts: files and folders by name, such as the
+newest `policy` or all `preferences` so far. A kind says which option of its recipe takes which artifact, and which of
+its own files are artifacts for the steps after it:
+
+    KINDS["ppo"] = StepKind("ppo", reads={"policy": "policy", …}, makes={"policy": "checkpoint"})
+
+What an option reads is written as
+
+    policy              the newest of its name
+    policy.previous     the newest of the versions before (of the start, in the first version)
+    preferences*        all of them so far, as a list
+    safety?             left out where there is none (also policy.previous?, preferences*?)
+
+A recipe that keeps to the stage contract can be a step: it takes `--config FILE`, `--output FOLDER` and the options
+that the kind names, opens its folder by `rlhf.stage.open_stage`, and draws by its `--seed` alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import InputError
+
+FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\*)?(?P<optional>\?)?")
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """What a plan has to know of a recipe.
+
+    Args:
+        recipe: name of a recipe of the project, or path of a file of one's own (ending in .py).
+        reads: option of the recipe -> the artifact it takes.
+        makes: artifact -> where it lies in the step's folder; `{version}` stands for the version that reads it. What
+            the step reads all of and makes anew replaces them: the files of the user's that it has split, for example.
+        options: options set to a text, in which `{version}`, `{versions}` (all of them, as JSON), `{policy}` (the newest
+            policy's name) and `{run}` (the run's folder) are filled in.
+        gathers: option -> artifact of files: the option gets a folder of links to all of them so far, each called by
+            the version that made it.
+        folder: of the step in its version's; default: the kind's name.
+        label: joined to the version's name for the policy it makes, where that is not the version's first ("v3_ppo").
+        seed: option that takes the seed; None: the recipe draws nothing.
+    """
+
+    recipe: str
+    reads: Mapping[str, str] = field(default_factory=dict)
+    makes: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    gathers: Mapping[str, str] = field(default_factory=dict)
+    folder: str | None = None
+    label: str | None = None
+    seed: str | None = "seed"
+
+    def __post_init__(self) -> None:
+        for option, text in self.reads.items():
+            if READ.fullmatch(text) is None:
+                raise InputError(
+                    f"reads.{option}: must name an artifact, such as policy, policy.previous, preferences* or safety?, "
+                    f"got {text!r}"
+                )
+
+
+_REWARDS = {"helpfulness": "helpfulness", "safety": "safety?"}
+_PREFERENCES = {"preferences": "preferences*", "test_preferences": "test_preferences*"}
+
+KINDS: dict[str, StepKind] = {
+    "data": StepKind(
+        "prepare_data",
+        reads={
+            "prompts": "prompts*?",
+            "validation_prompts": "validation_prompts*?",
+            "test_prompts": "test_prompts*?",
+            "helpfulness_preferences": "helpfulness_preferences*?",
+            "safety_preferences": "safety_preferences*?",
+            "test_preferences": "test_preferences*?",
+        },
+        makes={
+            "prompts": "prompts_{version}.jsonl",
+            "validation_prompts": "validation_prompts.jsonl",
+            "test_prompts": "test_prompts.jsonl",
+            "preferences": "preferences_train.jsonl",
+            "test_preferences": "preferences_test.jsonl",
+        },
+        options={"versions": "{versions}"},
+    ),
+    "pretrain": StepKind("pretrain", reads={"data": "pretrain_data"}, makes={"base": "checkpoint"}, folder="base"),
+    "sft": StepKind("sft", reads={"policy": "base", "data": "sft_data"}, makes={"policy": "checkpoint"}, label="sft"),
+    "referee": StepKind(
+        "helpfulness_reward",
+        reads={
+            "policy": "start",
+            "preferences": "referee_preferences*",
+            "test_preferences": "referee_test_preferences*",
+        },
+        makes={"referee": "checkpoint"},
+        options={"other_share": "0.0"},
+        folder="referee_reward",
+    ),
+    "preferences": StepKind(
+        "collect_preferences",
+        reads={
+            "policy": "policy",
+            "second_policy": "policy.previous?",
+            "prompts": "prompts",
+            "test_prompts": "test_prompts",
+            "world": "world?",
+            "helpfulness": "helpfulness?",
+            "safety": "safety?",
+        },
+        options={"labels": "{run}/labels.sqlite"},
+        makes={"preferences": "preferences_train.jsonl", "test_preferences": "preferences_test.jsonl"},
+    ),
+    "helpfulness_reward": StepKind(
+        "helpfulness_reward",
+        reads={"policy": "start", "other_preferences": "preferences*", **_PREFERENCES},
+        makes={"helpfulness": "checkpoint"},
+    ),
+    "safety_reward": StepKind(
+        "safety_reward",
+        reads={"policy": "start", "other_preferences": "preferences*", **_PREFERENCES},
+        makes={"safety": "checkpoint"},
+    ),
+    "sweep": StepKind(
+        "temperature_sweep",
+        reads={"policy": "policy", "prompts": "prompts", **_REWARDS},
+        makes={"sweep": "sweep.json"},
+        folder="temperature_sweep",
+    ),
+    "rejection_sampling": StepKind(
+        "rejection_sampling",
+        reads={
+            "policy": "policy",
+            "fine_tune_from": "start",
+            "prompts": "prompts",
+            "temperature_from": "sweep?",
+            **_REWARDS,
+        },
+        makes={"policy": "checkpoint", "completions": "completions.parquet", "selected": "selected.jsonl"},
+        options={"version": "{version}"},
+        gathers={"pool": "completions"},
+    ),
+    "ppo": StepKind(
+        "ppo",
+        reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_REWARDS},
+        makes={"policy": "checkpoint"},
+    ),
+    "ghost_attention": StepKind(
+        "ghost_attention",
+        reads={"policy": "policy", "dialogues": "dialogues", "sft_data": "sft_data?"},
+        makes={"policy": "checkpoint"},
+        label="gatt",
+    ),
+    "context_distillation": StepKind(
+        "context_distillation",
+        reads={"policy": "policy", "prompts": "prompts", "safety": "safety", "sft_data": "sft_data?"},
+        makes={"policy": "checkpoint"},
+        label="distilled",
+    ),
+    "safety_sft": StepKind(
+        "sft",
+        reads={"policy": "policy", "data": "safety_sft_data"},
+        makes={"policy": "checkpoint"},
+    ),
+    "time_awareness": StepKind(
+        "sft",
+        reads={"policy": "policy", "data": "time_data"},
+        makes={"policy": "checkpoint"},
+        label="time",
+    ),
+    "evaluate": StepKind(
+        "evaluate",
+        reads={
+            "policy": "policy",
+            "baseline": "baseline?",
+            "baseline_evaluation": "baseline_evaluation?",
+            "prompts": "test_prompts",
+            "helpfulness": "helpfulness?",
+            "safety": "safety?",
+            "referee": "referee?",
+            "world": "world?",
+        },
+        options={"name": "{policy}"},
+        folder="evaluation",
+    ),
+}
+ALIASES = {"rewards": ("helpfulness_reward", "safety_reward")}
+"""Steps by one name."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kind as one plan uses it: its name and folder there, and the options that the plan sets itself."""
+
+    name: str
+    folder: str
+    kind: StepKind
+    given: Mapping[str, Any] = field(default_factory=dict)
+    config: Path | None = None
+
+
+def read_steps(entries: Iterable[Any], field_name: str) -> list[Step]:
+    """The steps of a list in a plan, each entry in one of these forms:
+
+        ppo                                             a kind
+        ppo: {ppo.iterations: 50}                       a kind, and options of its recipe
+        {step: ppo, config: my.yaml, reads: {policy: start}, options: {…}, name: second_ppo}
+        {recipe: my_recipes/polish.py, reads: {policy: policy}, makes: {policy: checkpoint}}
+
+    Args:
+        field_name: of the list, for messages.
+
+    Raises:
+        InputError: naming the entry: it has none of these forms, or names no kind.
+    """
+    return [step for number, entry in enumerate(entries) for step in _steps_of(entry, f"{field_name}[{number}]")]
+
+
+def _steps_of(entry: Any, where: str) -> list[Step]:
+    if isinstance(entry, str):
+        return _named(entry, {}, where)
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{where}: must name a step, such as ppo, or be options of one, got {entry!r}")
+    if "step" not in entry and "recipe" not in entry:
+        if len(entry) != 1 or not isinstance(options := next(iter(entry.values())), Mapping | None):
+            raise InputError(f"{where}: must be {{step: {{option: value}}}}, or have a field `step` or `recipe`")
+        return _named(next(iter(entry)), {"options": options or {}}, where)
+    settings = {name: value for name, value in entry.items() if name != "step"}
+    if "step" in entry:
+        return _named(entry["step"], settings, where)
+    kind_fields = {name: settings.pop(name) for name in _KIND_FIELDS if name in settings}
+    name = settings.pop("name", None) or Path(str(kind_fields["recipe"])).stem
+    return [_step(str(name), _own_kind(kind_fields, where), settings, where)]
+
+
+_KIND_FIELDS = tuple(kind_field.name for kind_field in fields(StepKind) if kind_field.name != "options")
+
+
+def _own_kind(content: Mapping[str, Any], where: str) -> StepKind:
+    for name in ("reads", "makes", "gathers"):
+        given = content.get(name, {})
+        if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
+            raise InputError(f"{where}.{name}: must be names with texts, such as {{policy: policy}}, got {given!r}")
+    try:
+        return StepKind(**content)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from error
+
+
+def _named(name: Any, settings: Mapping[str, Any], where: str) -> list[Step]:
+    if name in ALIASES:
+        return [_step(part, KINDS[part], settings, where) for part in ALIASES[name]]
+    if name not in KINDS:
+        near = difflib.get_close_matches(str(name), [*KINDS, *ALIASES], 1)
+        meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join([*KINDS, *ALIASES])}"
+        raise InputError(f"{where}: there is no step {name!r}{meant}")
+    return [_step(str(name), KINDS[name], settings, where)]
+
+
+def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str) -> Step:
+    known = {"name", "config", "reads", "options"}
+    if unknown := [key for key in settings if key not in known]:
+        raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(sorted(known))}")
+    reads = settings.get("reads") or {}
+    options = settings.get("options") or {}
+    for key, value in (("reads", reads), ("options", options)):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}.{key}: must be options with values, got {value!r}")
+    kept = {option: text for option, text in {**kind.reads, **reads}.items() if text is not None}
+    gathers = {option: text for option, text in kind.gathers.items() if reads.get(option, text) is not None}
+    kept = {option: text for option, text in kept.items() if option not in options and option not in gathers}
+    try:
+        kind = replace(kind, reads=kept, gathers=gathers)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from error
+    config = settings.get("config")
+    own_name = settings.get("name")
+    folder = str(own_name or kind.folder or name)
+    if not re.fullmatch(FOLDER_NAME, folder):
+        raise InputError(f"{where}.name: must be a folder's name of letters, digits, _ . -, got {folder!r}")
+    return Step(str(own_name or name), folder, kind, dict(options), None if config is None else Path(str(config)))

@@ -1,0 +1,205 @@
+"""Chat completions of OpenAI's protocol, in the words of whichever server speaks it: vllm, SGLang, llama.cpp, …
+
+They differ in the names of what OpenAI's protocol lacks (top-k), in the name of the longest answer and in whether they
+draw K answers a request: one request for one token finds that out. Each has defaults of its own (llama.cpp: top-k 40
+and min-p 0.05; `transformers serve`: greedy), so everything that shapes the distribution is sent. Light: no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError
+from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, check_url, key_from
+from rlhf.sampling.protocol import SamplingParams
+
+SHAPE = ("top_k", "min_p", "repetition_penalty")  # fields that OpenAI's own protocol lacks
+Answers = list[tuple[str | None, bool]]  # (text, finished); None: only reasoning
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """A server that answers in place of the policy's weights.
+
+    Args:
+        url: its address with the version, for instance http://localhost:8000/v1.
+        model: the policy's name there, as `<url>/models` lists it.
+        api_key_env: environment variable that holds the key; null: the server asks for none.
+        concurrency: requests at a time, of each process.
+        timeout: seconds until a request counts as failed, from connecting to the answer's last byte.
+        retries: repetitions of a failed request, after 1, 2, 4 .. 60 seconds.
+        seeds: send a seed with every request; off for servers that cannot draw from one.
+    """
+
+    url: str
+    model: str
+    api_key_env: str | None = None
+    concurrency: int = 16
+    timeout: float = 600.0
+    retries: int = 8
+    seeds: bool = True
+
+    def __post_init__(self) -> None:
+        check_url("url", self.url)
+        if self.concurrency < 1:
+            raise InputError(f"concurrency: must be at least 1, got {self.concurrency}")
+        if not 0 < self.timeout < math.inf:
+            raise InputError(f"timeout: must be above 0 seconds, got {self.timeout}")
+        if self.retries < 0:
+            raise InputError(f"retries: must be 0 or above, got {self.retries}")
+        if self.api_key_env is not None:
+            key_from(self.api_key_env)
+
+
+@contextmanager
+def open_chat(config: ServerConfig, num_samples: int, params: SamplingParams, who: str = "server") -> Iterator[Chat]:
+    """A chat with the server's model; leaving it (Ctrl-C too) ends the requests in flight.
+
+    Args:
+        config: where, and with what patience.
+        num_samples: answers to each prompt.
+        params: how they are drawn.
+        who: what the server is called in sentences, by its field: "server", "judge".
+
+    Raises:
+        InputError: the server does not serve the model, or refuses a request in all words known here.
+    """
+    with JsonClient(
+        config.url,
+        who=who,
+        api_key_env=config.api_key_env,
+        timeout=config.timeout,
+        retries=config.retries,
+        concurrency=config.concurrency,
+    ) as client:
+        yield Chat(client, config, num_samples, params)
+
+
+class Chat:
+    """Chat completions of one model in the words of its server, which are found out first; see `open_chat`."""
+
+    def __init__(self, client: JsonClient, config: ServerConfig, num_samples: int, params: SamplingParams) -> None:
+        self.client, self._config, self._num_samples, self._seed = client, config, num_samples, params.seed
+        self._length = "max_tokens"  # how this server calls the longest answer
+        self._require_model()
+        self._request = self._agreed_request(num_samples, params)
+
+    def _require_model(self) -> None:
+        def read(listing: Any) -> list[str]:
+            try:
+                return [str(model["id"]) for model in listing["data"]]
+            except (KeyError, TypeError):
+                raise WrongAnswer("gives no list of models at /models; is url the one that ends in /v1?") from None
+
+        served = self.client.ask_now("models", read=read, retries=min(2, self._config.retries))
+        if self._config.model not in served:
+            some = ", ".join(name[:80] if name.isprintable() else ascii(name)[:80] for name in served[:10])
+            more = f" and {len(served) - 10} more" if len(served) > 10 else ""
+            raise InputError(
+                f"{self.client.who}: {self.client.url} does not serve {self._config.model!r} but "
+                f"{some or 'no model'}{more}; set {self.client.who}.model, or start the server with that model"
+            )
+
+    def _agreed_request(self, num_samples: int, params: SamplingParams) -> dict[str, Any]:
+        """A request without messages and seed, in this server's words; "n" is the most that may be asked for."""
+        request: dict[str, Any] = {
+            "model": self._config.model,
+            "stream": False,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            self._length: params.max_new_tokens,
+            "n": num_samples,
+            "top_k": params.top_k or -1,
+            "min_p": 0.0,
+            "repetition_penalty": params.repetition_penalty,
+        }
+        if params.stop:
+            request["stop"] = list(params.stop)
+        while True:
+            probe = request | {self._length: 1, "messages": [{"role": "user", "content": "Hello"}]}
+            try:
+                self.client.ask_now(**self._asked(probe, seed=0), final=500 if request["n"] > 1 else 0)
+                return request
+            except RequestFailed as error:  # 500: llama.cpp's answer to n > 1, until 2025
+                if error.status in (400, 422) and "max_tokens" in request and "max_completion_tokens" in error.said:
+                    request["max_completion_tokens"] = request.pop("max_tokens")  # OpenAI's reasoning models
+                    self._length = "max_completion_tokens"
+                elif error.status == 422 and "top_k" in request:  # `transformers serve` on a field it does not know
+                    shape = {name: request.pop(name) for name in SHAPE}
+                    shape |= {"top_k": params.top_k, "do_sample": params.temperature > 0}
+                    request["generation_config"] = json.dumps(shape)
+                elif error.status in (400, 422, 500) and request["n"] > 1:
+                    request["n"] = 1
+                elif error.status == 400 and "top_k" in request and (params.top_k, params.repetition_penalty) == (0, 1):
+                    request = {name: value for name, value in request.items() if name not in SHAPE}  # OpenAI itself
+                else:
+                    raise
+
+    def _asked(self, request: dict[str, Any], seed: int) -> dict[str, Any]:
+        """Arguments of the client's `ask`."""
+        body = request | {"seed": seed} if self._config.seeds else request
+        about = f" to the prompt {body['messages'][-1]['content'][:60]!r}"
+        return {
+            "path": "chat/completions",
+            "body": body,
+            "about": about,
+            "read": lambda answer: read_answers(answer, body["n"]),
+        }
+
+    def start(self, prompt: Conversation, key: int) -> Future[Answers]:
+        """A prompt's answers, with seeds that `key` decides; prompts are asked in the order in which they come."""
+        return self.client.start(partial(self._answers, prompt, key))
+
+    async def _answers(self, prompt: Conversation, key: int) -> Answers:
+        messages = [{"role": m["role"], "content": m["content"].strip()} for m in prompt]
+        answers: Answers = []
+        while len(answers) < self._num_samples:
+            n = min(self._request["n"], self._num_samples - len(answers))
+            request = self._request | {"messages": messages, "n": n}
+            answers += await self.client.ask(**self._asked(request, _seed(self._seed, key, len(answers))))
+        return answers
+
+
+def read_answers(answer: Any, n: int) -> Answers:
+    """(text, finished) of the one to `n` choices of a chat completion.
+
+    Where the length ended an answer before its text began, or all went into reasoning that the server keeps apart, the
+    text is None. Half an emoji (a lone surrogate) becomes U+FFFD.
+
+    Raises:
+        WrongAnswer: this is no chat completion; it says how its texts ended in no known way, or has no text.
+    """
+    try:
+        found = [(c["message"], c["message"].get("content"), c.get("finish_reason")) for c in answer["choices"]]
+    except (KeyError, TypeError, AttributeError):
+        raise WrongAnswer("gives an answer without choices") from None
+    if not 1 <= len(found) <= n:
+        raise WrongAnswer(f"gives {len(found)} answers where {n} were asked for")
+    answers: Answers = []
+    for message, text, reason in found:
+        if not isinstance(reason, str) or not reason:
+            raise WrongAnswer("does not say whether an answer came to its end (finish_reason)")
+        if reason in ("abort", "error"):
+            raise WrongAnswer(f"gives up an answer (finish_reason {reason})")
+        thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
+        if text is None and (thought or reason == "length"):
+            answers.append((None, reason == "stop"))
+        elif isinstance(text, str):
+            answers.append((text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), reason == "stop"))
+        else:
+            raise WrongAnswer("gives an answer without text" + ", a call of tools" * ("tool_calls" in message))
+    return answers
+
+
+def _seed(seed: int, key: int, index: int) -> int:
+    """31 bits, which every server takes: of the request whose first answer is sample `index` of prompt `key`."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {key} {index}".encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,105 @@
+"""The split of a user's own files, by the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.data.jsonl import read_rows
+from rlhf.data.splitting import first_turn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def prepare(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    words = [part for name, value in options.items() for part in (f"--{name}", json.dumps(value).strip('"'))]
+    command = [sys.executable, "recipes/prepare_data.py", "--output", str(folder), *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_rows(path)]
+
+
+def turns(path: Path) -> set[str]:
+    return {first_turn(row["messages"]) for row in rows(path)}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Eighty pairs a domain over forty first turns; sixty prompts, half of which begin like a pair."""
+
+    def write(name: str, content: list[dict[str, Any]]) -> str:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in content))
+        return str(path)
+
+    pairs = [{"prompt": f"question {i % 40}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(80)]
+    return {
+        "helpful": write("helpful", pairs),
+        "harmless": write("harmless", pairs),
+        "prompts": write("prompts", [{"prompt": f"Question  {i}"} for i in range(10, 70)]),
+        "more": write("more", [{"prompt": f"more {i}"} for i in range(20)]),
+        "test": write("test", [{"prompt": f"question {i}"} for i in range(5)]),
+    }
+
+
+def test_nothing_held_out_is_trained_on(files: dict[str, str], tmp_path: Path) -> None:
+    options = {"helpfulness_preferences": [files["helpful"]], "safety_preferences": [files["harmless"]]}
+    done = prepare(tmp_path / "out", prompts=[files["prompts"]], versions=["v1", "v2"], rounds="share", **options)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    trained = [turns(out / f"{name}.jsonl") for name in ("prompts_v1", "prompts_v2", "preferences_train")]
+    held_out = [turns(out / f"{n}.jsonl") for n in ("validation_prompts", "test_prompts", "preferences_test")]
+    assert all(a.isdisjoint(b) for a in trained for b in held_out)
+    assert trained[0].isdisjoint(trained[1]) and len(trained[0] | trained[1]) > 30
+    assert held_out[0].isdisjoint(held_out[1])
+    domains = [row["domain"] for row in rows(out / "preferences_train.jsonl")]
+    assert domains.count("helpfulness") == domains.count("safety") == len(domains) / 2
+    split = json.loads((out / "split.json").read_text())
+    assert split["written"]["preferences_train"] == len(domains)
+
+
+def test_files_held_out_by_the_user_stay_whole(files: dict[str, str], tmp_path: Path) -> None:
+    done = prepare(tmp_path / "out", prompts=[files["prompts"]], test_prompts=[files["test"]])
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "out" / "test_prompts.jsonl")) == 5
+    pairs = {"helpfulness_preferences": [files["helpful"]], "test_preferences": [files["harmless"]]}
+    none_left = prepare(tmp_path / "none", prompts=[files["prompts"]], **pairs)
+    assert none_left.returncode == 2 and "preferences_train; give more rows" in none_left.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_prompts_the_preferences_own_are_taken(files: dict[str, str], tmp_path: Path) -> None:
+    done = prepare(tmp_path / "out", helpfulness_preferences=[files["helpful"]])
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out" / "split.json").read_text())["written"]
+    assert written["prompts_v1"] + written["validation_prompts"] + written["test_prompts"] == 40
+
+
+def test_a_file_a_version(files: dict[str, str], tmp_path: Path) -> None:
+    both = {"prompts": [files["prompts"], files["more"]], "rounds": "files"}
+    done = prepare(tmp_path / "out", versions=["v1", "v2"], **both)
+    assert done.returncode == 0, done.stderr
+    assert all(turn.startswith("more") for turn in turns(tmp_path / "out" / "prompts_v2.jsonl"))
+    refused = prepare(tmp_path / "no", versions=["v1"], **both)
+    assert refused.returncode == 2 and "rounds: files needs one file of prompts a version" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "prompts: name files of prompts"),
+        ({"prompts": ["nowhere.jsonl"]}, "nowhere.jsonl does not exist"),
+        ({"prompts": ["x.jsonl"], "test_share": 1.5}, "test_share: must lie between 0 and 1"),
+        ({"prompts": ["x.jsonl"], "max_prompts": -1}, "max_prompts: must be 0"),
+    ],
+)
+def test_bad_settings(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    done = prepare(tmp_path / "out", **options)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
