@@ -14,38 +14,40 @@ statistics.json (the paper's table: sizes, lengths, strengths, safety labels, by
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field, replace
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from rlhf.annotation.labelling import batch_figures, label_batch, preferences_of, require_complete
 from rlhf.annotation.protocol import Pair
-from rlhf.annotation.registry import annotator_files, asked_of, make_annotator
+from rlhf.annotation.registry import AnnotatorFiles, asked_of, make_annotator
 from rlhf.annotation.store import Store
 from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
 from rlhf.data.jsonl import read_rows, write_rows
-from rlhf.data.loading import is_local, load_prompts, untagged
+from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
-from rlhf.rewards.specs import reward_files
+from rlhf.models.fields import Checkpoint
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import Kept, require_files, require_new, stage_folder, write_json
+from rlhf.sampling.shards import kept_samples
+from rlhf.stage import Effect, InputPath, KeepingConfig, open_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from rlhf.stage import Kept
 
-@dataclass(frozen=True)
-class CollectPreferencesConfig:
+
+@dataclass(frozen=True, kw_only=True)
+class CollectPreferencesConfig(KeepingConfig):
     """Preference collection.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder of the newest model; it gives the first answer.
         prompts: prompts whose pairs are trained on (file or hub name).
         test_prompts: other prompts, whose pairs measure the reward models; null: `held_out` of `prompts` do.
@@ -67,24 +69,23 @@ class CollectPreferencesConfig:
         seed: of the draws (added to sampling.seed) and of the annotator.
     """
 
-    output: Path
-    policy: Path
-    prompts: str
-    test_prompts: str | None = None
+    policy: Checkpoint
+    prompts: DataSource
+    test_prompts: DataSource | None = None
     held_out: float = 0.1
-    second_policy: Path | None = None
+    second_policy: Checkpoint | None = None
     annotator: str = "people"
-    annotator_options: dict[str, Any] = field(default_factory=dict)
-    world: Path | None = None
-    labels: Path | None = None
+    annotator_options: Annotated[dict[str, Any], AnnotatorFiles()] = field(default_factory=dict)
+    world: InputPath | None = None
+    labels: Annotated[Path | None, Effect.NONE] = None
     labels_per_pair: int = 1
-    helpfulness: str | None = None
-    safety: str | None = None
+    helpfulness: Reward | None = None
+    safety: Reward | None = None
     temperatures: tuple[float, float] = (0.8, 1.2)
     pairs_per_prompt: int = 1
     safety_pairs_per_prompt: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Effect.ROUNDING] = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -102,8 +103,7 @@ class CollectPreferencesConfig:
 
 
 def main(config: CollectPreferencesConfig) -> None:
-    require_new(config.output)
-    inputs = inputs_of(config)
+    stage = open_stage(config)
     parts = parts_of(config)
     labels = config.labels or config.output.with_name(f"{config.output.name}.labels.sqlite")
     batch = "/".join(config.output.parts[-2:])
@@ -115,51 +115,37 @@ def main(config: CollectPreferencesConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs, keep=kept_draws(config, parts)) as folder:
-        accelerator.wait_for_everyone()
-        drawn = draw_pairs(config, parts, folder / KEPT, accelerator)
-        if not accelerator.is_main_process:  # the main one alone waits for the annotators
+    kept = kept_draws(config, parts)
+    with stage.work(accelerator, kept) as folder:
+        drawn = draw_pairs(config, parts, folder / kept.name, accelerator)
+        judged = folder / kept.name / "judged"
+        if not stage.is_main:  # people take longer than a barrier waits; if the main process fails, the launch ends
+            while not judged.exists():
+                time.sleep(1.0)
             return
         worth_asking = list({pair.id: pair for pair in drawn if pair.a and pair.b and pair.a != pair.b}.values())
         if not worth_asking:
-            raise InputError(
-                "prompts: no two answers of any prompt differ; raise the temperatures, or name more prompts"
-            )
+            raise InputError("prompts: no two answers of any prompt differ; raise the temperatures, or name more")
         with Store(labels) as store:
             store.add_batch(batch, worth_asking, labels=config.labels_per_pair, asked=asked)
             label_batch(store, batch, annotator)
             require_complete(store, batch)
             rows_of = preferences_of(store, batch)
             figures = batch_figures(store, batch)
-        rows = {
-            part: [row for pair in drawn if pair.part == part for row in rows_of.get(pair.id, [])] for part in parts
-        }
+        rows = {part: [row for p in drawn if p.part == part for row in rows_of.get(p.id, [])] for part in parts}
         for part, some in rows.items():
-            write_rows(folder / f"preferences_{part}.jsonl", (row.to_dict() for row in some))
+            stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in some))
         both = [row for some in rows.values() for row in some]
         domains = {"all": both} | {d: [row for row in both if row.domain == d] for d in get_args(Domain)}
         tokenizer = load_tokenizer(config.policy)
         statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
-        figures["nothing_to_compare"] = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
         figures["agreement_with_rewards"] = agreement_with_rewards(config, domains, accelerator.device)
+        figures["nothing_to_compare"] = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
         left_out = sum(pair.id not in rows_of for pair in drawn)
-        write_json(folder / "statistics.json", statistics | {"left_out": left_out, "batch": figures})
-
-
-def inputs_of(config: CollectPreferencesConfig) -> dict[str, Path]:
-    """What the stage reads, by the name of its option; InputError where something is not there."""
-    inputs = dict(zip(("policy", "second_policy"), config.policies, strict=True))
-    sources = {"prompts": config.prompts, "test_prompts": config.test_prompts}
-    inputs |= {
-        name: Path(untagged(source)) for name, source in sources.items() if source is not None and is_local(source)
-    }
-    inputs |= {} if config.world is None else {"world": config.world}
-    files = annotator_files(config.annotator, config.annotator_options)
-    require_files(**inputs)
-    for path in config.policies:
-        require_checkpoint(path)
-    inputs |= {f"annotator_options.{key}": Path(path) for key, path in files.items() if Path(path).exists()}
-    return inputs | reward_files(helpfulness=config.helpfulness, safety=config.safety)
+        stage.write_json("statistics.json", statistics | {"left_out": left_out, "batch": figures})
+        skipped = left_out - figures["nothing_to_compare"]
+        stage.closing.rows(len(both), {"nothing to compare": figures["nothing_to_compare"], "skipped": skipped})
+        judged.touch()
 
 
 def parts_of(config: CollectPreferencesConfig) -> dict[str, list[Prompt]]:
@@ -171,16 +157,15 @@ def parts_of(config: CollectPreferencesConfig) -> dict[str, list[Prompt]]:
     return split_by_first_turn(prompts, shares, 0, lambda prompt: prompt.messages)
 
 
-KEPT = "drawn"
-
-
 def kept_draws(config: CollectPreferencesConfig, parts: dict[str, list[Prompt]]) -> Kept:
     """The folder of what is drawn, taken over by an attempt that would draw the same."""
-    prompts = {part: [prompt.to_dict() for prompt in some] for part, some in parts.items()}
-    decides = ("temperatures", "pairs_per_prompt", "safety_pairs_per_prompt", "seed")
-    values = {name: getattr(config, name) for name in decides} | {"sampling": asdict(config.sampling)}
-    asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
-    return Kept(KEPT, "drawn answers", inputs=("policy", "second_policy"), values=values | {"prompts": asked})
+    prompts = [prompt for some in parts.values() for prompt in some]
+    values = {name: getattr(config, name) for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "seed")}
+    values |= {"temperatures": list(config.temperatures), "domains": [prompt.domain for prompt in prompts]}
+    values |= {"parts": {part: len(some) for part, some in parts.items()}}
+    policies = ["policy"] if config.second_policy is None else ["policy", "second_policy"]
+    messages = [prompt.messages for prompt in prompts]
+    return kept_samples(messages, config.pairs_per_prompt, config.sampling, inputs=policies, **values)
 
 
 def draw_pairs(

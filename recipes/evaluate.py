@@ -18,17 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_prompts, untagged
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
+from rlhf.data.suspicion import suspicious_answers
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
-from rlhf.models.checkpoint import require_checkpoint
-from rlhf.rewards.specs import reward_files
+from rlhf.models.fields import Checkpoint
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import ExistingPath, InputPath, StageConfig, open_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,12 +38,11 @@ if TYPE_CHECKING:
     from rlhf.conversation import Conversation
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(StageConfig):
     """Evaluation of one version.
 
     Args:
-        output: folder of this stage.
         name: of the version, in the report.
         policy: checkpoint folder to evaluate.
         prompts: held-out prompts (file or hub name).
@@ -63,17 +64,16 @@ class EvaluateConfig:
         seed: added to sampling.seed; the same for every version, so that luck is shared.
     """
 
-    output: Path
     name: str
-    policy: Path
-    prompts: str
-    baseline: Path | None = None
-    baseline_evaluation: Path | None = None
-    helpfulness: str | None = None
-    safety: str | None = None
-    referee: str | None = None
+    policy: Checkpoint
+    prompts: DataSource
+    baseline: Checkpoint | None = None
+    baseline_evaluation: Annotated[Path, ExistingPath("answers.jsonl")] | None = None
+    helpfulness: Reward | None = None
+    safety: Reward | None = None
+    referee: Reward | None = None
     scorer: str | None = None
-    world: Path | None = None
+    world: InputPath | None = None
     judge: ServerConfig | None = None
     judge_max_new_tokens: int = 1024
     opponent: ServerConfig | None = None
@@ -105,16 +105,7 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> None:
-    inputs: dict[str, Any] = {"policy": config.policy, "baseline": config.baseline, "world": config.world}
-    inputs["baseline_evaluation"] = config.baseline_evaluation and config.baseline_evaluation / "answers.jsonl"
-    inputs["prompts"] = untagged(config.prompts) if is_local(config.prompts) else None
-    inputs = {name: path for name, path in inputs.items() if path is not None}
-    require_new(config.output)
-    require_files(**inputs)
-    for path in (config.policy, config.baseline):
-        if path is not None:
-            require_checkpoint(path)
-    inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety, referee=config.referee)
+    stage = open_stage(config)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
     load_prompts(config.prompts)  # a bad row is found before torch is loaded
 
@@ -144,12 +135,11 @@ def main(config: EvaluateConfig) -> None:
         max_new_tokens=config.sampling.max_new_tokens,
         max_prompt_tokens=config.max_prompt_tokens,
     )
-    opponents = read_answers(inputs["baseline_evaluation"]) if config.baseline_evaluation else []
+    opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator) as folder:
         policy = load_policy(config.policy).to(accelerator.device)
         params = replace(config.sampling, seed=config.sampling.seed + config.seed)
         asked = ([prompt.messages for prompt in prompts], config.samples_per_prompt, params, accelerator)
@@ -187,10 +177,13 @@ def main(config: EvaluateConfig) -> None:
             figures |= judge_figures(answers, outcomes, opinions, config.judge.model, opponent)
             extras = [{**extra, "judge_outcome": outcome} for extra, outcome in zip(extras, outcomes, strict=True)]
 
-        if accelerator.is_main_process:
+        if stage.is_main:
             write_answers(folder / "answers.jsonl", answers, extras)
-            write_json(folder / "evaluation.json", figures)
-        accelerator.wait_for_everyone()
+        stage.write_json("evaluation.json", figures)
+        stage.closing.rows(len(answers))
+        shown = ("win_rate_vs_sft", "violation_rate", "mean_length", "kl_from_sft")
+        stage.closing.figures(**{name: figures.get(name) for name in shown})
+        stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers)))
 
 
 def _judgements(

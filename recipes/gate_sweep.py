@@ -13,32 +13,29 @@ Markdown.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
-from rlhf.rewards.rows import local_files
-from rlhf.rewards.specs import reward_files
-from rlhf.stage import require_new, stage_folder, write_json
+from rlhf.rewards.specs import Reward
+from rlhf.stage import StageConfig, open_stage
 
 
-@dataclass(frozen=True)
-class GateSweepConfig:
+@dataclass(frozen=True, kw_only=True)
+class GateSweepConfig(StageConfig):
     """A sweep of the safety gate's threshold.
 
     Args:
-        output: folder of this stage.
         preferences: rows with safety labels (chosen_safe, rejected_safe), held out from the reward models' training.
         helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
         safety: the same for safety.
         thresholds: on the safety score after the sigmoid.
     """
 
-    output: Path
-    preferences: tuple[str, ...]
-    helpfulness: str
-    safety: str
+    preferences: tuple[DataSource, ...]
+    helpfulness: Reward
+    safety: Reward
     thresholds: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
     def __post_init__(self) -> None:
@@ -49,9 +46,7 @@ class GateSweepConfig:
 
 
 def main(config: GateSweepConfig) -> None:
-    require_new(config.output)
-    inputs = local_files(preferences=config.preferences)
-    inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
+    stage = open_stage(config)
     rows = [row for source in config.preferences for row in load_preferences(source)]
 
     from rlhf.evaluation.gate_sweep import labelled_answers, tension, threshold_sweep
@@ -63,8 +58,7 @@ def main(config: GateSweepConfig) -> None:
 
     conversations, unsafe = labelled_answers(rows)
     accelerator = make_accelerator(seed=0)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator) as folder:
         scores = {}
         for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):
             reward = load_reward(spec, device=accelerator.device)
@@ -81,11 +75,11 @@ def main(config: GateSweepConfig) -> None:
                 for h, s, u in zip(scores["helpfulness"], scores["safety"], unsafe, strict=True)
             ],
         }
-        if accelerator.is_main_process:
-            write_json(folder / "gate_sweep.json", figures)
+        if stage.is_main:
+            stage.write_json("gate_sweep.json", figures)
             build_gate_page(figures, folder / "index.html", config.output.name)
-            print(markdown_tables(figures))
-        accelerator.wait_for_everyone()
+            stage.say(markdown_tables(figures))
+            stage.closing.rows(len(conversations))
 
 
 if __name__ == "__main__":

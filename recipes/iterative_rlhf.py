@@ -10,6 +10,7 @@ run again.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -24,6 +25,9 @@ from rlhf.iteration.summary import write_summary
 
 
 def main(config: IterativeConfig) -> None:
+    for option in ("strict", "fresh"):
+        if getattr(config, option):
+            os.environ[f"RLHF_{option.upper()}"] = "true"  # for every stage: it changes nothing of a result
     stages = make_plan(config)
     check_plan(stages)
     try:

@@ -27,6 +27,7 @@ from rlhf.models.config import AdapterConfig
 from rlhf.models.fields import Checkpoint
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
+from rlhf.ppo.watch import suspicious_run
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import InputPath, KeepingConfig, open_stage, require_files
@@ -104,6 +105,7 @@ def main(config: PPORecipeConfig) -> None:
         load_prompts(source)  # a bad row is found before torch is loaded
 
     from rlhf.conversation import Renderer
+    from rlhf.metrics import read_metrics
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
@@ -163,6 +165,10 @@ def main(config: PPORecipeConfig) -> None:
         result = train_ppo(ppo, prompts, validation_prompts, stage.log, saving)
         saving.take_best(result.best_iteration)
         stage.write_json("ppo.json", vars(result))
+        stage.closing.rows(len(prompts))
+        stage.closing.figures(**vars(result))
+        if stage.is_main:
+            stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:

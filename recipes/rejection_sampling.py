@@ -22,10 +22,18 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
+from rlhf.data.suspicion import suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
-from rlhf.iteration.selection import SelectionConfig, refuse_empty, select, selection_figures, write_selected
+from rlhf.iteration.selection import (
+    SelectionConfig,
+    refuse_empty,
+    select,
+    selection_figures,
+    suspicious_choice,
+    write_selected,
+)
 from rlhf.iteration.sweep import read_best_temperature
 from rlhf.models.fields import Checkpoint, Policy
 from rlhf.rewards.specs import Reward
@@ -161,6 +169,11 @@ def main(config: RejectionSamplingConfig) -> None:
         figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
         figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
         stage.write_json("selection.json", figures)
+        stage.closing.rows(len(dialogues), selection.left_out)
+        stage.closing.suspect(suspicious_answers(figures["finished_share"]))
+        stage.closing.suspect(suspicious_choice(figures))
+        shown = ("mean_reward", "selected_mean_reward", "mean_length", "selected_mean_length", "finished_share")
+        stage.closing.figures(**{name: figures.get(name) for name in shown})
         refuse_empty(selection)
 
         # fine-tune on them

@@ -14,28 +14,27 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Renderer
-from rlhf.data.loading import is_local, load_prompts, untagged
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.iteration.pool import completions_of, rescore, write_completions
 from rlhf.iteration.sweep import sweep_figures
-from rlhf.models.checkpoint import require_checkpoint
-from rlhf.rewards.specs import reward_files
+from rlhf.models.fields import Checkpoint
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import Effect, StageConfig, open_stage
 
 
-@dataclass(frozen=True)
-class TemperatureSweepConfig:
+@dataclass(frozen=True, kw_only=True)
+class TemperatureSweepConfig(StageConfig):
     """A sweep over temperatures.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder that the answers are sampled from, the newest.
         prompts: prompts to answer (file or hub name).
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
@@ -51,18 +50,17 @@ class TemperatureSweepConfig:
         seed: added to sampling.seed; also of the drawn prompts.
     """
 
-    output: Path
-    policy: Path
-    prompts: str
-    helpfulness: str
-    safety: str
+    policy: Checkpoint
+    prompts: DataSource
+    helpfulness: Reward
+    safety: Reward
     temperatures: tuple[float, ...] = (0.6, 0.8, 1.0, 1.2, 1.4)
     num_prompts: int = 100
     num_samples: int = 25
     best_of: int = 16
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Effect.ROUNDING] = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,12 +79,7 @@ class TemperatureSweepConfig:
 
 
 def main(config: TemperatureSweepConfig) -> None:
-    inputs: dict[str, Any] = {"policy": config.policy}
-    inputs |= {"prompts": Path(untagged(config.prompts))} if is_local(config.prompts) else {}
-    require_new(config.output)
-    require_files(**inputs)
-    require_checkpoint(config.policy)
-    inputs |= reward_files(helpfulness=config.helpfulness, safety=config.safety)
+    stage = open_stage(config)
     prompts = load_prompts(config.prompts)
     if 0 < config.num_prompts < len(prompts):
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
@@ -105,8 +98,7 @@ def main(config: TemperatureSweepConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator) as folder:
         helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
         refuse_broken_rewards(prompts, helpfulness, safety)
         policy = load_policy(config.policy).to(accelerator.device)
@@ -121,13 +113,13 @@ def main(config: TemperatureSweepConfig) -> None:
             rows = completions_of(prompts, samples, "sweep", temperature)
             drawn[temperature], _ = rescore(rows, by_id, helpfulness, safety, accelerator, judges)
 
-        if accelerator.is_main_process:
+        if stage.is_main:
             write_completions(folder / "completions.parquet", [row for rows in drawn.values() for row in rows])
             sweep = sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups)
-            write_json(folder / "sweep.json", sweep)
+            stage.write_json("sweep.json", sweep)
             build_sweep_page(sweep, folder / "index.html", config.output.name)
-            print(text_table(sweep))
-        accelerator.wait_for_everyone()
+            stage.say(text_table(sweep))
+            stage.closing.rows(sum(map(len, drawn.values())))
 
 
 if __name__ == "__main__":

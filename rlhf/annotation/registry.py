@@ -79,6 +79,15 @@ def annotator_files(name: str, options: Mapping[str, Any]) -> dict[str, str]:
     return {key: os.fspath(options[key]) for key in paths if isinstance(options[key], str | os.PathLike)}
 
 
+class AnnotatorFiles:
+    """Stands at a config's field of annotator options: those of them that are files, and are there, are inputs."""
+
+    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
+        """See `rlhf.stage.fields.InputCheck`; the config says in `annotator` whose options these are."""
+        files = annotator_files(config.annotator, value)
+        return {f"{field}.{key}": Path(path) for key, path in files.items() if Path(path).exists()}
+
+
 def asked_of(annotator: Annotator, name: str, options: Mapping[str, Any], **given: Any) -> str:
     """Who is asked, for `Store.add_batch`: judgements of one batch that were made otherwise are set aside.
 

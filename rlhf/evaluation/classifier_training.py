@@ -17,8 +17,9 @@ from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
+from rlhf.training.checkpoints import States
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.loop import Batch, Task, train
+from rlhf.training.loop import Batch, Task, TrainingResult, train
 
 LONGEST = 512
 
@@ -54,12 +55,14 @@ def train_classifier(
     accelerator: Accelerator,
     log: MetricsLog,
     seed: int,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    states: States | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrainingResult]:
     """A sequence classifier of the labels in `labelled` (text -> label), fine-tuned by cross-entropy.
 
     Args:
         path: checkpoint folder to start from, a causal LM or an encoder; its head is new.
         seed: of the head and of the rows' order.
+        states: where the training goes on from after a kill; None: it keeps none.
     """
     names = sorted(set(labelled.values()))
     if len(names) < 2:
@@ -86,8 +89,8 @@ def train_classifier(
         return nn.functional.cross_entropy(logits, batch["labels"], reduction="sum"), {"accuracy": right}
 
     task = Task(collate=collate, loss=loss, weight=lambda row: 1.0, length=lambda row: len(row[0]))
-    train(model, rows, task, config, accelerator, log, seed=seed, name="classifier")
-    return model.eval(), tokenizer
+    result = train(model, rows, task, config, accelerator, log, seed=seed, name="classifier", states=states)
+    return model.eval(), tokenizer, result
 
 
 def save_classifier(

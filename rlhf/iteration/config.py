@@ -60,6 +60,8 @@ class IterativeConfig:
         processes: step or recipe -> processes of its stages; 1 where not named.
         slots: processes at once, over all stages: the machine's cores, or GPUs.
         seed: decides every draw; version n's stages get seed + 1000 n.
+        strict: a stage with suspicious lines in its closing block fails, and the run stops there.
+        fresh: stages drop what a broken-off attempt left where it was made in another way, which they refuse otherwise.
     """
 
     run: Path
@@ -70,6 +72,8 @@ class IterativeConfig:
     processes: dict[str, int] = field(default_factory=dict)
     slots: int = 2
     seed: int = 0
+    strict: bool = False
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         names = [version.name for version in self.versions]

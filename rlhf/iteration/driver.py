@@ -23,7 +23,7 @@ from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.iteration.decision import decide, input_digests, stage_key
-from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file
+from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
 from rlhf.iteration.lifetime import end_leftovers
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
 from rlhf.iteration.processes import StageProcess, command_of, extra_environment, has_gpu, stop
@@ -206,6 +206,8 @@ class Driver:
             command=command_of(stage, self.recipes),
         )
         self.progress.say(stage.name, text)
+        for sentence in suspicious_lines(stage.output):
+            self.progress.say(stage.name, f"suspicious: {sentence}")
 
     def _failed(self, process: StageProcess, status: int) -> str:
         """Record a failure; returns what the user needs: the last error line, the log, the command."""

@@ -103,3 +103,9 @@ def read_stage_file(folder: Path) -> Record | None:
         return record
     except (OSError, ValueError):
         return None
+
+
+def suspicious_lines(folder: Path) -> list[str]:
+    """What a finished stage's closing block calls suspicious; none where it is not finished."""
+    record = read_stage_file(folder) or {}
+    return list(record.get("closing", {}).get("suspicious", ()))

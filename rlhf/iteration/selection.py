@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.conversation import Conversation
 from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Completion
+from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
@@ -195,3 +196,19 @@ def selection_figures(
         "selected_mean_length": fmean(len(row.token_ids) for row in selected) if selected else None,
         "prompts_without_answer": len({row.prompt_id for row in candidates} - {row.prompt_id for row in selected}),
     }
+
+
+MOST_LENGTHENED = 1.5
+"""Chosen answers so many times as long as those drawn: the reward likes length, and fine-tuning will teach it."""
+
+
+def suspicious_choice(figures: Mapping[str, Any]) -> list[str]:
+    """Sentences about `selection_figures`: few prompts with an answer, answers chosen for their length."""
+    prompts = figures["selected"] + figures["prompts_without_answer"]
+    found = suspicious_selection(prompts - figures["prompts_without_answer"], prompts, figures["left_out"])
+    if figures["selected"] and figures["selected_mean_length"] > MOST_LENGTHENED * figures["mean_length"] > 0:
+        found.append(
+            f"the chosen answers are {figures['selected_mean_length'] / figures['mean_length']:.1f} times as long as "
+            "those drawn; selection.max_length_ratio bounds that"
+        )
+    return found

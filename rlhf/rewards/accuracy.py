@@ -5,7 +5,7 @@ Paper, section 3.2.2 (tables 7 and 8): accuracy falls from "significantly better
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,29 @@ def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: Re
         "training_pairs": len(rows.own),
         "test_prompts_in_training": seen_prompts(whole.test, [*whole.own, *whole.other]),
     }
+
+
+def suspicious_accuracy(report: Mapping[str, Any]) -> list[str]:
+    """Sentences about an `accuracy_report`: worse than a coin or a length counter, or measured on rows it has seen.
+
+    Its 95 % interval must lie below one half, or below what counting characters reaches, as far as it is below.
+    """
+    found = []
+    if report["accuracy"] is not None:
+        highest = report["accuracy_ci"][1]
+        if highest < 0.5:
+            found.append(f"it prefers the rejected answer: held-out accuracy {report['accuracy']:.1%}")
+        elif report["longer_wins"] is not None and highest < max(report["longer_wins"], 1 - report["longer_wins"]):
+            found.append(
+                f"counting characters does better ({report['longer_wins']:.1%} prefer the longer answer) than its "
+                f"held-out accuracy, {report['accuracy']:.1%}"
+            )
+    if report.get("test_prompts_in_training"):
+        found.append(
+            f"the accuracy flatters: {report['test_prompts_in_training']} of {report['pairs']} held-out rows have a "
+            "prompt that it trained on"
+        )
+    return found
 
 
 def _share(hits: Sequence[float]) -> dict[str, Any]:

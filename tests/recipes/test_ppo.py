@@ -267,7 +267,7 @@ def test_the_value_starts_from_helpfulness_where_it_can(
     adapter.save(tmp_path / "adapter", tokenizer, merge=False)
     other, own, over_base = (tmp_path / name for name in ("other", "own", "adapter"))
     assert default_value([own], tokenizer) == default_value([other, own], tokenizer) == own
-    assert default_value([], tokenizer) is None and capsys.readouterr().err == ""
+    assert default_value([], tokenizer) is None and "value_from" not in capsys.readouterr().err
     assert default_value([other], tokenizer) is None and default_value([over_base], tokenizer) is None
     assert capsys.readouterr().err.count("the value starts from the policy with a new head") == 2
 

@@ -13,7 +13,7 @@ from rlhf.configuration import parse_config
 from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
 from rlhf.evaluation.classifier_training import read_labelled_texts
-from rlhf.evaluation.text_classifier import TextClassifier
+from rlhf.models.text_judges import TextClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import safety_benchmarks

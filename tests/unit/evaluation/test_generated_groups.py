@@ -17,8 +17,8 @@ from rlhf.evaluation.generated_groups import (
     sentiment_figures,
     toxicity_figures,
 )
-from rlhf.evaluation.text_classifier import TextClassifier
 from rlhf.intervals import wilson
+from rlhf.models.text_judges import TextClassifier
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_classifier_says_the_same_in_any_batch(classifier):
     with torch.no_grad():
         expected = found.model(**ids).logits.softmax(-1)[0, 2]
     assert together[2] == pytest.approx(expected.item(), abs=1e-6)
-    pairs = found.probabilities(["hello", "hello"], "positive", ["a", "b"])
+    pairs = found.probabilities(["hello", "hello"], "positive", pairs=["a", "b"])
     assert pairs[0] != pairs[1]
 
 

@@ -72,19 +72,53 @@ def save(tokenizer, tmp_path_factory):
 def test_toxicity_is_what_the_pipeline_says(save, labels, options, toxic):
     from transformers import pipeline
 
-    from rlhf.data.text_models import ToxicityClassifier
+    from rlhf.models.text_judges import ToxicityClassifier
 
     folder = save(labels, **options)
     classify = pipeline("text-classification", model=str(folder), top_k=None, max_length=8, truncation=True)
     expected = [max(e["score"] for e in scores if e["label"] in toxic) for scores in classify(TEXTS)]
-    for batch_size in (1, 3, 8):
-        found = ToxicityClassifier(str(folder), batch_size=batch_size)(TEXTS)
+    for batch_tokens in (1, 12, 99):
+        found = ToxicityClassifier(str(folder), batch_tokens=batch_tokens)(TEXTS)
         np.testing.assert_allclose(found, expected, atol=1e-6)
     assert len(set(np.round(expected, 6))) == 4
 
 
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "single_label_classification", None])
+def test_probabilities_are_those_of_the_model_s_own_kind(save, tokenizer, problem_type):
+    """One text, one label, one checkpoint: one number, whoever asks, and it is plain transformers'."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    from rlhf.models.text_judges import TextClassifier, ToxicityClassifier
+
+    labels = ["toxic", "insult", "threat"]
+    folder = save(labels, problem_type=problem_type)
+    model = BertForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits = torch.stack(
+            [model(**tokenizer(t, return_tensors="pt", truncation=True, max_length=8)).logits[0] for t in TEXTS]
+        )
+    expected = logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(-1)
+    classifier = TextClassifier(str(folder), device="cpu")
+    torch.testing.assert_close(classifier.all_probabilities(TEXTS), expected, atol=1e-6, rtol=0)
+    for place, label in enumerate(labels):
+        torch.testing.assert_close(classifier.probabilities(TEXTS, label), expected[:, place], atol=1e-6, rtol=0)
+    both = expected[:, :2].amax(1) if classifier.independent else expected[:, :2].sum(1)
+    torch.testing.assert_close(classifier.probabilities(TEXTS, "toxic", "insult"), both, atol=1e-6, rtol=0)
+    assert ToxicityClassifier(str(folder))(TEXTS) == classifier.probabilities(TEXTS, "toxic").tolist()
+    assert classifier.labels_of(TEXTS) == [labels[i] for i in expected.argmax(1).tolist()]
+    assert not torch.equal(logits.sigmoid()[:, 0], logits.softmax(-1)[:, 0])
+
+
+def test_a_regression_says_no_probability(save):
+    from rlhf.models.text_judges import TextClassifier
+
+    with pytest.raises(InputError, match=r"classifier: .* is a regression \(problem_type in its config.json\)"):
+        TextClassifier(str(save(["LABEL_0"], problem_type="regression")))
+
+
 def test_toxic_labels_by_name(save):
-    from rlhf.data.text_models import ToxicityClassifier
+    from rlhf.models.text_judges import ToxicityClassifier
 
     folder = str(save(["fine", "hate", "threat"]))
     both = ToxicityClassifier(folder, ["hate", "threat"])(TEXTS)
@@ -99,7 +133,7 @@ def test_embeddings_are_means_over_the_texts_own_tokens(save, tokenizer):
     import torch
     from transformers import BertModel
 
-    from rlhf.data.text_models import Embedder
+    from rlhf.models.text_judges import Embedder
 
     folder = save()
     model = BertModel.from_pretrained(folder).eval()
@@ -108,13 +142,13 @@ def test_embeddings_are_means_over_the_texts_own_tokens(save, tokenizer):
             model(**tokenizer(t, return_tensors="pt", truncation=True, max_length=8)).last_hidden_state[0].mean(dim=0)
             for t in TEXTS
         ]
-    for batch_size in (1, 3, 8):
-        found = Embedder(str(folder), batch_size)(TEXTS)
+    for batch_tokens in (1, 12, 99):
+        found = Embedder(str(folder), batch_tokens=batch_tokens)(TEXTS)
         np.testing.assert_allclose(found, torch.stack(alone).numpy(), atol=1e-5)
 
 
 def test_a_sentence_transformers_folder_s_pooling_is_read(save, tmp_path):
-    from rlhf.data.text_models import Embedder
+    from rlhf.models.text_judges import Embedder
 
     plain = save()
     folder = tmp_path / "sentence"
@@ -150,14 +184,14 @@ def test_a_sentence_transformers_folder_s_pooling_is_read(save, tmp_path):
 
 
 def test_no_texts_no_values(save):
-    from rlhf.data.text_models import ToxicityClassifier
+    from rlhf.models.text_judges import ToxicityClassifier
 
     assert ToxicityClassifier(str(save(["LABEL_0"])))([]) == []
 
 
 @pytest.mark.parametrize("kind", ["ToxicityClassifier", "Embedder"])
 def test_a_model_that_is_not_there_is_named(kind, tmp_path):
-    from rlhf.data import text_models
+    from rlhf.models import text_judges
 
     with pytest.raises(InputError, match=r"_model: .*nowhere.* cannot be loaded"):
-        getattr(text_models, kind)(str(tmp_path / "nowhere"))
+        getattr(text_judges, kind)(str(tmp_path / "nowhere"))
