@@ -107,7 +107,7 @@ def test_killed_it_goes_on_and_nothing_doubles(options: dict[str, Any], tmp_path
         with Store(options["labels"]) as store:
             assert store.progress().kept == kept
         if code:
-            drawn.add((tmp_path / "out.partial" / "drawn" / "pairs.jsonl").read_text())
+            drawn.add((tmp_path / "out.partial" / "samples" / "pairs.jsonl").read_text())
     (text,) = drawn
     ids = [json.loads(line)["id"] for line in text.splitlines()]
     assert (tmp_path / "log").read_text().split() == ids, "every pair was judged once, in the order of the draws"
