@@ -101,6 +101,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "adapter": '{"r": 4, "dropout": 0.3}',  # draws at each step
         **FINETUNING,
     },
+    "dpo": {
+        "policy": "POLICY",
+        "preferences": '["pairs.jsonl"]',
+        "test_preferences": '["pairs.jsonl"]',
+        "adapter": '{"r": 4, "dropout": 0.3}',
+        **FINETUNING,
+    },
     "safety_reward": {
         "policy": "POLICY",
         "preferences": '["pairs.jsonl"]',

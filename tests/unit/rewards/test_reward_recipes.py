@@ -148,7 +148,7 @@ def test_what_was_skipped_is_saved_by_file_and_reason(
         (str(mine),),
         (str(preferences), str(tmp_path / "shp.jsonl")),
         on_bad_row="skip",
-        training=replace(config_class(tmp_path, tmp_path, ("x",)).training, too_long="skip"),
+        training=replace(config_class(output=tmp_path, policy=tmp_path, preferences="x").training, too_long="skip"),
     )
     assert config.other_share == 0.5
     module.main(config)
@@ -175,6 +175,8 @@ def test_what_was_skipped_is_saved_by_file_and_reason(
 
 def test_nothing_short_enough(preferences: Path, tiny_policy_path: Path, tmp_path: Path) -> None:
     module, config_class = recipe("safety")
-    training = replace(config_class(tmp_path, tmp_path, ("x",)).training, too_long="skip", max_length=3)
+    training = replace(
+        config_class(output=tmp_path, policy=tmp_path, preferences="x").training, too_long="skip", max_length=3
+    )
     with pytest.raises(InputError, match="preferences: every pair of its own domain is too long"):
         module.main(config_class(tmp_path / "out", tiny_policy_path, (str(preferences),), training=training))
