@@ -1,6 +1,6 @@
 """The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
-statistics | verify-reward | average`; and for rows of any kind: `rlhf look | quality-gate`. Training itself is in the
-recipes.
+statistics | verify-reward | average`; for rows of any kind: `rlhf look | quality-gate`; for people who judge answers:
+`rlhf annotate`. Training itself is in the recipes.
 """
 
 from __future__ import annotations
@@ -116,6 +116,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("rows", help="SFT rows: a file, folder or hub name")
     added.add_argument("--output", type=Path, help="write the rows that pass, as {messages}, to this file")
     added.add_argument("--near", type=float, default=0.8, help="similarity of a near-duplicate; default: 0.8")
+
+    added = command(
+        "annotate",
+        lambda a: annotate(a.what, a.port, a.guidelines, a.labels, a.export),
+        "people judge pairs of answers on a page of this machine; every judgement is kept at once",
+    )
+    added.add_argument("what", type=Path, help="folder of a run that asks people, a .sqlite store, or a file of pairs")
+    added.add_argument("--port", type=int, default=8642, help="of this machine; default: 8642, 0: any that is free")
+    added.add_argument("--guidelines", type=Path, help="Markdown file, shown beside the pairs; default: our own")
+    added.add_argument("--labels", type=int, help="judgements that each pair of a file wants; default: 1")
+    added.add_argument("--export", type=Path, help="write the judgements as preference rows to this file, and end")
 
     arguments, more = parser.parse_known_args(argv)
     if more and arguments.command not in ("plan", "run"):
@@ -297,6 +308,19 @@ def quality_gate(rows: str, output: Path | None, near: float) -> bool:
     if output is not None:
         write_rows(output, passing_rows(rows, verdict))
     return not verdict.failures
+
+
+def annotate(what: Path, port: int, guidelines: Path | None, labels: int | None, output: Path | None) -> None:
+    """Serve the page of `what`, or write what was judged there."""
+    from rlhf.annotation.page.serve import export, find_store, serve
+
+    if not 0 <= port < 65536:
+        raise InputError(f"port: must lie between 0 and 65535, got {port}")
+    store = find_store(what, labels)
+    if output is None:
+        serve(store, port=port, guidelines=guidelines)
+    else:
+        print(f"{export(store, output)} judgements in {output}")
 
 
 def _number(value: float | None) -> str:

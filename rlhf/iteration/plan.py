@@ -240,6 +240,7 @@ class _Planner:
     def _filled(self, text: str) -> str:
         versions = json.dumps([version.name for version in self.config.versions])
         filled = {"{version}": self.version, "{versions}": versions, "{policy}": self.policy_name}
+        filled["{run}"] = str(self.config.run)
         for placeholder, value in filled.items():
             text = text.replace(placeholder, value)
         return text

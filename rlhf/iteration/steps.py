@@ -42,8 +42,8 @@ class StepKind:
         reads: option of the recipe -> the artifact it takes.
         makes: artifact -> where it lies in the step's folder; `{version}` stands for the version that reads it. What
             the step reads all of and makes anew replaces them: the files of the user's that it has split, for example.
-        options: options set to a text, in which `{version}`, `{versions}` (all of them, as JSON) and `{policy}` (the
-            newest policy's name) are filled in.
+        options: options set to a text, in which `{version}`, `{versions}` (all of them, as JSON), `{policy}` (the
+            newest policy's name) and `{run}` (the run's folder) are filled in.
         gathers: option -> artifact of files: the option gets a folder of links to all of them so far, each called by
             the version that made it.
         folder: of the step in its version's; default: the kind's name.
@@ -113,7 +113,10 @@ KINDS: dict[str, StepKind] = {
             "prompts": "prompts",
             "test_prompts": "test_prompts",
             "world": "world?",
+            "helpfulness": "helpfulness?",
+            "safety": "safety?",
         },
+        options={"labels": "{run}/labels.sqlite"},
         makes={"preferences": "preferences_train.jsonl", "test_preferences": "preferences_test.jsonl"},
     ),
     "helpfulness_reward": StepKind(
@@ -156,6 +159,11 @@ KINDS: dict[str, StepKind] = {
     "ppo": StepKind(
         "ppo",
         reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_GATED_REWARDS},
+        makes={"policy": "checkpoint"},
+    ),
+    "dpo": StepKind(
+        "dpo",
+        reads={"policy": "policy", **_PREFERENCES},
         makes={"policy": "checkpoint"},
     ),
     "ghost_attention": StepKind(
