@@ -161,6 +161,11 @@ KINDS: dict[str, StepKind] = {
         reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_GATED_REWARDS},
         makes={"policy": "checkpoint"},
     ),
+    "dpo": StepKind(
+        "dpo",
+        reads={"policy": "policy", **_PREFERENCES},
+        makes={"policy": "checkpoint"},
+    ),
     "ghost_attention": StepKind(
         "ghost_attention",
         reads={"policy": "policy", "dialogues": "dialogues", "sft_data": "sft_data?"},
