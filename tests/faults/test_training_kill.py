@@ -152,7 +152,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "finetuning.optimizer.epochs": 5,
     },
     "pretrain": {"data": "dialogues.jsonl", "vocab_size": 300, "block_length": 32, "size.hidden_size": 16, **STEPS},
-    "text_classifier": {"model": "POLICY", "data": '{"a": "pairs.jsonl", "b": "dialogues.jsonl"}', **STEPS},
+    "text_classifier": {"model": "POLICY", "data": '{"a": "pairs.jsonl", "b": "dialogue_prompts.jsonl"}', **STEPS},
     "reward_study": {
         "model": json.dumps(MODEL),
         "variants": '{"plain": {}}',
