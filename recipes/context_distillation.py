@@ -18,23 +18,22 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
-from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local, load_conversations, load_prompts, untagged
-from rlhf.data.mixing import mix
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
+from rlhf.data.suspicion import suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
-from rlhf.finetuning.config import FinetuningConfig
-from rlhf.models.checkpoint import require_checkpoint
-from rlhf.models.config import AdapterConfig
-from rlhf.rewards.specs import reward_files
+from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.models.fields import Policy
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.sampling.shards import kept_samples
+from rlhf.stage import Effect, InputPath, open_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,12 +44,11 @@ if TYPE_CHECKING:
 KINDS = ("plain", "generic", "category")
 
 
-@dataclass(frozen=True)
-class ContextDistillationConfig:
+@dataclass(frozen=True, kw_only=True)
+class ContextDistillationConfig(MixedFinetuneConfig):
     """Safety context distillation.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder that answers and is then fine-tuned.
         prompts: prompts (file or hub name); only the adversarial ones, of domain "safety", are used.
         safety: safety reward-model folder, `package.module:attribute`, or the YAML file of an ensemble.
@@ -66,22 +64,15 @@ class ContextDistillationConfig:
         sampling: how answers are drawn.
         batch_size: answers drawn at once.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
-        sft_data: dialogues to mix in, against forgetting; null: none.
-        sft_share: their share of all rows.
-        adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
-        quantization: nf4 holds the weights in 4 bit, which needs an adapter; null: as they are.
-        finetuning: length, masking, schedule.
         test_prompts: held-out prompts of both domains, answered before and after; null: nothing is measured.
         scorer: import path of a gold scorer that judges these answers.
         world: the scorer's world.
-        seed: of every draw; added to sampling.seed.
     """
 
-    output: Path
-    policy: Path
-    prompts: str
-    safety: str
-    categories: Path
+    policy: Policy
+    prompts: DataSource
+    safety: Reward
+    categories: InputPath
     adjectives: tuple[str, ...] = ("responsible", "respectful", "wise")
     generic: str = "You are a {adjectives} assistant."
     preprompts: Literal["category", "generic"] = "category"
@@ -90,19 +81,15 @@ class ContextDistillationConfig:
     rest: Literal["plain", "drop"] = "plain"
     num_samples: int = 1
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int = 256
+    batch_size: Annotated[int, Effect.ROUNDING] = 256
     server: ServerConfig | None = None
-    sft_data: Path | None = None
-    sft_share: float = 0.5
-    adapter: AdapterConfig | None = None
-    quantization: Literal["nf4"] | None = None
     finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last", on_bad_row="skip"))
-    test_prompts: str | None = None
+    test_prompts: DataSource | None = None
     scorer: str | None = None
-    world: Path | None = None
-    seed: int = 0
+    world: InputPath | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.adjectives:
             raise InputError("adjectives: must name at least one, e.g. [responsible, wise]")
         if "{adjectives}" not in self.generic:
@@ -114,27 +101,15 @@ class ContextDistillationConfig:
             raise InputError(f"min_gain: must be 0 or above and below 1, got {self.min_gain}")
         if self.min_gain and not self.gate:
             raise InputError("min_gain: is a setting of the gate; leave it out or set gate to true")
-        if not 0 <= self.sft_share < 1:
-            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
         if len({bool(v) for v in (self.test_prompts, self.scorer, self.world)}) > 1:
             raise InputError("test_prompts, scorer, world: name all three or none")
-        if self.quantization is not None and self.adapter is None:
-            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
 
 
 def main(config: ContextDistillationConfig) -> None:
-    inputs: dict[str, Any] = {"policy": config.policy, "categories": config.categories}
-    inputs |= {n: Path(untagged(s)) for n in ("prompts", "test_prompts") if (s := getattr(config, n)) and is_local(s)}
-    inputs |= {n: p for n in ("sft_data", "world") if (p := getattr(config, n)) is not None}
-    require_new(config.output)
-    require_files(**inputs)
-    if config.server is None:
-        require_checkpoint(config.policy)
-    inputs |= reward_files(safety=config.safety)
+    stage = open_stage(config)
 
-    from rlhf.finetuning.supervised import finetune, training_renderer
-    from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.finetuning.stage import finetune_stage
+    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.distillation import distillation_tables
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.scoring import check_scores
@@ -147,6 +122,7 @@ def main(config: ContextDistillationConfig) -> None:
         score_figures,
     )
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
 
     categories = read_categories(config.categories)
     prompts = [p for p in load_prompts(config.prompts) if p.domain == "safety"]
@@ -154,8 +130,14 @@ def main(config: ContextDistillationConfig) -> None:
         raise InputError(f"prompts: none of {config.prompts} has the domain safety; tag the adversarial ones")
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    asked = preprompted(prompts, categories, config)
+    served = config.server and config.server.model
+    contexts_asked = [context for contexts in asked.values() for context in contexts]
+    kept_answers = kept_samples(
+        contexts_asked, config.num_samples, params, quantization=config.quantization, served=served
+    )
+    with stage.work(accelerator, kept_answers, kept_states(stage, accelerator)) as folder:
         reward = load_reward(config.safety, device=accelerator.device)
         tokenizer = load_tokenizer(config.policy)
         policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
@@ -164,14 +146,13 @@ def main(config: ContextDistillationConfig) -> None:
         sampler: Sampler = InProcessSampler(policy, renderer, config.batch_size)
         if config.server is not None:
             sampler = ServerSampler(config.server, renderer)
-        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
 
         # the same prompts plain, under a generic preprompt, and under their risk category's; scored without preprompt
         answers, scores = {}, {}
-        asked = preprompted(prompts, categories, config)
         prompts = [prompt for prompt in prompts for _ in range(config.num_samples)]  # now one an answer
         for kind, contexts in asked.items():
-            drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator)
+            shards = folder / kept_answers.name / kind
+            drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator, shards=shards)
             answers[kind] = [sample for samples in drawn for sample in samples]
             dialogues = [dialogue(p, s.text or "…") for p, s in zip(prompts, answers[kind], strict=True)]
             scores[kind] = check_scores(reward(dialogues), len(prompts), f"safety ({config.safety})")
@@ -194,26 +175,17 @@ def main(config: ContextDistillationConfig) -> None:
             raise InputError("sampling: every answer is empty or did not end; raise sampling.max_new_tokens")
         before = judged(config, sampler, accelerator)
 
-        finetune(
-            policy,
-            training_renderer(tokenizer, policy, config.finetuning),
-            mix(rows, sft_dialogues, config.sft_share, config.seed) if sft_dialogues else rows,
-            config.finetuning,
-            accelerator,
-            MetricsLog(folder, accelerator),
-            config.seed,
-            name="context distillation",
-        )
-        merge = config.adapter is None or config.adapter.merge
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
+        stage.closing.suspect(suspicious_answers(sum(s.finished for s in answers["plain"]) / len(prompts)))
+        stage.closing.suspect(suspicious_selection(len(rows), len(prompts), {}))
+        stage.closing.figures(answers=len(prompts), kept_by_the_gate=sum(kept))
+        start, name = config.policy, "context distillation"
+        finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues, policy=policy)
         trained = load_policy(folder / "checkpoint").to(accelerator.device) if config.test_prompts else policy
         after = judged(config, InProcessSampler(trained, renderer, config.batch_size), accelerator)
 
-        if accelerator.is_main_process:
+        if stage.is_main:
             from rlhf.evaluation.distillation import before_and_after
 
-            write_rows(folder / "distilled.jsonl", ({"messages": row} for row in rows))
-            write_rows(folder / "answers.jsonl", answer_rows(prompts, answers, scores, kept))
             by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
             figures = {
                 "answers": len(prompts),
@@ -223,9 +195,10 @@ def main(config: ContextDistillationConfig) -> None:
                 "gain": {kind: gain_by_plain_score(by_prompt["plain"], by_prompt[kind]) for kind in KINDS[1:]},
                 "heldout": before_and_after(before, after),
             }
-            write_json(folder / "distillation.json", figures)
-            print(distillation_tables(figures))
-        accelerator.wait_for_everyone()
+            stage.write_rows("distilled.jsonl", ({"messages": row} for row in rows))
+            stage.write_rows("answers.jsonl", answer_rows(prompts, answers, scores, kept))
+            stage.write_json("distillation.json", figures)
+            stage.say(distillation_tables(figures))
 
 
 def preprompted(prompts: Sequence[Prompt], categories: Sequence[Any], config: ContextDistillationConfig) -> Any:

@@ -16,18 +16,18 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
-from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import load_checker
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.fields import WholeCheckpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import Effect, InputPath, StageConfig, open_stage
+from rlhf.stage.fields import ExistingPath, InEachRun
 from rlhf.synthesis.ghost_attention import answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
 
@@ -39,14 +39,13 @@ if TYPE_CHECKING:
     from rlhf.evaluation.consistency import Trial
 
 
-@dataclass(frozen=True)
-class EvaluateConsistencyConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConsistencyConfig(StageConfig):
     """What to measure.
 
     In paths {run} stands for each run folder in turn.
 
     Args:
-        output: folder of this stage.
         policies: name -> checkpoint folder; the first one is what the others are compared with.
         dialogues: held-out dialogues, as long as the longest turn to measure; only their users' messages are read.
         instructions: file of the constraints that training saw.
@@ -68,11 +67,10 @@ class EvaluateConsistencyConfig:
         seed: of every draw; added to sampling.seed.
     """
 
-    output: Path
-    policies: dict[str, str]
-    dialogues: str
-    instructions: Path
-    unseen_instructions: Path | None = None
+    policies: dict[str, Annotated[str, InEachRun(WholeCheckpoint())]]
+    dialogues: Annotated[str, InEachRun(ExistingPath())]
+    instructions: InputPath
+    unseen_instructions: InputPath | None = None
     runs: tuple[str, ...] = (".",)
     checker: str = "pattern"
     judge: ServerConfig | None = None
@@ -81,10 +79,10 @@ class EvaluateConsistencyConfig:
     most_constraints: int = 3
     short_share: float = 0.5
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int = 256
-    everyday_prompts: str | None = None
+    batch_size: Annotated[int, Effect.ROUNDING] = 256
+    everyday_prompts: Annotated[str, InEachRun(ExistingPath())] | None = None
     scorer: str | None = None
-    world: str | None = None
+    world: Annotated[str, InEachRun(ExistingPath())] | None = None
     attention_turns: int = 6
     bin_size: int = 4
     seed: int = 0
@@ -103,17 +101,8 @@ class EvaluateConsistencyConfig:
 
 
 def main(config: EvaluateConsistencyConfig) -> None:
+    stage = open_stage(config)
     policies = [(name, run, Path(inside(path, run))) for name, path in config.policies.items() for run in config.runs]
-    inputs = {f"policies.{name}.{number}": path for number, (name, _, path) in enumerate(policies)}
-    inputs |= {"instructions": config.instructions, "unseen_instructions": config.unseen_instructions}
-    for number, run in enumerate(config.runs):
-        for name in ("dialogues", "everyday_prompts", "world"):
-            inputs[f"{name}.{number}"] = Path(inside(path, run)) if (path := getattr(config, name)) else None
-    inputs = {name: path for name, path in inputs.items() if path is not None}
-    require_new(config.output)
-    require_files(**inputs)
-    for *_, path in policies:
-        require_checkpoint(path)
     groups = {"trained": read_constraints(config.instructions)}
     if config.unseen_instructions is not None:
         groups["unseen"] = read_constraints(config.unseen_instructions)
@@ -134,8 +123,7 @@ def main(config: EvaluateConsistencyConfig) -> None:
         for group, constraints in groups.items()
     }
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator) as folder:
         trials: list[Trial] = []
         everyday: dict[str, dict[str, list[Answer]]] = {}
         for name, run, path in policies:
@@ -148,20 +136,19 @@ def main(config: EvaluateConsistencyConfig) -> None:
                 trials += hold(name, run, group, instructions, policy, renderer, checker, config, accelerator)
             if config.everyday_prompts is not None:
                 everyday.setdefault(name, {})[run] = answer_everyday(config, run, policy, renderer, accelerator)
-        if accelerator.is_main_process:
+        if stage.is_main:
             rows = consistency_figures(trials, config.turns)
             by_kind = consistency_figures([replace(t, group=f"{t.group}: {t.kind}") for t in trials], config.turns)
             others = everyday_figures(everyday) if everyday else []
-            write_rows(folder / "trials.jsonl", (trial.to_dict() for trial in trials))
+            stage.write_rows("trials.jsonl", (trial.to_dict() for trial in trials))
             plot_consistency(rows, folder / "consistency.svg")
             print(f"{consistency_table([*rows, *by_kind])}\n")
             if others:
-                write_rows(folder / "everyday.jsonl", everyday_rows(everyday))
+                stage.write_rows("everyday.jsonl", everyday_rows(everyday))
                 print(f"{everyday_table(others)}\n")
             looked = picture(config, trials, folder) if config.attention_turns else {}
             figures = {"consistency": rows, "by_kind": by_kind, "everyday": others, "attention_to_instruction": looked}
-            write_json(folder / "consistency.json", figures)
-        accelerator.wait_for_everyone()
+            stage.write_json("consistency.json", figures)
 
 
 def inside(path: str, run: str) -> str:
@@ -190,13 +177,14 @@ def hold(
 ) -> list[Trial]:
     """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
     from rlhf.evaluation.consistency import Trial, obedience
+    from rlhf.models.context import Context
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.synthesis.asking import make_ask
 
-    context = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 30
+    context = Context.of(policy.config)
 
     def fits(prompts: Sequence[Conversation]) -> list[bool]:
-        return [len(ids) + config.sampling.max_new_tokens <= context for ids in renderer.prompts(prompts)]
+        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
 
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     ask = make_ask(InProcessSampler(policy, renderer, config.batch_size), params, accelerator)

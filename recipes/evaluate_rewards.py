@@ -13,24 +13,22 @@ one is) and index.html (tables and plots); prints a table.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
-from rlhf.rewards.rows import local_files
-from rlhf.rewards.specs import is_import_path, reward_files
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.rewards.specs import Reward, is_import_path
+from rlhf.stage import InputPath, StageConfig, open_stage
 
 
-@dataclass(frozen=True)
-class EvaluateRewardsConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRewardsConfig(StageConfig):
     """Evaluation of reward functions.
 
     Args:
-        output: folder of this stage.
         rewards: name -> reward-model folder, or `package.module:attribute` of your own reward function, or the YAML or
             JSON file of an ensemble.
         test_preferences: held-out rows, files or hub names; a row without a domain counts as helpfulness.
@@ -41,12 +39,11 @@ class EvaluateRewardsConfig:
         on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
     """
 
-    output: Path
-    rewards: dict[str, str]
-    test_preferences: tuple[str, ...]
-    train_preferences: tuple[str, ...] = ()
+    rewards: dict[str, Reward]
+    test_preferences: tuple[DataSource, ...]
+    train_preferences: tuple[DataSource, ...] = ()
     scorer: str | None = None
-    world: Path | None = None
+    world: InputPath | None = None
     on_bad_row: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
@@ -59,12 +56,7 @@ class EvaluateRewardsConfig:
 
 
 def main(config: EvaluateRewardsConfig) -> None:
-    require_new(config.output)
-    inputs = reward_files(**{f"rewards.{name}": spec for name, spec in config.rewards.items()})
-    require_files(world=config.world)
-    inputs |= local_files(test_preferences=config.test_preferences, train_preferences=config.train_preferences)
-    if config.world is not None:
-        inputs["world"] = config.world
+    stage = open_stage(config)
     test = _load(config.test_preferences, config)
     train = _load(config.train_preferences, config)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
@@ -82,8 +74,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     qualities = None if scorer is None else true_qualities(test, scorer)
     baselines = baseline_figures(test, train)
     accelerator = make_accelerator(seed=0)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator) as folder:
         rewards: dict[str, Any] = {}
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
@@ -95,11 +86,11 @@ def main(config: EvaluateRewardsConfig) -> None:
             "rewards": rewards,
             "baselines": baselines,
         }
-        if accelerator.is_main_process:
-            write_json(folder / "reward_evaluation.json", evaluation)
+        if stage.is_main:
+            stage.write_json("reward_evaluation.json", evaluation)
             build_rewards_page(evaluation, folder / "index.html", config.output.name)
-            print(text_table(evaluation))
-        accelerator.wait_for_everyone()
+            stage.say(text_table(evaluation))
+            stage.closing.rows(len(test))
 
 
 def _load(sources: tuple[str, ...], config: EvaluateRewardsConfig) -> list[Preference]:

@@ -13,23 +13,22 @@ Writes into the output folder: answers.jsonl (a row an answer), safety_evaluatio
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, untagged
+from rlhf.data.fields import DataSource
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
-from rlhf.rewards.specs import is_import_path, reward_files
+from rlhf.evaluation.fields import Refusals
+from rlhf.models.fields import Checkpoint
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import InputPath, StageConfig, open_stage
 
 
-@dataclass(frozen=True)
-class EvaluateSafetyConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSafetyConfig(StageConfig):
     """Safety evaluation of one policy.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder to evaluate.
         prompts: name -> file or hub name. What kind a prompt is (unsafe, borderline, ordinary) says the row's field
             kind, XSTest's label, `kinds` below, or the gold scorer.
@@ -50,19 +49,18 @@ class EvaluateSafetyConfig:
         seed: added to sampling.seed; also draws the dialogues.
     """
 
-    output: Path
-    policy: Path
-    prompts: dict[str, str]
+    policy: Checkpoint
+    prompts: dict[str, DataSource]
     name: str = "policy"
     kinds: dict[str, str] = field(default_factory=dict)
-    dialogues: str | None = None
-    refusals: str = "rules"
-    safety: str | None = None
-    helpfulness: str | None = None
+    dialogues: DataSource | None = None
+    refusals: Refusals = "rules"
+    safety: Reward | None = None
+    helpfulness: Reward | None = None
     threshold: float = 0.5
     checker: str | None = None
     scorer: str | None = None
-    world: Path | None = None
+    world: InputPath | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     samples_per_prompt: int = 1
     seed: int = 0
@@ -84,17 +82,7 @@ class EvaluateSafetyConfig:
 
 
 def main(config: EvaluateSafetyConfig) -> None:
-    files = {f"prompts.{name}": source for name, source in config.prompts.items()} | {"dialogues": config.dialogues}
-    inputs = {name: Path(untagged(source)) for name, source in files.items() if source is not None and is_local(source)}
-    if config.refusals != "rules" and not is_import_path(config.refusals):
-        inputs["refusals"] = Path(config.refusals)
-    if config.world is not None:
-        inputs["world"] = config.world
-    inputs["policy"] = config.policy
-    require_new(config.output)
-    require_files(**inputs)
-    require_checkpoint(config.policy)
-    inputs |= reward_files(safety=config.safety, helpfulness=config.helpfulness)
+    stage = open_stage(config)
 
     from rlhf.data.loading import load_conversations
     from rlhf.evaluation.answers import write_answers
@@ -122,8 +110,7 @@ def main(config: EvaluateSafetyConfig) -> None:
     if config.dialogues is not None:
         risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
         prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator) as folder:
         judged = answer_and_judge(
             load_policy(config.policy).to(accelerator.device),
             load_tokenizer(config.policy),
@@ -133,12 +120,12 @@ def main(config: EvaluateSafetyConfig) -> None:
             config.samples_per_prompt,
             accelerator,
         )
-        if accelerator.is_main_process:
+        if stage.is_main:
             figures = safety_figures(config.name, judged, config.threshold)
             write_answers(folder / "answers.jsonl", [one.answer for one in judged], judged_rows(judged))
-            write_json(folder / "safety_evaluation.json", figures)
-            print(markdown_tables(figures))
-        accelerator.wait_for_everyone()
+            stage.write_json("safety_evaluation.json", figures)
+            stage.say(markdown_tables(figures))
+            stage.closing.rows(len(judged))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local, untagged
+from rlhf.data.fields import DataSource
 from rlhf.errors import InputError
 from rlhf.evaluation.text_metrics import (
     bert_scores,
@@ -29,20 +28,19 @@ from rlhf.evaluation.text_metrics import (
     require_packages,
     rouge,
 )
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import Effect, StageConfig, open_stage
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
 
 
-@dataclass(frozen=True)
-class EvaluateTextConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateTextConfig(StageConfig):
     """Models on data sets with reference answers.
 
     Args:
-        output: folder of this stage.
         models: name -> checkpoint folder, whole or of an adapter.
         data: name -> conversations (file or hub name) that no model was trained on; each ends with the reference.
         rows: of each data set, drawn by the seed; of a smaller one all.
@@ -53,13 +51,12 @@ class EvaluateTextConfig:
         seed: of the rows, and added to sampling.seed.
     """
 
-    output: Path
-    models: dict[str, Path]
-    data: dict[str, str]
+    models: dict[str, Checkpoint]
+    data: dict[str, DataSource]
     rows: int = 100
     bert_model: str | None = None
     bert_layers: int | None = None
-    batch_size: int = 32
+    batch_size: Annotated[int, Effect.ROUNDING] = 32
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
     seed: int = 0
 
@@ -77,12 +74,7 @@ class EvaluateTextConfig:
 
 
 def main(config: EvaluateTextConfig) -> None:
-    inputs = {f"models.{name}": path for name, path in config.models.items()}
-    inputs |= {f"data.{name}": Path(untagged(source)) for name, source in config.data.items() if is_local(source)}
-    require_new(config.output)
-    require_files(**inputs)
-    for path in config.models.values():
-        require_checkpoint(path)
+    stage = open_stage(config)
     require_packages(bert_score=config.bert_model is not None)
     if config.bert_model is not None and config.bert_layers is not None:
         require_encoder(config.bert_model, config.bert_layers)
@@ -93,17 +85,15 @@ def main(config: EvaluateTextConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator) as folder:
         rows = [row for name, path in config.models.items() for row in _answers(name, path, data, config, accelerator)]
-        if accelerator.is_main_process:
+        if stage.is_main:
             figures = _figures(rows, config, str(accelerator.device))
-            write_rows(folder / "answers.jsonl", rows)
-            write_json(folder / "text_metrics.json", figures)
+            stage.write_rows("answers.jsonl", rows)
+            stage.write_json("text_metrics.json", figures)
             build_text_page(figures, rows, folder / "index.html", config.output.name)
             for name, table in text_tables(figures):
                 print(f"**{name}**\n\n{as_markdown(table)}\n")
-        accelerator.wait_for_everyone()
 
 
 def _drawn(name: str, source: str, config: EvaluateTextConfig) -> list[Conversation]:

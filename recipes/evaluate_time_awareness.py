@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import read_rows, write_rows
+from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.fields import WholeCheckpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import Effect, StageConfig, open_stage
+from rlhf.stage.fields import ExistingPath, InEachRun
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,14 +32,13 @@ if TYPE_CHECKING:
     from rlhf.synthesis.time_awareness import DatedQuestion
 
 
-@dataclass(frozen=True)
-class EvaluateTimeAwarenessConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateTimeAwarenessConfig(StageConfig):
     """What to measure.
 
     In paths {run} stands for each run folder in turn.
 
     Args:
-        output: folder of this stage.
         policies: name -> checkpoint folder; the first one is what the others are compared with.
         test: test.jsonl of recipes/time_awareness.py.
         runs: run folders; the figures are over all of them.
@@ -47,12 +47,11 @@ class EvaluateTimeAwarenessConfig:
         seed: added to sampling.seed.
     """
 
-    output: Path
-    policies: dict[str, str]
-    test: str
+    policies: dict[str, Annotated[str, InEachRun(WholeCheckpoint())]]
+    test: Annotated[str, InEachRun(ExistingPath())]
     runs: tuple[str, ...] = (".",)
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0, max_new_tokens=64))
-    batch_size: int = 256
+    batch_size: Annotated[int, Effect.ROUNDING] = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,16 +69,11 @@ class EvaluateTimeAwarenessConfig:
 
 
 def main(config: EvaluateTimeAwarenessConfig) -> None:
+    stage = open_stage(config)
     policies = [
         (n, run, Path(path.replace("{run}", run))) for n, path in config.policies.items() for run in config.runs
     ]
     tests = {run: Path(config.test.replace("{run}", run)) for run in config.runs}
-    inputs = {f"policies.{name}.{number}": path for number, (name, _, path) in enumerate(policies)}
-    inputs |= {f"test.{number}": path for number, path in enumerate(tests.values())}
-    require_new(config.output)
-    require_files(**inputs)
-    for *_, path in policies:
-        require_checkpoint(path)
     questions = {run: read_questions(path) for run, path in tests.items()}
 
     from rlhf.evaluation.time_awareness import time_figures
@@ -87,17 +81,16 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator):
         answers: list[DatedAnswer] = []
         for name, run, path in policies:
             answers += answered(name, run, path, questions[run], config, accelerator)
-        if accelerator.is_main_process:
+        if stage.is_main:
             figures = time_figures(answers)
-            write_rows(folder / "answers.jsonl", (answer.to_dict() for answer in answers))
-            write_json(folder / "time_awareness.json", figures)
-            print(time_table(figures))
-        accelerator.wait_for_everyone()
+            stage.write_rows("answers.jsonl", (answer.to_dict() for answer in answers))
+            stage.write_json("time_awareness.json", figures)
+            stage.say(time_table(figures))
+            stage.closing.rows(len(answers))
 
 
 def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:

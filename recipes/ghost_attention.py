@@ -13,26 +13,29 @@ ghost_attention.json (counts), metrics.jsonl. With --dry_run N it prints N rows,
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
-from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local, load_conversations, untagged
-from rlhf.data.mixing import mix
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
+from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import Checker, load_checker
-from rlhf.finetuning.config import FinetuningConfig
-from rlhf.models.checkpoint import require_checkpoint
-from rlhf.models.config import AdapterConfig
+from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.models.context import Context
+from rlhf.models.fields import Policy
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.sampling.shards import kept_samples
+from rlhf.stage import Effect, InputPath, inputs_of, open_stage
 from rlhf.synthesis.ghost_attention import (
     Answered,
     Ask,
@@ -55,12 +58,11 @@ from rlhf.synthesis.showing import coloured
 LIST_KEYS = 1_000_000_000  # keys of the draws of the lists, beyond those of the dialogues
 
 
-@dataclass(frozen=True)
-class GhostAttentionConfig:
+@dataclass(frozen=True, kw_only=True)
+class GhostAttentionConfig(MixedFinetuneConfig):
     """Ghost Attention.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder that answers and is then fine-tuned, the newest.
         dialogues: dialogues of any kind (file or hub name); of one turn they are left out.
         instructions: file of constraints, rows {kind, value[, text, short, pattern]}; null: the policy writes lists of
@@ -71,42 +73,32 @@ class GhostAttentionConfig:
         history: "sampled": the policy gives all answers of a dialogue, one after the other; "given": only the last one,
             the earlier ones stay as they are in the data, whether they obey or not.
         checker: keep only rows whose last answer obeys: "pattern" (that of the constraints) or the import path of your
-            own rule; null: keep all.
+            own rule; "auto": the patterns where every constraint has one, else keep all, which is said; null: keep all.
         num_dialogues: so many, drawn with the seed; 0: all.
         sampling: how answers are drawn; a low temperature obeys more often.
         batch_size: answers drawn at once.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
-        sft_data: dialogues to mix in, against forgetting; null: none.
-        sft_share: their share of all rows.
-        adapter: train a LoRA adapter and not the weights; null: full fine-tuning.
-        quantization: nf4 holds the weights in 4 bit, which needs an adapter; null: as they are.
         finetuning: length and schedule; `train` must be last, as it is by default.
         dry_run: print so many rows and stop; 0: train.
-        seed: of every draw; added to sampling.seed.
     """
 
-    output: Path
-    policy: Path
-    dialogues: str
-    instructions: Path | None = None
+    policy: Policy
+    dialogues: DataSource
+    instructions: InputPath | None = None
     list_samples: int = 4
     most_constraints: int = 3
     short_share: float = 0.5
     history: Literal["sampled", "given"] = "sampled"
-    checker: str | None = None
+    checker: str | None = "auto"
     num_dialogues: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: int = 256
+    batch_size: Annotated[int, Effect.ROUNDING] = 256
     server: ServerConfig | None = None
-    sft_data: Path | None = None
-    sft_share: float = 0.5
-    adapter: AdapterConfig | None = None
-    quantization: Literal["nf4"] | None = None
     finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last"))
     dry_run: int = 0
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("list_samples", "most_constraints", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
@@ -115,45 +107,37 @@ class GhostAttentionConfig:
                 raise InputError(f"{name}: must be 0 or above, got {getattr(self, name)}")
         if not 0 <= self.short_share <= 1:
             raise InputError(f"short_share: must lie between 0 and 1, got {self.short_share}")
-        if not 0 <= self.sft_share < 1:
-            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
         if self.finetuning.train != "last":
             raise InputError("finetuning.train: must be last; earlier answers were given under another instruction")
-        if self.quantization is not None and self.adapter is None:
-            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too, e.g. --adapter.r 64")
 
 
 def main(config: GhostAttentionConfig) -> None:
-    inputs: dict[str, Any] = {"policy": config.policy}
-    inputs |= {"dialogues": Path(untagged(config.dialogues))} if is_local(config.dialogues) else {}
-    inputs |= {n: p for n in ("instructions", "sft_data") if (p := getattr(config, n)) is not None}
-    if not config.dry_run:
-        require_new(config.output)
-    require_files(**inputs)
-    if config.server is None:
-        require_checkpoint(config.policy)
+    stage = None if config.dry_run else open_stage(config)
+    if stage is None:
+        inputs_of(config)  # checks them
     constraints = read_constraints(config.instructions) if config.instructions is not None else []
     dialogues = several_turns(config)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None and not config.dry_run else []
 
-    from rlhf.finetuning.supervised import finetune, training_renderer
-    from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.finetuning.stage import finetune_stage
+    from rlhf.finetuning.supervised import training_renderer
+    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.synthesis.asking import make_ask
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
 
-    checker = load_checker(config.checker, constraints) if config.checker is not None else None
+    checker = chosen_checker(config.checker, constraints)
     accelerator = make_accelerator(seed=config.seed)
     tokenizer = load_tokenizer(config.policy)
     policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
     renderer = Renderer(tokenizer)
-    longest = training_renderer(tokenizer, policy, config.finetuning).max_length or 1 << 30
+    context = Context(training_renderer(tokenizer, policy, config.finetuning).max_length)
 
     def fits(prompts: Sequence[Conversation]) -> list[bool]:
-        return [len(ids) + config.sampling.max_new_tokens <= longest for ids in renderer.prompts(prompts)]
+        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
 
-    def write_data() -> tuple[list[Instruction], list[Answered]]:
+    def write_data(shards: Path | None = None) -> tuple[list[Instruction], list[Answered]]:
         """Each dialogue's instruction, and the dialogue answered by the policy under it."""
         nonlocal policy
         policy = policy.to(accelerator.device)
@@ -161,7 +145,7 @@ def main(config: GhostAttentionConfig) -> None:
         if config.server is not None:
             sampler = ServerSampler(config.server, renderer)
         params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-        ask = make_ask(sampler, params, accelerator)
+        ask = make_ask(sampler, params, accelerator, shards)
         instructions = draw_instructions(
             constraints or own_lists(ask, config.list_samples),
             len(dialogues),
@@ -174,37 +158,45 @@ def main(config: GhostAttentionConfig) -> None:
             return instructions, answer_last_turns(dialogues, texts, ask, fits)
         return instructions, answer_dialogues(dialogues, texts, sampling_context, ask, fits)
 
-    if config.dry_run:
+    if stage is None:
         show(renderer, *write_data())
         return
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
-        instructions, answered = write_data()
+    asked = {name: getattr(config, name) for name in ("list_samples", "most_constraints", "short_share", "history")}
+    asked |= {"seed": config.seed, "finetuning.max_length": config.finetuning.max_length}
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    decisive = [name for name in stage.inputs if name in ("policy", "instructions")]
+    served = config.server and config.server.model
+    kept = kept_samples(dialogues, 1, params, inputs=decisive, served=served, **asked)
+    with stage.work(accelerator, kept, kept_states(stage, accelerator)) as folder:
+        instructions, answered = write_data(folder / kept.name)
 
         # the instruction in the first turn only; the loss on the last answer alone (config.finetuning.train)
-        kept, left_out = training_rows(instructions, answered, checker, renderer, longest)
-        if not kept:
+        kept_rows, left_out = training_rows(instructions, answered, checker, renderer, context)
+        if not kept_rows:
             raise InputError(f"dialogues: no row is left to train on ({dict(left_out)})")
-        rows = [row for _, row in kept]
-        if accelerator.is_main_process:
-            write_rows(folder / "rows.jsonl", ({"instruction": i.text, "messages": row} for i, row in kept))
-            counts = {"rows": len(rows), "left_out": dict(left_out), "turns": sum(map(turns_of, rows)) / len(rows)}
-            write_json(folder / "ghost_attention.json", counts)
-            print(f"ghost attention: {counts}")
+        rows = [row for _, row in kept_rows]
+        stage.write_rows("rows.jsonl", ({"instruction": i.text, "messages": row} for i, row in kept_rows))
+        counts = {"rows": len(rows), "left_out": dict(left_out), "turns": sum(map(turns_of, rows)) / len(rows)}
+        stage.write_json("ghost_attention.json", counts)
+        stage.say(f"ghost attention: {counts}")
+        stage.closing.rows(len(rows), left_out)
+        stage.closing.suspect(suspicious_selection(len(rows), len(dialogues), left_out))
 
-        finetune(
-            policy,
-            training_renderer(tokenizer, policy, config.finetuning),
-            mix(rows, sft_dialogues, config.sft_share, config.seed) if sft_dialogues else rows,
-            config.finetuning,
-            accelerator,
-            MetricsLog(folder, accelerator),
-            config.seed,
-            name="ghost attention",
-        )
-        merge = config.adapter is None or config.adapter.merge
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
-        accelerator.wait_for_everyone()
+        start, name = config.policy, "ghost attention"
+        finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues, policy=policy)
+
+
+def chosen_checker(spec: str | None, constraints: Sequence[Constraint]) -> Checker | None:
+    """Who says which rows obey, and so are trained on; None: all are."""
+    if spec == "auto":
+        spec = "pattern" if constraints and all(c.pattern is not None for c in constraints) else None
+        if spec is None and os.environ.get("RANK", "0") == "0":
+            print(
+                "checker: the constraints have no patterns, so rows that do not obey are trained on too; "
+                "write patterns into the instructions file, or name a checker",
+                file=sys.stderr,
+            )
+    return None if spec is None else load_checker(spec, constraints)
 
 
 def several_turns(config: GhostAttentionConfig) -> list[Conversation]:
@@ -221,7 +213,7 @@ def training_rows(
     answered: Sequence[Answered],
     checker: Checker | None,
     renderer: Renderer,
-    longest: int,
+    context: Context,
 ) -> tuple[list[tuple[Instruction, Conversation]], Counter[str]]:
     """Each usable dialogue with the instruction in its first turn, beside it; why the others are left out."""
     left_out: Counter[str] = Counter()
@@ -232,7 +224,7 @@ def training_rows(
             left_out["no room in the context for two turns"] += 1
         elif not (answer.finished and row[-1]["content"].strip()):
             left_out["empty or without end"] += 1
-        elif len(renderer.dialogue(row).input_ids) > longest:
+        elif not context.holds(len(renderer.dialogue(row).input_ids)):
             left_out["too long: cut, it would lose its instruction"] += 1
         else:
             kept.append((instruction, row))

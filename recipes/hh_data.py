@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
@@ -32,7 +33,7 @@ from rlhf.data.prompt_sets import dialogue_key, draw_prompts, short_prompts
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
-from rlhf.stage import stage_folder, write_json
+from rlhf.stage import StageConfig, open_stage
 
 FILES: dict[str, Domain] = {
     "helpful-base": "helpfulness",
@@ -44,12 +45,19 @@ PAIRS = ("helpful-base", "harmless-base")
 REFEREE = ("helpful-online", "helpful-rejection-sampled")
 
 
-@dataclass(frozen=True)
-class HHDataConfig:
+class HHFiles:
+    """The folder of the four files."""
+
+    def inputs(self, field: str, value: Any, config: Any) -> dict[str, Path]:
+        """See `rlhf.stage.fields.InputCheck`."""
+        return {f"{field}.{name}": find_file(Path(value), name) for name in FILES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HHDataConfig(StageConfig):
     """Which rows go where.
 
     Args:
-        output: folder of this stage.
         data: folder of the four HH files.
         test_share: share of the first turns held out for test prompts and, with validation_share, test preferences.
         validation_share: share of the first turns held out for validation prompts.
@@ -62,8 +70,7 @@ class HHDataConfig:
         seed: of the split and of the prompts drawn.
     """
 
-    output: Path
-    data: Path
+    data: Annotated[Path, HHFiles()]
     test_share: float = 0.15
     validation_share: float = 0.05
     max_characters: int = 1200
@@ -92,8 +99,9 @@ class HHDataConfig:
 
 
 def main(config: HHDataConfig) -> None:
+    stage = open_stage(config)
     files = {name: find_file(config.data, name) for name in FILES}
-    with stage_folder(config.output, config, inputs=dict(files)) as folder:
+    with stage.work() as folder:
         left_out: dict[str, Counter[str]] = {name: Counter() for name in FILES}
         rows = [row for name in FILES for row in read_file(files[name], name, config.max_characters, left_out[name])]
 
@@ -138,7 +146,7 @@ def main(config: HHDataConfig) -> None:
             "left_out": {name: dict(reasons) for name, reasons in left_out.items()},
             "prompts_left_out": dict(prompts_left_out),
         }
-        write_json(folder / "split.json", split)
+        stage.write_json("split.json", split)
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 

@@ -23,18 +23,17 @@ from urllib.parse import quote
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.evaluation.leaderboard import TASKS, TaskScore, load_as_saved, require_harness, run_task, write_local_task
-from rlhf.models.checkpoint import require_checkpoint
-from rlhf.stage import Kept, digest, require_files, require_new, stage_folder, write_json
+from rlhf.models.fields import Checkpoint
+from rlhf.stage import InputPath, KeepingConfig, Kept, digest, open_stage, write_json
 
 TaskName = Literal["arc", "hellaswag", "mmlu", "truthfulqa"]
 
 
-@dataclass(frozen=True)
-class LeaderboardConfig:
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardConfig(KeepingConfig):
     """Several models on the four tasks.
 
     Args:
-        output: folder of this stage.
         models: name -> checkpoint folder, whole or of an adapter.
         tasks: which of the four; their order is that of the table.
         local: task -> file or folder that takes the place of the hub's data.
@@ -43,10 +42,9 @@ class LeaderboardConfig:
         dtype: of the weights that are not quantised.
     """
 
-    output: Path
-    models: dict[str, Path]
+    models: dict[str, Checkpoint]
     tasks: tuple[TaskName, ...] = ("arc", "hellaswag", "mmlu", "truthfulqa")
-    local: dict[TaskName, Path] = field(default_factory=dict)
+    local: dict[TaskName, InputPath] = field(default_factory=dict)
     limit: int | None = None
     batch_size: int = 8
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -67,12 +65,7 @@ class LeaderboardConfig:
 
 
 def main(config: LeaderboardConfig) -> None:
-    inputs = {f"models.{name}": path for name, path in config.models.items()}
-    inputs |= {f"local.{task}": path for task, path in config.local.items()}
-    require_new(config.output)
-    require_files(**inputs)
-    for path in config.models.values():
-        require_checkpoint(path)
+    stage = open_stage(config)
     require_harness()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("leaderboard: runs in one process; start it with `python`, one run a model to use more")
@@ -81,7 +74,7 @@ def main(config: LeaderboardConfig) -> None:
         "scores", "scores", inputs=tuple(f"models.{name}" for name in config.models), values=settings | _drawn(config)
     )
 
-    with TemporaryDirectory() as tasks, stage_folder(config.output, config, inputs=inputs, keep=kept) as folder:
+    with TemporaryDirectory() as tasks, stage.work(None, kept) as folder:
         local = {t: write_local_task(t, path, Path(tasks)) for t, path in config.local.items()}
         scores: dict[str, dict[str, TaskScore]] = {}
         for name, path in config.models.items():
@@ -109,10 +102,10 @@ def main(config: LeaderboardConfig) -> None:
         from rlhf.report.tables import as_markdown
 
         table = as_markdown(leaderboard_table(scores))
-        print(table)
+        stage.say(table)
         (folder / "leaderboard.md").write_text(table + "\n", encoding="utf-8")
         rows = {name: {task: asdict(score) for task, score in row.items()} for name, row in scores.items()}
-        write_json(folder / "leaderboard.json", rows)
+        stage.write_json("leaderboard.json", rows)
 
 
 def _drawn(config: LeaderboardConfig) -> dict[str, object]:

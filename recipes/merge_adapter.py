@@ -16,23 +16,22 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.loading import is_local, load_conversations, untagged
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.models.checkpoint import require_policy_adapter
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import InputPath, StageConfig, open_stage
 
 
-@dataclass(frozen=True)
-class MergeConfig:
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(StageConfig):
     """Merge an adapter.
 
     Args:
-        output: folder of this stage.
         checkpoint: folder of a policy's adapter, as `sft.py` writes it.
         merge: what checkpoint/ holds: careful (base in 4 bit and back, plus the update), simple (base plus the update),
             or adapter (a copy of the adapter alone).
@@ -42,10 +41,9 @@ class MergeConfig:
         dtype: of the merged weights.
     """
 
-    output: Path
-    checkpoint: Path
+    checkpoint: InputPath
     merge: Literal["careful", "simple", "adapter"] = "careful"
-    data: str | None = None
+    data: DataSource | None = None
     max_rows: int = 500
     max_length: int = 4096
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -57,9 +55,7 @@ class MergeConfig:
 
 
 def main(config: MergeConfig) -> None:
-    data = {"data": Path(untagged(config.data))} if config.data and is_local(config.data) else {}
-    require_new(config.output)
-    require_files(checkpoint=config.checkpoint, **data)
+    stage = open_stage(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("merge_adapter: runs in one process; start it with `python`")
     require_policy_adapter(config.checkpoint, "simple" if config.merge == "adapter" else config.merge)
@@ -69,7 +65,7 @@ def main(config: MergeConfig) -> None:
     from rlhf.models.merging import layer_distances, merged_policy
     from rlhf.models.policy import load_tokenizer, save_policy
 
-    with stage_folder(config.output, config, inputs={"checkpoint": config.checkpoint, **data}) as folder:
+    with stage.work() as folder:
         report: dict[str, Any] = {"layers": [asdict(layer) for layer in layer_distances(config.checkpoint)]}
         if dialogues:
             settings = FinetuningConfig(max_length=config.max_length, on_bad_row="skip")
@@ -79,7 +75,7 @@ def main(config: MergeConfig) -> None:
         else:
             merged = merged_policy(config.checkpoint, config.merge, config.dtype)
             save_policy(merged, load_tokenizer(config.checkpoint), folder / "checkpoint")
-        write_json(folder / "merge.json", report)
+        stage.write_json("merge.json", report)
         print("\n".join(report_lines(report)))
 
 

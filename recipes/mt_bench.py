@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
 from rlhf.evaluation.mt_bench import (
     TEMPERATURES,
@@ -33,21 +32,20 @@ from rlhf.evaluation.mt_bench import (
     single_request,
     verdict,
 )
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
-from rlhf.stage import Kept, require_files, require_new, stage_folder, write_json
+from rlhf.stage import InputPath, KeepingConfig, Kept, open_stage
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
 
 
-@dataclass(frozen=True)
-class MTBenchConfig:
+@dataclass(frozen=True, kw_only=True)
+class MTBenchConfig(KeepingConfig):
     """Models, questions and a judge.
 
     Args:
-        output: folder of this stage.
         models: name -> checkpoint folder, whole or of an adapter.
         judge: the server that judges, and the judge's name there.
         questions: FastChat's question.jsonl, or one of that form.
@@ -60,12 +58,11 @@ class MTBenchConfig:
         seed: of the answers in categories that are not answered greedily.
     """
 
-    output: Path
-    models: dict[str, Path]
+    models: dict[str, Checkpoint]
     judge: ServerConfig
-    questions: Path
-    judge_prompts: Path
-    references: Path | None = None
+    questions: InputPath
+    judge_prompts: InputPath
+    references: InputPath | None = None
     mode: Literal["single", "pairwise"] = "single"
     baseline: str | None = None
     max_new_tokens: int = 1024
@@ -86,18 +83,12 @@ class MTBenchConfig:
 
 
 def main(config: MTBenchConfig) -> None:
-    inputs = {f"models.{name}": path for name, path in config.models.items()}
-    files = {name: getattr(config, name) for name in ("questions", "judge_prompts", "references")}
-    inputs |= {name: path for name, path in files.items() if path is not None}
-    require_new(config.output)
-    require_files(**inputs)
-    for path in config.models.values():
-        require_checkpoint(path)
+    stage = open_stage(config)
     questions = load_questions(config.questions, config.references)
     prompts = load_judge_prompts(config.judge_prompts, config.mode)
     names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "seed")
     values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
-    kept = Kept("drawn", "drawn answers and judgements", inputs=tuple(inputs), values=values)
+    kept = Kept("drawn", "drawn answers and judgements", inputs=tuple(stage.inputs), values=values, pattern="**/*")
 
     from rlhf.report.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
     from rlhf.report.tables import as_markdown
@@ -106,8 +97,7 @@ def main(config: MTBenchConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs, keep=kept) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator, kept) as folder:
         drawn = folder / kept.name
         answers = {
             name: _answers(path, questions, config, accelerator, drawn / f"model{i}")
@@ -144,19 +134,19 @@ def main(config: MTBenchConfig) -> None:
                 texts = [said[name, q, turn, first] for first in (True, False)]
                 row |= {"figure": agreed(*map(verdict, texts)), "judgements": texts}
             rows.append(row)
-        if accelerator.is_main_process:
+        if stage.is_main:
             figures = mt_bench_figures(rows)
             spoken = [
                 {"model": n, "question_id": q.id, "turns": a}
                 for n in answers
                 for q, a in zip(questions, answers[n], strict=True)
             ]
-            write_rows(folder / "answers.jsonl", spoken)
-            write_rows(folder / "judgements.jsonl", rows)
-            write_json(folder / "mt_bench.json", {"mode": config.mode, "baseline": config.baseline, "models": figures})
+            stage.write_rows("answers.jsonl", spoken)
+            stage.write_rows("judgements.jsonl", rows)
+            stage.write_json("mt_bench.json", {"mode": config.mode, "baseline": config.baseline, "models": figures})
             build_mt_bench_page(figures, folder / "index.html", config.output.name, config.mode, config.baseline)
-            print(as_markdown(mt_bench_table(figures, config.mode)))
-        accelerator.wait_for_everyone()
+            stage.say(as_markdown(mt_bench_table(figures, config.mode)))
+            stage.closing.rows(len(rows))
 
 
 def _cases(config: MTBenchConfig, questions: int) -> Iterator[tuple[str, int, int]]:

@@ -11,38 +11,38 @@ or, on two processes, `accelerate launch --num_processes 2 ... recipes/pretrain.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Annotated
 
 from rlhf.configuration import run_recipe
 from rlhf.data.loading import load_pretraining
 from rlhf.errors import InputError
 from rlhf.models.config import LlamaSize
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import Effect, InputPath, KeepingConfig, open_stage
 from rlhf.training.config import OptimizerConfig
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(KeepingConfig):
     """What to train on, and how large.
 
     Args:
-        output: the stage's folder; the model and its tokenizer come into checkpoint/ there.
         data: rows with "text", or with "messages", which the chat template renders.
         size: of the model.
         vocab_size: of the tokenizer, special tokens included.
         block_length: tokens of a training block.
         optimizer: its batch sizes count blocks.
+        checkpoint_every: steps between states from which a stage that was killed goes on.
         seed: of weights and order.
     """
 
-    output: Path
-    data: Path
+    data: InputPath
     size: LlamaSize = field(default_factory=LlamaSize)
     vocab_size: int = 1024
     block_length: int = 128
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=4e-3, eps=1e-8, batch_size=32, micro_batch_size=16)
     )
+    checkpoint_every: Annotated[int, Effect.NONE] = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,6 +50,8 @@ class PretrainConfig:
             raise InputError(
                 f"vocab_size: must be at least 300 (256 bytes and the special tokens), got {self.vocab_size}"
             )
+        if self.checkpoint_every < 1:
+            raise InputError(f"checkpoint_every: must be at least 1, got {self.checkpoint_every}")
         if not 2 <= self.block_length <= self.size.context:
             raise InputError(
                 f"block_length: must lie between 2 and size.context ({self.size.context}), got {self.block_length}"
@@ -57,42 +59,42 @@ class PretrainConfig:
 
 
 def main(config: PretrainConfig) -> None:
-    require_new(config.output)
-    require_files(data=config.data)
-
+    stage = open_stage(config)
     rows = load_pretraining(config.data)
 
     from rlhf.conversation import Renderer
-    from rlhf.metrics import MetricsLog
     from rlhf.models.policy import save_policy
     from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import RESUME, States, kept_states
     from rlhf.training.loop import train
+    from rlhf.training.suspicion import suspicious_training
 
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs={"data": config.data}) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
         texts = (row if isinstance(row, str) else " ".join(m["content"] for m in row) for row in rows)
         tokenizer = train_tokenizer(texts, config.vocab_size)
         documents = token_ids(rows, Renderer(tokenizer))
         blocks = pack(documents, config.block_length, config.seed)
         task = block_task(config.block_length, tokenizer.pad_token_id)
         model = new_llama(config.size, tokenizer)
-        log = MetricsLog(folder, accelerator)
-        result = train(model, blocks, task, config.optimizer, accelerator, log, seed=config.seed, name="pretrain")
+        states = States(folder / RESUME, config.checkpoint_every)
+        optimizer, name = config.optimizer, "pretrain"
+        result = train(
+            model, blocks, task, optimizer, accelerator, stage.log, seed=config.seed, name=name, states=states
+        )
         save_policy(model, tokenizer, folder / "checkpoint", accelerator)
-        if accelerator.is_main_process:
-            write_json(
-                folder / "pretraining.json",
-                {
-                    "documents": len(documents),
-                    "tokens": sum(map(len, documents)),
-                    "parameters": sum(p.numel() for p in model.parameters()),
-                    "vocabulary": len(tokenizer),
-                    "last_loss": result.losses[-1],
-                },
-            )
-        accelerator.wait_for_everyone()
+        figures = {
+            "documents": len(documents),
+            "tokens": sum(map(len, documents)),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "vocabulary": len(tokenizer),
+            "last_loss": result.losses[-1],
+        }
+        stage.write_json("pretraining.json", figures)
+        stage.closing.rows(len(documents))
+        stage.closing.figures(**figures | result.figures())
+        stage.closing.suspect(suspicious_training(result))
 
 
 if __name__ == "__main__":

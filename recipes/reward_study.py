@@ -17,21 +17,19 @@ import os
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.evaluation.studies import StudyModel, StudyRun, inside, is_finished, make_variant
-from rlhf.stage import require_files, write_json
+from rlhf.stage import KeepingConfig, inputs_of, require_files, write_json
 
 
-@dataclass(frozen=True)
-class RewardStudyConfig:
+@dataclass(frozen=True, kw_only=True)
+class RewardStudyConfig(KeepingConfig):
     """A study of reward models.
 
     Args:
-        output: folder of the study.
         model: what all variants have in common; in its paths {run} stands for the seed's run folder.
         variants: name -> {option of the model: value}, e.g. {large: {training.margin: large}}; the first one is what
             the others are compared with.
@@ -43,7 +41,6 @@ class RewardStudyConfig:
         on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
     """
 
-    output: Path
     model: StudyModel
     variants: dict[str, dict[str, Any]]
     runs: tuple[str, ...]
@@ -73,7 +70,7 @@ def main(config: RewardStudyConfig) -> None:
     for run in runs:
         require_files(**{f"variants.{run.variant}: policy": run.model.policy})
     rows = load(runs, config)
-    left = [run for run in runs if not is_finished(run, config.output / run.name)]
+    left = [run for run in runs if not is_finished(run)]
 
     from rlhf.evaluation.baselines import baseline_figures
     from rlhf.evaluation.studies import gather, pick, run_model
@@ -85,7 +82,7 @@ def main(config: RewardStudyConfig) -> None:
     ]
     for number, run in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {run.name}", file=sys.stderr)
-        run_model(run, rows, config.output / run.name)
+        run_model(run, rows)
     if os.environ.get("RANK", "0") == "0":
         study = gather(runs, config.output, baselines)
         write_json(config.output / "study.json", study)
@@ -98,7 +95,16 @@ def plan(config: RewardStudyConfig) -> list[StudyRun]:
     models = {name: make_variant(config.model, name, options) for name, options in config.variants.items()}
     folders = config.runs * (len(config.seeds) // len(config.runs))
     return [
-        StudyRun(name, fraction, seed, model.inside(run), inside(config.test_preferences, run))
+        StudyRun(
+            output=config.output / f"{name}_{fraction:g}_seed{seed}",
+            strict=config.strict,
+            fresh=config.fresh,
+            variant=name,
+            fraction=fraction,
+            seed=seed,
+            model=model.inside(run),
+            test_preferences=inside(config.test_preferences, run),
+        )
         for seed, run in zip(config.seeds, folders, strict=True)
         for name, model in models.items()
         for fraction in config.fractions
@@ -110,7 +116,7 @@ def load(runs: list[StudyRun], config: RewardStudyConfig) -> dict[str, Any]:
     from rlhf.data.loading import load_preferences
 
     for run in runs:
-        _ = run.inputs  # a missing file is named before any is read
+        inputs_of(run)  # a missing file is named before any is read
     sources = dict.fromkeys(source for run in runs for source in (*run.model.preferences, *run.test_preferences))
     return {source: load_preferences(source, on_bad_row=config.on_bad_row) for source in sources}
 

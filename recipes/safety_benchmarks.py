@@ -14,15 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files, require_new, stage_folder, write_json
+from rlhf.stage import InputPath, StageConfig, open_stage
 
 # the text itself is continued, as by a model that was only pretrained
 PLAIN_TEMPLATE = "{{- bos_token -}}{%- for message in messages -%}{{- message['content'] -}}{%- endfor -%}"
@@ -43,12 +41,11 @@ class Judge:
     opposite: str | None = None
 
 
-@dataclass(frozen=True)
-class SafetyBenchmarksConfig:
+@dataclass(frozen=True, kw_only=True)
+class SafetyBenchmarksConfig(StageConfig):
     """Benchmarks of one policy; each that is named runs.
 
     Args:
-        output: folder of this stage.
         policy: checkpoint folder to evaluate.
         truthfulqa: TruthfulQA's mc_task.json, or rows of the same fields.
         truthful: judges pairs (question, answer); with `informative` or not at all. Without both there is no
@@ -65,14 +62,13 @@ class SafetyBenchmarksConfig:
         seed: of the prompts drawn; added to sampling.seed.
     """
 
-    output: Path
-    policy: Path
-    truthfulqa: Path | None = None
+    policy: Checkpoint
+    truthfulqa: InputPath | None = None
     truthful: Judge | None = None
     informative: Judge | None = None
-    toxigen: Path | None = None
+    toxigen: InputPath | None = None
     toxicity: Judge | None = None
-    bold: tuple[Path, ...] = ()
+    bold: tuple[InputPath, ...] = ()
     sentiment: Judge | None = None
     prompts_per_group: int | None = None
     questions: int | None = None
@@ -101,12 +97,7 @@ class SafetyBenchmarksConfig:
 
 
 def main(config: SafetyBenchmarksConfig) -> None:
-    inputs: dict[str, Any] = {"policy": config.policy, "truthfulqa": config.truthfulqa, "toxigen": config.toxigen}
-    inputs |= {f"bold.{i}": file for i, file in enumerate(config.bold)}
-    inputs = {name: path for name, path in inputs.items() if path is not None}
-    require_new(config.output)
-    require_files(**inputs)
-    require_checkpoint(config.policy)
+    stage = open_stage(config)
 
     from rlhf.evaluation import generated_groups, truthfulqa
     from rlhf.models.policy import load_policy, load_tokenizer
@@ -118,8 +109,7 @@ def main(config: SafetyBenchmarksConfig) -> None:
     drawn = {name: generated_groups.draw(own, config.prompts_per_group, config.seed) for name, own in drawn.items()}
     judge = _judges(config)
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
+    with stage.work(accelerator):
         tokenizer, policy = load_tokenizer(config.policy), load_policy(config.policy).to(accelerator.device)
         if config.template == "plain":
             tokenizer.chat_template = PLAIN_TEMPLATE
@@ -148,11 +138,11 @@ def main(config: SafetyBenchmarksConfig) -> None:
                 said = {"sentiment": judge(config.sentiment, whole)}
                 figures[name] = generated_groups.sentiment_figures(prompts, said["sentiment"])
             generations += _rows(name, asked, texts, group=[prompt.group for prompt in prompts], **said)
-        if accelerator.is_main_process:
-            write_json(folder / "safety_benchmarks.json", figures)
-            write_rows(folder / "generations.jsonl", generations)
-            print(markdown(figures))
-        accelerator.wait_for_everyone()
+        if stage.is_main:
+            stage.write_json("safety_benchmarks.json", figures)
+            stage.write_rows("generations.jsonl", generations)
+            stage.say(markdown(figures))
+            stage.closing.rows(len(questions) + sum(map(len, drawn.values())))
 
 
 def _judges(config: SafetyBenchmarksConfig) -> Any:

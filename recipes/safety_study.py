@@ -23,15 +23,14 @@ from rlhf.evaluation.safety_study import SafetyStudyRun
 from rlhf.evaluation.studies import inside, is_finished
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files, write_json
+from rlhf.stage import KeepingConfig, inputs_of, write_json
 
 
-@dataclass(frozen=True)
-class SafetyStudyConfig:
+@dataclass(frozen=True, kw_only=True)
+class SafetyStudyConfig(KeepingConfig):
     """A study of safety data. In each path {run} stands for the seed's run folder.
 
     Args:
-        output: folder of the study.
         policy: pretrained checkpoint to start from, with a chat template.
         helpfulness_data: dialogues that every variant trains on, files or hub names.
         safety_data: dialogues of which each variant trains on a part.
@@ -49,7 +48,6 @@ class SafetyStudyConfig:
         samples_per_prompt: answers to each prompt.
     """
 
-    output: Path
     policy: str
     helpfulness_data: tuple[str, ...]
     safety_data: tuple[str, ...]
@@ -90,15 +88,15 @@ class SafetyStudyConfig:
 def main(config: SafetyStudyConfig) -> None:
     runs = plan(config)
     for run in runs:
-        require_files(**run.inputs)
-    left = [run for run in runs if not is_finished(run, config.output / run.name)]
+        inputs_of(run)  # a missing file is named before any is read
+    left = [run for run in runs if not is_finished(run)]
 
     from rlhf.evaluation.safety_study import gather, run_variant
     from rlhf.report.safety_study import build_safety_study_page, markdown_tables
 
     for number, run in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {run.name}", file=sys.stderr)
-        run_variant(run, config.output / run.name)
+        run_variant(run)
     if os.environ.get("RANK", "0") == "0":
         study = gather(runs, config.output)
         write_json(config.output / "study.json", study)
@@ -114,10 +112,14 @@ def plan(config: SafetyStudyConfig) -> list[SafetyStudyRun]:
         def put(path: str | None) -> str | None:
             return None if path is None else path.replace("{run}", folder)
 
+        world = put(config.world)
         return SafetyStudyRun(
+            output=config.output / f"safety_{100 * fraction:g}_seed{seed}",
+            strict=config.strict,
+            fresh=config.fresh,
             fraction=fraction,
             seed=seed,
-            policy=config.policy.replace("{run}", folder),
+            policy=Path(config.policy.replace("{run}", folder)),
             helpfulness_data=inside(config.helpfulness_data, folder),
             safety_data=inside(config.safety_data, folder),
             prompts={name: source.replace("{run}", folder) for name, source in config.prompts.items()},
@@ -125,7 +127,7 @@ def plan(config: SafetyStudyConfig) -> list[SafetyStudyRun]:
             helpfulness=put(config.helpfulness),
             safety=put(config.safety),
             scorer=config.scorer,
-            world=put(config.world),
+            world=None if world is None else Path(world),
             finetuning=config.finetuning,
             sampling=config.sampling,
             samples_per_prompt=config.samples_per_prompt,

@@ -40,20 +40,21 @@ from rlhf.data.corpus.simple_text import (
 )
 from rlhf.data.corpus.simple_wikipedia import article_of, row_of_passage
 from rlhf.data.corpus.text_filters import FilterConfig
-from rlhf.data.loading import OnBadRow, is_local, source_rows
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import OnBadRow, source_rows
 from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
+from rlhf.models.fields import LocalOrHubModel
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
-from rlhf.stage import peak_memory_mb, require_files, stage_folder, write_json
+from rlhf.stage import InputPath, StageConfig, open_stage, peak_memory_mb, write_json
 
 
-@dataclass(frozen=True)
-class SimpleTextDataConfig:
+@dataclass(frozen=True, kw_only=True)
+class SimpleTextDataConfig(StageConfig):
     """What is read, and what stays.
 
     Args:
-        output: folder of this stage.
         eli5: posts with answers and scores (file or hub name), or a raw dump's submissions; null: none.
         comments: the raw dump's comments, where the answers are not in `eli5`.
         articles: Simple Wikipedia's (file or hub name); null: none.
@@ -72,15 +73,14 @@ class SimpleTextDataConfig:
         seed: of the split, the questions and the examples shown.
     """
 
-    output: Path
-    eli5: str | None = None
-    comments: str | None = None
-    articles: str | None = None
+    eli5: DataSource | None = None
+    comments: DataSource | None = None
+    articles: DataSource | None = None
     filters: FilterConfig = field(default_factory=FilterConfig)
-    toxicity_model: str | None = None
+    toxicity_model: LocalOrHubModel | None = None
     toxicity_labels: tuple[str, ...] = ()
-    embedding_model: str | None = None
-    question_model: Path | None = None
+    embedding_model: LocalOrHubModel | None = None
+    question_model: InputPath | None = None
     question_server: ServerConfig | None = None
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.7, max_new_tokens=64))
     validation_share: float = 0.02
@@ -106,16 +106,12 @@ class SimpleTextDataConfig:
 
 
 def main(config: SimpleTextDataConfig) -> None:
-    sources = {"eli5": config.eli5, "comments": config.comments, "articles": config.articles}
-    inputs = {name: Path(source) for name, source in sources.items() if source and is_local(source)}
-    require_files(question_model=config.question_model, **inputs)
-    models = ("question_model", "toxicity_model", "embedding_model")
-    inputs |= {name: Path(model) for name in models if (model := getattr(config, name)) and Path(model).exists()}
+    stage = open_stage(config)
 
     from rlhf.report.simple_text import build_data_page, text_tables
 
     toxicity, embed = load_models(config)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
+    with stage.work() as folder:
         figures = build(config, folder, toxicity, embed, question_writer(config))
         build_data_page(figures, folder / "index.html", config.output.name)
     print(text_tables(figures))

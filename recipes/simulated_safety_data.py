@@ -19,21 +19,18 @@ from rlhf.errors import InputError
 from rlhf.simulation.corpus import UNSAFE, held_out_keys
 from rlhf.simulation.safety_texts import helpful_demonstrations, safe_demonstrations
 from rlhf.simulation.world import World
-from rlhf.stage import require_files, stage_folder
+from rlhf.stage import StageConfig, open_stage, require_files
 
 
-@dataclass(frozen=True)
-class SimulatedSafetyDataConfig:
+@dataclass(frozen=True, kw_only=True)
+class SimulatedSafetyDataConfig(StageConfig):
     """What to make.
 
     Args:
-        output: folder for helpfulness.jsonl (people's answers to harmless requests), safety.jsonl (safe answers to
-            unsafe ones), sft.jsonl (both, mixed) and unsafe_prompts.jsonl (those of the world's test prompts).
         data: folder of recipes/simulated_world.py.
         helpfulness_rows, safety_rows: how many.
     """
 
-    output: Path
     data: Path
     helpfulness_rows: int = 2000
     safety_rows: int = 600
@@ -45,10 +42,11 @@ class SimulatedSafetyDataConfig:
 
 
 def main(config: SimulatedSafetyDataConfig) -> None:
+    stage = open_stage(config)
     names = ("world.json", "validation_prompts.jsonl", "test_prompts.jsonl")
     files = {f"data: {name}": config.data / name for name in names}
     require_files(**files)
-    with stage_folder(config.output, config, inputs=files) as folder:
+    with stage.work() as folder:
         world = World.load(config.data)
         sets = {name: load_prompts(config.data / f"{name}_prompts.jsonl") for name in ("validation", "test")}
         held_out = held_out_keys(sets)
@@ -59,7 +57,7 @@ def main(config: SimulatedSafetyDataConfig) -> None:
         for name, rows in (("helpfulness", helpful), ("safety", safe), ("sft", both)):
             write_rows(folder / f"{name}.jsonl", ({"messages": messages} for messages in rows))
         unsafe = [prompt for prompt in sets["test"] if prompt.source.rpartition("/")[2] in UNSAFE]
-        write_rows(folder / "unsafe_prompts.jsonl", (prompt.to_dict() for prompt in unsafe))
+        stage.write_rows("unsafe_prompts.jsonl", (prompt.to_dict() for prompt in unsafe))
 
 
 if __name__ == "__main__":

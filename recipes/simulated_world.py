@@ -9,45 +9,40 @@ annotators' prompts (3.2.1). Another seed is another world of the same structure
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
 from rlhf.simulation.corpus import Mixture, chat_sets, demonstrations, held_out_keys, prompt_sets, web_text
 from rlhf.simulation.world import World, WorldConfig
-from rlhf.stage import stage_folder
+from rlhf.stage import StageConfig, open_stage
 
 
-@dataclass(frozen=True)
-class SimulatedWorldConfig:
+@dataclass(frozen=True, kw_only=True)
+class SimulatedWorldConfig(StageConfig):
     """What to make.
 
     Args:
-        output: folder for pretrain.jsonl, sft.jsonl, prompts.jsonl, validation_prompts.jsonl, test_prompts.jsonl and
-            world.json (what the gold scorer needs); with mixture.chats also sft_chats.jsonl, chats.jsonl and
-            test_chats.jsonl.
         world: the land and its seed.
         mixture: how many rows of what.
     """
 
-    output: Path
     world: WorldConfig = field(default_factory=WorldConfig)
     mixture: Mixture = field(default_factory=Mixture)
 
 
 def main(config: SimulatedWorldConfig) -> None:
-    with stage_folder(config.output, config) as folder:
+    stage = open_stage(config)
+    with stage.work() as folder:
         world = World.make(config.world)
         world.save(folder / "world.json")
         prompts = prompt_sets(world, config.mixture)
         held_out = held_out_keys(prompts)
-        write_rows(folder / "pretrain.jsonl", ({"text": text} for text in web_text(world, config.mixture, held_out)))
-        write_rows(folder / "sft.jsonl", ({"messages": m} for m in demonstrations(world, config.mixture, held_out)))
+        stage.write_rows("pretrain.jsonl", ({"text": text} for text in web_text(world, config.mixture, held_out)))
+        stage.write_rows("sft.jsonl", ({"messages": m} for m in demonstrations(world, config.mixture, held_out)))
         for name, file in (("train", "prompts"), ("validation", "validation_prompts"), ("test", "test_prompts")):
-            write_rows(folder / f"{file}.jsonl", (prompt.to_dict() for prompt in prompts[name]))
+            stage.write_rows(f"{file}.jsonl", (prompt.to_dict() for prompt in prompts[name]))
         for file, chats in chat_sets(world, config.mixture).items():
             if chats:
-                write_rows(folder / f"{file}.jsonl", ({"messages": messages} for messages in chats))
+                stage.write_rows(f"{file}.jsonl", ({"messages": messages} for messages in chats))
 
 
 if __name__ == "__main__":

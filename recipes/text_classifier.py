@@ -12,38 +12,37 @@ heldout.jsonl (each held-out text, its label, and the classifier's), metrics.jso
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
-from rlhf.data.loading import is_local, untagged
+from rlhf.data.fields import DataSource
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint, require_checkpoint
-from rlhf.stage import require_files, stage_folder, write_json
+from rlhf.models.checkpoint import is_adapter_checkpoint
+from rlhf.models.fields import Checkpoint
+from rlhf.stage import Effect, KeepingConfig, open_stage
 from rlhf.training.config import OptimizerConfig
 
 
-@dataclass(frozen=True)
-class TextClassifierConfig:
+@dataclass(frozen=True, kw_only=True)
+class TextClassifierConfig(KeepingConfig):
     """A classifier of texts.
 
     Args:
-        output: folder of this stage.
         model: checkpoint folder to start from, a causal LM or an encoder; it gets a new head.
         data: label -> its texts, a file or hub name: rows with a `text`, or prompts or pairs, whose first user message
             is taken.
         heldout_share: share of the texts to measure and never train on.
         optimizer: schedule and sizes.
+        checkpoint_every: steps between states from which a stage that was killed goes on.
         seed: of the held-out split, the new head and the rows' order.
     """
 
-    output: Path
-    model: Path
-    data: dict[str, str]
+    model: Checkpoint
+    data: dict[str, DataSource]
     heldout_share: float = 0.2
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(epochs=2))
+    checkpoint_every: Annotated[int, Effect.NONE] = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,21 +50,22 @@ class TextClassifierConfig:
             raise InputError(
                 'data: needs the texts of two labels or more, e.g. {"toxic": "a.txt", "harmless": "b.txt"}'
             )
+        if self.checkpoint_every < 1:
+            raise InputError(f"checkpoint_every: must be at least 1, got {self.checkpoint_every}")
         if not 0 < self.heldout_share < 1:
             raise InputError(f"heldout_share: must lie between 0 and 1, got {self.heldout_share}")
 
 
 def main(config: TextClassifierConfig) -> None:
-    inputs = {"model": config.model}
-    inputs |= {f"data.{label}": Path(untagged(source)) for label, source in config.data.items() if is_local(source)}
-    require_files(**inputs)
-    if is_adapter_checkpoint(require_checkpoint(config.model)):
+    stage = open_stage(config)
+    if is_adapter_checkpoint(config.model):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
     from rlhf.evaluation.classifier_training import read_labelled_texts, save_classifier, train_classifier
-    from rlhf.metrics import MetricsLog
     from rlhf.models.text_judges import TextClassifier
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import RESUME, States, kept_states
+    from rlhf.training.suspicion import suspicious_training
 
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
     parts: dict[str, dict[str, str]] = {name: {} for name in shares}
@@ -74,22 +74,23 @@ def main(config: TextClassifierConfig) -> None:
     if not parts["heldout"]:
         raise InputError("heldout_share: no text is held out; raise it or give more texts")
     accelerator = make_accelerator(seed=config.seed)
-    with stage_folder(config.output, config, inputs=inputs) as folder:
-        accelerator.wait_for_everyone()
-        log = MetricsLog(folder, accelerator)
-        model, tokenizer = train_classifier(
-            config.model, parts["train"], config.optimizer, accelerator, log, config.seed
+    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+        states = States(folder / RESUME, config.checkpoint_every)
+        model, tokenizer, result = train_classifier(
+            config.model, parts["train"], config.optimizer, accelerator, stage.log, config.seed, states
         )
+        stage.closing.rows(result.rows)
+        stage.closing.suspect(suspicious_training(result))
         save_classifier(model, tokenizer, folder / "checkpoint", accelerator)
-        if accelerator.is_main_process:
+        if stage.is_main:
             texts, labels = list(parts["heldout"]), list(parts["heldout"].values())
             given = TextClassifier(str(folder / "checkpoint")).labels_of(texts)
             figures = agreement_figures(labels, given)
-            write_json(folder / "agreement.json", figures)
+            stage.write_json("agreement.json", figures)
             judged = zip(texts, labels, given, strict=True)
-            write_rows(folder / "heldout.jsonl", ({"text": t, "label": a, "judged": b} for t, a, b in judged))
-            print(markdown(figures))
-        accelerator.wait_for_everyone()
+            stage.write_rows("heldout.jsonl", ({"text": t, "label": a, "judged": b} for t, a, b in judged))
+            stage.say(markdown(figures))
+            stage.closing.figures(heldout=figures["n"], agreement=figures["agreement"], **result.figures())
 
 
 def agreement_figures(labels: list[str], given: list[str]) -> dict[str, Any]:

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rlhf.configuration import run_recipe
 from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
-from rlhf.stage import require_files, stage_folder
+from rlhf.stage import InputPath, StageConfig, open_stage
 from rlhf.synthesis.time_awareness import (
     make_plan,
     parse_date,
@@ -33,12 +32,11 @@ from rlhf.synthesis.time_awareness import (
 )
 
 
-@dataclass(frozen=True)
-class TimeAwarenessConfig:
+@dataclass(frozen=True, kw_only=True)
+class TimeAwarenessConfig(StageConfig):
     """Dated rows.
 
     Args:
-        output: folder of this stage.
         facts: file of your dated facts, rows {question, timeline} and, where you want them, {answer, before,
             before_words}; or
         world: world.json of recipes/simulated_world.py, whose offices change hands.
@@ -55,9 +53,8 @@ class TimeAwarenessConfig:
         seed: of every draw.
     """
 
-    output: Path
-    facts: Path | None = None
-    world: Path | None = None
+    facts: InputPath | None = None
+    world: InputPath | None = None
     first: str | int = "1950"
     last: str | int = "1999"
     context: str = "Today is {date}."
@@ -91,8 +88,7 @@ class TimeAwarenessConfig:
 
 
 def main(config: TimeAwarenessConfig) -> None:
-    inputs = {name: path for name in ("facts", "world") if (path := getattr(config, name)) is not None}
-    require_files(**inputs)
+    stage = open_stage(config)
     days = told_days(parse_date(config.first), parse_date(config.last), config.date_format)
     rng = random.Random(f"time awareness/{config.seed}")
     if config.facts is not None:
@@ -105,11 +101,11 @@ def main(config: TimeAwarenessConfig) -> None:
         facts = [office.fact() for office in offices]
     plan = make_plan(facts, days, config.heldout_facts, config.heldout_years, rng)
 
-    with stage_folder(config.output, config, inputs=inputs) as folder:
+    with stage.work() as folder:
         rows = list(training_questions(plan, config.rows, config.undated_share, rng))
         told = (config.context, config.date_format)
         answered = ([*row.prompt(*told), {"role": "assistant", "content": row.fact.answer_at(row.day)}] for row in rows)
-        write_rows(folder / "sft.jsonl", ({"messages": messages} for messages in answered))
+        stage.write_rows("sft.jsonl", ({"messages": messages} for messages in answered))
         tested = write_rows(
             folder / "test.jsonl", (row.row(*told) for row in test_questions(plan, config.test_per_fact, rng))
         )
@@ -117,7 +113,7 @@ def main(config: TimeAwarenessConfig) -> None:
             from rlhf.simulation.chronicle import chronicle
 
             years = sorted({day.year for day in plan.days})
-            write_rows(folder / "facts.jsonl", (asdict(fact) for fact in facts))
+            stage.write_rows("facts.jsonl", (asdict(fact) for fact in facts))
             write_rows(
                 folder / "chronicle.jsonl",
                 ({"messages": m} for m in chronicle(offices, years, config.chronicle_rows, rng)),

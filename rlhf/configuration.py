@@ -16,15 +16,19 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from rlhf.errors import InputError
+from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 
 Config = TypeVar("Config")
+SHIPPED = "recipes/configs/"
+_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -48,6 +52,8 @@ def parse_config(
     try:
         namespace = parser.parse_args(_gathered(sys.argv[1:] if argv is None else argv, config_class))
         _refuse_lone_values(namespace, config_class)
+        for name, value in list(namespace.items()):
+            namespace[name] = _shipped(value)
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
         _refuse_not_finite(fields)
@@ -72,6 +78,14 @@ def _resolve_annotations(kind: type) -> None:
         for part in (hint, *typing.get_args(hint)):
             if isinstance(part, type) and dataclasses.is_dataclass(part):
                 _resolve_annotations(part)
+
+
+def _shipped(value: Any) -> Any:
+    """A path of a file that comes with the recipes, such as a YAML names it, so that it is found from any folder."""
+    if isinstance(value, (str, Path)) and os.fspath(value).startswith(SHIPPED) and not os.path.exists(value):
+        found = _CHECKOUT / value
+        return type(value)(found) if found.exists() else value
+    return value
 
 
 def _gathered(words: Sequence[str], kind: type) -> list[str]:
@@ -149,6 +163,7 @@ def run_recipe(main: Callable[[Config], None], config_class: type[Config]) -> No
 
     The exit code is 2, or 3 where `--strict true` found something suspicious.
     """
+    end_with_launcher()
     try:
         main(parse_config(config_class, description=sys.modules[main.__module__].__doc__))
     except InputError as error:

@@ -15,10 +15,12 @@ from rlhf.data.loading import load_preferences, load_prompts, load_texts, source
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
+from rlhf.models.context import Context
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
+from rlhf.training.checkpoints import States
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.loop import Batch, Task, train
+from rlhf.training.loop import Batch, Task, TrainingResult, train
 
 LONGEST = 512
 
@@ -54,12 +56,14 @@ def train_classifier(
     accelerator: Accelerator,
     log: MetricsLog,
     seed: int,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    states: States | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrainingResult]:
     """A sequence classifier of the labels in `labelled` (text -> label), fine-tuned by cross-entropy.
 
     Args:
         path: checkpoint folder to start from, a causal LM or an encoder; its head is new.
         seed: of the head and of the rows' order.
+        states: where the training goes on from after a kill; None: it keeps none.
     """
     names = sorted(set(labelled.values()))
     if len(names) < 2:
@@ -70,7 +74,7 @@ def train_classifier(
     given = {"label2id": labels, "id2label": dict(enumerate(names))}
     model = load_base(path, None, "float32", AutoModelForSequenceClassification, **given)
     add_pad_embedding(model, tokenizer)
-    longest = min(LONGEST, getattr(model.config, "max_position_embeddings", None) or LONGEST)
+    longest = Context.of(model.config).limit(LONGEST)
     rows = [
         (tokenizer(text, truncation=True, max_length=longest)["input_ids"], labels[label])
         for text, label in labelled.items()
@@ -86,8 +90,8 @@ def train_classifier(
         return nn.functional.cross_entropy(logits, batch["labels"], reduction="sum"), {"accuracy": right}
 
     task = Task(collate=collate, loss=loss, weight=lambda row: 1.0, length=lambda row: len(row[0]))
-    train(model, rows, task, config, accelerator, log, seed=seed, name="classifier")
-    return model.eval(), tokenizer
+    result = train(model, rows, task, config, accelerator, log, seed=seed, name="classifier", states=states)
+    return model.eval(), tokenizer, result
 
 
 def save_classifier(

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.conversation import Conversation
+from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.evaluation.safety import load_safety_prompts, safety_figures
-from rlhf.finetuning.config import FinetuningConfig
+from rlhf.finetuning.config import FinetuneStageConfig
 from rlhf.intervals import mean_interval
-from rlhf.rewards.rows import local_files
-from rlhf.rewards.specs import reward_files
+from rlhf.models.fields import Checkpoint
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import stage_folder, write_json
+from rlhf.stage import InputPath, open_stage
 
 FIGURES = "safety_evaluation.json"
 # name -> where it stands in the figures of one variant; of several places the first that is there
@@ -38,41 +39,27 @@ STUDIED: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class SafetyStudyRun:
+@dataclass(frozen=True, kw_only=True)
+class SafetyStudyRun(FinetuneStageConfig):
     """One variant of a study on one seed. No {run} is left in its paths."""
 
     fraction: float
-    seed: int
-    policy: str
-    helpfulness_data: tuple[str, ...]
-    safety_data: tuple[str, ...]
-    prompts: Mapping[str, str]
-    kinds: Mapping[str, str]
-    helpfulness: str | None
-    safety: str | None
+    policy: Checkpoint
+    helpfulness_data: tuple[DataSource, ...]
+    safety_data: tuple[DataSource, ...]
+    prompts: dict[str, DataSource]
+    kinds: dict[str, str]
+    helpfulness: Reward | None
+    safety: Reward | None
     scorer: str | None
-    world: str | None
-    finetuning: FinetuningConfig
+    world: InputPath | None
     sampling: SamplingParams
     samples_per_prompt: int
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"safety_{100 * self.fraction:g}_seed{self.seed}"
-
-    @property
-    def inputs(self) -> dict[str, Path]:
-        """What it reads from this machine."""
-        files = local_files(
-            helpfulness_data=self.helpfulness_data,
-            safety_data=self.safety_data,
-            prompts=tuple(self.prompts.values()),
-        )
-        world = {} if self.world is None else {"world": Path(self.world)}
-        rewards = reward_files(helpfulness=self.helpfulness, safety=self.safety)
-        return {"policy": Path(self.policy), **files, **rewards, **world}
+        return self.output.name
 
 
 def training_rows(
@@ -84,47 +71,36 @@ def training_rows(
     return [*helpfulness, *drawn[: round(fraction * len(drawn))]]
 
 
-def run_variant(run: SafetyStudyRun, folder: Path) -> None:
+def run_variant(run: SafetyStudyRun) -> None:
     """Fine-tune one variant, let it answer, judge: metrics.jsonl and safety_evaluation.json in its stage folder.
 
     The weights are not kept.
     """
     from rlhf.evaluation.safety_judging import answer_and_judge, load_judges
-    from rlhf.finetuning.supervised import finetune, training_renderer
-    from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.finetuning.stage import finetune_stage
+    from rlhf.models.policy import load_tokenizer
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
 
+    stage = open_stage(run)
     helpful, safe = (
         [row for source in sources for row in load_conversations(source)]
         for sources in (run.helpfulness_data, run.safety_data)
     )
     accelerator = make_accelerator(seed=run.seed)
-    world = None if run.world is None else Path(run.world)
-    judges = load_judges("rules", run.safety, run.helpfulness, None, run.scorer, world, accelerator.device)
+    judges = load_judges("rules", run.safety, run.helpfulness, None, run.scorer, run.world, accelerator.device)
     prompts = [
         prompt
         for name, source in run.prompts.items()
         for prompt in load_safety_prompts(name, source, run.kinds.get(name), judges.kind_of)
     ]
-    with stage_folder(folder, run, inputs=run.inputs) as partial:
-        accelerator.wait_for_everyone()
-        tokenizer, policy = load_tokenizer(run.policy), load_policy(run.policy)
-        finetune(
-            policy,
-            training_renderer(tokenizer, policy, run.finetuning),
-            training_rows(helpful, safe, run.fraction, run.seed),
-            run.finetuning,
-            accelerator,
-            MetricsLog(partial, accelerator),
-            run.seed,
-            name=run.name,
-        )
+    with stage.work(accelerator, kept_states(stage, accelerator)):
+        rows = training_rows(helpful, safe, run.fraction, run.seed)
+        policy = finetune_stage(stage, accelerator, run.policy, rows, run, name=run.name, save=False)
         params = replace(run.sampling, seed=run.sampling.seed + run.seed)
+        tokenizer = load_tokenizer(run.policy)
         judged = answer_and_judge(policy, tokenizer, prompts, judges, params, run.samples_per_prompt, accelerator)
-        if accelerator.is_main_process:
-            write_json(partial / FIGURES, safety_figures(run.name, judged))
-        accelerator.wait_for_everyone()
+        stage.write_json(FIGURES, safety_figures(run.name, judged))
 
 
 def gather(runs: Sequence[SafetyStudyRun], output: Path) -> dict[str, Any]:

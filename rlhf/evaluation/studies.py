@@ -11,20 +11,22 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
 from rlhf.configuration import parse_config, to_dict, to_yaml
+from rlhf.data.fields import DataSource
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.preference_figures import reward_figures
 from rlhf.intervals import mean_interval
+from rlhf.models.fields import WholeCheckpoint
 from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.rewards.rows import local_files
-from rlhf.stage import STAGE_FILE, digest, stage_folder, write_json
+from rlhf.stage import STAGE_FILE, KeepingConfig, StageConfig, digest, inputs_of, open_stage
 
 Rows = Mapping[str, Sequence[Preference]]
 FIGURES = "figures.json"
@@ -42,8 +44,8 @@ class StudyModel:
         training: margins, weight of the safety labels, lengths and the optimizer.
     """
 
-    policy: str
-    preferences: tuple[str, ...]
+    policy: Annotated[str, WholeCheckpoint()]
+    preferences: tuple[DataSource, ...]
     learns: Literal["helpfulness", "safety", "joint"] = "helpfulness"
     other_share: float = 0.0
     training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
@@ -64,26 +66,20 @@ def inside(sources: Sequence[str], run: str) -> tuple[str, ...]:
     return tuple(source.replace("{run}", run) for source in sources)
 
 
-@dataclass(frozen=True)
-class StudyRun:
+@dataclass(frozen=True, kw_only=True)
+class StudyRun(KeepingConfig):
     """One training of a study: `fraction` of the own training rows, measured on test_preferences. No {run} is left."""
 
     variant: str
     fraction: float
     seed: int
     model: StudyModel
-    test_preferences: tuple[str, ...]
+    test_preferences: tuple[DataSource, ...]
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.variant}_{self.fraction:g}_seed{self.seed}"
-
-    @property
-    def inputs(self) -> dict[str, Path]:
-        """What it reads from this machine."""
-        files = local_files(preferences=self.model.preferences, test_preferences=self.test_preferences)
-        return {"policy": Path(self.model.policy), **files}
+        return self.output.name
 
 
 def make_variant(model: StudyModel, name: str, overrides: Mapping[str, Any]) -> StudyModel:
@@ -103,18 +99,20 @@ def _argument(value: Any) -> str:
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n...")[0].strip()
 
 
-def is_finished(run: StudyRun, folder: Path) -> bool:
-    """Whether the folder holds this run's figures.
+def is_finished(run: KeepingConfig) -> bool:
+    """Whether the run's folder holds its figures.
 
     Raises:
         InputError: it holds those of other settings or other files.
     """
+    folder = run.output
     if not (folder / STAGE_FILE).exists():
         return False
     record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
-    changed = [name for name, value in to_dict(run).items() if record["config"].get(name) != value]
+    where = to_dict(StageConfig(output=folder)) | {"fresh": False}
+    changed = [n for n, value in to_dict(run).items() if n not in where and record["config"].get(n) != value]
     digests = {name: entry["digest"] for name, entry in record["inputs"].items()}
-    changed += [name for name, path in run.inputs.items() if digests.get(name) != digest(path)]
+    changed += [name for name, path in inputs_of(run).items() if digests.get(name) != digest(path)]
     if changed:
         raise InputError(f"output: {folder} was made with another {changed[0]}; remove it, or name another --output")
     return True
@@ -136,7 +134,7 @@ def training_rows(model: StudyModel, rows: Sequence[Preference], fraction: float
     return mix(own, [row for row in rows if model.learns not in ("joint", row.domain)], model.other_share, seed)
 
 
-def run_model(run: StudyRun, rows: Rows, folder: Path) -> None:
+def run_model(run: StudyRun, rows: Rows) -> None:
     """Train, save and measure one model: checkpoint/, metrics.jsonl and figures.json in its stage folder.
 
     Args:
@@ -144,29 +142,25 @@ def run_model(run: StudyRun, rows: Rows, folder: Path) -> None:
     """
     from rlhf.evaluation.judging import deal_out
     from rlhf.evaluation.pair_scores import score_pairs
-    from rlhf.metrics import MetricsLog
-    from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.stage import train_and_save
     from rlhf.rewards.training import fitting_rows, train_reward_model
     from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
 
-    policy, config = run.model.policy, run.model.training
+    policy, config = Path(run.model.policy), run.model.training
+    stage = open_stage(run)
     mixture = training_rows(run.model, pick(rows, run.model.preferences), run.fraction, run.seed)
     train = fitting_rows(policy, mixture, config, "preferences")
     test = fitting_rows(policy, pick(rows, run.test_preferences), config, "test_preferences")
     accelerator = make_accelerator(seed=run.seed)
-    with stage_folder(folder, run, inputs=run.inputs) as partial:
-        accelerator.wait_for_everyone()
-        log, has_head = MetricsLog(partial, accelerator), run.model.learns == "safety"
-        model = train_reward_model(policy, train, config, accelerator, log, safety_head=has_head, seed=run.seed)
-        model.save(partial / "checkpoint", load_tokenizer(policy), accelerator)
-        accelerator.wait_for_everyone()
-        reward = load_reward(partial / "checkpoint", device=accelerator.device)
+    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+        head = partial(train_reward_model, safety_head=run.model.learns == "safety")
+        train_and_save(stage, accelerator, head, policy, train, config, run.seed)
+        reward = load_reward(folder / "checkpoint", device=accelerator.device)
         scores = deal_out(test, lambda part: score_pairs(reward, part), accelerator)
-        if accelerator.is_main_process:
-            figures = {"training_pairs": len(train), "test_pairs": len(test), "groups": reward_figures(test, scores)}
-            write_json(partial / FIGURES, figures)
-        accelerator.wait_for_everyone()
+        figures = {"training_pairs": len(train), "test_pairs": len(test), "groups": reward_figures(test, scores)}
+        stage.write_json(FIGURES, figures)
 
 
 def pick(rows: Rows, sources: Sequence[str]) -> list[Preference]:

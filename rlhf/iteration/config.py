@@ -59,7 +59,11 @@ class IterativeConfig:
         versions: the versions in order, each {name, steps}; default: the paper's five.
         processes: step or recipe -> processes of its stages; 1 where not named.
         slots: processes at once, over all stages: the machine's cores, or GPUs.
+        stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
+        end_stalled: end such a stage, and with it the run, which the same command then goes on with.
         seed: decides every draw; version n's stages get seed + 1000 n.
+        strict: a stage with suspicious lines in its closing block fails, and the run stops there.
+        fresh: stages drop what a broken-off attempt left where it was made in another way, which they refuse otherwise.
     """
 
     run: Path
@@ -69,7 +73,11 @@ class IterativeConfig:
     versions: tuple[VersionConfig, ...] = field(default_factory=paper_versions)
     processes: dict[str, int] = field(default_factory=dict)
     slots: int = 2
+    stalled_minutes: float = 30.0
+    end_stalled: bool = False
     seed: int = 0
+    strict: bool = False
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         names = [version.name for version in self.versions]
@@ -84,6 +92,8 @@ class IterativeConfig:
                 raise InputError(f"inputs.{name}: must be a file, folder or name, or a list of them, got {sources!r}")
         if self.slots < 1:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
+        if self.stalled_minutes < 0:
+            raise InputError(f"stalled_minutes: must be 0 (never) or above, got {self.stalled_minutes:g}")
         for name, count in self.processes.items():
             if not 1 <= count <= self.slots:
                 raise InputError(f"processes: {name} must lie between 1 and slots ({self.slots}), got {count}")

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import yaml
 
 from rlhf.errors import InputError
-from rlhf.iteration.ledger import Record, last_record, output_digest, read_ledger, read_stage_file
+from rlhf.iteration.digests import FileDigests, changes
+from rlhf.iteration.ledger import VOLATILE, Record, last_record, output_digest, read_ledger, read_stage_file
 from rlhf.iteration.plan import PlannedStage, dependencies, maker_of
 from rlhf.stage import STAGE_FILE, digest
 
@@ -56,18 +57,19 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a stage whose inputs are there has to run.
+    """Whether a stage has to run.
 
     skip: it is finished; adopt: it is finished but the ledger does not say so yet (the driver was killed just then, or
-    the stage was run by hand with the same command); run: it has to, for this reason.
+    the stage was run by hand with the same command); run: it has to, for this reason; wait: for the stages that the
+    reason names, which have to run before.
     """
 
-    action: Literal["skip", "adopt", "run"]
+    action: Literal["skip", "adopt", "run", "wait"]
     reason: str = ""
 
 
-def decide(stage: PlannedStage, key: Record, last: Record | None) -> Decision:
-    """Compare what the stage is made of now with the ledger's newest record of it. Changes nothing.
+def decide(stage: PlannedStage, key: Record, last: Record | None, digests: FileDigests) -> Decision:
+    """Compare what the stage is made of now, and what it made, with the ledger's newest record of it. Changes nothing.
 
     Raises InputError where the folder is there but the ledger knows nothing of it: it is not ours to replace.
     """
@@ -78,54 +80,108 @@ def decide(stage: PlannedStage, key: Record, last: Record | None) -> Decision:
     record = read_stage_file(stage.output)
     if record is None:
         return Decision("run", "it did not finish" if last["event"] != "finished" else "its folder is gone")
-    if changed := difference(last["key"], key) or _changed_file(stage, record):
+    if changed := difference(last["key"], key) or _changed_file(stage, record, digests):
         return Decision("run", changed)
     if last["event"] == "finished" and last["stage_file"] == digest(stage.output / STAGE_FILE):
-        return Decision("skip")
+        damage = damage_of(stage, last, digests)
+        return Decision("run", f"its {damage}") if damage else Decision("skip")
     if record["command"][2:] == stage.arguments:
         return Decision("adopt")
     return Decision("run", "it was run by hand with other options")
 
 
-def _changed_file(stage: PlannedStage, record: Record) -> str | None:
+def damage_of(stage: PlannedStage, finished: Record, digests: FileDigests, *, read: bool = False) -> str | None:
+    """What became of a file that the stage made, in words; None: all are as they were. Files beside them do not count.
+
+    Args:
+        finished: the ledger's record of it.
+        read: see `FileDigests.of`.
+    """
+    found = digests.of_folder(stage.output, read=read)
+    if "files" not in finished:  # a ledger from before there were digests of single files
+        return None if output_digest(found) == finished["output"] else "output is changed"
+    recorded = {name: value for name, value in finished["files"].items() if Path(name).parts[0] not in VOLATILE}
+    lost = changes(recorded, {name: found[name] for name in recorded if name in found})
+    return None if not lost else lost[0] + (f", and {len(lost) - 1} more of its files" if len(lost) > 1 else "")
+
+
+def _changed_file(stage: PlannedStage, record: Record, digests: FileDigests) -> str | None:
     """The input that the stage's YAML named, and not the plan, where its content is another now; in words."""
     for name, entry in record["inputs"].items():
         path = Path(entry["path"])
-        if name.split(".")[0] not in stage.overrides and path.exists() and digest(path) != entry["digest"]:
+        if name.split(".")[0] not in stage.overrides and path.exists() and digests.of(path) != entry["digest"]:
             return f"its input {path} changed"
     return None
 
 
-def input_digests(stage: PlannedStage, stages: Sequence[PlannedStage], made: Mapping[str, str]) -> dict[str, str]:
+def input_digests(
+    stage: PlannedStage, stages: Sequence[PlannedStage], made: Mapping[str, str], digests: FileDigests
+) -> dict[str, str]:
     """Path -> digest: the recorded one (`made`) of the stage that made it, or that of a file from outside the run.
 
     Raises InputError for an input that does not exist.
     """
-    digests = {}
+    found = {}
     for path in stage.inputs:
         maker = maker_of(path, stages)
         if not path.exists():
             way_out = f"{maker.name} did not write it, see its log" if maker else "name an existing one"
             raise InputError(f"{stage.name}: {path} does not exist; {way_out}")
-        digests[str(path)] = made[maker.name] if maker else digest(path)
-    return digests
+        found[str(path)] = made[maker.name] if maker else digests.of(path)
+    return found
+
+
+def decisions(stages: Sequence[PlannedStage], run: Path, digests: FileDigests) -> dict[str, Decision]:
+    """What a driver would do now, by the stages' names. Changes nothing."""
+    records = read_ledger(run / "ledger.jsonl")
+    needs = dependencies(stages)
+    made: dict[str, str] = {}
+    decided = {}
+    for stage in stages:
+        if missing := [name for name in needs[stage.name] if name not in made]:
+            decided[stage.name] = Decision("wait", ", ".join(missing))
+            continue
+        last = last_record(records, stage.name)
+        key = stage_key(stage, run, input_digests(stage, stages, made, digests))
+        decided[stage.name] = decision = decide(stage, key, last, digests)
+        if decision.action == "skip" and last is not None:
+            made[stage.name] = last["output"]
+        elif decision.action == "adopt":
+            made[stage.name] = output_digest(digests.of_folder(stage.output))
+    return decided
+
+
+def read_inputs(stages: Sequence[PlannedStage], run: Path, digests: FileDigests) -> list[str]:
+    """Read what finished stages made and others, that have to run, will read: from then on `decide` sees every damage.
+
+    A damaged one has to run, so what that one reads is read in turn. Returns the names of all that have to run, as far
+    as can be known before.
+    """
+    records = read_ledger(run / "ledger.jsonl")
+    needs = dependencies(stages)
+    by_name = {stage.name: stage for stage in stages}
+    read: set[str] = set()
+    while True:
+        decided = decisions(stages, run, digests)
+        to_run = [name for name, decision in decided.items() if decision.action in ("run", "wait")]
+        wanted = {maker for name in to_run for maker in needs[name] if decided[maker].action == "skip"} - read
+        if not wanted:
+            return to_run
+        for name in wanted:
+            finished = last_record(records, name)
+            assert finished is not None, "it is skipped, so it is in the ledger"
+            damage_of(by_name[name], finished, digests, read=True)
+        read |= wanted
 
 
 def preview(stages: Sequence[PlannedStage], run: Path) -> list[str]:
     """In words, for each stage, what a driver would do now."""
-    records = read_ledger(run / "ledger.jsonl")
-    needs = dependencies(stages)
-    made: dict[str, str] = {}
-    states = []
-    for stage in stages:
-        if missing := [name for name in needs[stage.name] if name not in made]:
-            states.append(f"to run, after {', '.join(missing)}")
-            continue
-        last = last_record(records, stage.name)
-        decision = decide(stage, stage_key(stage, run, input_digests(stage, stages, made)), last)
-        if decision.action == "run" or last is None:
-            states.append("to run" + (f": {decision.reason}" if decision.reason else ""))
-            continue
-        made[stage.name] = last["output"] if decision.action == "skip" else output_digest(stage.output)
-        states.append("finished")
-    return states
+    return [_in_words(decision) for decision in decisions(stages, run, FileDigests(run)).values()]
+
+
+def _in_words(decision: Decision) -> str:
+    if decision.action in ("skip", "adopt"):
+        return "finished"
+    if decision.action == "wait":
+        return f"to run, after {decision.reason}"
+    return "to run" + (f": {decision.reason}" if decision.reason else "")

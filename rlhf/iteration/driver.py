@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -22,18 +21,20 @@ from types import FrameType
 from typing import Any
 
 from rlhf.errors import InputError
-from rlhf.iteration.decision import decide, input_digests, stage_key
-from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file
-from rlhf.iteration.lifetime import end_leftovers
+from rlhf.iteration.decision import decide, input_digests, read_inputs, stage_key
+from rlhf.iteration.digests import FileDigests
+from rlhf.iteration.disk import require_room
+from rlhf.iteration.failures import describe_failure, out_of_memory_kills
+from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
 from rlhf.iteration.processes import StageProcess, command_of, extra_environment, has_gpu, stop
+from rlhf.iteration.stalls import StallWatch
 from rlhf.iteration.warm import WarmStart
+from rlhf.lifetime import end_leftovers
 from rlhf.stage import digest
 
 POLL_SECONDS = 0.05
 LOCK = ".lock"
-ERROR_LINE = re.compile(r"(?:\[rank\d+\]:\s*)?(error: .*|[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)")
-LAUNCHER_LINE = re.compile(r"torch\.distributed\.elastic|subprocess\.CalledProcessError")
 
 
 class StageFailed(Exception):
@@ -85,6 +86,8 @@ class Driver:
         slots: processes at once.
         recipes: folder of the recipes.
         warm: fork the stages after the first from one process that has torch imported; None: where that works.
+        stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
+        end_stalled: end such a stage, and with it the run.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class Driver:
         slots: int = 2,
         recipes: Path = RECIPES,
         warm: bool | None = None,
+        stalled_minutes: float = 0.0,
+        end_stalled: bool = False,
     ) -> None:
         self.stages = list(stages)
         self.run = run
@@ -105,7 +110,9 @@ class Driver:
         depth = dependents_depth(self.stages)
         self.waiting = sorted(self.stages, key=lambda stage: -depth[stage.name])
         self.running: list[StageProcess] = []
-        self.digests: dict[str, str] = {}
+        self.stalled_minutes, self.end_stalled = stalled_minutes, end_stalled
+        self.watches: dict[str, StallWatch] = {}
+        self.made: dict[str, str] = {}
         self.keys: dict[str, Record] = {}
         self.progress = Progress(len(self.stages))
 
@@ -121,7 +128,11 @@ class Driver:
             self.ledger = Ledger(self.run / "ledger.jsonl")
             self.ledger.close_killed(last_alive)
             self.ledger.append("begun", pid=os.getpid(), stages=len(self.stages), slots=self.slots)
+            self.digests = FileDigests(self.run)
             try:
+                to_run = read_inputs(self.stages, self.run, self.digests)
+                if to_run:
+                    self.progress.say("disk", require_room(self.stages, to_run, self.run))
                 while self.waiting or self.running:
                     self._start_what_can()
                     self._look_after_running()
@@ -131,16 +142,19 @@ class Driver:
             finally:
                 if self.warm is not None:
                     self.warm.close()
+                self.digests.save()
                 self.ledger.append("ended", finished=self.progress.done, stages=len(self.stages))
 
     def _start_what_can(self) -> None:
         """Start ready stages, those that most others wait for first, until one does not fit beside the running ones."""
         for stage in list(self.waiting):
-            if any(name not in self.digests for name in self.needs[stage.name]):
+            if any(name not in self.made for name in self.needs[stage.name]):
                 continue
             if stage.name not in self.keys:
-                self.keys[stage.name] = stage_key(stage, self.run, input_digests(stage, self.stages, self.digests))
-            decision = decide(stage, self.keys[stage.name], self.ledger.last(stage.name))
+                self.keys[stage.name] = stage_key(
+                    stage, self.run, input_digests(stage, self.stages, self.made, self.digests)
+                )
+            decision = decide(stage, self.keys[stage.name], self.ledger.last(stage.name), self.digests)
             if decision.action == "run":
                 busy = sum(process.stage.processes for process in self.running)
                 if busy and busy + stage.processes > self.slots:
@@ -150,7 +164,7 @@ class Driver:
                 self._finished(stage, (read_stage_file(stage.output) or {})["seconds"], None, "finished earlier")
             else:
                 last: Any = self.ledger.last(stage.name)
-                self.digests[stage.name] = last["output"]
+                self.made[stage.name] = last["output"]
                 self.progress.done += 1
                 self.ledger.append("skipped", stage.name)
                 self.progress.say(stage.name, f"finished earlier, in {_clock(last['seconds'])}")
@@ -166,7 +180,9 @@ class Driver:
         make_links(stage)
         command = command_of(stage, self.recipes)
         self.ledger.append("started", stage.name, key=self.keys[stage.name], command=command, reason=reason)
-        self.running.append(StageProcess(stage, command, self._log_of(stage), self.run, self.warm))
+        log, partial = self._log_of(stage), stage.output.with_name(stage.output.name + ".partial")
+        self.running.append(StageProcess(stage, command, log, self.run, self.warm))
+        self.watches[stage.name] = StallWatch(log, partial, 60 * self.stalled_minutes)
         if self.may_warm and self.warm is None:
             self.warm = WarmStart(self.run, extra_environment())
         self.progress.say(stage.name, "started" + (f" again: {reason}" if reason else ""))
@@ -181,6 +197,8 @@ class Driver:
         for process in list(self.running):
             status = process.poll()
             if status is None:
+                if self.watches[process.stage.name].begins():
+                    self._stands_still(process)
                 continue
             self.running.remove(process)
             if status == 0 and read_stage_file(process.stage.output) is not None:
@@ -192,32 +210,45 @@ class Driver:
                 raise StageFailed(self._failed(process, status))
 
     def _finished(self, stage: PlannedStage, seconds: float, memory: float | None, text: str) -> None:
-        made = output_digest(stage.output)
-        self.digests[stage.name] = made
+        files = self.digests.of_folder(stage.output)
+        self.made[stage.name] = made = output_digest(files)
         self.progress.done += 1
         self.ledger.append(
             "finished",
             stage.name,
             key=self.keys[stage.name],
             output=made,
+            files=files,
             stage_file=digest(stage.output / "stage.json"),
             seconds=round(seconds, 3),
             peak_memory_mb=memory,
             command=command_of(stage, self.recipes),
         )
         self.progress.say(stage.name, text)
+        for sentence in suspicious_lines(stage.output):
+            self.progress.say(stage.name, f"suspicious: {sentence}")
 
     def _failed(self, process: StageProcess, status: int) -> str:
-        """Record a failure; returns what the user needs: the last error line, the log, the command."""
+        """Record a failure; returns what the user needs: why, the log, the command."""
+        killed = out_of_memory_kills() - process.killed_before
+        line = describe_failure(status, process.log, process.log_start, out_of_memory_kills=killed)
+        return self._give_up(process, line, status)
+
+    def _stands_still(self, process: StageProcess) -> None:
+        """Say it; where the user wants that, end the stage."""
+        line = f"stands still: nothing new in its log or folder for {self.stalled_minutes:g} minutes"
+        self.progress.say(process.stage.name, f"{line}; see {process.log}")
+        if self.end_stalled:
+            stop([process])
+            self.running.remove(process)
+            raise StageFailed(self._give_up(process, f"{line} (end_stalled)", None))
+
+    def _give_up(self, process: StageProcess, line: str, status: int | None) -> str:
         stage = process.stage
-        how = f"killed by signal {-status}" if status < 0 else f"exit code {status}"
-        line = last_error_line(process.log, process.log_start) or (
-            how if status else "it ended without writing its folder"
-        )
         self.ledger.append("failed", stage.name, key=self.keys[stage.name], error=line, status=status)
-        self.progress.say(stage.name, f"FAILED after {_clock(process.seconds)}, {how}")
+        self.progress.say(stage.name, f"FAILED after {_clock(process.seconds)}")
         return (
-            f"{stage.name}: {line}\n  log:     {process.log}\n"
+            f"{stage.name}: {line}\n  log:     {process.log}\n  memory:  {process.peak_memory_mb:,.0f} MiB at most\n"
             f"  by hand: {shlex.join(command_of(stage, self.recipes))}\nThe same command as before goes on from here."
         )
 
@@ -249,16 +280,6 @@ def make_link(link: Path, target: Path) -> None:
         os.link(target, link)
     except OSError:
         shutil.copyfile(target, link)
-
-
-def last_error_line(log: Path, start: int = 0) -> str:
-    """The last line of the log after byte `start` that names an error, else the last line; "" where there is none."""
-    with log.open("rb") as stream:
-        stream.seek(start)
-        text = stream.read().decode(errors="replace")
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip() and not LAUNCHER_LINE.match(line)]
-    errors = [found.group(1) for line in lines if (found := ERROR_LINE.match(line))]
-    return (errors or lines or [""])[-1].removeprefix("error: ")[:500]
 
 
 @contextlib.contextmanager

@@ -3,8 +3,9 @@
     {"event": "begun" | "ended", "time", "pid", …}                          a driver's first and last words
     {"event": "started" | "finished" | "failed" | "skipped", "time", "stage", "key", …}
 
-A stage's `key` says what it is made of: recipe, content of its YAML, options, digests of its inputs. A finished stage
-whose key is still the same is not run again.
+A "finished" record has the digest of every file of the stage's folder (`files`). A stage's `key` says what it is made
+of: recipe, content of its YAML, options, digests of its inputs. A finished stage whose key and files are still the same
+is not run again.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.metrics import TENSORBOARD_FOLDER
-from rlhf.stage import STAGE_FILE, digest
+from rlhf.stage import STAGE_FILE
 
 Record = dict[str, Any]
 VOLATILE = {STAGE_FILE, "metrics.jsonl", TENSORBOARD_FOLDER}
@@ -87,12 +88,16 @@ def wall_seconds(records: Iterable[Record]) -> float:
     return round(total + (last - first if first is not None else 0.0), 3)
 
 
-def output_digest(folder: Path) -> str:
-    """Digest of a stage's folder without what holds times (`stage.json`, metrics and their events); 16 hex digits."""
+def output_digest(files: Mapping[str, str]) -> str:
+    """Digest of what a stage made, but for what holds times (`stage.json`, metrics and their events); 16 hex digits.
+
+    Args:
+        files: digest of every file of its folder, by path, from `rlhf.iteration.digests`.
+    """
     hasher = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if file.relative_to(folder).parts[0] not in VOLATILE:
-            hasher.update(f"{file.relative_to(folder)}\0{digest(file)}\n".encode())
+    for name in sorted(files, key=Path):
+        if Path(name).parts[0] not in VOLATILE:
+            hasher.update(f"{name}\0{files[name]}\n".encode())
     return hasher.hexdigest()[:16]
 
 
@@ -103,3 +108,9 @@ def read_stage_file(folder: Path) -> Record | None:
         return record
     except (OSError, ValueError):
         return None
+
+
+def suspicious_lines(folder: Path) -> list[str]:
+    """What a finished stage's closing block calls suspicious; none where it is not finished."""
+    record = read_stage_file(folder) or {}
+    return list(record.get("closing", {}).get("suspicious", ()))

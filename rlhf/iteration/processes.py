@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.iteration.lifetime import GRACE_SECONDS, RUN_MARK, die_with
+from rlhf.iteration.failures import out_of_memory_kills
 from rlhf.iteration.plan import RECIPES, PlannedStage, recipe_file
 from rlhf.iteration.warm import WarmStart
+from rlhf.lifetime import GRACE_SECONDS, RUN_MARK, die_with
 
 
 def command_of(stage: PlannedStage, recipes: Path = RECIPES) -> list[str]:
@@ -60,6 +61,7 @@ class StageProcess:
         self.log = log
         self.begun = time.monotonic()
         self.peak_memory_mb = 0.0
+        self.killed_before = out_of_memory_kills()
         self.returncode: int | None = None
         self._popen: subprocess.Popen[bytes] | None = None
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.conversation import Conversation
 from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Completion
+from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def refuse_empty(selection: Selection) -> None:
 def selection_figures(
     drawn: Sequence[Completion],
     num_samples: int,
-    used_safety: Tensor,
+    used_safety: Tensor | None,
     candidates: Sequence[Completion],
     selection: Selection,
     rejected_at: Collection[int] = (),
@@ -148,7 +149,7 @@ def selection_figures(
 
     Args:
         drawn: this version's scored answers, prompt after prompt, `num_samples` (K) of each.
-        used_safety: (len(drawn),) bool: the reward is the safety score.
+        used_safety: (len(drawn),) bool: the reward is the safety score; None: there is no safety model.
         candidates: answers that were chosen among, those of earlier versions included, all scored by the same models.
         selection: what `select` made of them.
         rejected_at: tokens at which early rejection gave answers up: an unfinished one of such a length is one of them,
@@ -173,8 +174,8 @@ def selection_figures(
             "max_reward": curve[-1]["max"],
             "curve": curve,
             "mean_helpfulness": fmean(row.helpfulness for row in drawn),
-            "mean_safety": fmean(row.safety for row in drawn),
-            "gated_share": used_safety.float().mean().item(),
+            "mean_safety": None if used_safety is None else fmean(row.safety or 0.0 for row in drawn),
+            "gated_share": None if used_safety is None else used_safety.float().mean().item(),
         }
     return {
         "version": drawn[0].version,
@@ -195,3 +196,19 @@ def selection_figures(
         "selected_mean_length": fmean(len(row.token_ids) for row in selected) if selected else None,
         "prompts_without_answer": len({row.prompt_id for row in candidates} - {row.prompt_id for row in selected}),
     }
+
+
+MOST_LENGTHENED = 1.5
+"""Chosen answers so many times as long as those drawn: the reward likes length, and fine-tuning will teach it."""
+
+
+def suspicious_choice(figures: Mapping[str, Any]) -> list[str]:
+    """Sentences about `selection_figures`: few prompts with an answer, answers chosen for their length."""
+    prompts = figures["selected"] + figures["prompts_without_answer"]
+    found = suspicious_selection(prompts - figures["prompts_without_answer"], prompts, figures["left_out"])
+    if figures["selected"] and figures["selected_mean_length"] > MOST_LENGTHENED * figures["mean_length"] > 0:
+        found.append(
+            f"the chosen answers are {figures['selected_mean_length'] / figures['mean_length']:.1f} times as long as "
+            "those drawn; selection.max_length_ratio bounds that"
+        )
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.iteration.driver import make_link
-from rlhf.iteration.ledger import read_ledger, wall_seconds
+from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
 from rlhf.iteration.plan import PlannedStage
 from rlhf.stage import write_json
 
@@ -31,19 +31,21 @@ def summarise(run: Path, stages: Sequence[PlannedStage]) -> dict[str, Any]:
     """Collect what the finished stages of a run measured.
 
     Returns {"seconds": wall time of all attempts together, "versions": one entry an evaluation in the plan's order: the
-    start's, v1, ..., vN, vN_ppo, "reward_models": one a version and domain} and, where there is one, "referee". Every
-    version has the keys of FIGURES (null where not measured), then what else its evaluation wrote. Unfinished stages
-    are left out.
+    start's, v1, ..., vN, vN_ppo, "reward_models": one a version and domain, "suspicious": stage -> the sentences of its
+    closing block, of those that have some} and, where there is one, "referee". Every version has the keys of FIGURES
+    (null where not measured), then what else its evaluation wrote. Unfinished stages are left out.
     """
+    records = read_ledger(run / "ledger.jsonl")
     measured = [_read(stage.output / "evaluation.json") for stage in stages]
     accuracies = [(stage, _read(stage.output / "accuracy.json")) for stage in stages]
     models = [(stage, accuracy) for stage, accuracy in accuracies if accuracy is not None]
     summary: dict[str, Any] = {
-        "seconds": wall_seconds(read_ledger(run / "ledger.jsonl")),
+        "seconds": wall_seconds(records),
         "versions": [dict.fromkeys(FIGURES) | figures for figures in measured if figures is not None],
         "reward_models": [
             _reward_model(stage.version, accuracy) for stage, accuracy in models if stage.step != "referee"
         ],
+        "suspicious": {stage.name: lines for stage in stages if (lines := suspicious_lines(stage.output))},
     }
     for stage, accuracy in models:
         if stage.step == "referee":

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.iteration.lifetime import RUN_MARK, adopt_orphans, die_with
+from rlhf.lifetime import RUN_MARK, adopt_orphans, die_with
 
 MODULES = (
     "torch",

@@ -76,6 +76,8 @@ def _coverage(model: nn.Module, reaches: Callable[[nn.Module, str, Tensor], bool
 
 def say_coverage(field: str, what: str, coverage: Coverage) -> None:
     """Say on stderr what is covered; InputError, before anything is trained, where it is less than half."""
+    if not coverage.total:  # the plan's models have no weights
+        return
     figures = f"{coverage.reached:,} of {coverage.total:,} weights, {coverage.share:.0%}"
     if coverage.share < 0.5:
         raise InputError(

@@ -41,6 +41,15 @@ class TemplateName:
         return {} if value == "llama2" else {field: Path(value)}
 
 
+class FolderOrHubName:
+    """A model's folder, which is an input where it is there, or a hub name."""
+
+    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
+        """See `rlhf.stage.fields.InputCheck`."""
+        return {field: Path(value)} if Path(value).exists() else {}
+
+
 Checkpoint = Annotated[Path, WholeCheckpoint()]
 Policy = Annotated[Path, AnsweringPolicy()]
 ChatTemplate = Annotated[str, TemplateName()]
+LocalOrHubModel = Annotated[str, FolderOrHubName()]

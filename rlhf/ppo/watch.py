@@ -20,6 +20,15 @@ RATIO_TOLERANCE = 1e-3
 REPETITIVE = 0.2
 """Share of repeated 4-grams from which on a text reads as repetitive; of people's texts it is near 0.01."""
 
+FARTHEST_KL = 20.0
+"""Nats an answer from the reference on held-out prompts: beyond them a policy has mostly left the language it had."""
+
+LENGTH_CHANGE = 1.5
+"""So many times longer or shorter than the starting policy's answers: the reward model likes lengths."""
+
+MOST_CUT_OFF = 0.3
+"""Share of held-out answers without an end from which on the length limit decides the reward."""
+
 
 def repeated_share(ids: Sequence[int], n: int = 4) -> float:
     """1 - distinct n-grams / n-grams: 0 repeats nothing (also where there is no n-gram), near 1 says one thing again.
@@ -77,4 +86,28 @@ def _held_out_warnings(evaluations: Sequence[Figures]) -> list[str]:
                 f"fell from {best['heldout_referee']:.3f} to {last['heldout_referee']:.3f}: the policy may please the "
                 "reward models alone; take an earlier checkpoint, raise beta or train new reward models"
             )
+    return found
+
+
+def suspicious_run(best_iteration: int, metrics: Sequence[Figures]) -> list[str]:
+    """What looks wrong about a finished run, a sentence each.
+
+    Args:
+        best_iteration: whose policy is kept.
+        metrics: all lines of its log; those of evaluations have heldout_* figures.
+    """
+    evaluations = [figures for figures in metrics if "heldout_reward" in figures]
+    best = next((figures for figures in evaluations if figures["step"] == best_iteration), None)
+    found = list(dict.fromkeys(warning for figures in metrics for warning in figures.get("warnings", ())))
+    if best_iteration == 0:
+        found.append("the policy kept is the one it started from: no evaluation had a better reward")
+    if best is None:
+        return found
+    if (kl := best.get("heldout_kl") or 0.0) > FARTHEST_KL:
+        found.append(f"the policy kept is {kl:.1f} nats an answer from the reference; raise beta, or set max_kl")
+    if (finished := best.get("heldout_finished_share")) is not None and 1 - finished > MOST_CUT_OFF:
+        found.append(f"{1 - finished:.0%} of its held-out answers are cut off; raise sampling.max_new_tokens")
+    before, after = evaluations[0].get("heldout_length"), best.get("heldout_length")
+    if before and after and not 1 / LENGTH_CHANGE <= after / before <= LENGTH_CHANGE:
+        found.append(f"its held-out answers went from {before:.0f} to {after:.0f} tokens")
     return found

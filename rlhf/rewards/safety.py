@@ -17,6 +17,7 @@ from rlhf.metrics import MetricsLog
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.training import train_reward_model
+from rlhf.training.loop import TrainingResult
 
 
 def train_safety_model(
@@ -28,6 +29,9 @@ def train_safety_model(
     *,
     seed: int = 0,
     states: Path | None = None,
+    result: TrainingResult | None = None,
 ) -> RewardModel:
     """Train on all of `mixture`: the score, and a second head on the safety labels where rows have them."""
-    return train_reward_model(policy, mixture, config, accelerator, log, safety_head=True, seed=seed, states=states)
+    return train_reward_model(
+        policy, mixture, config, accelerator, log, safety_head=True, seed=seed, states=states, result=result
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.data.fields import DataSources
 from rlhf.data.loading import sources_of
@@ -16,6 +17,11 @@ from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.rows import RewardRows, load_reward_rows
 from rlhf.stage import KeepingConfig, Stage, open_stage
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.models.reward_model import RewardModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +72,15 @@ def open_reward_stage(domain: Domain, config: RewardStageConfig) -> tuple[Stage,
     return stage, rows
 
 
-def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: Callable[..., Any]) -> None:
-    """Write checkpoint/, metrics.jsonl, mixture.json and accuracy.json into the stage's folder.
+def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: Callable[..., RewardModel]) -> None:
+    """Write checkpoint/ with its score_origin.json, metrics.jsonl, mixture.json and accuracy.json into the folder.
 
     Args:
-        train: `train_helpfulness_model` or `train_safety_model`, which return the trained RewardModel.
+        train: `train_helpfulness_model` or `train_safety_model`.
     """
-    from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.accuracy import heldout_report
+    from rlhf.rewards.accuracy import heldout_report, keep_origin, suspicious_accuracy
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import RESUME, kept_states
+    from rlhf.training.checkpoints import kept_states
 
     whole, rows = rows, _fitting(config, rows)
     mixture = make_mixture(rows, config.other_share, config.seed)
@@ -83,14 +88,48 @@ def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: 
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
         stage.say("\n".join(mixture_lines(mixture)), error=True)
         stage.write_json("mixture.json", mixture_report(mixture, rows.skipped))
-        states = folder / RESUME
-        model = train(
-            config.policy, mixture.rows, config.training, accelerator, stage.log, seed=config.seed, states=states
-        )
-        merge = config.training.adapter is None or config.training.adapter.merge
-        model.save(folder / "checkpoint", load_tokenizer(config.policy), accelerator, merge=merge)
+        train_and_save(stage, accelerator, train, config.policy, mixture.rows, config.training, config.seed)
+        for field in ("preferences", "other_preferences"):
+            stage.closing.rows(len(mixture.rows), sum(rows.skipped[field].values(), Counter()))
         if stage.is_main:
-            stage.write_json("accuracy.json", heldout_report(folder / "checkpoint", rows.domain, rows, whole))
+            keep_origin(folder / "checkpoint", mixture.rows, config.seed)
+            report = heldout_report(folder / "checkpoint", rows.domain, rows, whole)
+            stage.write_json("accuracy.json", report)
+            stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})
+            stage.closing.suspect(suspicious_accuracy(report))
+
+
+def train_and_save(
+    stage: Stage,
+    accelerator: Accelerator,
+    train: Callable[..., RewardModel],
+    policy: Path,
+    rows: Sequence[Preference],
+    config: RewardTrainingConfig,
+    seed: int,
+) -> RewardModel:
+    """Train a reward model inside `stage.work`, which keeps `kept_states`, and write <stage>/checkpoint.
+
+    The studies' trainings too. The closing block gets rows, loss and what looks wrong.
+
+    Args:
+        train: called as `train_helpfulness_model` is.
+        rows: the mixture, the same on every process.
+    """
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.rewards.training import suspicious_margins
+    from rlhf.training.checkpoints import RESUME
+    from rlhf.training.loop import TrainingResult
+    from rlhf.training.suspicion import suspicious_training
+
+    result = TrainingResult()
+    model = train(policy, rows, config, accelerator, stage.log, seed=seed, states=stage.folder / RESUME, result=result)
+    stage.closing.rows(result.rows)
+    stage.closing.figures(**result.figures())
+    stage.closing.suspect([*suspicious_training(result), *suspicious_margins(rows, config)])
+    merge = config.adapter is None or config.adapter.merge
+    model.save(stage.folder / "checkpoint", load_tokenizer(policy), accelerator, merge=merge)
+    return model
 
 
 def _fitting(config: RewardStageConfig, rows: RewardRows) -> RewardRows:

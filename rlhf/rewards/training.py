@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from rlhf.conversation import Renderer
-from rlhf.data.rows import Preference
+from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
 from rlhf.models.checkpoint import base_folder
+from rlhf.models.context import Context
+from rlhf.models.memory import require_memory, trained_bytes
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
@@ -30,7 +32,7 @@ from rlhf.pretrained import from_pretrained
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.pairs import Pair, render_pairs
 from rlhf.training.checkpoints import States
-from rlhf.training.loop import Task, train
+from rlhf.training.loop import Task, TrainingResult, train
 
 Batch = dict[str, Tensor]
 
@@ -45,6 +47,7 @@ def train_reward_model(
     safety_head: bool,
     seed: int,
     states: Path | None = None,
+    result: TrainingResult | None = None,
 ) -> RewardModel:
     """Start from the policy's checkpoint with new heads, and train on all rows; returns it in eval mode.
 
@@ -57,19 +60,32 @@ def train_reward_model(
         safety_head: add the auxiliary head and its loss.
         seed: of the heads and of the order of the rows.
         states: folder for states to go on from after a kill, one every config.checkpoint_every steps; None: no states.
+        result: what the loop counted is put here.
 
     Raises:
         InputError: a row too long for the model (see `RewardTrainingConfig`).
     """
     tokenizer = load_tokenizer(policy)
+    size = trained_bytes(policy, adapter=config.adapter is not None, quantization=config.quantization)
+    require_memory({"reward model": size}, accelerator)
     model = RewardModel.from_policy(
         policy, safety_head=safety_head, seed=seed, adapter=config.adapter, quantization=config.quantization
     )
     pairs = render_pairs(preferences, Renderer(tokenizer), _longest(model.config, config), config.too_long)
     task = pair_task(config, tokenizer.pad_token_id)
     kept = None if states is None else States(states, config.checkpoint_every)
-    train(model, pairs, task, config.optimizer, accelerator, log, seed=seed, states=kept)
+    trained = train(model, pairs, task, config.optimizer, accelerator, log, seed=seed, states=kept)
+    if result is not None:
+        vars(result).update(vars(trained))
     return model.eval()
+
+
+def suspicious_margins(preferences: Sequence[Preference], config: RewardTrainingConfig) -> list[str]:
+    """A sentence where a margin is asked for and no pair says how much better its chosen answer is."""
+    strengths = {row.strength for row in preferences}
+    if strengths <= {None} and any(margins_of(list(STRENGTHS), config.margin).tolist()):
+        return ["training.margin: no pair has a strength, so that there is no margin; say none, or give strengths"]
+    return []
 
 
 def fitting_rows(
@@ -88,8 +104,7 @@ def fitting_rows(
 
 def _longest(model_config: Any, config: RewardTrainingConfig) -> int | None:
     """Most tokens of a dialogue: the lower of max_length and the model's number of positions (None: no limit)."""
-    limits = (config.max_length, getattr(model_config, "max_position_embeddings", None))
-    return min((limit for limit in limits if limit is not None), default=None)
+    return Context.of(model_config).limit(config.max_length)
 
 
 def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:

@@ -60,6 +60,20 @@ class ExistingPath:
         return {field: path}
 
 
+class InEachRun:
+    """The same check in each of the config's `runs`, for which {run} in the value stands; as field.0, field.1, …"""
+
+    def __init__(self, check: InputCheck) -> None:
+        self.check = check
+
+    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
+        """See `InputCheck`."""
+        found: dict[str, Path] = {}
+        for number, run in enumerate(config.runs):
+            found |= self.check.inputs(f"{field}.{number}", str(value).replace("{run}", run), config)
+        return found
+
+
 InputPath = Annotated[Path, ExistingPath()]
 
 

@@ -110,7 +110,7 @@ class Stage:
         self.went_on: list[str] = []
         require_new(output)
         require_ours(self.folder)
-        self._strict = bool(getattr(config, "strict", False))
+        self._strict = _asked("strict", config)
         if self._strict and (found := _suspicious_folder(output)).exists():
             raise InputError(
                 f"strict: {found} is there from an earlier attempt; look at it, then move it to {output} to accept it, "
@@ -174,8 +174,7 @@ class Stage:
     def _begin(self, kept: tuple[Kept, ...]) -> None:
         """The main process: digests, kept work, an empty folder."""
         self._digests = {name: digest(path) for name, path in self.inputs.items()}
-        fresh = bool(getattr(self.config, "fresh", False))
-        self.went_on = take_over(self.folder, kept, self._digests, fresh=fresh)
+        self.went_on = take_over(self.folder, kept, self._digests, fresh=_asked("fresh", self.config))
 
     def _finish(self, kept: tuple[Kept, ...], started: float) -> None:
         """The main process: stage.json, the closing block, the final name."""
@@ -225,6 +224,11 @@ class Stage:
             failure = said[0]
         if failure is not None:
             raise failure
+
+
+def _asked(option: str, config: Any) -> bool:
+    """Whether strict or fresh is asked for: by the config, or for a driver's stages by RLHF_STRICT and RLHF_FRESH."""
+    return bool(getattr(config, option, False)) or os.environ.get(f"RLHF_{option.upper()}") == "true"
 
 
 def _suspicious_folder(output: Path) -> Path:

@@ -81,7 +81,7 @@ class Stepper:
         if config.gradient_checkpointing and hasattr(model, "gradient_checkpointing_enable"):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.deepspeed:
-            _fill_deepspeed(accelerator, config)
+            _fill_deepspeed(accelerator, config, model)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))
         self.model.train()
 
@@ -158,8 +158,11 @@ def _number(norm: Any) -> float:
     return float(norm) if norm is not None else 0.0
 
 
-def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig) -> None:
-    """What the JSON leaves to us; the rest of its "auto" entries accelerate fills in."""
+def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig, model: nn.Module) -> None:
+    """What accelerate's YAML cannot say, what depends on the model, and what the user's own JSON leaves "auto".
+
+    accelerate would look for the hidden size in `model.config`, which a module around a model does not have.
+    """
     accelerator.deepspeed_engine_wrapped = None  # of an earlier model; accelerate warns of keeping it
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     for derived in ("train_batch_size", "gradient_accumulation_steps"):
@@ -172,3 +175,26 @@ def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig) -> None:
         zero_allow_untested_optimizer=True,
         steps_per_print=10**9,
     )
+    settings.setdefault("bf16", {}).setdefault("check_grad_overflow", True)  # else a bad gradient changes the weights
+    zero = settings["zero_optimization"]
+    zero.setdefault("overlap_comm", True)
+    if not torch.cuda.is_available():  # DeepSpeed's own optimizer for offloading is compiled at first use, two minutes
+        settings.setdefault("zero_force_ds_cpu_optimizer", False)
+    for part in ("offload_optimizer", "offload_param"):
+        if zero.get(part, {}).get("device") == "cpu":
+            zero[part].setdefault("pin_memory", torch.cuda.is_available())
+    width = _width(model)
+    sizes = {
+        "reduce_bucket_size": width * width,
+        "stage3_prefetch_bucket_size": int(0.9 * width * width),
+        "stage3_param_persistence_threshold": 10 * width,
+    }
+    for key, size in sizes.items():
+        if zero.get(key, "auto" if zero["stage"] == 3 else None) == "auto":
+            zero[key] = size
+
+
+def _width(model: nn.Module) -> int:
+    """A transformer's hidden size: no matrix of it has two sides that are longer, but for square ones."""
+    shapes = [getattr(parameter, "ds_shape", parameter.shape) for parameter in model.parameters()]
+    return max((min(shape) for shape in shapes if len(shape) == 2), default=1)

@@ -86,8 +86,9 @@ def stage(name, config, reads, processes, **overrides):
     return PlannedStage(name, "fake", here / config, options, inputs, output, processes)
 
 stages = [stage(**entry) for entry in json.loads((here / "plan.json").read_text())]
+slots, how, more = int(sys.argv[2]), sys.argv[3] == "warm", json.loads(sys.argv[4])
 try:
-    Driver(stages, here / "run", slots=int(sys.argv[2]), recipes=here, warm=sys.argv[3] == "warm").execute()
+    Driver(stages, here / "run", slots=slots, recipes=here, warm=how, **more).execute()
 except (InputError, StageFailed) as error:
     sys.exit(f"error: {error}")
 except KeyboardInterrupt:
@@ -112,15 +113,16 @@ class FakeRun:
     def configure(self, name: str, **config: Any) -> None:
         (self.here / f"{name}.yaml").write_text(json.dumps(config))
 
-    def start(self, slots: int = 2, how: str = "cold") -> subprocess.Popen[str]:
-        command = [sys.executable, str(self.here / "drive.py"), str(self.here), str(slots), how]
+    def start(self, slots: int = 2, how: str = "cold", **options: Any) -> subprocess.Popen[str]:
+        """Start the driver; `options` are its own."""
+        command = [sys.executable, str(self.here / "drive.py"), str(self.here), str(slots), how, json.dumps(options)]
         environment = os.environ | {"TRACE": str(self.here / "trace"), "PYTHONPATH": str(ROOT)}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
-    def drive(self, slots: int = 2, how: str = "cold") -> subprocess.CompletedProcess[str]:
-        process = self.start(slots, how)
-        output, errors = process.communicate(timeout=60)
+    def drive(self, slots: int = 2, how: str = "cold", **options: Any) -> subprocess.CompletedProcess[str]:
+        process = self.start(slots, how, **options)
+        output, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def traced(self, word: str = "start") -> list[str]:
@@ -134,7 +136,7 @@ class FakeRun:
         trace = self.here / "trace"
         return trace.read_text().splitlines() if trace.exists() else []
 
-    def wait_for(self, word: str, name: str, seconds: float = 20.0) -> None:
+    def wait_for(self, word: str, name: str, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while name not in self.traced(word):
             assert time.monotonic() < deadline, f"{name} did not {word}"
@@ -150,11 +152,11 @@ class FakeRun:
 
     def alive(self) -> list[int]:
         """Processes of this run that live."""
-        from rlhf.iteration.lifetime import marked_processes
+        from rlhf.lifetime import marked_processes
 
         return marked_processes(self.here / "run")
 
-    def wait_until_dead(self, seconds: float = 8.0) -> None:
+    def wait_until_dead(self, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while self.alive():
             assert time.monotonic() < deadline, f"still alive: {self.alive()}"

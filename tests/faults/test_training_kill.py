@@ -1,16 +1,21 @@
-"""Kill PPO, SFT or reward training: the same command goes on, and ends bit for bit where it would have ended.
+"""Kill any training: the same command goes on, and ends bit for bit where it would have ended.
+
+A recipe joins by itself: its config has checkpoint_every somewhere. What it needs to run in seconds stands in OPTIONS.
 
 PPO at three random moments; `RLHF_KILLS=20 python -m pytest -s tests/faults/test_training_kill.py` tries twenty.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 STARTER = """
 import importlib, json, os, signal, sys, time, typing
 import peft, rlhf.finetuning.supervised, rlhf.ppo.loop, rlhf.ppo.saving, rlhf.ppo.setup, rlhf.rewards.training
-import rlhf.rewards.stage, torch.utils.tensorboard
+import rlhf.rewards.stage, rlhf.finetuning.stage, rlhf.sampling.in_process, torch.utils.tensorboard
 from rlhf.configuration import run_recipe
 
 def wait_for(path, lines):
@@ -58,6 +63,9 @@ def vowels(conversations):
     noise = [torch.rand(()).item() + np.random.rand() + random.random() for _ in conversations]
     return torch.tensor([c[-1]["content"].count("a") + 0.1 * n for c, n in zip(conversations, noise)])
 
+def length(conversations):
+    return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
+
 def safe(conversations):
     return torch.full((len(conversations),), 2.0)
 """
@@ -79,24 +87,110 @@ PPO_OPTIONS = {
     "ppo.evaluate_every": 2,
     "ppo.checkpoint_every": 2,
 }
-SUPERVISED_OPTIONS = {
+STEPS = {"checkpoint_every": 2, "optimizer.batch_size": 4, "optimizer.learning_rate": 1e-2}
+FINETUNING = {f"finetuning.{name}": value for name, value in STEPS.items()}
+TRAINING = {f"training.{name}": value for name, value in STEPS.items()}
+SAMPLING = {"sampling.max_new_tokens": 8, "batch_size": 64}
+MODEL = {"policy": "POLICY", "preferences": ["pairs.jsonl"], "learns": "safety"}
+MODEL |= {"training": {"checkpoint_every": 2, "optimizer": {"batch_size": 4, "learning_rate": 1e-2}}}
+OPTIONS: dict[str, dict[str, Any]] = {
     "sft": {
+        "policy": "POLICY",
         "data": "dialogues.jsonl",
         "heldout_share": 0.2,
         "adapter": '{"r": 4, "dropout": 0.3}',  # draws at each step
-        "finetuning.checkpoint_every": 2,
-        "finetuning.optimizer.batch_size": 4,
-        "finetuning.optimizer.learning_rate": 1e-2,
+        **FINETUNING,
+    },
+    "dpo": {
+        "policy": "POLICY",
+        "preferences": '["pairs.jsonl"]',
+        "test_preferences": '["pairs.jsonl"]',
+        "adapter": '{"r": 4, "dropout": 0.3}',
+        **FINETUNING,
     },
     "safety_reward": {
+        "policy": "POLICY",
         "preferences": '["pairs.jsonl"]',
         "test_preferences": '["pairs.jsonl"]',
         "other_share": 0.0,
-        "training.checkpoint_every": 2,
-        "training.optimizer.batch_size": 4,
-        "training.optimizer.learning_rate": 1e-2,
+        **TRAINING,
+    },
+    "rejection_sampling": {
+        "policy": "POLICY",
+        "fine_tune_from": "POLICY",
+        "prompts": "dialogue_prompts.jsonl",
+        "helpfulness": "rewards_of_this_test:length",
+        "safety": "rewards_of_this_test:safe",
+        "num_samples": 2,
+        "sft_data": "dialogues.jsonl",
+        **SAMPLING,
+        "sampling.max_new_tokens": 150,
+        **FINETUNING,
+        "finetuning.optimizer.epochs": 5,
+    },
+    "ghost_attention": {
+        "policy": "POLICY",
+        "dialogues": "long_dialogues.jsonl",
+        "instructions": "constraints.jsonl",
+        "history": "given",
+        "sft_data": "dialogues.jsonl",
+        **SAMPLING,
+        "sampling.max_new_tokens": 100,
+        **FINETUNING,
+        "finetuning.optimizer.epochs": 5,
+    },
+    "context_distillation": {
+        "policy": "POLICY",
+        "prompts": "safety_prompts.jsonl",
+        "safety": "rewards_of_this_test:length",
+        "categories": "categories.jsonl",
+        "gate": "false",
+        "sft_data": "dialogues.jsonl",
+        **SAMPLING,
+        "sampling.max_new_tokens": 150,
+        **FINETUNING,
+        "finetuning.optimizer.epochs": 5,
+    },
+    "pretrain": {"data": "dialogues.jsonl", "vocab_size": 300, "block_length": 32, "size.hidden_size": 16, **STEPS},
+    "text_classifier": {"model": "POLICY", "data": '{"a": "pairs.jsonl", "b": "dialogue_prompts.jsonl"}', **STEPS},
+    "reward_study": {
+        "model": json.dumps(MODEL),
+        "variants": '{"plain": {}}',
+        "runs": '["."]',
+        "seeds": "[1]",
+        "test_preferences": '["pairs.jsonl"]',
+    },
+    "safety_study": {
+        "policy": "POLICY",
+        "helpfulness_data": '["dialogues.jsonl"]',
+        "safety_data": '["dialogues.jsonl"]',
+        "prompts": '{"unsafe": "prompts.jsonl"}',
+        "kinds": '{"unsafe": "unsafe"}',
+        "runs": '["."]',
+        "seeds": "[1]",
+        "fractions": "[1.0]",
+        "sampling.max_new_tokens": 8,
+        **FINETUNING,
     },
 }
+OPTIONS["helpfulness_reward"] = OPTIONS["safety_reward"] | {"preferences": '["helpful_pairs.jsonl"]'}
+STAGE_OF = {"reward_study": "plain_1_seed1", "safety_study": "safety_100_seed1"}
+
+
+def trainings() -> list[str]:
+    """Every recipe whose config has checkpoint_every, however deep; PPO has tests of its own."""
+    sys.path.insert(0, str(ROOT / "recipes"))
+    found = []
+    for file in sorted((ROOT / "recipes").glob("*.py")):
+        recipe = importlib.import_module(file.stem)
+        if takes_checkpoints(typing.get_type_hints(recipe.main)["config"]):
+            found.append(file.stem)
+    return [name for name in found if name != "ppo"]
+
+
+def takes_checkpoints(kind: type) -> bool:
+    hints = typing.get_type_hints(kind)
+    return "checkpoint_every" in hints or any(takes_checkpoints(h) for h in hints.values() if is_dataclass(h))
 
 
 class Starter:
@@ -118,7 +212,8 @@ class Starter:
     def run(self, recipe: str, output: str, options: dict[str, Any], kill: tuple[int, float] | None = None) -> int:
         """Exit code; `kill`: so many seconds after so many lines of metrics, whatever the machine's load is."""
         arguments = [part for item in ({"output": output} | options).items() for part in (f"--{item[0]}", str(item[1]))]
-        moment = None if kill is None else [f"{output}.partial/metrics.jsonl", *kill]
+        inside = f"{output}/{STAGE_OF[recipe]}" if recipe in STAGE_OF else output
+        moment = None if kill is None else [f"{inside}.partial/metrics.jsonl", *kill]
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps([recipe, moment, arguments]) + "\n")
         self.process.stdin.flush()
@@ -143,6 +238,17 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
             for i, user in enumerate(users)
         ],
     }
+    rows["helpful_pairs"] = [row | {"domain": "helpfulness"} for row in rows["pairs"]]
+    rows["dialogue_prompts"] = [
+        {"id": f"d{i}", "messages": row["messages"][:1]} for i, row in enumerate(rows["dialogues"][:12])
+    ]
+    rows["safety_prompts"] = [row | {"domain": "safety"} for row in rows["dialogue_prompts"]]
+    rows["long_dialogues"] = [
+        {"messages": one["messages"] + other["messages"]}
+        for one, other in zip(rows["dialogues"][:12], rows["dialogues"][1:], strict=False)
+    ]
+    rows["constraints"] = [{"kind": "figure", "value": "a goat"}, {"kind": "language", "value": "velda"}]
+    rows["categories"] = [{"name": "goats", "preprompt": "you are a guide", "sources": [], "words": ["goat"]}]
     for name, content in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     found = Starter(folder)
@@ -188,19 +294,27 @@ def test_kill_9_of_ppo_with_shared_roles_and_without_a_value(tiny_policy_path: P
     _kill_once(starter, "ppo", options, "shared")
 
 
-@pytest.mark.parametrize("recipe", SUPERVISED_OPTIONS)
-def test_kill_9_of_supervised_training(tiny_policy_path: Path, starter: Starter, recipe: str) -> None:
-    _kill_once(starter, recipe, {"policy": tiny_policy_path} | SUPERVISED_OPTIONS[recipe], recipe)
+@pytest.mark.parametrize("recipe", trainings())
+def test_kill_9_of_every_other_training(tiny_policy_path: Path, starter: Starter, recipe: str) -> None:
+    assert recipe in OPTIONS, f"{recipe} takes checkpoint_every: give options with which it runs in seconds"
+    options = {
+        name: value.replace("POLICY", str(tiny_policy_path)) if isinstance(value, str) else value
+        for name, value in OPTIONS[recipe].items()
+    }
+    _kill_once(starter, recipe, options, recipe)
 
 
 def _kill_once(starter: Starter, recipe: str, options: dict[str, Any], name: str) -> None:
     """After the state of step 2."""
-    whole, killed = (starter.folder / f"{name}_{end}" for end in ("whole", "killed"))
-    assert starter.run(recipe, whole.name, options) == 0
-    assert starter.run(recipe, killed.name, options, kill=(3, 0.0)) == -9
+    inside = STAGE_OF.get(recipe, "")
+    assert starter.run(recipe, f"{name}_whole", options) == 0
+    assert starter.run(recipe, f"{name}_killed", options, kill=(3, 0.0)) == -9
+    whole, killed = (starter.folder / f"{name}_{end}" / inside for end in ("whole", "killed"))
     state = killed.with_name(f"{killed.name}.partial") / "resume/step-000002"
     assert state.is_dir()
-    assert starter.run(recipe, killed.name, options) == 0
+    assert starter.run(recipe, f"{name}_killed", options) == 0
     weights = [str(path.relative_to(whole)) for path in whole.glob("checkpoint/**/*.safetensors")]
+    weights += [str(path.relative_to(whole)) for path in whole.glob("*.jsonl") if path.name != "metrics.jsonl"]
+    weights += [name for name in ("safety_evaluation.json",) if (whole / name).exists()]
     assert weights and _outcome(killed, *weights) == _outcome(whole, *weights)
     assert len(read_metrics(whole / "metrics.jsonl")) > 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,12 @@ from typing import Any
 import pytest
 
 from rlhf.cli import main
+from rlhf.configuration import parse_config
+from rlhf.iteration.config import IterativeConfig
+from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest
+from rlhf.iteration.plan import make_plan
+from rlhf.iteration.summary import write_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +29,8 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "first"
     (folder / "sft").mkdir(parents=True)
     (folder / "sft" / "out.txt").write_text("x")
-    Ledger(folder / "ledger.jsonl").append("finished", "sft", output=output_digest(folder / "sft"))
+    files = FileDigests(folder).of_folder(folder / "sft")
+    Ledger(folder / "ledger.jsonl").append("finished", "sft", output=output_digest(files), files=files)
     return folder
 
 
@@ -33,18 +40,56 @@ def summary(run: Path, **figures: Any) -> Path:
     return run
 
 
-def test_verify(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def verify() -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["verify", str(run)])
-        return int(str(ended.value.code)), capsys.readouterr().out
+def verify(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(run)])
+    return int(str(ended.value.code)), [line.strip() for line in capsys.readouterr().out.splitlines()]
 
-    assert verify() == (0, f"{'sft':<24} ok\n1 finished stages, all as they were\n")
-    (run / "sft" / "out.txt").write_text("y")
-    assert verify()[0] == 1
+
+def test_verify_tells_every_file_of_a_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(run, capsys) == (0, [f"{'sft':<24} ok", "all as it was"])
+    file = run / "sft" / "out.txt"
+    before = file.stat()
+    file.write_text("y")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (run / "sft" / "more.txt").write_text("z")
+    code, said = verify(run, capsys)
+    assert code == 1 and {"out.txt is changed", "more.txt is added"} <= set(said)
+    file.unlink()
+    assert "out.txt is missing" in verify(run, capsys)[1]
     shutil.rmtree(run / "sft")
-    code, said = verify()
-    assert code == 1 and "MISSING" in said
+    assert verify(run, capsys)[1][:2] == [f"{'sft':<24} CHANGED", "its folder is missing"]
+
+
+def test_verify_of_an_empty_ledger_does_not_pass(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "ledger.jsonl").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(run)])
+    assert ended.value.code == 2 and "knows no finished stage" in capsys.readouterr().err
+
+
+def test_verify_tells_the_pools_links_and_the_summary(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = ["rejection_sampling", "evaluate"]
+    given = dict.fromkeys(("policy", "prompts", "test_prompts", "helpfulness", "safety"), "given")
+    config = {"run": "elsewhere", "configs": "c", "inputs": given, "versions": [{"name": "v1", "steps": steps}]}
+    (run / "config.yaml").write_text(json.dumps({"config": config}))
+    answers = run / "v1" / "rejection_sampling" / "completions.parquet"
+    answers.parent.mkdir(parents=True)
+    answers.write_text("answers")
+    figures = {"name": "v1", "gold_safety": 0.5}
+    (run / "v1" / "evaluation").mkdir()
+    (run / "v1" / "evaluation" / "evaluation.json").write_text(json.dumps(figures))
+    (run / "config.json").write_text(json.dumps({**config, "run": str(run)}))
+    stages = make_plan(parse_config(IterativeConfig, ["--config", str(run / "config.json")]))
+    summary = write_summary(run, stages)
+    assert verify(run, capsys)[0] == 0
+    (run / "pool" / "v1.parquet").unlink()
+    (run / "pool" / "v1.parquet").write_text("others")
+    differs = "pool/v1.parquet differs from v1/rejection_sampling/completions.parquet"
+    assert differs in verify(run, capsys)[1]
+    (run / "pool" / "v1.parquet").write_text("answers")
+    summary.write_text(summary.read_text().replace("0.5", "0.6"))
+    assert verify(run, capsys)[1][-2] == "versions is not what the stages' files say"
 
 
 def test_compare(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

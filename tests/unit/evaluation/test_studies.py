@@ -24,7 +24,7 @@ from rlhf.evaluation.studies import (
 )
 from rlhf.report.studies import markdown_tables
 from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.stage import stage_folder
+from rlhf.stage import open_stage
 
 MODEL = StudyModel("{run}/sft", ("{run}/train.jsonl",), training=RewardTrainingConfig(margin="large", max_length=99))
 
@@ -87,20 +87,27 @@ def test_fractions_are_nested_and_mixed_with_their_share_of_the_others() -> None
 
 def test_a_finished_run_of_other_settings_or_files_is_not_taken_for_this_one(tmp_path: Path) -> None:
     (tmp_path / "sft").mkdir()
-    for name in ("sft/weights", "train.jsonl", "test.jsonl"):
+    checkpoint = ("sft/config.json", "sft/tokenizer_config.json", "sft/model.safetensors")
+    for name in (*checkpoint, "train.jsonl", "test.jsonl"):
         (tmp_path / name).write_text(name)
-    run = StudyRun("v", 0.5, 1, MODEL.inside(str(tmp_path)), (str(tmp_path / "test.jsonl"),))
-    folder = tmp_path / "out" / run.name
-    assert folder.name == "v_0.5_seed1" and not is_finished(run, folder)
-    with stage_folder(folder, run, inputs=run.inputs):
-        assert not is_finished(run, folder)
-    assert is_finished(run, folder)
+    run = StudyRun(
+        output=tmp_path / "out" / "v_0.5_seed1",
+        variant="v",
+        fraction=0.5,
+        seed=1,
+        model=MODEL.inside(str(tmp_path)),
+        test_preferences=(str(tmp_path / "test.jsonl"),),
+    )
+    assert not is_finished(run)
+    with open_stage(run).work():
+        assert not is_finished(run)
+    assert is_finished(run)
     longer = replace(run, model=replace(run.model, training=RewardTrainingConfig(max_length=98)))
     with pytest.raises(InputError, match=r"out/v_0\.5_seed1 was made with another model; remove it"):
-        is_finished(longer, folder)
+        is_finished(longer)
     (tmp_path / "train.jsonl").write_text("other rows")
-    with pytest.raises(InputError, match=r"was made with another preferences\.0"):
-        is_finished(run, folder)
+    with pytest.raises(InputError, match=r"was made with another model\.preferences\.0"):
+        is_finished(run)
 
 
 def figures_of(leads: list[float], strength: Any = "better") -> dict[str, Any]:
@@ -125,7 +132,12 @@ def test_means_intervals_and_gains_over_the_seeds(tmp_path: Path) -> None:
         "plain": [[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, -1.0, -1.0], [1.0, 1.0, 1.0, -1.0]],  # 50, 25, 75 %
         "new": [[1.0, 1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [1.0, 1.0, 1.0, 1.0]],  # 25 points more on each
     }
-    runs = [StudyRun(name, 1.0, seed, MODEL, ()) for seed in range(3) for name in leads]
+    same = {"fraction": 1.0, "model": MODEL, "test_preferences": ()}
+    runs = [
+        StudyRun(output=tmp_path / f"{name}_1_seed{seed}", variant=name, seed=seed, **same)
+        for seed in range(3)
+        for name in leads
+    ]
     for run in runs:
         (tmp_path / run.name).mkdir()
         strength = None if (run.variant, run.seed) == ("new", 2) else "better"

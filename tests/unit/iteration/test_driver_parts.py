@@ -10,9 +10,11 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
-from rlhf.iteration.driver import last_error_line, make_link, make_links
+from rlhf.iteration.driver import make_link, make_links
+from rlhf.iteration.failures import describe_failure
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.processes import command_of
+from rlhf.iteration.stalls import StallWatch
 
 RECIPE = """
 from dataclasses import dataclass
@@ -58,14 +60,65 @@ def test_one_process_is_plain_python_and_more_are_launched(stage: PlannedStage, 
         ("error: rate: must be above 0\n", "rate: must be above 0"),
         ("[rank1]: torch.OutOfMemoryError: no room\nmore\n", "torch.OutOfMemoryError: no room"),
         ("KeyError: 'a'\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n", "KeyError: 'a'"),
+        ("error: too long\n[rank1]: RuntimeError: Connection closed by peer\n", "too long"),
         ("just words\nKilled\n", "Killed"),
-        ("", ""),
+        ("", "exit code 1"),
+        ("words\n=======\n-----\n", "words"),
     ],
 )
-def test_last_error_line(tmp_path: Path, text: str, line: str) -> None:
+def test_the_last_line_that_names_an_error(tmp_path: Path, text: str, line: str) -> None:
     log = tmp_path / "x.log"
     log.write_bytes(b"ValueError: of the attempt before\n" + text.encode())
-    assert last_error_line(log, start=34) == line
+    assert describe_failure(1, log, start=34) == line
+
+
+BOX = """RuntimeError: Connection closed by peer
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+recipes/ppo.py FAILED
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-28_14:00:00
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 4711)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 4711
+============================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kills", "words"),
+    [
+        (1, BOX, 0, "process 1 was killed by signal 9 (SIGKILL): somebody killed it, or the machine ran out of memory"),
+        (1, BOX, 1, "process 1 was killed by signal 9 (SIGKILL): the machine ran out of memory; start it with less"),
+        (1, BOX.replace("-9", "-11"), 0, "process 1 was killed by signal 11 (SIGSEGV): a native library crashed"),
+        (1, BOX.replace("-9", "1"), 0, "RuntimeError: Connection closed by peer"),
+        (137, "RuntimeError: Connection closed by peer", 0, "one of its processes was killed by signal 9 (SIGKILL)"),
+        (-9, "step 3: KeyError: 'a'", 1, "killed by signal 9 (SIGKILL): the machine ran out of memory"),
+        (-7, "", 0, "killed by signal 7 (SIGBUS): a file that it had mapped was cut off, or the disk or /dev/shm is"),
+        (0, "", 0, "it ended without writing its folder"),
+    ],
+)
+def test_a_killed_process_is_told_by_its_signal_and_the_likely_cause(
+    tmp_path: Path, status: int, text: str, kills: int, words: str
+) -> None:
+    (tmp_path / "x.log").write_text(text)
+    assert describe_failure(status, tmp_path / "x.log", out_of_memory_kills=kills).startswith(words)
+
+
+def test_a_stage_stands_still_when_nothing_new_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(0, 10_000, 10))
+    monkeypatch.setattr("rlhf.iteration.stalls.time.monotonic", lambda: next(clock))
+    log, folder = tmp_path / "x.log", tmp_path / "x.partial"
+    log.write_text("started\n")
+    watch = StallWatch(log, folder, limit=30)
+    assert [watch.begins() for _ in range(6)] == [False, False, True, False, False, False], "told once"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("{}\n")
+    assert [watch.begins() for _ in range(5)] == [False, False, False, True, False], "it went on, and stands again"
+    assert not any(StallWatch(log, folder, limit=0).begins() for _ in range(20))
 
 
 def test_links_replace_what_was_there(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.config import VersionConfig
-from rlhf.iteration.decision import decide, difference, preview, stage_key
+from rlhf.iteration.decision import Decision, decide, difference, preview, stage_key
+from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
 from rlhf.stage import digest, stage_folder
@@ -84,34 +86,50 @@ def test_keys_tell_what_changed(stage: PlannedStage, tmp_path: Path) -> None:
     assert difference(old, stage_key(stage, run, {str(run / "data" / "sft.jsonl"): "1"})) == "its YAML changed"
 
 
+def _files(stage: PlannedStage) -> dict[str, str]:
+    return FileDigests(stage.output.parent).of_folder(stage.output)
+
+
+def _made(stage: PlannedStage) -> str:
+    return output_digest(_files(stage))
+
+
+def _decide(stage: PlannedStage, key: dict[str, Any], last: dict[str, Any] | None) -> Decision:
+    return decide(stage, key, last, FileDigests(stage.output.parent))
+
+
 def test_digest_of_a_stage_leaves_out_what_holds_times(
     stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish(stage, monkeypatch)
-    first = output_digest(stage.output)
+    first = _made(stage)
     other = replace(stage, output=tmp_path / "other")
     finish(other, monkeypatch)
-    assert output_digest(other.output) == first
+    assert _made(other) == first
     (other.output / "out.txt").rename(other.output / "out2.txt")
-    assert output_digest(other.output) != first
+    assert _made(other) != first
 
 
 def test_decisions(stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     key = stage_key(stage, run, {})
-    assert decide(stage, key, None).action == "run"
+    assert _decide(stage, key, None).action == "run"
     started = {"event": "started", "stage": "sft", "key": key}
-    assert decide(stage, key, started).reason == "it did not finish"
+    assert _decide(stage, key, started).reason == "it did not finish"
     finish(stage, monkeypatch)
     with pytest.raises(InputError, match="the ledger does not know"):
-        decide(stage, key, None)
-    assert decide(stage, key, started).action == "adopt"
-    finished = started | {"event": "finished", "stage_file": digest(stage.output / "stage.json")}
-    assert decide(stage, key, finished).action == "skip"
-    assert decide(stage, key | {"config": "other"}, finished).reason == "its YAML changed"
-    assert decide(stage, key, finished | {"stage_file": "other"}).action == "adopt", "run again by hand"
+        _decide(stage, key, None)
+    assert _decide(stage, key, started).action == "adopt"
+    finished = started | {
+        "event": "finished",
+        "stage_file": digest(stage.output / "stage.json"),
+        "files": _files(stage),
+    }
+    assert _decide(stage, key, finished).action == "skip"
+    assert _decide(stage, key | {"config": "other"}, finished).reason == "its YAML changed"
+    assert _decide(stage, key, finished | {"stage_file": "other"}).action == "adopt", "run again by hand"
     by_hand = replace(stage, overrides={**stage.overrides, "seed": "5"})
-    assert decide(by_hand, key, finished | {"stage_file": "other"}).action == "run"
+    assert _decide(by_hand, key, finished | {"stage_file": "other"}).action == "run"
 
 
 def test_a_file_that_the_yaml_names_counts_by_its_content(stage: PlannedStage, tmp_path: Path) -> None:
@@ -123,14 +141,19 @@ def test_a_file_that_the_yaml_names_counts_by_its_content(stage: PlannedStage, t
     with stage_folder(stage.output, VersionConfig("any"), inputs={"instructions": instructions, "policy": policy}):
         pass
     key = stage_key(given, tmp_path / "run", {})
-    finished = {"event": "finished", "key": key, "stage_file": digest(stage.output / "stage.json")}
-    assert decide(given, key, finished).action == "skip"
+    finished = {
+        "event": "finished",
+        "key": key,
+        "stage_file": digest(stage.output / "stage.json"),
+        "files": _files(stage),
+    }
+    assert _decide(given, key, finished).action == "skip"
     policy.write_text("others")
-    assert decide(given, key, finished).action == "skip", "an input of the plan: the key knows it"
+    assert _decide(given, key, finished).action == "skip", "an input of the plan: the key knows it"
     instructions.write_text("two")
-    assert decide(given, key, finished).reason == f"its input {instructions} changed"
+    assert _decide(given, key, finished).reason == f"its input {instructions} changed"
     instructions.unlink()
-    assert decide(given, key, finished).action == "skip", "gone: what came of it is still what it was"
+    assert _decide(given, key, finished).action == "skip", "gone: what came of it is still what it was"
 
 
 def test_preview_says_what_a_driver_would_do(
@@ -141,7 +164,10 @@ def test_preview_says_what_a_driver_would_do(
     assert preview([stage, reader], run) == ["to run", "to run, after sft"]
     finish(stage, monkeypatch)
     record = {"key": stage_key(stage, run, {}), "output": "1", "stage_file": digest(stage.output / "stage.json")}
+    record["files"] = _files(stage)
     Ledger(run / "ledger.jsonl").append("finished", "sft", **record)
     assert preview([stage, reader], run) == ["finished", "to run"]
+    (stage.output / "out.txt").write_text("other words")
+    assert preview([stage, reader], run) == ["to run: its out.txt is changed", "to run, after sft"]
     stage.config_file.write_text("text: b\n")
     assert preview([stage, reader], run) == ["to run: its YAML changed", "to run, after sft"]

@@ -44,9 +44,12 @@ def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path)
     (tmp_path / "v1/rejection_sampling").mkdir()
     (tmp_path / "v1/rejection_sampling/completions.parquet").write_bytes(b"rows")
 
+    write(tmp_path / "v1/safety_reward/stage.json", {"closing": {"suspicious": ["it is odd"]}})
+
     summary = json.loads(write_summary(tmp_path, stages).read_text())
 
-    assert list(summary) == ["seconds", "versions", "reward_models"] and summary["seconds"] == 0
+    assert list(summary) == ["seconds", "versions", "reward_models", "suspicious"] and summary["seconds"] == 0
+    assert summary["suspicious"] == {"v1/safety_reward": ["it is odd"]}
     assert [version["name"] for version in summary["versions"]] == ["sft", "v1", "v2_ppo", "v2_gatt"]
     first = summary["versions"][0]
     assert tuple(first)[: len(FIGURES)] == FIGURES

@@ -1,4 +1,5 @@
-"""That nothing of a run outlives its driver: children end with their parent, leftovers are found by a mark."""
+"""That nothing outlives what started it: a launcher's workers end with it; of a driver's run, stages end with it and
+leftovers are found by a mark."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 RUN_MARK = "RLHF_RUN"
 GRACE_SECONDS = 5.0
+LAUNCHERS_LEAVE = ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "ACCELERATE_DYNAMO_BACKEND")
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -30,6 +32,16 @@ def die_with(parent: int) -> Callable[[], None] | None:
             os._exit(1)
 
     return prepare
+
+
+def end_with_launcher() -> None:
+    """Have this process ended when the launcher that started it (accelerate launch, torchrun) is killed (Linux).
+
+    Launchers end their workers when they are asked to end, but not when they are killed. A process that a shell started
+    is left alone: it may outlive that shell.
+    """
+    if _LIBC is not None and any(name in os.environ for name in LAUNCHERS_LEAVE):
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:

@@ -1,0 +1,95 @@
+"""Whether the disk has room for a plan, asked before it starts. Light: sizes of files and of YAML, no torch.
+
+The estimate is a lower bound, so that what it refuses cannot fit: every stage that trains writes a checkpoint as large
+as the one it starts from (none where an adapter alone is saved), and while the largest is trained there is one state to
+go on from, its weights and two moments. Answers, figures and further states come on top.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.errors import InputError
+from rlhf.iteration.plan import PlannedStage, maker_of
+from rlhf.models.config import LlamaSize
+
+START_OF = {
+    "sft": "policy",
+    "helpfulness_reward": "policy",
+    "safety_reward": "policy",
+    "rejection_sampling": "fine_tune_from",
+    "ppo": "policy",
+    "ghost_attention": "policy",
+    "context_distillation": "policy",
+}
+"""Recipe -> its option that names the checkpoint it starts to train from."""
+
+STATE = 3
+FLOAT32 = 4
+PRETRAINING_VOCABULARY = 1024
+
+
+def disk_needed(stages: Sequence[PlannedStage], to_run: Collection[str]) -> int:
+    """Bytes that the stages named in `to_run` will write at least, beyond those of the folders that they replace."""
+    written = {stage.name: checkpoint_bytes(stage, stages) for stage in stages if stage.name in to_run}
+    replaced = sum(_size(stage.output) for stage in stages if stage.name in to_run)
+    return max(0, sum(written.values()) + STATE * max(written.values(), default=0) - replaced)
+
+
+def require_room(stages: Sequence[PlannedStage], to_run: Collection[str], run: Path) -> str:
+    """What is needed and what is free, in words; InputError where it does not fit."""
+    needed = disk_needed(stages, to_run)
+    folder = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    said = f"{in_words(needed)} at least to be written, {in_words(free)} free"
+    if needed > free:
+        raise InputError(
+            f"run: no room for it in {folder}: {said}; free some, or name a folder on another disk with --run"
+        )
+    return said
+
+
+def checkpoint_bytes(stage: PlannedStage, stages: Sequence[PlannedStage]) -> int:
+    """Size of the checkpoint that a stage writes; 0 where it writes none, or an adapter alone."""
+    given = _given(stage)
+    if stage.recipe == "pretrain":
+        return FLOAT32 * llama_parameters(
+            LlamaSize(**given.get("size", {})), given.get("vocab_size", PRETRAINING_VOCABULARY)
+        )
+    option = START_OF.get(stage.recipe)
+    adapters = (given, given.get("training") or {})  # reward models have theirs among the settings of training
+    if option is None or any(part.get("quantization") for part in adapters) or given.get("roles") == "shared":
+        return 0
+    if any((part.get("adapter") or {}).get("merge", True) is False for part in adapters):
+        return 0
+    start = Path(str(given.get(option)))
+    maker = maker_of(start, stages)
+    if maker is not None and not start.exists():
+        return checkpoint_bytes(maker, stages)
+    return sum(file.stat().st_size for file in start.glob("*.safetensors"))
+
+
+def llama_parameters(size: LlamaSize, vocabulary: int) -> int:
+    """Weights of a Llama with tied embeddings."""
+    width, keys = size.hidden_size, size.hidden_size // size.num_heads * size.num_kv_heads
+    layer = 2 * width * width + 2 * width * keys + 3 * width * size.intermediate_size + 2 * width
+    return vocabulary * width + size.num_layers * layer + width
+
+
+def in_words(size: int) -> str:
+    """Bytes in decimal units, as disks are sold."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
+def _given(stage: PlannedStage) -> dict[str, Any]:
+    content = yaml.safe_load(stage.config_file.read_text(encoding="utf-8")) or {}
+    return {**content, **stage.overrides}
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

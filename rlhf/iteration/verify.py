@@ -1,0 +1,100 @@
+"""Whether a run's files are still what they were: every file of every finished stage, the pools' links, the summary.
+
+Reads the content of everything, whatever is known of it: this is the check that finds a bit that the disk flipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.errors import InputError
+from rlhf.iteration.digests import FileDigests, changes
+from rlhf.iteration.ledger import Record, last_record, output_digest, read_ledger
+from rlhf.iteration.plan import PlannedStage, make_plan
+from rlhf.iteration.summary import summarise
+from rlhf.stage import STAGE_FILE
+
+ANSWERS = "completions.parquet"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at, and what is wrong with it, nothing where all is well."""
+
+    name: str
+    problems: Sequence[str] = ()
+
+
+def verify_run(run: Path) -> Iterator[Finding]:
+    """One finding a finished stage, then the pools' and the summary's, where there are any.
+
+    Raises InputError where the ledger knows no finished stage: there would be nothing to say about.
+    """
+    records = read_ledger(run / "ledger.jsonl")
+    newest = [last_record(records, name) for name in dict.fromkeys(r["stage"] for r in records if "stage" in r)]
+    finished = {record["stage"]: record for record in newest if record is not None and record["event"] == "finished"}
+    if not finished:
+        raise InputError(f"run: the ledger of {run} knows no finished stage; there is nothing to verify")
+    digests = FileDigests(run)
+    for name, record in finished.items():
+        yield Finding(name, _stage_problems(run / name, record, digests))
+    linked = sorted(run.rglob("pool/*.parquet"))
+    if not linked and not (run / "summary.json").exists():
+        return
+    try:
+        stages = _plan(run)
+    except (OSError, KeyError, TypeError, yaml.YAMLError, InputError) as error:
+        yield Finding("config.yaml", [f"the plan cannot be read: {error}"])
+        return
+    yield Finding("pool", [problem for link in linked if (problem := _link_problem(link, run, stages, digests))])
+    if (run / "summary.json").exists():
+        yield Finding("summary.json", _summary_problems(run, stages))
+
+
+def _plan(run: Path) -> list[PlannedStage]:
+    """The stages of the config that the driver recorded, where the run lies now."""
+    from rlhf.configuration import parse_config
+    from rlhf.iteration.config import IterativeConfig
+
+    given = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["config"]
+    options = [part for name, value in given.items() for part in (f"--{name}", json.dumps(value))]
+    return make_plan(replace(parse_config(IterativeConfig, options), run=run))
+
+
+def _stage_problems(folder: Path, record: Record, digests: FileDigests) -> Sequence[str]:
+    if not folder.is_dir():
+        return ["its folder is missing"]
+    found = digests.of_folder(folder, read=True)
+    if "files" in record:
+        return changes(record["files"], found)
+    changed = output_digest(found) != record["output"] or found.get(STAGE_FILE) != record.get("stage_file")
+    return ["some file is changed, missing or added"] if changed else []
+
+
+def _link_problem(link: Path, run: Path, stages: Sequence[PlannedStage], digests: FileDigests) -> str | None:
+    """What a pool holds of a version are that version's answers."""
+    sampled = [stage for stage in stages if (stage.output / ANSWERS).exists()]
+    targets = {run / "pool" / f"{stage.version}.parquet": stage.output / ANSWERS for stage in sampled}
+    targets |= {made: target for stage in stages for made, target in stage.links}
+    name, answers = str(link.relative_to(run)), targets.get(link)
+    if answers is None:
+        return f"{name} belongs to no stage of the plan"
+    if not answers.exists():
+        return f"{name}: there is no {answers.relative_to(run)}"
+    if digests.of(link, read=True) != digests.of(answers, read=True):
+        return f"{name} differs from {answers.relative_to(run)}"
+    return None
+
+
+def _summary_problems(run: Path, stages: Sequence[PlannedStage]) -> Sequence[str]:
+    """What the summary says but for the seconds, which the next start of a driver changes, is in the stages' files."""
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(summarise(run, stages)))
+    different = [name for name in {**wanted, **summary} if summary.get(name) != wanted.get(name)]
+    return [f"{name} is not what the stages' files say" for name in different if name != "seconds"]
