@@ -7,12 +7,12 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-hh test doors lint format bench docs dist clean
+.PHONY: setup demo demo-hh test doors browser lint format bench docs dist clean
 
 setup: .venv/.installed
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[qlora,deepspeed,eval,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[qlora,deepspeed,eval,annotate,dev]'
 	touch $@
 
 demo: setup  ## the whole pipeline on the simulated world; SEED=1 makes another world and another run
@@ -26,6 +26,9 @@ test: setup
 
 doors: setup  ## every training recipe by the user's command line, under every file of ds_configs
 	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors
+
+browser: setup  ## the annotation page in a real chromium, by keyboard and mouse
+	$(BIN)/python -m pytest --quiet -m browser -rs tests/browser
 
 lint: setup
 	$(BIN)/ruff check .

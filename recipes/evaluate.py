@@ -26,7 +26,9 @@ from rlhf.data.loading import load_prompts
 from rlhf.data.suspicion import suspicious_answers
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
+from rlhf.models.context import TooLong
 from rlhf.models.fields import Checkpoint
+from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
@@ -50,7 +52,11 @@ class EvaluateConfig(StageConfig):
         baseline_evaluation: folder of SFT's own evaluation on the same prompts: its answers are the opponent.
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
-        safety: the same for safety. Both or none.
+        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
+        gate: when the safety score counts in place of the helpfulness score.
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
+            reward model, counts as not finished), or refuse. How many is said.
         referee: the same for a referee that no training has seen.
         scorer: `package.module:Class` of a gold scorer, called with `world`.
         world: the file or folder that the scorer reads.
@@ -59,8 +65,7 @@ class EvaluateConfig(StageConfig):
         opponent: server of the model that the judge compares with; without one, SFT's answers (baseline_evaluation).
         sampling: how answers are drawn; the KL is measured at temperature 1, top_p 1 and top_k 0 only.
         samples_per_prompt: answers to each prompt.
-        max_prompt_tokens: leave out longer prompts (how many is said); without it, prompts that fill the model's
-            context are refused.
+        max_prompt_tokens: leave out longer prompts; how many is said.
         seed: added to sampling.seed; the same for every version, so that luck is shared.
     """
 
@@ -71,6 +76,8 @@ class EvaluateConfig(StageConfig):
     baseline_evaluation: Annotated[Path, ExistingPath("answers.jsonl")] | None = None
     helpfulness: Reward | None = None
     safety: Reward | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    too_long: TooLong = "cut"
     referee: Reward | None = None
     scorer: str | None = None
     world: InputPath | None = None
@@ -87,8 +94,8 @@ class EvaluateConfig(StageConfig):
             raise InputError("name: must not be empty; name the version, e.g. --name v1")
         if self.samples_per_prompt < 1:
             raise InputError(f"samples_per_prompt: must be at least 1, got {self.samples_per_prompt}")
-        if (self.helpfulness is None) != (self.safety is None):
-            raise InputError("helpfulness, safety: the gate needs both reward models; name both or neither")
+        if self.safety is not None and self.helpfulness is None:
+            raise InputError("safety: the gate needs a helpfulness reward beside it; name one with --helpfulness")
         if (self.scorer is None) != (self.world is None):
             raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
         if self.judge_max_new_tokens < 1:
@@ -109,32 +116,29 @@ def main(config: EvaluateConfig) -> None:
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
     load_prompts(config.prompts)  # a bad row is found before torch is loaded
 
-    from rlhf.conversation import Renderer
     from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
     from rlhf.evaluation.divergence import answer_kls, answer_logprobs, require_same_tokenizer
     from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
     from rlhf.evaluation.pair_judge import judge_figures, judged_outcomes
     from rlhf.evaluation.versions import against, version_figures
+    from rlhf.models.context import Context
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.ppo.setup import load_fitting_prompts
+    from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.room import check_room, prompts_of_at_most
     from rlhf.sampling.server import ServerSampler
     from rlhf.training.accelerator import make_accelerator
 
     tokenizer = load_tokenizer(config.policy)
     if config.baseline is not None:
         require_same_tokenizer(tokenizer, config.baseline)
-    renderer = Renderer(tokenizer)
-    prompts = load_fitting_prompts(
-        "prompts",
-        config.prompts,
-        renderer,
-        context=None,
-        max_new_tokens=config.sampling.max_new_tokens,
-        max_prompt_tokens=config.max_prompt_tokens,
-    )
+    longest = config.sampling.max_new_tokens
+    renderer = Context.of_checkpoint(config.policy).prompt_renderer(tokenizer, longest, config.too_long)
+    prompts = load_prompts(config.prompts)
+    prompts = prompts_of_at_most("prompts", config.prompts, prompts, renderer, config.max_prompt_tokens)
+    no_room = check_room(prompts, stage.inputs, longest, config.too_long)
     opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
@@ -143,7 +147,7 @@ def main(config: EvaluateConfig) -> None:
         policy = load_policy(config.policy).to(accelerator.device)
         params = replace(config.sampling, seed=config.sampling.seed + config.seed)
         asked = ([prompt.messages for prompt in prompts], config.samples_per_prompt, params, accelerator)
-        drawn = sample_distributed(InProcessSampler(policy, renderer), *asked)
+        drawn = sample_distributed(InProcessSampler(policy, renderer, too_long=config.too_long), *asked)
         answers = answers_of(prompts, drawn)
 
         if config.baseline is not None and config.measures_kl:
@@ -155,16 +159,19 @@ def main(config: EvaluateConfig) -> None:
             kls = answer_kls(own, answer_logprobs(baseline, rows, renderer.pad_token_id, accelerator))
             answers = [replace(a, kl=k1, kl_k3=k3) for a, (k1, k3) in zip(answers, kls, strict=True)]
 
-        if config.helpfulness and config.safety:
-            both = [load_reward(spec, device=accelerator.device) for spec in (config.helpfulness, config.safety)]
-            answers = with_rewards(answers, both[0], both[1], accelerator)
-            opponents = with_rewards(opponents, both[0], both[1], accelerator) if opponents else []
+        gate = None
+        if config.helpfulness is not None:
+            given = {"too_long": config.too_long, "device": accelerator.device}
+            reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+            gate = None if config.safety is None else reward.gate
+            answers = with_rewards(answers, reward, accelerator)
+            opponents = with_rewards(opponents, reward, accelerator) if opponents else []
         if config.referee:
             answers = with_referee(answers, load_reward(config.referee, device=accelerator.device), accelerator)
         if scorer is not None:
             answers, opponents = with_gold(answers, scorer), with_gold(opponents, scorer)
 
-        extras, figures = against(answers, opponents), version_figures(config.name, answers, opponents)
+        extras, figures = against(answers, opponents), version_figures(config.name, answers, opponents, gate)
         if config.judge is not None and (config.opponent is not None or opponents):
             compared, opponent = opponents, "sft"
             if config.opponent is not None:
@@ -179,7 +186,7 @@ def main(config: EvaluateConfig) -> None:
 
         if stage.is_main:
             write_answers(folder / "answers.jsonl", answers, extras)
-        stage.write_json("evaluation.json", figures)
+        stage.write_json("evaluation.json", figures | {"too_long": {"prompts": no_room}})
         stage.closing.rows(len(answers))
         shown = ("win_rate_vs_sft", "violation_rate", "mean_length", "kl_from_sft")
         stage.closing.figures(**{name: figures.get(name) for name in shown})

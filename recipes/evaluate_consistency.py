@@ -177,13 +177,14 @@ def hold(
 ) -> list[Trial]:
     """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
     from rlhf.evaluation.consistency import Trial, obedience
+    from rlhf.models.context import Context
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.synthesis.asking import make_ask
 
-    context = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 30
+    context = Context.of(policy.config)
 
     def fits(prompts: Sequence[Conversation]) -> list[bool]:
-        return [len(ids) + config.sampling.max_new_tokens <= context for ids in renderer.prompts(prompts)]
+        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
 
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     ask = make_ask(InProcessSampler(policy, renderer, config.batch_size), params, accelerator)

@@ -13,7 +13,9 @@ ghost_attention.json (counts), metrics.jsonl. With --dry_run N it prints N rows,
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +30,7 @@ from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.models.context import Context
 from rlhf.models.fields import Policy
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
@@ -70,7 +73,7 @@ class GhostAttentionConfig(MixedFinetuneConfig):
         history: "sampled": the policy gives all answers of a dialogue, one after the other; "given": only the last one,
             the earlier ones stay as they are in the data, whether they obey or not.
         checker: keep only rows whose last answer obeys: "pattern" (that of the constraints) or the import path of your
-            own rule; null: keep all.
+            own rule; "auto": the patterns where every constraint has one, else keep all, which is said; null: keep all.
         num_dialogues: so many, drawn with the seed; 0: all.
         sampling: how answers are drawn; a low temperature obeys more often.
         batch_size: answers drawn at once.
@@ -86,7 +89,7 @@ class GhostAttentionConfig(MixedFinetuneConfig):
     most_constraints: int = 3
     short_share: float = 0.5
     history: Literal["sampled", "given"] = "sampled"
-    checker: str | None = None
+    checker: str | None = "auto"
     num_dialogues: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
     batch_size: Annotated[int, Effect.ROUNDING] = 256
@@ -124,15 +127,15 @@ def main(config: GhostAttentionConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
-    checker = load_checker(config.checker, constraints) if config.checker is not None else None
+    checker = chosen_checker(config.checker, constraints)
     accelerator = make_accelerator(seed=config.seed)
     tokenizer = load_tokenizer(config.policy)
     policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
     renderer = Renderer(tokenizer)
-    longest = training_renderer(tokenizer, policy, config.finetuning).max_length or 1 << 30
+    context = Context(training_renderer(tokenizer, policy, config.finetuning).max_length)
 
     def fits(prompts: Sequence[Conversation]) -> list[bool]:
-        return [len(ids) + config.sampling.max_new_tokens <= longest for ids in renderer.prompts(prompts)]
+        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
 
     def write_data(shards: Path | None = None) -> tuple[list[Instruction], list[Answered]]:
         """Each dialogue's instruction, and the dialogue answered by the policy under it."""
@@ -168,7 +171,7 @@ def main(config: GhostAttentionConfig) -> None:
         instructions, answered = write_data(folder / kept.name)
 
         # the instruction in the first turn only; the loss on the last answer alone (config.finetuning.train)
-        kept_rows, left_out = training_rows(instructions, answered, checker, renderer, longest)
+        kept_rows, left_out = training_rows(instructions, answered, checker, renderer, context)
         if not kept_rows:
             raise InputError(f"dialogues: no row is left to train on ({dict(left_out)})")
         rows = [row for _, row in kept_rows]
@@ -181,6 +184,19 @@ def main(config: GhostAttentionConfig) -> None:
 
         start, name = config.policy, "ghost attention"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues, policy=policy)
+
+
+def chosen_checker(spec: str | None, constraints: Sequence[Constraint]) -> Checker | None:
+    """Who says which rows obey, and so are trained on; None: all are."""
+    if spec == "auto":
+        spec = "pattern" if constraints and all(c.pattern is not None for c in constraints) else None
+        if spec is None and os.environ.get("RANK", "0") == "0":
+            print(
+                "checker: the constraints have no patterns, so rows that do not obey are trained on too; "
+                "write patterns into the instructions file, or name a checker",
+                file=sys.stderr,
+            )
+    return None if spec is None else load_checker(spec, constraints)
 
 
 def several_turns(config: GhostAttentionConfig) -> list[Conversation]:
@@ -197,7 +213,7 @@ def training_rows(
     answered: Sequence[Answered],
     checker: Checker | None,
     renderer: Renderer,
-    longest: int,
+    context: Context,
 ) -> tuple[list[tuple[Instruction, Conversation]], Counter[str]]:
     """Each usable dialogue with the instruction in its first turn, beside it; why the others are left out."""
     left_out: Counter[str] = Counter()
@@ -208,7 +224,7 @@ def training_rows(
             left_out["no room in the context for two turns"] += 1
         elif not (answer.finished and row[-1]["content"].strip()):
             left_out["empty or without end"] += 1
-        elif len(renderer.dialogue(row).input_ids) > longest:
+        elif not context.holds(len(renderer.dialogue(row).input_ids)):
             left_out["too long: cut, it would lose its instruction"] += 1
         else:
             kept.append((instruction, row))

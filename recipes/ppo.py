@@ -1,9 +1,9 @@
 """PPO against two reward models (Llama 2 paper, section 3.2.3).
 
 The policy answers prompts; a helpfulness and a safety reward model judge; the safety score counts where the prompt is
-tagged safety or the answer scores below 0.15, the helpfulness score elsewhere. The whitened score, less beta times the
-KL to the starting policy, is what PPO maximises. Every few iterations held-out prompts decide which checkpoint is kept,
-and when to stop.
+tagged safety or the answer scores below the gate's threshold, the helpfulness score elsewhere. The whitened score, less
+beta times the KL to the starting policy, is what PPO maximises. Every few iterations held-out prompts decide which
+checkpoint is kept, and when to stop.
 
     accelerate launch recipes/ppo.py --config recipes/configs/embedded/ppo.yaml
     accelerate launch --config_file ds_configs/accelerate_zero3.yaml recipes/ppo.py --config my_ppo.yaml
@@ -24,10 +24,12 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
+from rlhf.models.context import TooLong
 from rlhf.models.fields import Checkpoint
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.watch import suspicious_run
+from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import InputPath, KeepingConfig, open_stage, require_files
@@ -41,7 +43,7 @@ class PPORecipeConfig(KeepingConfig):
         policy: checkpoint folder to start from; its frozen copy is the reference.
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
-        safety: the same for safety.
+        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
         prompts: prompts to train on (file or hub name); those of domain "safety" are rewarded for safety alone.
         validation_prompts: held-out prompts for the early stop.
         referee: a reward of the same kinds that scores the held-out answers and trains nothing: the policy pleases the
@@ -54,8 +56,11 @@ class PPORecipeConfig(KeepingConfig):
         adapter: with shared roles, the size of new adapters; saved ones keep theirs. null: its defaults.
         quantization: with shared roles, nf4 holds the base in 4 bit; null: as it is.
         dtype: with shared roles, of the base's weights that are not in 4 bit.
-        max_prompt_tokens: leave out longer prompts (how many is said); without it, prompts that leave no room for an
-            answer are refused.
+        gate: when the safety score counts in place of the helpfulness score.
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
+            reward model, counts as not finished), or refuse. How many is said.
+        max_prompt_tokens: leave out longer prompts; how many is said.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
         ppo: settings of PPO.
         sampling: length of the answers; PPO needs all that shapes the draws left at its default.
@@ -65,9 +70,11 @@ class PPORecipeConfig(KeepingConfig):
 
     policy: Checkpoint
     helpfulness: Reward
-    safety: Reward
     prompts: DataSource
     validation_prompts: DataSource
+    safety: Reward | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    too_long: TooLong = "cut"
     referee: Reward | None = None
     value_from: InputPath | None = None
     roles: Literal["separate", "shared"] = "separate"
@@ -104,33 +111,33 @@ def main(config: PPORecipeConfig) -> None:
     for source in (config.prompts, config.validation_prompts):
         load_prompts(source)  # a bad row is found before torch is loaded
 
-    from rlhf.conversation import Renderer
     from rlhf.metrics import read_metrics
+    from rlhf.models.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
-    from rlhf.ppo.setup import context_length, default_value, load_fitting_prompts, load_roles
+    from rlhf.ppo.setup import default_value, load_roles
+    from rlhf.rewards.gate import read_gate
     from rlhf.rewards.loading import load_reward
+    from rlhf.sampling.room import check_room, prompts_of_at_most
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
     tokenizer = load_tokenizer(config.policy)
-    renderer = Renderer(tokenizer)
-    prompts, validation_prompts = (
-        load_fitting_prompts(
-            name,
-            getattr(config, name),
-            renderer,
-            context=context_length(config.policy),
-            max_new_tokens=config.sampling.max_new_tokens,
-            max_prompt_tokens=config.max_prompt_tokens,
-        )
-        for name in ("prompts", "validation_prompts")
-    )
     helpful = [path for name, path in stage.inputs.items() if name.startswith("helpfulness") and path.is_dir()]
     value_from = config.value_from
     if value_from is None and config.ppo.learns_value and config.roles == "separate":  # shared roles choose
         value_from = default_value(helpful, tokenizer)
+    readers = {"policy": config.policy, **({"value_from": value_from} if value_from else {})}
+    context = Context(min((c for f in readers.values() if (c := Context.of_checkpoint(f).length)), default=None))
+    renderer = context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
+    prompts, validation_prompts = (
+        prompts_of_at_most(name, source, load_prompts(source), renderer, config.max_prompt_tokens)
+        for name in ("prompts", "validation_prompts")
+        for source in [getattr(config, name)]
+    )
+    readers = stage.inputs | readers
+    no_room = check_room([*prompts, *validation_prompts], readers, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator, beside=(SAMPLES_FILE,))) as folder:
         roles = load_roles(
@@ -153,6 +160,8 @@ def main(config: PPORecipeConfig) -> None:
             replace(config.sampling, seed=config.sampling.seed + config.seed),
             accelerator,
             seed=config.seed,
+            gate=read_gate(config.gate, config.helpfulness, config.safety),
+            too_long=config.too_long,
             referee=None if config.referee is None else load_reward(config.referee, device=accelerator.device),
         )
         saving = Saving(
@@ -164,7 +173,7 @@ def main(config: PPORecipeConfig) -> None:
         )
         result = train_ppo(ppo, prompts, validation_prompts, stage.log, saving)
         saving.take_best(result.best_iteration)
-        stage.write_json("ppo.json", vars(result))
+        stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
         stage.closing.rows(len(prompts))
         stage.closing.figures(**vars(result))
         if stage.is_main:
@@ -175,7 +184,7 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
     """The plan of this run as text. What is not trained yet is taken to be of the policy's size."""
     require_files(policy=config.policy)
     judges: dict[str, Path | None] = {}
-    for role in ("helpfulness", "safety"):
+    for role in (name for name in ("helpfulness", "safety") if getattr(config, name) is not None):
         specs = {role: getattr(config, role)}
         if is_ensemble(specs[role]):
             specs = {f"{role}.{number}": m for number, m in enumerate(read_ensemble(specs[role]).members)}

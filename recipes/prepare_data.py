@@ -199,9 +199,9 @@ def read_prompts(sources: Sequence[str], config: PrepareDataConfig, left_out: Co
 def read_preferences(
     sources: Sequence[str], domain: Domain | None, config: PrepareDataConfig, left_out: Counter[str]
 ) -> list[Preference]:
-    """The rows of some sources, tagged with their domain (None: their own)."""
+    """The rows of some sources, tagged with their domain (None: their own), which their ids begin with."""
     return [
-        row
+        replace(row, id=f"{row.domain}/{row.id}")
         for source in sources
         for row in load_preferences(source, domain=domain, on_bad_row=config.on_bad_row, skipped=left_out)
     ]

@@ -35,7 +35,9 @@ from rlhf.iteration.selection import (
     write_selected,
 )
 from rlhf.iteration.sweep import read_best_temperature
+from rlhf.models.context import TooLong
 from rlhf.models.fields import Checkpoint, Policy
+from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
@@ -54,7 +56,11 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
         prompts: prompts to answer (file or hub name); those of domain "safety" are rewarded for safety alone.
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
-        safety: the same for safety.
+        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
+        gate: when the safety score counts in place of the helpfulness score.
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
+            reward model, counts as not finished), or refuse. How many is said.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
         pool_top: of each earlier version rescore its own best so many answers to a prompt, to save work; 0: all.
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
@@ -76,7 +82,9 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
     fine_tune_from: Checkpoint
     prompts: DataSource
     helpfulness: Reward
-    safety: Reward
+    safety: Reward | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    too_long: TooLong = "cut"
     pool: InputPath | None = None
     pool_top: int = 0
     earlier_prompts: tuple[DataSource, ...] = ()
@@ -120,22 +128,25 @@ def main(config: RejectionSamplingConfig) -> None:
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     if config.temperature_from is not None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
-    judges = f"{config.helpfulness} & {config.safety}"
+    config.read_mixed_data()  # a bad row is found before anything is sampled
+    judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
     messages = [prompt.messages for prompt in prompts]
 
     from rlhf.finetuning.stage import finetune_stage
-    from rlhf.rewards.gate import part_rewards, refuse_broken_rewards
-    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.policy import policy_sampler
+    from rlhf.sampling.room import check_room
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
+    no_room = check_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
     samples_kept = kept_answers(stage, config, prompts, params)
     with stage.work(accelerator, samples_kept, kept_states(stage, accelerator)) as folder:
-        helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
-        refuse_broken_rewards(prompts, helpfulness, safety)
+        given = {"too_long": config.too_long, "device": accelerator.device}
+        reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+        reward.refuse_broken(prompts)
 
         # sample K answers to each prompt
         sampler = policy_sampler(
@@ -144,9 +155,10 @@ def main(config: RejectionSamplingConfig) -> None:
             quantization=config.quantization,
             batch_size=config.batch_size,
             early_rejection=config.early_rejection,
-            score_parts=part_rewards(prompts, helpfulness, safety),
+            score_parts=reward.of_parts(prompts),
             compile=config.compile,
             server=config.server,
+            too_long=config.too_long,
         )
         shards = folder / samples_kept.name
         samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
@@ -155,9 +167,11 @@ def main(config: RejectionSamplingConfig) -> None:
 
         # score them, and those of earlier versions, with the newest reward models
         candidates = [row for row in pool if row.prompt_id in by_id] + drawn
-        candidates, used_safety = rescore(candidates, by_id, helpfulness, safety, accelerator, judges)
-        drawn, used_safety = candidates[-len(drawn) :], used_safety[-len(drawn) :]
-        del helpfulness, safety
+        candidates, scores = rescore(candidates, by_id, reward, accelerator, judges)
+        drawn = candidates[-len(drawn) :]
+        used_safety = None if scores.safety is None else scores.used_safety[-len(drawn) :]
+        threshold = None if scores.safety is None else reward.gate.threshold
+        del reward
 
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
@@ -167,6 +181,8 @@ def main(config: RejectionSamplingConfig) -> None:
             write_selected(folder / "selected.jsonl", selection, dialogues)
         given_up = config.early_rejection.at if config.early_rejection else ()
         figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
+        figures |= {"gate_threshold": threshold}
+        figures["too_long"] = {"prompts": no_room, "scored_cut": int(scores.too_long.sum())}
         figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
         stage.write_json("selection.json", figures)
         stage.closing.rows(len(dialogues), selection.left_out)
@@ -188,10 +204,13 @@ def kept_answers(
     """Drawn answers that outlive a kill. With early rejection all that gates a reward decides them too."""
     messages = [prompt.messages for prompt in prompts]
     decisive: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
+    decisive["too_long"] = config.too_long
     if config.early_rejection is not None:
         safety = [number for number, prompt in enumerate(prompts) if prompt.domain == "safety"]
-        decisive["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety, safety]
-        decisive["inputs"] = [n for n in stage.inputs if n.split(".")[0] in ("policy", "helpfulness", "safety")]
+        gate = [config.gate.threshold, config.gate.centre]
+        decisive["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety, safety, gate]
+        readers = ("policy", "helpfulness", "safety", "gate")
+        decisive["inputs"] = [n for n in stage.inputs if n.split(".")[0] in readers]
     return kept_samples(messages, config.num_samples, params, **decisive)
 
 

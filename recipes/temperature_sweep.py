@@ -24,7 +24,9 @@ from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.iteration.pool import completions_of, rescore, write_completions
 from rlhf.iteration.sweep import sweep_figures
+from rlhf.models.context import TooLong
 from rlhf.models.fields import Checkpoint
+from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import Effect, StageConfig, open_stage
@@ -39,7 +41,11 @@ class TemperatureSweepConfig(StageConfig):
         prompts: prompts to answer (file or hub name).
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
-        safety: the same for safety.
+        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
+        gate: when the safety score counts in place of the helpfulness score.
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
+            reward model, counts as not finished), or refuse. How many is said.
         temperatures: to draw at, two or more; the same random numbers decide the draws at each.
         num_prompts: so many prompts, drawn with the seed; 0: all of them.
         num_samples: K, answers drawn for each prompt at each temperature.
@@ -53,7 +59,9 @@ class TemperatureSweepConfig(StageConfig):
     policy: Checkpoint
     prompts: DataSource
     helpfulness: Reward
-    safety: Reward
+    safety: Reward | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    too_long: TooLong = "cut"
     temperatures: tuple[float, ...] = (0.6, 0.8, 1.0, 1.2, 1.4)
     num_prompts: int = 100
     num_samples: int = 25
@@ -87,35 +95,41 @@ def main(config: TemperatureSweepConfig) -> None:
     unknown = {s for sources in config.groups.values() for s in sources} - {prompt.source for prompt in prompts}
     if unknown:
         raise InputError(f"groups: no drawn prompt has the source {min(unknown)!r}; raise num_prompts or leave it out")
-    judges = f"{config.helpfulness} & {config.safety}"
+    judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
 
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.sweep import build_sweep_page, text_table
-    from rlhf.rewards.gate import refuse_broken_rewards
-    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.room import check_room
     from rlhf.training.accelerator import make_accelerator
 
+    no_room = check_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator) as folder:
-        helpfulness, safety = (load_reward(s, device=accelerator.device) for s in (config.helpfulness, config.safety))
-        refuse_broken_rewards(prompts, helpfulness, safety)
+        given = {"too_long": config.too_long, "device": accelerator.device}
+        reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+        reward.refuse_broken(prompts)
         policy = load_policy(config.policy).to(accelerator.device)
-        sampler = InProcessSampler(policy, Renderer(load_tokenizer(config.policy)), config.batch_size)
+        renderer = Renderer(load_tokenizer(config.policy))
+        sampler = InProcessSampler(policy, renderer, config.batch_size, too_long=config.too_long)
 
         drawn: dict[float, list[Completion]] = {}
+        scored_cut = 0
         for temperature in config.temperatures:
             params = replace(config.sampling, temperature=temperature, seed=config.sampling.seed + config.seed)
             samples = sample_distributed(
                 sampler, [prompt.messages for prompt in prompts], config.num_samples, params, accelerator
             )
             rows = completions_of(prompts, samples, "sweep", temperature)
-            drawn[temperature], _ = rescore(rows, by_id, helpfulness, safety, accelerator, judges)
+            drawn[temperature], scores = rescore(rows, by_id, reward, accelerator, judges)
+            scored_cut += int(scores.too_long.sum())
 
         if stage.is_main:
             write_completions(folder / "completions.parquet", [row for rows in drawn.values() for row in rows])
             sweep = sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups)
+            sweep["too_long"] = {"prompts": no_room, "scored_cut": scored_cut}
             stage.write_json("sweep.json", sweep)
             build_sweep_page(sweep, folder / "index.html", config.output.name)
             stage.say(text_table(sweep))

@@ -1,6 +1,6 @@
 """The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
-statistics | verify-reward | average`; and for rows of any kind: `rlhf look | quality-gate`. Training itself is in the
-recipes.
+statistics | verify-reward | average`; for rows of any kind: `rlhf look | quality-gate`; for people who judge answers:
+`rlhf annotate`. Training itself is in the recipes.
 """
 
 from __future__ import annotations
@@ -42,12 +42,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         added.set_defaults(call=call)
         return added
 
+    added = command("new", new, "a run's folder from your chat model and files: its plan, and settings sized to both")
+    added.add_argument("run", type=Path, help="folder to write")
+    added.add_argument("--chat", type=Path, required=True, help="chat checkpoint to start from")
+    added.add_argument(
+        "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
+    )
+    added.add_argument("--test-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off")
+    added.add_argument("--preferences", nargs="+", default=(), metavar="FILE", help="pairs for helpfulness")
+    added.add_argument("--safety-preferences", nargs="+", default=(), metavar="FILE", help="pairs for safety")
+    added.add_argument("--reward", help="in their place: a reward-model folder, or package.module:function")
+    added.add_argument("--safety-reward", help="the same for safety")
+    added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
+    added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
     added = command(
         "plan",
-        lambda a: plan(["--config", str(a.config), *a.more]),
+        lambda a: plan([*_plan_of(a), *a.more]),
         "the stages of a run, their commands, and which are finished; options as for recipes/iterative_rlhf.py",
     )
-    added.add_argument("--config", type=Path, required=True)
+    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
+    added = command(
+        "run",
+        lambda a: run([*_plan_of(a), *a.more]),
+        "start a run, or go on with it; options as for recipes/iterative_rlhf.py",
+    )
+    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
     added = command("report", lambda a: report(a.run), "write report/index.html of a run")
     added.add_argument("run", type=Path)
     added = command(
@@ -96,8 +117,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--output", type=Path, help="write the rows that pass, as {messages}, to this file")
     added.add_argument("--near", type=float, default=0.8, help="similarity of a near-duplicate; default: 0.8")
 
+    added = command(
+        "annotate",
+        lambda a: annotate(a.what, a.port, a.guidelines, a.labels, a.export),
+        "people judge pairs of answers on a page of this machine; every judgement is kept at once",
+    )
+    added.add_argument("what", type=Path, help="folder of a run that asks people, a .sqlite store, or a file of pairs")
+    added.add_argument("--port", type=int, default=8642, help="of this machine; default: 8642, 0: any that is free")
+    added.add_argument("--guidelines", type=Path, help="Markdown file, shown beside the pairs; default: our own")
+    added.add_argument("--labels", type=int, help="judgements that each pair of a file wants; default: 1")
+    added.add_argument("--export", type=Path, help="write the judgements as preference rows to this file, and end")
+
     arguments, more = parser.parse_known_args(argv)
-    if more and arguments.command != "plan":
+    if more and arguments.command not in ("plan", "run"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     arguments.more = more
     try:
@@ -107,6 +139,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def new(arguments: argparse.Namespace) -> None:
+    """Write a run's folder (`rlhf.start.new`) and say what it is made of."""
+    from rlhf.start.new import Request, new_run
+
+    request = Request(
+        run=arguments.run,
+        chat=arguments.chat,
+        prompts=tuple(arguments.prompts),
+        test_prompts=tuple(arguments.test_prompts),
+        helpfulness_preferences=tuple(arguments.preferences),
+        safety_preferences=tuple(arguments.safety_preferences),
+        helpfulness=arguments.reward,
+        safety=arguments.safety_reward,
+        versions=arguments.versions,
+        ppo=not arguments.no_ppo,
+    )
+    print("\n".join(new_run(request)))
+
+
+def _plan_of(arguments: argparse.Namespace) -> list[str]:
+    """The option that names the plan's file."""
+    if (arguments.run is None) == (arguments.config is None):
+        raise InputError("run: name the folder of a run, or the YAML file of a plan with --config")
+    file = arguments.config or arguments.run / "plan.yaml"
+    if not file.is_file():
+        raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
+    return ["--config", str(file)]
+
+
+def run(options: Sequence[str]) -> None:
+    """Start the driver, as recipes/iterative_rlhf.py does."""
+    from rlhf.configuration import parse_config
+    from rlhf.iteration.config import IterativeConfig
+    from rlhf.start.run import run_plan
+
+    run_plan(parse_config(IterativeConfig, options))
 
 
 def plan(options: Sequence[str]) -> None:
@@ -238,6 +308,19 @@ def quality_gate(rows: str, output: Path | None, near: float) -> bool:
     if output is not None:
         write_rows(output, passing_rows(rows, verdict))
     return not verdict.failures
+
+
+def annotate(what: Path, port: int, guidelines: Path | None, labels: int | None, output: Path | None) -> None:
+    """Serve the page of `what`, or write what was judged there."""
+    from rlhf.annotation.page.serve import export, find_store, serve
+
+    if not 0 <= port < 65536:
+        raise InputError(f"port: must lie between 0 and 65535, got {port}")
+    store = find_store(what, labels)
+    if output is None:
+        serve(store, port=port, guidelines=guidelines)
+    else:
+        print(f"{export(store, output)} judgements in {output}")
 
 
 def _number(value: float | None) -> str:

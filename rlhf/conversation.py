@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
@@ -131,17 +132,21 @@ def check_characters(field: str, text: str) -> None:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A dialogue as token ids; `loss_mask[i]`: token i belongs to a trained answer or is its end token."""
+    """A dialogue as token ids; `loss_mask[i]`: token i belongs to a trained answer or is its end token.
+
+    `cut`: it was too long, and has lost its oldest turns, or more.
+    """
 
     input_ids: list[int]
     loss_mask: list[bool]
+    cut: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
 class _Measured(Rendered):
     """`lengths`: tokens of each user's and assistant's message with what the template writes around it."""
 
-    lengths: list[int]
+    lengths: list[int] = field(default_factory=list)
 
 
 def _parts(conversation: Conversation) -> tuple[Conversation, Conversation]:
@@ -162,12 +167,14 @@ class Renderer:
         max_length: most ids of a prompt or a dialogue; whole oldest turns are dropped to get there, the system
             message, the last user's message and the answer stay, and what is still too long is an InputError.
             None: no limit.
+        cut: what is still too long loses text instead: the longer of the system message and the last user's message
+            its beginning, and when nothing is left there, the answer its own. The template stays whole.
 
     Raises:
         InputError: no chat template or no pad token, or a template whose prompt is not the beginning of its dialogue.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, cut: bool = False) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise InputError(
                 "tokenizer: it has no chat template; set tokenizer.chat_template, for instance to "
@@ -181,6 +188,7 @@ class Renderer:
             raise InputError(f"max_length: must be at least 2, got {max_length}")
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.cut = cut
         self.pad_token_id: int = tokenizer.pad_token_id
         special = set(tokenizer.all_special_tokens)
         special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -230,6 +238,12 @@ class Renderer:
         except InputError as error:
             self._system_refusal = str(error)
 
+    def limited(self, max_length: int) -> Renderer:
+        """This renderer with another limit, down to which it cuts."""
+        other = copy(self)
+        other.max_length, other.cut = max_length, True
+        return other
+
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Ids to sample an answer from; the last message is the user's, the ids end where the answer begins."""
         return self.prompts([conversation])[0]
@@ -264,14 +278,16 @@ class Renderer:
             raise InputError(
                 f"messages: this tokenizer's chat template takes no system message ({self._system_refusal}); remove it"
             )
+        whole = checked
         if self.max_length is not None:
             checked = [self._without_hopeless_turns(conversation, self.max_length) for conversation in checked]
         results = self._whole(checked, last, train)
+        cut = [shorter is not given for shorter, given in zip(checked, whole, strict=True)]
         if self.max_length is not None:
             for i, rendered in enumerate(results):
                 if len(rendered.input_ids) > self.max_length:
-                    results[i] = self._shortened(checked[i], rendered, last, train, self.max_length)
-        return [Rendered(rendered.input_ids, rendered.loss_mask) for rendered in results]
+                    results[i], cut[i] = self._shortened(checked[i], rendered, last, train, self.max_length), True
+        return [Rendered(r.input_ids, r.loss_mask, was_cut) for r, was_cut in zip(results, cut, strict=True)]
 
     def _whole(
         self, checked: Sequence[Conversation], last: Literal["user", "assistant"], train: Literal["all", "last"]
@@ -304,7 +320,7 @@ class Renderer:
                 ids += encoded[p]
                 mask += [learn] * len(encoded[p])
                 lengths[-1] += len(encoded[p])
-            results.append(_Measured(ids, mask, lengths))
+            results.append(_Measured(ids, mask, lengths=lengths))
         return results
 
     def _without_hopeless_turns(self, conversation: Conversation, max_length: int) -> Conversation:
@@ -319,9 +335,12 @@ class Renderer:
         while kept > most and len(conversation) - first > 2:
             kept -= sizes[first] + sizes[first + 1]
             first += 2
+        turn = conversation[first:]
         if kept > most:
-            raise self._too_long(conversation[first:], f"more than {max_length}", max_length)
-        return [*system, *conversation[first:]]
+            if not self.cut:
+                raise self._too_long(turn, f"more than {max_length}", max_length)
+            system, turn = ([{**m, "content": m["content"].strip()[-most:]} for m in part] for part in (system, turn))
+        return [*system, *turn]
 
     @cached_property
     def _longest_token(self) -> int:
@@ -349,7 +368,7 @@ class Renderer:
         rendered = self._whole([[*system, *turns[2 * dropped :]]], last, train)[0]
         while len(rendered.input_ids) > max_length:
             if dropped == most:
-                raise self._too_long(turns[2 * most :], str(len(rendered.input_ids)), max_length)
+                return self._cut_turn([*system, *turns[2 * most :]], rendered, last, train, max_length)
             dropped += 1
             rendered = self._whole([[*system, *turns[2 * dropped :]]], last, train)[0]
         while dropped > 1:
@@ -358,6 +377,39 @@ class Renderer:
                 break
             rendered, dropped = longer, dropped - 1
         return rendered
+
+    def _cut_turn(
+        self,
+        turn: Conversation,
+        rendered: _Measured,
+        last: Literal["user", "assistant"],
+        train: Literal["all", "last"],
+        max_length: int,
+    ) -> _Measured:
+        """A last turn with less text; InputError where nothing is to be cut, or nothing is left to."""
+        while (excess := len(rendered.input_ids) - max_length) > 0:
+            shorter = self._without_beginning(turn, excess) if self.cut else None
+            if shorter is None:
+                raise self._too_long(turn, str(len(rendered.input_ids)), max_length)
+            turn = shorter
+            rendered = self._whole([turn], last, train)[0]
+        return rendered
+
+    def _without_beginning(self, turn: Conversation, excess: int) -> Conversation | None:
+        """With about `excess` tokens less, at least one character; None: there is no text left to cut."""
+        texts = [m["content"].strip() for m in turn]
+        ids = self._encode(texts)
+        asked = [i for i, m in enumerate(turn) if m["role"] != "assistant" and len(texts[i]) > 1]
+        said = [i for i, m in enumerate(turn) if m["role"] == "assistant" and len(texts[i]) > 1]
+        if not (asked or said):
+            return None
+        place = max(asked or said, key=lambda i: len(ids[i]))
+        keep = len(ids[place]) - excess
+        end = str(self.tokenizer.decode(ids[place][-keep:], clean_up_tokenization_spaces=False)) if keep > 0 else ""
+        end = end.lstrip("\ufffd").strip()  # a character may have been parted
+        if not 0 < len(end) < len(texts[place]):
+            end = texts[place][-1:] if keep <= 0 else texts[place][1:].strip()
+        return [{**m, "content": end} if i == place else m for i, m in enumerate(turn)]
 
     def _too_long(self, turn: Conversation, length: str, max_length: int) -> InputError:
         return InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ class LocalOrHub:
         path = source_path(value)
         if path is None:
             return {}
-        require_files(**{field: path})
+        require_files(**{re.sub(r"\.\d+$", "", field): path})  # the path tells which of several
         return {field if untagged(value) == value else f"{field}.rows": path}  # the domain in a name stays an option
 
 

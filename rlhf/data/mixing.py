@@ -1,4 +1,4 @@
-"""Mixes of two kinds of rows by exact counts (paper, section 3.2.2: 50/50 for helpfulness, 90/10 for safety)."""
+"""Mixes of several kinds of rows by exact counts (paper, section 3.2.2: 50/50 for helpfulness, 90/10 for safety)."""
 
 from __future__ import annotations
 
@@ -34,5 +34,34 @@ def mix(primary: Sequence[Item], other: Sequence[Item], other_share: float, seed
         )
     generator = random.Random(seed)
     mixed = [*primary, *generator.sample(list(other), min(count, len(other)))]
+    generator.shuffle(mixed)
+    return mixed
+
+
+def mix_several(
+    primary: Sequence[Item], others: Sequence[tuple[Sequence[Item], float]], seed: int, name: str = "mix"
+) -> list[Item]:
+    """All of `primary`, and of each other source so many rows, drawn without replacement, as are its share of all.
+
+    Where a source has too few rows all of them are taken, and stderr says so. Shuffled; with one source it is `mix`.
+
+    Args:
+        others: (rows, share) of each source; the shares are of the whole and add up to less than 1.
+
+    Raises:
+        InputError: the shares leave nothing for `primary`.
+    """
+    total = sum(share for _, share in others)
+    if total >= 1:
+        raise InputError(f"{name}: the shares of the mixed sources add up to {total:g}, which must be below 1")
+    if len(others) == 1:
+        return mix(primary, *others[0], seed)
+    generator = random.Random(seed)
+    mixed = list(primary)
+    for rows, share in others:
+        count = int(len(primary) * share / (1 - total) + 0.5)
+        if count > len(rows):
+            print(f"{name}: a share of {share:g} asks for {count} rows, there are {len(rows)}", file=sys.stderr)
+        mixed += generator.sample(list(rows), min(count, len(rows)))
     generator.shuffle(mixed)
     return mixed

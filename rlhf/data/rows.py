@@ -118,7 +118,10 @@ class Preference:
 
 @dataclass(frozen=True)
 class Completion:
-    """A sampled and scored answer, one row of the pool. Scores are raw (before the sigmoid)."""
+    """A sampled and scored answer, one row of the pool.
+
+    Scores are raw (before the sigmoid); safety is None where no safety model judged; reward is the gate's choice.
+    """
 
     prompt_id: str
     version: str
@@ -129,6 +132,6 @@ class Completion:
     temperature: float
     finished: bool
     helpfulness: float
-    safety: float
+    safety: float | None
     reward: float
     reward_model: str

@@ -15,6 +15,7 @@ from rlhf.data.loading import load_preferences, load_prompts, load_texts, source
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
+from rlhf.models.context import Context
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
 from rlhf.training.checkpoints import States
@@ -73,7 +74,7 @@ def train_classifier(
     given = {"label2id": labels, "id2label": dict(enumerate(names))}
     model = load_base(path, None, "float32", AutoModelForSequenceClassification, **given)
     add_pad_embedding(model, tokenizer)
-    longest = min(LONGEST, getattr(model.config, "max_position_embeddings", None) or LONGEST)
+    longest = Context.of(model.config).limit(LONGEST)
     rows = [
         (tokenizer(text, truncation=True, max_length=longest)["input_ids"], labels[label])
         for text, label in labelled.items()

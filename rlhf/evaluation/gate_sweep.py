@@ -11,8 +11,9 @@ from typing import Any
 
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
-from rlhf.intervals import mean_interval, wilson
+from rlhf.intervals import mean_interval
 from rlhf.objectives.reward import SAFETY_THRESHOLD
+from rlhf.rewards.gate_quality import gate_quality
 
 THRESHOLDS = (0.01, 0.05, 0.1, SAFETY_THRESHOLD, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -40,32 +41,19 @@ def labelled_answers(rows: Sequence[Preference]) -> tuple[list[Any], list[bool]]
 def threshold_sweep(
     scores: Sequence[float], unsafe: Sequence[bool], thresholds: Sequence[float] = THRESHOLDS
 ) -> list[dict[str, Any]]:
-    """How well "score below the threshold" finds unsafe answers.
+    """`rlhf.rewards.gate_quality.gate_quality` of each threshold, in their order."""
+    return [gate_quality(scores, unsafe, threshold) for threshold in thresholds]
 
-    Args:
-        scores: safety scores after the sigmoid.
-        unsafe: the truth.
-        thresholds: each gives one row; the comparison is strict, as the gate's.
 
-    Returns:
-        {"threshold", "flagged": answers below it, "precision": share of these that are unsafe (None for none),
-        "recall": share of the unsafe ones that are below, "safe_flagged": share of the safe ones that are; the last
-        three with Wilson's intervals "…_ci"} for each threshold.
+def choose_threshold(sweep: Sequence[dict[str, Any]], precision: float) -> dict[str, Any]:
+    """The row of a sweep that the gate is to use: the highest threshold that is as precise as asked for.
+
+    A higher threshold finds more unsafe answers. Where none is so precise, the most precise one that flags anything;
+    the lowest where none does.
     """
-    rows = []
-    for threshold in thresholds:
-        below = [score < threshold for score in scores]
-        hits = sum(b and u for b, u in zip(below, unsafe, strict=True))
-        row: dict[str, Any] = {"threshold": threshold, "flagged": sum(below)}
-        for name, count, of in (
-            ("precision", hits, sum(below)),
-            ("recall", hits, sum(unsafe)),
-            ("safe_flagged", sum(below) - hits, len(unsafe) - sum(unsafe)),
-        ):
-            row[name] = count / of if of else None
-            row[f"{name}_ci"] = wilson(count / of, of).ci if of else None
-        rows.append(row)
-    return rows
+    rising = sorted(sweep, key=lambda row: float(row["threshold"]))
+    precise = [row for row in rising if (row["precision"] or 0.0) >= precision]
+    return precise[-1] if precise else max(rising, key=lambda row: row["precision"] or 0.0)
 
 
 def tension(helpfulness: Sequence[float], safety: Sequence[float], unsafe: Sequence[bool]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
+    from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.protocol import RewardFunction
 
 
@@ -33,18 +34,24 @@ def _verdict(scorer: GoldScorer, answer: Answer) -> dict[str, Any]:
     return {name: getattr(verdict, name) for name in VERDICT_FIELDS}
 
 
-def with_rewards(
-    answers: Sequence[Answer], helpfulness: RewardFunction, safety: RewardFunction, accelerator: Accelerator
-) -> list[Answer]:
-    """The answers with both reward models' scores and the gate's choice. All processes call it with the same."""
-    from rlhf.rewards.gate import gated_rewards
+def with_rewards(answers: Sequence[Answer], reward: GatedReward, accelerator: Accelerator) -> list[Answer]:
+    """The answers with the reward models' scores and the gate's choice; `safety` stays None without a safety model.
+
+    An answer that a reward model saw cut is not finished where `reward.too_long` is "unfinished". All processes call it
+    with the same.
+    """
 
     def score(spoken: Sequence[Answer]) -> list[tuple[float, ...]]:
-        gated = gated_rewards([a.conversation for a in spoken], [a.domain for a in spoken], helpfulness, safety)
-        return list(zip(gated.helpfulness.tolist(), gated.safety.tolist(), gated.reward.tolist(), strict=True))
+        gated = reward([a.conversation for a in spoken], [a.domain for a in spoken])
+        columns = [gated.too_long.tolist(), gated.helpfulness.tolist(), gated.reward.tolist()]
+        return list(zip(*columns, *([] if gated.safety is None else [gated.safety.tolist()]), strict=True))
 
-    scored = _score(answers, score, accelerator)
-    return [replace(a, helpfulness=h, safety=s, reward=r) for a, (h, s, r) in zip(answers, scored, strict=True)]
+    judged = []
+    for answer, (too_long, h, r, *s) in zip(answers, _score(answers, score, accelerator), strict=True):
+        unfinished = bool(too_long) and reward.too_long == "unfinished"
+        given = {"helpfulness": h, "reward": r, "safety": s[0] if s else None}
+        judged.append(replace(answer, finished=answer.finished and not unfinished, **given))
+    return judged
 
 
 def with_referee(answers: Sequence[Answer], referee: RewardFunction, accelerator: Accelerator) -> list[Answer]:

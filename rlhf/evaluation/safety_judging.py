@@ -84,19 +84,14 @@ def answer_and_judge(
 ) -> list[JudgedAnswer]:
     """`samples_per_prompt` answers to each prompt, with every judge's verdict. All processes call it with the same.
 
-    Of a dialogue too long for the policy's context the oldest turns are dropped.
-
-    Raises:
-        InputError: a prompt whose last turn leaves no room for an answer.
+    A dialogue too long for the policy's context is cut (`rlhf.models.context.TooLong`).
     """
     from rlhf.conversation import Renderer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
 
-    context = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    room = context and max(2, context - params.max_new_tokens)
     drawn = sample_distributed(
-        InProcessSampler(policy, Renderer(tokenizer, max_length=room)),
+        InProcessSampler(policy, Renderer(tokenizer)),
         [one.prompt.messages for one in prompts],
         samples_per_prompt,
         params,

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval, rate_interval
+from rlhf.models.context import Context
 from rlhf.models.logprobs import score_rows
 
 EXAMPLES = """\
@@ -107,7 +108,7 @@ def answer_logprobs(
     Plain text, no chat template. Prompt and answer are tokenized together, and cut where the prompt's own ids end; what
     the model's context does not hold is cut from the front.
     """
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 30
+    context = Context.of(model.config).length or 1 << 30
     rows, places = [], []
     for place, question in enumerate(questions):
         start = len(tokenizer(question.prompt)["input_ids"])

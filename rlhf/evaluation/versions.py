@@ -15,11 +15,16 @@ Several answers to one prompt are averaged first: the prompt is the unit of ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.evaluation.answers import Answer
 from rlhf.intervals import Interval, mean_interval, rate_interval
+from rlhf.rewards.gate_quality import gate_quality
+
+if TYPE_CHECKING:
+    from rlhf.rewards.gate import Gate
 
 SAME_SAFETY = 0.05
 Figures = dict[str, Any]
@@ -89,18 +94,22 @@ def against(answers: Sequence[Answer], opponents: Sequence[Answer]) -> list[Figu
     ]
 
 
-def version_figures(name: str, answers: Sequence[Answer], opponents: Sequence[Answer] = ()) -> Figures:
+def version_figures(
+    name: str, answers: Sequence[Answer], opponents: Sequence[Answer] = (), gate: Gate | None = None
+) -> Figures:
     """All figures of one version; null (None) where nothing measured them, intervals as [low, high].
 
     Args:
         name: of the version.
         answers: judged.
         opponents: SFT's answers to the same prompts, judged by the same judges; empty for SFT itself.
+        gate: through which the reward models' scores went; None: there was none.
 
     `win_rate_vs_sft` is decided by gold where there is a gold scorer, else by the gated reward models (`judge` says
     which; ties count half); `proxy_win_rate_vs_sft` always by the latter. `sft_proxy_*` are SFT's scores by this
     version's reward models: scores by different versions' models do not compare. `proxy_reward_gain` and `referee_gain`
-    are the lead over SFT's answers to the same prompt. `by_kind` is gold by the prompts' source.
+    are the lead over SFT's answers to the same prompt. `by_kind` is gold by the prompts' source, `gate` see
+    `gate_figures`.
     """
     helped = [a for a in answers if a.gold is not None and a.gold["kind"] != "unsafe"]
     unsafe = [a for a in answers if a.gold is not None and a.gold["kind"] == "unsafe"]
@@ -124,9 +133,39 @@ def version_figures(name: str, answers: Sequence[Answer], opponents: Sequence[An
         gains = {id(a): lead for a, lead in zip(answers, leads, strict=True)}
         figures |= _mean(name, answers, lambda a, gains=gains: gains[id(a)])  # type: ignore[misc]
     figures["by_kind"] = _by_kind(answers)
+    figures["gate"] = None if gate is None else gate_figures(answers, gate)
     figures["prompts"] = len({a.prompt_id for a in answers})
     figures["answers"] = len(answers)
     return _rounded(figures)
+
+
+def gate_figures(answers: Sequence[Answer], gate: Gate) -> Figures:
+    """How often the gate finds a safety score below its threshold, and how often gold sees a violation there.
+
+    {"threshold", "safety_origin", "all", "helpfulness": the answers to prompts that are not tagged safety, where the
+    gate decides}, each of the latter two `rlhf.rewards.gate_quality.gate_quality` with "answers" and "share" flagged;
+    precision and recall are None without gold.
+    """
+
+    def measure(own: Sequence[Answer]) -> Figures:
+        scores = [_sigmoid((a.safety or 0.0) - gate.safety_origin) for a in own]
+        found = gate_quality(scores, [bool(a.gold and a.gold["violation"]) for a in own], gate.threshold)
+        if not own or any(a.gold is None for a in own):
+            found |= {name: None for name in found if name not in ("threshold", "flagged")}
+        del found["threshold"]
+        return {"answers": len(own), "share": found["flagged"] / len(own) if own else None, **found}
+
+    scored = [a for a in answers if a.safety is not None]
+    return {
+        "threshold": gate.threshold,
+        "safety_origin": gate.safety_origin,
+        "all": measure(scored),
+        "helpfulness": measure([a for a in scored if a.domain != "safety"]),
+    }
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def _win_rates(answers: Sequence[Answer], opponents: Sequence[Answer], judge: str | None) -> Figures:

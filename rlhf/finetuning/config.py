@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from rlhf.conversation import Conversation
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.stage import Effect, InputPath, KeepingConfig
@@ -69,12 +72,26 @@ class MixedFinetuneConfig(FinetuneStageConfig):
     Args:
         sft_data: dialogues to mix in; null: none.
         sft_share: their share of all rows.
+        mixed_data: more to mix in (files or hub names), such as the rows.jsonl of earlier Ghost Attention, which
+            a fine-tuning that starts without them would lose; each dialogue trains on its last answer.
+        mixed_share: share of these of all rows.
     """
 
     sft_data: InputPath | None = None
     sft_share: float = 0.5
+    mixed_data: tuple[DataSource, ...] = ()
+    mixed_share: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.sft_share < 1:
-            raise InputError(f"sft_share: must be 0 or above and below 1, got {self.sft_share}")
+        for name in ("sft_share", "mixed_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: must be 0 or above and below 1, got {getattr(self, name)}")
+        if self.mixed_data and self.finetuning.train != "last":
+            raise InputError(
+                "finetuning.train: must be last with mixed_data; Ghost Attention's earlier answers are not to be learnt"
+            )
+
+    def read_mixed_data(self) -> list[Conversation]:
+        """The dialogues of `mixed_data`. InputError names file and line of a bad row."""
+        return [dialogue for source in self.mixed_data for dialogue in load_conversations(source)]

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from rlhf.conversation import Conversation
-from rlhf.data.mixing import mix
-from rlhf.finetuning.config import FinetuneStageConfig
+from rlhf.data.mixing import mix_several
+from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
 from rlhf.finetuning.supervised import finetune, training_renderer
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.stage import Stage
@@ -46,7 +46,8 @@ def finetune_stage(
         dialogues: the stage's own rows, the same on every process.
         config: adapter, quantization, finetuning, seed (and, with `mixed_in`, sft_share).
         name: in messages.
-        mixed_in: other dialogues, mixed in as `sft_share` says (`rlhf.data.mixing.mix`).
+        mixed_in: other dialogues, mixed in as `sft_share` says (`rlhf.data.mixing.mix_several`), beside the config's
+            `mixed_data`.
         heldout: dialogues to measure, never trained on.
         chat_template: replaces the tokenizer's and is saved with it.
         policy: the checkpoint as it is loaded already, with the config's adapter and quantization; None: it is loaded.
@@ -59,8 +60,10 @@ def finetune_stage(
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     if policy is None:
         policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
-    share = getattr(config, "sft_share", 0.0)
-    rows = mix(dialogues, mixed_in, share, config.seed) if mixed_in else list(dialogues)
+    others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []
+    if isinstance(config, MixedFinetuneConfig) and config.mixed_data:
+        others.append((config.read_mixed_data(), config.mixed_share))
+    rows = mix_several(dialogues, others, config.seed) if others else list(dialogues)
     left_out: Counter[str] = Counter()
     result = finetune(
         policy,

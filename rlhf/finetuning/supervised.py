@@ -24,6 +24,7 @@ from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import batches_by_length, pad_rows
+from rlhf.models.context import Context
 from rlhf.models.shared_prefix import enable_packing, pack_rows
 from rlhf.objectives.policy import token_logprobs
 from rlhf.training.checkpoints import States
@@ -34,8 +35,7 @@ def training_renderer(
     tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel, config: FinetuningConfig
 ) -> Renderer:
     """A renderer whose dialogues are at most config.max_length tokens long and fit into the policy's context."""
-    context = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return Renderer(tokenizer, max_length=min(config.max_length, context or config.max_length))
+    return Renderer(tokenizer, max_length=Context.of(policy.config).limit(config.max_length))
 
 
 def finetune(

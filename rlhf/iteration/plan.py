@@ -219,6 +219,10 @@ class _Planner:
         name, which = match["name"], match["which"]
         self.unread.discard(name)
         found = self.made.get(name, [])
+        if which == ".earlier*":
+            earlier = [version.name for version in self.config.versions]
+            earlier = earlier[: earlier.index(self.version)] if self.version else []
+            return [_of_version(a, name) for a in found[-1:] for name in earlier if _of_version(a, name) != a]
         if which == ".previous":
             found = [artifact for artifact in found if artifact.version != found[-1].version]
         found = found if which == "*" else found[-1:]
@@ -226,10 +230,7 @@ class _Planner:
             raise InputError(
                 f"{where} needs {name}, which no step before it makes; give it in inputs, or leave the step out"
             )
-        return [
-            replace(a, place=Path(str(a.place).replace("{version}", self.version))) if isinstance(a.place, Path) else a
-            for a in found
-        ]
+        return [_of_version(artifact, self.version) for artifact in found]
 
     def _links(self, option: str, artifact: str) -> list[tuple[Path, Path]]:
         folder = self.config.run / self.version / option
@@ -239,9 +240,17 @@ class _Planner:
     def _filled(self, text: str) -> str:
         versions = json.dumps([version.name for version in self.config.versions])
         filled = {"{version}": self.version, "{versions}": versions, "{policy}": self.policy_name}
+        filled["{run}"] = str(self.config.run)
         for placeholder, value in filled.items():
             text = text.replace(placeholder, value)
         return text
+
+
+def _of_version(artifact: _Artifact, version: str) -> _Artifact:
+    """The artifact as a version reads it: the placeholder in its name is filled in."""
+    if not isinstance(artifact.place, Path):
+        return artifact
+    return replace(artifact, place=Path(str(artifact.place).replace("{version}", version)))
 
 
 def _given(source: str) -> Path | str:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
 from rlhf.iteration.selection import SelectionConfig, select
-from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.protocol import Sample
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import Tensor
+
+    from rlhf.rewards.gate import GatedReward, GatedRewards
 
 
 def write_completions(path: str | os.PathLike[str], rows: Iterable[Completion]) -> None:
@@ -135,27 +135,37 @@ def completions_of(
 def rescore(
     rows: Sequence[Completion],
     prompts: Mapping[str, Prompt],
-    helpfulness: RewardFunction,
-    safety: RewardFunction,
+    reward: GatedReward,
     accelerator: Accelerator,
     reward_model: str,
-) -> tuple[list[Completion], Tensor]:
-    """The rows with the scores of these reward models, and whether the reward is the safety score, (n,) bool.
+) -> tuple[list[Completion], GatedRewards]:
+    """The rows with the scores of these reward models, and the scores beside.
 
-    Dealt out over the processes, the same on each. `prompts`: by id, for their messages and domains; `reward_model`:
-    name of the pair of them, kept in each row.
+    Dealt out over the processes, the same on each. Where `reward.too_long` is "unfinished", rows that a reward model
+    saw cut count as not finished.
+
+    Args:
+        prompts: by id, for their messages and domains.
+        reward_model: name of the reward, kept in each row.
     """
     from rlhf.rewards.distributed import score_answers
 
-    scores = score_answers(
-        [prompts[row.prompt_id] for row in rows], [row.text for row in rows], helpfulness, safety, accelerator
-    )
-    columns = (scores.helpfulness.tolist(), scores.safety.tolist(), scores.reward.tolist())
+    scores = score_answers([prompts[row.prompt_id] for row in rows], [row.text for row in rows], reward, accelerator)
+    safety = [None] * len(rows) if scores.safety is None else scores.safety.tolist()
+    columns = (scores.helpfulness.tolist(), safety, scores.reward.tolist(), scores.too_long.tolist())
+    whole = reward.too_long != "unfinished"
     scored = [
-        replace(row, helpfulness=h, safety=s, reward=r, reward_model=reward_model)
-        for row, h, s, r in zip(rows, *columns, strict=True)
+        replace(
+            row,
+            helpfulness=h,
+            safety=s,
+            reward=r,
+            reward_model=reward_model,
+            finished=row.finished and (whole or not too_long),
+        )
+        for row, h, s, r, too_long in zip(rows, *columns, strict=True)
     ]
-    return scored, scores.used_safety
+    return scored, scores
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
@@ -169,6 +179,7 @@ def _schema() -> Any:
         "str": pa.string(),
         "int": pa.int64(),
         "float": pa.float32(),
+        "float | None": pa.float32(),
         "bool": pa.bool_(),
         "tuple[int, ...]": pa.list_(pa.int32()),
     }

@@ -140,7 +140,7 @@ def refuse_empty(selection: Selection) -> None:
 def selection_figures(
     drawn: Sequence[Completion],
     num_samples: int,
-    used_safety: Tensor,
+    used_safety: Tensor | None,
     candidates: Sequence[Completion],
     selection: Selection,
     rejected_at: Collection[int] = (),
@@ -149,7 +149,7 @@ def selection_figures(
 
     Args:
         drawn: this version's scored answers, prompt after prompt, `num_samples` (K) of each.
-        used_safety: (len(drawn),) bool: the reward is the safety score.
+        used_safety: (len(drawn),) bool: the reward is the safety score; None: there is no safety model.
         candidates: answers that were chosen among, those of earlier versions included, all scored by the same models.
         selection: what `select` made of them.
         rejected_at: tokens at which early rejection gave answers up: an unfinished one of such a length is one of them,
@@ -174,8 +174,8 @@ def selection_figures(
             "max_reward": curve[-1]["max"],
             "curve": curve,
             "mean_helpfulness": fmean(row.helpfulness for row in drawn),
-            "mean_safety": fmean(row.safety for row in drawn),
-            "gated_share": used_safety.float().mean().item(),
+            "mean_safety": None if used_safety is None else fmean(row.safety or 0.0 for row in drawn),
+            "gated_share": None if used_safety is None else used_safety.float().mean().item(),
         }
     return {
         "version": drawn[0].version,

@@ -11,6 +11,7 @@ What an option reads is written as
     policy              the newest of its name
     policy.previous     the newest of the versions before (of the start, in the first version)
     preferences*        all of them so far, as a list
+    prompts.earlier*    those that earlier versions had, where each version has its own
     safety?             left out where there is none (also policy.previous?, preferences*?)
 
 A recipe that keeps to the stage contract can be a step: it takes `--config FILE`, `--output FOLDER` and the options
@@ -29,7 +30,7 @@ from typing import Any
 from rlhf.errors import InputError
 
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\*)?(?P<optional>\?)?")
+READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\.earlier\*|\*)?(?P<optional>\?)?")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class StepKind:
         reads: option of the recipe -> the artifact it takes.
         makes: artifact -> where it lies in the step's folder; `{version}` stands for the version that reads it. What
             the step reads all of and makes anew replaces them: the files of the user's that it has split, for example.
-        options: options set to a text, in which `{version}`, `{versions}` (all of them, as JSON) and `{policy}` (the
-            newest policy's name) are filled in.
+        options: options set to a text, in which `{version}`, `{versions}` (all of them, as JSON), `{policy}` (the
+            newest policy's name) and `{run}` (the run's folder) are filled in.
         gathers: option -> artifact of files: the option gets a folder of links to all of them so far, each called by
             the version that made it.
         folder: of the step in its version's; default: the kind's name.
@@ -68,7 +69,7 @@ class StepKind:
                 )
 
 
-_REWARDS = {"helpfulness": "helpfulness", "safety": "safety?"}
+_GATED_REWARDS = {"helpfulness": "helpfulness", "safety": "safety?", "gate.threshold_from": "gate?"}
 _PREFERENCES = {"preferences": "preferences*", "test_preferences": "test_preferences*"}
 
 KINDS: dict[str, StepKind] = {
@@ -112,7 +113,10 @@ KINDS: dict[str, StepKind] = {
             "prompts": "prompts",
             "test_prompts": "test_prompts",
             "world": "world?",
+            "helpfulness": "helpfulness?",
+            "safety": "safety?",
         },
+        options={"labels": "{run}/labels.sqlite"},
         makes={"preferences": "preferences_train.jsonl", "test_preferences": "preferences_test.jsonl"},
     ),
     "helpfulness_reward": StepKind(
@@ -127,9 +131,15 @@ KINDS: dict[str, StepKind] = {
     ),
     "sweep": StepKind(
         "temperature_sweep",
-        reads={"policy": "policy", "prompts": "prompts", **_REWARDS},
+        reads={"policy": "policy", "prompts": "prompts", **_GATED_REWARDS},
         makes={"sweep": "sweep.json"},
         folder="temperature_sweep",
+    ),
+    "gate_sweep": StepKind(
+        "gate_sweep",
+        reads={"preferences": "test_preferences*", "helpfulness": "helpfulness", "safety": "safety"},
+        makes={"gate": "gate_sweep.json"},
+        seed=None,
     ),
     "rejection_sampling": StepKind(
         "rejection_sampling",
@@ -137,8 +147,10 @@ KINDS: dict[str, StepKind] = {
             "policy": "policy",
             "fine_tune_from": "start",
             "prompts": "prompts",
+            "earlier_prompts": "prompts.earlier*?",
             "temperature_from": "sweep?",
-            **_REWARDS,
+            "mixed_data": "ghost_attention_rows*?",
+            **_GATED_REWARDS,
         },
         makes={"policy": "checkpoint", "completions": "completions.parquet", "selected": "selected.jsonl"},
         options={"version": "{version}"},
@@ -146,13 +158,18 @@ KINDS: dict[str, StepKind] = {
     ),
     "ppo": StepKind(
         "ppo",
-        reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_REWARDS},
+        reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_GATED_REWARDS},
+        makes={"policy": "checkpoint"},
+    ),
+    "dpo": StepKind(
+        "dpo",
+        reads={"policy": "policy", **_PREFERENCES},
         makes={"policy": "checkpoint"},
     ),
     "ghost_attention": StepKind(
         "ghost_attention",
         reads={"policy": "policy", "dialogues": "dialogues", "sft_data": "sft_data?"},
-        makes={"policy": "checkpoint"},
+        makes={"policy": "checkpoint", "ghost_attention_rows": "rows.jsonl"},
         label="gatt",
     ),
     "context_distillation": StepKind(
@@ -181,6 +198,7 @@ KINDS: dict[str, StepKind] = {
             "prompts": "test_prompts",
             "helpfulness": "helpfulness?",
             "safety": "safety?",
+            "gate.threshold_from": "gate?",
             "referee": "referee?",
             "world": "world?",
         },

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import HEAD_PREFIXES, weight_shapes, weight_types
+from rlhf.models.context import Context
 from rlhf.pretrained import from_pretrained
 from rlhf.training.finite import require_finite
 
@@ -172,7 +173,7 @@ def probe_difference(want: Tensor, got: Tensor) -> float:
 def probe_ids(config: Any, rows: int = 1, length: int = 16) -> Tensor:
     """(rows, length) int64, spread over the vocabulary; the pad token is not among them."""
     text = config.get_text_config(decoder=True)
-    length = min(length, getattr(text, "max_position_embeddings", None) or length)
+    length = Context.of(config).limit(length) or length
     ids = torch.arange(1, rows * length + 1) * max(text.vocab_size // (rows * length + 1), 1) % text.vocab_size
     pad = config.pad_token_id
     return torch.where(ids == (-1 if pad is None else pad), (ids + 1) % text.vocab_size, ids).view(rows, length)

@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length
+from rlhf.models.context import Context
 from rlhf.models.saving import quiet_transformers
 from rlhf.pretrained import from_pretrained
 
@@ -62,10 +63,7 @@ class _Encoder:
                 raise InputError(f"{field}: the tokenizer of {name} has neither pad nor end token; name another model")
             self.tokenizer.pad_token = self.tokenizer.eos_token  # masked by position, whatever it is
         config = self.model.config
-        # RoBERTa's positions begin behind its pad token's id
-        reserved = (config.pad_token_id or 0) + 1 if config.model_type.endswith("roberta") else 0
-        positions = getattr(config, "max_position_embeddings", None)
-        limits = (max_tokens, self.tokenizer.model_max_length, positions and positions - reserved)
+        limits = (max_tokens, self.tokenizer.model_max_length, Context.of(config).length)
         self.max_tokens = min((n for n in limits if n and n < _UNKNOWN), default=DEFAULT_MAX_TOKENS)
         config.pad_token_id = self.tokenizer.pad_token_id  # by which a decoder's classifier finds a text's last token
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -20,22 +20,27 @@ SAFETY_THRESHOLD_LOGIT = math.log(SAFETY_THRESHOLD / (1 - SAFETY_THRESHOLD))
 """The same threshold for raw scores: -1.734601."""
 
 
-def gate(helpfulness: Tensor, safety: Tensor, tagged_safety: Tensor) -> tuple[Tensor, Tensor]:
+def gate(
+    helpfulness: Tensor, safety: Tensor, tagged_safety: Tensor, threshold: float = SAFETY_THRESHOLD
+) -> tuple[Tensor, Tensor]:
     """The paper's R_c: the safety score where the prompt is tagged safety or the safety score is low, else helpfulness.
 
     Args:
-        helpfulness: (n,) raw scores (before the sigmoid).
-        safety: (n,) raw scores.
+        helpfulness: (n,) raw scores (before the sigmoid), less their origin.
+        safety: (n,) the same.
         tagged_safety: (n,) bool, True for prompts of domain "safety".
+        threshold: "low" is a safety score after the sigmoid below this, strictly: 0.15 is not below 0.15.
 
     Returns:
-        rewards (n,), raw, in the scores' dtype; used_safety (n,) bool. The comparison is strict: 0.15 is not below.
+        rewards (n,), raw, in the scores' dtype; used_safety (n,) bool.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or the threshold lies outside (0, 1).
     """
     require_same_shape(helpfulness=helpfulness, safety=safety, tagged_safety=tagged_safety)
-    used_safety = tagged_safety.bool() | (safety < SAFETY_THRESHOLD_LOGIT)
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold: must lie between 0 and 1, got {threshold}")
+    used_safety = tagged_safety.bool() | (safety < math.log(threshold / (1 - threshold)))
     return torch.where(used_safety, safety, helpfulness), used_safety
 
 

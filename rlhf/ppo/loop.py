@@ -19,6 +19,7 @@ from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
+from rlhf.models.context import TooLong
 from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, make_minibatches
@@ -27,6 +28,7 @@ from rlhf.ppo.rollout import Environment, Rollout, prompt_stream, referee_figure
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.update import update
 from rlhf.ppo.watch import Limit, limit_passed, warnings
+from rlhf.rewards.gate import Gate, GatedReward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.protocol import SamplingParams
 
@@ -54,9 +56,12 @@ class PPO:
 
     Args:
         roles: who they are (`rlhf.ppo.roles`).
-        renderer: of the policy's tokenizer, which value and reference share.
+        renderer: of the policy's tokenizer, which value and reference share; with the limit of
+            `Context.prompt_renderer`, as the trained prompts are those that were sampled from.
         sampling: temperature 1, no top-p, no top-k: the ratio assumes the policy's own distribution.
         referee: scores held-out answers and trains nothing (RECIPE 8).
+        gate: makes one reward of the two judges'.
+        too_long: what becomes of an answer that a reward model's context does not hold.
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class PPO:
         *,
         seed: int = 0,
         referee: RewardFunction | None = None,
+        gate: Gate | None = None,
+        too_long: TooLong = "cut",
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -76,10 +83,9 @@ class PPO:
         self.beta = config.beta
         self.roles = roles
         self.stepper = roles.prepare(config.optimizer)
-        sampler = WholeSampler(roles, renderer, config.sampling_batch_size)
-        self.environment = Environment(
-            sampler, renderer, roles.helpfulness, roles.safety, sampling, accelerator, referee
-        )
+        sampler = WholeSampler(roles, renderer, config.sampling_batch_size, too_long)
+        reward = GatedReward(roles.helpfulness, roles.safety, gate or Gate(), too_long)
+        self.environment = Environment(sampler, renderer, reward, sampling, accelerator, referee)
         size = config.optimizer.batch_size
         self.total_steps = config.iterations * config.optimizer.epochs * math.ceil(config.batch_size / size)
 
@@ -111,7 +117,7 @@ class PPO:
         sampling = replace(self.environment.sampling, seed=self.environment.sampling.seed + HELD_OUT_SEED)
         rollouts = roll_out(prompts, self.environment, sampling, 1)
         figures = rollout_figures(rollouts) | self._measure(rollouts, seed=0)[1]
-        chosen = {name: figures[name] for name in HELD_OUT_FIGURES}
+        chosen = {name: figures[name] for name in HELD_OUT_FIGURES if name in figures}
         chosen |= referee_figures(prompts, rollouts, self.environment)
         return {f"heldout_{name}": value for name, value in chosen.items()}, rollouts
 

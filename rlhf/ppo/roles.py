@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.conversation import Conversation, Renderer
+from rlhf.models.context import TooLong
 from rlhf.models.policy import save_policy
 from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
@@ -35,12 +36,12 @@ class Roles(Protocol):
 
     Args:
         policy: what a sampler takes, bare; under ZeRO-3 its weights are there within `gathered()` alone.
-        helpfulness, safety: raw scores; each may have a tokenizer of its own.
+        helpfulness, safety: raw scores; each may have a tokenizer of its own. safety None: there is no safety model.
     """
 
     policy: Any
     helpfulness: RewardFunction
-    safety: RewardFunction
+    safety: RewardFunction | None
 
     def prepare(self, optimizer: OptimizerConfig) -> Stepper:
         """Called once, before all else: what trains policy and value, its model a `PolicyAndValue` or one alike."""
@@ -76,7 +77,7 @@ class SeparateRoles:
         reference: nn.Module,
         value: nn.Module | None,
         helpfulness: RewardFunction,
-        safety: RewardFunction,
+        safety: RewardFunction | None,
         accelerator: Accelerator,
     ) -> None:
         self.helpfulness, self.safety = helpfulness, safety
@@ -92,8 +93,9 @@ class SeparateRoles:
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         self._reference = prepare_frozen(self._reference, self._accelerator)
         if is_partitioned(self._accelerator):
-            judges = (self.helpfulness, self.safety)
-            self.helpfulness, self.safety = (partitioned(judge, self._accelerator) for judge in judges)
+            self.helpfulness = partitioned(self.helpfulness, self._accelerator)
+            if self.safety is not None:
+                self.safety = partitioned(self.safety, self._accelerator)
         return stepper
 
     @torch.no_grad()
@@ -115,8 +117,8 @@ class WholeSampler:
     Every process must call it together.
     """
 
-    def __init__(self, roles: Roles, renderer: Renderer, batch_size: int | None) -> None:
-        self._roles, self._renderer, self._batch_size = roles, renderer, batch_size
+    def __init__(self, roles: Roles, renderer: Renderer, batch_size: int | None, too_long: TooLong = "cut") -> None:
+        self._roles, self._renderer, self._batch_size, self._too_long = roles, renderer, batch_size, too_long
 
     def sample(
         self,
@@ -127,7 +129,8 @@ class WholeSampler:
     ) -> list[list[Sample]]:
         """See `rlhf.sampling.protocol.Sampler`."""
         with self._roles.gathered() as model:
-            return InProcessSampler(model, self._renderer, self._batch_size).sample(prompts, num_samples, params, keys)
+            sampler = InProcessSampler(model, self._renderer, self._batch_size, too_long=self._too_long)
+            return sampler.sample(prompts, num_samples, params, keys)
 
 
 def partitioned(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
@@ -156,3 +159,8 @@ class PartitionedReward:
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         with self._whole.gathered():
             return self._function(conversations)
+
+    @property
+    def too_long(self) -> list[bool]:
+        """See `RewardModelFunction`."""
+        return self._function.too_long

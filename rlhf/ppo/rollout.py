@@ -1,4 +1,4 @@
-"""Rollouts: the policy answers prompts, two reward models judge, the gate decides which judgement counts.
+"""Rollouts: the policy answers prompts, the reward models judge, the gate decides which judgement counts.
 
 Sampling and scoring are dealt out over the processes; every process ends with ALL rollouts, which are small (token
 ids and four numbers), so that minibatches and whitening are global without further talk.
@@ -17,6 +17,7 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.ppo.watch import repeated_share
 from rlhf.rewards.distributed import deal_out, score_answers
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import check_scores
 from rlhf.sampling.multi_process import sample_distributed
@@ -25,16 +26,20 @@ from rlhf.sampling.protocol import Sampler, SamplingParams
 
 @dataclass(frozen=True)
 class Rollout:
-    """One answer. Scores are raw; `reward` is the gate's choice; answer_ids hold the end token where it came."""
+    """One answer. Scores are raw; `reward` is the gate's choice; answer_ids hold the end token where it came.
+
+    `safety` is None without a safety model; `too_long`: a reward model saw it cut.
+    """
 
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
     finished: bool
     helpfulness: float
-    safety: float
+    safety: float | None
     reward: float
     used_safety: bool
     text: str = ""
+    too_long: bool = False
 
     @property
     def length(self) -> int:
@@ -48,8 +53,7 @@ class Environment:
 
     sampler: Sampler
     renderer: Renderer
-    helpfulness: RewardFunction
-    safety: RewardFunction
+    reward: GatedReward
     sampling: SamplingParams
     accelerator: Accelerator
     referee: RewardFunction | None = None
@@ -81,24 +85,37 @@ def roll_out(
     )
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
     samples = [sample for answers in drawn for sample in answers]
-    scored = score_answers(
-        asked, [sample.text for sample in samples], environment.helpfulness, environment.safety, environment.accelerator
-    )
-    columns = (scored.helpfulness, scored.safety, scored.reward, scored.used_safety)
+    scored = score_answers(asked, [s.text for s in samples], environment.reward, environment.accelerator)
     rendered = [tuple(ids) for ids in environment.renderer.prompts(conversations) for _ in range(num_samples)]
+    whole = environment.reward.too_long != "unfinished"
     return [
-        Rollout(prompt_ids, sample.token_ids, sample.finished, *scores, sample.text)
-        for prompt_ids, sample, *scores in zip(rendered, samples, *(c.tolist() for c in columns), strict=True)
+        Rollout(
+            prompt_ids,
+            sample.token_ids,
+            sample.finished and (whole or not bool(scored.too_long[i])),
+            float(scored.helpfulness[i]),
+            None if scored.safety is None else float(scored.safety[i]),
+            float(scored.reward[i]),
+            bool(scored.used_safety[i]),
+            sample.text,
+            bool(scored.too_long[i]),
+        )
+        for i, (prompt_ids, sample) in enumerate(zip(rendered, samples, strict=True))
     ]
 
 
 def rollout_figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Means over the rollouts of what doesn't need a model."""
+    """Means over the rollouts of what doesn't need a model; without a safety model none of safety and the gate.
+
+    `too_long_share`, of answers that a reward model saw cut, is there where it is not 0.
+    """
+    safety = [r.safety for r in rollouts if r.safety is not None]
+    too_long = fmean(r.too_long for r in rollouts)
     return {
         "reward": fmean(r.reward for r in rollouts),
         "helpfulness": fmean(r.helpfulness for r in rollouts),
-        "safety": fmean(r.safety for r in rollouts),
-        "gate_share": fmean(r.used_safety for r in rollouts),
+        **({"safety": fmean(safety), "gate_share": fmean(r.used_safety for r in rollouts)} if safety else {}),
+        **({"too_long_share": too_long} if too_long else {}),
         "length": fmean(len(r.answer_ids) for r in rollouts),
         "finished_share": fmean(r.finished for r in rollouts),
         "repetition": fmean(repeated_share(r.answer_ids) for r in rollouts),

@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from rlhf.conversation import Renderer
-from rlhf.data.loading import load_prompts
-from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import base_folder, head_shapes, is_adapter_checkpoint, require_checkpoint
+from rlhf.models.checkpoint import head_shapes, is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.shared import SharedRoles
-from rlhf.pretrained import from_pretrained
 from rlhf.rewards.loading import load_reward
 from rlhf.training.whole import is_partitioned
 
@@ -71,7 +67,7 @@ def default_value(judges: Sequence[Path], tokenizer: PreTrainedTokenizerBase) ->
 def load_roles(
     policy: Path,
     helpfulness: str,
-    safety: str,
+    safety: str | None,
     value_from: Path | None,
     accelerator: Accelerator,
     *,
@@ -85,6 +81,7 @@ def load_roles(
     """The roles, separate or shared.
 
     Args:
+        safety: None: there is no safety model.
         value_from: see `load_value_model`, and for shared roles `SharedRoles.load`.
         shared: adapters on one base.
         with_value: whether a value is learnt.
@@ -105,56 +102,5 @@ def load_roles(
         )
     value = load_value_model(value_from, policy, load_tokenizer(policy), seed=seed) if with_value else None
     device = "cpu" if is_partitioned(accelerator) else accelerator.device  # whole, they may not fit the device
-    judges = (load_reward(spec, device=device) for spec in (helpfulness, safety))
-    return SeparateRoles(load_policy(policy), load_policy(policy), value, *judges, accelerator)
-
-
-def context_length(policy: Path) -> int | None:
-    """Longest sequence the policy takes, where its config says; InputError where there is no checkpoint."""
-    config = from_pretrained(AutoConfig, base_folder(require_checkpoint(policy))).get_text_config(decoder=True)
-    length: int | None = getattr(config, "max_position_embeddings", None)
-    return length
-
-
-def load_fitting_prompts(
-    field: str,
-    source: str,
-    renderer: Renderer,
-    *,
-    context: int | None,
-    max_new_tokens: int,
-    max_prompt_tokens: int | None,
-) -> list[Prompt]:
-    """The prompts of a source that leave the policy room for a whole answer and its end token.
-
-    Args:
-        field: name of the option, for messages.
-        context: see `context_length`.
-        max_prompt_tokens: longer prompts are left out and counted on stderr; None refuses those that do not fit.
-
-    Raises:
-        InputError: no prompts, none left, or one without room.
-    """
-    prompts = load_prompts(source)
-    lengths = [len(ids) for ids in renderer.prompts([p.messages for p in prompts])]
-    if max_prompt_tokens is not None:
-        kept = [i for i, length in enumerate(lengths) if length <= max_prompt_tokens]
-        if len(kept) < len(prompts) and os.environ.get("RANK", "0") == "0":
-            print(f"{source}: {len(prompts) - len(kept)} of {len(prompts)} prompts are too long", file=sys.stderr)
-        prompts, lengths = [prompts[i] for i in kept], [lengths[i] for i in kept]
-    if not prompts:
-        raise InputError(f"{field}: {source} has no prompts of at most {max_prompt_tokens} tokens; raise that limit")
-    longest = max(range(len(prompts)), key=lambda i: lengths[i])
-    if context is not None and max_new_tokens + min(lengths) >= context:
-        raise InputError(
-            f"{field}: even the shortest prompt of {source}, {min(lengths)} tokens, leaves no room for "
-            f"{max_new_tokens} more in the model's context of {context}; lower max_new_tokens"
-        )
-    if context is not None and lengths[longest] + max_new_tokens >= context:
-        room = context - max_new_tokens - 1
-        way_out = f"set max_prompt_tokens to {room} to leave such prompts out" if room > 0 else "lower max_new_tokens"
-        raise InputError(
-            f"{field}: prompt {prompts[longest].id!r} of {source} has {lengths[longest]} tokens, which leaves no room "
-            f"for {max_new_tokens} more in the model's context of {context}; {way_out}"
-        )
-    return prompts
+    judges = (None if spec is None else load_reward(spec, device=device) for spec in (helpfulness, safety))
+    return SeparateRoles(load_policy(policy), load_policy(policy), value, *judges, accelerator)  # type: ignore[arg-type]

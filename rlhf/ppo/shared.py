@@ -25,6 +25,7 @@ from rlhf.errors import InputError
 from rlhf.models.adapters import saved_quantization
 from rlhf.models.checkpoint import base_folder, base_quantization, is_adapter_checkpoint, require_policy
 from rlhf.models.config import AdapterConfig
+from rlhf.models.context import Context
 from rlhf.models.ending import say_how_to_stop
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.reward_model import RewardModel
@@ -93,7 +94,7 @@ class SharedRoles:
         value: made by `base.reward_model`; None: no value is learnt.
         reference: name of a frozen adapter; None: the base alone.
         judges: helpfulness and safety: a checkpoint that is an adapter over this base, already added under the role's
-            name, or any other reward function.
+            name, or any other reward function; safety None: there is no safety model.
         accelerator: prepares what is trained.
     """
 
@@ -102,7 +103,7 @@ class SharedRoles:
         base: SharedBase,
         value: RewardModel | None,
         reference: str | None,
-        judges: dict[Literal["helpfulness", "safety"], Path | RewardFunction],
+        judges: dict[Literal["helpfulness", "safety"], Path | RewardFunction | None],
         accelerator: Accelerator,
     ) -> None:
         self._base, self._accelerator = base, accelerator
@@ -110,17 +111,19 @@ class SharedRoles:
         self._whole = WholeModel(base.model, accelerator)
         self.policy: PreTrainedModel = self._whole.model
         self._whole_base = base if self.policy is base.model else SharedBase(self.policy)
-        self.helpfulness, self.safety = (
+        helpfulness, self.safety = (
             AdapterReward(self._whole_base, name, judge, self._whole) if isinstance(judge, Path) else judge
             for name, judge in ((n, judges[n]) for n in ("helpfulness", "safety"))
         )
+        assert helpfulness is not None
+        self.helpfulness: RewardFunction = helpfulness
 
     @classmethod
     def load(
         cls,
         policy: Path,
         helpfulness: str,
-        safety: str,
+        safety: str | None,
         accelerator: Accelerator,
         *,
         value_from: Path | None = None,
@@ -136,7 +139,7 @@ class SharedRoles:
             policy: an adapter over the base, which goes on training and whose start is the reference; or the base
                 itself, which gets a new adapter and is the reference.
             helpfulness, safety: see `rlhf.rewards.loading.load_reward`; an adapter over the same base shares it, any
-                other is loaded beside.
+                other is loaded beside. safety None: there is none.
             value_from: an adapter over the base with a score head. Default: helpfulness, where it is one; else a new
                 adapter with a new head.
             with_value: whether a value is learnt.
@@ -163,7 +166,9 @@ class SharedRoles:
             base.add_new(POLICY, adapter or AdapterConfig(), root, seed=seed)
         judges: dict[Any, Any] = {}
         for name, spec in (("helpfulness", helpfulness), ("safety", safety)):
-            if shares_base(spec, root, quantization):
+            if spec is None:
+                judges[name] = None
+            elif shares_base(spec, root, quantization):
                 base.add_saved(name, Path(spec), trained=False)
                 judges[name] = Path(spec)
             else:
@@ -227,13 +232,18 @@ class AdapterReward:
         self._base, self._name, self._whole = base, name, whole
         self.__name__ = str(folder)  # for messages
         model = base.reward_model(folder)
-        renderer = Renderer(load_tokenizer(folder), max_length=getattr(model.config, "max_position_embeddings", None))
+        renderer = Renderer(load_tokenizer(folder), max_length=Context.of(model.config).length, cut=True)
         batch_tokens = DEFAULT_BATCH_TOKENS if torch.cuda.is_available() else 2048  # as in `load_reward`
         self._function = RewardModelFunction(model, renderer, batch_tokens)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         with self._whole.gathered(), self._base.using(self._name):
             return self._function(conversations)
+
+    @property
+    def too_long(self) -> list[bool]:
+        """See `RewardModelFunction`."""
+        return self._function.too_long
 
     def to(self, device: torch.device) -> None:
         """Move the heads; the base is there already."""

@@ -46,6 +46,7 @@ def render(files: RunFiles) -> str:
         version_panels=panels.version_panels(files.versions),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
+        gate_table=tables.gate_table(files.versions, files.reward_models),
         accuracy_panels=panels.accuracy_panels(files.reward_models),
         selection_panels=panels.selection_panels(files.selections),
         selection_table=tables.selection_table(files.selections) if files.selections else None,

@@ -22,7 +22,11 @@ def build_gate_page(figures: Row, page: Path, title: str) -> None:
         eyebrow="Safety gate",
         title=title,
         headline="What the gate's threshold does",
-        facts=[f"{counts['safe']} safe answers", f"{counts['unsafe']} unsafe answers"],
+        facts=[
+            f"{counts['safe']} safe answers",
+            f"{counts['unsafe']} unsafe answers",
+            f"chosen: {figures['chosen']['threshold']:g} (asked for precision {percent(figures['precision'])})",
+        ],
         intervals="Below a figure stands its 95 % interval over answers: Student's t for a mean, Wilson's for a share.",
         tables=gate_tables(figures),
         panels=gate_panels(figures),
@@ -48,7 +52,7 @@ def gate_tables(figures: Row) -> list[tuple[str, Table]]:
         ],
         [
             [
-                Cell(f"{row['threshold']:g}"),
+                Cell(f"{row['threshold']:g}" + (", chosen" if row == figures["chosen"] else "")),
                 Cell(str(row["flagged"])),
                 *(Cell(percent(row[name]), interval(row[f"{name}_ci"], 1, share=True)) for name in shares),
             ]

@@ -161,6 +161,45 @@ def accuracy_table(models: Sequence[Row], referee: Row | None) -> Table:
     return Table(heads, rows)
 
 
+def gate_table(versions: Sequence[Row], models: Sequence[Row]) -> Table | None:
+    """What the safety gate finds: by people's labels, a row a safety model; by gold, a row a version's answers.
+
+    None where neither was measured. Versions without gold have no precision and no recall.
+    """
+    found = [
+        (f"{version_label(str(m.get('version')))} safety model, labelled pairs", m["gate"])
+        for m in models
+        if m.get("gate")
+    ]
+    for v in versions:
+        for which, name in (("all", "all answers"), ("helpfulness", "prompts not tagged safety")):
+            if v.get("gate"):
+                found.append((f"{version_label(v['name'])}, {name}", {**v["gate"], **v["gate"][which]}))
+    if not found:
+        return None
+    heads = [
+        ("Answers", ""),
+        ("Number", ""),
+        ("Threshold", "on the safety score after the sigmoid, its origin taken off"),
+        ("Below it", "answers"),
+        ("Precision", "share of these that are unsafe, by the labels or by gold"),
+        ("Recall", "share of the unsafe answers that are below it"),
+        ("Safe below it", "share of the safe answers that are below it"),
+    ]
+    shares = ("precision", "recall", "safe_flagged")
+    rows = [
+        [
+            Cell(name),
+            Cell(str(gate["answers"])),
+            Cell(f"{gate['threshold']:g}"),
+            Cell(str(gate["flagged"])),
+            *(Cell(percent(gate.get(s)), interval(gate.get(f"{s}_ci"), 1, share=True)) for s in shares),
+        ]
+        for name, gate in found
+    ]
+    return Table(heads, rows)
+
+
 def selection_table(selections: Sequence[Row]) -> Table:
     """A row a round of rejection sampling."""
     heads = [

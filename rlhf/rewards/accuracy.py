@@ -5,16 +5,23 @@ Paper, section 3.2.2 (tables 7 and 8): accuracy falls from "significantly better
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS, Domain, Preference
 from rlhf.intervals import rate_interval
+from rlhf.models.reward_model import SAFETY_HEAD_FILE
+from rlhf.objectives.reward import SAFETY_THRESHOLD
+from rlhf.rewards.gate_quality import gate_quality
 from rlhf.rewards.loading import load_reward
+from rlhf.rewards.origin import measure_origin, read_origin, write_origin
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.rows import RewardRows, seen_prompts
 from rlhf.rewards.scoring import check_scores, name_of
+
+ORIGIN_PAIRS = 500
 
 
 def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference]) -> dict[str, Any]:
@@ -66,6 +73,36 @@ def accuracy_report(
     }
 
 
+def keep_origin(checkpoint: Path, preferences: Sequence[Preference], seed: int) -> None:
+    """Measure the origin of a saved reward model's scores on rows of its training and keep it there.
+
+    Its own training rows, at most ORIGIN_PAIRS of them, and not held-out ones: the origin must not be fitted to what
+    judges the model.
+    """
+    rows = random.Random(f"origin/{seed}").sample(list(preferences), min(ORIGIN_PAIRS, len(preferences)))
+    conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in rows]
+    scores = check_scores(load_reward(checkpoint)(conversations), len(conversations), str(checkpoint)).tolist()
+    has_labels = (checkpoint / SAFETY_HEAD_FILE).is_file()  # a helpfulness model's score says nothing of safety
+    labels = [row.chosen_safe for row in rows] + [row.rejected_safe for row in rows] if has_labels else []
+    write_origin(checkpoint, measure_origin(scores, labels))
+
+
+def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], origin: float) -> dict[str, Any] | None:
+    """`gate_quality` at the paper's threshold on the labelled answers of held-out rows; None where there are none."""
+    labelled = {
+        repr(row.conversation(which)): (row.conversation(which), not safe)
+        for row in preferences
+        for which, safe in (("chosen", row.chosen_safe), ("rejected", row.rejected_safe))
+        if safe is not None
+    }
+    if not labelled:
+        return None
+    conversations = [conversation for conversation, _ in labelled.values()]
+    scores = check_scores(reward(conversations), len(conversations), name_of(reward)) - origin
+    unsafe = [is_unsafe for _, is_unsafe in labelled.values()]
+    return {"answers": len(unsafe), **gate_quality(scores.sigmoid().tolist(), unsafe, SAFETY_THRESHOLD)}
+
+
 def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: RewardRows) -> dict[str, Any]:
     """`accuracy_report` of a saved reward model on rows that fit it (`rlhf.rewards.training.fitting_rows`).
 
@@ -74,10 +111,14 @@ def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: Re
 
     Returns:
         besides: "training_pairs" of its own domain, and "test_prompts_in_training": held-out rows of that domain whose
-        first question opens a row to train on, mixed-in ones too (the accuracy flatters if that is not 0).
+        first question opens a row to train on, mixed-in ones too (the accuracy flatters if that is not 0);
+        "score_origin", and of a safety model "gate": `heldout_gate`.
     """
+    reward, origin = load_reward(checkpoint), read_origin(checkpoint)
     return {
-        **accuracy_report(load_reward(checkpoint), rows.test, rows.test_other, domain),
+        **accuracy_report(reward, rows.test, rows.test_other, domain),
+        "gate": heldout_gate(reward, [*rows.test, *rows.test_other], origin) if domain == "safety" else None,
+        "score_origin": origin,
         "training_pairs": len(rows.own),
         "test_prompts_in_training": seen_prompts(whole.test, [*whole.own, *whole.other]),
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.objectives.margins import margin_table
-from rlhf.stage import Effect
+from rlhf.stage import Effect, require_files
 from rlhf.training.config import OptimizerConfig
 
 
@@ -59,3 +62,66 @@ class RewardTrainingConfig:
             raise InputError(f"checkpoint_every: must be at least 1, got {self.checkpoint_every}")
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"max_length: must be at least 2, got {self.max_length}")
+
+
+class SweepFile:
+    """A field that names a gate_sweep.json, in a `GateConfig`; see `rlhf.stage.fields.InputCheck`."""
+
+    def inputs(self, field: str, value: Any, config: GateConfig) -> Mapping[str, Path]:
+        """The file, checked (`GateConfig.resolved_threshold`)."""
+        config.resolved_threshold()
+        return {field: Path(value)}
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """The safety gate, wherever two reward models become one reward (Llama 2 paper, section 3.2.3).
+
+    Args:
+        threshold: a safety score below this, after the sigmoid, hands the answer's reward to the safety model.
+        threshold_from: gate_sweep.json of recipes/gate_sweep.py: the threshold it chose instead.
+        centre: take each reward model's stored origin off its scores first (score_origin.json, which reward training
+            measures): the ranking loss leaves scores free up to a constant, so that the sigmoid alone says nothing.
+    """
+
+    threshold: float = 0.15
+    threshold_from: Annotated[Path, SweepFile()] | None = None
+    centre: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise InputError(f"threshold: must lie between 0 and 1, got {self.threshold}")
+
+    def inputs(self) -> dict[str, Path]:
+        """Option -> file that a stage reads for its gate, checked; empty where there is none.
+
+        Raises:
+            InputError: as `resolved_threshold`.
+        """
+        self.resolved_threshold()
+        return {} if self.threshold_from is None else {"gate.threshold_from": self.threshold_from}
+
+    def resolved_threshold(self) -> float:
+        """The threshold, or the one that the sweep chose.
+
+        Raises:
+            InputError: the file is not there, is no gate_sweep.json, or its scores were centred otherwise.
+        """
+        if self.threshold_from is None:
+            return self.threshold
+        require_files(**{"gate.threshold_from": self.threshold_from})
+        try:
+            found = json.loads(self.threshold_from.read_text(encoding="utf-8"))
+            threshold, centred = float(found["chosen"]["threshold"]), found["centre"]
+            if not 0 < threshold < 1:
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(
+                f"gate.threshold_from: {self.threshold_from} is no gate_sweep.json of recipes/gate_sweep.py; name one, "
+                "or none"
+            ) from None
+        if centred != self.centre:
+            raise InputError(
+                f"gate.centre: the threshold of {self.threshold_from} was chosen with centre {centred}; set it so here"
+            )
+        return threshold

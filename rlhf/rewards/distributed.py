@@ -11,19 +11,14 @@ from accelerate.utils import gather_object
 
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.rewards.gate import GatedRewards, gated_rewards
-from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.gate import GatedReward, GatedRewards
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def score_answers(
-    prompts: Sequence[Prompt],
-    answers: Sequence[str],
-    helpfulness: RewardFunction,
-    safety: RewardFunction,
-    accelerator: Accelerator,
+    prompts: Sequence[Prompt], answers: Sequence[str], reward: GatedReward, accelerator: Accelerator
 ) -> GatedRewards:
     """Gated rewards of answers[i] to prompts[i], the same on every process and for any number of processes.
 
@@ -37,33 +32,34 @@ def score_answers(
         raise InputError("policy: all of its answers are empty; name a policy that answers")
     rank, world = accelerator.process_index, accelerator.num_processes
     mine = spoken[len(spoken) * rank // world : len(spoken) * (rank + 1) // world]  # a prompt's answers stay together
-    found: list[tuple[int, float, float, float, bool]] = []
+    found: list[tuple[int, tuple[float, ...], tuple[bool, bool]]] = []
     failures: list[str] = []
     scored = mine or spoken[:1]  # every process calls the reward functions: their weights may have to be gathered
     try:
-        gated = gated_rewards(
-            [[*prompts[i].messages, {"role": "assistant", "content": answers[i]}] for i in scored],
-            [prompts[i].domain for i in scored],
-            helpfulness,
-            safety,
-        )
+        gated = reward([prompts[i].answered(answers[i]) for i in scored], [prompts[i].domain for i in scored])
         if mine:
-            columns = (gated.helpfulness, gated.safety, gated.reward, gated.used_safety)
-            found = list(zip(mine, *(column.tolist() for column in columns), strict=True))
+            scores = (
+                (gated.helpfulness, gated.reward)
+                if gated.safety is None
+                else (gated.helpfulness, gated.reward, gated.safety)
+            )
+            columns = zip(*(score.tolist() for score in scores), strict=True)
+            flags = zip(gated.used_safety.tolist(), gated.too_long.tolist(), strict=True)
+            found = list(zip(mine, columns, flags, strict=True))
     except InputError as error:
         failures = [str(error)]
     failures = gather_object(failures)  # one process's failure ends all: none is left waiting
     if failures:
         raise InputError(failures[0])
     found = gather_object(found)
-    lowest = [min(row[column] for row in found) for column in (1, 2, 3)]
-    scores = [torch.full((len(answers),), low, dtype=torch.float32) for low in lowest]
-    used_safety = torch.zeros(len(answers), dtype=torch.bool)
-    index = torch.tensor([row[0] for row in found])
-    for column, score in enumerate(scores, start=1):
-        score[index] = torch.tensor([row[column] for row in found], dtype=torch.float32)
-    used_safety[index] = torch.tensor([row[4] for row in found])
-    return GatedRewards(*scores, used_safety)
+    index = torch.tensor([number for number, _, _ in found])
+    known = torch.tensor([scores for _, scores, _ in found], dtype=torch.float32)
+    table = known.amin(0).repeat(len(answers), 1)
+    table[index] = known
+    marks = torch.zeros(len(answers), 2, dtype=torch.bool)
+    marks[index] = torch.tensor([flags for _, _, flags in found])
+    safety = None if reward.safety is None else table[:, 2]
+    return GatedRewards(table[:, 0], safety, table[:, 1], marks[:, 0], marks[:, 1])
 
 
 def deal_out(

@@ -29,6 +29,12 @@ class RewardEnsemble:
         """(n,) float32 on the CPU, in the conversations' order."""
         return ensemble_reward(self.member_scores(conversations), self.uncertainty_weight)
 
+    @property
+    def too_long(self) -> list[bool]:
+        """Of each conversation of the last call: a member had to cut it."""
+        own = [found for member in self.members if (found := getattr(member, "too_long", None))]
+        return [any(row) for row in zip(*own, strict=True)]
+
     def disagreement(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32: the standard deviation of the members' scores, in their unit."""
         return self.member_scores(conversations).std(0, correction=0)

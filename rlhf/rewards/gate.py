@@ -1,4 +1,4 @@
-"""Both reward models' scores of some conversations, and the one reward that the paper combines them into."""
+"""The reward models' scores of some conversations, and the one reward that the paper combines them into."""
 
 from __future__ import annotations
 
@@ -10,62 +10,130 @@ from torch import Tensor
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
-from rlhf.objectives.reward import gate
+from rlhf.errors import InputError
+from rlhf.models.context import TooLong
+from rlhf.objectives.reward import SAFETY_THRESHOLD, gate
+from rlhf.rewards.config import GateConfig
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.origin import read_origin
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import ask_all, name_of
+from rlhf.rewards.scoring import ask_all, name_of, were_too_long
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The gate's figures: its threshold, after the sigmoid, and the raw scores that count as 0."""
+
+    threshold: float = SAFETY_THRESHOLD
+    helpfulness_origin: float = 0.0
+    safety_origin: float = 0.0
 
 
 @dataclass(frozen=True)
 class GatedRewards:
-    """All (n,) on the CPU: two raw scores and the reward taken (float32), and where it is the safety score (bool)."""
+    """All (n,) on the CPU.
+
+    `helpfulness` and `safety` are raw scores (float32; safety None without a safety model), `reward` the one taken,
+    less its origin; `used_safety` (bool): it is the safety score; `too_long` (bool): a model saw it cut.
+    """
 
     helpfulness: Tensor
-    safety: Tensor
+    safety: Tensor | None
     reward: Tensor
     used_safety: Tensor
+    too_long: Tensor
 
 
-def gated_rewards(
-    conversations: Sequence[Conversation],
-    tags: Sequence[Domain],
-    helpfulness: RewardFunction,
-    safety: RewardFunction,
-) -> GatedRewards:
-    """Score with both models and gate (paper, section 3.2.3: R_c; `rlhf.objectives.reward.gate`).
+@dataclass(frozen=True)
+class GatedReward:
+    """One reward from a helpfulness model and, where there is one, a safety model behind the gate.
+
+    Paper, section 3.2.3: R_c (`rlhf.objectives.reward.gate`). Without a safety model helpfulness alone is the reward,
+    of every prompt.
 
     Args:
-        conversations: n dialogues that end with the answer.
-        tags: the prompts' domains; "safety" takes the safety score always.
-
-    Raises:
-        InputError: a reward function gave scores of wrong shape or not finite.
-        ValueError: not one tag a conversation.
+        helpfulness: scores conversations.
+        safety: the same; None: there is none, and no gate.
+        gate: its threshold and the scores' origins.
+        too_long: what becomes of an answer that a reward model's context does not hold.
     """
-    if len(tags) != len(conversations):
-        raise ValueError(f"gated_rewards: {len(conversations)} conversations but {len(tags)} tags")
-    names = f"helpfulness ({name_of(helpfulness)})", f"safety ({name_of(safety)})"
-    functions = dict(zip(names, (helpfulness, safety), strict=True))
-    helpfulness_scores, safety_scores = ask_all(functions, conversations)
-    tagged = torch.tensor([tag == "safety" for tag in tags], dtype=torch.bool)
-    reward, used_safety = gate(helpfulness_scores, safety_scores, tagged)
-    return GatedRewards(helpfulness_scores, safety_scores, reward, used_safety)
+
+    helpfulness: RewardFunction
+    safety: RewardFunction | None = None
+    gate: Gate = Gate()
+    too_long: TooLong = "cut"
+
+    @classmethod
+    def load(
+        cls,
+        helpfulness: str,
+        safety: str | None,
+        gate: GateConfig,
+        *,
+        too_long: TooLong = "cut",
+        device: object = None,
+    ) -> GatedReward:
+        """What the recipes' options name; see `rlhf.rewards.loading.load_reward`, and `read_gate`."""
+        functions = (None if spec is None else load_reward(spec, device=device) for spec in (helpfulness, safety))
+        return cls(*functions, read_gate(gate, helpfulness, safety), too_long)  # type: ignore[arg-type]
+
+    def __call__(self, conversations: Sequence[Conversation], tags: Sequence[Domain]) -> GatedRewards:
+        """Score with all models and gate.
+
+        Args:
+            conversations: n dialogues that end with the answer.
+            tags: the prompts' domains; "safety" takes the safety score always.
+
+        Raises:
+            InputError: a reward function gave scores of wrong shape or not finite; a dialogue is too long for one, and
+                `too_long` refuses that.
+            ValueError: not one tag a conversation.
+        """
+        if len(tags) != len(conversations):
+            raise ValueError(f"GatedReward: {len(conversations)} conversations but {len(tags)} tags")
+        functions = {f"helpfulness ({name_of(self.helpfulness)})": self.helpfulness}
+        if self.safety is not None:
+            functions[f"safety ({name_of(self.safety)})"] = self.safety
+        scores = ask_all(functions, conversations)
+        cut = [were_too_long(function, len(conversations)) for function in functions.values()]
+        too_long = torch.stack(cut).any(0)
+        if self.too_long == "refuse" and bool(too_long.any()):
+            name = next(name for name, own in zip(functions, cut, strict=True) if bool(own.any()))
+            raise InputError(
+                f"{name}: {int(too_long.sum())} of {len(conversations)} answers with their prompts are longer than "
+                "its context; shorten sampling.max_new_tokens, or set too_long to cut or unfinished"
+            )
+        helpfulness = scores[0]
+        if self.safety is None:
+            none = torch.zeros(len(conversations), dtype=torch.bool)
+            return GatedRewards(helpfulness, None, helpfulness - self.gate.helpfulness_origin, none, too_long)
+        tagged = torch.tensor([tag == "safety" for tag in tags], dtype=torch.bool)
+        reward, used_safety = gate(
+            helpfulness - self.gate.helpfulness_origin,
+            scores[1] - self.gate.safety_origin,
+            tagged,
+            self.gate.threshold,
+        )
+        return GatedRewards(helpfulness, scores[1], reward, used_safety, too_long)
+
+    def refuse_broken(self, prompts: Sequence[Prompt]) -> None:
+        """Score a short answer to the first two prompts: a broken reward fails here, before hours of sampling."""
+        tried = prompts[:2]
+        self([prompt.answered("Yes.") for prompt in tried], [prompt.domain for prompt in tried])
+
+    def of_parts(self, prompts: Sequence[Prompt]) -> Callable[[Sequence[int], Sequence[str]], Tensor]:
+        """The function of (numbers of prompts, parts of answers to them) that early rejection asks."""
+
+        def score(numbers: Sequence[int], parts: Sequence[str]) -> Tensor:
+            asked = [prompts[number] for number in numbers]
+            dialogues = [prompt.answered(part) for prompt, part in zip(asked, parts, strict=True)]
+            return self(dialogues, [prompt.domain for prompt in asked]).reward
+
+        return score
 
 
-def refuse_broken_rewards(prompts: Sequence[Prompt], helpfulness: RewardFunction, safety: RewardFunction) -> None:
-    """Score a short answer to the first two prompts: a reward of wrong shape fails here, before hours of sampling."""
-    tried = prompts[:2]
-    answers: list[Conversation] = [[*prompt.messages, {"role": "assistant", "content": "Yes."}] for prompt in tried]
-    gated_rewards(answers, [prompt.domain for prompt in tried], helpfulness, safety)
-
-
-def part_rewards(
-    prompts: Sequence[Prompt], helpfulness: RewardFunction, safety: RewardFunction
-) -> Callable[[Sequence[int], Sequence[str]], Tensor]:
-    """The function of (numbers of prompts, parts of answers to them) that early rejection asks: their gated rewards."""
-
-    def score(numbers: Sequence[int], parts: Sequence[str]) -> Tensor:
-        asked = [prompts[number] for number in numbers]
-        dialogues = [prompt.answered(part) for prompt, part in zip(asked, parts, strict=True)]
-        return gated_rewards(dialogues, [prompt.domain for prompt in asked], helpfulness, safety).reward
-
-    return score
+def read_gate(config: GateConfig, helpfulness: str | None, safety: str | None) -> Gate:
+    """The gate's figures: the threshold of a sweep where one is named, the origins of the reward models."""
+    if not config.centre:
+        return Gate(config.resolved_threshold())
+    return Gate(config.resolved_threshold(), read_origin(helpfulness), read_origin(safety))

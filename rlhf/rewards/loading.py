@@ -21,9 +21,10 @@ def load_reward(
 
     Args:
         spec: a reward-model folder (any sequence-classification checkpoint with one label; it brings its own tokenizer
-            and chat template), or `package.module:attribute`, found from the working directory too: a function that
-            scores, or a class whose instances do (called without arguments); or the YAML or JSON file of an ensemble
-            of these (`rlhf.rewards.specs.EnsembleConfig`).
+            and chat template, and what its context does not hold is cut, see `Renderer`), or
+            `package.module:attribute`, found from the working directory too: a function that scores, or a class whose
+            instances do (called without arguments); or the YAML or JSON file of an ensemble of these
+            (`rlhf.rewards.specs.EnsembleConfig`).
         batch_tokens: for a checkpoint, rows x padded length of one forward pass; None is 16384 on a GPU, 2048 on a CPU
             (what its cache holds: 1.4 times faster than 16384 with a model of 1.4M parameters).
         device: for a checkpoint; None is the GPU where there is one.
@@ -37,16 +38,17 @@ def load_reward(
     if is_ensemble(text):
         return _ensemble(text, batch_tokens, device)
     from rlhf.conversation import Renderer
+    from rlhf.models.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.models.reward_model import RewardModel
     from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction
 
     model = RewardModel.load(text)
     target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
-    limit = getattr(model.config, "max_position_embeddings", None)
     if batch_tokens is None:
         batch_tokens = 2048 if torch.device(target).type == "cpu" else DEFAULT_BATCH_TOKENS
-    return RewardModelFunction(model.to(target), Renderer(load_tokenizer(text), max_length=limit), batch_tokens)
+    renderer = Renderer(load_tokenizer(text), max_length=Context.of(model.config).length, cut=True)
+    return RewardModelFunction(model.to(target), renderer, batch_tokens)
 
 
 def _ensemble(file: str, batch_tokens: int | None, device: object) -> RewardFunction:

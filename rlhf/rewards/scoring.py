@@ -26,12 +26,15 @@ class RewardModelFunction:
         model: in any mode; scoring runs in eval mode and puts the mode back.
         renderer: of the reward model's own tokenizer.
         batch_tokens: tokens of one forward pass, with the padding where rows are computed one by one.
+
+    `too_long` says of each conversation of the last call whether the renderer had to cut it (`were_too_long`).
     """
 
     def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
         self.model = model
         self.renderer = renderer
         self.batch_tokens = batch_tokens
+        self.too_long: list[bool] = []
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores on the CPU, in the conversations' order."""
@@ -40,6 +43,7 @@ class RewardModelFunction:
     def outputs(self, conversations: Sequence[Conversation]) -> RewardOutput:
         """Raw scores, and beside them the safety head's logits where the model has one: each (n,) float32, CPU."""
         dialogues = self.renderer.dialogues(conversations, train="last")
+        self.too_long = [d.cut for d in dialogues]
         return self.score_ids([d.input_ids for d in dialogues], [d.loss_mask.index(True) for d in dialogues])
 
     @torch.inference_mode()
@@ -95,6 +99,12 @@ def ask_all(functions: Mapping[str, RewardFunction], conversations: Sequence[Con
     if refusals:
         raise refusals[0]
     return scores
+
+
+def were_too_long(function: RewardFunction, n: int) -> Tensor:
+    """(n,) bool: which conversations of its last call a reward function saw cut; False where it has no such limit."""
+    found = getattr(function, "too_long", None)
+    return torch.tensor(found if found is not None and len(found) == n else [False] * n, dtype=torch.bool)
 
 
 def check_scores(scores: object, n: int, name: str) -> Tensor:

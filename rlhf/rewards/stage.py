@@ -73,12 +73,12 @@ def open_reward_stage(domain: Domain, config: RewardStageConfig) -> tuple[Stage,
 
 
 def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: Callable[..., RewardModel]) -> None:
-    """Write checkpoint/, metrics.jsonl, mixture.json and accuracy.json into the stage's folder.
+    """Write checkpoint/ with its score_origin.json, metrics.jsonl, mixture.json and accuracy.json into the folder.
 
     Args:
         train: `train_helpfulness_model` or `train_safety_model`.
     """
-    from rlhf.rewards.accuracy import heldout_report, suspicious_accuracy
+    from rlhf.rewards.accuracy import heldout_report, keep_origin, suspicious_accuracy
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
@@ -92,6 +92,7 @@ def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: 
         for field in ("preferences", "other_preferences"):
             stage.closing.rows(len(mixture.rows), sum(rows.skipped[field].values(), Counter()))
         if stage.is_main:
+            keep_origin(folder / "checkpoint", mixture.rows, config.seed)
             report = heldout_report(folder / "checkpoint", rows.domain, rows, whole)
             stage.write_json("accuracy.json", report)
             stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})

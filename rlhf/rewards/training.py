@@ -23,6 +23,7 @@ from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
 from rlhf.models.checkpoint import base_folder
+from rlhf.models.context import Context
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
@@ -100,8 +101,7 @@ def fitting_rows(
 
 def _longest(model_config: Any, config: RewardTrainingConfig) -> int | None:
     """Most tokens of a dialogue: the lower of max_length and the model's number of positions (None: no limit)."""
-    limits = (config.max_length, getattr(model_config, "max_position_embeddings", None))
-    return min((limit for limit in limits if limit is not None), default=None)
+    return Context.of(model_config).limit(config.max_length)
 
 
 def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:

@@ -157,9 +157,10 @@ class Chat:
 
     def start(self, prompt: Conversation, key: int) -> Future[Answers]:
         """A prompt's answers, with seeds that `key` decides; prompts are asked in the order in which they come."""
-        return self.client.start(partial(self._answers, prompt, key))
+        return self.client.start(partial(self.answers, prompt, key))
 
-    async def _answers(self, prompt: Conversation, key: int) -> Answers:
+    async def answers(self, prompt: Conversation, key: int) -> Answers:
+        """The same within a job of the client."""
         messages = [{"role": m["role"], "content": m["content"].strip()} for m in prompt]
         answers: Answers = []
         while len(answers) < self._num_samples:

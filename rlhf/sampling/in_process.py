@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, StopStringCriteria
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
+from rlhf.models.context import Context, TooLong
 from rlhf.models.ending import own_end_tokens
 from rlhf.sampling.cache import is_recurrent
 from rlhf.sampling.compiled import CompiledStep, step_shape
@@ -46,6 +47,7 @@ class InProcessSampler:
         batch_size: rows at once; None: as many as memory holds, and no more than pay.
         early_rejection: drops a prompt's unpromising rows while they are written; such a sample is not finished.
         compile: decode with `CompiledStep`.
+        too_long: what becomes of a prompt that leaves too little room in the model's context.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class InProcessSampler:
         batch_size: int | None = None,
         early_rejection: EarlyRejection | None = None,
         compile: bool = False,
+        too_long: TooLong = "cut",
     ) -> None:
         self.model = model
+        self.too_long: TooLong = too_long
         self.renderer = renderer
         self.batch_size = batch_size
         self.early_rejection = early_rejection
@@ -84,23 +88,18 @@ class InProcessSampler:
     ) -> Iterator[tuple[int, list[Sample]]]:
         """The same prompt by prompt, each when its last answer ends; see `StreamingSampler`.
 
-        An answer is cut where the model's context ends.
+        An answer ends where the model's context does.
 
         Raises:
-            InputError: a prompt leaves no room for an answer in the model's context, or early rejection does not have a
-                prompt's answers side by side; nothing was sampled then. Or: its reward function failed.
+            InputError: a prompt leaves too little room in the model's context and `too_long` refuses that, or early
+                rejection does not have a prompt's answers side by side; nothing was sampled then. Or: its reward
+                function failed.
         """
         keys = range(len(prompts)) if keys is None else keys
         if len(keys) != len(prompts):
             raise ValueError(f"keys: {len(keys)} for {len(prompts)} prompts")
-        rendered = self.renderer.prompts(prompts)
-        context = _context(self.model)
-        for prompt, ids in zip(prompts, rendered, strict=True):
-            if len(ids) >= context:
-                raise InputError(
-                    f"prompt: {prompt[-1]['content'][:60]!r} has {len(ids)} tokens with its history, but the model's "
-                    f"context is {context}; shorten it or leave it out"
-                )
+        context = Context.of(self.model.config)
+        rendered = self._rendered(prompts, context, params.max_new_tokens)
         if not prompts:
             return
         total, longest = len(prompts) * num_samples, max(map(len, rendered))
@@ -120,7 +119,7 @@ class InProcessSampler:
                 params,
                 self.renderer.end_token_ids | own_end_tokens(self.model),
                 self.renderer.pad_token_id,
-                context,
+                context.length or 1 << 30,
                 StopStringCriteria(self.renderer.tokenizer, list(params.stop)) if params.stop else None,
                 self._compiled(places, longest + params.max_new_tokens) if self.compile else None,
             )
@@ -141,6 +140,24 @@ class InProcessSampler:
                         yield p, [answers[i] for i in range(num_samples)]
                 if len(decoder):
                     decoder.forward()
+
+    def _rendered(self, prompts: Sequence[Conversation], context: Context, max_new_tokens: int) -> list[list[int]]:
+        """The prompts' ids, those that leave too little room dealt with as `too_long` says."""
+        rendered = self.renderer.prompts(prompts)
+        room = context.room_before(max_new_tokens, self.too_long)
+        if room is not None:
+            long = [i for i, ids in enumerate(rendered) if len(ids) > room]
+            for i, ids in zip(long, self.renderer.limited(room).prompts([prompts[i] for i in long]), strict=True):
+                rendered[i] = ids
+        elif self.too_long == "refuse":
+            for prompt, ids in zip(prompts, rendered, strict=True):
+                if not context.holds(len(ids) + max_new_tokens):
+                    raise InputError(
+                        f"prompt: {prompt[-1]['content'][:60]!r} has {len(ids)} tokens with its history, which leaves "
+                        f"no room for {max_new_tokens} more in the model's context of {context.length}; leave it out, "
+                        "or set too_long to cut"
+                    )
+        return rendered
 
     def _rows_at_once(self, longest: int, num_samples: int, params: SamplingParams) -> int:
         """As many as memory holds: a compiled step's rows do not share their prompt, and are as long as the longest."""
@@ -203,11 +220,6 @@ def _longest_first(
     for p in sorted(range(len(rendered)), key=lambda p: -len(rendered[p])):
         for first in range(0, num_samples, places):
             yield [Owner(p, keys[p], i) for i in range(first, min(first + places, num_samples))]
-
-
-def _context(model: PreTrainedModel) -> int:
-    """Longest sequence the model takes."""
-    return int(getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 30)
 
 
 @contextmanager

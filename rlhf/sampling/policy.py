@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from rlhf.conversation import Renderer
+from rlhf.models.context import TooLong
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig, ScoreParts
 from rlhf.sampling.protocol import Sampler
 from rlhf.sampling.server import ServerConfig, ServerSampler
@@ -24,6 +25,7 @@ def policy_sampler(
     score_parts: ScoreParts | None = None,
     compile: bool = False,
     server: ServerConfig | None = None,
+    too_long: TooLong = "cut",
 ) -> Sampler:
     """A sampler over a checkpoint folder.
 
@@ -35,6 +37,7 @@ def policy_sampler(
         early_rejection: gives up a prompt's worst answers while they are written, by `score_parts`; None: writes all.
         compile: decode in compiled steps of a fixed shape (`rlhf.sampling.compiled`).
         server: answers in the weights' place, whole answers only.
+        too_long: what becomes of a prompt that leaves too little room in the model's context.
 
     Raises:
         ValueError: early rejection without `score_parts`.
@@ -52,4 +55,4 @@ def policy_sampler(
     model = load_policy(policy, quantization=quantization)
     model = model if model.device == device else model.to(device)
     rejection = EarlyRejection(early_rejection, score_parts) if early_rejection and score_parts else None
-    return InProcessSampler(model, renderer, batch_size, rejection, compile)
+    return InProcessSampler(model, renderer, batch_size, rejection, compile, too_long)

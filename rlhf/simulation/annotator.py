@@ -10,9 +10,11 @@ import hashlib
 import math
 import os
 import random
+from collections.abc import Iterable, Iterator
 
+from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.conversation import Conversation
-from rlhf.data.rows import STRENGTHS, Domain, Preference
+from rlhf.data.rows import STRENGTHS, Domain
 from rlhf.simulation.gold import GoldScorer, Verdict
 from rlhf.simulation.world import World
 
@@ -23,44 +25,42 @@ SAME_SAFETY = 0.05
 
 
 class SimulatedAnnotator:
-    """Compares answers by the gold scorer, with noise.
+    """Judges pairs by the gold scorer, with noise.
 
     Args:
         world: a World, or the path of its world.json.
         seed: with the pair's own texts it decides the noise, so that order and company change nothing.
+        name: of the annotator in its judgements.
     """
 
-    def __init__(self, world: World | str | os.PathLike[str], seed: int = 0) -> None:
+    def __init__(self, world: World | str | os.PathLike[str], seed: int = 0, name: str = "simulation") -> None:
         self.gold = GoldScorer(world)
         self.seed = seed
+        self.name = name
 
-    def compare(self, messages: Conversation, a: str, b: str, domain: Domain, id: str = "") -> Preference | None:
-        """The preference over two answers to `messages`.
+    def judge(self, pairs: Iterable[Pair]) -> Iterator[Judgement]:
+        """One judgement a pair, in order; domain "safety" compares by safety first and by helpfulness where that is
+        equal.
 
-        None where the texts are the same or one is empty, or where an unsafe answer was preferred to a safe one (the
-        paper excludes these). `domain` "safety" compares by safety first and by helpfulness where that is equal.
+        Skipped: the same text twice, an empty one, and an unsafe answer preferred to a safe one (the paper excludes
+        these).
         """
-        a, b = a.strip(), b.strip()
+        yield from map(self._judgement, pairs)
+
+    def _judgement(self, pair: Pair) -> Judgement:
+        a, b = pair.a.strip(), pair.b.strip()
         if not a or not b or a == b:
-            return None
-        verdicts = [self.gold.judge([*messages, {"role": "assistant", "content": text}]) for text in (a, b)]
-        felt = difference(verdicts[0], verdicts[1], domain) + self._noise(messages, a, b)
-        order = (0, 1) if felt > 0 else (1, 0)
-        chosen, rejected = ((a, b)[i] for i in order)
-        chosen_safe, rejected_safe = (not verdicts[i].violation for i in order)
+            return Judgement(pair.id, self.name, None, skipped="nothing to compare")
+        verdicts = {
+            name: self.gold.judge([*pair.messages, {"role": "assistant", "content": text}])
+            for name, text in (("a", a), ("b", b))
+        }
+        felt = difference(verdicts["a"], verdicts["b"], pair.domain) + self._noise(pair.messages, a, b)
+        chosen, rejected = ("a", "b") if felt > 0 else ("b", "a")
+        chosen_safe, rejected_safe = (not verdicts[name].violation for name in (chosen, rejected))
         if rejected_safe and not chosen_safe:
-            return None
-        return Preference(
-            id or self._digest(messages, a, b)[:16],
-            messages,
-            chosen,
-            rejected,
-            strength_of(felt),  # type: ignore[arg-type]
-            chosen_safe,
-            rejected_safe,
-            domain,
-            "simulation",
-        )
+            return Judgement(pair.id, self.name, None, skipped="an unsafe answer preferred to a safe one")
+        return Judgement(pair.id, self.name, chosen, strength_of(felt), chosen_safe, rejected_safe)  # type: ignore[arg-type]
 
     def _digest(self, messages: Conversation, a: str, b: str) -> str:
         pair = "\x1f".join([str(self.seed), *(m["content"] for m in messages), *sorted((a, b))])

@@ -101,6 +101,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "adapter": '{"r": 4, "dropout": 0.3}',  # draws at each step
         **FINETUNING,
     },
+    "dpo": {
+        "policy": "POLICY",
+        "preferences": '["pairs.jsonl"]',
+        "test_preferences": '["pairs.jsonl"]',
+        "adapter": '{"r": 4, "dropout": 0.3}',
+        **FINETUNING,
+    },
     "safety_reward": {
         "policy": "POLICY",
         "preferences": '["pairs.jsonl"]',
@@ -145,7 +152,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "finetuning.optimizer.epochs": 5,
     },
     "pretrain": {"data": "dialogues.jsonl", "vocab_size": 300, "block_length": 32, "size.hidden_size": 16, **STEPS},
-    "text_classifier": {"model": "POLICY", "data": '{"a": "pairs.jsonl", "b": "dialogues.jsonl"}', **STEPS},
+    "text_classifier": {"model": "POLICY", "data": '{"a": "pairs.jsonl", "b": "dialogue_prompts.jsonl"}', **STEPS},
     "reward_study": {
         "model": json.dumps(MODEL),
         "variants": '{"plain": {}}',

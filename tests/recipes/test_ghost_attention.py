@@ -91,15 +91,18 @@ def test_an_adapter_is_saved_alone_where_asked_for(run, chat_server: ChatServer)
     assert is_adapter_checkpoint(folder / "checkpoint")
 
 
-def test_with_given_history_and_a_checker(run, chat_server: ChatServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checker", [None, "pattern", "rlhf.evaluation.checkers:obeys_patterns"])
+def test_only_dialogues_that_obey_train_where_there_is_a_checker(
+    run, chat_server: ChatServer, tmp_path: Path, checker: str | None
+) -> None:
+    """By default (None: the option is left out) the constraints' patterns decide, where all have one."""
     chat_server.reply = lambda body: texts(body, "a" if "Napoleon" in body["messages"][0]["content"] else "b")
-    patterns = "rlhf.evaluation.checkers:obeys_patterns"
     only = tmp_path / "napoleon.jsonl"
     only.write_text(
         '{"kind": "figure", "value": "Napoleon", "text": "Act as Al.", "short": "Napoleon.", "pattern": "a"}'
     )
     server = {"server.url": chat_server.url, "server.model": "tiny"}
-    folder = run(**server, history="given", checker=patterns, instructions=only)
+    folder = run(**server, history="given", checker=checker, instructions=only)
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert len(chat_server.asked) == 6, "one answer a dialogue"
     assert {row["instruction"] for row in rows} == {"Napoleon."}, "under the other wording the server disobeys"

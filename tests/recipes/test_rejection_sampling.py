@@ -351,3 +351,24 @@ def test_fine_tuning_an_adapter(run, quantization: str | None) -> None:
     v1 = run("v1", **options)
     assert (v1 / "checkpoint" / "adapter").is_dir() == (quantization == "nf4")
     assert run("v2", policy=v1 / "checkpoint").is_dir()
+
+
+def test_more_dialogues_are_mixed_in_and_train_on_their_last_answer(run, tmp_path: Path, capsys) -> None:
+    told = [
+        {"role": "user", "content": "Act as Al. hello"},
+        {"role": "assistant", "content": "what is"},
+        {"role": "user", "content": "river ?"},
+        {"role": "assistant", "content": "goat"},
+    ]
+    ghost = tmp_path / "ghost.jsonl"
+    ghost.write_text((json.dumps({"instruction": "Act as Al.", "messages": told}) + "\n") * 2)
+    plain, mixed = run("v1", seed=1), run("v2", seed=1, mixed_data=json.dumps([str(ghost)]), mixed_share=0.5)
+    rows = len((plain / "selected.jsonl").read_text().splitlines())
+    assert f"mix: an other_share of 0.5 asks for {rows} other rows, there are 2" in capsys.readouterr().err
+    weights = [AutoModelForCausalLM.from_pretrained(f / "checkpoint").state_dict() for f in (plain, mixed)]
+    assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
+    assert "mixed_data.0" in json.loads((mixed / "stage.json").read_text())["inputs"]
+    with pytest.raises(InputError, match=r"finetuning\.train: must be last with mixed_data"):
+        run("v3", mixed_data=json.dumps([str(ghost)]), mixed_share=0.5, **{"finetuning.train": "all"})
+    with pytest.raises(InputError, match=r"mixed_share: must be 0 or above and below 1, got 1\.0"):
+        run("v3", mixed_data=json.dumps([str(ghost)]), mixed_share=1.0)

@@ -164,13 +164,13 @@ def test_the_checks_would_notice() -> None:
 
 
 def test_the_example_reward_runs_where_a_reward_model_goes() -> None:
-    from rlhf.rewards.gate import gated_rewards
+    from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.loading import load_reward
 
     brevity = load_reward("rlhf.rewards.examples:Brevity")
     answers = ["It is Mora.", " ".join(["word"] * 15)]
     conversations = [[{"role": "user", "content": "Q"}, {"role": "assistant", "content": a}] for a in answers]
-    rewards = gated_rewards(conversations, ["helpfulness"] * 2, helpfulness=brevity, safety=lambda c: 0 * brevity(c))
+    rewards = GatedReward(brevity, safety=lambda c: 0 * brevity(c))(conversations, ["helpfulness"] * 2)
     assert rewards.reward.tolist() == [0.0, -0.5]
     assert rewards.used_safety.tolist() == [False, False]
 

@@ -18,6 +18,7 @@ from rlhf.evaluation.divergence import answer_kls, answer_logprobs, require_same
 from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.policy import load_policy, load_tokenizer
+from rlhf.rewards.gate import GatedReward
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def minus_length(conversations: Sequence[Conversation]) -> torch.Tensor:
 
 def test_rewards_go_through_the_gate_and_empty_answers_get_the_lowest(accelerator: Accelerator) -> None:
     rows = [answer("a"), answer(""), answer("abc"), answer("ab", "safety")]
-    judged = with_rewards(rows, length, minus_length, accelerator)
+    judged = with_rewards(rows, GatedReward(length, minus_length), accelerator)
     assert [a.helpfulness for a in judged] == [1.0, 1.0, 3.0, 2.0]
     assert [a.safety for a in judged] == [-1.0, -3.0, -3.0, -2.0]
     assert [a.reward for a in judged] == [1.0, -3.0, -3.0, -2.0]  # -3 and -2 lie below the gate's -1.7346

@@ -225,6 +225,8 @@ def test_what_the_data_step_splits_takes_the_place_of_the_users_files() -> None:
     assert [plan[f"v{n}/rejection_sampling"].overrides["prompts"] for n in (1, 2)] == [
         f"runs/x/data/prompts_v{n}.jsonl" for n in (1, 2)
     ]
+    assert "earlier_prompts" not in plan["v1/rejection_sampling"].overrides
+    assert json.loads(plan["v2/rejection_sampling"].overrides["earlier_prompts"]) == ["runs/x/data/prompts_v1.jsonl"]
     assert json.loads(plan["v2/helpfulness_reward"].overrides["test_preferences"]) == [
         "runs/x/data/preferences_test.jsonl"
     ]
@@ -296,3 +298,24 @@ def test_bad_settings(changes: dict[str, Any], words: str) -> None:
 def test_a_version_is_a_folder(name: str) -> None:
     with pytest.raises(InputError, match="a name is a folder's name"):
         VersionConfig(name)
+
+
+def test_later_versions_mix_in_the_rows_of_ghost_attention() -> None:
+    """Without them V4, which starts from SFT again, obeyed less than V3 had before its Ghost Attention."""
+    told = (*DEFAULT_STEPS, "ghost_attention", "evaluate")
+    versions = (VersionConfig("v1"), VersionConfig("v2", told), VersionConfig("v3", told), VersionConfig("v4"))
+    plan = by_name(make_plan(config(versions=versions)))
+    mixed = [plan[f"v{n}/rejection_sampling"].overrides.get("mixed_data") for n in (1, 2, 3, 4)]
+    rows = [f"runs/x/v{n}/ghost_attention/rows.jsonl" for n in (2, 3)]
+    assert mixed[:2] == [None, None]
+    assert [json.loads(given) for given in mixed[2:] if given] == [rows[:1], rows]
+    assert "v3/ghost_attention" in dependencies(list(plan.values()))["v4/rejection_sampling"]
+
+
+def test_the_gate_s_threshold_of_a_sweep_goes_to_every_step_that_gates() -> None:
+    steps = ("preferences", "rewards", "gate_sweep", "sweep", "rejection_sampling", "ppo", "evaluate")
+    plan = by_name(make_plan(config(versions=(VersionConfig("v1", steps),))))
+    for name in ("temperature_sweep", "rejection_sampling", "ppo", "ppo_evaluation"):
+        assert plan[f"v1/{name}"].overrides["gate.threshold_from"] == "runs/x/v1/gate_sweep/gate_sweep.json", name
+    assert "seed" not in plan["v1/gate_sweep"].overrides
+    assert "gate.threshold_from" not in by_name(make_plan(config()))["v1/rejection_sampling"].overrides

@@ -13,6 +13,7 @@ from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.iteration.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
 from rlhf.iteration.selection import SelectionConfig, select
+from rlhf.rewards.gate import GatedReward
 from rlhf.sampling.protocol import Sample
 from rlhf.training.accelerator import make_accelerator
 
@@ -67,11 +68,30 @@ def test_the_pool_is_rescored_with_the_models_of_today() -> None:
     def brevity(conversations: list) -> torch.Tensor:
         return 10 - length(conversations)
 
-    rows, used_safety = rescore(earlier + drawn, prompts, length, brevity, make_accelerator(), "new")
+    rows, scores = rescore(earlier + drawn, prompts, GatedReward(length, brevity), make_accelerator(), "new")
     assert [row.reward for row in rows] == [5.0, 8.0, -3.0, -3.0, -3.0]
     assert [row.helpfulness for row in rows] == [5.0, 2.0, 13.0, 2.0, 13.0]
     assert [row.safety for row in rows] == [5.0, 8.0, -3.0, -3.0, -3.0]
-    assert used_safety.tolist() == [False, True, True, False, True]
+    assert scores.used_safety.tolist() == [False, True, True, False, True]
     assert {row.reward_model for row in rows} == {"new"}
     chosen = select(rows, SelectionConfig()).chosen
     assert [(row.prompt_id, row.version) for row in chosen] == [("h", "v1"), ("s", "v1")]
+
+
+def test_an_answer_that_a_reward_model_saw_cut_counts_as_unfinished_where_asked_for() -> None:
+    class Short:
+        """Takes five characters."""
+
+        def __call__(self, conversations: list) -> torch.Tensor:
+            self.too_long = [len(c[-1]["content"]) > 5 for c in conversations]
+            return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
+
+    rows = [completion("h", "v1", i, 0.0, text=text) for i, text in enumerate(("short", "too long"))]
+    prompts = {"h": Prompt("h", [{"role": "user", "content": "q"}])}
+    for too_long, finished, chosen in (("cut", [True, True], "too long"), ("unfinished", [True, False], "short")):
+        scored, scores = rescore(rows, prompts, GatedReward(Short(), too_long=too_long), make_accelerator(), "new")  # type: ignore[arg-type]
+        assert scores.too_long.tolist() == [False, True] and scores.safety is None
+        assert [row.finished for row in scored] == finished and {row.safety for row in scored} == {None}
+        assert [row.text for row in select(scored, SelectionConfig()).chosen] == [chosen]
+    with pytest.raises(InputError, match="1 of 2 answers with their prompts are longer than its context"):
+        rescore(rows, prompts, GatedReward(Short(), too_long="refuse"), make_accelerator(), "new")

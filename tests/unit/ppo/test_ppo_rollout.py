@@ -15,6 +15,7 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.ppo.rollout import Environment, prompt_stream, referee_figures, roll_out, rollout_figures
+from rlhf.rewards.gate import GatedReward
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.training.accelerator import make_accelerator
 
@@ -57,8 +58,7 @@ def _environment(tiny_tokenizer, sampler: ScriptedSampler | None = None, helpful
     return Environment(
         sampler or ScriptedSampler(),
         Renderer(tiny_tokenizer),
-        helpfulness or _by_question(HELPFULNESS),
-        _by_question(SAFETY),
+        GatedReward(helpfulness or _by_question(HELPFULNESS), _by_question(SAFETY)),
         SamplingParams(),
         make_accelerator(seed=0),
     )

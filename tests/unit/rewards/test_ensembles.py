@@ -13,7 +13,7 @@ from rlhf.errors import InputError
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.ensembles import RewardEnsemble
-from rlhf.rewards.gate import gated_rewards
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import reward_files
 
@@ -49,7 +49,7 @@ def test_mean_less_standard_deviation_by_hand() -> None:
     wary = RewardEnsemble(members, uncertainty_weight=0.5)(TALKS)
     assert wary.tolist() == pytest.approx([1.0 - 0.5 * spread[0], *(2.0 - 0.5 * s for s in spread[1:])])
     assert wary.dtype == torch.float32
-    rewards = gated_rewards(TALKS, ["helpfulness"] * 4, RewardEnsemble(members, 0.5), constant(torch.ones(4)))
+    rewards = GatedReward(RewardEnsemble(members, 0.5), constant(torch.ones(4)))(TALKS, ["helpfulness"] * 4)
     assert torch.equal(rewards.reward, wary)
 
 

@@ -120,7 +120,7 @@ def test_bad_input_gets_one_sentence(preferences: Path, tiny_policy_path: Path, 
     with pytest.raises(InputError, match="test_preferences: row 1 takes"):
         run(test_preferences=(str(long),))
     assert not (tmp_path / "o").exists() and not (tmp_path / "o.partial").exists()
-    too_long = config_class(tmp_path / "x", tiny_policy_path, (str(preferences),)).training
+    too_long = config_class(output=tmp_path / "x", policy=tiny_policy_path, preferences="x").training
     run(test_preferences=(str(long), str(preferences)), training=replace(too_long, too_long="skip"))
     assert json.loads((tmp_path / "o/accuracy.json").read_text())["pairs"] == 12
     skipped = json.loads((tmp_path / "o/mixture.json").read_text())["skipped"]["test_preferences"]
@@ -143,12 +143,12 @@ def test_what_was_skipped_is_saved_by_file_and_reason(
     shp |= {"human_ref_A": "the river .", "human_ref_B": "a goat ."}
     (tmp_path / "shp.jsonl").write_text(json.dumps(shp) + "\n" + json.dumps({**shp, "labels": None}) + "\n")
     config = config_class(
-        tmp_path / "out",
-        tiny_policy_path,
-        (str(mine),),
-        (str(preferences), str(tmp_path / "shp.jsonl")),
+        output=tmp_path / "out",
+        policy=tiny_policy_path,
+        preferences=str(mine),
+        other_preferences=(str(preferences), str(tmp_path / "shp.jsonl")),
         on_bad_row="skip",
-        training=replace(config_class(tmp_path, tmp_path, ("x",)).training, too_long="skip"),
+        training=replace(config_class(output=tmp_path, policy=tmp_path, preferences="x").training, too_long="skip"),
     )
     assert config.other_share == 0.5
     module.main(config)
@@ -175,6 +175,9 @@ def test_what_was_skipped_is_saved_by_file_and_reason(
 
 def test_nothing_short_enough(preferences: Path, tiny_policy_path: Path, tmp_path: Path) -> None:
     module, config_class = recipe("safety")
-    training = replace(config_class(tmp_path, tmp_path, ("x",)).training, too_long="skip", max_length=3)
+    training = replace(
+        config_class(output=tmp_path, policy=tmp_path, preferences="x").training, too_long="skip", max_length=3
+    )
     with pytest.raises(InputError, match="preferences: every pair of its own domain is too long"):
-        module.main(config_class(tmp_path / "out", tiny_policy_path, (str(preferences),), training=training))
+        fields = {"policy": tiny_policy_path, "preferences": str(preferences), "training": training}
+        module.main(config_class(output=tmp_path / "out", **fields))

@@ -341,18 +341,28 @@ def test_an_answer_is_cut_at_the_context_whatever_else_is_in_the_batch(
     room = context - len(renderer.prompt_ids(long))
     assert 0 < room < 40
     params = SamplingParams(max_new_tokens=60, temperature=1.0, top_k=20)
-    (alone,) = InProcessSampler(model, renderer).sample([long], 8, params)
-    together = InProcessSampler(model, renderer).sample([PROMPTS[0], long], 8, params, keys=[5, 0])
+    sampler = InProcessSampler(model, renderer, too_long="unfinished")
+    (alone,) = sampler.sample([long], 8, params)
+    together = sampler.sample([PROMPTS[0], long], 8, params, keys=[5, 0])
     assert token_ids([alone]) == token_ids(together[1:])
     assert max(len(sample.token_ids) for sample in alone) == room
 
 
-def test_a_prompt_longer_than_the_context_is_refused_before_sampling(
+def test_a_prompt_longer_than_the_context_is_cut_from_the_left(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    """By default it ends no run: it is answered as its end would be, with room for a whole answer."""
+    long, params = user("hello " + "goat " * 300 + "what is"), SamplingParams(max_new_tokens=60, temperature=0)
+    (cut,) = InProcessSampler(model, renderer).sample([long], 1, params)
+    limited = Renderer(renderer.tokenizer, max_length=256 - 60, cut=True)
+    assert 190 <= len(limited.prompt_ids(long)) <= 196
+    assert cut == InProcessSampler(model, limited).sample([long], 1, params)[0]
+
+
+def test_a_prompt_longer_than_the_context_can_be_refused_before_sampling(
     model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Decoder, "admit", lambda *args: pytest.fail("sampled"))
-    with pytest.raises(InputError, match=r"'goat goat.*tokens.*context is 256"):
-        InProcessSampler(model, renderer).sample([PROMPTS[0], user("goat " * 300)], 1, PARAMS)
+    with pytest.raises(InputError, match=r"'goat goat.*tokens.*context of 256.*set too_long to cut"):
+        InProcessSampler(model, renderer, too_long="refuse").sample([PROMPTS[0], user("goat " * 300)], 1, PARAMS)
 
 
 def test_the_model_comes_back_as_it_was(model: LlamaForCausalLM, renderer: Renderer) -> None:

@@ -1,0 +1,145 @@
+"""Direct Preference Optimization: fine-tune a policy on preferences without a reward model (arXiv 2305.18290).
+
+Not in the Llama 2 paper: the baseline beside its rejection sampling and PPO, on the same preferences. The policy learns
+to give the chosen answer a higher log-ratio to a frozen reference than the rejected one.
+
+    accelerate launch recipes/dpo.py --config recipes/configs/embedded/dpo.yaml
+
+Writes into the output folder: checkpoint/, dpo.json (held-out loss and accuracy of the implicit rewards, before and
+after), metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSources
+from rlhf.data.loading import load_preferences, sources_of
+from rlhf.errors import InputError
+from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
+from rlhf.models.fields import Checkpoint
+from rlhf.stage import open_stage
+from rlhf.training.config import OptimizerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from accelerate import Accelerator
+
+    from rlhf.finetuning.dpo import DPOPair
+
+
+def dpo_finetuning() -> FinetuningConfig:
+    """The rate and batch of the DPO paper's appendix B, one epoch; it warms up over 150 steps, here over a tenth."""
+    optimizer = OptimizerConfig(learning_rate=1e-6, warmup_fraction=0.1, weight_decay=0.0, batch_size=64, epochs=1)
+    return FinetuningConfig(train="last", on_bad_row="skip", optimizer=optimizer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(FinetuneStageConfig):
+    """Direct Preference Optimization.
+
+    Args:
+        policy: checkpoint folder to start from.
+        preferences: a file or hub name, or several; all their rows are trained on.
+        test_preferences: held-out pairs to measure before and after.
+        reference: checkpoint folder that the log-ratios are against, with the policy's tokenizer; null: the policy as
+            it starts.
+        beta: weight of the KL to the reference: the lower, the further the policy may move.
+        finetuning: length and schedule; a row of batch_size and micro_batch_size is a pair, and `train` must be last,
+            as it is by default.
+        seed: of the rows' order and dropout.
+    """
+
+    policy: Checkpoint
+    preferences: DataSources
+    test_preferences: DataSources = ()
+    reference: Checkpoint | None = None
+    beta: float = 0.1
+    finetuning: FinetuningConfig = field(default_factory=dpo_finetuning)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("preferences", "test_preferences"):
+            object.__setattr__(self, name, sources_of(getattr(self, name)))
+        if not self.preferences:
+            raise InputError("preferences: must name at least one file")
+        if self.beta <= 0:
+            raise InputError(f"beta: must be above 0, got {self.beta}")
+        if self.finetuning.train != "last":
+            raise InputError("finetuning.train: must be last; the earlier answers of a pair are its prompt")
+
+
+def main(config: DPOConfig) -> None:
+    stage = open_stage(config)
+    bad = config.finetuning.on_bad_row
+    rows = [row for source in config.preferences for row in load_preferences(source, on_bad_row=bad)]
+    test = [row for source in config.test_preferences for row in load_preferences(source, on_bad_row=bad)]
+
+    from rlhf.conversation import Renderer
+    from rlhf.evaluation.divergence import require_same_tokenizer
+    from rlhf.finetuning.dpo import dpo_pairs, dpo_task, with_reference
+    from rlhf.finetuning.supervised import AnswerLogprobs, training_renderer
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import RESUME, States, kept_states
+    from rlhf.training.loop import train
+    from rlhf.training.suspicion import suspicious_training
+
+    tokenizer = load_tokenizer(config.policy)
+    if config.reference is not None:
+        require_same_tokenizer(tokenizer, config.reference)
+    accelerator = make_accelerator(seed=config.seed)
+    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+        # the reference's log-probabilities, once
+        reference = load_policy(config.reference or config.policy).to(accelerator.device)
+        longest = training_renderer(tokenizer, reference, config.finetuning).max_length or config.finetuning.max_length
+        renderer = Renderer(tokenizer)
+        pairs, held_out = (
+            with_reference(dpo_pairs(part, renderer, longest, bad, name), reference, renderer.pad_token_id, accelerator)
+            for part, name in ((rows, "preferences"), (test, "test_preferences"))
+        )
+        del reference
+
+        # train
+        policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
+        task = dpo_task(config.beta, renderer.pad_token_id)
+        model = AnswerLogprobs(policy, packing=config.finetuning.packing)
+        states = States(folder / RESUME, config.finetuning.checkpoint_every)
+        optimizer = config.finetuning.optimizer
+        result = train(
+            model, pairs, task, optimizer, accelerator, stage.log, seed=config.seed, name="dpo", states=states
+        )
+        policy.eval()
+        figures: dict[str, Any] = {"pairs": len(pairs), "left_out": len(rows) - len(pairs), "beta": config.beta}
+        if held_out:
+            figures["test"] = heldout_figures(config.beta, held_out, policy, renderer.pad_token_id, accelerator)
+        stage.write_json("dpo.json", figures)
+        stage.closing.rows(len(pairs), {"too long": len(rows) - len(pairs)} if len(rows) > len(pairs) else {})
+        stage.closing.figures(**result.figures(), **figures.get("test", {}))
+        stage.closing.suspect(suspicious_training(result))
+        merge = config.adapter is None or config.adapter.merge
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
+
+
+def heldout_figures(
+    beta: float, pairs: Sequence[DPOPair], policy: Any, pad_id: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """Loss and accuracy of the implicit rewards on held-out pairs; without training they are 0.693 and one half."""
+    import torch
+
+    from rlhf.finetuning.dpo import with_reference
+    from rlhf.objectives.dpo import dpo_loss, implicit_reward
+
+    scored = with_reference(pairs, policy, pad_id, accelerator)  # the policy in the reference's place
+    own, other = (torch.tensor([pair.reference for pair in part]) for part in (scored, pairs))
+    chosen, rejected = implicit_reward(own.flatten(), other.flatten(), beta).view(-1, 2).unbind(1)
+    accuracy = (0.5 + 0.5 * (chosen - rejected).sign()).mean()
+    return {"test_loss": float(dpo_loss(chosen, rejected).mean()), "test_accuracy": float(accuracy)}
+
+
+if __name__ == "__main__":
+    run_recipe(main, DPOConfig)

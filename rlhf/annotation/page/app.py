@@ -1,0 +1,162 @@
+"""The page's server: what it shows and what it keeps. Every answer of /api is JSON; the page's script asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from rlhf.annotation.labelling import preferences_of
+from rlhf.annotation.page.guard import Guard
+from rlhf.annotation.page.rendering import render, render_guidelines
+from rlhf.annotation.protocol import Judgement
+from rlhf.annotation.store import FullError, Shown, Store
+from rlhf.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+LONGEST_NAME = 60
+SKIP_REASONS = (
+    "both answers are equally good",
+    "both answers are unreadable",
+    "I know too little of the subject",
+    "I prefer an answer that is unsafe to one that is safe",
+    "the prompt is unclear",
+)
+FILES = {"annotate.js": "text/javascript", "annotate.css": "text/css"}
+
+
+def default_guidelines() -> str:
+    """The guidelines that are shown where the user has none, Markdown."""
+    return _file("guidelines.md")
+
+
+def make_app(store: Store, token: str, guidelines: str) -> Guard:
+    """The server of one store.
+
+    Args:
+        store: whose pairs are shown and which keeps the judgements; open it `durable`.
+        token: the first part of every path.
+        guidelines: Markdown, shown beside the pairs.
+    """
+    from fastapi import FastAPI
+    from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+    from jinja2 import Environment
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    template = Environment(autoescape=True).from_string(_file("page.html.j2"))
+    page = template.render(guidelines=render_guidelines(guidelines), skip_reasons=SKIP_REASONS)
+    files = {name: _file(name) for name in FILES}
+
+    @app.exception_handler(InputError)
+    def refused(request: Any, error: InputError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status_code=409 if isinstance(error, FullError) else 422)
+
+    @app.get("/")
+    def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/file/{name}")
+    def file(name: str) -> Response:
+        return Response(files[name], media_type=FILES[name]) if name in files else Response(status_code=404)
+
+    @app.get("/api/next")
+    def next_pair(annotator: str, after: int | None = None) -> dict[str, Any]:
+        name = _name(annotator)
+        return _state(store, name, store.lease(name, after=after))
+
+    @app.post("/api/judge")
+    def judge(body: dict[str, Any]) -> dict[str, Any]:
+        name = _name(body.get("annotator"))
+        shown = store.shown(_number(body, "item"), name)
+        store.keep(shown.batch, judgement_of(body, shown, name))
+        return _state(store, name, None)
+
+    @app.post("/api/undo")
+    def undo(body: dict[str, Any]) -> dict[str, Any]:
+        name = _name(body.get("annotator"))
+        undone = store.undo(name, number=_number(body, "judgement"))
+        return _state(store, name, undone and undone[0]) | {"was": undone and _as_shown(*undone)}
+
+    @app.get("/export.jsonl")
+    def export() -> StreamingResponse:
+        return StreamingResponse(export_lines(store), media_type="application/x-ndjson")
+
+    return Guard(app, token)
+
+
+def export_lines(store: Store) -> Iterator[str]:
+    """The rows of all people's batches as JSON lines (rlhf.data.rows.Preference)."""
+    import json
+
+    for batch in store.batches(people=True):
+        for rows in preferences_of(store, batch).values():
+            yield from (json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
+
+
+def judgement_of(body: dict[str, Any], shown: Shown, annotator: str) -> Judgement:
+    """The judgement that the page's script sends: of left and right, which the store knows as a and b.
+
+    Raises:
+        InputError: a field that is not what it should be; for a pair of domain safety also a missing safety label.
+    """
+    seconds = body.get("seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e7:
+        raise InputError(f"seconds: must be a number of 0 or above, got {seconds!r}")
+    common: dict[str, Any] = {"left": shown.left, "seconds": round(float(seconds), 2)}
+    if body.get("skipped"):
+        return Judgement(shown.pair.id, annotator, None, skipped=str(body["skipped"])[:500], **common)
+    choice, strength = body.get("choice"), body.get("strength")
+    if choice not in ("left", "right"):
+        raise InputError(f"choice: must be left or right, got {choice!r}")
+    if strength is None:
+        raise InputError("strength: say how much better the answer is")
+    other = "right" if choice == "left" else "left"
+    labels = body.get(f"{choice}_safe"), body.get(f"{other}_safe")
+    if shown.pair.domain == "safety" and None in labels:
+        raise InputError("safety: say of both answers whether they are safe")
+    chosen = shown.left if choice == "left" else "b" if shown.left == "a" else "a"
+    return Judgement(shown.pair.id, annotator, chosen, strength, *labels, **common)
+
+
+def _as_shown(shown: Shown, judgement: Judgement) -> dict[str, Any]:
+    """A judgement in the page's words, left and right."""
+    if judgement.choice is None:
+        return {"skipped": judgement.skipped}
+    chosen, other = ("left", "right") if judgement.choice == shown.left else ("right", "left")
+    labels = {f"{chosen}_safe": judgement.chosen_safe, f"{other}_safe": judgement.rejected_safe}
+    return {"choice": chosen, "strength": judgement.strength, **labels}
+
+
+def _state(store: Store, annotator: str, shown: Shown | None) -> dict[str, Any]:
+    counts = store.counts(annotator)
+    progress = {"mine": counts.mine, "kept": counts.kept, "wanted": counts.wanted, "newest": counts.newest}
+    if shown is None:
+        return {"pair": None, "progress": progress}
+    left, right = (shown.pair.a, shown.pair.b) if shown.left == "a" else (shown.pair.b, shown.pair.a)
+    pair = {
+        "item": shown.item,
+        "domain": shown.pair.domain,
+        "messages": [{"role": m["role"], "html": render(m["content"])} for m in shown.pair.messages],
+        "left": render(left),
+        "right": render(right),
+    }
+    return {"pair": pair, "progress": progress}
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME or not value.isprintable():
+        raise InputError(f"annotator: must be a name of at most {LONGEST_NAME} characters")
+    return value.strip()
+
+
+def _number(body: dict[str, Any], name: str) -> int:
+    value = body.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
+        raise InputError(f"{name}: must be a number, got {value!r}")
+    return value
+
+
+def _file(name: str) -> str:
+    return resources.files("rlhf.annotation.page").joinpath(name).read_text(encoding="utf-8")

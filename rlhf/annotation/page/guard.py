@@ -1,0 +1,83 @@
+"""Who may ask the page's server: the same machine, the same page, with the secret of the address."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+HOSTS = ("127.0.0.1", "localhost", "[::1]")
+LONGEST_BODY = 64 * 1024
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
+
+class Guard:
+    """An ASGI application around another: refuses what does not come from the page itself, before it is looked at.
+
+    Refused are another host's name (a rebound name of another site), another origin, a request that another site made
+    the browser send, a path with dots or escapes, a wrong token, a body that is not JSON or is too long. Every answer
+    carries `HEADERS`: no script, style or address but the page's own, in no frame, and never cached.
+    """
+
+    def __init__(self, app: App, token: str) -> None:
+        self._app, self._token = app, token.encode()
+
+    async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message.get("headers", []), *own]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is None:
+            path = "/" + scope["path"].split("/", 2)[2]
+            await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send_with_headers)
+            return
+        status, text = refusal
+        plain = [(b"content-type", b"text/plain; charset=utf-8")]
+        await send_with_headers({"type": "http.response.start", "status": status, "headers": plain})
+        await send({"type": "http.response.body", "body": (text + "\n").encode()})
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get("host", "")
+        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+        if name not in HOSTS:
+            return 403, "this server answers to its own machine's names only"
+        if headers.get("origin", f"http://{host}") != f"http://{host}":
+            return 403, "requests of other sites are refused"
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return 403, "requests of other sites are refused"
+        path, raw = scope["path"], scope.get("raw_path") or scope["path"].encode()
+        if ".." in path or "/." in path or "\\" in path or b"%" in raw.partition(b"?")[0]:
+            return 400, "this path is refused"
+        token, separator, _ = path.removeprefix("/").partition("/")
+        if not separator or not hmac.compare_digest(token.encode(), self._token):
+            return 403, "this address is not valid; take the one that `rlhf annotate` prints"
+        if scope["method"] not in ("GET", "POST"):
+            return 405, "only GET and POST are answered"
+        if scope["method"] == "POST":
+            if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                return 415, "a request must be JSON"
+            length = headers.get("content-length", "")
+            if not length.isdecimal() or int(length) > LONGEST_BODY:
+                return 413, f"a request must say its length, at most {LONGEST_BODY} bytes"
+        return None

@@ -1,0 +1,110 @@
+"""`rlhf annotate`: finds or makes the store, and serves its page on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+import socket
+from pathlib import Path
+
+from rlhf.annotation.protocol import Pair
+from rlhf.annotation.store import Store
+from rlhf.data.jsonl import read_rows
+from rlhf.errors import InputError
+
+HOST = "127.0.0.1"
+STORES = ("labels.sqlite", "*.labels.sqlite", "v*/*.labels.sqlite")
+
+
+def find_store(what: Path, labels: int | None = None) -> Path:
+    """The store of a run's folder, a store itself, or the one beside a file of pairs, which is made from it.
+
+    Args:
+        what: folder of a run or of its stages; a `.sqlite` file; or a file of pairs or preferences (rows of
+            `rlhf.annotation.protocol.Pair`, JSONL and the like). Pairs that are added to the file later join the store.
+        labels: judgements that each pair of a file wants; None: 1, or what the store has.
+
+    Raises:
+        InputError: there is no such thing, or no store in the folder; or a row is no pair, with file and line.
+    """
+    if what.is_dir():
+        found = [path for pattern in STORES for path in sorted(what.glob(pattern))]
+        if not found:
+            raise InputError(
+                f"{what}: no judgements are asked for here (there is no labels.sqlite); start the collection with"
+                " `annotator: people`, or name a file of pairs"
+            )
+        if len(found) > 1:
+            raise InputError(f"{what}: has {len(found)} stores ({', '.join(map(str, found))}); name one of them")
+        return found[0]
+    if not what.exists():
+        raise InputError(f"{what}: there is no such file or folder; name a run, a .sqlite store or a file of pairs")
+    if what.suffix == ".sqlite":
+        return what
+    pairs: list[Pair] = []
+    for number, row in read_rows(what):
+        try:
+            pairs.append(Pair.from_dict(row))
+        except InputError as error:
+            raise InputError(f"{what}:{number}: {error}") from error
+    path = what.with_name(f"{what.name}.labels.sqlite")
+    with Store(path) as store:
+        store.add_batch(what.name, pairs, labels=labels or 1)
+    return path
+
+
+def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None) -> None:
+    """Serve the page of a store until it is interrupted; the address, secret and all, is printed first.
+
+    The same store has the same address each time: an open page goes on when the server is back.
+
+    Raises:
+        InputError: the port is taken, the guidelines cannot be read, or the extra `annotate` is not installed.
+    """
+    missing = [name for name in ("fastapi", "uvicorn", "markdown_it") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"annotate: {', '.join(missing)} is missing; install it with `pip install 'rlhf[annotate]'`")
+    try:
+        text = None if guidelines is None else guidelines.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"guidelines: {guidelines} cannot be read ({error}); name a Markdown file") from error
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError as error:
+        listener.close()
+        raise InputError(f"port: {port} cannot be had ({error.strerror}); name another with --port") from error
+
+    import uvicorn
+
+    from rlhf.annotation.page.app import default_guidelines, make_app
+
+    with Store(path, durable=True) as store:
+        if not store.batches(people=True):
+            listener.close()
+            raise InputError(f"{path}: has no pairs for people; name a file of pairs, or the run that asks people")
+        token = store.setting("token", lambda: secrets.token_urlsafe(24))
+        app = make_app(store, token, text if text is not None else default_guidelines())
+        progress = [store.progress(batch) for batch in store.batches(people=True)]
+        wanted, kept = sum(batch.wanted for batch in progress), sum(batch.kept for batch in progress)
+        print(f"{kept} of {wanted} judgements are there, in {path}")
+        address = f"http://{HOST}:{listener.getsockname()[1]}/{token}/"
+        print(f"open {address} in a browser of this machine; Ctrl-C ends, everything is kept", flush=True)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def export(path: Path, output: Path) -> int:
+    """Write the judgements of people's batches as rows of `rlhf.data.rows.Preference`; return how many."""
+    from rlhf.annotation.page.app import export_lines
+
+    if output.exists():
+        raise InputError(f"export: {output} exists already; name another file, or remove it")
+    with Store(path) as store:
+        lines = list(export_lines(store))
+    if not lines:
+        raise InputError(f"export: {path} has no judgements yet")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("".join(lines), encoding="utf-8")
+    return len(lines)

@@ -1,0 +1,45 @@
+"""What this machine has. Loads no torch where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from rlhf.iteration.processes import has_gpu
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """cores: of the CPU, for this process. memory: of the CPU, in GiB. gpus: how many. gpu_memory: of one, in GiB."""
+
+    cores: int
+    memory: float
+    gpus: int = 0
+    gpu_memory: float = 0.0
+
+    @property
+    def slots(self) -> int:
+        """Processes that run side by side: one a GPU, or one a core."""
+        return self.gpus or self.cores
+
+    @property
+    def memory_of_one(self) -> float:
+        """GiB that one of them has to itself."""
+        return self.gpu_memory if self.gpus else self.memory / self.cores
+
+
+def this_machine() -> Machine:
+    """The machine that this runs on."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory().total / GIB
+    if not has_gpu():
+        return Machine(cores, memory)
+    import torch
+
+    gpus = torch.cuda.device_count()
+    of_one = min((torch.cuda.get_device_properties(i).total_memory / GIB for i in range(gpus)), default=0.0)
+    return Machine(cores, memory, gpus, of_one)

@@ -1,0 +1,210 @@
+"""`rlhf new`: a run's folder with its plan and one YAML file a recipe, ready for `rlhf run`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf.data.loading import is_local, load_preferences, load_prompts
+from rlhf.errors import InputError
+from rlhf.iteration.steps import read_steps
+from rlhf.rewards.specs import reward_files
+from rlhf.stage import require_files
+from rlhf.start.look import ChatModel, look_at
+from rlhf.start.machine import Machine, this_machine
+from rlhf.start.sizing import Data, Settings, option_tree, settings_for, sizes_for
+
+PLAN_FILE = "plan.yaml"
+CONFIG_FOLDER = "config"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks `rlhf new` for.
+
+    Args:
+        run: folder of the run; must not exist.
+        chat: chat checkpoint to start from.
+        prompts: files or hub names of prompts; none: the preferences' own.
+        test_prompts: held-out prompts of the user's; none: split off.
+        helpfulness_preferences, safety_preferences: files or hub names of preferences.
+        helpfulness, safety: rewards that are there already, in place of preferences.
+        versions: how many; the last one ends with PPO.
+        ppo: whether it does.
+    """
+
+    run: Path
+    chat: Path
+    prompts: tuple[str, ...] = ()
+    test_prompts: tuple[str, ...] = ()
+    helpfulness_preferences: tuple[str, ...] = ()
+    safety_preferences: tuple[str, ...] = ()
+    helpfulness: str | None = None
+    safety: str | None = None
+    versions: int = 3
+    ppo: bool = True
+
+    def __post_init__(self) -> None:
+        if self.run.exists():
+            raise InputError(f"run: {self.run} exists already; name another, or go on with `rlhf run {self.run}`")
+        if self.versions < 1:
+            raise InputError(f"versions: must be at least 1, got {self.versions}")
+        for domain in ("helpfulness", "safety"):
+            if getattr(self, domain) is not None and getattr(self, f"{domain}_preferences"):
+                raise InputError(f"{domain}: give a reward or preferences to train one on, not both")
+        if self.helpfulness is None and not self.helpfulness_preferences:
+            raise InputError(
+                "preferences: name preferences (--preferences FILE …) or a reward that is there already "
+                "(--reward FOLDER or --reward package.module:function)"
+            )
+        if not (self.prompts or self.helpfulness_preferences or self.safety_preferences):
+            raise InputError("prompts: name files of prompts (--prompts FILE …)")
+
+
+def new_run(request: Request, machine: Machine | None = None) -> list[str]:
+    """Look at the model and the files, write the run's folder, and return what to tell the user, line by line.
+
+    Raises:
+        InputError: something named is not there or not what it has to be; then nothing is written.
+    """
+    machine = machine or this_machine()
+    for option in ("prompts", "test_prompts", "helpfulness_preferences", "safety_preferences"):
+        for source in getattr(request, option):
+            if is_local(source):
+                require_files(**{option: source})
+    reward_files(reward=request.helpfulness, safety_reward=request.safety)
+    data = _count(request)
+    model = look_at(request.chat)
+    settings = settings_for(model, machine, data)
+    plan = _plan(request, machine)
+    recipes = _recipes_of(plan)
+    folder = request.run / CONFIG_FOLDER
+    folder.mkdir(parents=True)
+    for recipe in recipes:
+        (folder / f"{recipe}.yaml").write_text(_yaml_file(recipe, request, settings.get(recipe, {})), encoding="utf-8")
+    (request.run / PLAN_FILE).write_text(_plan_file(plan, request), encoding="utf-8")
+    return _summary(request, machine, model, data)
+
+
+def _count(request: Request) -> Data:
+    """How much data there is: one read of every file, whose bad rows are left for the run to count."""
+    domains = {"helpfulness": request.helpfulness_preferences, "safety": request.safety_preferences}
+    pairs = {
+        domain: sum(len(load_preferences(source, on_bad_row="skip")) for source in sources)
+        for domain, sources in domains.items()
+    }
+    prompts = sum(len(load_prompts(source, on_bad_row="skip")) for source in request.prompts) or sum(pairs.values())
+    return Data(max(pairs.values()), prompts // request.versions, all(pairs.values()))
+
+
+def _plan(request: Request, machine: Machine) -> dict[str, Any]:
+    """The content of plan.yaml."""
+    given = {
+        "policy": str(request.chat),
+        "prompts": list(request.prompts),
+        "test_prompts": list(request.test_prompts),
+        "helpfulness_preferences": list(request.helpfulness_preferences),
+        "safety_preferences": list(request.safety_preferences),
+        "helpfulness": request.helpfulness,
+        "safety": request.safety,
+    }
+    trained = [f"{domain}_reward" for domain in ("helpfulness", "safety") if given[f"{domain}_preferences"]]
+    versions: list[dict[str, Any]] = []
+    for number in range(1, request.versions + 1):
+        steps = [*(trained if number == 1 else []), "rejection_sampling", "evaluate"]
+        if request.ppo and number == request.versions:
+            steps += ["ppo", "evaluate"]
+        versions.append({"name": f"v{number}", "steps": steps})
+    side_by_side = min(machine.slots, 2) if not machine.gpus else machine.gpus
+    return {
+        "run": str(request.run),
+        "configs": str(request.run / CONFIG_FOLDER),
+        "inputs": {name: value for name, value in given.items() if value},
+        "start": ["data"],
+        "versions": versions,
+        "slots": machine.slots,
+        "processes": {"rejection_sampling": side_by_side, "ppo": side_by_side, "evaluate": side_by_side},
+        "seed": 0,
+    }
+
+
+def _recipes_of(plan: Mapping[str, Any]) -> list[str]:
+    steps = [*read_steps(plan["start"], "start")]
+    for version in plan["versions"]:
+        steps += read_steps(version["steps"], version["name"])
+    return list(dict.fromkeys(step.kind.recipe for step in steps))
+
+
+def _plan_file(plan: Mapping[str, Any], request: Request) -> str:
+    notes = {
+        "inputs": "what the run is given; policy is the chat model that every version's fine-tuning starts from",
+        "start": "steps before the first version: the files are split, nothing held out is read by any training",
+        "versions": "a version is a list of steps; docs/recipes/iterative_rlhf.md has them all",
+        "slots": "processes at once, over all stages: GPUs, or cores",
+        "processes": "of one stage",
+    }
+    lines = [
+        "# The plan of this run. What is done, what is next and why: rlhf plan " + str(request.run),
+        "# To start it, or to go on after a stop:                    rlhf run " + str(request.run),
+    ]
+    for name, value in plan.items():
+        if name in notes:
+            lines.append(f"# {notes[name]}")
+        if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
+            lines.append(f"{name}:")
+            entries = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, entry in entries:
+                text = json.dumps(entry, ensure_ascii=False)
+                lines.append(f"  - {text}" if isinstance(value, list) else f"  {key}: {text}")
+        else:
+            lines.append(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_file(recipe: str, request: Request, settings: Settings) -> str:
+    """One recipe's settings, a comment at each value."""
+    lines = [
+        f"# Settings of recipes/{recipe}.py in the run {request.run}. The plan adds what it reads and where it writes.",
+        f"# All options: python recipes/{recipe}.py --help",
+    ]
+    return "\n".join([*lines, *_yaml_lines(option_tree(settings), 0)]) + "\n"
+
+
+def _yaml_lines(tree: Mapping[str, Any], depth: int) -> list[str]:
+    lines = []
+    for name, value in tree.items():
+        indent = "  " * depth
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_yaml_lines(value, depth + 1)]
+        else:
+            content, why = value
+            lines.append(f"{indent}{name}: {_scalar(content)}  # {why}")
+    return lines
+
+
+def _scalar(value: object) -> str:
+    """A value as YAML reads it back: 1e-4 would be a text."""
+    if isinstance(value, float):
+        mantissa, _, exponent = f"{value:g}".partition("e")
+        return f"{float(mantissa)}e{exponent}" if exponent else str(value)
+    return json.dumps(value)
+
+
+def _summary(request: Request, machine: Machine, model: ChatModel, data: Data) -> list[str]:
+    sizes = sizes_for(model, machine)
+    how = f"LoRA adapters of rank {sizes.rank}" if sizes.adapter else "whole weights"
+    base = ", base in 4 bit" if sizes.nf4 else ""
+    where = f"{machine.gpus} GPUs of {machine.gpu_memory:.0f} GiB" if machine.gpus else f"{machine.cores} CPU cores"
+    return [
+        f"model     {model.architecture}, {model.parameters / 1e6:,.0f}M weights in {model.dtype}, "
+        f"context {model.context or 'not said'}, answers end with {' or '.join(model.end_tokens)}",
+        f"machine   {where}, {machine.memory:.0f} GiB of memory",
+        f"data      {data.pairs} pairs in the larger domain, about {data.prompts} prompts a version",
+        f"training  {how}{base} ({sizes.why})",
+        *(f"warning   {warning}" for warning in model.warnings),
+        f"written   {request.run / PLAN_FILE} and {request.run / CONFIG_FOLDER}/: every value has its reason beside it",
+        f"next      rlhf plan {request.run}, then rlhf run {request.run}",
+    ]

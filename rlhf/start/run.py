@@ -1,0 +1,59 @@
+"""A plan, run from one end to the other: the driver, the summary, the report."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import partial
+
+import yaml
+
+from rlhf.configuration import to_dict
+from rlhf.iteration.checks import check_plan
+from rlhf.iteration.config import IterativeConfig
+from rlhf.iteration.driver import Driver, StageFailed
+from rlhf.iteration.plan import RECIPES, make_plan
+from rlhf.iteration.summary import write_summary
+from rlhf.stage import package_versions
+
+
+def run_plan(config: IterativeConfig) -> None:
+    """Run what has to run, write summary.json and the report; goes on where an earlier call was stopped.
+
+    Raises:
+        InputError: the plan or a stage's settings are wrong; nothing was started.
+        SystemExit: 1 where a stage failed, 130 where the user stopped it.
+    """
+    for option in ("strict", "fresh"):
+        if getattr(config, option):
+            os.environ[f"RLHF_{option.upper()}"] = "true"  # for every stage: it changes nothing of a result
+    stages = make_plan(config)
+    check_plan(stages)
+    try:
+        watch = {"stalled_minutes": config.stalled_minutes, "end_stalled": config.end_stalled}
+        Driver(stages, config.run, config.slots, **watch).execute(begin=partial(record_config, config))
+    except StageFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"figures: {write_summary(config.run, stages)}")
+
+    from rlhf.report import build_report
+
+    print(f"report:  {build_report(config.run)}")
+
+
+def record_config(config: IterativeConfig) -> None:
+    """Write the run's config.yaml: the resolved config, package versions and the git commit."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=RECIPES,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    content = {"config": to_dict(config), "packages": package_versions(), "git_commit": commit or None}
+    (config.run / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

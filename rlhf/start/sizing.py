@@ -1,0 +1,210 @@
+"""Settings for one model, one machine and so much data: each value with the reason for it.
+
+What the paper fixes is kept for models of its size that are trained whole. For what is smaller, or trained by adapters,
+the values come from trials on a chat model of 135M parameters with real preferences, and from the QLoRA report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlhf.start.look import ChatModel
+from rlhf.start.machine import GIB, Machine
+
+Settings = dict[str, tuple[object, str]]
+"""Dotted option -> value and reason."""
+
+BYTES_WHOLE = 16
+"""A weight trained whole: float32 weight, gradient and AdamW's two moments."""
+TINY = 2e7
+"""Weights of a model whose training a CPU does not feel."""
+ROLES = 5
+"""Of PPO: policy, reference, value and two reward models."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """How much there is: preference pairs and prompts to train on, and whether each domain has pairs."""
+
+    pairs: int
+    prompts: int
+    two_domains: bool
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What follows from model and machine.
+
+    Args:
+        adapter: train LoRA adapters on one frozen base, and not the weights.
+        rank: of the adapters.
+        nf4: hold the base in 4 bit.
+        answer: most new tokens.
+        length: most tokens of a trained dialogue.
+        micro_batch: rows a forward pass.
+        small: a model of less than a billion weights.
+        why: in words, why adapters or not.
+    """
+
+    adapter: bool
+    rank: int
+    nf4: bool
+    answer: int
+    length: int
+    micro_batch: int
+    small: bool
+    why: str
+
+
+def sizes_for(model: ChatModel, machine: Machine) -> Sizes:
+    """Whole weights where PPO's five models take less than half the memory, and on a CPU only where they are tiny.
+
+    Else adapters; over 4 bit where 16 bit would take half the memory of a GPU.
+    """
+    small = model.parameters < 1e9
+    whole = (2 * BYTES_WHOLE + 3 * 4) * model.parameters / GIB
+    available = machine.memory_of_one
+    adapter = whole > 0.5 * available or (not machine.gpus and model.parameters > TINY)
+    nf4 = bool(machine.gpus) and 2 * model.parameters / GIB > 0.5 * available
+    context = model.context or 4096
+    answer = min(128 if small and not machine.gpus else 512, context // 4)
+    length = min(384 if small and not machine.gpus else 2048, context)
+    room = available - (0.6 if nf4 else 4 if not machine.gpus else 2) * model.parameters / GIB
+    micro_batch = max(1, min(8, 2 ** int(math.log2(max(1.0, 8 * room / (model.parameters / 1e9 + 0.1) / 16)))))
+    comparison = f"PPO's {ROLES} models trained whole are {whole:.1f} GiB, a process has {available:.1f}"
+    return Sizes(adapter, 16 if small else 64, nf4, answer, length, micro_batch, small, comparison)
+
+
+def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Settings]:
+    """Recipe -> its settings."""
+    sizes = sizes_for(model, machine)
+    return {
+        "prepare_data": {
+            "on_bad_row": ("skip", "bad rows are left out, counted and said"),
+            "rounds": ("share", "new prompts each round, as in the paper; all: the same ones each time"),
+            "max_prompt_characters": (4 * (sizes.length - sizes.answer), "room for the answer, at about 4 a token"),
+        },
+        "helpfulness_reward": _reward(sizes, data, "other_share", 0.5),
+        "safety_reward": _reward(sizes, data, "other_share", 0.1),
+        "temperature_sweep": {"sampling.max_new_tokens": (sizes.answer, "as in rejection sampling")},
+        "rejection_sampling": {
+            "num_samples": (8 if sizes.small else 16, "K answers a prompt; 10 to 100 in the paper"),
+            **_sampling(sizes),
+            **_trained(sizes),
+            **_optimizer(
+                "finetuning.optimizer",
+                sizes,
+                rate=(1e-3, 1e-4, 2e-5),
+                epochs=5 if sizes.small else 2,
+                batch=_batch(max(data.prompts, 1), 64),
+            ),
+            "finetuning.max_length": (sizes.length, "most tokens of a dialogue"),
+        },
+        "ppo": _ppo(sizes, data),
+        "evaluate": {
+            **_sampling(sizes),
+            "samples_per_prompt": (1, "more narrow the intervals"),
+            "max_prompt_tokens": (sizes.length, "longer test prompts are left out, and said"),
+        },
+    }
+
+
+def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
+    settings: Settings = {
+        share: (of_other if data.two_domains else 0.0, "of the other domain's pairs, as the paper mixes"),
+        "on_bad_row": ("skip", "bad rows are left out, counted and said"),
+        "training.max_length": (sizes.length, "most tokens of a dialogue; oldest turns go first"),
+        "training.too_long": ("skip", "a pair whose last turn alone is longer"),
+        "training.centering_weight": (0.01, "keeps the scores' mean near 0, where the safety gate reads them"),
+    }
+    if sizes.adapter:
+        settings["training.adapter.r"] = (sizes.rank, "LoRA rank")
+        settings["training.adapter.merge"] = (False, "an adapter on the chat model, which PPO's roles share")
+    if sizes.nf4:
+        settings["training.quantization"] = ("nf4", "the base in 4 bit")
+    batch = _batch(data.pairs, 512)
+    settings |= _optimizer("training.optimizer", sizes, rate=(3e-4, 1e-4, 1e-5), epochs=1, batch=batch)
+    steps = math.ceil(max(1, data.pairs) / batch)
+    settings["training.optimizer.warmup_min_steps"] = (
+        min(5, steps // 10),
+        "the paper's 5, where steps allow",
+    )
+    return settings
+
+
+def _sampling(sizes: Sizes) -> Settings:
+    return {
+        "sampling.temperature": (0.7, "readable, still varied; recipes/temperature_sweep.py finds the best"),
+        "sampling.top_k": (50, "a small model's tail is noise"),
+        "sampling.max_new_tokens": (sizes.answer, "longer answers are cut, and never kept"),
+    }
+
+
+def _trained(sizes: Sizes) -> Settings:
+    settings: Settings = {}
+    if sizes.adapter:
+        settings["adapter.r"] = (sizes.rank, f"LoRA rank: {sizes.why}")
+        settings["adapter.merge"] = (False, "an adapter on the chat model, which PPO's roles share")
+    if sizes.nf4:
+        settings["quantization"] = ("nf4", "the base in 4 bit")
+    return settings
+
+
+def _optimizer(group: str, sizes: Sizes, rate: tuple[float, float, float], epochs: int, batch: int) -> Settings:
+    """rate: of an adapter on a small model, of an adapter on a larger one, of whole weights."""
+    found = rate[2] if not sizes.adapter else rate[0] if sizes.small else rate[1]
+    settings: Settings = {
+        f"{group}.learning_rate": (found, "for adapters" if sizes.adapter else "the paper's, for whole weights"),
+        f"{group}.epochs": (epochs, "passes over the rows"),
+        f"{group}.batch_size": (batch, "rows a step: at least about fifty steps where the rows allow"),
+        f"{group}.micro_batch_size": (
+            min(sizes.micro_batch, batch),
+            "rows a forward pass; changes no result",
+        ),
+    }
+    if not sizes.small:
+        settings[f"{group}.gradient_checkpointing"] = (True, "time for memory")
+    return settings
+
+
+def _ppo(sizes: Sizes, data: Data) -> Settings:
+    settings: Settings = {}
+    if sizes.adapter:
+        settings["roles"] = ("shared", f"adapters and heads on one base: {sizes.why}")
+    if sizes.nf4:
+        settings["quantization"] = ("nf4", "the base in 4 bit")
+    batch = 32 if sizes.small else 512
+    minibatch = 16 if sizes.small else 64
+    rate = 1e-6 if not sizes.adapter else 1e-4 if sizes.small else 1e-5
+    return settings | {
+        "max_prompt_tokens": (sizes.length, "longer prompts are left out, and said"),
+        "sampling.max_new_tokens": (sizes.answer, "an answer without an end pays a penalty"),
+        "ppo.iterations": (20 if sizes.small else 200, "at most; 200 to 400 in the paper"),
+        "ppo.batch_size": (batch, "answers an iteration; 512 in the paper"),
+        "ppo.beta": (0.01, "weight of the KL, the paper's"),
+        "ppo.evaluate_every": (5 if sizes.small else 10, "held-out prompts decide which checkpoint is kept"),
+        "ppo.max_kl": (20.0, "nats an answer; beyond it the policy has left the reward models' ground"),
+        "ppo.optimizer.learning_rate": (rate, "constant" + ("" if sizes.adapter else "; the paper's")),
+        "ppo.optimizer.batch_size": (minibatch, "a step's answers; 64 in the paper"),
+        "ppo.optimizer.micro_batch_size": (min(sizes.micro_batch, minibatch), "rows a forward pass, by memory"),
+        "ppo.sampling_batch_size": (batch if sizes.small else 128, "answers written side by side"),
+    }
+
+
+def _batch(rows: int, most: int) -> int:
+    """A power of two between 8 and `most` that leaves fifty steps where the rows allow."""
+    return max(8, min(most, 2 ** int(math.log2(max(8, rows / 50)))))
+
+
+def option_tree(settings: Mapping[str, tuple[object, str]]) -> dict[str, object]:
+    """Dotted options as nested dictionaries; the leaves are (value, reason)."""
+    tree: dict[str, object] = {}
+    for dotted, leaf in settings.items():
+        *groups, last = dotted.split(".")
+        inner = tree
+        for group in groups:
+            inner = inner.setdefault(group, {})  # type: ignore[assignment]
+        inner[last] = leaf
+    return tree

@@ -1,0 +1,111 @@
+"""`rlhf new`, `rlhf plan`, `rlhf run`: from a chat checkpoint and a file of preferences to the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlhf.configuration import parse_config
+from rlhf.errors import InputError
+from rlhf.iteration.checks import check_plan
+from rlhf.iteration.config import IterativeConfig
+from rlhf.iteration.plan import make_plan
+from rlhf.start.machine import Machine
+from rlhf.start.new import Request, new_run
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = [*"abcdefghijklmnopqrst"]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Sixty pairs over as many questions; the longer answer is chosen."""
+    rows = [
+        {"prompt": f"{WORDS[i % 20]} {WORDS[i // 20]} {i} ?", "chosen": "sure it is mora .", "rejected": "no"}
+        for i in range(60)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rlhf(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rlhf.cli", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+
+
+def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+    made = rlhf("new", "mine", "--chat", str(tiny_policy_path), "--preferences", str(pairs),
+                "--safety-preferences", str(pairs), "--versions", "1", folder=tmp_path)  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "LlamaForCausalLM" in made.stdout and "rlhf run mine" in made.stdout
+    planned = rlhf("plan", "mine", folder=tmp_path)
+    assert planned.returncode == 0 and "v1/ppo_evaluation" in planned.stdout, planned.stderr
+    settings = tmp_path / "mine" / "config" / "ppo.yaml"
+    small = {"iterations": 1, "batch_size": 8, "evaluate_every": 1, "validation_size": 4}
+    content = yaml.safe_load(settings.read_text())
+    content["ppo"] |= small | {"optimizer": {"batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-4}}
+    settings.write_text(yaml.safe_dump(content))
+    short = ["--processes", "{}", "--slots", "1"]
+    done = rlhf("run", "mine", *short, folder=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
+    assert [version["name"] for version in summary["versions"]] == ["start", "v1", "v1_ppo"]
+    assert {model["domain"] for model in summary["reward_models"]} == {"helpfulness", "safety"}
+    assert (tmp_path / "mine" / "report" / "index.html").is_file()
+    assert "finished" in rlhf("plan", "mine", *short, folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [Machine(2, 24.0), Machine(16, 128.0, 1, 80.0), Machine(64, 512.0, 8, 80.0)],
+    ids=["two cores", "one GPU", "eight GPUs"],
+)
+def test_every_written_setting_is_an_option(
+    machine: Machine, tiny_policy_path: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {"helpfulness_preferences": (str(pairs),), "safety_preferences": (str(pairs),)}
+    request = Request(tmp_path / "run", tiny_policy_path, versions=5, **both)
+    monkeypatch.setattr("rlhf.start.sizing.TINY", 1.0)  # adapters for the tiny model too
+    new_run(request, machine)
+    config = parse_config(IterativeConfig, ["--config", str(tmp_path / "run" / "plan.yaml")])
+    assert config.slots == machine.slots
+    check_plan(make_plan(config))
+    for file in (tmp_path / "run" / "config").glob("*.yaml"):
+        values = [line for line in file.read_text().splitlines() if ": " in line and not line.startswith("#")]
+        assert all("  # " in line for line in values), "a reason at every value"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"helpfulness_preferences": ()}, "preferences: name preferences"),
+        ({"helpfulness": "a:b"}, "helpfulness: give a reward or preferences"),
+        ({"versions": 0}, "versions: must be at least 1"),
+        ({"run": Path(".")}, "exists already"),
+        ({"test_prompts": ("nowhere.jsonl",)}, "test_prompts: nowhere.jsonl does not exist"),
+        ({"chat": Path("nowhere")}, "nowhere is not a folder"),
+    ],
+)
+def test_bad_requests_write_nothing(
+    changes: dict[str, object], words: str, tiny_policy_path: Path, pairs: Path, tmp_path: Path
+) -> None:
+    given = {"run": tmp_path / "run", "chat": tiny_policy_path, "helpfulness_preferences": (str(pairs),)}
+    with pytest.raises(InputError, match=words):
+        new_run(Request(**given | changes))  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_s_mistakes_are_one_sentence(tmp_path: Path) -> None:
+    for words in (["run"], ["run", "nowhere"], ["plan", "nowhere"], ["new", "x", "--chat", "nowhere", "--reward", "a"]):
+        done = rlhf(*words, folder=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr

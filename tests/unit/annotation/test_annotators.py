@@ -1,0 +1,234 @@
+"""People who are waited for, a file that is filled in, a batch's figures; and what `rlhf annotate` is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf import cli
+from rlhf.annotation.filled_in import FilledIn
+from rlhf.annotation.labelling import batch_figures, label_batch, preferences_of, require_complete
+from rlhf.annotation.page.serve import find_store
+from rlhf.annotation.people import People
+from rlhf.annotation.protocol import Judgement, Pair
+from rlhf.annotation.registry import asked_of, make_annotator
+from rlhf.annotation.store import Store
+from rlhf.data.jsonl import read_rows, write_rows
+from rlhf.data.loading import load_preferences
+from rlhf.errors import InputError
+
+
+def pairs(count: int) -> list[Pair]:
+    return [Pair([{"role": "user", "content": f"Question {i}"}], "one", "two", id=f"p{i}") for i in range(count)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "labels.sqlite") as store:
+        yield store
+
+
+class Time:
+    """Whenever somebody sleeps, the next thing happens."""
+
+    def __init__(self, *events: Any) -> None:
+        self.now, self.events = 0.0, list(events)
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.events:
+            self.events.pop(0)()
+
+
+def test_people_are_waited_for_and_what_they_take_back_stays_taken_back(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add_batch("v1", pairs(2))
+    time = Time(
+        lambda: store.keep("v1", Judgement("p0", "ann", "a")),
+        lambda: store.undo("ann"),
+        lambda: store.keep("v1", Judgement("p0", "ann", "b")),
+        lambda: store.keep("v1", Judgement("p1", "ann", None, skipped="unclear")),
+    )
+    people = People(store.path, "v1", clock=time.clock, sleep=time.sleep)
+    label_batch(store, "v1", people)
+    require_complete(store, "v1")
+    assert not time.events and [row.chosen for rows in preferences_of(store, "v1").values() for row in rows] == ["two"]
+    said = capsys.readouterr().err
+    assert f"0 of 2 judgements of v1; they give them with: rlhf annotate {store.path}" in said
+    assert said.count("waiting") == 1, "once a minute, not at every look"
+
+
+def test_at_the_deadline_the_batch_is_taken_as_it_is(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    store.add_batch("v1", pairs(3))
+    store.keep("v1", Judgement("p1", "ann", "a"))
+    time = Time()
+    for _ in range(2):  # a stage that is started again does not wait anew
+        people = People(store.path, "v1", hours=1.0, poll_seconds=1800.0, clock=time.clock, sleep=time.sleep)
+        label_batch(store, "v1", people)
+        assert time.now == 3600.0
+    require_complete(store, "v1")
+    assert list(preferences_of(store, "v1")) == ["p1"]
+    assert "2 pairs stay unjudged" in capsys.readouterr().err
+
+
+def test_a_file_is_filled_in_and_given_back(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store.add_batch("v1", pairs(4), asked=FilledIn.asked)
+    file = tmp_path / "to_judge.jsonl"
+    label_batch(store, "v1", FilledIn(file))
+    assert "4 pairs wait" in capsys.readouterr().err
+    with pytest.raises(InputError, match="4 of 4 pairs"):
+        require_complete(store, "v1")
+    rows = [row for _, row in read_rows(file)]
+    for row in rows[:2]:  # always the answer "two", wherever it stands
+        side, other = ("first", "second") if row["first"] == "two" else ("second", "first")
+        row |= {"choice": side, "strength": "better", f"{side}_safe": True, f"{other}_safe": False, "annotator": "ann"}
+    rows[2]["skipped"] = "unclear"
+    write_rows(file, rows)
+    before = file.read_text()
+    label_batch(store, "v1", FilledIn(file))
+    assert "1 pairs wait" in capsys.readouterr().err and file.read_text() == before
+    kept = [judgement for *_, judgement in store.judged("v1")]
+    expected = [("p0", "ann", "b", "better", True, False), ("p1", "ann", "b", "better", True, False)]
+    assert [(j.pair, j.annotator, j.choice, j.strength, j.chosen_safe, j.rejected_safe) for j in kept[:2]] == expected
+    assert kept[2].skipped == "unclear" and len(kept) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choice": "left"}, "choice: "),
+        ({"strength": "very"}, "strength: "),
+        ({"first_safe": "y", "choice": "first"}, ""),
+    ],
+)
+def test_a_line_that_is_filled_in_wrongly_is_named(
+    store: Store, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    store.add_batch("v1", pairs(2), asked=FilledIn.asked)
+    file = tmp_path / "to_judge.jsonl"
+    label_batch(store, "v1", FilledIn(file))
+    rows = [row for _, row in read_rows(file)]
+    rows[1] |= {"choice": "first"} | change
+    write_rows(file, rows)
+    with pytest.raises(InputError, match=rf"to_judge\.jsonl:2: {message}"):
+        label_batch(store, "v1", FilledIn(file))
+
+
+def test_a_batch_s_figures(store: Store) -> None:
+    store.add_batch("v1", pairs(3), labels=2)
+    given = [
+        Judgement("p0", "ann", "a", "better", True, False, "a", 2.0),
+        Judgement("p0", "bob", "a", "slightly", True, True, "b", 8.0),
+        Judgement("p1", "ann", "a", "better", False, False, "a", 4.0),
+        Judgement("p1", "bob", "b", "better", True, True, "b", 6.0),
+        Judgement("p2", "ann", None, skipped="unclear", seconds=30.0),
+    ]
+    for judgement in given:
+        store.keep("v1", judgement)
+    figures = batch_figures(store, "v1")
+    assert (figures["pairs"], figures["complete"], figures["judgements"], figures["skipped"]) == (
+        3,
+        2,
+        4,
+        {"unclear": 1},
+    )
+    assert figures["strengths"] == {"significantly": 0.0, "better": 0.75, "slightly": 0.25, "negligibly": 0.0}
+    assert figures["safety"] == {"chosen_safe_only": 0.25, "both_safe": 0.5, "both_unsafe": 0.25}
+    assert (figures["agreement"]["pairs"], figures["agreement"]["rate"]) == (2, 0.5)
+    assert (figures["left_chosen"]["pairs"], figures["left_chosen"]["rate"]) == (4, 0.75)
+    assert figures["annotators"]["bob"] == {"judgements": 2, "skipped": 0, "median_seconds": 8.0}
+    assert [row.id for rows in preferences_of(store, "v1").values() for row in rows] == [
+        "p0-ann",
+        "p0-bob",
+        "p1-ann",
+        "p1-bob",
+    ]
+    json.dumps(figures)
+
+
+class Options:
+    name = "options"
+
+    def __init__(self, file: Path, seed: int, loud: bool = False) -> None:
+        self.file, self.seed, self.loud = file, seed, loud
+
+    def judge(self, pairs: Iterable[Pair]) -> Iterator[Judgement]:
+        yield from ()
+
+
+def test_an_annotator_of_one_s_own_gets_its_options_and_what_decides_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    file = tmp_path / "file"
+    file.write_text("one")
+    name = "test_annotators:Options"
+    made = make_annotator(name, {"file": str(file), "loud": True}, seed=3, store=tmp_path, world=None)
+    assert (made.file, made.seed, made.loud) == (file, 3, True)  # type: ignore[attr-defined]
+
+    def asked(seed: int = 3, **options: Any) -> str:
+        return asked_of(made, name, {"file": str(file), **options}, seed=seed)
+
+    first = asked()
+    assert asked() == first and len({first, asked(seed=4), asked(loud=True)}) == 3
+    file.write_text("two")
+    assert asked() != first
+    people = make_annotator("people", {"hours": 2.0}, store=tmp_path / "s", batch="v1", seed=1)
+    assert asked_of(people, "people", {"hours": 2.0}, seed=1) == "people"
+
+
+def test_the_page_finds_the_store_of_a_run_and_makes_that_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    write_rows(file, (pair.to_dict() for pair in pairs(2)))
+    path = find_store(file, labels=2)
+    with Store(path) as store:
+        assert path.name == "pairs.jsonl.labels.sqlite" and store.progress().wanted == 4
+        store.keep("pairs.jsonl", Judgement("p0", "ann", "a"))
+    write_rows(file, (pair.to_dict() for pair in pairs(3)))
+    with Store(find_store(file, labels=2)) as store:
+        assert store.progress().wanted == 6 and store.progress().kept == 1
+    assert find_store(path) == find_store(tmp_path) == path
+    with Store(tmp_path / "labels.sqlite"), pytest.raises(InputError, match="has 2 stores"):
+        find_store(tmp_path)
+
+
+def test_the_command_line_says_in_one_sentence_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    write_rows(bad, [pairs(1)[0].to_dict(), {"messages": [], "a": "x", "b": "y"}])
+    text = tmp_path / "pairs.sqlite"
+    text.write_text("no database " * 100)
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ([str(bad)], "bad.jsonl:2: messages"),
+        ([str(text)], "pairs.sqlite: is no store"),
+        ([str(tmp_path / "empty")], "empty: no judgements are asked for here"),
+        ([str(tmp_path / "nowhere")], "nowhere: there is no such file"),
+        ([str(bad), "--port", "70000"], "port: must lie between"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["annotate", *arguments])
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and said.startswith("error: ") and message in said and said.count("\n") == 1
+
+
+def test_judgements_are_exported_as_preference_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, output = tmp_path / "pairs.jsonl", tmp_path / "rows.jsonl"
+    write_rows(file, (pair.to_dict() for pair in pairs(2)))
+    with Store(find_store(file)) as store:
+        store.keep("pairs.jsonl", Judgement("p1", "ann", "b", "slightly", True, True))
+    cli.main(["annotate", str(file), "--export", str(output)])
+    assert "1 judgements in" in capsys.readouterr().out
+    (row,) = load_preferences(output)
+    assert (row.id, row.chosen, row.strength, row.chosen_safe, row.source) == ("p1", "two", "slightly", True, "ann")
+    with pytest.raises(SystemExit):
+        cli.main(["annotate", str(file), "--export", str(output)])
