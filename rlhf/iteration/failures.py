@@ -82,7 +82,7 @@ def _read(log: Path, start: int) -> str:
 
 
 def _last_error_line(text: str) -> str:
-    """The last sentence of ours, else the last line that names an error, else the last that is not the launcher's; or "".
+    """The last sentence of ours, else the last line that names an error, else the last not of the launcher; or "".
 
     Where one process says in a sentence why it ends, the others follow with tracebacks about a closed connection.
     """
