@@ -2,6 +2,7 @@
 continuous batching (`generate_batch`).
 
     OMP_NUM_THREADS=1 python benchmarks/sampling.py [--checkpoint runs/hh/sft/checkpoint] [--prompts 128]
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py --drawing  # only the draw of one token from the logits
 
 Same model, same prompts, natural stops, temperature 1; each peer at its best batch size, which is searched on a quarter
 of the prompts (the faster one then gets all of them), ours at the one it chooses by itself. The prompts are HH
@@ -33,6 +34,7 @@ from transformers.utils import logging
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_preferences
 from rlhf.models.policy import load_policy, load_tokenizer
+from rlhf.sampling import drawing
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
 
@@ -152,14 +154,41 @@ def frequencies_p_value(ours: Answers, peer: Answers, vocabulary: int, exchanges
     return float((statistic >= statistic[0]).double().mean())
 
 
+def drawing_times(rows: int = 128, vocabulary: int = 49_152, steps: int = 5) -> None:
+    """Print the processor time of drawing one token a row: logits that fall with a token's rank, as a model's do."""
+    generator = torch.Generator().manual_seed(0)
+    by_rank = -1.6 * torch.arange(1, vocabulary + 1).log()
+    logits = torch.stack([by_rank[torch.randperm(vocabulary, generator=generator)] for _ in range(rows)])
+    logits += 0.5 * torch.randn(rows, vocabulary, generator=generator)
+    uniform = torch.rand(rows, generator=generator)
+    tried = drawing._TRIED
+    for name, params, counts in (
+        ("all tokens", SamplingParams(), tried),
+        ("top_k 50", SamplingParams(top_k=50), tried),
+        ("top_p 0.9", SamplingParams(top_p=0.9), tried),
+        ("top_p 0.9, by a whole sort", SamplingParams(top_p=0.9), ()),
+    ):
+        drawing._TRIED = counts  # type: ignore[assignment]
+        drawing.draw(logits, uniform, params)
+        start = time.process_time()
+        for _ in range(steps):
+            drawing.draw(logits, uniform, params)
+        print(f"{name:<28}{1000 * (time.process_time() - start) / steps:>8.1f} ms a step of {rows} rows")
+    drawing._TRIED = tried
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--drawing", action="store_true", help="only the time of drawing tokens, on this many threads")
     parser.add_argument("--checkpoint", default="runs/hh/sft/checkpoint")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "hh-rlhf")
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--peers", nargs="+", choices=("generate", "continuous"), default=["generate", "continuous"])
     arguments = parser.parse_args()
+    if arguments.drawing:
+        drawing_times()
+        return
     file = arguments.data / "helpful-base.jsonl.gz"
     if not file.is_file():
         print(f"skipped: {file} is not there; name the folder of the HH data with --data")

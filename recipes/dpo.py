@@ -83,6 +83,7 @@ def main(config: DPOConfig) -> None:
     from rlhf.evaluation.divergence import require_same_tokenizer
     from rlhf.finetuning.dpo import dpo_pairs, dpo_task, with_reference
     from rlhf.finetuning.supervised import AnswerLogprobs, training_renderer
+    from rlhf.models.memory import require_memory, trained_bytes
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, States, kept_states
@@ -94,6 +95,8 @@ def main(config: DPOConfig) -> None:
         require_same_tokenizer(tokenizer, config.reference)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+        size = trained_bytes(config.policy, adapter=config.adapter is not None, quantization=config.quantization)
+        require_memory({"policy": size}, accelerator)
         # the reference's log-probabilities, once
         reference = load_policy(config.reference or config.policy).to(accelerator.device)
         longest = training_renderer(tokenizer, reference, config.finetuning).max_length or config.finetuning.max_length

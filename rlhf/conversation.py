@@ -339,7 +339,9 @@ class Renderer:
         if kept > most:
             if not self.cut:
                 raise self._too_long(turn, f"more than {max_length}", max_length)
-            system, turn = ([{**m, "content": m["content"].strip()[-most:]} for m in part] for part in (system, turn))
+            system, turn = (
+                [Message(role=m["role"], content=m["content"].strip()[-most:]) for m in part] for part in (system, turn)
+            )
         return [*system, *turn]
 
     @cached_property

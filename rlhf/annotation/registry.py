@@ -24,9 +24,9 @@ ANNOTATORS = {
     "simulated": "rlhf.simulation.annotator:SimulatedAnnotator",
     "people": "rlhf.annotation.people:People",
     "file": "rlhf.annotation.filled_in:FilledIn",
+    "judge": "rlhf.annotation.judges:Judges",
+    "proxy": "rlhf.annotation.proxy:Proxy",
 }
-
-
 GIVEN = ("world", "seed", "store", "batch")
 
 

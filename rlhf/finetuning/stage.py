@@ -16,6 +16,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.mixing import mix_several
 from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
 from rlhf.finetuning.supervised import finetune, training_renderer
+from rlhf.models.memory import require_memory, trained_bytes
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.stage import Stage
 from rlhf.training.checkpoints import RESUME
@@ -59,6 +60,8 @@ def finetune_stage(
     tokenizer = load_tokenizer(checkpoint)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     if policy is None:
+        size = trained_bytes(checkpoint, adapter=config.adapter is not None, quantization=config.quantization)
+        require_memory({"policy": size}, accelerator)
         policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
     others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []
     if isinstance(config, MixedFinetuneConfig) and config.mixed_data:

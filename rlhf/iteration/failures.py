@@ -82,8 +82,12 @@ def _read(log: Path, start: int) -> str:
 
 
 def _last_error_line(text: str) -> str:
-    """The last line that names an error, else the last one that is not the launcher's; "" where there is none."""
+    """The last sentence of ours, else the last line that names an error, else the last not of the launcher; or "".
+
+    Where one process says in a sentence why it ends, the others follow with tracebacks about a closed connection.
+    """
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     lines = [line for line in lines if line and not LAUNCHER_LINE.match(line)]
     errors = [found.group(1) for line in lines if (found := ERROR_LINE.match(line))]
-    return (errors or lines or [""])[-1].removeprefix("error: ")[:500]
+    ours = [line for line in errors if line.startswith("error: ")]
+    return (ours or errors or lines or [""])[-1].removeprefix("error: ")[:500]

@@ -111,7 +111,7 @@ def write_whole(
     written = as_written(model, state)
     require_finite(written.items(), "the trained model", "nothing was saved; lower the learning rate and train again")
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=written)
+        model.save_pretrained(folder, state_dict=dict(written))  # it empties the one that it is given
     _name_type(folder, source_types(model))
     read_back(folder, written, kind, probe, want, model)
 

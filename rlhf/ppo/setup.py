@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.errors import InputError
 from rlhf.models.checkpoint import head_shapes, is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
+from rlhf.models.memory import HELD, NF4, TRAINED, parameters_of, require_memory
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.roles import Roles, SeparateRoles
@@ -64,6 +65,18 @@ def default_value(judges: Sequence[Path], tokenizer: PreTrainedTokenizerBase) ->
     return None
 
 
+def role_bytes(
+    policy: Path, judges: Sequence[str | None], shared: bool, with_value: bool, quantization: str | None
+) -> dict[str, float]:
+    """What each role takes at least (`rlhf.models.memory`); reward functions of one's own are not counted."""
+    count = parameters_of(policy)
+    if shared:
+        return {"base": (NF4 if quantization == "nf4" else 2) * count}
+    sizes = {"policy": TRAINED * count, "reference": HELD * count, "value": TRAINED * count * with_value}
+    folders = [Path(spec) for spec in judges if spec is not None and Path(spec).is_dir()]
+    return {**sizes, "reward models": float(sum(HELD * parameters_of(folder) for folder in folders))}
+
+
 def load_roles(
     policy: Path,
     helpfulness: str,
@@ -91,6 +104,7 @@ def load_roles(
     Raises:
         InputError: separate roles of which one is an adapter, or shared ones that do not fit together.
     """
+    require_memory(role_bytes(policy, [helpfulness, safety], shared, with_value, quantization), accelerator)
     if shared:
         options: Any = {"adapter": adapter, "quantization": quantization, "dtype": dtype, "seed": seed}
         return SharedRoles.load(

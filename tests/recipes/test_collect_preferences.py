@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store import Store
@@ -46,6 +47,11 @@ class Shy(Annotator):
 
     def judge(self, pairs: Iterable[Pair]) -> Iterator[Judgement]:
         yield from list(super().judge(pairs))[:-2]
+
+
+def shortness(conversations: list[Any]) -> torch.Tensor:
+    """A reward: the fewer characters the better."""
+    return torch.tensor([-float(len(conversation[-1]["content"])) for conversation in conversations])
 
 
 @pytest.fixture
@@ -92,6 +98,17 @@ def test_pairs_follow_their_prompts_where_two_files_have_one_name(recipe: Module
     assert statistics["left_out"] == statistics["batch"]["nothing_to_compare"] == 0
     assert statistics["batch"]["safety"] == {"chosen_safe_only": 0.5, "both_safe": 0.5, "both_unsafe": 0.0}
     assert statistics["batch"]["annotators"] == {"first": {"judgements": 6, "skipped": 0, "median_seconds": None}}
+
+
+def test_a_reward_judges_in_a_person_s_place(recipe: ModuleType, options: dict[str, Any]) -> None:
+    collect(
+        recipe, options | {"annotator": "proxy", "annotator_options": {"reward": "test_collect_preferences:shortness"}}
+    )
+    found = rows(options["output"])
+    statistics = json.loads((options["output"] / "statistics.json").read_text())
+    assert set(statistics["batch"]["annotators"]) == {"proxy"}
+    for row in (row for part in found.values() for row in part):
+        assert len(row["chosen"]) < len(row["rejected"])
 
 
 def test_killed_it_goes_on_and_nothing_doubles(options: dict[str, Any], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlhf.errors import InputError
+from rlhf.sampling import drawing
 from rlhf.sampling.drawing import draw, uniforms
 from rlhf.sampling.protocol import SamplingParams
 
@@ -106,3 +107,42 @@ def test_the_repetition_penalty_is_transformers(penalty: float) -> None:
 def test_bad_parameters_are_refused(bad: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SamplingParams(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_nucleus_is_that_of_a_sort_of_the_whole_vocabulary(
+    monkeypatch: pytest.MonkeyPatch, top_p: float, rounded: bool
+) -> None:
+    """The same tokens, bit for bit the same log-probabilities: peaked rows and flat ones in one batch, ties as well."""
+    params = SamplingParams(top_p=top_p)
+    sought: list[int] = []
+    largest = drawing._largest
+
+    def counted(weights: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        sought.append(count)
+        return largest(weights, count)
+
+    monkeypatch.setattr(drawing, "_largest", counted)
+    sizes = set()
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        scale = torch.tensor([[0.1], [2.0], [3.0], [4.0], [8.0], [30.0]])
+        logits = torch.randn(6, 16_500, generator=generator) * scale  # no multiple of the blocks
+        logits = logits.round() if rounded else logits
+        uniform = torch.rand(6, generator=generator)
+        weights = (logits - logits.amax(-1, keepdim=True)).exp()
+        in_order, order = weights.sort(dim=-1, descending=True, stable=True)
+        least = top_p * weights.sum(-1, keepdim=True)
+        expected = drawing._cut(in_order, least)
+        found, tokens = drawing._nucleus(weights, least)
+        width = int((expected > 0).sum(-1).max())
+        assert torch.equal(found[:, :width], expected[:, :width]) and not found[:, width:].any()
+        kept = expected[:, :width] > 0
+        assert torch.equal(tokens[:, :width][kept], order[:, :width][kept])
+        sizes |= set((expected > 0).sum(-1).tolist())
+        drawn = draw(logits, uniform, params)
+        with monkeypatch.context() as patch:
+            patch.setattr(drawing, "_TRIED", ())
+            assert all(torch.equal(a, b) for a, b in zip(drawn, draw(logits, uniform, params), strict=True))
+    assert set(sought) == {64, 256} and min(sizes) < 64 and max(sizes) > 256
