@@ -19,11 +19,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.stage import require_files, stage_folder, write_json
+from rlhf.stage import Effect, InputPath, open_stage, require_files
 
 if TYPE_CHECKING:
     from rlhf.evaluation.refusals import LabelledAnswer
@@ -38,11 +38,13 @@ class RefusalDetectorConfig:
         answers: model's name -> CSV of its answers with people's labels (prompt, completion, final_label,
             annotation_1, …); two models or more.
         check: CSV files of the same columns, to check the rules on; in place of the two above.
+        strict: as of every stage (docs/stages.md).
     """
 
-    output: Path | None = None
-    answers: dict[str, Path] = field(default_factory=dict)
+    output: Annotated[Path | None, Effect.NONE] = None
+    answers: dict[str, InputPath] = field(default_factory=dict)
     check: tuple[Path, ...] = ()
+    strict: Annotated[bool, Effect.NONE] = False
 
     def __post_init__(self) -> None:
         if self.check and (self.answers or self.output):
@@ -62,14 +64,13 @@ def main(config: RefusalDetectorConfig) -> None:
     if config.output is None:
         check(config.check)
         return
-    inputs = {f"answers.{name}": file for name, file in config.answers.items()}
-    require_files(**inputs)
+    stage = open_stage(config)
 
     from rlhf.data.refusals import RefusalRules
     from rlhf.evaluation.refusals import RefusalClassifier, read_labelled
 
     labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
-    with stage_folder(config.output, config, inputs=inputs) as folder:
+    with stage.work() as folder:
         tables: dict[str, dict[str, Any]] = {}
         for name, rows in labelled.items():
             others = [row for other, own in labelled.items() if other != name for row in own]
@@ -79,7 +80,8 @@ def main(config: RefusalDetectorConfig) -> None:
         RefusalClassifier.train([r.answer for r in everything], [r.label for r in everything]).save(
             folder / "detector.json"
         )
-        write_json(folder / "agreement.json", tables)
+        stage.write_json("agreement.json", tables)
+        stage.closing.rows(len(everything))
     print("\n\n".join(markdown(name, found) for name, found in tables.items()))
 
 

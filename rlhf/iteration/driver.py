@@ -31,7 +31,7 @@ from rlhf.iteration.processes import StageProcess, command_of, extra_environment
 from rlhf.iteration.stalls import StallWatch
 from rlhf.iteration.warm import WarmStart
 from rlhf.lifetime import end_leftovers
-from rlhf.stage import digest
+from rlhf.stage import digest, remove_folder, require_ours
 
 POLL_SECONDS = 0.05
 LOCK = ".lock"
@@ -171,16 +171,15 @@ class Driver:
             self.waiting.remove(stage)
 
     def _start(self, stage: PlannedStage, reason: str) -> None:
+        partial = stage.output.with_name(stage.output.name + ".partial")
+        require_ours(partial)
         if stage.output.exists():  # out of its place in one move: a kill leaves no half of a finished stage
-            partial = stage.output.with_name(stage.output.name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            os.replace(stage.output, partial)
-            shutil.rmtree(partial)
+            remove_folder(stage.output)
             reason += "; its old folder is removed"
         make_links(stage)
         command = command_of(stage, self.recipes)
         self.ledger.append("started", stage.name, key=self.keys[stage.name], command=command, reason=reason)
-        log, partial = self._log_of(stage), stage.output.with_name(stage.output.name + ".partial")
+        log = self._log_of(stage)
         self.running.append(StageProcess(stage, command, log, self.run, self.warm))
         self.watches[stage.name] = StallWatch(log, partial, 60 * self.stalled_minutes)
         if self.may_warm and self.warm is None:

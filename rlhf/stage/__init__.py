@@ -28,8 +28,8 @@ from rlhf.stage.files import (
     require_new,
     write_json,
 )
-from rlhf.stage.kept import Kept
-from rlhf.stage.stage import KeepingConfig, Stage, StageConfig, open_stage, stage_folder
+from rlhf.stage.kept import Kept, require_ours
+from rlhf.stage.stage import KeepingConfig, Stage, StageConfig, open_stage
 
 __all__ = [
     "STAGE_FILE",
@@ -49,6 +49,6 @@ __all__ = [
     "remove_folder",
     "require_files",
     "require_new",
-    "stage_folder",
+    "require_ours",
     "write_json",
 ]

@@ -72,8 +72,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that a kill leaves it whole or gone (what is left over has another name)."""
-    leftover = path.with_name(path.name + ".partial")
-    shutil.rmtree(leftover, ignore_errors=True)
+    """Remove a folder so that a kill leaves it whole or gone: what is left over is hidden, and goes the next time.
+
+    A link is removed, and what it points to stands.
+    """
+    leftover = path.with_name(f".{path.name}.removed")
+    _remove(leftover)
     os.replace(path, leftover)
-    shutil.rmtree(leftover)
+    _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -91,7 +91,7 @@ def open_stage(config: Any, *, output: str | os.PathLike[str] | None = None) -> 
         InputError: the output is there already (nothing finished is overwritten), what is written first is not ours to
             empty, or something that the config names is missing or not what it has to be.
     """
-    return Stage(config, Path(config.output if output is None else output), inputs_of)
+    return Stage(config, Path(config.output if output is None else output))
 
 
 class Stage:
@@ -101,7 +101,7 @@ class Stage:
     folder: where it is written until it is finished. closing: what it will say at its end.
     """
 
-    def __init__(self, config: Any, output: Path, find_inputs: Callable[[Any], Mapping[str, Path]]) -> None:
+    def __init__(self, config: Any, output: Path) -> None:
         self.config = config
         self.output = output
         self.folder = output.with_name(output.name + ".partial")
@@ -116,7 +116,7 @@ class Stage:
                 f"strict: {found} is there from an earlier attempt; look at it, then move it to {output} to accept it, "
                 "or remove it to run the stage again"
             )
-        self.inputs = dict(find_inputs(config))
+        self.inputs = inputs_of(config)
         self._log: MetricsLog | None = None
 
     @contextmanager
@@ -233,17 +233,3 @@ def _asked(option: str, config: Any) -> bool:
 
 def _suspicious_folder(output: Path) -> Path:
     return output.with_name(output.name + ".suspicious")
-
-
-@contextmanager
-def stage_folder(
-    output: str | os.PathLike[str],
-    config: Any,
-    inputs: Mapping[str, str | os.PathLike[str]] | None = None,
-    *,
-    keep: Kept | None = None,
-) -> Iterator[Path]:
-    """The folder of a stage whose config does not say what it reads; see `open_stage`."""
-    stage = Stage(config, Path(output), lambda _: {name: Path(path) for name, path in (inputs or {}).items()})
-    with stage.work(None, *([] if keep is None else [keep])) as folder:
-        yield folder

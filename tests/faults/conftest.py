@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.stage import stage_folder
+from rlhf.stage import InputPath, Kept, open_stage
 
 @dataclass(frozen=True)
 class FakeConfig:
@@ -35,13 +35,15 @@ class FakeConfig:
         mode: what goes wrong.
         text: what it writes.
         seed: written too.
+        keep: counts its attempts in kept work.
     """
     output: Path
-    reads: tuple[Path, ...] = ()
+    reads: tuple[InputPath, ...] = ()
     seconds: float = 0.1
     mode: str = "well"
     text: str = ""
     seed: int = 0
+    keep: bool = False
 
 def trace(word, config):
     with open(os.environ["TRACE"], "a") as stream:
@@ -56,9 +58,14 @@ def main(config: FakeConfig) -> None:
         child = subprocess.Popen([sys.executable, "-c", ignore])
     if config.mode == "lame" and os.environ["RANK"] == "1":
         raise ValueError("the second process cannot go on")
-    with stage_folder(config.output, config, inputs={str(i): p for i, p in enumerate(config.reads)}) as folder:
+    stage = open_stage(config)
+    with stage.work(None, *[Kept("attempts", "attempts", (), {})] * config.keep) as folder:
         trace("start" if os.environ.get("RANK", "0") == "0" else "join", config)
         time.sleep(config.seconds)
+        if config.keep:
+            found = [path for path in (folder / "attempts").iterdir() if path.name != "origin.json"]
+            (folder / "found.txt").write_text(str(len(found)))
+            (folder / "attempts" / str(len(found))).touch()
         if config.mode == "crash":
             raise ValueError("the numbers do not add up")
         if os.environ.get("RANK", "0") != "0":

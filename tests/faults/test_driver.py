@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from conftest import FakeRun
 
@@ -74,6 +76,54 @@ def test_a_missing_or_foreign_folder(diamond: FakeRun) -> None:
     refused = diamond.drive()
     assert refused.returncode == 1 and "the ledger does not know" in refused.stderr
     assert (diamond.here / "run" / "e").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "foreign", "file"])
+def test_what_lies_where_a_stage_is_written_first_is_not_removed(fake_run: FakeRun, tmp_path: Path, kind: str) -> None:
+    fake_run.add("a", text="A")
+    assert fake_run.drive().returncode == 0
+    fake_run.configure("a", text="another")
+    mine, partial = tmp_path / "mine", fake_run.here / "run" / "a.partial"
+    mine.mkdir()
+    (mine / "thesis").write_text("years of work")
+    if kind == "link":
+        partial.symlink_to(mine)
+    elif kind == "foreign":
+        mine.rename(partial)
+    else:
+        partial.write_text("years of work")
+    refused = fake_run.drive()
+    words = {"link": "is a link", "foreign": "was not made by this stage", "file": "is a file"}[kind]
+    assert refused.returncode == 1 and f"{partial} {words}" in refused.stderr, refused.stderr
+    assert (partial if kind == "file" else partial / "thesis").read_text() == "years of work"
+    assert fake_run.results() == {"a/out.txt": "A 0 "}, "and the finished stage stands"
+
+
+def test_work_kept_beside_a_finished_stage_outlives_its_replacement(fake_run: FakeRun) -> None:
+    fake_run.add("a", text="A", keep=True)
+    assert fake_run.drive().returncode == 0
+    run = fake_run.here / "run"
+    fake_run.configure("a", text="A", keep=True, mode="crash")
+    (run / "a").rename(run / "aside")
+    assert fake_run.drive().returncode == 1, "it leaves kept work"
+    (run / "aside").rename(run / "a")
+    fake_run.configure("a", text="another", keep=True)
+    again = fake_run.drive()
+    assert again.returncode == 0, again.stderr
+    assert fake_run.results() == {"a/out.txt": "another 0 "}
+    assert (run / "a" / "found.txt").read_text() == "1"
+
+
+def test_a_finished_folder_that_was_moved_and_linked_is_not_emptied(fake_run: FakeRun, tmp_path: Path) -> None:
+    fake_run.add("a", text="A")
+    assert fake_run.drive().returncode == 0
+    output, moved = fake_run.here / "run" / "a", tmp_path / "moved"
+    output.rename(moved)
+    output.symlink_to(moved)
+    fake_run.configure("a", text="another")
+    again = fake_run.drive()
+    assert again.returncode == 0, again.stderr
+    assert (moved / "out.txt").read_text() == "A 0 " and (output / "out.txt").read_text() == "another 0 "
 
 
 def test_a_run_that_moved_goes_on(diamond: FakeRun, tmp_path: Path) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.iteration.config import VersionConfig
 from rlhf.iteration.decision import Decision, decide, difference, preview, stage_key
 from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
-from rlhf.stage import digest, stage_folder
+from rlhf.stage import InputPath, StageConfig, digest, open_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(StageConfig):
+    """Of a stage that reads two files."""
+
+    instructions: InputPath
+    policy: InputPath
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def stage(tmp_path: Path) -> PlannedStage:
 def finish(stage: PlannedStage, monkeypatch: pytest.MonkeyPatch, content: str = "x") -> None:
     """As the stage's recipe would."""
     monkeypatch.setattr("sys.argv", ["recipes/sft.py", *stage.arguments])
-    with stage_folder(stage.output, VersionConfig("any")) as folder:
+    with open_stage(StageConfig(output=stage.output)).work() as folder:
         (folder / "out.txt").write_text(content)
         (folder / "metrics.jsonl").write_text(f'{{"seconds": {id(folder)}}}\n')
 
@@ -138,7 +145,7 @@ def test_a_file_that_the_yaml_names_counts_by_its_content(stage: PlannedStage, t
     instructions.write_text("one")
     policy.write_text("weights")
     given = replace(stage, overrides={**stage.overrides, "policy": str(policy)})
-    with stage_folder(stage.output, VersionConfig("any"), inputs={"instructions": instructions, "policy": policy}):
+    with open_stage(Reading(output=stage.output, instructions=instructions, policy=policy)).work():
         pass
     key = stage_key(given, tmp_path / "run", {})
     finished = {
