@@ -76,7 +76,7 @@ class ServerSampler:
             jobs = {chat.start(prompt, key): i for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))}
             bar = tqdm(total=len(prompts), desc="sampling", unit="prompt", disable=quiet, leave=False)
             with bar as progress:
-                for i, answers in completed(jobs, chat.client):
+                for done, (i, answers) in enumerate(completed(jobs, chat.client), start=1):
                     samples, too_long = self._samples(prompts[i], answers, params.max_new_tokens)
                     came, cut = came + len(answers), cut + too_long
                     silent += sum(text is None for text, _ in answers)
@@ -85,7 +85,7 @@ class ServerSampler:
                     if silent < came:
                         yield from held
                         held.clear()
-                    elif came >= SILENT_ANSWERS or progress.n == len(prompts):
+                    elif came >= SILENT_ANSWERS or done == len(prompts):
                         raise InputError(f"{self.who}: {chat.client.url} gives answers without text, {WHY_SILENT}")
         for count, what in (
             (cut, f"were longer than max_new_tokens {params.max_new_tokens}, which it does not keep to, and were cut"),

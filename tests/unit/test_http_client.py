@@ -374,7 +374,9 @@ def test_silent_answers_are_not_given_out_before_others_speak(hostile: HostileSe
 
 
 CTRL_C = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
 

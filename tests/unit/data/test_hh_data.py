@@ -48,7 +48,13 @@ def made(tmp_path):
         write_rows(tmp_path / f"{name}.jsonl.gz", rows)
     output = tmp_path / "data"
     config = hh_data.HHDataConfig(
-        output, tmp_path, test_share=0.2, validation_share=0.2, max_characters=60, max_prompts=21, max_test_prompts=0
+        output=output,
+        data=tmp_path,
+        test_share=0.2,
+        validation_share=0.2,
+        max_characters=60,
+        max_prompts=21,
+        max_test_prompts=0,
     )
     hh_data.main(config)
     return output
@@ -101,7 +107,13 @@ def test_the_same_seed_writes_the_same_bytes(made, tmp_path):
     for seed, same in ((0, True), (1, False)):
         output = tmp_path / f"again{seed}"
         config = hh_data.HHDataConfig(
-            output, tmp_path, test_share=0.2, validation_share=0.2, max_characters=60, max_prompts=21, seed=seed
+            output=output,
+            data=tmp_path,
+            test_share=0.2,
+            validation_share=0.2,
+            max_characters=60,
+            max_prompts=21,
+            seed=seed,
         )
         hh_data.main(config)
         for name in ("pretrain.jsonl", "prompts.jsonl"):
@@ -109,7 +121,7 @@ def test_the_same_seed_writes_the_same_bytes(made, tmp_path):
 
 
 def test_what_it_refuses(tmp_path):
-    config = hh_data.HHDataConfig(tmp_path / "out", tmp_path)
+    config = hh_data.HHDataConfig(output=tmp_path / "out", data=tmp_path)
     with pytest.raises(InputError, match=r"has no helpful-base\.jsonl\.gz; name the folder of the four HH files"):
         hh_data.main(config)
     assert not (tmp_path / "out.partial").exists()
@@ -119,11 +131,11 @@ def test_what_it_refuses(tmp_path):
         ({"max_prompts": -1}, "max_prompts: must be 0"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            hh_data.HHDataConfig(tmp_path, tmp_path, **change)
+            hh_data.HHDataConfig(output=tmp_path, data=tmp_path, **change)
 
 
 def test_the_real_files(shared_data, tmp_path):
-    hh_data.main(hh_data.HHDataConfig(tmp_path / "data", shared_data / "hh-rlhf", max_characters=0))
+    hh_data.main(hh_data.HHDataConfig(output=tmp_path / "data", data=shared_data / "hh-rlhf", max_characters=0))
     split = json.loads((tmp_path / "data" / "split.json").read_text())
     assert sum(n for part in split["rows"].values() for n in part.values()) == 1858 + 1828 + 1129 + 2717
     train, held_out = first_turns(tmp_path / "data", TRAINING), first_turns(tmp_path / "data", HELD_OUT)
