@@ -289,3 +289,16 @@ def test_no_pair_is_longer_than_the_model_takes(tiny_policy_path: Path) -> None:
     for limit in (None, 4096):
         with pytest.raises(InputError, match="above max_length 256"):
             fitting_rows(tiny_policy_path, [row], RewardTrainingConfig(max_length=limit), "test_preferences")
+
+
+def test_margins_without_strengths_are_suspicious() -> None:
+    from rlhf.rewards.training import suspicious_margins
+
+    without = [preference(0, "mora", "sure"), preference(1, "mora", "hello")]
+    for margin in ("small", "large", {"significantly": 1.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0}):
+        config = RewardTrainingConfig(margin=margin)
+        assert suspicious_margins(without, config) == [
+            "training.margin: no pair has a strength, so that there is no margin; say none, or give strengths"
+        ]
+        assert suspicious_margins([*without, preference(2, "mora", "goat", strength="better")], config) == []
+    assert suspicious_margins(without, RewardTrainingConfig(margin="none")) == []
