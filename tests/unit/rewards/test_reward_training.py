@@ -26,7 +26,7 @@ from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.pairs import Pair, render_pairs
 from rlhf.rewards.scoring import RewardModelFunction
-from rlhf.rewards.training import fitting_rows, pair_losses, pair_task, train_reward_model
+from rlhf.rewards.training import fitting_rows, pair_losses, pair_task, suspicious_margins, train_reward_model
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 
@@ -292,8 +292,6 @@ def test_no_pair_is_longer_than_the_model_takes(tiny_policy_path: Path) -> None:
 
 
 def test_margins_without_strengths_are_suspicious() -> None:
-    from rlhf.rewards.training import suspicious_margins
-
     without = [preference(0, "mora", "sure"), preference(1, "mora", "hello")]
     for margin in ("small", "large", {"significantly": 1.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0}):
         config = RewardTrainingConfig(margin=margin)
