@@ -13,8 +13,9 @@ FEWEST_USED = 0.5
 
 def suspicious_answers(finished_share: float, limit: str = "sampling.max_new_tokens") -> list[str]:
     """A sentence where many of the drawn answers were cut off at the option `limit`."""
-    cut_off = 1 - finished_share
-    return [f"{cut_off:.0%} of the answers are cut off; raise {limit}"] if cut_off > MOST_CUT_OFF else []
+    if finished_share >= 1 - MOST_CUT_OFF:
+        return []
+    return [f"{1 - finished_share:.0%} of the answers are cut off; raise {limit}"]
 
 
 def suspicious_selection(rows: int, possible: int, left_out: Mapping[str, int]) -> list[str]:

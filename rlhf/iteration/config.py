@@ -62,7 +62,7 @@ class IterativeConfig:
         stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
         end_stalled: end such a stage, and with it the run, which the same command then goes on with.
         seed: decides every draw; version n's stages get seed + 1000 n.
-        strict: a stage with suspicious lines in its closing block fails, and the run stops there.
+        strict: a stage with suspicious lines in its closing block (docs/stages.md) fails, and the run stops there.
         fresh: stages drop what a broken-off attempt left where it was made in another way, which they refuse otherwise.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from rlhf.data.suspicion import MOST_CUT_OFF
 from rlhf.ppo.config import PPOConfig
 
 Figures = Mapping[str, Any]
@@ -25,9 +26,6 @@ FARTHEST_KL = 20.0
 
 LENGTH_CHANGE = 1.5
 """So many times longer or shorter than the starting policy's answers: the reward model likes lengths."""
-
-MOST_CUT_OFF = 0.3
-"""Share of held-out answers without an end from which on the length limit decides the reward."""
 
 
 def repeated_share(ids: Sequence[int], n: int = 4) -> float:
@@ -105,7 +103,7 @@ def suspicious_run(best_iteration: int, metrics: Sequence[Figures]) -> list[str]
         return found
     if (kl := best.get("heldout_kl") or 0.0) > FARTHEST_KL:
         found.append(f"the policy kept is {kl:.1f} nats an answer from the reference; raise beta, or set max_kl")
-    if (finished := best.get("heldout_finished_share")) is not None and 1 - finished > MOST_CUT_OFF:
+    if (finished := best.get("heldout_finished_share")) is not None and finished < 1 - MOST_CUT_OFF:
         found.append(f"{1 - finished:.0%} of its held-out answers are cut off; raise sampling.max_new_tokens")
     before, after = evaluations[0].get("heldout_length"), best.get("heldout_length")
     if before and after and not 1 / LENGTH_CHANGE <= after / before <= LENGTH_CHANGE:

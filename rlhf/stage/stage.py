@@ -29,8 +29,8 @@ class StageConfig:
 
     Args:
         output: folder of this stage.
-        strict: suspicious lines at the end (the docs list them) are a failure: exit code 3, and what was made stands,
-            whole, in `<output>.suspicious` for a look.
+        strict: suspicious lines at the end (docs/stages.md lists them) are a failure: exit code 3, and what was made
+            stands, whole, in `<output>.suspicious` for a look.
     """
 
     output: Annotated[Path, Effect.NONE]

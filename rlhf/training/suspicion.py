@@ -8,7 +8,7 @@ FEWEST_ROWS = 10
 """Fewer rows teach a model these rows and nothing else."""
 
 MOST_SKIPPED = 0.05
-"""Share of steps skipped for non-finite values from which on the learning rate is too high, or the data broken."""
+"""Share of steps skipped for non-finite values: beyond it the learning rate is too high, or the data broken."""
 
 FEWEST_STEPS = 20
 """Fewer steps than this say nothing about where a loss is going: their batches differ more than the model does."""

@@ -75,7 +75,7 @@ def runs(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     }
     try:
         for kind, process in started.items():
-            text, _ = process.communicate(timeout=300)
+            text, _ = process.communicate(timeout=600)
             assert process.returncode == 0, f"{kind}:\n{text[-4000:]}"
     finally:
         for process in started.values():

@@ -46,7 +46,7 @@ class Door:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == 0, done.stdout[-6000:]
         assert not list(working_folder.iterdir()), "nothing is written but the output"

@@ -129,7 +129,7 @@ class FakeRun:
 
     def drive(self, slots: int = 2, how: str = "cold", **options: Any) -> subprocess.CompletedProcess[str]:
         process = self.start(slots, how, **options)
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def traced(self, word: str = "start") -> list[str]:

@@ -156,7 +156,7 @@ def answers(
     def call(name: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
         before = set(os.listdir(folders[name]))
         done = subprocess.run(
-            CASES[name].command, cwd=folders[name], capture_output=True, text=True, timeout=120, check=False
+            CASES[name].command, cwd=folders[name], capture_output=True, text=True, timeout=600, check=False
         )
         return done, set(os.listdir(folders[name])) - before - {"__pycache__"}
 

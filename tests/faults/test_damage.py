@@ -68,7 +68,7 @@ def test_a_stage_that_stands_still_is_told(diamond: FakeRun) -> None:
     said = next(line for line in driver.stdout if "stands still" in line)
     assert "nothing new in its log or folder for 0.01 minutes; see" in said and "a.log" in said
     driver.terminate()
-    driver.communicate(timeout=60)
+    driver.communicate(timeout=600)
 
 
 def test_a_stage_that_stands_still_is_ended_by_option(diamond: FakeRun) -> None:

@@ -181,5 +181,5 @@ def test_two_drivers_of_one_run(diamond: FakeRun) -> None:
     diamond.wait_for("start", "a")
     second = diamond.drive()
     assert second.returncode == 1 and "another driver is working" in second.stderr
-    first.communicate(timeout=30)
+    first.communicate(timeout=600)
     assert first.returncode == 0

@@ -55,7 +55,7 @@ def test_kill_9_of_a_stage(diamond: FakeRun) -> None:
     diamond.wait_for("start", "b")
     pid = next(int(line.split()[3]) for line in (diamond.here / "trace").read_text().splitlines() if " b " in line)
     os.kill(pid, signal.SIGKILL)
-    _, errors = driver.communicate(timeout=30)
+    _, errors = driver.communicate(timeout=600)
     assert driver.returncode == 1 and "b: killed by signal 9 (SIGKILL): somebody killed it" in errors
     assert (diamond.here / "run" / "b.partial").exists() and not (diamond.here / "run" / "b").exists()
     diamond.configure("b", text="B")
@@ -89,7 +89,7 @@ def test_interrupt_leaves_no_orphan(diamond: FakeRun, number: signal.Signals) ->
     diamond.wait_for("start", "b")
     diamond.wait_for("start", "c")
     driver.send_signal(number)
-    driver.communicate(timeout=30)
+    driver.communicate(timeout=600)
     assert driver.returncode == 130
     assert not diamond.alive()
     assert diamond.ledger()[-1]["event"] == "ended"

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from rlhf.metrics import read_metrics
 
@@ -318,3 +320,37 @@ def _kill_once(starter: Starter, recipe: str, options: dict[str, Any], name: str
     weights += [name for name in ("safety_evaluation.json",) if (whole / name).exists()]
     assert weights and _outcome(killed, *weights) == _outcome(whole, *weights)
     assert len(read_metrics(whole / "metrics.jsonl")) > 4
+
+
+def test_a_training_killed_on_one_process_goes_on_on_two(tiny_policy_path: Path, starter: Starter) -> None:
+    """Plain data parallel: the same figures and weights up to rounding, and it is said."""
+    options = {"policy": str(tiny_policy_path), "data": "dialogues.jsonl", **FINETUNING}
+    assert starter.run("sft", "alone", options) == 0
+    assert starter.run("sft", "joined", options, kill=(3, 0.0)) == -9
+    joined = starter.folder / "joined"
+    assert (joined.with_name("joined.partial") / "resume/step-000002").is_dir()
+    arguments = [part for item in ({"output": "joined"} | options).items() for part in (f"--{item[0]}", str(item[1]))]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher += ["--config_file", str(ROOT / "ds_configs" / "accelerate_cpu_2.yaml"), "--main_process_port", "0"]
+    done = subprocess.run(
+        [*launcher, str(ROOT / "recipes" / "sft.py"), *arguments],
+        cwd=starter.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    sentence = "processes was 1, now 2: the result is the same up to rounding"
+    assert "joined: goes on with the training states in" in done.stderr and sentence in done.stderr
+    assert sentence in json.loads((joined / "stage.json").read_text())["went_on"][0]
+    alone = starter.folder / "alone"
+    one, two = (read_metrics(folder / "metrics.jsonl") for folder in (alone, joined))
+    assert [row["step"] for row in one] == [row["step"] for row in two] and len(one) > 4
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
+    before, after = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (alone, joined))
+    start = load_file(tiny_policy_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=1e-3, atol=1e-4)
+    assert any(not torch.allclose(before[name], start[name], atol=1e-3) for name in before), "it has learnt"

@@ -47,5 +47,5 @@ def test_interrupt_leaves_no_orphan(diamond: FakeRun) -> None:
     driver = diamond.start(how="warm")
     diamond.wait_for("start", "b", seconds=60)
     driver.send_signal(signal.SIGINT)
-    driver.communicate(timeout=20)
+    driver.communicate(timeout=600)
     assert driver.returncode == 130 and not diamond.alive()

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def dpo(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     words = [part for name, value in options.items() for part in (f"--{name.replace('__', '.')}", str(value))]
     command = [sys.executable, "recipes/dpo.py", "--output", str(folder), *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.fixture

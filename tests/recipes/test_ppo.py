@@ -78,7 +78,7 @@ def _run(world: Path, policy: Path, *extra: str) -> subprocess.CompletedProcess[
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -323,3 +323,13 @@ def _other_reward(folder: Path, policy: Path) -> None:
     tokenizer = load_tokenizer(policy)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<extra>"]})
     RewardModel.from_policy(policy, safety_head=False, seed=0).save(folder, tokenizer)
+
+
+def test_ppo_that_kept_its_start_says_so(world: Path, tiny_policy_path: Path) -> None:
+    """Nothing is better than a reward that is the same for every answer."""
+    extra = ("--helpfulness", "my_rewards:safe", "--ppo.iterations", "1", "--ppo.evaluate_every", "1")
+    done = _run(world, tiny_policy_path, *extra)
+    assert done.returncode == 0, done.stderr
+    sentence = "the policy kept is the one it started from: no evaluation had a better reward"
+    assert f"  suspicious: {sentence}\n" in done.stderr
+    assert sentence in json.loads((world / "out" / "stage.json").read_text())["closing"]["suspicious"]

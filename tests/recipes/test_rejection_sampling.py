@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from rlhf.configuration import parse_config
+from rlhf.configuration import parse_config, run_recipe
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
@@ -372,3 +373,60 @@ def test_more_dialogues_are_mixed_in_and_train_on_their_last_answer(run, tmp_pat
         run("v3", mixed_data=json.dumps([str(ghost)]), mixed_share=0.5, **{"finetuning.train": "all"})
     with pytest.raises(InputError, match=r"mixed_share: must be 0 or above and below 1, got 1\.0"):
         run("v3", mixed_data=json.dumps([str(ghost)]), mixed_share=1.0)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_training_on_the_only_answer_that_was_not_cut_off_is_suspicious(
+    tiny_policy_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    strict: bool,
+) -> None:
+    stream = InProcessSampler.stream
+
+    def cut_off(self: InProcessSampler, *arguments: Any) -> Any:
+        """Of the 32 answers the first alone is finished."""
+        for position, answers in stream(self, *arguments):
+            yield position, [replace(a, text="mora", finished=not position and not i) for i, a in enumerate(answers)]
+
+    monkeypatch.setattr(InProcessSampler, "stream", cut_off)
+    (tmp_path / "rewards_of_the_test.py").write_text(REWARDS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"what is {i} ?"}]} for i in range(4)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {
+        "output": tmp_path / "v1",
+        "policy": tiny_policy_path,
+        "fine_tune_from": tiny_policy_path,
+        "prompts": tmp_path / "prompts.jsonl",
+        "helpfulness": "rewards_of_the_test:letters",
+        "safety": "rewards_of_the_test:brevity",
+        "version": "v1",
+        "num_samples": 8,
+        "sampling.max_new_tokens": 4,
+        "strict": str(strict).lower(),
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["rejection_sampling.py", *arguments])
+    sentences = [
+        "97% of the answers are cut off; raise sampling.max_new_tokens",
+        "only 1 of 4 are left to train on (31 unfinished)",
+        "it trained on 1 rows; fewer than 10 teach nothing else",
+    ]
+    output, aside = tmp_path / "v1", tmp_path / "v1.suspicious"
+    if strict:
+        with pytest.raises(SystemExit) as ended:
+            run_recipe(rejection_sampling.main, RejectionSamplingConfig)
+        assert ended.value.code == 3 and not output.exists()
+    else:
+        run_recipe(rejection_sampling.main, RejectionSamplingConfig)
+        assert not aside.exists()
+    made = aside if strict else output
+    closing = json.loads((made / "stage.json").read_text())["closing"]
+    assert closing["rows_used"] == 1 and closing["left_out"] == {"unfinished": 31}
+    assert sorted(closing["suspicious"]) == sorted(sentences)
+    said = capsys.readouterr().err
+    assert all(f"  suspicious: {sentence}\n" in said for sentence in sentences)
+    assert ("error: strict: " in said) == strict and (f"what was made is in {aside}" in said) == strict
+    assert AutoModelForCausalLM.from_pretrained(made / "checkpoint").num_parameters() > 0

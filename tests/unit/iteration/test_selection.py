@@ -15,7 +15,7 @@ from made_up import completion
 
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
-from rlhf.iteration.selection import SelectionConfig, select, selection_figures, similarity
+from rlhf.iteration.selection import SelectionConfig, select, selection_figures, similarity, suspicious_choice
 
 
 def answers(*rewards_and_texts: tuple[float, str]) -> list[Completion]:
@@ -134,3 +134,17 @@ def test_answers_given_up_early_are_no_part_of_lengths_and_finished_shares() -> 
     assert figures["given_up_share"] == pytest.approx(2 / 6)
     assert figures["mean_length"] == (2 + 4 + 9 + 7) / 4 and figures["finished_share"] == 3 / 4
     assert "curve" not in figures
+
+
+def test_few_prompts_with_an_answer_and_answers_chosen_for_their_length_are_suspicious() -> None:
+    sound = {"selected": 2, "prompts_without_answer": 2, "left_out": {"unfinished": 9}}
+    sound |= {"selected_mean_length": 15.0, "mean_length": 10.0}
+    assert suspicious_choice(sound) == []
+    assert suspicious_choice(sound | {"prompts_without_answer": 3}) == [
+        "only 2 of 5 are left to train on (9 unfinished)"
+    ]
+    assert suspicious_choice(sound | {"selected_mean_length": 16.0}) == [
+        "the chosen answers are 1.6 times as long as those drawn; selection.max_length_ratio bounds that"
+    ]
+    nothing = {"selected": 0, "prompts_without_answer": 4, "selected_mean_length": None}
+    assert suspicious_choice(sound | nothing) == ["only 0 of 4 are left to train on (9 unfinished)"]

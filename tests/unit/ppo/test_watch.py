@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.watch import limit_passed, repeated_share, warnings
+from rlhf.ppo.watch import limit_passed, repeated_share, suspicious_run, warnings
 
 
 def test_repeated_share_by_hand() -> None:
@@ -69,3 +69,40 @@ def test_reward_up_while_the_referee_falls() -> None:
 def test_held_out_rules_speak_at_evaluations_only() -> None:
     fell = _evaluations(reward=[1.0, 2.0], referee=[0.8, 0.1], referee_error=[0.1, 0.1])
     assert warnings({"first_ratio": 1.0}, fell) == []
+
+
+START = {"step": 0, "heldout_reward": 0.0, "heldout_kl": 0.0, "heldout_finished_share": 1.0, "heldout_length": 100}
+BEST = {"step": 2, "heldout_reward": 1.0, "heldout_kl": 20.0, "heldout_finished_share": 0.7, "heldout_length": 150}
+
+
+def test_a_run_at_every_threshold_is_not_suspicious() -> None:
+    worse = BEST | {"step": 4, "heldout_kl": 99.0, "heldout_finished_share": 0.0, "heldout_length": 999}
+    assert suspicious_run(2, [START, {"step": 1}, BEST, worse]) == [], "the policy that is not kept does not count"
+    assert suspicious_run(2, [START | {"heldout_length": 150}, BEST | {"heldout_length": 100}]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"heldout_kl": 20.1},
+            "the policy kept is 20.1 nats an answer from the reference; raise beta, or set max_kl",
+        ),
+        (
+            {"heldout_finished_share": 0.69},
+            "31% of its held-out answers are cut off; raise sampling.max_new_tokens",
+        ),
+        ({"heldout_length": 151}, "its held-out answers went from 100 to 151 tokens"),
+        ({"heldout_length": 66}, "its held-out answers went from 100 to 66 tokens"),
+    ],
+)
+def test_a_policy_beyond_one_threshold_is_suspicious(change: dict[str, Any], sentence: str) -> None:
+    assert suspicious_run(2, [START, BEST | change]) == [sentence]
+
+
+def test_a_run_that_kept_its_start_or_was_warned_is_suspicious() -> None:
+    assert suspicious_run(0, [START, BEST]) == [
+        "the policy kept is the one it started from: no evaluation had a better reward"
+    ]
+    warned = [START, {"step": 1, "warnings": ["odd"]}, BEST | {"warnings": ["odd", "odder"]}]
+    assert suspicious_run(2, warned) == ["odd", "odder"], "each warning once"

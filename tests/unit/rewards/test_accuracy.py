@@ -15,7 +15,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
-from rlhf.rewards.accuracy import accuracy_report, heldout_report, longer_wins, preference_accuracy
+from rlhf.rewards.accuracy import accuracy_report, heldout_report, longer_wins, preference_accuracy, suspicious_accuracy
 from rlhf.rewards.rows import RewardRows, load_reward_rows, local_files, seen_prompts
 
 
@@ -146,3 +146,26 @@ def test_rows_of_a_folder_keep_their_domain(tmp_path: Path) -> None:
     write(tmp_path / "set" / "train.jsonl", rows)
     got = load_reward_rows("helpfulness", [tmp_path / "set"], [tmp_path / "set"], [])
     assert [r.chosen for r in got.own] == ["c"] and [r.chosen for r in got.other] == ["a"]
+
+
+SOUND = {"accuracy": 0.4, "accuracy_ci": (0.3, 0.5), "longer_wins": 0.5, "pairs": 10, "test_prompts_in_training": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, None),
+        ({"accuracy_ci": (0.3, 0.49)}, "it prefers the rejected answer: held-out accuracy 40.0%"),
+        ({"accuracy": None, "accuracy_ci": None}, None),
+        ({"accuracy_ci": (0.3, 0.6), "longer_wins": 0.6}, None),
+        ({"accuracy_ci": (0.3, 0.59), "longer_wins": 0.6}, "counting characters does better (60.0% prefer the longer"),
+        ({"accuracy_ci": (0.3, 0.59), "longer_wins": 0.4}, "counting characters does better (40.0% prefer the longer"),
+        ({"longer_wins": None}, None),
+        ({"test_prompts_in_training": 1}, "the accuracy flatters: 1 of 10 held-out rows have a prompt"),
+    ],
+)
+def test_an_accuracy_below_a_coin_or_a_length_counter_is_suspicious(
+    change: dict[str, Any], sentence: str | None
+) -> None:
+    found = suspicious_accuracy(SOUND | change)
+    assert len(found) == (sentence is not None) and all(line.startswith(str(sentence)) for line in found)

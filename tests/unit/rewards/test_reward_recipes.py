@@ -15,6 +15,7 @@ import pytest
 from rlhf.configuration import parse_config
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
+from rlhf.metrics import read_metrics
 from rlhf.rewards.loading import load_reward
 
 OTHER = {"helpfulness": "safety", "safety": "helpfulness"}
@@ -181,3 +182,28 @@ def test_nothing_short_enough(preferences: Path, tiny_policy_path: Path, tmp_pat
     with pytest.raises(InputError, match="preferences: every pair of its own domain is too long"):
         fields = {"policy": tiny_policy_path, "preferences": str(preferences), "training": training}
         module.main(config_class(output=tmp_path / "out", **fields))
+
+
+def test_the_papers_steps_of_512_pairs_on_a_small_set_are_not_all_warm_up(
+    tiny_policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, config_class = recipe("helpfulness")
+    question: Any = [{"role": "user", "content": "what ?"}]
+    rows = [Preference(str(i), question, "mora", "goat", domain="helpfulness").to_dict() for i in range(1604)]
+    for name, own in (("train", rows), ("test", rows[:4])):
+        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    argv = [
+        f"--output={tmp_path / 'out'}",
+        f"--policy={tiny_policy_path}",
+        f"--preferences=[{tmp_path / 'train.jsonl'}]",
+        f"--test_preferences=[{tmp_path / 'test.jsonl'}]",
+        "--other_share=0",
+        "--training.optimizer.micro_batch_size=512",
+    ]
+    module.main(parse_config(config_class, argv))
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path / "out/metrics.jsonl")]
+    assert len(rates) == 4 and rates == sorted(rates, reverse=True) and rates[0] == 1e-5 and rates[1] < 1e-5
+    assert "4 steps are few; 1 warm up, not 5" in capsys.readouterr().err
+    closing = json.loads((tmp_path / "out/stage.json").read_text())["closing"]
+    assert closing["rows_used"] == 1604 and closing["figures"]["steps"] == 4
+    assert not [sentence for sentence in closing["suspicious"] if "warm-up" in sentence]

@@ -26,7 +26,7 @@ from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.pairs import Pair, render_pairs
 from rlhf.rewards.scoring import RewardModelFunction
-from rlhf.rewards.training import fitting_rows, pair_losses, pair_task, train_reward_model
+from rlhf.rewards.training import fitting_rows, pair_losses, pair_task, suspicious_margins, train_reward_model
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 
@@ -289,3 +289,14 @@ def test_no_pair_is_longer_than_the_model_takes(tiny_policy_path: Path) -> None:
     for limit in (None, 4096):
         with pytest.raises(InputError, match="above max_length 256"):
             fitting_rows(tiny_policy_path, [row], RewardTrainingConfig(max_length=limit), "test_preferences")
+
+
+def test_margins_without_strengths_are_suspicious() -> None:
+    without = [preference(0, "mora", "sure"), preference(1, "mora", "hello")]
+    for margin in ("small", "large", {"significantly": 1.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0}):
+        config = RewardTrainingConfig(margin=margin)
+        assert suspicious_margins(without, config) == [
+            "training.margin: no pair has a strength, so that there is no margin; say none, or give strengths"
+        ]
+        assert suspicious_margins([*without, preference(2, "mora", "goat", strength="better")], config) == []
+    assert suspicious_margins(without, RewardTrainingConfig(margin="none")) == []

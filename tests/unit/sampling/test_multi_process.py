@@ -45,9 +45,9 @@ def test_one_and_two_processes_draw_the_same_samples(tiny_policy_path: Path, tmp
         [*launch, "--rdzv_endpoint", "localhost:0", str(program), str(tiny_policy_path), str(tmp_path)],
         env=environment,
         cwd=tmp_path,
-        timeout=120,
+        timeout=600,
     )
-    assert two.returncode == 0 and one.wait(timeout=120) == 0
+    assert two.returncode == 0 and one.wait(timeout=600) == 0
     alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1_0", "2_0", "2_1"))
     assert alone == first == second
     assert len(alone) == 7 and all(len(row) == 4 for row in alone)

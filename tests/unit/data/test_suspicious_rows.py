@@ -1,0 +1,29 @@
+"""What looks wrong about rows that a stage made itself: each rule just beyond its threshold, and silent at it."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import pytest
+
+from rlhf.data.suspicion import suspicious_answers, suspicious_selection
+
+
+@pytest.mark.parametrize("answers", [10, 100, 1000])
+def test_three_answers_in_ten_may_be_cut_off(answers: int) -> None:
+    finished = answers * 7 // 10
+    assert suspicious_answers(fmean(i < finished for i in range(answers))) == []
+    assert len(suspicious_answers(fmean(i < finished - 1 for i in range(answers)))) == 1
+
+
+def test_the_sentence_names_the_share_and_the_option() -> None:
+    assert suspicious_answers(1 / 32) == ["97% of the answers are cut off; raise sampling.max_new_tokens"]
+    assert suspicious_answers(0.0, "max_tokens") == ["100% of the answers are cut off; raise max_tokens"]
+
+
+def test_half_of_the_rows_may_be_left_out() -> None:
+    assert suspicious_selection(5, 10, {"unfinished": 5}) == suspicious_selection(0, 0, {}) == []
+    assert suspicious_selection(4, 10, {"unfinished": 5, "empty": 0, "too long": 1}) == [
+        "only 4 of 10 are left to train on (5 unfinished, 1 too long)"
+    ]
+    assert suspicious_selection(4, 10, {}) == ["only 4 of 10 are left to train on"]
