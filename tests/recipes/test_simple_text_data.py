@@ -217,7 +217,7 @@ def test_the_shipped_config_parses(tmp_path: Path) -> None:
     file = ROOT / "recipes" / "configs" / "simple_text" / "simple_text_data.yaml"
     given = ["--config", str(file), "--eli5", "eli5.jsonl.zst", "--question_model", str(tmp_path)]
     made = parse_config(SimpleTextDataConfig, given)
-    assert made.question_server is not None and made.filters == SimpleTextDataConfig(tmp_path, eli5="x").filters
+    assert made.question_server is not None and made.filters == SimpleTextDataConfig(output=tmp_path, eli5="x").filters
 
 
 def test_as_a_command(tmp_path: Path) -> None:
