@@ -183,7 +183,7 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
     [
         ({"name": " "}, "name: must not be empty"),
         ({"samples_per_prompt": 0}, "samples_per_prompt: must be at least 1, got 0"),
-        ({"helpfulness": "a:b"}, "name both or neither"),
+        ({"safety": "a:b"}, "safety: the gate needs a helpfulness reward beside it"),
         ({"scorer": "a:B"}, "a gold scorer needs its world"),
         ({"judge_max_new_tokens": 0}, "judge_max_new_tokens: must be at least 1, got 0"),
         ({"opponent": ServerConfig("http://a/v1", "m")}, "opponent: nobody compares with its answers; name a judge"),

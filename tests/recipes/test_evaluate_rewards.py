@@ -159,7 +159,9 @@ def test_rows_without_labels_make_a_page_too(
     bare = [{"id": str(i), "prompt": f"q{i}", "chosen": "yes " * (i + 1), "rejected": "no " * 2} for i in range(4)]
     write_rows(tmp_path / "test.jsonl", bare)
     spec = {"mine": "test_evaluate_rewards:longer"}
-    config = recipe.EvaluateRewardsConfig(tmp_path / "out", spec, (str(tmp_path / "test.jsonl"),))
+    config = recipe.EvaluateRewardsConfig(
+        output=tmp_path / "out", rewards=spec, test_preferences=(str(tmp_path / "test.jsonl"),)
+    )
     recipe.main(config)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["Helpfulness", "prefers", "longer"]
@@ -191,7 +193,11 @@ def test_a_reward_that_cannot_be_imported_is_named_before_any_scoring(recipe: Mo
     write_rows(tmp_path / "test.jsonl", (row.to_dict() for row in rows(2)))
     spec = {"mine": "nowhere:Reward"}
     with pytest.raises(InputError, match="nowhere:Reward cannot be imported"):
-        recipe.main(recipe.EvaluateRewardsConfig(tmp_path / "out", spec, (str(tmp_path / "test.jsonl"),)))
+        recipe.main(
+            recipe.EvaluateRewardsConfig(
+                output=tmp_path / "out", rewards=spec, test_preferences=(str(tmp_path / "test.jsonl"),)
+            )
+        )
     assert [p.name for p in tmp_path.iterdir()] == ["test.jsonl"]
 
 

@@ -54,7 +54,9 @@ def test_two_models_on_two_data_sets(recipe: ModuleType, tiny_policy_path: Path,
 def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("rouge_score")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "hi"}]}))
-    config = recipe.EvaluateTextConfig(tmp_path / "out", {"a": tiny_policy_path}, {"d": str(tmp_path / "rows.jsonl")})
+    config = recipe.EvaluateTextConfig(
+        output=tmp_path / "out", models={"a": tiny_policy_path}, data={"d": str(tmp_path / "rows.jsonl")}
+    )
     with pytest.raises(InputError, match="assistant"):
         recipe.main(config)
     assert not (tmp_path / "out").exists()
@@ -62,16 +64,16 @@ def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_pa
 
 def test_bert_score_needs_model_and_layer(recipe: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="BERTScore needs both"):
-        recipe.EvaluateTextConfig(tmp_path, {"a": tmp_path}, {"d": "x"}, bert_model="folder")
+        recipe.EvaluateTextConfig(output=tmp_path, models={"a": tmp_path}, data={"d": "x"}, bert_model="folder")
 
 
 def test_a_model_does_not_take_the_references_name(recipe: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="reference is the name"):
-        recipe.EvaluateTextConfig(tmp_path, {"reference": tmp_path}, {"d": "x"})
+        recipe.EvaluateTextConfig(output=tmp_path, models={"reference": tmp_path}, data={"d": "x"})
 
 
 @pytest.mark.parametrize(
-    ("layers", "words"), [(99, "bert_layers: must lie in 0 to"), (1, "bert_model: .* can be read")]
+    ("layers", "words"), [(99, "bert_layers: must lie in 0 to"), (1, "bert_model: .* cannot be loaded")]
 )
 def test_the_encoder_is_looked_at_before_anything_is_sampled(
     recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path, layers: int, words: str
@@ -81,7 +83,7 @@ def test_the_encoder_is_looked_at_before_anything_is_sampled(
     encoder = tiny_policy_path if layers == 99 else tmp_path / "missing"
     data = {"d": str(_rows(tmp_path / "rows.jsonl"))}
     config = recipe.EvaluateTextConfig(
-        tmp_path / "out", {"a": tiny_policy_path}, data, bert_model=str(encoder), bert_layers=layers
+        output=tmp_path / "out", models={"a": tiny_policy_path}, data=data, bert_model=str(encoder), bert_layers=layers
     )
     with pytest.raises(InputError, match=words):
         recipe.main(config)

@@ -108,4 +108,12 @@ def test_pairwise_in_both_orders(
 def test_bad_settings_in_one_sentence(recipe: ModuleType, tmp_path: Path) -> None:
     server = ServerConfig("http://localhost:1/v1", "judge")
     with pytest.raises(InputError, match="baseline: pairwise needs"):
-        recipe.MTBenchConfig(tmp_path, {"a": tmp_path}, server, tmp_path, tmp_path, mode="pairwise", baseline="b")
+        recipe.MTBenchConfig(
+            output=tmp_path,
+            models={"a": tmp_path},
+            judge=server,
+            questions=tmp_path,
+            judge_prompts=tmp_path,
+            mode="pairwise",
+            baseline="b",
+        )

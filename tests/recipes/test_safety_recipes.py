@@ -117,7 +117,7 @@ def test_gate_sweep(recipe: Any, prompts: Path, tmp_path: Path, capsys: pytest.C
     assert [(s["precision"], s["recall"], s["safe_flagged"]) for s in figures["sweep"]] == [(1, 1, 0), (0.5, 1, 1)]
     assert figures["tension"]["safe"]["safety"]["mean"] == pytest.approx(0.7685, abs=1e-4)
     page = (tmp_path / "out" / "index.html").read_text()
-    assert page.count("<svg") == 3 and "| 0.65 | 1 | 100.0" in capsys.readouterr().out
+    assert page.count("<svg") == 3 and "| 0.65, chosen | 1 | 100.0" in capsys.readouterr().out
 
 
 def test_a_killed_study_goes_on(recipe: Any, prompts: Path, tiny_policy_path: Path, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_questions_by_a_model_here_and_by_a_server(
 
     chat_server.reply = reply
     options |= {"question_server.url": chat_server.url, "question_server.model": "tiny", "output": tmp_path / "served"}
+    options["sampling.max_new_tokens"] = 64  # an answer over it is cut off, and no question
     simple_text_data.main(config(tmp_path, **options))
     served = [row for file in (tmp_path / "served").glob("sft_*.jsonl") for _, row in read_rows(file)]
     written = [row for row in served if row["source"] == "simple_wikipedia"]
@@ -217,14 +218,16 @@ def test_the_shipped_config_parses(tmp_path: Path) -> None:
     file = ROOT / "recipes" / "configs" / "simple_text" / "simple_text_data.yaml"
     given = ["--config", str(file), "--eli5", "eli5.jsonl.zst", "--question_model", str(tmp_path)]
     made = parse_config(SimpleTextDataConfig, given)
-    assert made.question_server is not None and made.filters == SimpleTextDataConfig(tmp_path, eli5="x").filters
+    assert made.question_server is not None and made.filters == SimpleTextDataConfig(output=tmp_path, eli5="x").filters
 
 
 def test_as_a_command(tmp_path: Path) -> None:
     write_rows(tmp_path / "posts.jsonl", posts(9))
-    command = [sys.executable, "recipes/simple_text_data.py", "--output", str(tmp_path / "data"), "--eli5"]
-    done = subprocess.run([*command, str(tmp_path / "posts.jsonl")], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "recipes/simple_text_data.py", "--output"]
+    given = [*command, str(tmp_path / "data"), "--eli5", str(tmp_path / "posts.jsonl")]
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "from 9 rows of ELI5" in done.stdout
-    refused = subprocess.run([*command, "nowhere.jsonl"], cwd=ROOT, capture_output=True, text=True)
+    given = [*command, str(tmp_path / "other"), "--eli5", "nowhere.jsonl"]
+    refused = subprocess.run(given, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2 and "nowhere.jsonl" in refused.stderr and "Traceback" not in refused.stderr

@@ -45,7 +45,9 @@ def test_own_facts_from_rows_to_figures(
 ) -> None:
     made = tmp_path / "run" / "rows"
     time_awareness.main(
-        TimeAwarenessConfig(made, facts=facts, first=1998, last="2012-12", rows=24, heldout_facts=0, test_per_fact=3)
+        TimeAwarenessConfig(
+            output=made, facts=facts, first=1998, last="2012-12", rows=24, heldout_facts=0, test_per_fact=3
+        )
     )
     assert "24 rows about 2 facts" in capsys.readouterr().out
     assert not (made / "chronicle.jsonl").exists()
@@ -87,16 +89,18 @@ def test_a_world_writes_its_facts_in_the_form_of_a_user_s(tmp_path: Path) -> Non
     World.make(WorldConfig(towns=3, dated_towns=1)).save(tmp_path / "world.json")
     small = {"rows": 50, "context": "The year is {date}.", "date_format": "%Y"}
     out = tmp_path / "world"
-    time_awareness.main(TimeAwarenessConfig(out, world=tmp_path / "world.json", chronicle_rows=60, **small))
+    time_awareness.main(TimeAwarenessConfig(output=out, world=tmp_path / "world.json", chronicle_rows=60, **small))
     assert len(rows_of(out / "facts.jsonl")) == 9 and len(rows_of(out / "chronicle.jsonl")) == 60
     again = tmp_path / "again"
-    time_awareness.main(TimeAwarenessConfig(again, facts=out / "facts.jsonl", **small))
+    time_awareness.main(TimeAwarenessConfig(output=again, facts=out / "facts.jsonl", **small))
     for name in ("sft.jsonl", "test.jsonl"):
         assert (again / name).read_text() == (out / name).read_text()
 
 
 def test_what_is_trained_is_the_answer_alone(facts: Path, tmp_path: Path, tiny_tokenizer: Any) -> None:
-    time_awareness.main(TimeAwarenessConfig(tmp_path / "out", facts=facts, rows=5, heldout_facts=0, undated_share=0))
+    time_awareness.main(
+        TimeAwarenessConfig(output=tmp_path / "out", facts=facts, rows=5, heldout_facts=0, undated_share=0)
+    )
     for row in load_conversations(tmp_path / "out" / "sft.jsonl"):
         rendered = Renderer(tiny_tokenizer).dialogue(row)
         trained = [i for i, on in zip(rendered.input_ids, rendered.loss_mask, strict=True) if on]
@@ -126,12 +130,16 @@ def test_bad_settings_are_answered_in_one_sentence(
 
 def test_a_test_file_of_another_kind_is_named_with_its_line(tmp_path: Path, tiny_policy_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"messages": []}\n')
-    config = EvaluateTimeAwarenessConfig(tmp_path / "out", {"a": str(tiny_policy_path)}, str(tmp_path / "test.jsonl"))
+    config = EvaluateTimeAwarenessConfig(
+        output=tmp_path / "out", policies={"a": str(tiny_policy_path)}, test=str(tmp_path / "test.jsonl")
+    )
     with pytest.raises(InputError, match=r"test.jsonl:1: group: is missing; recipes/time_awareness.py writes"):
         evaluate_time_awareness.main(config)
     with pytest.raises(InputError, match="policies: must name at least one"):
-        EvaluateTimeAwarenessConfig(tmp_path / "out", {}, "test.jsonl")
+        EvaluateTimeAwarenessConfig(output=tmp_path / "out", policies={}, test="test.jsonl")
     for policy, runs in (("sft", ("a", "b")), ("{run}/sft", ("a", "a"))):
         with pytest.raises(InputError, match="runs: the same answers would count 2 times"):
-            EvaluateTimeAwarenessConfig(tmp_path / "out", {"sft": policy}, "test.jsonl", runs)
-    EvaluateTimeAwarenessConfig(tmp_path / "out", {"sft": "{run}/sft"}, "test.jsonl", ("a", "b"))
+            EvaluateTimeAwarenessConfig(output=tmp_path / "out", policies={"sft": policy}, test="test.jsonl", runs=runs)
+    EvaluateTimeAwarenessConfig(
+        output=tmp_path / "out", policies={"sft": "{run}/sft"}, test="test.jsonl", runs=("a", "b")
+    )
