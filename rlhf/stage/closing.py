@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf.stage.kept import ATTEMPT_FILE
+
 
 @dataclass
 class Closing:
@@ -38,7 +40,9 @@ class Closing:
 
     def record(self, folder: Path) -> dict[str, Any]:
         """What `stage.json` has of it: {made, rows_used, left_out, figures, suspicious}."""
-        made = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+        made = sorted(
+            f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir() if path.name != ATTEMPT_FILE
+        )
         return {
             "made": made,
             "rows_used": self.used,

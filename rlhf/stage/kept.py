@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
-from rlhf.stage.files import package_versions
+from rlhf.stage.files import STAGE_FILE, package_versions
 
 ATTEMPT_FILE = "attempt.json"
 ORIGIN_FILE = "origin.json"
@@ -157,7 +157,8 @@ def require_ours(partial: Path) -> None:
         raise InputError(f"output: {partial} is a link, which is not followed to empty a folder; remove it")
     if partial.exists() and not partial.is_dir():
         raise InputError(f"output: {partial} is a file; the stage is written there first: move it away")
-    if partial.is_dir() and any(partial.iterdir()) and not (partial / ATTEMPT_FILE).is_file():
+    names = {path.name for path in partial.iterdir()} if partial.is_dir() else set()
+    if names - {f"{ATTEMPT_FILE}.partial"} and not names & {ATTEMPT_FILE, STAGE_FILE}:
         raise InputError(
             f"output: {partial} was not made by this stage (it has no {ATTEMPT_FILE}), so it is not emptied; "
             "move it away, or name another --output"

@@ -182,7 +182,6 @@ class Stage:
         for kind, aside in zip(kept, done, strict=True):  # in one move: what is large takes a while to remove
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(self.folder / kind.name, aside)
-        (self.folder / ATTEMPT_FILE).unlink()
         seconds = round(time.time() - started, 3)
         closing = self.closing.record(self.folder)
         record = {
@@ -196,6 +195,7 @@ class Stage:
             "closing": closing,
         }
         write_json(self.folder / STAGE_FILE, record)
+        (self.folder / ATTEMPT_FILE).unlink()  # one of the two is there at any moment: they say that the folder is ours
         refused = self._strict and bool(closing["suspicious"])
         final = _suspicious_folder(self.output) if refused else self.output
         os.replace(self.folder, final)

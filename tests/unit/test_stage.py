@@ -260,3 +260,28 @@ def test_strict_makes_suspicion_a_failure_and_loses_nothing(make: Make, tmp_path
     assert sorted(path.name for path in aside.iterdir()) == ["checkpoint", "stage.json"]
     with pytest.raises(InputError, match="look at it, then move it"):
         make(strict="true", output=tmp_path / "outTrue")
+
+
+@pytest.mark.parametrize("moment", ["write_json", "replace", "_write"])
+def test_killed_at_its_very_start_or_end_the_folder_is_still_ours(
+    make: Make, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def begun(file: Path, content: Any) -> None:
+        file.with_name(file.name + ".partial").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if moment == "_write":
+            patch.setattr("rlhf.stage.kept._write", begun)
+        else:
+            patch.setattr("rlhf.stage.stage." + {"write_json": "write_json", "replace": "os.replace"}[moment], kill)
+        with make().work() as folder:
+            (folder / "made").touch()
+    stage = make()
+    assert any(stage.folder.iterdir())
+    with stage.work():
+        pass
+    assert [path.name for path in stage.output.iterdir()] == ["stage.json"]
