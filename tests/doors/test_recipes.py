@@ -102,6 +102,11 @@ def others(door: Door) -> dict[str, tuple[str, str, dict[str, Any]]]:
             "embedded/safety_reward.yaml",
             {**pairs, "test_preferences": [preferences], **REWARD},
         ),
+        "dpo": (
+            "accelerate_cpu_zero3.yaml",
+            "embedded/dpo.yaml",
+            {"policy": door.policy, "preferences": [preferences], "test_preferences": [preferences], **FINETUNING},
+        ),
         "rejection_sampling": (
             "accelerate_cpu_zero3.yaml",
             "embedded/rejection_sampling.yaml",
@@ -170,6 +175,7 @@ def others(door: Door) -> dict[str, tuple[str, str, dict[str, Any]]]:
         "pretrain",
         "helpfulness_reward",
         "safety_reward",
+        "dpo",
         "rejection_sampling",
         "ghost_attention",
         "context_distillation",
