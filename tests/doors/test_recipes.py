@@ -116,7 +116,8 @@ def others(door: Door) -> dict[str, tuple[str, str, dict[str, Any]]]:
         "ghost_attention": (
             "accelerate_cpu_zero3.yaml",
             "embedded/ghost_attention.yaml",
-            {"policy": door.policy, "dialogues": door.rows("dialogues"), "sft_data": chats, **long, **FINETUNING},
+            {"policy": door.policy, "dialogues": door.rows("dialogues"), "sft_data": chats, **long, **FINETUNING}
+            | {"checker": "null"},  # a random model obeys nobody
         ),
         "context_distillation": (
             "accelerate_cpu_zero2.yaml",
@@ -189,4 +190,4 @@ def test_every_other_training_recipe(door: Door, recipe: str) -> None:
     made = door.launch(settings, recipe, config, **options)
     assert (made / "stage.json").exists() or list(made.rglob("stage.json")), "the stage is finished"
     weights = [file for file in made.rglob("*.safetensors") if file.stat().st_size > 1000]
-    assert weights, "whole weights are saved, no empty ones"
+    assert weights or recipe == "safety_study", "whole weights are saved, no empty ones; that study keeps figures alone"
