@@ -116,16 +116,19 @@ def main(config: DPOConfig) -> None:
         result = train(
             model, pairs, task, optimizer, accelerator, stage.log, seed=config.seed, name="dpo", states=states
         )
-        policy.eval()
+        merge = config.adapter is None or config.adapter.merge
+        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
+        del policy, model
+
+        # measure what was saved: whole on every process, however the training divided it
         figures: dict[str, Any] = {"pairs": len(pairs), "left_out": len(rows) - len(pairs), "beta": config.beta}
         if held_out:
-            figures["test"] = heldout_figures(config.beta, held_out, policy, renderer.pad_token_id, accelerator)
+            saved = load_policy(folder / "checkpoint", quantization=config.quantization).to(accelerator.device)
+            figures["test"] = heldout_figures(config.beta, held_out, saved, renderer.pad_token_id, accelerator)
         stage.write_json("dpo.json", figures)
         stage.closing.rows(len(pairs), {"too long": len(rows) - len(pairs)} if len(rows) > len(pairs) else {})
         stage.closing.figures(**result.figures(), **figures.get("test", {}))
         stage.closing.suspect(suspicious_training(result))
-        merge = config.adapter is None or config.adapter.merge
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
 
 
 def heldout_figures(

@@ -6,13 +6,11 @@ statistics | verify-reward | average`; for rows of any kind: `rlhf look | qualit
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
@@ -239,7 +237,9 @@ def verify_reward(spec: str) -> bool:
 
 def compare(first: Path, second: Path) -> None:
     """Print a table of the versions' figures of two runs: first, second, difference."""
-    tables = [{version["name"]: version for version in _summary(run)["versions"]} for run in (first, second)]
+    from rlhf.iteration.summary import read_summary
+
+    tables = [{version["name"]: version for version in read_summary(run)["versions"]} for run in (first, second)]
     names = list(dict.fromkeys([*tables[0], *tables[1]]))
     print(f"{'':<12}{'':<22}{first.name:>12}{second.name:>12}{'difference':>12}")
     for name in names:
@@ -335,14 +335,6 @@ def _existing_tokenizer(folder: Path) -> None:
 def _existing_run(run: Path) -> None:
     if not (run / "ledger.jsonl").exists():
         raise InputError(f"run: {run} is not the folder of a run (it has no ledger.jsonl)")
-
-
-def _summary(run: Path) -> dict[str, Any]:
-    path = run / "summary.json"
-    if not path.exists():
-        raise InputError(f"run: {path} does not exist; the run writes it when its last stage is finished")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 if __name__ == "__main__":

@@ -217,7 +217,10 @@ class JsonClient:
             raise self._failed(f"does not answer within {self.timeout:g} seconds") from None
         if not 200 <= status < 300:
             said = self._clean(content.decode(errors="replace"))
-            way_in = "; name the environment variable of its key with api_key_env" * (status in (401, 403))
+            way_in = "name the environment variable of its key with api_key_env"
+            if self._key is not None:
+                way_in = "see whether the key in the variable that api_key_env names is its own"
+            way_in = f"; {way_in}" * (status in (401, 403))
             raise self._failed(f"answers {status} ({said}){about}{way_in}", status, said, wait)
         try:
             return json.loads(content)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.errors import InputError
 from rlhf.iteration.driver import make_link
 from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
 from rlhf.iteration.plan import PlannedStage
@@ -63,6 +64,20 @@ def write_summary(run: Path, stages: Sequence[PlannedStage]) -> Path:
     path = run / "summary.json"
     write_json(path, summarise(run, stages))
     return path
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """What `write_summary` wrote. InputError where there is none, or it cannot be read."""
+    path = run / "summary.json"
+    if not path.exists():
+        raise InputError(f"run: {path} does not exist; the run writes it when its last stage is finished")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(summary, dict) and "versions" in summary:
+            return summary
+    except ValueError:
+        pass
+    raise InputError(f"run: {path} is no summary of a run; rlhf run, with the run's options, writes it again")
 
 
 def _reward_model(version: str | None, accuracy: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,7 +16,7 @@ from rlhf.errors import InputError
 from rlhf.iteration.digests import FileDigests, changes
 from rlhf.iteration.ledger import Record, last_record, output_digest, read_ledger
 from rlhf.iteration.plan import PlannedStage, make_plan
-from rlhf.iteration.summary import summarise
+from rlhf.iteration.summary import read_summary, summarise
 from rlhf.stage import STAGE_FILE
 
 ANSWERS = "completions.parquet"
@@ -45,7 +44,10 @@ def verify_run(run: Path) -> Iterator[Finding]:
     for name, record in finished.items():
         yield Finding(name, _stage_problems(run / name, record, digests))
     linked = sorted(run.rglob("pool/*.parquet"))
-    if not linked and not (run / "summary.json").exists():
+    summary = run / "summary.json"
+    ended = next((record for record in reversed(records) if record["event"] == "ended"), None)
+    complete = ended is not None and ended.get("finished", 0) == ended.get("stages")
+    if not linked and not summary.exists() and not complete:
         return
     try:
         stages = _plan(run)
@@ -53,8 +55,10 @@ def verify_run(run: Path) -> Iterator[Finding]:
         yield Finding("config.yaml", [f"the plan cannot be read: {error}"])
         return
     yield Finding("pool", [problem for link in linked if (problem := _link_problem(link, run, stages, digests))])
-    if (run / "summary.json").exists():
+    if summary.exists():
         yield Finding("summary.json", _summary_problems(run, stages))
+    elif complete:
+        yield Finding("summary.json", ["it is missing, though every stage is finished"])
 
 
 def _plan(run: Path) -> list[PlannedStage]:
@@ -94,7 +98,10 @@ def _link_problem(link: Path, run: Path, stages: Sequence[PlannedStage], digests
 
 def _summary_problems(run: Path, stages: Sequence[PlannedStage]) -> Sequence[str]:
     """What the summary says but for the seconds, which the next start of a driver changes, is in the stages' files."""
-    summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    try:
+        summary = read_summary(run)
+    except InputError as error:
+        return [str(error)]
     wanted = json.loads(json.dumps(summarise(run, stages)))
     different = [name for name in {**wanted, **summary} if summary.get(name) != wanted.get(name)]
     return [f"{name} is not what the stages' files say" for name in different if name != "seconds"]

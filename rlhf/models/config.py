@@ -63,4 +63,4 @@ class LlamaSize:
                 f"num_heads: hidden_size {self.hidden_size} must be an even multiple, got {self.num_heads}"
             )
         if self.num_heads % self.num_kv_heads:
-            raise InputError(f"num_kv_heads: num_heads {self.num_heads} must be a multiple, got {self.num_kv_heads}")
+            raise InputError(f"num_kv_heads: must divide num_heads, {self.num_heads}, got {self.num_kv_heads}")

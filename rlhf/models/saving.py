@@ -112,7 +112,7 @@ def write_whole(
     require_finite(written.items(), "the trained model", "nothing was saved; lower the learning rate and train again")
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=dict(written))  # it empties the one that it is given
-    _name_type(folder, source_types(model))
+    _mend_config(folder, source_types(model))
     read_back(folder, written, kind, probe, want, model)
 
 
@@ -239,16 +239,17 @@ def _same(found: Tensor, state: Tensor) -> bool:
     return found.shape == state.shape and torch.equal(found, state.detach().to(found.device, found.dtype))
 
 
-def _name_type(folder: Path, source: SourceTypes | None) -> None:
-    """Name in config.json the type that was written: transformers puts there the one that memory holds."""
-    if source is None:
-        return
+def _mend_config(folder: Path, source: SourceTypes | None) -> None:
+    """Name in config.json the type that was written, where transformers puts the one that memory holds; name no code
+    of the checkpoint's own (`auto_map`): it was not run, and does not come along."""
     file = folder / "config.json"
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    name = str(source.default).removeprefix("torch.")
-    for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
-        if "dtype" in part:
-            part["dtype"] = name
+    settings.pop("auto_map", None)
+    if source is not None:
+        name = str(source.default).removeprefix("torch.")
+        for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+            if "dtype" in part:
+                part["dtype"] = name
     file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

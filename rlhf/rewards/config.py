@@ -91,6 +91,8 @@ class GateConfig:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold: must lie between 0 and 1, got {self.threshold}")
+        if self.threshold_from is not None and self.threshold != type(self).threshold:
+            raise InputError(f"threshold: {self.threshold} stands beside threshold_from; leave one of the two out")
 
     def inputs(self) -> dict[str, Path]:
         """Option -> file that a stage reads for its gate, checked; empty where there is none.

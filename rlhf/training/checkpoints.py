@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+from rlhf.errors import InputError
 from rlhf.metrics import METRICS_FILE, TENSORBOARD_FOLDER
 from rlhf.stage import Kept, Stage, options_of, remove_folder
 from rlhf.training.step import Stepper
@@ -114,16 +115,24 @@ class Checkpoints:
         """Take up the newest state and return what `save` was given; None: there is none, and nothing was changed.
 
         A process that the run which wrote it did not have keeps its own random state.
+
+        Raises:
+            InputError: a file of it cannot be read.
         """
         found = self._found()
         if not found:
             return None
         newest = found[-1]
-        content = json.loads((newest / STATE_FILE).read_text(encoding="utf-8"))
-        _load_training(self.stepper, newest)
-        random_file = newest / f"random-{self.accelerator.process_index}.pt"
-        if random_file.exists():
-            _set_random_state(torch.load(random_file, weights_only=True))
+        try:
+            content = json.loads((newest / STATE_FILE).read_text(encoding="utf-8"))
+            _load_training(self.stepper, newest)
+            random_file = newest / f"random-{self.accelerator.process_index}.pt"
+            if random_file.exists():
+                _set_random_state(torch.load(random_file, weights_only=True))
+        except Exception as error:  # safetensors, torch's unpickler and json raise many kinds, all about the files
+            why = " ".join(str(error).split())[:120]
+            way_out = "go on from the state before it" if len(found) > 1 else "start the training again"
+            raise InputError(f"kept work: {newest} cannot be read ({why}); remove that folder to {way_out}") from error
         for name, value in content["counters"].items():
             setattr(self.stepper, name, value)
         state: dict[str, Any] = content["state"]

@@ -198,7 +198,7 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
         ({"selection.top_n": 0}, "top_n: must be at least 1, got 0"),
         ({"temperature_from": tmp_path / "prompts.jsonl"}, r"temperature_from: .*prompts.jsonl is no sweep.json"),
         ({"earlier_prompts": json.dumps([str(clash)])}, "earlier_prompts: two prompts have the id 'p1'"),
-        ({"prompts": clash}, "prompt: 'why why .* tokens with its history, but the model's context is 256"),
+        ({"prompts": clash, "too_long": "refuse"}, "policy: 1 of 1 prompts leave no room for 150 new tokens"),
         ({"pool": tmp_path}, "pool: .* holds no"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -333,7 +333,7 @@ def test_early_rejection_goes_on_where_it_was_and_anew_where_it_would_reject_oth
 
         with monkeypatch.context() as patch, pytest.raises(InputError, match="no answer is left"):
             patch.setattr(InProcessSampler, "stream", counted)
-            run("v1", **{**REJECTION, "selection.minimum_reward": 99, **options})
+            run("v1", **{**REJECTION, "selection.minimum_reward": 99, "fresh": "true", **options})
         return drawn
 
     assert stopped() == 72

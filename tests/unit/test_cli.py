@@ -90,6 +90,19 @@ def test_verify_tells_the_pools_links_and_the_summary(run: Path, capsys: pytest.
     (run / "pool" / "v1.parquet").write_text("answers")
     summary.write_text(summary.read_text().replace("0.5", "0.6"))
     assert verify(run, capsys)[1][-2] == "versions is not what the stages' files say"
+    summary.write_text("[1")
+    assert verify(run, capsys)[0] == 1
+    Ledger(run / "ledger.jsonl").append("ended", finished=3, stages=3)
+    summary.unlink()
+    code, said = verify(run, capsys)
+    assert code == 1 and "it is missing, though every stage is finished" in said
+
+
+def test_compare_says_which_summary_cannot_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "summary.json").write_text("[1")
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(run), str(run)])
+    assert ended.value.code == 2 and "summary.json is no summary of a run" in capsys.readouterr().err
 
 
 def test_compare(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,13 @@ def nudged(model: torch.nn.Module) -> Any:
     return model
 
 
+def test_what_is_saved_names_no_code_of_the_checkpoint_it_came_from(bf16_policy: Path, tmp_path: Path) -> None:
+    config = json.loads((bf16_policy / "config.json").read_text())
+    (bf16_policy / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "code.Model"}}))
+    save_policy(load_policy(bf16_policy), load_tokenizer(bf16_policy), tmp_path / "c")
+    assert "auto_map" not in json.loads((tmp_path / "c" / "config.json").read_text())
+
+
 @pytest.mark.parametrize("adapter", [None, AdapterConfig(r=4, dropout=0.0)])
 def test_a_policy_keeps_the_type_that_it_came_in(
     bf16_policy: Path, tmp_path: Path, adapter: AdapterConfig | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlhf.errors import InputError
 from rlhf.stage import open_stage
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.checkpoints import Checkpoints, kept_states
@@ -43,6 +45,25 @@ def _loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
 def _train(stepper: Stepper, steps: int) -> list[float]:
     batch = {"x": torch.arange(6.0).view(2, 3)}
     return [stepper.step([(batch, 1.0)], _loss, 2.0, 1e-2).means["loss"] for _ in range(steps)]
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.pt", "random-0.pt", "state.json"])
+def test_a_state_that_is_cut_off_is_told_and_the_one_before_it_is_left(tmp_path: Path, file: str) -> None:
+    accelerator = make_accelerator(seed=3)
+    stepper = Stepper(Toy(), CONFIG, accelerator)
+    checkpoints = Checkpoints(tmp_path, stepper, accelerator)
+    for step in (1, 2):
+        _train(stepper, 1)
+        checkpoints.save(step, {"step": step})
+    damaged = tmp_path / "step-000002" / file
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    again = Checkpoints(tmp_path, Stepper(Toy(), CONFIG, accelerator), accelerator)
+    with pytest.raises(
+        InputError, match=r"step-000002 cannot be read .* remove that folder to go on from the state before"
+    ):
+        again.restore()
+    shutil.rmtree(tmp_path / "step-000002")
+    assert again.restore() == {"step": 1}
 
 
 def test_a_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
