@@ -59,9 +59,9 @@ def finetune_stage(
     """
     tokenizer = load_tokenizer(checkpoint)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
+    size = trained_bytes(checkpoint, adapter=config.adapter is not None, quantization=config.quantization)
+    require_memory({"policy": size}, accelerator)  # also where the weights are there: what trains them comes on top
     if policy is None:
-        size = trained_bytes(checkpoint, adapter=config.adapter is not None, quantization=config.quantization)
-        require_memory({"policy": size}, accelerator)
         policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
     others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []
     if isinstance(config, MixedFinetuneConfig) and config.mixed_data:

@@ -179,8 +179,10 @@ class _Planner:
     def _add(self, step: Step, name: str, seed: int) -> None:
         """Plan a stage. Options that are paths are its inputs; those that read nothing are left out."""
         kind, output = step.kind, self.config.run / name
-        if any(stage.name == name for stage in self.stages):
-            raise InputError(f"versions: two steps would write {name}; give one of them another, by its field `name`")
+        if any(f"{name}/".startswith(f"{stage.name}/") or stage.name.startswith(f"{name}/") for stage in self.stages):
+            raise InputError(
+                f"versions: two steps would write {name}, or one inside the other; give one of them another name"
+            )
         values: dict[str, Any] = {"output": str(output)}
         inputs: list[Path] = []
         for option, text in kind.reads.items():

@@ -269,6 +269,8 @@ def test_the_paper_s_five_versions_are_the_default() -> None:
         ({"versions": ()}, "versions: name at least one"),
         ({"versions": (VersionConfig("a"), VersionConfig("a"))}, "'a' is taken"),
         ({"versions": (VersionConfig("pool"),)}, "'pool' is taken"),
+        ({"versions": (VersionConfig("sft"),)}, "two steps would write sft/preferences, or one inside the other"),
+        ({"versions": (VersionConfig("sft_evaluation"),)}, "would write sft_evaluation, or one inside the other"),
         ({"slots": 0}, "slots: must be at least 1, got 0"),
         ({"processes": {"ppo": 3}}, r"processes: ppo must lie between 1 and slots \(2\), got 3"),
         ({"processes": {"sfft": 2}}, "processes: 'sfft' is no step"),
