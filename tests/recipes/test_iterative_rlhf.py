@@ -103,7 +103,7 @@ def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     steps = ["preferences", "rewards", "sweep", "rejection_sampling", "evaluate"]
     versions = [{"name": "v1", "steps": steps}, {"name": "v2", "steps": [*steps, "ppo", "evaluate"]}]
-    options = ["--versions", json.dumps(versions), "--processes", '{"ppo": 2}']
+    options = ["--versions", json.dumps(versions), "--launch", '{"ppo": {"processes": 2}}']
     done = run(small, folder, *options)
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "summary.json").read_text())
