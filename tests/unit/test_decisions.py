@@ -18,7 +18,9 @@ OUTSIDE = re.compile(r"\b(?:RECIPE|STACK|DESIGN|PLAN)(?:\.md\b|,? section\b| \d)
 def texts() -> list[Path]:
     """Code, settings and pages."""
     folders = [ROOT / name for name in ("rlhf", "recipes", "docs", "tests", "benchmarks", "examples", "ds_configs")]
-    found = [file for folder in folders for ending in ("py", "md", "yaml", "j2") for file in folder.rglob(f"*.{ending}")]
+    found = [
+        file for folder in folders for ending in ("py", "md", "yaml", "j2") for file in folder.rglob(f"*.{ending}")
+    ]
     return [*found, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
