@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.data.jsonl import write_rows
+from rlhf.jsonl import write_rows
 from rlhf.stage import peak_memory_mb
 
 VOCABULARY = 30_000  # made-up words, drawn by Zipf's law

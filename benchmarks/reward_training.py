@@ -25,12 +25,12 @@ from typing import Any
 
 import torch
 
+from rlhf.architecture import LlamaSize
 from rlhf.conversation import Renderer
 from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
-from rlhf.models.config import LlamaSize
 from rlhf.models.policy import load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel

@@ -25,12 +25,12 @@ from rlhf.annotation.registry import AnnotatorFiles, asked_of, make_annotator
 from rlhf.annotation.store import Store
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 from rlhf.models.fields import Checkpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
 from rlhf.models.fields import WholeCheckpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import Effect, StageConfig, open_stage

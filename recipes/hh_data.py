@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_preferences
 from rlhf.data.prompt_sets import dialogue_key, draw_prompts, short_prompts
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 from rlhf.stage import StageConfig, open_stage
 
 FILES: dict[str, Domain] = {

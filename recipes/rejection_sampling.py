@@ -25,8 +25,10 @@ from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
-from rlhf.iteration.selection import (
+from rlhf.models.context import TooLong
+from rlhf.models.fields import Checkpoint, Policy
+from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
+from rlhf.rejection.selection import (
     SelectionConfig,
     refuse_empty,
     select,
@@ -34,9 +36,7 @@ from rlhf.iteration.selection import (
     suspicious_choice,
     write_selected,
 )
-from rlhf.iteration.sweep import read_best_temperature
-from rlhf.models.context import TooLong
-from rlhf.models.fields import Checkpoint, Policy
+from rlhf.rejection.temperature import read_best_temperature
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.early_rejection import EarlyRejectionConfig

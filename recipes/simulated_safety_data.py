@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 from rlhf.simulation.corpus import UNSAFE, held_out_keys
 from rlhf.simulation.safety_texts import helpful_demonstrations, safe_demonstrations
 from rlhf.simulation.world import World

@@ -19,8 +19,8 @@ import random
 from dataclasses import asdict, dataclass
 
 from rlhf.configuration import run_recipe
-from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 from rlhf.stage import InputPath, StageConfig, open_stage
 from rlhf.synthesis.time_awareness import (
     make_plan,

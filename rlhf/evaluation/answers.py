@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.rows import Domain, Prompt
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
 if TYPE_CHECKING:
     from rlhf.sampling.protocol import Sample

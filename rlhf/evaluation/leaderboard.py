@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 from rlhf.models.checkpoint import is_adapter_checkpoint, require_policy
 
 if TYPE_CHECKING:

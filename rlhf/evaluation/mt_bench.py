@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
+from rlhf.jsonl import read_rows
 
 Verdict = Literal["A", "B", "tie"]
 TURNS = 2

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.conversation import Conversation, check_conversation
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
+from rlhf.jsonl import read_rows
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import read_rows
 from rlhf.data.refusals import LABELS, SIGNS, RefusalRules, read
 from rlhf.errors import InputError
 from rlhf.imports import import_object
+from rlhf.jsonl import read_rows
 from rlhf.rewards.specs import is_import_path
 from rlhf.stage import require_files, write_json
 

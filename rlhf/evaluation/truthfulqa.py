@@ -19,9 +19,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval, rate_interval
+from rlhf.jsonl import read_rows
 from rlhf.models.context import Context
 from rlhf.models.logprobs import score_rows
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.conversation import Conversation, check_conversation
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
 
 Period = Literal["not yet", "earlier", "newest"]
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?")

@@ -18,8 +18,8 @@ import torch
 
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store import Store
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]

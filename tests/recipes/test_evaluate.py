@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
+from rlhf.jsonl import write_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.report.text import interval, percent

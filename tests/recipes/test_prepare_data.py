@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rlhf.data.jsonl import read_rows
 from rlhf.data.splitting import first_turn
+from rlhf.jsonl import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 

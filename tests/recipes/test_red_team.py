@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
 from rlhf.evaluation.red_team import Attempt, append, read_log, round_figures
 from rlhf.intervals import wilson
+from rlhf.jsonl import write_rows
 from rlhf.sampling.protocol import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.studies import StudyModel
+from rlhf.jsonl import write_rows
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.training.config import OptimizerConfig
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.config import OptimizerConfig
 

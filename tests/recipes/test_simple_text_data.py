@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from rlhf.configuration import parse_config
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import simple_text_data

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rlhf.configuration import parse_config
-from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
 from rlhf.evaluation.classifier_training import read_labelled_texts
+from rlhf.jsonl import write_rows
 from rlhf.models.text_judges import TextClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))

@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
@@ -19,6 +18,7 @@ from rlhf.evaluation.safety import (
     safety_figures,
 )
 from rlhf.intervals import wilson
+from rlhf.jsonl import write_rows
 
 
 def user(text):

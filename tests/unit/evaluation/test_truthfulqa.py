@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
 from rlhf.evaluation.truthfulqa import (
     Question,
@@ -19,6 +18,7 @@ from rlhf.evaluation.truthfulqa import (
     read_questions,
 )
 from rlhf.intervals import wilson
+from rlhf.jsonl import write_rows
 
 
 def test_both_figures_by_hand():

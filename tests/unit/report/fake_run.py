@@ -14,7 +14,7 @@ import yaml
 from rlhf.data.rows import Completion, Prompt
 from rlhf.evaluation.answers import Answer, write_answers
 from rlhf.evaluation.versions import against, version_figures
-from rlhf.iteration.sweep import sweep_figures
+from rlhf.rejection.temperature import sweep_figures
 
 VERSIONS = ("sft", "v1", "v2", "v3", "v3_ppo")
 FOLDERS = {"sft": "sft_evaluation", "v1": "v1/evaluation", "v2": "v2/evaluation", "v3": "v3/evaluation"}

@@ -15,7 +15,7 @@ from made_up import completion
 
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
-from rlhf.iteration.selection import SelectionConfig, select, selection_figures, similarity, suspicious_choice
+from rlhf.rejection.selection import SelectionConfig, select, selection_figures, similarity, suspicious_choice
 
 
 def answers(*rewards_and_texts: tuple[float, str]) -> list[Completion]:

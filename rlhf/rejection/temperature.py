@@ -15,7 +15,7 @@ from typing import Any
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.iteration.selection import can_be_chosen
+from rlhf.rejection.selection import can_be_chosen
 
 
 def sweep_figures(
@@ -38,9 +38,9 @@ def sweep_figures(
     """
     import torch
 
-    from rlhf.evaluation.diversity import self_bleu
-    from rlhf.evaluation.reward_curves import best_temperature, reward_curve
     from rlhf.objectives.best_of_n import expected_max
+    from rlhf.rejection.curves import best_temperature, reward_curve
+    from rlhf.rejection.diversity import self_bleu
 
     lowest = min(row.reward for rows in drawn.values() for row in rows)
     maxima: dict[float, list[float]] = {}

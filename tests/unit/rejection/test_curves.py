@@ -9,9 +9,9 @@ from statistics import fmean, median
 import pytest
 import torch
 
-from rlhf.evaluation.reward_curves import best_temperature, reward_curve
 from rlhf.intervals import mean_interval
 from rlhf.objectives.best_of_n import kl_bound
+from rlhf.rejection.curves import best_temperature, reward_curve
 
 
 def test_every_point_is_brute_force_over_all_subsets() -> None:

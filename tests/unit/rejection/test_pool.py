@@ -11,8 +11,8 @@ from made_up import completion
 
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.iteration.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
-from rlhf.iteration.selection import SelectionConfig, select
+from rlhf.rejection.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
+from rlhf.rejection.selection import SelectionConfig, select
 from rlhf.rewards.gate import GatedReward
 from rlhf.sampling.protocol import Sample
 from rlhf.training.accelerator import make_accelerator

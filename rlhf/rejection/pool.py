@@ -2,7 +2,7 @@
 
 Choosing among the answers of all versions, and not the last one's alone, is the paper's cure for forgetting (section
 3.2.3; RECIPE section 4). Scores of different reward models cannot be compared: rescore the pool before choosing
-(`rlhf.iteration.selection`).
+(`rlhf.rejection.selection`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
-from rlhf.iteration.selection import SelectionConfig, select
+from rlhf.rejection.selection import SelectionConfig, select
 from rlhf.sampling.protocol import Sample
 
 if TYPE_CHECKING:

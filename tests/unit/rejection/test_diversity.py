@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from rlhf.evaluation.diversity import self_bleu
+from rlhf.rejection.diversity import self_bleu
 
 
 def test_the_same_answers_as_sacrebleu() -> None:

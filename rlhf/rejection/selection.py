@@ -15,10 +15,10 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Completion
 from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,11 +155,11 @@ def selection_figures(
         rejected_at: tokens at which early rejection gave answers up: an unfinished one of such a length is one of them,
             and no part of `mean_length` and `finished_share`. There are no figures of the rewards then.
 
-    `curve` is `rlhf.evaluation.reward_curves.reward_curve` of the drawn answers (paper, figure 7).
+    `curve` is `rlhf.rejection.curves.reward_curve` of the drawn answers (paper, figure 7).
     """
     import torch
 
-    from rlhf.evaluation.reward_curves import reward_curve
+    from rlhf.rejection.curves import reward_curve
 
     selected = selection.chosen
     rewards = torch.tensor([row.reward for row in drawn]).view(-1, num_samples)
