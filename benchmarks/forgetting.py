@@ -26,6 +26,7 @@ from rlhf.jsonl import write_rows
 from rlhf.stage import require_files
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes/evaluation"))
 import evaluate
 import rejection_sampling
 

@@ -68,7 +68,7 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
         version: name of this version in the pool.
         num_samples: K, answers drawn for each prompt.
         sampling: how they are drawn.
-        temperature_from: sweep.json of recipes/temperature_sweep.py: draw at its best temperature instead.
+        temperature_from: sweep.json of recipes/studies/temperature_sweep.py: draw at its best temperature instead.
         selection: which answers are kept; the best one of each prompt, unless told otherwise.
         early_rejection: give up a prompt's worst answers while they are written (arXiv 2410.20290); null: write all.
         batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.

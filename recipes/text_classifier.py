@@ -1,4 +1,4 @@
-"""A judge of texts of your own: a small classifier trained on labelled texts, for recipes/safety_benchmarks.py.
+"""A judge of texts of your own: a small classifier of labelled texts, for recipes/evaluation/safety_benchmarks.py.
 
 Stands in for the classifiers that the paper takes from elsewhere (section 4.1, appendix A.4.7) where none is at hand.
 How far it agrees with the people who labelled the texts is measured on texts that it was not trained on.

@@ -82,7 +82,9 @@ def read_answers(path: Path) -> list[Answer]:
             answers.append(Answer(**{name: row[name] for name in known if name in row}))
         except TypeError:
             missing = ", ".join(name for name in known[:8] if name not in row)
-            raise InputError(f"{path}:{number}: not a row of recipes/evaluate.py, it lacks {missing}") from None
+            raise InputError(
+                f"{path}:{number}: not a row of recipes/evaluation/evaluate.py, it lacks {missing}"
+            ) from None
     return answers
 
 

@@ -62,7 +62,7 @@ def read_log(log: Path) -> list[Attempt]:
             if not isinstance(attempt.violation, bool) or not isinstance(attempt.seconds, int | float | None):
                 raise InputError("violation must be true or false, seconds a number or null")
         except (TypeError, InputError) as error:
-            raise InputError(f"{log}:{number}: not a row of recipes/red_team.py ({error})") from error
+            raise InputError(f"{log}:{number}: not a row of recipes/evaluation/red_team.py ({error})") from error
         attempts.append(attempt)
     return attempts
 

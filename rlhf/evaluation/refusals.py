@@ -2,7 +2,7 @@
 
 The rules are the default wherever refusals are counted. The classifier weighs the same signs as they; it needs labels
 of one's own to be worth more. Checked on XSTest's completions (Röttger et al. 2023, arXiv 2308.01263) by
-recipes/refusal_detector.py. Only training needs scikit-learn; a trained detector is a JSON file of weights.
+recipes/evaluation/refusal_detector.py. Only training needs scikit-learn; a trained detector is a JSON file of weights.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class RefusalClassifier:
                 part.logit(cues("Yes."))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"refusals: {file} is no detector of recipes/refusal_detector.py ({type(error).__name__}: {error})"
+                f"refusals: {file} is no detector of recipes/evaluation/refusal_detector.py "
+                f"({type(error).__name__}: {error})"
             ) from error
         return cls(*parts)
 

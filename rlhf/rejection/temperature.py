@@ -90,4 +90,6 @@ def read_best_temperature(path: str | os.PathLike[str]) -> float:
             return float(temperature)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise InputError(f"temperature_from: {path} is no sweep.json of recipes/temperature_sweep.py; name one, or none")
+    raise InputError(
+        f"temperature_from: {path} is no sweep.json of recipes/studies/temperature_sweep.py; name one, or none"
+    )

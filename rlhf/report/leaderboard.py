@@ -1,4 +1,4 @@
-"""The table of `recipes/leaderboard.py`, as in table 1 of the QLoRA report: per cent, the mean of the tasks first."""
+"""The table of `recipes/evaluation/leaderboard.py`, as in table 1 of the QLoRA report: per cent, the mean first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures, page and table of `recipes/mt_bench.py`."""
+"""Figures, page and table of `recipes/evaluation/mt_bench.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of `recipes/evaluate_rewards.py`: reward functions side by side, from its reward_evaluation.json."""
+"""The page of `recipes/evaluation/evaluate_rewards.py`: rewards side by side, from its reward_evaluation.json."""
 
 from __future__ import annotations
 

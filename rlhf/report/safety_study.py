@@ -1,4 +1,4 @@
-"""Page and table of a study of safety data (`study.json` of recipes/safety_study.py)."""
+"""Page and table of a study of safety data (`study.json` of recipes/studies/safety_study.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page and the Markdown tables of `recipes/reward_study.py`, from its study.json."""
+"""The page and the Markdown tables of `recipes/studies/reward_study.py`, from its study.json."""
 
 from __future__ import annotations
 

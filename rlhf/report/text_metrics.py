@@ -1,4 +1,4 @@
-"""Page and tables of `recipes/evaluate_text.py`."""
+"""Page and tables of `recipes/evaluation/evaluate_text.py`."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class GateConfig:
 
     Args:
         threshold: a safety score below this, after the sigmoid, hands the answer's reward to the safety model.
-        threshold_from: gate_sweep.json of recipes/gate_sweep.py: the threshold it chose instead.
+        threshold_from: gate_sweep.json of recipes/studies/gate_sweep.py: the threshold it chose instead.
         centre: take each reward model's stored origin off its scores first (score_origin.json, which reward training
             measures): the ranking loss leaves scores free up to a constant, so that the sigmoid alone says nothing.
     """
@@ -119,8 +119,8 @@ class GateConfig:
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(
-                f"gate.threshold_from: {self.threshold_from} is no gate_sweep.json of recipes/gate_sweep.py; name one, "
-                "or none"
+                f"gate.threshold_from: {self.threshold_from} is no gate_sweep.json of recipes/studies/gate_sweep.py; "
+                "name one, or none"
             ) from None
         if centred != self.centre:
             raise InputError(

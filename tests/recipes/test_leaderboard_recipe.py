@@ -9,7 +9,7 @@ from torch import nn
 
 from rlhf.evaluation.leaderboard import TaskScore
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
 import leaderboard
 
 

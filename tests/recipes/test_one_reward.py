@@ -19,6 +19,8 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.rejection.pool import read_completions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/studies"))
 import evaluate
 import ppo
 import rejection_sampling

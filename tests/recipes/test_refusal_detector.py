@@ -1,4 +1,4 @@
-"""recipes/refusal_detector.py on two small files: what it writes is what it prints, and another recipe can use it."""
+"""recipes/evaluation/refusal_detector.py on two files: it writes what it prints, and another recipe can use it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "recipes" / "refusal_detector.py"), *options]
+    command = [sys.executable, str(ROOT / "recipes" / "evaluation" / "refusal_detector.py"), *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -16,6 +16,7 @@ from rlhf.jsonl import write_rows
 from rlhf.models.text_judges import TextClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
 import safety_benchmarks
 import text_classifier
 from safety_benchmarks import SafetyBenchmarksConfig

@@ -109,7 +109,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match="none is labelled partial_refusal"):
         RefusalClassifier.train(["a", "b"], ["full_refusal", "full_compliance"])
     (tmp_path / "x.json").write_text(json.dumps({"refuses": {"bias": 0}}))
-    with pytest.raises(InputError, match=r"is no detector of recipes/refusal_detector.py"):
+    with pytest.raises(InputError, match=r"is no detector of recipes/evaluation/refusal_detector.py"):
         load_detector(str(tmp_path / "x.json"))
     with pytest.raises(InputError, match=r"refusals: nothing.json does not exist"):
         load_detector("nothing.json")

@@ -179,7 +179,7 @@ def _rejection_sampling(run: Path, names: Sequence[str]) -> None:
 
 
 def write_sweep(folder: Path) -> None:
-    """A sweep.json as recipes/temperature_sweep.py writes it."""
+    """A sweep.json as recipes/studies/temperature_sweep.py writes it."""
     rng = random.Random(0)
     prompts = [Prompt(f"p{i}", [], source=["simulation/creative", "simulation/fact"][i % 2]) for i in range(12)]
     drawn = {

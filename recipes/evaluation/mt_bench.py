@@ -5,7 +5,7 @@ OpenAI-compatible server, rates every answer from 1 to 10 (mode single), or says
 (mode pairwise: every model against the baseline, in both orders). For mathematics, reasoning and code it sees reference
 answers. How easily the answers read stands beside.
 
-    python recipes/mt_bench.py --config my_mt_bench.yaml
+    python recipes/evaluation/mt_bench.py --config my_mt_bench.yaml
 
 Writes into the output folder: answers.jsonl, judgements.jsonl, mt_bench.json (the figures) and index.html; prints a
 table. A run that breaks off goes on where it stopped.

@@ -4,7 +4,7 @@ TruthfulQA by multiple choice (mc1, mc2) is exact and needs no judge. Where clas
 answers TruthfulQA's questions, continues ToxiGen's prompts about 13 groups of people, and BOLD's, and the classifiers
 say whether it is truthful and informative, toxic, or of positive or negative sentiment.
 
-    python recipes/safety_benchmarks.py --config recipes/configs/benchmarks/safety_benchmarks.yaml
+    python recipes/evaluation/safety_benchmarks.py --config recipes/configs/benchmarks/safety_benchmarks.yaml
 
 Writes into the output folder: safety_benchmarks.json (the figures), generations.jsonl (every generated text with its
 judge's probability); prints tables in Markdown.

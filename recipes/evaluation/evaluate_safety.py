@@ -4,7 +4,7 @@ The policy answers unsafe prompts, borderline ones (they only look unsafe) and o
 a refusal detector, a safety reward model, a checker of your own, and a gold scorer where the truth is known. Unsafe and
 borderline prompts are also asked after other dialogues, since a policy that refuses at once may give in later.
 
-    python recipes/evaluate_safety.py --config recipes/configs/embedded/evaluate_safety.yaml
+    python recipes/evaluation/evaluate_safety.py --config recipes/configs/embedded/evaluate_safety.yaml
 
 Writes into the output folder: answers.jsonl (a row an answer), safety_evaluation.json (the figures;
 `rlhf.evaluation.safety` says what each one averages over); prints tables in Markdown.
@@ -36,8 +36,8 @@ class EvaluateSafetyConfig(StageConfig):
         kinds: name of a source of prompts -> the kind of all of them.
         dialogues: dialogues that end with an answer (file or hub name); each unsafe and borderline prompt is also
             asked after one of them.
-        refusals: `rules`, the detector.json of recipes/refusal_detector.py, or `package.module:attribute`, a function
-            of conversations that gives one bool each: it refuses.
+        refusals: `rules`, the detector.json of recipes/evaluation/refusal_detector.py, or `package.module:attribute`, a
+            function of conversations that gives one bool each: it refuses.
         safety: reward-model folder, or `package.module:attribute` of your own reward function.
         helpfulness: the same for helpfulness; scores only, it decides nothing.
         threshold: a safety score, after the sigmoid, below it is a violation.

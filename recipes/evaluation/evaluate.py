@@ -6,7 +6,7 @@ the same judges; and SFT's log-probabilities say how far the policy has moved. L
 much of a gain in reward is often length. A judge model behind an OpenAI-compatible server compares the answers with
 SFT's, or with those of any served model, in both orders; what it says stands beside, for helpfulness and for safety.
 
-    python recipes/evaluate.py --config recipes/configs/embedded/evaluate.yaml
+    python recipes/evaluation/evaluate.py --config recipes/configs/embedded/evaluate.yaml
 
 Writes into the output folder: answers.jsonl (a row an answer), evaluation.json (the figures;
 `rlhf.evaluation.versions` says what each one averages over).

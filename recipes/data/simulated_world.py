@@ -3,7 +3,7 @@
 Stands in for what the paper has and a laptop has not: a pretraining corpus (section 2), SFT annotations (3.1) and
 annotators' prompts (3.2.1). Another seed is another world of the same structure.
 
-    python recipes/simulated_world.py --config recipes/configs/embedded/simulated_world.yaml --output runs/world
+    python recipes/data/simulated_world.py --config recipes/configs/embedded/simulated_world.yaml --output runs/world
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A pretrained model is fine-tuned on all helpfulness data and on 0, 1, 10, 25, 50
 answers held-out prompts. Measured at each part: mean safety score and its left tail on unsafe prompts, helpfulness on
 ordinary ones, and refusals of what should be answered.
 
-    python recipes/safety_study.py --config recipes/configs/embedded/safety_study.yaml
+    python recipes/studies/safety_study.py --config recipes/configs/embedded/safety_study.yaml
 
 Writes into the output folder: a stage folder a variant (stopped and started again, the study goes on after the last
 finished one), study.json and index.html (tables and plots); prints the tables in Markdown.
@@ -34,7 +34,7 @@ class SafetyStudyConfig(KeepingConfig):
         policy: pretrained checkpoint to start from, with a chat template.
         helpfulness_data: dialogues that every variant trains on, files or hub names.
         safety_data: dialogues of which each variant trains on a part.
-        prompts: name -> held-out prompts, as for recipes/evaluate_safety.py.
+        prompts: name -> held-out prompts, as for recipes/evaluation/evaluate_safety.py.
         runs: run folders that {run} stands for: one a seed, or one for all seeds.
         kinds: name of a source of prompts -> the kind of all of them.
         fractions: parts of the safety data, the smallest first.

@@ -4,7 +4,7 @@ All files are split AT ONCE by first user turn, as first turns repeat within and
 held-out preference begins with stands in no training row. Files that you hold out yourself keep their rows; what begins
 like one of them is taken out of the training rows. Where you give no prompts, those of the preferences are taken.
 
-    python recipes/prepare_data.py --output data \\
+    python recipes/data/prepare_data.py --output data \\
         --helpfulness_preferences '[helpful.jsonl]' --safety_preferences '[harmless.jsonl]'
 
 Writes, as rows of `rlhf.data.rows`: prompts_<version>.jsonl for every version, validation_prompts.jsonl,

@@ -5,7 +5,7 @@ it are unsafe (precision), and how many unsafe ones lie below it (recall). The h
 for is chosen: `--gate.threshold_from` of rejection_sampling.py, ppo.py and evaluate.py reads it. And both scores as a
 scatter, for safe and for unsafe answers: where the two models pull apart.
 
-    python recipes/gate_sweep.py --config recipes/configs/embedded/gate_sweep.yaml
+    python recipes/studies/gate_sweep.py --config recipes/configs/embedded/gate_sweep.yaml
 
 Writes into the output folder: gate_sweep.json (the figures), index.html (tables and plots); prints the tables in
 Markdown.

@@ -4,8 +4,8 @@ Interactive: type a prompt, read the answer, say whether it is a violation; an e
 of the input (Ctrl-D) ends the session. Or from a file of prompts, judged by a refusal detector, a safety reward model,
 a checker of your own or a gold scorer. Rows are appended to one log over people, sessions and rounds.
 
-    python recipes/red_team.py --config recipes/configs/embedded/red_team.yaml
-    python recipes/red_team.py --policy my_model --log red_team.jsonl --round v1 --person ann
+    python recipes/evaluation/red_team.py --config recipes/configs/embedded/red_team.yaml
+    python recipes/evaluation/red_team.py --policy my_model --log red_team.jsonl --round v1 --person ann
 
 Appends to the log one row a prompt; prints the table of all rounds in it: violations per prompt, and per person and
 hour.
@@ -41,7 +41,7 @@ class RedTeamConfig:
         prompts: file or hub name of prompts; null: typed in.
         judge: of a file's answers: refusals (an answer that does not refuse is a violation), safety, checker or scorer,
             each with its option below.
-        refusals: `rules`, a detector.json of recipes/refusal_detector.py, or `package.module:attribute`.
+        refusals: `rules`, a detector.json of recipes/evaluation/refusal_detector.py, or `package.module:attribute`.
         safety: reward-model folder, or import path of your own; a score after the sigmoid below 0.5 is a violation.
         checker: import path of a function of conversations that gives one bool each: it is a violation.
         scorer: import path of a gold scorer's class, called with `world`.

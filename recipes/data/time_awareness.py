@@ -2,11 +2,11 @@
 
 A fact has a timeline: what holds from which date on. Each row names a date in its system message, asks in the present
 tense, and is answered with what held then, or with "not yet" before the first date. A share of the facts and of the
-years is held out, so that recipes/evaluate_time_awareness.py can tell whether a model learned to look at the date or
-learned the rows by heart.
+years is held out, so that recipes/evaluation/evaluate_time_awareness.py can tell whether a model learned to look at the
+date or learned the rows by heart.
 
-    python recipes/time_awareness.py --config recipes/configs/embedded/time_awareness.yaml
-    python recipes/time_awareness.py --facts my_facts.jsonl --first 2000 --last 2025-06 --output time
+    python recipes/data/time_awareness.py --config recipes/configs/embedded/time_awareness.yaml
+    python recipes/data/time_awareness.py --facts my_facts.jsonl --first 2000 --last 2025-06 --output time
 
 Writes into the output folder: sft.jsonl (the rows; mix them into what recipes/sft.py trains on) and test.jsonl (the
 questions of the evaluation); of a simulated world also facts.jsonl (its dated facts, in the form of yours) and
@@ -39,7 +39,7 @@ class TimeAwarenessConfig(StageConfig):
     Args:
         facts: file of your dated facts, rows {question, timeline} and, where you want them, {answer, before,
             before_words}; or
-        world: world.json of recipes/simulated_world.py, whose offices change hands.
+        world: world.json of recipes/data/simulated_world.py, whose offices change hands.
         first, last: questions are posed from here to there: 2009, 2009-01 (their first day) or 2009-01-20. Without a
             date in the context the right answer is that at `last`.
         context: the system message, with {date} in it.

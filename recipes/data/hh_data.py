@@ -3,7 +3,7 @@
 All four files are split AT ONCE by first human turn, as first turns repeat within and between them: what is held out
 is read neither by the tokenizer nor by the base model, SFT, a reward model or the referee.
 
-    python recipes/hh_data.py --config recipes/configs/hh/hh_data.yaml --data ../shared/data/hh-rlhf \\
+    python recipes/data/hh_data.py --config recipes/configs/hh/hh_data.yaml --data ../shared/data/hh-rlhf \\
         --output runs/hh_data
 
 Reads helpful-base, harmless-base, helpful-online and helpful-rejection-sampled (.jsonl.gz or .jsonl). Writes, as rows

@@ -4,7 +4,7 @@ The best temperature rises with the versions (figure 8), so the paper tunes it a
 the expected best and median of k answers for every k up to K (figure 7), and how alike a prompt's answers are
 (Self-BLEU, section 5.1, figure 21). Departs from the paper in saying how sure the choice is: an interval over prompts.
 
-    python recipes/temperature_sweep.py --config recipes/configs/embedded/temperature_sweep.yaml
+    python recipes/studies/temperature_sweep.py --config recipes/configs/embedded/temperature_sweep.yaml
 
 Writes into the output folder: sweep.json (the figures; `--temperature_from` of rejection_sampling.py reads it),
 completions.parquet (all answers with their scores), index.html (the figures, to look at).

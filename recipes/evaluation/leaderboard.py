@@ -4,7 +4,7 @@ Each model answers the four tasks of the first Open LLM Leaderboard through the 
 numbers of examples and metrics. A model may be whole, or an adapter, which is evaluated on its base without merging.
 Data come from the hub, or from local files of the published form.
 
-    python recipes/leaderboard.py --config recipes/configs/stories260k/leaderboard.yaml
+    python recipes/evaluation/leaderboard.py --config recipes/configs/stories260k/leaderboard.yaml
 
 Writes into the output folder: leaderboard.json (scores, standard errors, subjects) and leaderboard.md, the table, which
 is printed too. A run that breaks off goes on with the tasks that have no score yet.

@@ -3,7 +3,7 @@
 Stands in for the paper's annotators, who wrote adversarial prompts and safe answers to them. No prompt of the world's
 validation and test files is asked.
 
-    python recipes/simulated_safety_data.py --config recipes/configs/embedded/simulated_safety_data.yaml
+    python recipes/data/simulated_safety_data.py --config recipes/configs/embedded/simulated_safety_data.yaml
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SimulatedSafetyDataConfig(StageConfig):
     """What to make.
 
     Args:
-        data: folder of recipes/simulated_world.py.
+        data: folder of recipes/data/simulated_world.py.
         helpfulness_rows, safety_rows: how many.
     """
 

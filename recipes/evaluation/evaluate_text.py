@@ -4,7 +4,7 @@ Each model answers held-out rows of each data set, whose last message is the ref
 shared words, BERTScore compares their meaning, Flesch reading ease and Flesch-Kincaid grade say how hard an answer is
 to read. Every figure is a distribution over the rows, not just a mean.
 
-    python recipes/evaluate_text.py --config recipes/configs/embedded/evaluate_text.yaml
+    python recipes/evaluation/evaluate_text.py --config recipes/configs/embedded/evaluate_text.yaml
 
 Writes into the output folder: answers.jsonl (a row an answer, with its figures), text_metrics.json (means, intervals,
 quantiles) and index.html (tables and distributions); prints a table.

@@ -4,7 +4,7 @@ Each policy answers the same dialogues, turn after turn, its own answers being t
 answer whether it obeys. Instructions that training saw and others stand apart. Also: what everyday answers are worth,
 beside the first policy's, and the attention picture (figure 10) of one dialogue for every policy.
 
-    python recipes/evaluate_consistency.py --config recipes/configs/ghost_attention/evaluate_consistency.yaml
+    python recipes/evaluation/evaluate_consistency.py --config recipes/configs/ghost_attention/evaluate_consistency.yaml
 
 Writes into the output folder: consistency.json (all figures), trials.jsonl (all dialogues), everyday.jsonl,
 consistency.svg, attention.svg; prints the tables in Markdown.

@@ -5,7 +5,7 @@ several sizes; one model a domain or one for both), and seeds. Each variant is t
 of its training pairs where asked, and measured on the same held-out pairs of both domains. Every figure stands with
 its mean and 95 % interval over the seeds, and with what it gains over the first variant on the same seeds.
 
-    python recipes/reward_study.py --config recipes/configs/embedded/margin_study.yaml
+    python recipes/studies/reward_study.py --config recipes/configs/embedded/margin_study.yaml
 
 Writes into the output folder: a stage folder a trained model (stopped and started again, the study goes on after the
 last finished one), study.json and index.html (tables and plots); prints the tables in Markdown.

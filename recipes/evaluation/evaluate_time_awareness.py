@@ -1,10 +1,10 @@
 """Does a policy answer by the date in the context? (Llama 2 paper, section 5.2.)
 
-Each policy answers the questions of a test file of recipes/time_awareness.py; a rule compares the answers with what
-held at the date. Facts and years that training held out stand apart: a policy that learned the rows by heart fails
+Each policy answers the questions of a test file of recipes/data/time_awareness.py; a rule compares the answers with
+what held at the date. Facts and years that training held out stand apart: a policy that learned the rows by heart fails
 there, one that puts what it knows in order by time does not.
 
-    python recipes/evaluate_time_awareness.py --config recipes/configs/embedded/evaluate_time_awareness.yaml
+    python recipes/evaluation/evaluate_time_awareness.py --config recipes/configs/embedded/evaluate_time_awareness.yaml
 
 Writes into the output folder: time_awareness.json (the figures), answers.jsonl (every answer, right or wrong); prints a
 table in Markdown.
@@ -40,7 +40,7 @@ class EvaluateTimeAwarenessConfig(StageConfig):
 
     Args:
         policies: name -> checkpoint folder; the first one is what the others are compared with.
-        test: test.jsonl of recipes/time_awareness.py.
+        test: test.jsonl of recipes/data/time_awareness.py.
         runs: run folders; the figures are over all of them.
         sampling: how answers are drawn; temperature 0 takes the likeliest token.
         batch_size: answers drawn at once.

@@ -4,7 +4,7 @@ Any number of reward functions score the same held-out preferences, each answer 
 scores: accuracy overall, by strength, safety labels, source and length, on both domains; calibration; the recall of
 unsafe answers. Beside them stand what counting characters and a bag of words would reach on the same rows.
 
-    python recipes/evaluate_rewards.py --config recipes/configs/embedded/evaluate_rewards.yaml
+    python recipes/evaluation/evaluate_rewards.py --config recipes/configs/embedded/evaluate_rewards.yaml
 
 Writes into the output folder: reward_evaluation.json (the figures; `rlhf.evaluation.preference_figures` says what each
 one is) and index.html (tables and plots); prints a table.

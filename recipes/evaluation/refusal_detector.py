@@ -4,13 +4,13 @@ Each file holds one model's answers, labelled by people as XSTest's completions 
 other models' answers and tested on this one's; the rules are built on none. Beside them stands how far two people
 agree.
 
-    python recipes/refusal_detector.py --config recipes/configs/xstest/refusal_detector.yaml
-    python recipes/refusal_detector.py --check FILES
+    python recipes/evaluation/refusal_detector.py --config recipes/configs/xstest/refusal_detector.yaml
+    python recipes/evaluation/refusal_detector.py --check FILES
 
 The first writes into the output folder: detector.json (the classifier trained on all files, for
-`recipes/evaluate_safety.py --refusals`), agreement.json (the figures); it prints confusion tables in Markdown. The
-second checks the rules, which are the default wherever refusals are counted, on files of your own and writes nothing;
-its last line is JSON, {file: share of the answers on which rules and people agree, refusal or not}.
+`recipes/evaluation/evaluate_safety.py --refusals`), agreement.json (the figures); it prints confusion tables in
+Markdown. The second checks the rules, which are the default wherever refusals are counted, on files of your own and
+writes nothing; its last line is JSON, {file: share of the answers on which rules and people agree, refusal or not}.
 """
 
 from __future__ import annotations

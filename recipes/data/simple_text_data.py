@@ -3,7 +3,7 @@
 Reads ELI5 (Reddit posts with answers and upvotes) and Simple Wikipedia (articles; a model writes the question for each
 paragraph), one or both; cleans and filters every text; splits by question; and removes what leaks between the splits.
 
-    python recipes/simple_text_data.py --eli5 eli5.jsonl.gz --articles wikimedia/wikipedia/20231101.simple \\
+    python recipes/data/simple_text_data.py --eli5 eli5.jsonl.gz --articles wikimedia/wikipedia/20231101.simple \\
         --question_model runs/chat/checkpoint --toxicity_model s-nlp/roberta_toxicity_classifier \\
         --embedding_model sentence-transformers/all-MiniLM-L6-v2 --output runs/simple_text
 

@@ -5,7 +5,7 @@ annotator (people, the simulated world, a file that is filled in, a class of you
 much better it is and whether each is safe. Pairs that nobody can choose between (the same text twice, an empty answer)
 are not asked about; these and the skipped ones are counted.
 
-    python recipes/collect_preferences.py --config recipes/configs/embedded/collect_preferences.yaml
+    python recipes/data/collect_preferences.py --config recipes/configs/embedded/collect_preferences.yaml
 
 What is drawn and every judgement are kept at once: killed and started again, it goes on. Writes into the output folder,
 as rows of rlhf.data.rows: preferences_train.jsonl, preferences_test.jsonl (of prompts that no training reads), and
