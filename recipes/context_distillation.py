@@ -28,7 +28,7 @@ from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.fields import Policy
+from rlhf.models.checkpoint.fields import Policy
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler

@@ -23,7 +23,7 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
-from rlhf.models.checkpoint import require_policy_adapter
+from rlhf.models.checkpoint.folder import require_policy_adapter
 from rlhf.stage import InputPath, StageConfig, open_stage
 
 

@@ -25,8 +25,8 @@ from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.context import TooLong
-from rlhf.models.fields import Checkpoint, Policy
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Checkpoint, Policy
 from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.rejection.selection import (
     SelectionConfig,

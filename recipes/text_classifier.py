@@ -18,8 +18,8 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.stage import Effect, KeepingConfig, open_stage
 from rlhf.training.config import OptimizerConfig
 

@@ -31,7 +31,7 @@ from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples

@@ -44,7 +44,7 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import OnBadRow, source_rows
 from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
-from rlhf.models.fields import LocalOrHubModel
+from rlhf.models.checkpoint.fields import LocalOrHubModel
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 from rlhf.stage import InputPath, StageConfig, open_stage, peak_memory_mb, write_json

@@ -26,8 +26,8 @@ from rlhf.data.loading import load_prompts
 from rlhf.data.suspicion import suspicious_answers
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
-from rlhf.models.context import TooLong
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
@@ -121,7 +121,7 @@ def main(config: EvaluateConfig) -> None:
     from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
     from rlhf.evaluation.pair_judge import judge_figures, judged_outcomes
     from rlhf.evaluation.versions import against, version_figures
-    from rlhf.models.context import Context
+    from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.loading import load_reward

@@ -23,7 +23,7 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
 from rlhf.evaluation.checkers import load_checker
-from rlhf.models.fields import WholeCheckpoint
+from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
 from rlhf.stage import Effect, InputPath, StageConfig, open_stage
@@ -177,7 +177,7 @@ def hold(
 ) -> list[Trial]:
     """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
     from rlhf.evaluation.consistency import Trial, obedience
-    from rlhf.models.context import Context
+    from rlhf.models.checkpoint.context import Context
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.synthesis.asking import make_ask
 

@@ -18,7 +18,7 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.errors import InputError
 from rlhf.evaluation.fields import Refusals
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import InputPath, StageConfig, open_stage

@@ -28,7 +28,7 @@ from rlhf.evaluation.text_metrics import (
     require_packages,
     rouge,
 )
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import Effect, StageConfig, open_stage
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows
-from rlhf.models.fields import WholeCheckpoint
+from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import Effect, StageConfig, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun

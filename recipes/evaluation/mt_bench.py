@@ -32,7 +32,7 @@ from rlhf.evaluation.mt_bench import (
     single_request,
     verdict,
 )
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 from rlhf.stage import InputPath, KeepingConfig, Kept, open_stage

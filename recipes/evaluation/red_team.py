@@ -23,7 +23,7 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
 from rlhf.data.loading import is_local, untagged
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.checkpoint.folder import require_checkpoint
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import require_files

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import InputPath, StageConfig, open_stage
 

@@ -22,8 +22,8 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
-from rlhf.models.context import TooLong
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rejection.pool import completions_of, rescore, write_completions
 from rlhf.rejection.temperature import sweep_figures
 from rlhf.rewards.config import GateConfig

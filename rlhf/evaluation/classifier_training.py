@@ -15,9 +15,9 @@ from rlhf.data.loading import load_preferences, load_prompts, load_texts, source
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
-from rlhf.models.context import Context
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
-from rlhf.models.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
 from rlhf.training.checkpoints import States
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import Batch, Task, TrainingResult, train
@@ -97,7 +97,7 @@ def train_classifier(
 def save_classifier(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, accelerator: Accelerator
 ) -> None:
-    """Write a classifier and read it back (`rlhf.models.saving`). Every process calls it; the main one writes."""
+    """Write a classifier and read it back (`rlhf.models.checkpoint.saving`). Every process calls it, one writes."""
     state = whole_state_dict(model, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
         tokenizer.save_pretrained(folder)

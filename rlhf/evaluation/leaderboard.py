@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
-from rlhf.models.checkpoint import is_adapter_checkpoint, require_policy
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint, require_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

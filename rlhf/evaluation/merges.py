@@ -17,7 +17,7 @@ from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import answer_task, render_rows, training_renderer
 from rlhf.models.batching import batches_by_length
-from rlhf.models.checkpoint import base_quantization
+from rlhf.models.checkpoint.folder import base_quantization
 from rlhf.models.merging import merged_policy
 from rlhf.models.policy import load_policy, load_tokenizer
 

@@ -84,7 +84,7 @@ def answer_and_judge(
 ) -> list[JudgedAnswer]:
     """`samples_per_prompt` answers to each prompt, with every judge's verdict. All processes call it with the same.
 
-    A dialogue too long for the policy's context is cut (`rlhf.models.context.TooLong`).
+    A dialogue too long for the policy's context is cut (`rlhf.models.checkpoint.context.TooLong`).
     """
     from rlhf.conversation import Renderer
     from rlhf.sampling.in_process import InProcessSampler

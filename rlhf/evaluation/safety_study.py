@@ -20,7 +20,7 @@ from rlhf.data.loading import load_conversations
 from rlhf.evaluation.safety import load_safety_prompts, safety_figures
 from rlhf.finetuning.config import FinetuneStageConfig
 from rlhf.intervals import mean_interval
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import InputPath, open_stage

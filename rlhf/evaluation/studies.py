@@ -24,7 +24,7 @@ from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.preference_figures import reward_figures
 from rlhf.intervals import mean_interval
-from rlhf.models.fields import WholeCheckpoint
+from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.stage import STAGE_FILE, KeepingConfig, StageConfig, digest, inputs_of, open_stage
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval, rate_interval
 from rlhf.jsonl import read_rows
-from rlhf.models.context import Context
+from rlhf.models.checkpoint.context import Context
 from rlhf.models.logprobs import score_rows
 
 EXAMPLES = """\

@@ -12,7 +12,7 @@ from rlhf.data.fields import DataSources
 from rlhf.data.loading import sources_of
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.rows import RewardRows, load_reward_rows

@@ -22,9 +22,9 @@ from rlhf.conversation import Renderer
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
-from rlhf.models.checkpoint import base_folder
-from rlhf.models.context import Context
-from rlhf.models.memory import require_memory, trained_bytes
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.folder import base_folder
+from rlhf.models.checkpoint.memory import require_memory, trained_bytes
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss

@@ -24,9 +24,9 @@ from transformers import (
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Preference
 from rlhf.models.batching import batches_by_prompt, pad_rows
+from rlhf.models.packing import has_plain_attention, pack_rows
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel, without_dropout
-from rlhf.models.shared_prefix import has_plain_attention, pack_rows
 from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.pairs import render_pairs
 from rlhf.rewards.training import pair_task

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf.errors import InputError
-from rlhf.models.memory import GIB, TRAINED, parameters_of, require_memory, trained_bytes
+from rlhf.models.checkpoint.memory import GIB, TRAINED, parameters_of, require_memory, trained_bytes
 from rlhf.ppo.setup import role_bytes
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def accelerator(**plugin: Any) -> Any:
@@ -67,7 +67,7 @@ def test_recipes_ask_before_they_load(recipe: str, tiny_policy_path: Path, tmp_p
     words += [part for name, value in options.items() if value for part in (f"--{name}", value)]
     code = (
         "import runpy, sys\n"
-        "import rlhf.models.memory as memory\n"
+        "import rlhf.models.checkpoint.memory as memory\n"
         "memory.available_memory = lambda accelerator: 1024.0\n"
         f"sys.argv = [{recipe!r}, *{words!r}]\n"
         f"runpy.run_path({str(ROOT / 'recipes' / f'{recipe}.py')!r}, run_name='__main__')\n"

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import base_folder, weight_shapes
+from rlhf.models.checkpoint.folder import base_folder, weight_shapes
 
 GIB = 2**30
 TRAINED = 16

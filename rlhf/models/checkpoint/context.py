@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlhf.models.checkpoint import base_folder, require_checkpoint
+from rlhf.models.checkpoint.folder import base_folder, require_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

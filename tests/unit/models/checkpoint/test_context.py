@@ -12,7 +12,7 @@ from transformers import BertConfig, GPT2Config, LlamaConfig, MambaConfig, Rober
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.models.context import Context
+from rlhf.models.checkpoint.context import Context
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rlhf.conversation import read_chat_template
-from rlhf.models.checkpoint import require_checkpoint
+from rlhf.models.checkpoint.folder import require_checkpoint
 from rlhf.stage import require_files
 
 

@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.errors import InputError
 from rlhf.models.averaging import average_reward_models
-from rlhf.models.checkpoint import weight_types
+from rlhf.models.checkpoint.folder import weight_types
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.pretrained import from_pretrained
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture

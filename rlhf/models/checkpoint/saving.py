@@ -27,8 +27,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import HEAD_PREFIXES, weight_shapes, weight_types
-from rlhf.models.context import Context
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.folder import HEAD_PREFIXES, weight_shapes, weight_types
 from rlhf.pretrained import from_pretrained
 from rlhf.training.finite import require_finite
 
