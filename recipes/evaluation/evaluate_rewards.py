@@ -67,7 +67,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     from rlhf.evaluation.preference_figures import reward_figures, true_qualities
     from rlhf.report.rewards import build_rewards_page, text_table
     from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.rows import seen_prompts
+    from rlhf.rewards.training.rows import seen_prompts
     from rlhf.training.accelerator import make_accelerator
 
     imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}

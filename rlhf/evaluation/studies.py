@@ -25,7 +25,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.preference_figures import reward_figures
 from rlhf.intervals import mean_interval
 from rlhf.models.checkpoint.fields import WholeCheckpoint
-from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.stage import STAGE_FILE, KeepingConfig, StageConfig, digest, inputs_of, open_stage
 
 Rows = Mapping[str, Sequence[Preference]]
@@ -143,8 +143,8 @@ def run_model(run: StudyRun, rows: Rows) -> None:
     from rlhf.evaluation.judging import deal_out
     from rlhf.evaluation.pair_scores import score_pairs
     from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.stage import train_and_save
-    from rlhf.rewards.training import fitting_rows, train_reward_model
+    from rlhf.rewards.training.stage import train_and_save
+    from rlhf.rewards.training.train import fitting_rows, train_reward_model
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 STARTER = """
 import importlib, json, os, signal, sys, time, typing
-import peft, rlhf.finetuning.supervised, rlhf.ppo.loop, rlhf.ppo.saving, rlhf.ppo.setup, rlhf.rewards.training
-import rlhf.rewards.stage, rlhf.finetuning.stage, rlhf.sampling.in_process, torch.utils.tensorboard
+import peft, rlhf.finetuning.supervised, rlhf.ppo.loop, rlhf.ppo.saving, rlhf.ppo.setup, rlhf.rewards.training.train
+import rlhf.rewards.training.stage, rlhf.finetuning.stage, rlhf.sampling.in_process, torch.utils.tensorboard
 from rlhf.configuration import run_recipe
 
 def wait_for(path, lines):

@@ -27,8 +27,8 @@ from rlhf.evaluation.preference_figures import accuracy_figures, length_bin, rew
 from rlhf.intervals import wilson
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.rewards.accuracy import longer_wins
 from rlhf.rewards.scoring import RewardModelFunction
+from rlhf.rewards.training.accuracy import longer_wins
 
 
 def row(number: int, chosen: str, rejected: str, **fields: Any) -> Preference:

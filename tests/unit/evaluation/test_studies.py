@@ -23,7 +23,7 @@ from rlhf.evaluation.studies import (
     training_rows,
 )
 from rlhf.report.studies import markdown_tables
-from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.stage import open_stage
 
 MODEL = StudyModel("{run}/sft", ("{run}/train.jsonl",), training=RewardTrainingConfig(margin="large", max_length=99))

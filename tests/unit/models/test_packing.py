@@ -27,9 +27,9 @@ from rlhf.models.batching import batches_by_prompt, pad_rows
 from rlhf.models.packing import has_plain_attention, pack_rows
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel, without_dropout
-from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.rewards.pairs import render_pairs
-from rlhf.rewards.training import pair_task
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.pairs import render_pairs
+from rlhf.rewards.training.train import pair_task
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "num_labels": 1}

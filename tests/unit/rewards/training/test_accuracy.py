@@ -15,8 +15,14 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
-from rlhf.rewards.accuracy import accuracy_report, heldout_report, longer_wins, preference_accuracy, suspicious_accuracy
-from rlhf.rewards.rows import RewardRows, load_reward_rows, local_files, seen_prompts
+from rlhf.rewards.training.accuracy import (
+    accuracy_report,
+    heldout_report,
+    longer_wins,
+    preference_accuracy,
+    suspicious_accuracy,
+)
+from rlhf.rewards.training.rows import RewardRows, load_reward_rows, local_files, seen_prompts
 
 
 def row(number: int, chosen: str, rejected: str, **fields: Any) -> Preference:
@@ -132,7 +138,7 @@ def test_a_first_turn_is_seen_whatever_its_case_and_spaces() -> None:
 
 
 def test_held_out_rows_in_the_other_domain_s_training_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf.rewards.accuracy.load_reward", lambda checkpoint: by_content)
+    monkeypatch.setattr("rlhf.rewards.training.accuracy.load_reward", lambda checkpoint: by_content)
     test = [row(0, "1", "2"), row(1, "2", "1"), row(2, "3", "1")]
     whole = RewardRows("helpfulness", [row(0, "5", "6")], [row(2, "7", "8", domain="safety")], test, [], {})
     cut = replace(whole, test=[row(9, "1", "2"), row(9, "2", "1")], own=[row(9, "5", "6")])

@@ -1,7 +1,7 @@
 """The safety reward model.
 
 Paper, section 3.2.2: it learns from all safety rows, mixed 90/10 with helpfulness rows, which help where both answers
-are safe (`rlhf.rewards.mixture`, other_share 0.1), and from the answers' safety labels by an auxiliary loss.
+are safe (`rlhf.rewards.training.mixture`, other_share 0.1), and from the answers' safety labels by an auxiliary loss.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from rlhf.data.rows import Preference
 from rlhf.metrics import MetricsLog
 from rlhf.models.reward_model import RewardModel
-from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.rewards.training import train_reward_model
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.train import train_reward_model
 from rlhf.training.loop import TrainingResult
 
 

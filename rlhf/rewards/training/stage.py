@@ -13,9 +13,9 @@ from rlhf.data.loading import sources_of
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import Checkpoint
-from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.rewards.mixture import make_mixture, mixture_lines, mixture_report
-from rlhf.rewards.rows import RewardRows, load_reward_rows
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
+from rlhf.rewards.training.rows import RewardRows, load_reward_rows
 from rlhf.stage import KeepingConfig, Stage, open_stage
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: 
     Args:
         train: `train_helpfulness_model` or `train_safety_model`.
     """
-    from rlhf.rewards.accuracy import heldout_report, keep_origin, suspicious_accuracy
+    from rlhf.rewards.training.accuracy import heldout_report, keep_origin, suspicious_accuracy
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
@@ -117,7 +117,7 @@ def train_and_save(
         rows: the mixture, the same on every process.
     """
     from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.training import suspicious_margins
+    from rlhf.rewards.training.train import suspicious_margins
     from rlhf.training.checkpoints import RESUME
     from rlhf.training.loop import TrainingResult
     from rlhf.training.suspicion import suspicious_training
@@ -134,7 +134,7 @@ def train_and_save(
 
 def _fitting(config: RewardStageConfig, rows: RewardRows) -> RewardRows:
     """Without the pairs too long for the model, which are counted by source; held-out rows cut as training cuts."""
-    from rlhf.rewards.training import fitting_rows
+    from rlhf.rewards.training.train import fitting_rows
 
     fields = {"test": "test_preferences", "test_other": "test_preferences"}
     if config.training.too_long == "skip":  # else training refuses them

@@ -18,8 +18,8 @@ from rlhf.rewards.gate_quality import gate_quality
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import measure_origin, read_origin, write_origin
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.rows import RewardRows, seen_prompts
 from rlhf.rewards.scoring import check_scores, name_of
+from rlhf.rewards.training.rows import RewardRows, seen_prompts
 
 ORIGIN_PAIRS = 500
 
@@ -104,7 +104,7 @@ def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], orig
 
 
 def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: RewardRows) -> dict[str, Any]:
-    """`accuracy_report` of a saved reward model on rows that fit it (`rlhf.rewards.training.fitting_rows`).
+    """`accuracy_report` of a saved reward model on rows that fit it (`rlhf.rewards.training.train.fitting_rows`).
 
     Args:
         whole: the rows as they were read: where the oldest turns are cut, "yes" may open two that are strangers.

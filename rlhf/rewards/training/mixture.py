@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Domain, Preference
-from rlhf.rewards.rows import RewardRows, Skipped
+from rlhf.rewards.training.rows import RewardRows, Skipped
 
 OTHER_SHARE: Mapping[Domain, float] = {"helpfulness": 0.5, "safety": 0.1}
 """Share of the other rows in the whole (paper, section 3.2.2)."""

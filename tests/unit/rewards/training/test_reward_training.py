@@ -22,11 +22,11 @@ from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.loading import load_reward
-from rlhf.rewards.pairs import Pair, render_pairs
 from rlhf.rewards.scoring import RewardModelFunction
-from rlhf.rewards.training import fitting_rows, pair_losses, pair_task, suspicious_margins, train_reward_model
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.pairs import Pair, render_pairs
+from rlhf.rewards.training.train import fitting_rows, pair_losses, pair_task, suspicious_margins, train_reward_model
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 

@@ -8,8 +8,8 @@ import pytest
 
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Domain, Preference
-from rlhf.rewards.mixture import OTHER_SHARE, make_mixture, mixture_lines, mixture_report
-from rlhf.rewards.rows import RewardRows
+from rlhf.rewards.training.mixture import OTHER_SHARE, make_mixture, mixture_lines, mixture_report
+from rlhf.rewards.training.rows import RewardRows
 
 
 def rows(source: str, count: int) -> list[Preference]:

@@ -19,7 +19,7 @@ from rlhf.metrics import read_metrics
 from rlhf.rewards.loading import load_reward
 
 OTHER = {"helpfulness": "safety", "safety": "helpfulness"}
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+RECIPES = Path(__file__).resolve().parents[4] / "recipes"
 
 
 def recipe(domain: str) -> tuple[ModuleType, Any]:

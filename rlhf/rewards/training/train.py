@@ -29,8 +29,8 @@ from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
 from rlhf.pretrained import from_pretrained
-from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.rewards.pairs import Pair, render_pairs
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.pairs import Pair, render_pairs
 from rlhf.training.checkpoints import States
 from rlhf.training.loop import Task, TrainingResult, train
 
