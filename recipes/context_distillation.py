@@ -184,7 +184,7 @@ def main(config: ContextDistillationConfig) -> None:
         after = judged(config, InProcessSampler(trained, renderer, config.batch_size), accelerator)
 
         if stage.is_main:
-            from rlhf.evaluation.distillation import before_and_after
+            from rlhf.evaluation.policies.distillation import before_and_after
 
             by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
             figures = {

@@ -80,7 +80,7 @@ def main(config: DPOConfig) -> None:
     test = [row for source in config.test_preferences for row in load_preferences(source, on_bad_row=bad)]
 
     from rlhf.conversation import Renderer
-    from rlhf.evaluation.divergence import require_same_tokenizer
+    from rlhf.evaluation.policies.divergence import require_same_tokenizer
     from rlhf.finetuning.dpo import dpo_pairs, dpo_task, with_reference
     from rlhf.finetuning.supervised import AnswerLogprobs, training_renderer
     from rlhf.models.checkpoint.memory import require_memory, trained_bytes

@@ -28,7 +28,7 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
-from rlhf.evaluation.checkers import Checker, load_checker
+from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.fields import Policy

@@ -61,7 +61,7 @@ def main(config: MergeConfig) -> None:
     require_policy_adapter(config.checkpoint, "simple" if config.merge == "adapter" else config.merge)
     dialogues = load_conversations(config.data)[: config.max_rows] if config.data else []
 
-    from rlhf.evaluation.merges import merge_report, report_lines
+    from rlhf.evaluation.policies.merges import merge_report, report_lines
     from rlhf.models.merging import layer_distances, merged_policy
     from rlhf.models.policy import load_tokenizer, save_policy
 

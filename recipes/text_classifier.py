@@ -61,7 +61,7 @@ def main(config: TextClassifierConfig) -> None:
     if is_adapter_checkpoint(config.model):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
-    from rlhf.evaluation.classifier_training import read_labelled_texts, save_classifier, train_classifier
+    from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
     from rlhf.models.text_judges import TextClassifier
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, States, kept_states
@@ -96,7 +96,7 @@ def main(config: TextClassifierConfig) -> None:
 def agreement_figures(labels: list[str], given: list[str]) -> dict[str, Any]:
     """Confusion (a row a label of people's), agreement with Wilson's interval, Cohen's kappa, and the agreement of
     always saying the most frequent label."""
-    from rlhf.evaluation.refusals import agreement
+    from rlhf.evaluation.safety.refusals import agreement
     from rlhf.intervals import wilson
 
     names = sorted({*labels, *given})

@@ -210,8 +210,8 @@ def agreement_with_rewards(
     config: CollectPreferencesConfig, domains: dict[str, list[Preference]], device: object
 ) -> dict[str, Any]:
     """Each domain's rows by its newest reward model: domain -> `accuracy_figures`; nothing where none is named."""
-    from rlhf.evaluation.pair_scores import score_pairs
-    from rlhf.evaluation.preference_figures import accuracy_figures
+    from rlhf.evaluation.reward_models.pair_scores import score_pairs
+    from rlhf.evaluation.reward_models.preference_figures import accuracy_figures
     from rlhf.rewards.loading import load_reward
 
     figures = {}

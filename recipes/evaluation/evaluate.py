@@ -9,7 +9,7 @@ SFT's, or with those of any served model, in both orders; what it says stands be
     python recipes/evaluation/evaluate.py --config recipes/configs/embedded/evaluate.yaml
 
 Writes into the output folder: answers.jsonl (a row an answer), evaluation.json (the figures;
-`rlhf.evaluation.versions` says what each one averages over).
+`rlhf.evaluation.policies.versions` says what each one averages over).
 """
 
 from __future__ import annotations
@@ -117,10 +117,10 @@ def main(config: EvaluateConfig) -> None:
     load_prompts(config.prompts)  # a bad row is found before torch is loaded
 
     from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
-    from rlhf.evaluation.divergence import answer_kls, answer_logprobs, require_same_tokenizer
     from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
-    from rlhf.evaluation.pair_judge import judge_figures, judged_outcomes
-    from rlhf.evaluation.versions import against, version_figures
+    from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
+    from rlhf.evaluation.policies.judge_model import judge_figures, judged_outcomes
+    from rlhf.evaluation.policies.versions import against, version_figures
     from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.rewards.gate import GatedReward

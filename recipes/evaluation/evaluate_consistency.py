@@ -22,7 +22,7 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
-from rlhf.evaluation.checkers import load_checker
+from rlhf.evaluation.instructions.checkers import load_checker
 from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from rlhf.evaluation.answers import Answer
-    from rlhf.evaluation.consistency import Trial
+    from rlhf.evaluation.instructions.consistency import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def main(config: EvaluateConsistencyConfig) -> None:
     if config.unseen_instructions is not None:
         groups["unseen"] = read_constraints(config.unseen_instructions)
 
-    from rlhf.evaluation.consistency import consistency_figures, everyday_figures
+    from rlhf.evaluation.instructions.consistency import consistency_figures, everyday_figures
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.consistency import consistency_table, everyday_table, plot_consistency
     from rlhf.training.accelerator import make_accelerator
@@ -176,7 +176,7 @@ def hold(
     accelerator: Accelerator,
 ) -> list[Trial]:
     """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
-    from rlhf.evaluation.consistency import Trial, obedience
+    from rlhf.evaluation.instructions.consistency import Trial, obedience
     from rlhf.models.checkpoint.context import Context
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.synthesis.asking import make_ask
@@ -229,7 +229,7 @@ def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: 
     By policy: for each answer the mean over its tokens of the largest attention to any token of the instruction.
     Nothing where the context held none of the dialogues.
     """
-    from rlhf.evaluation.attention import answer_spans, attention_to, binned, largest_attention, text_span
+    from rlhf.evaluation.instructions.attention import answer_spans, attention_to, binned, largest_attention, text_span
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.consistency import attention_table, plot_attention
 

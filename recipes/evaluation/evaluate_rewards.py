@@ -6,8 +6,8 @@ unsafe answers. Beside them stand what counting characters and a bag of words wo
 
     python recipes/evaluation/evaluate_rewards.py --config recipes/configs/embedded/evaluate_rewards.yaml
 
-Writes into the output folder: reward_evaluation.json (the figures; `rlhf.evaluation.preference_figures` says what each
-one is) and index.html (tables and plots); prints a table.
+Writes into the output folder: reward_evaluation.json (the figures; `rlhf.evaluation.reward_models.preference_figures`
+says what each one is) and index.html (tables and plots); prints a table.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def main(config: EvaluateRewardsConfig) -> None:
     train = _load(config.train_preferences, config)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
 
-    from rlhf.evaluation.baselines import LONGER_WINS, baseline_figures
     from rlhf.evaluation.judging import deal_out
-    from rlhf.evaluation.pair_scores import score_pairs
-    from rlhf.evaluation.preference_figures import reward_figures, true_qualities
+    from rlhf.evaluation.reward_models.baselines import LONGER_WINS, baseline_figures
+    from rlhf.evaluation.reward_models.pair_scores import score_pairs
+    from rlhf.evaluation.reward_models.preference_figures import reward_figures, true_qualities
     from rlhf.report.rewards import build_rewards_page, text_table
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.training.rows import seen_prompts

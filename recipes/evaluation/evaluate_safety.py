@@ -7,7 +7,7 @@ borderline prompts are also asked after other dialogues, since a policy that ref
     python recipes/evaluation/evaluate_safety.py --config recipes/configs/embedded/evaluate_safety.yaml
 
 Writes into the output folder: answers.jsonl (a row an answer), safety_evaluation.json (the figures;
-`rlhf.evaluation.safety` says what each one averages over); prints tables in Markdown.
+`rlhf.evaluation.safety.figures` says what each one averages over); prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.errors import InputError
-from rlhf.evaluation.fields import Refusals
+from rlhf.evaluation.safety.fields import Refusals
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
@@ -86,8 +86,8 @@ def main(config: EvaluateSafetyConfig) -> None:
 
     from rlhf.data.loading import load_conversations
     from rlhf.evaluation.answers import write_answers
-    from rlhf.evaluation.safety import after_dialogues, load_safety_prompts, safety_figures
-    from rlhf.evaluation.safety_judging import answer_and_judge, judged_rows, load_judges
+    from rlhf.evaluation.safety.figures import after_dialogues, load_safety_prompts, safety_figures
+    from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.safety import markdown_tables
     from rlhf.training.accelerator import make_accelerator

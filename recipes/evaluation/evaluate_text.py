@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.errors import InputError
-from rlhf.evaluation.text_metrics import (
+from rlhf.evaluation.benchmarks.text_metrics import (
     bert_scores,
     distributions,
     readability,

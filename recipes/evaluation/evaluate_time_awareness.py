@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rlhf.conversation import Conversation
-    from rlhf.evaluation.time_awareness import DatedAnswer
+    from rlhf.evaluation.instructions.time_awareness import DatedAnswer
     from rlhf.synthesis.time_awareness import DatedQuestion
 
 
@@ -76,7 +76,7 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     tests = {run: Path(config.test.replace("{run}", run)) for run in config.runs}
     questions = {run: read_questions(path) for run, path in tests.items()}
 
-    from rlhf.evaluation.time_awareness import time_figures
+    from rlhf.evaluation.instructions.time_awareness import time_figures
     from rlhf.report.time_awareness import time_table
     from rlhf.training.accelerator import make_accelerator
 
@@ -116,7 +116,7 @@ def answered(
 ) -> list[Any]:
     """One policy's answers to a run's questions, checked."""
     from rlhf.conversation import Renderer
-    from rlhf.evaluation.time_awareness import DatedAnswer
+    from rlhf.evaluation.instructions.time_awareness import DatedAnswer
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed

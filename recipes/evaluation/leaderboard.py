@@ -22,7 +22,14 @@ from urllib.parse import quote
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.evaluation.leaderboard import TASKS, TaskScore, load_as_saved, require_harness, run_task, write_local_task
+from rlhf.evaluation.benchmarks.leaderboard import (
+    TASKS,
+    TaskScore,
+    load_as_saved,
+    require_harness,
+    run_task,
+    write_local_task,
+)
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.stage import InputPath, KeepingConfig, Kept, digest, open_stage, write_json
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.evaluation.mt_bench import (
+from rlhf.evaluation.benchmarks.mt_bench import (
     TEMPERATURES,
     TURNS,
     Question,

@@ -83,7 +83,7 @@ def main(config: RedTeamConfig) -> None:
     reward_files(safety=config.safety)
     earlier = config.log.exists()
 
-    from rlhf.evaluation.red_team import read_log, round_figures
+    from rlhf.evaluation.safety.red_team import read_log, round_figures
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.tables import Cell, Table, as_markdown
     from rlhf.report.text import interval, number, percent
@@ -116,7 +116,7 @@ def main(config: RedTeamConfig) -> None:
 def talk(config: RedTeamConfig, policy: Any, tokenizer: Any, typed: TextIO, shown: TextIO) -> None:
     """A session: prompts from `typed`, answers to `shown`, each kept in the log as soon as it is judged."""
     from rlhf.conversation import Renderer
-    from rlhf.evaluation.red_team import Attempt, append
+    from rlhf.evaluation.safety.red_team import Attempt, append
     from rlhf.sampling.in_process import InProcessSampler
 
     sampler = InProcessSampler(policy, Renderer(tokenizer))
@@ -152,9 +152,9 @@ def talk(config: RedTeamConfig, policy: Any, tokenizer: Any, typed: TextIO, show
 def from_file(config: RedTeamConfig, policy: Any, tokenizer: Any, accelerator: Any) -> None:
     """Every prompt of the file once, judged by `config.judge`; nobody's time is measured."""
     from rlhf.data.loading import load_prompts
-    from rlhf.evaluation.red_team import Attempt, append
-    from rlhf.evaluation.safety import SafetyPrompt, judges
-    from rlhf.evaluation.safety_judging import answer_and_judge, load_judges
+    from rlhf.evaluation.safety.figures import SafetyPrompt, judges
+    from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
+    from rlhf.evaluation.safety.red_team import Attempt, append
 
     judge = load_judges(
         config.refusals,

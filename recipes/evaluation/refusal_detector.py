@@ -26,7 +26,7 @@ from rlhf.errors import InputError
 from rlhf.stage import Effect, InputPath, open_stage, require_files
 
 if TYPE_CHECKING:
-    from rlhf.evaluation.refusals import LabelledAnswer
+    from rlhf.evaluation.safety.refusals import LabelledAnswer
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def main(config: RefusalDetectorConfig) -> None:
     stage = open_stage(config)
 
     from rlhf.data.refusals import RefusalRules
-    from rlhf.evaluation.refusals import RefusalClassifier, read_labelled
+    from rlhf.evaluation.safety.refusals import RefusalClassifier, read_labelled
 
     labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
     with stage.work() as folder:
@@ -90,7 +90,7 @@ def check(files: tuple[Path, ...]) -> None:
     require_files(**{f"check.{place}": file for place, file in enumerate(files)})
 
     from rlhf.data.refusals import RefusalRules
-    from rlhf.evaluation.refusals import read_labelled
+    from rlhf.evaluation.safety.refusals import read_labelled
 
     tables = {str(file): compared(read_labelled(file), {"rules": RefusalRules().label}) for file in files}
     print("\n\n".join(markdown(name, found) for name, found in tables.items()))
@@ -109,7 +109,7 @@ def compared(rows: list[LabelledAnswer], detectors: dict[str, Callable[[str], st
 
 def figures(truth: list[str], given: list[str]) -> dict[str, Any]:
     """Confusion and agreement, with three labels and as refusal or not, and the interval of the latter."""
-    from rlhf.evaluation.refusals import agreement, as_refusals, confusion
+    from rlhf.evaluation.safety.refusals import agreement, as_refusals, confusion
     from rlhf.intervals import wilson
 
     table = confusion(truth, given)
@@ -120,7 +120,7 @@ def figures(truth: list[str], given: list[str]) -> dict[str, Any]:
 
 def markdown(name: str, tables: dict[str, Any]) -> str:
     """Agreement of each detector on one model's answers, and their confusion tables."""
-    from rlhf.evaluation.refusals import LABELS
+    from rlhf.evaluation.safety.refusals import LABELS
 
     said = [label.replace("_", " ") for label in LABELS]
     parts = [f"**{name}**", "| detector | refusal or not | kappa | three labels | kappa |\n|---|---|---|---|---|"]

@@ -99,7 +99,7 @@ class SafetyBenchmarksConfig(StageConfig):
 def main(config: SafetyBenchmarksConfig) -> None:
     stage = open_stage(config)
 
-    from rlhf.evaluation import generated_groups, truthfulqa
+    from rlhf.evaluation.benchmarks import generated_groups, truthfulqa
     from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.training.accelerator import make_accelerator
 

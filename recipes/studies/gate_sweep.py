@@ -57,8 +57,8 @@ def main(config: GateSweepConfig) -> None:
     stage = open_stage(config)
     rows = [row for source in config.preferences for row in load_preferences(source)]
 
-    from rlhf.evaluation.gate_sweep import choose_threshold, labelled_answers, tension, threshold_sweep
     from rlhf.evaluation.judging import deal_out
+    from rlhf.evaluation.reward_models.gate_sweep import choose_threshold, labelled_answers, tension, threshold_sweep
     from rlhf.report.gate_sweep import build_gate_page, markdown_tables
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.origin import read_origin

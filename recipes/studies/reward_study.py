@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.evaluation.studies import StudyModel, StudyRun, inside, is_finished, make_variant
 from rlhf.stage import KeepingConfig, inputs_of, require_files, write_json
+from rlhf.studies.reward_study import StudyModel, StudyRun, inside, is_finished, make_variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,9 @@ def main(config: RewardStudyConfig) -> None:
     rows = load(runs, config)
     left = [run for run in runs if not is_finished(run)]
 
-    from rlhf.evaluation.baselines import baseline_figures
-    from rlhf.evaluation.studies import gather, pick, run_model
+    from rlhf.evaluation.reward_models.baselines import baseline_figures
     from rlhf.report.studies import build_study_page, markdown_tables
+    from rlhf.studies.reward_study import gather, pick, run_model
 
     first = {run.test_preferences: run for run in runs if run.variant == runs[0].variant}  # one a run folder
     baselines = [

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.evaluation.safety_study import SafetyStudyRun
-from rlhf.evaluation.studies import inside, is_finished
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import KeepingConfig, inputs_of, write_json
+from rlhf.studies.reward_study import inside, is_finished
+from rlhf.studies.safety_study import SafetyStudyRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,8 @@ def main(config: SafetyStudyConfig) -> None:
         inputs_of(run)  # a missing file is named before any is read
     left = [run for run in runs if not is_finished(run)]
 
-    from rlhf.evaluation.safety_study import gather, run_variant
     from rlhf.report.safety_study import build_safety_study_page, markdown_tables
+    from rlhf.studies.safety_study import gather, run_variant
 
     for number, run in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {run.name}", file=sys.stderr)

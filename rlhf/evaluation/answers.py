@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,19 @@ class Answer:
     def conversation(self) -> Conversation:
         """The dialogue with the answer as its last message."""
         return [*self.messages, {"role": "assistant", "content": self.answer}]
+
+
+Value = Callable[[Answer], "float | None"]
+"""A figure of one answer; None: it has none."""
+
+
+def by_prompt(answers: Iterable[Answer], value: Value) -> list[float]:
+    """The mean of `value` over each prompt's answers, in the prompts' order; None values are left out."""
+    values: dict[str, list[float]] = {}
+    for answer in answers:
+        if (number := value(answer)) is not None:
+            values.setdefault(answer.prompt_id, []).append(number)
+    return [sum(own) / len(own) for own in values.values()]
 
 
 def answers_of(prompts: Sequence[Prompt], drawn: Sequence[Sequence[Sample]]) -> list[Answer]:

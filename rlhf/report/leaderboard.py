@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
-from rlhf.evaluation.leaderboard import TASKS, TaskScore
+from rlhf.evaluation.benchmarks.leaderboard import TASKS, TaskScore
 from rlhf.intervals import Z95
 from rlhf.report.tables import Cell, Table
 from rlhf.report.text import number

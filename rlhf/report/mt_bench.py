@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.evaluation.mt_bench import TURNS, mean_figure
-from rlhf.evaluation.text_metrics import distributions, readability
+from rlhf.evaluation.benchmarks.mt_bench import TURNS, mean_figure
+from rlhf.evaluation.benchmarks.text_metrics import distributions, readability
 from rlhf.report.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Series, lines
 from rlhf.report.page import page_template, write_page
 from rlhf.report.tables import Cell, Table

@@ -91,7 +91,7 @@ def test_an_adapter_is_saved_alone_where_asked_for(run, chat_server: ChatServer)
     assert is_adapter_checkpoint(folder / "checkpoint")
 
 
-@pytest.mark.parametrize("checker", [None, "pattern", "rlhf.evaluation.checkers:obeys_patterns"])
+@pytest.mark.parametrize("checker", [None, "pattern", "rlhf.evaluation.instructions.checkers:obeys_patterns"])
 def test_only_dialogues_that_obey_train_where_there_is_a_checker(
     run, chat_server: ChatServer, tmp_path: Path, checker: str | None
 ) -> None:

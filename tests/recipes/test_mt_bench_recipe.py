@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.evaluation.mt_bench import PROMPT_NAMES
+from rlhf.evaluation.benchmarks.mt_bench import PROMPT_NAMES
 from rlhf.sampling.server import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[2]

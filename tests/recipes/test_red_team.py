@@ -16,7 +16,7 @@ import pytest
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.evaluation.red_team import Attempt, append, read_log, round_figures
+from rlhf.evaluation.safety.red_team import Attempt, append, read_log, round_figures
 from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
 from rlhf.sampling.protocol import SamplingParams

@@ -25,7 +25,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_two_files_are_tested_on_each_other(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    from rlhf.evaluation.refusals import load_detector
+    from rlhf.evaluation.safety.refusals import load_detector
 
     header = "prompt,completion,annotation_1,annotation_2,final_label\n"
     for name in ("a", "b"):

@@ -16,9 +16,9 @@ import pytest
 
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.errors import InputError
-from rlhf.evaluation.studies import StudyModel
 from rlhf.jsonl import write_rows
 from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.studies.reward_study import StudyModel
 from rlhf.training.config import OptimizerConfig
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.evaluation.classifier_training import read_labelled_texts
+from rlhf.finetuning.classifier import read_labelled_texts
 from rlhf.jsonl import write_rows
 from rlhf.models.text_judges import TextClassifier
 

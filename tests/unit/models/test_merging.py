@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.evaluation.merges import heldout_figures, merge_report, report_lines
+from rlhf.evaluation.policies.merges import heldout_figures, merge_report, report_lines
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import AnswerLogprobs, answer_task
 from rlhf.models.checkpoint.folder import require_policy_adapter

@@ -13,7 +13,7 @@ import yaml
 
 from rlhf.data.rows import Completion, Prompt
 from rlhf.evaluation.answers import Answer, write_answers
-from rlhf.evaluation.versions import against, version_figures
+from rlhf.evaluation.policies.versions import against, version_figures
 from rlhf.rejection.temperature import sweep_figures
 
 VERSIONS = ("sft", "v1", "v2", "v3", "v3_ppo")
