@@ -110,7 +110,7 @@ def main(config: ContextDistillationConfig) -> None:
 
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.report.distillation import distillation_tables
+    from rlhf.report.pages.distillation import distillation_tables
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.scoring import check_scores
     from rlhf.sampling.in_process import InProcessSampler

@@ -108,7 +108,7 @@ class SimpleTextDataConfig(StageConfig):
 def main(config: SimpleTextDataConfig) -> None:
     stage = open_stage(config)
 
-    from rlhf.report.simple_text import build_data_page, text_tables
+    from rlhf.report.pages.simple_text import build_data_page, text_tables
 
     toxicity, embed = load_models(config)
     with stage.work() as folder:

@@ -109,7 +109,7 @@ def main(config: EvaluateConsistencyConfig) -> None:
 
     from rlhf.evaluation.instructions.consistency import consistency_figures, everyday_figures
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.report.consistency import consistency_table, everyday_table, plot_consistency
+    from rlhf.report.pages.consistency import consistency_table, everyday_table, plot_consistency
     from rlhf.training.accelerator import make_accelerator
 
     drawn = {
@@ -231,7 +231,7 @@ def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: 
     """
     from rlhf.evaluation.instructions.attention import answer_spans, attention_to, binned, largest_attention, text_span
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.report.consistency import attention_table, plot_attention
+    from rlhf.report.pages.consistency import attention_table, plot_attention
 
     run, last = config.runs[0], list(config.policies)[-1]
     held = (t for t in trials if (t.policy, t.run, t.group) == (last, run, "trained") and t.messages)

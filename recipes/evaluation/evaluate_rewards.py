@@ -65,7 +65,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     from rlhf.evaluation.reward_models.baselines import LONGER_WINS, baseline_figures
     from rlhf.evaluation.reward_models.pair_scores import score_pairs
     from rlhf.evaluation.reward_models.preference_figures import reward_figures, true_qualities
-    from rlhf.report.rewards import build_rewards_page, text_table
+    from rlhf.report.pages.rewards import build_rewards_page, text_table
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.training.rows import seen_prompts
     from rlhf.training.accelerator import make_accelerator

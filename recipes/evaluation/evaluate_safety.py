@@ -89,7 +89,7 @@ def main(config: EvaluateSafetyConfig) -> None:
     from rlhf.evaluation.safety.figures import after_dialogues, load_safety_prompts, safety_figures
     from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.report.safety import markdown_tables
+    from rlhf.report.pages.safety import markdown_tables
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)

@@ -80,8 +80,8 @@ def main(config: EvaluateTextConfig) -> None:
         require_encoder(config.bert_model, config.bert_layers)
     data = {name: _drawn(name, source, config) for name, source in config.data.items()}
 
-    from rlhf.report.tables import as_markdown
-    from rlhf.report.text_metrics import build_text_page, text_tables
+    from rlhf.report.drawing.tables import as_markdown
+    from rlhf.report.pages.text_metrics import build_text_page, text_tables
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)

@@ -77,7 +77,7 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     questions = {run: read_questions(path) for run, path in tests.items()}
 
     from rlhf.evaluation.instructions.time_awareness import time_figures
-    from rlhf.report.time_awareness import time_table
+    from rlhf.report.pages.time_awareness import time_table
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)

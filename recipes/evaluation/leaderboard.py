@@ -105,8 +105,8 @@ def main(config: LeaderboardConfig) -> None:
                 write_json(files[task], asdict(score))
             scores[name] = {task: TaskScore(**json.loads(file.read_text())) for task, file in files.items()}
 
-        from rlhf.report.leaderboard import leaderboard_table
-        from rlhf.report.tables import as_markdown
+        from rlhf.report.drawing.tables import as_markdown
+        from rlhf.report.pages.leaderboard import leaderboard_table
 
         table = as_markdown(leaderboard_table(scores))
         stage.say(table)

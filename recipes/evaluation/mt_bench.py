@@ -90,8 +90,8 @@ def main(config: MTBenchConfig) -> None:
     values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
     kept = Kept("drawn", "drawn answers and judgements", inputs=tuple(stage.inputs), values=values, pattern="**/*")
 
-    from rlhf.report.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
-    from rlhf.report.tables import as_markdown
+    from rlhf.report.drawing.tables import as_markdown
+    from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.server import ServerSampler
     from rlhf.training.accelerator import make_accelerator

@@ -85,8 +85,8 @@ def main(config: RedTeamConfig) -> None:
 
     from rlhf.evaluation.safety.red_team import read_log, round_figures
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.report.tables import Cell, Table, as_markdown
-    from rlhf.report.text import interval, number, percent
+    from rlhf.report.drawing.tables import Cell, Table, as_markdown
+    from rlhf.report.drawing.text import interval, number, percent
     from rlhf.training.accelerator import make_accelerator
 
     if earlier:

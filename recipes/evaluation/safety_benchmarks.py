@@ -195,8 +195,8 @@ def _rows(benchmark: str, asked: list[str], texts: list[str], **columns: list[An
 
 def markdown(figures: dict[str, Any]) -> str:
     """A table a benchmark: mean with its 95 % interval, and the number of texts where groups differ in it."""
-    from rlhf.report.tables import Cell, Table, as_markdown
-    from rlhf.report.text import interval, number
+    from rlhf.report.drawing.tables import Cell, Table, as_markdown
+    from rlhf.report.drawing.text import interval, number
 
     return "\n\n".join(
         f"**{name}**\n\n"

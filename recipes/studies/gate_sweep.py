@@ -59,7 +59,7 @@ def main(config: GateSweepConfig) -> None:
 
     from rlhf.evaluation.judging import deal_out
     from rlhf.evaluation.reward_models.gate_sweep import choose_threshold, labelled_answers, tension, threshold_sweep
-    from rlhf.report.gate_sweep import build_gate_page, markdown_tables
+    from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.origin import read_origin
     from rlhf.rewards.scoring import check_scores

@@ -73,7 +73,7 @@ def main(config: RewardStudyConfig) -> None:
     left = [run for run in runs if not is_finished(run)]
 
     from rlhf.evaluation.reward_models.baselines import baseline_figures
-    from rlhf.report.studies import build_study_page, markdown_tables
+    from rlhf.report.pages.reward_study import build_study_page, markdown_tables
     from rlhf.studies.reward_study import gather, pick, run_model
 
     first = {run.test_preferences: run for run in runs if run.variant == runs[0].variant}  # one a run folder

@@ -91,7 +91,7 @@ def main(config: SafetyStudyConfig) -> None:
         inputs_of(run)  # a missing file is named before any is read
     left = [run for run in runs if not is_finished(run)]
 
-    from rlhf.report.safety_study import build_safety_study_page, markdown_tables
+    from rlhf.report.pages.safety_study import build_safety_study_page, markdown_tables
     from rlhf.studies.safety_study import gather, run_variant
 
     for number, run in enumerate(left, start=1):

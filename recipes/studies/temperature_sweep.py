@@ -98,7 +98,7 @@ def main(config: TemperatureSweepConfig) -> None:
     judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
 
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.report.sweep import build_sweep_page, text_table
+    from rlhf.report.pages.temperature import build_sweep_page, text_table
     from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed

@@ -179,7 +179,7 @@ def gather(runs: Sequence[StudyRun], output: Path, baselines: Sequence[Mapping[s
         {"models": [{"variant", "fraction", "training_pairs": mean, "groups": {group: {"figures": {figure: {"mean",
         "ci", "values": one a seed, "gain", "gain_ci": against the first variant with the same fraction and seed, None
         for itself}}, "histogram": counts summed over the seeds}}}], "baselines": {name: {group: {"figures": …}}}}.
-        Groups and figures: `rlhf.evaluation.reward_models.preference_figures`; one is left out unless all seeds have it.
+        Groups, figures: `rlhf.evaluation.reward_models.preference_figures`; one is left out unless all seeds have it.
     """
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for run in runs:

@@ -21,7 +21,7 @@ from rlhf.errors import InputError
 from rlhf.jsonl import write_rows
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.report.text import interval, percent
+from rlhf.report.drawing.text import interval, percent
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTACK = '<script>alert("x")</script>'

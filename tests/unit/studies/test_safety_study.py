@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from rlhf.report.safety_study import build_safety_study_page, markdown_tables
+from rlhf.report.pages.safety_study import build_safety_study_page, markdown_tables
 from rlhf.studies.safety_study import FIGURES, gather, training_rows
 
 

@@ -13,7 +13,7 @@ from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.pair_scores import PairScore
 from rlhf.evaluation.reward_models.preference_figures import reward_figures
-from rlhf.report.studies import markdown_tables
+from rlhf.report.pages.reward_study import markdown_tables
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.stage import open_stage
 from rlhf.studies.reward_study import (

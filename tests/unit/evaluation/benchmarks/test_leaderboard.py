@@ -8,8 +8,8 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.leaderboard import TASKS, TaskScore, load_as_saved, run_task, write_local_task
-from rlhf.report.leaderboard import leaderboard_table
-from rlhf.report.tables import as_markdown
+from rlhf.report.drawing.tables import as_markdown
+from rlhf.report.pages.leaderboard import leaderboard_table
 
 
 def local_mmlu(source: Path, folder: Path, subjects: Sequence[str] = ("anatomy", "virology")) -> Path:

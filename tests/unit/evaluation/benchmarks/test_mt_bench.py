@@ -18,7 +18,7 @@ from rlhf.evaluation.benchmarks.mt_bench import (
     single_request,
     verdict,
 )
-from rlhf.report.mt_bench import mt_bench_figures
+from rlhf.report.pages.mt_bench import mt_bench_figures
 
 
 @pytest.mark.parametrize(

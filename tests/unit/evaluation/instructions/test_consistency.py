@@ -16,7 +16,7 @@ from rlhf.evaluation.instructions.checkers import Judge, load_checker, obeys_pat
 from rlhf.evaluation.instructions.consistency import Trial, consistency_figures, everyday_figures, obedience
 from rlhf.intervals import wilson
 from rlhf.models.policy import load_policy
-from rlhf.report.consistency import attention_table, consistency_table, everyday_table
+from rlhf.report.pages.consistency import attention_table, consistency_table, everyday_table
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.synthesis.instructions import Constraint, Instruction, draw_instructions, read_constraints
 

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.evaluation.instructions.time_awareness import DatedAnswer, time_figures
 from rlhf.intervals import mean_interval, rate_interval
-from rlhf.report.time_awareness import time_table
+from rlhf.report.pages.time_awareness import time_table
 
 
 def answers(policy: str, run: str, right: dict[str, list[bool]]) -> list[DatedAnswer]:

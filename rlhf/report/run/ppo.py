@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlhf.report.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines
-from rlhf.report.reading import Ppo
+from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines
+from rlhf.report.run.reading import Ppo
 
 MOST_WARNINGS = 12
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf.report.tables import Cell, Table, as_markdown
-from rlhf.report.text import NOTHING, interval, number, percent
+from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.text import NOTHING, interval, number, percent
 
 Row = Mapping[str, Any]
 

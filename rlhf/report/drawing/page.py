@@ -1,4 +1,4 @@
-"""Pages from this folder's templates."""
+"""Pages from the report's templates."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from rlhf.report import text
-from rlhf.report.text import clock, version_label
+from rlhf.report.drawing import text
+from rlhf.report.drawing.text import clock, version_label
+
+TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 def write_page(page: Path, content: str) -> None:
@@ -19,9 +21,9 @@ def write_page(page: Path, content: str) -> None:
 
 
 def page_template(name: str) -> Template:
-    """A template of this folder; what it is given is escaped."""
+    """A template of the report's; what it is given is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"clock": clock, "memory": text.memory, "signed": text.signed, "label": version_label}
     return environment.get_template(name)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS
-from rlhf.report.build import page_template, write_page
-from rlhf.report.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Series, histogram, lines
-from rlhf.report.tables import Cell, Table, as_markdown
-from rlhf.report.text import NBSP, NOTHING, interval, number, percent, signed
+from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Series, histogram, lines
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.text import NBSP, NOTHING, interval, number, percent, signed
 
 Row = Mapping[str, Any]
 COLOURS = (BLUE, ORANGE, INK, *RAMP[1::2])
@@ -41,7 +41,7 @@ def build_study_page(study: Row, page: Path, title: str) -> None:
     """Write the page of a study.json; `title` names it."""
     models = study["models"]
     seeds = len(models[0]["groups"]["all"]["figures"]["accuracy"]["values"])
-    content = page_template("studies.html.j2").render(
+    content = page_template("reward_study.html.j2").render(
         title=title,
         variants=list(dict.fromkeys(model["variant"] for model in models)),
         seeds=seeds,

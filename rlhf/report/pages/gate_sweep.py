@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.report.figures import BLUE, GREY, ORANGE, Panel, Series, lines, scatter
-from rlhf.report.page import page_template, write_page
-from rlhf.report.tables import Cell, Table, as_markdown
-from rlhf.report.text import interval, number, percent
+from rlhf.report.drawing.figures import BLUE, GREY, ORANGE, Panel, Series, lines, scatter
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.text import interval, number, percent
 
 Row = Mapping[str, Any]
 MOST_POINTS = 1500

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.report.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, histogram
-from rlhf.report.page import page_template, write_page
-from rlhf.report.tables import Cell, Table
-from rlhf.report.text import interval, number
+from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, histogram
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.tables import Cell, Table
+from rlhf.report.drawing.text import interval, number
 
 Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
 COLOURS = (BLUE, ORANGE, INK, GREY, *RAMP[1:])

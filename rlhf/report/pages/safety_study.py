@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.report.figures import BLUE, INK, ORANGE, Panel, Series, histogram, lines, ramp
-from rlhf.report.page import page_template, write_page
-from rlhf.report.tables import Cell, Table, as_markdown
-from rlhf.report.text import NOTHING, interval, number, percent, signed
+from rlhf.report.drawing.figures import BLUE, INK, ORANGE, Panel, Series, histogram, lines, ramp
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.text import NOTHING, interval, number, percent, signed
 
 Row = Mapping[str, Any]
 # figure -> (title, what it means, is it a share)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.report.figures import BLUE, GREY, ORANGE, Panel, histogram
-from rlhf.report.page import page_template, write_page
-from rlhf.report.tables import Cell, Table, as_text
-from rlhf.report.text import clock, memory, number, percent
+from rlhf.report.drawing.figures import BLUE, GREY, ORANGE, Panel, histogram
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.tables import Cell, Table, as_text
+from rlhf.report.drawing.text import clock, memory, number, percent
 
 Row = Mapping[str, Any]
 NAMES = {"eli5": "ELI5", "simple_wikipedia": "Simple Wikipedia"}

@@ -8,8 +8,8 @@ from statistics import fmean
 
 from rlhf.evaluation.benchmarks.leaderboard import TASKS, TaskScore
 from rlhf.intervals import Z95
-from rlhf.report.tables import Cell, Table
-from rlhf.report.text import number
+from rlhf.report.drawing.tables import Cell, Table
+from rlhf.report.drawing.text import number
 
 
 def leaderboard_table(scores: Mapping[str, Mapping[str, TaskScore]]) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.report.text import NBSP, number
+from rlhf.report.drawing.text import NBSP, number
 
 Row = Mapping[str, Any]
 RULE = (

@@ -1,6 +1,6 @@
 """`report/index.html`: one page that needs no network, no script and no other file.
 
-Everything that models or data wrote passes through the template's autoescape; figures are SVG drawn here. What a run
+Everything that models or data wrote passes through the template's autoescape; figures are SVG (`rlhf.report.drawing`). What a run
 lacks is left out, with a line that says so.
 """
 
@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.report import panels, sweep, tables
-from rlhf.report.page import page_template, write_page
-from rlhf.report.ppo import ppo_panels, ppo_warnings
-from rlhf.report.reading import RunFiles, read_run
-from rlhf.report.samples import RULE, pick_samples
-from rlhf.report.text import clock, interval, number, percent, version_label
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.text import clock, interval, number, percent, version_label
+from rlhf.report.pages import temperature
+from rlhf.report.run import panels, tables
+from rlhf.report.run.ppo import ppo_panels, ppo_warnings
+from rlhf.report.run.reading import RunFiles, read_run
+from rlhf.report.run.samples import RULE, pick_samples
 
 Row = Mapping[str, Any]
 
@@ -37,7 +38,7 @@ def build(run: Path) -> Path:
 def render(files: RunFiles) -> str:
     """The page as text."""
     names = [v["name"] for v in files.versions]
-    return page_template("template.html.j2").render(
+    return page_template("run.html.j2").render(
         title=files.path.resolve().name,
         headline=headline(files.versions),
         facts=facts(files),
@@ -51,7 +52,12 @@ def render(files: RunFiles) -> str:
         selection_panels=panels.selection_panels(files.selections),
         selection_table=tables.selection_table(files.selections) if files.selections else None,
         sweeps=[
-            (found["version"], sweep.headline(found), sweep.sweep_panels(found), sweep.sweep_table(found))
+            (
+                found["version"],
+                temperature.headline(found),
+                temperature.sweep_panels(found),
+                temperature.sweep_table(found),
+            )
             for found in files.sweeps
         ],
         ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],

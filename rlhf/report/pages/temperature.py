@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.report.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp
-from rlhf.report.page import page_template, write_page
-from rlhf.report.panels import doublings, kl_panel
-from rlhf.report.tables import Cell, Table, as_text
-from rlhf.report.text import interval, number, percent, signed
+from rlhf.report.drawing.curves import doublings, kl_panel
+from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.tables import Cell, Table, as_text
+from rlhf.report.drawing.text import interval, number, percent, signed
 
 Row = Mapping[str, Any]
 GROUP_COLOURS = (BLUE, ORANGE, GREY, INK)
@@ -18,7 +18,7 @@ GROUP_COLOURS = (BLUE, ORANGE, GREY, INK)
 
 def build_sweep_page(sweep: Row, page: Path, title: str) -> None:
     """Write the page of a sweep.json; `title` names it."""
-    content = page_template("sweep.html.j2").render(
+    content = page_template("temperature.html.j2").render(
         title=title,
         headline=headline(sweep),
         facts=[f"{sweep['prompts']} prompts", f"{sweep['num_samples']} answers a prompt and temperature"],

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.data.rows import STRENGTHS
-from rlhf.report.figures import BLUE, GREY, INK, ORANGE, Panel, Series, histogram, lines
-from rlhf.report.page import page_template, write_page
-from rlhf.report.tables import Cell, Table, as_text
-from rlhf.report.text import interval, number, percent
+from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, histogram, lines
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.tables import Cell, Table, as_text
+from rlhf.report.drawing.text import interval, number, percent
 
 Row = Mapping[str, Any]
 COLOURS = {"helpfulness": BLUE, "safety": ORANGE}
