@@ -1,7 +1,7 @@
 """`report/index.html`: one page that needs no network, no script and no other file.
 
-Everything that models or data wrote passes through the template's autoescape; figures are SVG (`rlhf.report.drawing`). What a run
-lacks is left out, with a line that says so.
+Everything that models or data wrote passes through the template's autoescape; figures are SVG drawn by
+`rlhf.report.drawing`. What a run lacks is left out, with a line that says so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.text import clock, interval, number, percent, version_label
-from rlhf.report.pages import temperature
+from rlhf.report.pages.temperature import headline as sweep_headline
+from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, read_run
@@ -52,13 +53,7 @@ def render(files: RunFiles) -> str:
         selection_panels=panels.selection_panels(files.selections),
         selection_table=tables.selection_table(files.selections) if files.selections else None,
         sweeps=[
-            (
-                found["version"],
-                temperature.headline(found),
-                temperature.sweep_panels(found),
-                temperature.sweep_table(found),
-            )
-            for found in files.sweeps
+            (found["version"], sweep_headline(found), sweep_panels(found), sweep_table(found)) for found in files.sweeps
         ],
         ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],
         distribution_panels=panels.distribution_panels(files.answers),
