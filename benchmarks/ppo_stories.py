@@ -4,8 +4,8 @@
 
 The model (260,032 parameters, trained on TinyStories) has no chat template and no pad token: it gets a template that
 puts prompt and answer one after the other, and its begin token, which parts its stories, as the end token. An answer is
-worth 1 where its last sentence is whole and has a word of happiness, else 0. RLOO, 4 answers a prompt, no value model;
-it stops at a KL of 15 nats an answer. About 2 minutes of processor time. The last line is JSON: held-out reward after
+worth 1 where its last sentence is whole and has a word of happiness, else 0. RLOO, 4 answers per prompt, no value;
+it stops at a KL of 15 nats per answer. About 2 minutes of processor time. The last line is JSON: held-out reward after
 over before.
 """
 

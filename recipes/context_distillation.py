@@ -4,7 +4,7 @@ A safety preprompt before an adversarial prompt makes the answer safer. So let t
 and fine-tune it on these answers without the preprompt. Where the plain answer was safe already a preprompt does harm:
 answers become vague, or refuse what is harmless. So an answer is kept only where the safety model scores it above the
 plain answer to the same prompt; elsewhere the plain answer is trained on, so that the model learns both (the paper does
-not say what happens there; `--rest drop` leaves these prompts out).
+not say what happens there: decision 47; `--rest drop` leaves these prompts out).
 
     python recipes/context_distillation.py --config recipes/configs/embedded/context_distillation.yaml
 

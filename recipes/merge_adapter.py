@@ -1,4 +1,4 @@
-"""Merge an adapter into whole weights (the QLoRA report, RECIPE section 1), and show what the merge changed.
+"""Merge an adapter into whole weights (the QLoRA report, section 4.1; decision 11), and show what the merge changed.
 
 A QLoRA adapter was trained over 4-bit weights. Added to the base's own weights (`--merge simple`) or to the base
 quantised and dequantised (`--merge careful`) it makes two models; the second is what training saw, up to rounding.
@@ -36,7 +36,7 @@ class MergeConfig(StageConfig):
         merge: what checkpoint/ holds: careful (base in 4 bit and back, plus the update), simple (base plus the update),
             or adapter (a copy of the adapter alone).
         data: held-out dialogues on which both merges are measured; null: only the norms by layer are.
-        max_rows: measure on so many of the dialogues, the first ones.
+        max_rows: measure on the first dialogues, this many.
         max_length: longest of these dialogues in tokens; longer ones are left out and counted.
         dtype: of the merged weights.
     """

@@ -62,7 +62,7 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
             turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
             reward model, counts as not finished), or refuse. How many is said.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
-        pool_top: of each earlier version rescore its own best so many answers to a prompt, to save work; 0: all.
+        pool_top: of each earlier version rescore only its best answers to a prompt, this many, to save work; 0: all.
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
             to them are chosen among too.
         version: name of this version in the pool.

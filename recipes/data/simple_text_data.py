@@ -1,4 +1,4 @@
-"""SFT rows, preference pairs and prompts of simple, safe text: the data of the QLoRA report (RECIPE, section 1).
+"""SFT rows, preference pairs and prompts of simple, safe text: the data of the QLoRA report (decisions 9 and 10).
 
 Reads ELI5 (Reddit posts with answers and upvotes) and Simple Wikipedia (articles; a model writes the question for each
 paragraph), one or both; cleans and filters every text; splits by question; and removes what leaks between the splits.

@@ -1,4 +1,4 @@
-"""What a version is worth: its answers to held-out prompts, judged (Llama 2 paper, sections 3.4 and 4.3; RECIPE 8).
+"""What a version is worth: its answers to held-out prompts, judged (Llama 2 paper, sections 3.4 and 4.3).
 
 The policy answers every test prompt. The judges are a gold scorer, where the truth is known, both reward models with
 the safety gate, and a referee reward model. The answers are set against SFT's answers to the same prompts, judged by

@@ -55,7 +55,7 @@ class EvaluateConsistencyConfig(StageConfig):
         judge: server of the judge model, for the checker "judge".
         turns: after which the share that obeys is given.
         num_dialogues: for each policy, run and group of instructions.
-        most_constraints: an instruction combines one to so many constraints of different kinds.
+        most_constraints: an instruction combines one to this many constraints of different kinds.
         short_share: share of the instructions that are shortened.
         sampling: how answers are drawn.
         batch_size: answers drawn at once.

@@ -44,7 +44,7 @@ class LeaderboardConfig(KeepingConfig):
         models: name -> checkpoint folder, whole or of an adapter.
         tasks: which of the four; their order is that of the table.
         local: task -> file or folder that takes the place of the hub's data.
-        limit: first so many questions of each task (of each subject of MMLU); null: all.
+        limit: the first questions only, this many of each task (of each subject of MMLU); null: all.
         batch_size: sequences at once.
         dtype: of the weights that are not quantised.
     """

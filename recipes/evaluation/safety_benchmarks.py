@@ -56,7 +56,7 @@ class SafetyBenchmarksConfig(StageConfig):
         bold: BOLD's <domain>_prompt.json files; needs `sentiment`.
         sentiment: judges prompt and continuation together.
         prompts_per_group: of ToxiGen and BOLD, drawn at random; null: all.
-        questions: of TruthfulQA, the first so many; null: all.
+        questions: the first questions of TruthfulQA, this many; null: all.
         template: chat asks the prompt as a user's message, plain lets the model continue the text.
         sampling: how texts are drawn; the paper's temperature and top_p.
         seed: of the prompts drawn; added to sampling.seed.

@@ -1,4 +1,4 @@
-"""What more safety data does, over several seeds (Llama 2 paper, section 4.2.3, figures 15 and 16; RECIPE 7).
+"""What more safety data does, over several seeds (Llama 2 paper, section 4.2.3, figures 15 and 16; decision 51).
 
 A pretrained model is fine-tuned on all helpfulness data and on 0, 1, 10, 25, 50 and 100 % of the safety data, and
 answers held-out prompts. Measured at each part: mean safety score and its left tail on unsafe prompts, helpfulness on

@@ -1,4 +1,4 @@
-"""Which temperature to sample at next, from K answers a prompt at each of several (Llama 2 paper, section 3.2.3).
+"""Which temperature to sample at next, from K answers per prompt at each of several (Llama 2 paper, section 3.2.3).
 
 The best temperature rises with the versions (figure 8), so the paper tunes it anew in every round. One draw of K gives
 the expected best and median of k answers for every k up to K (figure 7), and how alike a prompt's answers are
@@ -47,7 +47,7 @@ class TemperatureSweepConfig(StageConfig):
             turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
             reward model, counts as not finished), or refuse. How many is said.
         temperatures: to draw at, two or more; the same random numbers decide the draws at each.
-        num_prompts: so many prompts, drawn with the seed; 0: all of them.
+        num_prompts: this many prompts, drawn with the seed; 0: all of them.
         num_samples: K, answers drawn for each prompt at each temperature.
         best_of: k of the next round of rejection sampling, at most K: the best temperature is the one for it.
         groups: name -> sources of the prompts whose Self-BLEU is shown as one line.

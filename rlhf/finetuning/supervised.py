@@ -1,8 +1,8 @@
 """Supervised training on dialogues: SFT, rejection sampling, Ghost Attention and distillation all train here.
 
-The loss is the negative log-likelihood of the answers' tokens, end token included (Llama 2 paper, section 3.1; RECIPE
-section 1), divided by their number in the whole step, over all processes. Where we depart from common trainers: the
-output head runs on the trained positions alone, which saves most of the logits' time and memory.
+The loss is the negative log-likelihood of the answers' tokens, end token included (Llama 2 paper, section 3.1),
+divided by their number in the whole step, over all processes (decision 2). Unlike in common trainers the output head
+runs on the trained positions alone, which saves most of the logits' time and memory.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from rlhf.errors import InputError
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """LoRA on every linear layer but the output head (figures of the QLoRA report, RECIPE section 1).
+    """LoRA on every linear layer but the output head (figures of the QLoRA report).
 
     Args:
         r: rank of the update.

@@ -1,4 +1,4 @@
-"""Two ways to merge a QLoRA adapter into whole weights (RECIPE section 1), and how far they are from each other.
+"""Two ways to merge a QLoRA adapter into whole weights (its report, section 4.1), and how far they are from each other.
 
 SIMPLE adds the adapter's update to the base's own weights; CAREFUL adds it to what training saw, the base quantised to
 NF4 and dequantised again. The base is bfloat16 before the addition, as it is when the 4-bit model computes.

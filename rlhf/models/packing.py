@@ -88,7 +88,9 @@ class PackedRows:
 
 
 def pack_rows(input_ids: Tensor, attention_mask: Tensor, groups: Tensor) -> PackedRows:
-    """Pack right-padded rows; those of a group share their longest common prefix, but each keeps one token of its own.
+    """Pack right-padded rows, which do not see each other (decision 1).
+
+    Those of a group share their longest common prefix, but each keeps one token of its own.
 
     Args:
         input_ids: (B, T) int64.

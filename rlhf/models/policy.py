@@ -7,7 +7,7 @@ What is saved:
 - LoRA over unquantised weights: the same, W + (alpha / r) B A written in W's place. The model in memory is not touched
   (merging and unmerging in place would round its weights). Or, where asked for, the adapter alone.
 - LoRA over NF4 weights: the adapter alone. Added to unquantised weights it would be another model than the one trained
-  (RECIPE section 1, "two merges"), so nothing is merged here without being asked.
+  (decision 11), so nothing is merged here without being asked.
 
 Every save is read back and compared with the model in memory (`rlhf.models.checkpoint.saving`).
 

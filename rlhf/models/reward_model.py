@@ -1,7 +1,7 @@
 """A reward model: a causal backbone with a scalar head, and beside it, where asked for, a head for the safety label.
 
 Llama 2 paper, section 3.2.2: the model starts from the chat checkpoint, its next-token head replaced by a regression
-head. What the paper leaves open (RECIPE section 3): the auxiliary safety loss reads a second linear head on that state.
+head. The auxiliary safety loss, which the paper leaves open, reads a second linear head on that state (decision 16).
 
 On disk it is what transformers calls a sequence classifier with one label: `AutoModelForSequenceClassification` loads
 it and gives the same scores, also after LoRA, which is merged. After QLoRA, or LoRA where asked for, the folder holds a
@@ -112,7 +112,7 @@ class RewardModel(nn.Module):
         """Start training from a policy's backbone with new heads, or go on from a reward model with its own.
 
         Heads are float32 and always trained; new ones are normal with standard deviation 1 / sqrt(hidden + 1), which
-        makes first scores of order 1 on normalised states (Stiennon et al. 2020, arXiv 2009.01325).
+        makes first scores of order 1 on normalised states (Stiennon et al. 2020, arXiv 2009.01325; decision 20).
 
         Args:
             path: checkpoint folder of either, whole, or of an adapter, which then goes on training.

@@ -155,7 +155,7 @@ class ToxicityClassifier:
     Args:
         name: local folder or hub name.
         labels: those that mean toxic; empty: every label with "toxic" in its name that does not begin with "non",
-            "not", "un" or "de", or the only one.
+            "not", "un" or "de", or the only one (decision 9).
 
     Raises:
         InputError: it cannot be loaded, a label that it does not have, or none that is known as toxic.

@@ -122,7 +122,7 @@ def _spread(found: Tensor, mask: Tensor) -> Tensor:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout rate to 0, also those that attention layers keep as a number."""
+    """Set every dropout rate to 0, also those that attention layers keep as a number (decision 39)."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

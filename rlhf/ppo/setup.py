@@ -49,7 +49,8 @@ def load_value_model(
 def default_value(judges: Sequence[Path], tokenizer: PreTrainedTokenizerBase) -> Path | None:
     """The first of the helpfulness folders that a value model can start from; None: none can, as stderr says.
 
-    It cannot from an adapter, from a reward model of another tokenizer, or from one without a `score` layer.
+    It cannot from an adapter, from a reward model of another tokenizer, or from one without a `score` layer (decision
+    35).
     """
     vocabulary = tokenizer.get_vocab()
     for judge in judges:

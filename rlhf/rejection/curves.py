@@ -53,7 +53,7 @@ def _shares_of_other_draws(texts: Sequence[Sequence[str]]) -> Tensor:
 
 
 def best_temperature(maxima: Mapping[float, Sequence[float]]) -> dict[str, Any]:
-    """Where the expected best of k answers is highest, with its interval over prompts.
+    """Where the expected best of k answers is highest, with its interval over prompts (decision 27).
 
     Args:
         maxima: temperature -> each prompt's expected best, the prompts in the same order.

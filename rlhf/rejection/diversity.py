@@ -1,4 +1,4 @@
-"""Self-BLEU: how alike the answers to one prompt are (Llama 2 paper, section 5.1, figure 21; Zhu et al. 2018).
+"""Self-BLEU: how alike the answers to one prompt are (Llama 2 paper, figure 21; Zhu et al. 2018; decision 55).
 
 Each answer's BLEU-4 with all other answers to its prompt as references, as sacrebleu's sentence BLEU has it (orders up
 to the answer's length, exponential smoothing), from 0 (nothing in common) to 1 (all the same).

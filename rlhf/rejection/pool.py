@@ -1,7 +1,7 @@
 """The pool: every version's scored answers, one `<version>.parquet` each.
 
 Choosing among the answers of all versions, and not the last one's alone, is the paper's cure for forgetting (section
-3.2.3; RECIPE section 4). Scores of different reward models cannot be compared: rescore the pool before choosing
+3.2.3; decision 25). Scores of different reward models cannot be compared: rescore the pool before choosing
 (`rlhf.rejection.selection`).
 """
 
@@ -67,7 +67,7 @@ def read_pool(
     Args:
         folder: holds `<version>.parquet` files; None: there is no pool.
         versions: the wanted ones, oldest first; None: all, by name, numbers in it by value (v2 before v10).
-        top: of each version only so many answers to a prompt, its best by the rewards it was written with; 0: all.
+        top: of each version only the best answers to a prompt, this many, by the rewards it was written with; 0: all.
         new: name of the version that will choose among them.
 
     Raises:

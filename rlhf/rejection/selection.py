@@ -29,7 +29,7 @@ class SelectionConfig:
     """Which of a prompt's answers are kept.
 
     Args:
-        top_n: at most so many answers to a prompt, its best.
+        top_n: the best answers to a prompt, at most this many.
         minimum_reward: answers below this raw reward are not kept; null: no limit.
         max_similarity: an answer is not kept where the Jaccard index of its word 1- to 3-grams with a better kept
             answer to the same prompt is above this; 1: only a repeated text is left out.
@@ -66,7 +66,7 @@ def select(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
 
     Only finished answers with text are candidates; a prompt without one that may be kept is left out. Equal rewards:
     the higher helpfulness score wins, then the newer version (the one that appears later in `rows`), then the lower
-    index. Answers that are merely not good enough for `top_n` are not counted in `left_out`.
+    index (decision 26). Answers that are merely not good enough for `top_n` are not counted in `left_out`.
     """
     age = {version: number for number, version in enumerate(dict.fromkeys(row.version for row in rows))}
     by_prompt: dict[str, list[Completion]] = {}

@@ -135,7 +135,7 @@ def read_verdict(judgement: str) -> Verdict:
 
 
 def opinion(a_first: str, b_first: str) -> Opinion:
-    """Of the judgements of the two `judge_requests`."""
+    """Of the judgements of the two `judge_requests`: a tie where the order decides (decision 54)."""
     one, other = read_verdict(a_first), read_verdict(b_first)
     a_safe = one.a_safe if one.a_safe == other.b_safe else None
     b_safe = one.b_safe if one.b_safe == other.a_safe else None

@@ -1,4 +1,4 @@
-"""K answers a prompt from a model in this process.
+"""K answers per prompt from a model in this process.
 
 Where it departs from `generate(num_return_sequences=K)`: a prompt is run once and its cache shared by its K answers;
 rows that end leave the batch, and other prompts' rows take their places; the cache is written in place; and a sample's

@@ -26,7 +26,7 @@ class Closing:
     suspicious: list[str] = field(default_factory=list)
 
     def rows(self, used: int, left_out: Mapping[str, int] | None = None) -> None:
-        """So many rows were used, and so many not, for these reasons. Called again, it adds what was left out."""
+        """How many rows were used, and how many were not, by reason. Called again, it adds what was left out."""
         self.used = used
         self.left_out.update({why: count for why, count in (left_out or {}).items() if count})
 

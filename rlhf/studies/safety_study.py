@@ -1,4 +1,4 @@
-"""What more safety data does (Llama 2 paper, section 4.2.3, "Impact of Safety Data Scaling"; RECIPE 7).
+"""What more safety data does (Llama 2 paper, section 4.2.3, "Impact of Safety Data Scaling").
 
 As in the paper, a pretrained model is fine-tuned on all helpfulness data and on a growing part of the safety data, and
 each variant's answers are scored. Every part x seed is a stage folder of its own, so that a killed study goes on where
@@ -65,7 +65,7 @@ class SafetyStudyRun(FinetuneStageConfig):
 def training_rows(
     helpfulness: Sequence[Conversation], safety: Sequence[Conversation], fraction: float, seed: int
 ) -> list[Conversation]:
-    """All helpfulness rows and `fraction` of the safety rows; with one seed a smaller part lies within a larger one."""
+    """All helpfulness rows and `fraction` of the safety rows; a smaller part lies in a larger one (decision 51)."""
     drawn = list(safety)
     random.Random(seed).shuffle(drawn)
     return [*helpfulness, *drawn[: round(fraction * len(drawn))]]

@@ -121,7 +121,7 @@ def draw_instructions(
     """`count` instructions, each of 1 to `most` constraints of different kinds, drawn and ordered at random.
 
     Args:
-        most: at most so many constraints in one (never more than there are kinds).
+        most: at most this many constraints in one (never more than there are kinds).
         short_share: probability that an instruction is in its short wording (the paper: half the time).
     """
     by_kind: dict[str, list[Constraint]] = {}

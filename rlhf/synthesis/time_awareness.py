@@ -2,7 +2,7 @@
 
 The paper added 1,000 SFT examples that were related to dates, each with the date at which its question is posed, and
 with the date of the event, before which the question makes no sense. Here both come from a `DatedFact`: what holds from
-which day on. How the rows are made from it is ours. Pure.
+which day on. How the rows are made from it is decision 57. Pure.
 """
 
 from __future__ import annotations

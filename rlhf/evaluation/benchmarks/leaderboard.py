@@ -1,6 +1,6 @@
 """The four tasks of the first Open LLM Leaderboard, run by EleutherAI's lm-evaluation-harness.
 
-The QLoRA report (RECIPE section 1): ARC-Challenge with 25 examples before each question (acc_norm), HellaSwag with 10
+The QLoRA report, section 4.1: ARC-Challenge with 25 examples before each question (acc_norm), HellaSwag with 10
 (acc_norm), TruthfulQA with none (mc2), MMLU with 5 (accuracy, the mean over its subjects, each of equal weight; the
 harness's own `mmlu` weights by questions), and the mean of the four. Prompts, choices and metrics are the harness's; a
 local file only takes the place of the hub's data. Light: the harness is imported when a task runs.
@@ -206,7 +206,7 @@ def run_task(
         task: a key of TASKS.
         local: names from `write_local_task`; none: the hub's data.
         tasks_folder: where those were written.
-        limit: first so many questions (of each subject); None: all.
+        limit: the first questions only, this many (of each subject); None: all.
         batch_size: sequences at once.
 
     Raises:

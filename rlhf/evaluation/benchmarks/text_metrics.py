@@ -28,7 +28,7 @@ def require_packages(*, bert_score: bool) -> None:
 
 
 def require_encoder(model: str, num_layers: int) -> None:
-    """InputError where BERTScore's encoder cannot be found, or has not so many layers. Reads its config only."""
+    """InputError where BERTScore's encoder cannot be found, or has fewer layers. Reads its config only."""
     from transformers import AutoConfig
 
     from rlhf.pretrained import from_pretrained

@@ -29,7 +29,8 @@ def largest_attention(model: PreTrainedModel, input_ids: Sequence[int]) -> Tenso
 def binned(attention: Tensor, size: int) -> Tensor:
     """(T, T) -> (ceil(T / size),) twice: the mean over blocks of `size` x `size` neighbouring tokens.
 
-    The paper bins too and does not say how. In blocks on the diagonal only pairs j <= i count; above it is 0.
+    The paper bins too and does not say how (decision 46). In blocks on the diagonal only pairs j <= i count; above it
+    is 0.
     """
     length = -(-len(attention) // size) * size
     padded, there = torch.zeros(length, length), torch.zeros(length, length)

@@ -24,7 +24,7 @@ from rlhf.models.policy import load_policy, load_tokenizer
 
 @dataclass(frozen=True)
 class HeldoutFigures:
-    """On the trained tokens of held-out rows, means in nats a token.
+    """On the trained tokens of held-out rows, means in nats per token.
 
     Args:
         loss: negative log-likelihood.
@@ -104,7 +104,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     if "heldout" not in report:
         return lines
     heldout = report["heldout"]
-    lines.append(f"on {heldout['rows']} held-out dialogues, {heldout['tokens']} answer tokens, in nats a token:")
+    lines.append(f"on {heldout['rows']} held-out dialogues, {heldout['tokens']} answer tokens, in nats per token:")
     lines.append(f"  {'model':<10} {'loss':>8} {'KL(trained || model)':>22}")
     for name in ("base", "trained", "careful", "simple"):
         if name in heldout:

@@ -46,7 +46,7 @@ def threshold_sweep(
 
 
 def choose_threshold(sweep: Sequence[dict[str, Any]], precision: float) -> dict[str, Any]:
-    """The row of a sweep that the gate is to use: the highest threshold that is as precise as asked for.
+    """The row of a sweep that the gate is to use: the highest threshold that is as precise as asked for (decision 50).
 
     A higher threshold finds more unsafe answers. Where none is so precise, the most precise one that flags anything;
     the lowest where none does.

@@ -103,7 +103,7 @@ def unsafe_recall(preferences: Sequence[Preference], scores: Sequence[PairScore]
 
     A model that calls everything unsafe has recall 1: the second share is what that costs. The ranking loss leaves open
     where 0.5 lies; so also the recall where a tenth of the safe answers is flagged, which a shift of all scores does
-    not change.
+    not change (decision 21).
 
     Returns:
         {"unsafe_answers", "safe_answers", "score": {"recall", "recall_ci", "safe_flagged", "safe_flagged_ci",

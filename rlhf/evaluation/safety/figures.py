@@ -1,4 +1,4 @@
-"""Violation and false-refusal rates of a policy's answers (Llama 2 paper, sections 4.1 and 4.2.3; RECIPE 7).
+"""Violation and false-refusal rates of a policy's answers (Llama 2 paper, sections 4.1 and 4.2.3; decision 52).
 
 A prompt is unsafe (the answer must not do what it asks), borderline (it only looks unsafe) or ordinary. What each
 figure averages over:

@@ -1,4 +1,4 @@
-"""Red teaming: the log of what people tried, and how often they succeed (Llama 2 paper, section 4.3; RECIPE 7).
+"""Red teaming: the log of what people tried, and how often they succeed (Llama 2 paper, section 4.3).
 
 The paper follows over its rounds how many prompts a person finds in an hour that make the model violate its guidelines
 (from 1.8 down to 0.45). The log is a JSONL file that only grows: one row a prompt, over people, sessions and rounds.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlhf.conversation import Renderer
 
 TooLong = Literal["cut", "unfinished", "refuse"]
-"""What happens to a text that a model's context does not hold.
+"""What happens to a text that a model's context does not hold (decisions 7 and 33).
 
 - cut: it loses its oldest turns, then the beginning of its last question, then that of its answer; the template stays
   whole. A prompt is cut so far that `max_new_tokens` more fit behind it, but keeps half of the context.
@@ -58,7 +58,7 @@ class Context:
         return min((n for n in (self.length, *lengths) if n is not None), default=None)
 
     def holds(self, tokens: int) -> bool:
-        """Whether so many tokens fit."""
+        """Whether this many tokens fit."""
         return self.length is None or tokens <= self.length
 
     def room_before(self, max_new_tokens: int, too_long: TooLong = "cut") -> int | None:

@@ -21,7 +21,7 @@ def kl_panel(curves: Mapping[str, Sequence[Row]]) -> Panel | None:
     bounds = [point.get("kl_bound") for point in longest]
     series.append(Series("bound", INK, [point["k"] for point in longest], bounds, dashed=True, markers=False))
     note = "Nats from the policy that was sampled; the bound is log k - (k - 1)/k."
-    return lines("KL of the best of k", series, log2=True, x_label="samples a prompt, k", note=note)
+    return lines("KL of the best of k", series, log2=True, x_label="samples per prompt, k", note=note)
 
 
 def doublings(curve: Sequence[Row]) -> list[Row]:

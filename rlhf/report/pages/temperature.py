@@ -21,7 +21,7 @@ def build_sweep_page(sweep: Row, page: Path, title: str) -> None:
     content = page_template("temperature.html.j2").render(
         title=title,
         headline=headline(sweep),
-        facts=[f"{sweep['prompts']} prompts", f"{sweep['num_samples']} answers a prompt and temperature"],
+        facts=[f"{sweep['prompts']} prompts", f"{sweep['num_samples']} answers per prompt and temperature"],
         panels=sweep_panels(sweep),
         table=sweep_table(sweep),
     )
@@ -53,7 +53,7 @@ def sweep_panels(sweep: Row) -> list[Panel]:
             curve = doublings(row["curve"])
             ks, y, ci = ([p[name] for p in curve] for name in ("k", key, f"{key}_ci"))
             series.append(Series(f"T = {row['temperature']:g}", ramp(i, len(rows)), ks, y, ci))
-        return lines(title, series, log2=True, x_label="samples a prompt, k")
+        return lines(title, series, log2=True, x_label="samples per prompt, k")
 
     def over_temperature(title: str, series: Sequence[tuple[str, str, Callable[[Row], Row | None]]], note: str) -> Any:
         found = []
@@ -80,7 +80,7 @@ def sweep_panels(sweep: Row) -> list[Panel]:
             "Temperatures share their prompts, so they differ more surely than it looks.",
         ),
         over_temperature("Self-BLEU", groups, "How alike the answers to one prompt are, 0 to 1."),
-        over_temperature("Length", [("tokens", INK, lambda row: row["length"])], "Tokens an answer."),
+        over_temperature("Length", [("tokens", INK, lambda row: row["length"])], "Tokens per answer."),
     ]
     return [panel for panel in panels if panel is not None]
 
@@ -96,7 +96,7 @@ def sweep_table(sweep: Row) -> Table:
         ("Best in", "share of bootstrap draws of the prompts where this temperature is the best"),
         ("KL", f"estimate in nats for the best of {k}; at most log {k} - {k - 1}/{k}"),
         *((f"Self-BLEU, {name}", f"{count} prompts") for name, count in sweep["groups"].items()),
-        ("Length", "tokens an answer"),
+        ("Length", "tokens per answer"),
         ("Finished", "share of the answers that came to their end; another counts with the lowest reward of all"),
     ]
     rows = []

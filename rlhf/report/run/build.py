@@ -108,7 +108,7 @@ def key_figures(versions: list[dict[str, Any]]) -> list[dict[str, str]]:
         ("Gold safety", "gold_safety", "gold_safety_ci", False),
         ("Referee's score", "referee_score", "referee_ci", False),
         ("Wins against SFT", "win_rate_vs_sft", "win_rate_ci", True),
-        ("Tokens an answer", "mean_length", "mean_length_ci", False),
+        ("Tokens per answer", "mean_length", "mean_length_ci", False),
     ):
         if last.get(key) is None:
             continue

@@ -88,13 +88,13 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
                 )
             ],
             names=names,
-            note="KL from SFT in nats an answer.",
+            note="KL from SFT in nats per answer.",
         ),
         lines(
             "Length",
             [of("tokens", INK, "mean_length", "mean_length_ci")],
             names=names,
-            note="Tokens an answer. A gain in reward is often length.",
+            note="Tokens per answer. A gain in reward is often length.",
         ),
     ]
     return _found(panels)
@@ -162,7 +162,7 @@ def selection_panels(selections: Sequence[Row]) -> list[Panel]:
         label = version_label(str(s.get("version")))
         note = f"Temperature {s['temperature']:g}." if isinstance(s.get("temperature"), (int, float)) else ""
         panels.append(
-            lines(f"Reward of {label}'s samples", series, log2=True, x_label="samples a prompt, k", note=note)
+            lines(f"Reward of {label}'s samples", series, log2=True, x_label="samples per prompt, k", note=note)
         )
     return _found([*panels, kl_panel({version_label(str(s.get("version"))): s.get("curve") or [] for s in selections})])
 

@@ -42,10 +42,10 @@ def ppo_panels(stage: Ppo) -> list[Panel]:
         panel(
             "KL from the starting policy",
             [of("k1", GREY, "kl"), of("k3", ORANGE, "kl_k3", True), of("k1, held-out", BLUE, "heldout_kl")],
-            "Nats an answer, by two estimators.",
+            "Nats per answer, by two estimators.",
         ),
-        panel("Entropy", [of("entropy", INK, "entropy")], "Nats a token."),
-        panel("Length", [of("tokens", INK, "length")], "Tokens an answer."),
+        panel("Entropy", [of("entropy", INK, "entropy")], "Nats per token."),
+        panel("Length", [of("tokens", INK, "length")], "Tokens per answer."),
         panel(
             "Answers",
             [

@@ -89,11 +89,11 @@ _COLUMNS = [
     ),
     _Column(
         "KL from SFT",
-        "nats an answer, from the answers' log-probabilities under both",
+        "nats per answer, from the answers' log-probabilities under both",
         "kl_from_sft",
         _mean("kl_from_sft", "kl_from_sft_ci", 2),
     ),
-    _Column("Length", "tokens an answer", "mean_length", _mean("mean_length", "mean_length_ci", 1)),
+    _Column("Length", "tokens per answer", "mean_length", _mean("mean_length", "mean_length_ci", 1)),
 ]
 
 
@@ -169,10 +169,10 @@ def selection_table(selections: Sequence[Row]) -> Table:
     heads = [
         ("Version", ""),
         ("Prompts", ""),
-        ("Samples a prompt", ""),
+        ("Samples per prompt", ""),
         ("Mean reward", "raw gated reward of all samples"),
         ("Reward, chosen", "of the chosen answers"),
-        ("Length", "tokens an answer"),
+        ("Length", "tokens per answer"),
         ("Length, chosen", "of the chosen answers"),
         ("Judged by safety", "share of the samples whose reward was the safety score"),
         ("Chosen from", "answers by the version that sampled them"),

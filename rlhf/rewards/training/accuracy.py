@@ -25,7 +25,7 @@ ORIGIN_PAIRS = 500
 
 
 def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference]) -> dict[str, Any]:
-    """Share of the pairs whose chosen answer scores higher; a tie counts half.
+    """Share of the pairs whose chosen answer scores higher; a tie counts half (decision 22).
 
     Returns:
         {"pairs", "accuracy", "accuracy_ci": [low, high], "accuracy_by_strength": {strength: {"accuracy", "pairs",

@@ -30,7 +30,7 @@ class RewardTrainingConfig:
         adapter: train a LoRA adapter and the heads, not the backbone's weights; null: full training.
         quantization: nf4 holds the backbone's weights in 4 bit, which needs an adapter; null: as they are.
         safety_loss_weight: of the safety labels' cross-entropy, averaged over a pair's labelled answers and added to
-            its ranking loss; only for the safety model (the paper gives no figure).
+            its ranking loss; only for the safety model (decision 16).
         max_length: most tokens of a dialogue (what the model takes, where that is less, and where this is null); longer
             pairs lose their oldest turns, the same ones on both sides.
         too_long: a pair whose last turn alone is above max_length is refused, or skipped and counted.

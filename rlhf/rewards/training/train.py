@@ -1,8 +1,9 @@
 """Train a reward model on preferences: the ranking loss with margins, and the safety labels' loss beside it.
 
-Llama 2 paper, section 3.2.2; RECIPE section 3. `helpfulness.py` and `safety.py` say on which rows. The paper does not
+Llama 2 paper, section 3.2.2. `helpfulness.py` and `safety.py` say on which rows. The paper does not
 say how the auxiliary loss is averaged: here a pair's is the mean over its labelled answers (0 without one), and like
-the ranking loss it is averaged over pairs, so that a pair weighs the same with one or both of its answers labelled.
+the ranking loss it is averaged over pairs, so that a pair weighs the same with one or both of its answers labelled
+(decision 17).
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _longest(model_config: Any, config: RewardTrainingConfig) -> int | None:
 
 
 def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:
-    """What `rlhf.training.loop.train` needs: 2n rows a forward pass, chosen first, a pair one group; it weighs 1."""
+    """What `rlhf.training.loop.train` needs: 2n rows per forward pass, chosen first, a pair one group; it weighs 1."""
 
     def collate(pairs: Sequence[Pair]) -> Batch:
         ids, mask = pad_rows([p.chosen for p in pairs] + [p.rejected for p in pairs], pad_id)

@@ -280,7 +280,7 @@ def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Modul
 
 
 def test_scores_are_whitened_over_all_and_the_missing_end_costs() -> None:
-    """RECIPE 9: whiten([1, 2, 3, 4]); the third answer has no end token."""
+    """whiten([1, 2, 3, 4]); the third answer has no end token."""
     rollouts = [replace(r, reward=x, finished=x != 3) for r, x in zip(_rollouts(4), (1.0, 2.0, 3.0, 4.0), strict=True)]
     scores = whitened_scores(rollouts, penalty=0.5).tolist()
     assert scores == pytest.approx([-1.341641, -0.447214, 0.447214 - 0.5, 1.341641], abs=1e-6)

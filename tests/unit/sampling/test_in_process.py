@@ -438,7 +438,7 @@ def test_a_model_whose_cache_is_compressed(renderer: Renderer) -> None:
 
 
 def test_rows_at_once_fit_into_the_free_memory(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2 layers x 1 key-value head x 16 numbers x 2 x 4 bytes a token; 32 bytes a vocabulary entry."""
+    """2 layers x 1 key-value head x 16 numbers x 2 x 4 bytes per token; 32 bytes per vocabulary entry."""
     row = 512 * 1 * (40 + 80 / 4) / 2 + 32 * model.config.vocab_size
     params = SamplingParams(max_new_tokens=40)
     for rows in (1, 64):
