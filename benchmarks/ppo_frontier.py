@@ -39,6 +39,7 @@ from rlhf.stage import require_files, write_json
 from rlhf.training.accelerator import make_accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes/evaluation"))
 import evaluate
 import ppo
 import rejection_sampling

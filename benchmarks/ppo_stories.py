@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 
 from rlhf.configuration import parse_config
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
+from rlhf.jsonl import write_rows
 from rlhf.metrics import read_metrics
 from rlhf.pretrained import from_pretrained
 from rlhf.stage import require_files

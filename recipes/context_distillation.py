@@ -28,7 +28,7 @@ from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.fields import Policy
+from rlhf.models.checkpoint.fields import Policy
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
@@ -110,7 +110,7 @@ def main(config: ContextDistillationConfig) -> None:
 
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.report.distillation import distillation_tables
+    from rlhf.report.pages.distillation import distillation_tables
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.scoring import check_scores
     from rlhf.sampling.in_process import InProcessSampler
@@ -184,7 +184,7 @@ def main(config: ContextDistillationConfig) -> None:
         after = judged(config, InProcessSampler(trained, renderer, config.batch_size), accelerator)
 
         if stage.is_main:
-            from rlhf.evaluation.distillation import before_and_after
+            from rlhf.evaluation.policies.distillation import before_and_after
 
             by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
             figures = {

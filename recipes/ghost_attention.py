@@ -28,10 +28,10 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
-from rlhf.evaluation.checkers import Checker, load_checker
+from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.context import Context
-from rlhf.models.fields import Policy
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.fields import Policy
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
 from rlhf.sampling.shards import kept_samples

@@ -23,7 +23,7 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
-from rlhf.models.checkpoint import require_policy_adapter
+from rlhf.models.checkpoint.folder import require_policy_adapter
 from rlhf.stage import InputPath, StageConfig, open_stage
 
 
@@ -61,7 +61,7 @@ def main(config: MergeConfig) -> None:
     require_policy_adapter(config.checkpoint, "simple" if config.merge == "adapter" else config.merge)
     dialogues = load_conversations(config.data)[: config.max_rows] if config.data else []
 
-    from rlhf.evaluation.merges import merge_report, report_lines
+    from rlhf.evaluation.policies.merges import merge_report, report_lines
     from rlhf.models.merging import layer_distances, merged_policy
     from rlhf.models.policy import load_tokenizer, save_policy
 

@@ -20,7 +20,7 @@ from rlhf.finetuning.supervised import answer_task
 from rlhf.models.logprobs import score_rows
 from rlhf.objectives.dpo import dpo_loss, implicit_reward
 from rlhf.rewards.distributed import deal_out
-from rlhf.rewards.pairs import render_pairs
+from rlhf.rewards.training.pairs import render_pairs
 from rlhf.training.loop import Task
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.models.adapters import adapter_tensors, merged_weights, require_qlora
-from rlhf.models.checkpoint import (
+from rlhf.models.checkpoint.folder import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
     base_folder,
@@ -31,8 +31,8 @@ from rlhf.models.checkpoint import (
     require_checkpoint,
     require_policy_adapter,
 )
+from rlhf.models.checkpoint.saving import SourceTypes, remember_source
 from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_tokenizer
-from rlhf.models.saving import SourceTypes, remember_source
 
 Merge = Literal["simple", "careful"]
 

@@ -15,7 +15,7 @@ from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Conversation, Renderer
 from rlhf.training.loop import Task
 
 if TYPE_CHECKING:
-    from rlhf.models.config import LlamaSize
+    from rlhf.architecture import LlamaSize
 
 Block = list[Sequence[int]]
 MARKUP = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")

@@ -36,7 +36,7 @@ from rlhf.models.adapters import (
     save_adapter,
     saved_quantization,
 )
-from rlhf.models.checkpoint import (
+from rlhf.models.checkpoint.folder import (
     ADAPTER_PREFIX,
     base_folder,
     head_shapes,
@@ -45,15 +45,21 @@ from rlhf.models.checkpoint import (
     require_reward_head,
     weight_files,
 )
+from rlhf.models.checkpoint.saving import (
+    is_partitioned_model,
+    probe_scores,
+    verify_saved,
+    whole_state_dict,
+    write_whole,
+)
 from rlhf.models.config import AdapterConfig
 from rlhf.models.coverage import adapter_coverage, say_coverage
+from rlhf.models.packing import PackedRows, enable_packing, last_states, pack_rows, packed_states
 from rlhf.models.policy import (
     add_pad_embedding,
     load_base,
     load_tokenizer,
 )
-from rlhf.models.saving import is_partitioned_model, probe_scores, verify_saved, whole_state_dict, write_whole
-from rlhf.models.shared_prefix import PackedRows, enable_packing, last_states, pack_rows, packed_states
 from rlhf.pretrained import from_pretrained
 from rlhf.training.finite import require_finite
 
@@ -221,7 +227,7 @@ class RewardModel(nn.Module):
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 on real positions.
             groups: (B,) int64; right-padded rows with the same number begin alike, and what they share is computed
-                once (`rlhf.models.shared_prefix`), where the backbone's attention can: the scores are the same.
+                once (`rlhf.models.packing`), where the backbone's attention can: the scores are the same.
         """
         if not self.has_token_scores:
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits

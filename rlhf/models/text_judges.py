@@ -18,8 +18,8 @@ from transformers.utils.hub import cached_file
 
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length
-from rlhf.models.context import Context
-from rlhf.models.saving import quiet_transformers
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.saving import quiet_transformers
 from rlhf.pretrained import from_pretrained
 
 if TYPE_CHECKING:

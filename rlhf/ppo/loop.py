@@ -19,7 +19,7 @@ from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
-from rlhf.models.context import TooLong
+from rlhf.models.checkpoint.context import TooLong
 from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, make_minibatches

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, StopStringCriteria
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.models.context import Context, TooLong
+from rlhf.models.checkpoint.context import Context, TooLong
 from rlhf.models.ending import own_end_tokens
 from rlhf.sampling.cache import is_recurrent
 from rlhf.sampling.compiled import CompiledStep, step_shape

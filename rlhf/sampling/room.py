@@ -13,7 +13,7 @@ from pathlib import Path
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.models.context import Context, TooLong
+from rlhf.models.checkpoint.context import Context, TooLong
 from rlhf.models.policy import load_tokenizer
 
 READERS = ("policy", "baseline", "value_from", "helpfulness", "safety", "referee")

@@ -1,6 +1,6 @@
 """What a stage says at its end, on the terminal and in `stage.json`: what it made, of what, and what looks wrong.
 
-Whether something looks wrong is judged beside the thing itself (`rlhf.training.suspicion`, `rlhf.iteration.selection`,
+Whether something looks wrong is judged beside the thing itself (`rlhf.training.suspicion`, `rlhf.rejection.selection`,
 `rlhf.ppo.watch`, …), by small functions that return sentences; here they are gathered.
 """
 

@@ -136,7 +136,7 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
 
 def _sampling(sizes: Sizes) -> Settings:
     return {
-        "sampling.temperature": (0.7, "readable, still varied; recipes/temperature_sweep.py finds the best"),
+        "sampling.temperature": (0.7, "readable, still varied; recipes/studies/temperature_sweep.py finds the best"),
         "sampling.top_k": (50, "a small model's tail is noise"),
         "sampling.max_new_tokens": (sizes.answer, "longer answers are cut, and never kept"),
     }

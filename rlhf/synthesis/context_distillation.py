@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from rlhf.conversation import Conversation, check_conversation
-from rlhf.data.jsonl import read_rows
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
+from rlhf.jsonl import read_rows
 from rlhf.objectives.shapes import require_same_shape
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
 
 # kind -> long and short wording; the paper's examples are "You enjoy Tennis", "Act as Napoleon" and "Figure: Napoleon."
 WORDINGS = {

@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rlhf.models.packing import enable_packing
 from rlhf.models.policy import load_policy
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_experience, collate, make_minibatches, whitened_scores
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, answer_values, pack_batch

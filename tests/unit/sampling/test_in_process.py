@@ -33,8 +33,8 @@ from transformers import (
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
+from rlhf.models.packing import has_plain_attention
 from rlhf.models.policy import load_policy
-from rlhf.models.shared_prefix import has_plain_attention
 from rlhf.sampling import in_process, memory
 from rlhf.sampling.decoding import Decoder, Owner
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
