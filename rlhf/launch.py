@@ -31,6 +31,25 @@ PRECISION_UNSAID = "RLHF_PRECISION_UNSAID"
 RANKS = ("MACHINE_RANK", "SLURM_NODEID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 FIRST_PORT, PORTS = 20_000, 10_000
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible_gpus(devices: Path = Path("/dev")) -> tuple[str, ...]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them: its own list, else all."""
+    found = len(list(devices.glob("nvidia[0-9]*")))
+    if not found and (devices / "kfd").exists():
+        found = len(list(devices.glob("dri/renderD*"))) or 1
+    if not found and (devices / "dxg").exists():
+        found = 1
+    asked = os.environ.get(VISIBLE)
+    if not found or asked is None:
+        return tuple(map(str, range(found)))
+    return tuple(name for name in (part.strip() for part in asked.split(",")) if name and name != "-1")
+
+
+def has_gpu() -> bool:
+    """Whether there is one, without importing torch."""
+    return bool(visible_gpus())
 
 
 def main(options: Sequence[str]) -> None:
@@ -42,7 +61,7 @@ def main(options: Sequence[str]) -> None:
     added = added_options(given, os.environ)
     if given["mixed_precision"] is None and "--mixed_precision" in added:
         os.environ[PRECISION_UNSAID] = "true"
-    if given["config_file"] is None and not _has_gpu():
+    if given["config_file"] is None and not has_gpu():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     launch_command(parser.parse_args([*added, *options]))
 
@@ -138,12 +157,6 @@ def _file(path: str | None) -> Mapping[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, Mapping) else {}
-
-
-def _has_gpu() -> bool:
-    from rlhf.iteration.gpus import has_gpu
-
-    return has_gpu()
 
 
 if __name__ == "__main__":

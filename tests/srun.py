@@ -10,9 +10,9 @@ import time
 count, command = int(sys.argv[2]), sys.argv[3:]
 said = {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_TASKS": str(count)}
 tasks = [subprocess.Popen(command, env={**os.environ, **said, "SLURM_NODEID": str(rank)}) for rank in range(count)]
-while any(task.poll() is None for task in tasks) and not any(task.returncode for task in tasks):
+while None in (codes := [task.poll() for task in tasks]) and not any(codes):
     time.sleep(0.05)
-if any(task.returncode for task in tasks):
+if any(codes):
     time.sleep(1.0)
     for task in tasks:
         task.terminate()

@@ -1,10 +1,8 @@
-"""The GPUs of this machine, dealt out to the stages that run on it. Loads no torch."""
+"""The GPUs of this machine, dealt out to the stages that run on it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.errors import InputError
@@ -12,32 +10,12 @@ from rlhf.errors import InputError
 if TYPE_CHECKING:
     from rlhf.iteration.plan import PlannedStage
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-
-def visible_gpus(devices: Path = Path("/dev")) -> tuple[str, ...]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them: its own list, else all."""
-    found = len(list(devices.glob("nvidia[0-9]*")))
-    if not found and (devices / "kfd").exists():
-        found = len(list(devices.glob("dri/renderD*"))) or 1
-    if not found and (devices / "dxg").exists():
-        found = 1
-    asked = os.environ.get(VISIBLE)
-    if not found or asked is None:
-        return tuple(map(str, range(found)))
-    return tuple(name for name in (part.strip() for part in asked.split(",")) if name and name != "-1")
-
-
-def has_gpu() -> bool:
-    """Whether there is one, without importing torch."""
-    return bool(visible_gpus())
-
 
 class Dealer:
     """Deals the GPUs out: no two stages that run at the same time have one in common.
 
     Args:
-        gpus: of this machine, see `visible_gpus`.
+        gpus: of this machine, see `rlhf.launch.visible_gpus`.
     """
 
     def __init__(self, gpus: Sequence[str]) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.iteration.failures import out_of_memory_kills
-from rlhf.iteration.gpus import VISIBLE
 from rlhf.iteration.plan import RECIPES, PlannedStage, recipe_file
 from rlhf.iteration.warm import WarmStart
+from rlhf.launch import VISIBLE
 from rlhf.lifetime import GRACE_SECONDS, RUN_MARK, die_with
 
 OWN = "RLHF_"

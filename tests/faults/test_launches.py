@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +86,22 @@ def test_a_prefix_starts_a_stage_on_two_machines(fake_run: FakeRun) -> None:
     failed = fake_run.drive()
     assert failed.returncode == 1 and "lame: ValueError: the second process cannot go on" in failed.stderr
     assert not fake_run.alive()
+
+
+def test_the_script_of_the_docs_starts_a_stage_by_ssh(fake_run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only ssh itself is replaced: it runs what it is given here."""
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    on_all, ssh = fake_run.here / "on_all", fake_run.here / "ssh"
+    on_all.write_text(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)[0])
+    ssh.write_text('#!/bin/bash\n[ "$1" = -tt ] && exec bash -c "$3"\n')
+    for script in (on_all, ssh):
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake_run.here}:{os.environ['PATH']}")
+    prefix = f"env HOSTS='localhost 127.0.0.1' {on_all}"
+    fake_run.add("two", text="two  words; $HOME", launch={"machines": 2, "processes": 2, "prefix": prefix})
+    done = fake_run.drive()
+    assert done.returncode == 0, done.stderr
+    assert fake_run.results()["two/out.txt"] == "two  words; $HOME 0 " and fake_run.traced("join") == ["two"]
 
 
 def test_another_launch_runs_nothing_again(fake_run: FakeRun) -> None:

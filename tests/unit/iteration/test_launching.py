@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.iteration.gpus import Dealer, visible_gpus
+from rlhf.iteration.gpus import Dealer
 from rlhf.iteration.launching import Launch, Launches
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.processes import command_of
-from rlhf.launch import added_options, first_machine, machine_rank
+from rlhf.launch import added_options, first_machine, machine_rank, visible_gpus
 
 ZERO2 = "ds_configs/accelerate_zero2.yaml"
 
