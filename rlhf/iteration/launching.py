@@ -147,6 +147,7 @@ def _read(where: str, content: Any) -> dict[str, Any]:
 
 def _count(least: int) -> Callable[[str, Any], int]:
     def read(where: str, value: Any) -> int:
+        value = int(value) if isinstance(value, str) and value.isdigit() else value  # of a command line
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"{where}: must be a whole number of at least {least}, got {value!r}")
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rlhf.cli import main
 from rlhf.errors import InputError
 from rlhf.iteration.gpus import Dealer
 from rlhf.iteration.launching import Launch, Launches
@@ -219,3 +221,24 @@ def test_nobody_s_precision_is_left_open_and_a_file_s_is_kept() -> None:
     assert "--mixed_precision" in added_options(options(config_file=str(root / "accelerate_zero3.yaml")), {})
     for said in ({"mixed_precision": "bf16"}, {"config_file": str(root / "accelerate_cpu_2.yaml")}):
         assert "--mixed_precision" not in added_options(options(**said), {})
+
+
+def test_the_plan_is_shown_with_prefix_and_environment_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    plan = ["plan", "--config", "recipes/configs/embedded/iterative_rlhf.yaml", "--run", str(tmp_path / "run")]
+    rewards = {"accelerate": "ds_configs/accelerate_cpu_zero2.yaml", "env": {"A": "b c"}, "prefix": "nice -n 3"}
+    main([*plan, "--launch", json.dumps({"rewards": rewards, "evaluate": {"gpus": [1]}})])
+    lines = capsys.readouterr().out.splitlines()
+    commands = {line.split()[0]: lines[number + 1].strip() for number, line in enumerate(lines[:-1])}
+    launcher = f"{sys.executable} -m rlhf.launch --num_machines 1 --num_processes 2 --config_file ds_configs/"
+    for stage in ("v1/helpfulness_reward", "v3/safety_reward"):
+        assert commands[stage].startswith(f"nice -n 3 env 'A=b c' {launcher}accelerate_cpu_zero2.yaml recipes/"), stage
+    assert commands["v2/evaluation"].startswith(f"env CUDA_VISIBLE_DEVICES=1 {sys.executable} recipes/")
+    assert commands["v3/ppo"].startswith(f"{sys.executable} recipes/"), "what the command line says replaces the file's"
+    with pytest.raises(SystemExit) as ended:
+        main([*plan, "--launch.ppo.procesess", "2"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: launch.ppo.procesess: no such field; did you mean processes?\n"
+    assert not (tmp_path / "run").exists()
