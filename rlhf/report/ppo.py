@@ -42,9 +42,9 @@ def ppo_panels(stage: Ppo) -> list[Panel]:
         panel(
             "KL from the starting policy",
             [of("k1", GREY, "kl"), of("k3", ORANGE, "kl_k3", True), of("k1, held-out", BLUE, "heldout_kl")],
-            "Nats an answer, by two estimators.",
+            "Nats an answer at the sampling temperature, by two estimators.",
         ),
-        panel("Entropy", [of("entropy", INK, "entropy")], "Nats a token."),
+        panel("Entropy", [of("entropy", INK, "entropy")], "Nats a token, at the sampling temperature."),
         panel("Length", [of("tokens", INK, "length")], "Tokens an answer."),
         panel(
             "Answers",
