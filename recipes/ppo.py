@@ -96,8 +96,8 @@ class PPORecipeConfig(KeepingConfig):
         for name, needed in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
             if getattr(self.sampling, name) != needed:
                 raise InputError(
-                    f"sampling.{name}: must be {needed:g} for PPO, got {getattr(self.sampling, name):g}: the ratio would "
-                    "not be the policy's, which has no token cut off or penalised; lower sampling.temperature instead"
+                    f"sampling.{name}: must be {needed:g} for PPO, got {getattr(self.sampling, name):g}: the ratio "
+                    "would not be the policy's, which cuts off and penalises no token; lower sampling.temperature"
                 )
         if self.sampling.stop:
             raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")

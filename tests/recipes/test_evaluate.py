@@ -142,7 +142,9 @@ def test_sft_then_a_version_against_it(
         recipe.main(recipe.EvaluateConfig(output=tmp_path / name, name="v1", sampling=shape, **common, **opponent))
     assert figures(tmp_path / "cold")["kl_from_sft"] == pytest.approx(0.0, abs=1e-5)
     assert seen == [0.5, 0.5], "both models at the temperature of the answers"
-    assert figures(tmp_path / "cut")["kl_from_sft"] is None, "answers of a cut distribution say nothing of the whole one"
+    assert figures(tmp_path / "cut")["kl_from_sft"] is None, (
+        "answers of a cut distribution say nothing of the whole one"
+    )
     assert figures(tmp_path / "greedy")["kl_from_sft"] is None
 
 

@@ -316,7 +316,10 @@ def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_po
     [
         (("--helpfulness", "runs/demo/v3/helpfulness_reward"), "does not exist; `make demo` writes it"),
         (("--sampling.temperature", "0"), "sampling.temperature: must be above 0 for PPO, got 0"),
-        (("--sampling.top_p", "0.9"), "sampling.top_p: must be 1 for PPO, got 0.9: the ratio would not be the policy's"),
+        (
+            ("--sampling.top_p", "0.9"),
+            "sampling.top_p: must be 1 for PPO, got 0.9: the ratio would not be the policy's",
+        ),
         (("--sampling.top_k", "50"), "sampling.top_k: must be 0 for PPO, got 50: the ratio would not be"),
         (("--sampling.repetition_penalty", "1.2"), "sampling.repetition_penalty: must be 1 for PPO, got 1.2"),
         (("--sampling.stop", '["."]'), "sampling.stop: must be empty for PPO"),

@@ -24,9 +24,7 @@ def random_rows(n: int, seed: int = 0) -> list[tuple[list[int], list[int]]]:
     return [(ids(draw(1, 20)), ids(draw(0, 15))) for _ in range(n)]
 
 
-def by_hand(
-    model: torch.nn.Module, prompt: list[int], completion: list[int], temperature: float = 1.0
-) -> torch.Tensor:
+def by_hand(model: torch.nn.Module, prompt: list[int], completion: list[int], temperature: float = 1.0) -> torch.Tensor:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].double() / temperature
     picked = [logits[len(prompt) - 1 + i].log_softmax(-1)[token] for i, token in enumerate(completion)]
