@@ -299,7 +299,7 @@ def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] 
 def quality_gate(rows: str, output: Path | None, near: float) -> bool:
     """Print how many rows fail by which check (`rlhf.data.corpus.quality`); False where one does."""
     from rlhf.data.corpus.quality import check_rows, passing_rows, verdict_text
-    from rlhf.data.jsonl import write_rows
+    from rlhf.jsonl import write_rows
 
     if output is not None and output.exists() and output.resolve() == Path(rows).resolve():
         raise InputError(f"output: {output} is the file that is read; name another one")

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf.data.loading import is_local, load_preferences, load_prompts
 from rlhf.errors import InputError
+from rlhf.iteration.plan import RECIPES, find_recipe
 from rlhf.iteration.steps import read_steps
 from rlhf.rewards.specs import reward_files
 from rlhf.stage import require_files
@@ -166,9 +167,10 @@ def _plan_file(plan: Mapping[str, Any], request: Request) -> str:
 
 def _yaml_file(recipe: str, request: Request, settings: Settings) -> str:
     """One recipe's settings, a comment at each value."""
+    file = find_recipe(recipe).relative_to(RECIPES.parent).as_posix()
     lines = [
-        f"# Settings of recipes/{recipe}.py in the run {request.run}. The plan adds what it reads and where it writes.",
-        f"# All options: python recipes/{recipe}.py --help",
+        f"# Settings of {file} in the run {request.run}. The plan adds what it reads and where it writes.",
+        f"# All options: python {file} --help",
     ]
     return "\n".join([*lines, *_yaml_lines(option_tree(settings), 0)]) + "\n"
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from rlhf.data.jsonl import read_rows
 from rlhf.data.splitting import first_turn
+from rlhf.jsonl import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def prepare(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     words = [part for name, value in options.items() for part in (f"--{name}", json.dumps(value).strip('"'))]
-    command = [sys.executable, "recipes/prepare_data.py", "--output", str(folder), *words]
+    command = [sys.executable, "recipes/data/prepare_data.py", "--output", str(folder), *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
 
 
