@@ -13,11 +13,11 @@ from typing import Any, Literal
 import yaml
 
 from rlhf.errors import InputError
-from rlhf.iteration.digests import FileDigests, changes
 from rlhf.iteration.keeping import is_removed, lacking, removed_parts
 from rlhf.iteration.ledger import VOLATILE, Record, last_record, output_digest, read_ledger, read_stage_file
 from rlhf.iteration.plan import PlannedStage, dependencies, maker_of
 from rlhf.stage import STAGE_FILE, digest
+from rlhf.stage.digests import FileDigests, changes
 
 
 def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Record:

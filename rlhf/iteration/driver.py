@@ -22,7 +22,6 @@ from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.iteration.decision import Decision, decide, input_digests, read_inputs, stage_key, wanted_again
-from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.disk import folder_bytes, in_words, require_room
 from rlhf.iteration.failures import describe_failure, is_users_mistake, out_of_memory_kills
 from rlhf.iteration.gpus import Dealer
@@ -36,6 +35,7 @@ from rlhf.iteration.warm import WarmStart
 from rlhf.launch import visible_gpus
 from rlhf.lifetime import end_leftovers
 from rlhf.stage import ORIGIN_FILE, digest, remove_folder, require_ours
+from rlhf.stage.digests import FileDigests, Signature, signature_of
 
 POLL_SECONDS = 0.05
 LOCK = ".lock"
@@ -125,6 +125,7 @@ class Driver:
         self.keep: Keep = keep
         self.wanted: dict[str, Decision] = {}
         self.made: dict[str, str] = {}
+        self.seen: dict[str, dict[Path, Signature]] = {}
         self.keys: dict[str, Record] = {}
         self.progress = Progress(len(self.stages))
 
@@ -231,6 +232,8 @@ class Driver:
         command = command_of(stage, self.recipes, gpus if self.dealer.deals_to(stage) else None)
         self.ledger.append("started", stage.name, key=self.keys[stage.name], command=command, reason=reason)
         log = self._log_of(stage)
+        self.seen[stage.name] = {path: signature_of(path) for path in stage.inputs}
+        self.digests.save()  # for the stage, which reads none of its inputs again that is known
         self.running.append(StageProcess(stage, command, log, self.run, self.warm, gpus))
         self.watches[stage.name] = StallWatch(log, partial, 60 * self.stalled_minutes)
         if self.may_warm and self.warm is None:
@@ -280,6 +283,11 @@ class Driver:
         )
         self.retries.pending.pop(stage.name, None)
         self.wanted.pop(stage.name, None)
+        seen = self.seen.pop(stage.name, {})
+        for entry in (read_stage_file(stage.output) or {}).get("inputs", {}).values():
+            path = Path(entry["path"])
+            if path in seen and signature_of(path) == seen[path]:
+                self.digests.learn(path, entry["digest"], seen[path])
         for aside in stage.output.parent.glob(f"{stage.output.name}.*.done"):  # of a stage killed while it removed it
             if (aside / ORIGIN_FILE).exists():
                 remove_folder(aside)

@@ -94,7 +94,7 @@ def output_digest(files: Mapping[str, str]) -> str:
     """Digest of what a stage made, but for what holds times (`stage.json`, metrics and their events); 16 hex digits.
 
     Args:
-        files: digest of every file of its folder, by path, from `rlhf.iteration.digests`.
+        files: digest of every file of its folder, by path, from `rlhf.stage.digests`.
     """
     hasher = hashlib.sha256()
     for name in sorted(files, key=Path):

@@ -13,12 +13,12 @@ from pathlib import Path
 import yaml
 
 from rlhf.errors import InputError
-from rlhf.iteration.digests import FileDigests, changes
 from rlhf.iteration.keeping import removed_parts
 from rlhf.iteration.ledger import Record, last_record, output_digest, read_ledger
 from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.iteration.summary import read_summary, summarise
 from rlhf.stage import STAGE_FILE
+from rlhf.stage.digests import FileDigests, changes
 
 ANSWERS = "completions.parquet"
 

@@ -10,10 +10,10 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.decision import Decision, decide, difference, preview, stage_key
-from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
 from rlhf.stage import InputPath, StageConfig, digest, open_stage
+from rlhf.stage.digests import FileDigests
 
 
 @dataclass(frozen=True, kw_only=True)
