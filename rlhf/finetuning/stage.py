@@ -34,7 +34,6 @@ def finetune_stage(
     mixed_in: Sequence[Conversation] = (),
     heldout: Sequence[Conversation] = (),
     chat_template: str | None = None,
-    policy: PreTrainedModel | None = None,
     save: bool = True,
 ) -> PreTrainedModel:
     """Fine-tune a checkpoint on dialogues inside `stage.work`, which keeps `kept_states`; returns it in eval mode.
@@ -51,7 +50,6 @@ def finetune_stage(
             `mixed_data`.
         heldout: dialogues to measure, never trained on.
         chat_template: replaces the tokenizer's and is saved with it.
-        policy: the checkpoint as it is loaded already, with the config's adapter and quantization; None: it is loaded.
         save: write <stage>/checkpoint.
 
     Raises:
@@ -60,9 +58,8 @@ def finetune_stage(
     tokenizer = load_tokenizer(checkpoint)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     size = trained_bytes(checkpoint, adapter=config.adapter is not None, quantization=config.quantization)
-    require_memory({"policy": size}, accelerator)  # also where the weights are there: what trains them comes on top
-    if policy is None:
-        policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
+    require_memory({"policy": size}, accelerator)
+    policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
     others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []
     if isinstance(config, MixedFinetuneConfig) and config.mixed_data:
         others.append((config.read_mixed_data(), config.mixed_share))

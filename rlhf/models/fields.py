@@ -21,17 +21,6 @@ class WholeCheckpoint:
         return {field: Path(value)}
 
 
-class AnsweringPolicy(WholeCheckpoint):
-    """The same, or, where the config names a `server` that answers as the policy, a folder with its tokenizer."""
-
-    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
-        """See `rlhf.stage.fields.InputCheck`."""
-        if getattr(config, "server", None) is None:
-            return super().inputs(field, value, config)
-        require_files(**{field: value})
-        return {field: Path(value)}
-
-
 class TemplateName:
     """`llama2`, or the file of a chat template, which is an input."""
 
@@ -50,6 +39,5 @@ class FolderOrHubName:
 
 
 Checkpoint = Annotated[Path, WholeCheckpoint()]
-Policy = Annotated[Path, AnsweringPolicy()]
 ChatTemplate = Annotated[str, TemplateName()]
 LocalOrHubModel = Annotated[str, FolderOrHubName()]
