@@ -46,8 +46,8 @@ class DPOConfig(FinetuneStageConfig):
         policy: checkpoint folder to start from.
         preferences: a file or hub name, or several; all their rows are trained on.
         test_preferences: held-out pairs to measure before and after.
-        reference: policy that the log-ratios are against (docs/policies.md), with the trained one's tokenizer; null: the
-            policy as it starts.
+        reference: what the log-ratios are against (docs/policies.md), with the policy's tokenizer; null: the policy as
+            it starts.
         beta: weight of the KL to the reference: the lower, the further the policy may move.
         finetuning: length and schedule; a row of batch_size and micro_batch_size is a pair, and `train` must be last,
             as it is by default.

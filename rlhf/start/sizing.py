@@ -189,7 +189,7 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
         "ppo.optimizer.learning_rate": (rate, "constant" + ("" if sizes.adapter else "; the paper's")),
         "ppo.optimizer.batch_size": (minibatch, "a step's answers; 64 in the paper"),
         "ppo.optimizer.micro_batch_size": (min(sizes.micro_batch, minibatch), "rows a forward pass, by memory"),
-        "ppo.sampling_batch_size": (batch if sizes.small else 128, "answers written side by side"),
+        "ppo.rows": (batch if sizes.small else 128, "answers written side by side"),
     }
 
 

@@ -153,7 +153,7 @@ def test_questions_by_a_model_here_and_by_a_server(
         return 200, answers
 
     chat_server.reply = reply
-    options |= {"question_server.url": chat_server.url, "question_server.model": "tiny", "output": tmp_path / "served"}
+    options |= {"question_model.server.url": chat_server.url, "question_model.server.model": "tiny", "output": tmp_path / "served"}
     options["sampling.max_new_tokens"] = 64  # an answer over it is cut off, and no question
     simple_text_data.main(config(tmp_path, **options))
     served = [row for file in (tmp_path / "served").glob("sft_*.jsonl") for _, row in read_rows(file)]
@@ -182,8 +182,8 @@ def test_bad_rows_are_refused_or_counted(tmp_path: Path) -> None:
     [
         ({"eli5": "null"}, "eli5, articles: name at least one"),
         ({"validation_share": 0.9}, "together they must leave rows"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"question_server.url": "http://x", "question_server.model": "m"}, "question_server"),
+        ({"rows": 0}, "rows"),
+        ({"question_model.server.url": "http://x", "question_model.server.model": "m"}, "question_server"),
         ({"filters.min_words": 1000}, "no row is left"),
     ],
 )
