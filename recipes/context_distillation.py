@@ -4,7 +4,7 @@ A safety preprompt before an adversarial prompt makes the answer safer. So let t
 and fine-tune it on these answers without the preprompt. Where the plain answer was safe already a preprompt does harm:
 answers become vague, or refuse what is harmless. So an answer is kept only where the safety model scores it above the
 plain answer to the same prompt; elsewhere the plain answer is trained on, so that the model learns both (the paper does
-not say what happens there; `--rest drop` leaves these prompts out).
+not say what happens there: decision 47; `--rest drop` leaves these prompts out).
 
     python recipes/context_distillation.py --config recipes/configs/embedded/context_distillation.yaml
 
@@ -103,7 +103,7 @@ def main(config: ContextDistillationConfig) -> None:
     stage = open_stage(config)
 
     from rlhf.finetuning.stage import finetune_stage
-    from rlhf.report.distillation import distillation_tables
+    from rlhf.report.pages.distillation import distillation_tables
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.scoring import check_scores
     from rlhf.sampling.multi_process import sample_distributed
@@ -169,7 +169,7 @@ def main(config: ContextDistillationConfig) -> None:
         after = judged(config, open_sampler(trained, accelerator.device), accelerator) if config.test_prompts else []
 
         if stage.is_main:
-            from rlhf.evaluation.distillation import before_and_after
+            from rlhf.evaluation.policies.distillation import before_and_after
 
             by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
             figures = {

@@ -23,9 +23,9 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.config import AdapterConfig
-from rlhf.models.context import TooLong
-from rlhf.models.fields import Checkpoint
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.watch import suspicious_run
@@ -63,7 +63,8 @@ class PPORecipeConfig(KeepingConfig):
         max_prompt_tokens: leave out longer prompts; how many is said.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
         ppo: settings of PPO.
-        sampling: length of the answers; PPO needs all that shapes the draws left at its default.
+        sampling: length and temperature of the answers, held-out ones too; the policy is its distribution at that
+            temperature, everywhere. PPO needs all else that shapes the draws left at its default.
         dry_run: print what the run takes of this hardware, by role and phase, and stop; reads the checkpoints' configs
             alone, no weights.
     """
@@ -88,11 +89,15 @@ class PPORecipeConfig(KeepingConfig):
     dry_run: Hardware | None = None
 
     def __post_init__(self) -> None:
-        for name, needed in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
+        if self.sampling.temperature == 0:
+            raise InputError(
+                "sampling.temperature: must be above 0 for PPO, got 0; a greedy policy tries nothing, e.g. take 0.7"
+            )
+        for name, needed in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
             if getattr(self.sampling, name) != needed:
                 raise InputError(
-                    f"sampling.{name}: must be {needed:g} for PPO, got {getattr(self.sampling, name):g}; "
-                    "the ratio of probabilities is that of the policy itself"
+                    f"sampling.{name}: must be {needed:g} for PPO, got {getattr(self.sampling, name):g}: the ratio "
+                    "would not be the policy's, which cuts off and penalises no token; lower sampling.temperature"
                 )
         if self.sampling.stop:
             raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")
@@ -112,7 +117,7 @@ def main(config: PPORecipeConfig) -> None:
         load_prompts(source)  # a bad row is found before torch is loaded
 
     from rlhf.metrics import read_metrics
-    from rlhf.models.context import Context
+    from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
@@ -191,7 +196,7 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         judges |= {name: planned_folder(spec) for name, spec in specs.items() if not is_import_path(spec)}
 
     from rlhf.models.adapters import saved_quantization
-    from rlhf.models.checkpoint import is_adapter_checkpoint
+    from rlhf.models.checkpoint.folder import is_adapter_checkpoint
     from rlhf.ppo.planning.models import Setting
     from rlhf.ppo.planning.report import report
 
@@ -206,6 +211,7 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         judges=judges,
         ppo=config.ppo,
         max_new_tokens=config.sampling.max_new_tokens,
+        temperature=config.sampling.temperature,
         value=helpful if config.value_from is None else planned_folder(config.value_from),
         shared=config.roles == "shared",
         adapter=config.adapter,

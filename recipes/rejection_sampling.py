@@ -25,8 +25,10 @@ from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
-from rlhf.iteration.selection import (
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
+from rlhf.rejection.selection import (
     SelectionConfig,
     refuse_empty,
     select,
@@ -34,9 +36,7 @@ from rlhf.iteration.selection import (
     suspicious_choice,
     write_selected,
 )
-from rlhf.iteration.sweep import read_best_temperature
-from rlhf.models.context import TooLong
-from rlhf.models.fields import Checkpoint
+from rlhf.rejection.temperature import read_best_temperature
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
@@ -62,13 +62,13 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
             turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
             reward model, counts as not finished), or refuse. How many is said.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
-        pool_top: of each earlier version rescore its own best so many answers to a prompt, to save work; 0: all.
+        pool_top: of each earlier version rescore only its best answers to a prompt, this many, to save work; 0: all.
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
             to them are chosen among too.
         version: name of this version in the pool.
         num_samples: K, answers drawn for each prompt.
         sampling: how they are drawn.
-        temperature_from: sweep.json of recipes/temperature_sweep.py: draw at its best temperature instead.
+        temperature_from: sweep.json of recipes/studies/temperature_sweep.py: draw at its best temperature instead.
         selection: which answers are kept; the best one of each prompt, unless told otherwise.
         early_rejection: give up a prompt's worst answers while they are written (arXiv 2410.20290); null: write all.
         quantization: nf4 holds the fine-tuned weights in 4 bit, which needs an adapter; null: as they are.
@@ -106,6 +106,11 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
         if self.early_rejection is not None:
             if self.policy.server is not None:
                 raise InputError("early_rejection: a server gives whole answers only; leave one of the two out")
+            if self.selection.missing_end_penalty is not None:
+                raise InputError(
+                    "selection.missing_end_penalty: early_rejection leaves answers unfinished that it gives up, which "
+                    "are not to be kept; leave one of the two out"
+                )
             if max(self.early_rejection.at) >= (longest := self.sampling.max_new_tokens):
                 raise InputError(f"early_rejection.at: must lie below sampling.max_new_tokens, which is {longest}")
 
@@ -114,7 +119,8 @@ def main(config: RejectionSamplingConfig) -> None:
     stage = open_stage(config)
     prompts = load_prompts(config.prompts)
     by_id = prompts_by_id(prompts, [load_prompts(source) for source in config.earlier_prompts])
-    pool = read_pool(config.pool, top=config.pool_top, new=config.version)
+    penalty = config.selection.missing_end_penalty
+    pool = read_pool(config.pool, top=config.pool_top, missing_end_penalty=penalty, new=config.version)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     if config.temperature_from is not None:
@@ -157,7 +163,7 @@ def main(config: RejectionSamplingConfig) -> None:
 
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
-        dialogues = [by_id[row.prompt_id].answered(row.text) for row in selection.chosen]
+        dialogues = [by_id[row.prompt_id].answered(row.text, row.finished) for row in selection.chosen]
         if stage.is_main:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)

@@ -16,7 +16,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.mixing import mix_several
 from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
 from rlhf.finetuning.supervised import finetune, training_renderer
-from rlhf.models.memory import require_memory, trained_bytes
+from rlhf.models.checkpoint.memory import require_memory, trained_bytes
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.stage import Stage
 from rlhf.training.checkpoints import RESUME

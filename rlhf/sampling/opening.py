@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rlhf.conversation import Renderer
 from rlhf.errors import InputError
 from rlhf.imports import import_object
-from rlhf.models.context import TooLong
+from rlhf.models.checkpoint.context import TooLong
 from rlhf.models.policy import load_over, load_policy, load_tokenizer
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.protocol import Sampler

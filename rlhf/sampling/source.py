@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from rlhf.errors import InputError
 from rlhf.imports import import_object
-from rlhf.models.checkpoint import adapter_files, is_adapter_checkpoint, require_checkpoint
+from rlhf.models.checkpoint.folder import adapter_files, is_adapter_checkpoint, require_checkpoint
 from rlhf.sampling.chat import ServerConfig
 from rlhf.shorthand import BARE
 from rlhf.stage import Effect, require_files

@@ -20,6 +20,10 @@ BYTES_WHOLE = 16
 """A weight trained whole: float32 weight, gradient and AdamW's two moments."""
 TINY = 2e7
 """Weights of a model whose training a CPU does not feel."""
+TEMPERATURE = 0.7
+"""At 1 a small chat model writes near-gibberish, at this readable English that is still varied."""
+COLDEST = 0.5
+"""Below it the K answers to a prompt are too alike to choose among, and to learn from."""
 ROLES = 5
 """Of PPO: policy, reference, value and two reward models."""
 
@@ -43,7 +47,7 @@ class Sizes:
         nf4: hold the base in 4 bit.
         answer: most new tokens.
         length: most tokens of a trained dialogue.
-        micro_batch: rows a forward pass.
+        micro_batch: rows per forward pass.
         small: a model of less than a billion weights.
         why: in words, why adapters or not.
     """
@@ -79,7 +83,7 @@ def sizes_for(model: ChatModel, machine: Machine) -> Sizes:
 
 def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Settings]:
     """Recipe -> its settings."""
-    sizes = sizes_for(model, machine)
+    sizes, temperature = sizes_for(model, machine), _temperature(model)
     return {
         "prepare_data": {
             "on_bad_row": ("skip", "bad rows are left out, counted and said"),
@@ -90,8 +94,11 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
         "safety_reward": _reward(sizes, data, "other_share", 0.1),
         "temperature_sweep": {"sampling.max_new_tokens": (sizes.answer, "as in rejection sampling")},
         "rejection_sampling": {
-            "num_samples": (8 if sizes.small else 16, "K answers a prompt; 10 to 100 in the paper"),
-            **_sampling(sizes),
+            "num_samples": (8 if sizes.small else 16, "K answers per prompt; 10 to 100 in the paper"),
+            "sampling.temperature": temperature,
+            "sampling.top_k": (50, "a small model's tail is noise"),
+            "sampling.max_new_tokens": (sizes.answer, "longer answers are cut, and never kept"),
+            **({"policy.quantization": ("nf4", "of the policy that answers")} if sizes.nf4 else {}),
             **_trained(sizes),
             **_optimizer(
                 "finetuning.optimizer",
@@ -99,12 +106,14 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
                 rate=(1e-3, 1e-4, 2e-5),
                 epochs=5 if sizes.small else 2,
                 batch=_batch(max(data.prompts, 1), 64),
+                trial="in a trial on a chat model of 135M, 3e-4 and 2 passes moved it less",
             ),
             "finetuning.max_length": (sizes.length, "most tokens of a dialogue"),
         },
-        "ppo": _ppo(sizes, data),
+        "ppo": {"sampling.temperature": temperature, **_ppo(sizes, data)},
         "evaluate": {
-            **_sampling(sizes),
+            "sampling.temperature": (temperature[0], "as in training; with no top-k the KL from the start is measured"),
+            "sampling.max_new_tokens": (sizes.answer, "as in training"),
             "samples_per_prompt": (1, "more narrow the intervals"),
             "max_prompt_tokens": (sizes.length, "longer test prompts are left out, and said"),
         },
@@ -125,7 +134,8 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
     if sizes.nf4:
         settings["training.quantization"] = ("nf4", "the base in 4 bit")
     batch = _batch(data.pairs, 512)
-    settings |= _optimizer("training.optimizer", sizes, rate=(3e-4, 1e-4, 1e-5), epochs=1, batch=batch)
+    trial = "in trials on a chat model of 135M, with 16 pairs a step"
+    settings |= _optimizer("training.optimizer", sizes, rate=(3e-4, 1e-4, 1e-5), epochs=1, batch=batch, trial=trial)
     steps = math.ceil(max(1, data.pairs) / batch)
     settings["training.optimizer.warmup_min_steps"] = (
         min(5, steps // 10),
@@ -134,12 +144,14 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
     return settings
 
 
-def _sampling(sizes: Sizes) -> Settings:
-    return {
-        "sampling.temperature": (0.7, "readable, still varied; recipes/temperature_sweep.py finds the best"),
-        "sampling.top_k": (50, "a small model's tail is noise"),
-        "sampling.max_new_tokens": (sizes.answer, "longer answers are cut, and never kept"),
-    }
+def _temperature(model: ChatModel) -> tuple[float, str]:
+    """The one temperature of a run, which sampling, PPO and evaluation share, and why."""
+    if model.temperature is not None and model.temperature >= COLDEST:
+        return model.temperature, "the model's own, from its generation_config.json"
+    if model.temperature is None:
+        return TEMPERATURE, "readable, still varied; recipes/studies/temperature_sweep.py finds the best"
+    why = f"its generation_config.json names {model.temperature:g}, at which answers are too alike to choose among"
+    return TEMPERATURE, why
 
 
 def _trained(sizes: Sizes) -> Settings:
@@ -152,16 +164,21 @@ def _trained(sizes: Sizes) -> Settings:
     return settings
 
 
-def _optimizer(group: str, sizes: Sizes, rate: tuple[float, float, float], epochs: int, batch: int) -> Settings:
-    """rate: of an adapter on a small model, of an adapter on a larger one, of whole weights."""
-    found = rate[2] if not sizes.adapter else rate[0] if sizes.small else rate[1]
+def _optimizer(
+    group: str, sizes: Sizes, rate: tuple[float, float, float], epochs: int, batch: int, trial: str
+) -> Settings:
+    """rate: of an adapter on a small model, for which `trial` says why, of one on a larger model, of whole weights."""
+    if not sizes.adapter:
+        found, why = rate[2], "the paper's, for whole weights"
+    else:
+        found, why = (rate[0], f"for adapters; {trial}") if sizes.small else (rate[1], "for adapters")
     settings: Settings = {
-        f"{group}.learning_rate": (found, "for adapters" if sizes.adapter else "the paper's, for whole weights"),
+        f"{group}.learning_rate": (found, why),
         f"{group}.epochs": (epochs, "passes over the rows"),
-        f"{group}.batch_size": (batch, "rows a step: at least about fifty steps where the rows allow"),
+        f"{group}.batch_size": (batch, "rows per step: at least about fifty steps where the rows allow"),
         f"{group}.micro_batch_size": (
             min(sizes.micro_batch, batch),
-            "rows a forward pass; changes no result",
+            "rows per forward pass; changes no result",
         ),
     }
     if not sizes.small:
@@ -182,13 +199,13 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
         "max_prompt_tokens": (sizes.length, "longer prompts are left out, and said"),
         "sampling.max_new_tokens": (sizes.answer, "an answer without an end pays a penalty"),
         "ppo.iterations": (20 if sizes.small else 200, "at most; 200 to 400 in the paper"),
-        "ppo.batch_size": (batch, "answers an iteration; 512 in the paper"),
+        "ppo.batch_size": (batch, "answers per iteration; 512 in the paper"),
         "ppo.beta": (0.01, "weight of the KL, the paper's"),
         "ppo.evaluate_every": (5 if sizes.small else 10, "held-out prompts decide which checkpoint is kept"),
-        "ppo.max_kl": (20.0, "nats an answer; beyond it the policy has left the reward models' ground"),
+        "ppo.max_kl": (20.0, "nats per answer; beyond it the policy has left the reward models' ground"),
         "ppo.optimizer.learning_rate": (rate, "constant" + ("" if sizes.adapter else "; the paper's")),
         "ppo.optimizer.batch_size": (minibatch, "a step's answers; 64 in the paper"),
-        "ppo.optimizer.micro_batch_size": (min(sizes.micro_batch, minibatch), "rows a forward pass, by memory"),
+        "ppo.optimizer.micro_batch_size": (min(sizes.micro_batch, minibatch), "rows per forward pass, by memory"),
         "ppo.rows": (batch if sizes.small else 128, "answers written side by side"),
     }
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from rlhf.iteration.plan import find_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = [{"role": "user", "content": "what is the river of velda ?"}]
 GOOD: dict[str, Any] = {"id": "a", "messages": PROMPT, "chosen": "mora .", "rejected": "sure", "domain": "helpfulness"}
@@ -37,7 +39,7 @@ class Case:
     @property
     def command(self) -> list[str]:
         given = [part for name, value in self.options.items() for part in (f"--{name}", value)]
-        return [sys.executable, str(ROOT / "recipes" / f"{self.recipe}.py"), *given]
+        return [sys.executable, str(find_recipe(self.recipe)), *given]
 
 
 def lines(*rows: Any) -> str:
@@ -106,9 +108,8 @@ CASES = {
     "empty prompt file": Case(
         "rejection_sampling", {**SAMPLE, **OWN_REWARDS, "prompts": "no_prompts.jsonl"}, r"no_prompts.jsonl"
     ),
-    "PPO at another temperature": Case(
-        "ppo", {**PPO, "sampling.temperature": "0.7"}, r"sampling.temperature: must be 1"
-    ),
+    "greedy PPO": Case("ppo", {**PPO, "sampling.temperature": "0"}, r"sampling.temperature: must be above 0"),
+    "PPO on a nucleus": Case("ppo", {**PPO, "sampling.top_p": "0.9"}, r"sampling.top_p: must be 1 for PPO, got 0.9"),
     "an output that exists": Case("sft", {**SFT, "data": "chat.jsonl", "output": "policy"}, r"output: policy exists"),
     "a folder without the HH files": Case("hh_data", {"output": "out", "data": "policy"}, r"data: policy has no"),
     "no checkpoint": Case("evaluate", {**EVALUATE, "policy": "empty_folder"}, r"empty_folder"),

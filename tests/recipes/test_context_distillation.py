@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.policy import load_policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
@@ -176,4 +176,7 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path, options: dic
 def test_a_gate_that_keeps_nothing_says_so(run, chat_server: ChatServer) -> None:
     chat_server.reply = reply
     with pytest.raises(InputError, match="gate: no answer under a category preprompt is safer than the plain one"):
-        run(**{"policy.server.url": chat_server.url, "policy.server.model": "tiny"}, safety="code_of_the_distillation:hates")
+        run(
+            **{"policy.server.url": chat_server.url, "policy.server.model": "tiny"},
+            safety="code_of_the_distillation:hates",
+        )

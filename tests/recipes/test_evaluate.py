@@ -1,4 +1,4 @@
-"""recipes/evaluate.py: SFT's own evaluation, then a version's against it; bad input in one sentence."""
+"""recipes/evaluation/evaluate.py: SFT's own evaluation, then a version's against it; bad input in one sentence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ import pytest
 import torch
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
+from rlhf.evaluation.policies import divergence
 from rlhf.intervals import wilson
+from rlhf.jsonl import write_rows
+from rlhf.models.logprobs import score_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.source import PolicySource
@@ -57,7 +60,7 @@ class Scorer:
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_recipe", ROOT / "recipes" / "evaluate.py")
+    spec = importlib.util.spec_from_file_location("evaluate_recipe", ROOT / "recipes" / "evaluation" / "evaluate.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["evaluate_recipe"] = module
@@ -134,8 +137,16 @@ def test_sft_then_a_version_against_it(
         recipe.main(recipe.EvaluateConfig(output=tmp_path / "wrong", name="v1", sampling=sampling, **wrong))
 
     cold = SamplingParams(max_new_tokens=4, temperature=0.5)
-    recipe.main(recipe.EvaluateConfig(output=tmp_path / "cold", name="v1", sampling=cold, **common, **opponent))
-    assert figures(tmp_path / "cold")["kl_from_sft"] is None  # other distributions than the policy's own
+    seen: list[float] = []
+    monkeypatch.setattr(divergence, "score_rows", lambda *a, **k: seen.append(k["temperature"]) or score_rows(*a, **k))
+    for name, shape in (("cold", cold), ("cut", replace(cold, top_k=5)), ("greedy", replace(cold, temperature=0.0))):
+        recipe.main(recipe.EvaluateConfig(output=tmp_path / name, name="v1", sampling=shape, **common, **opponent))
+    assert figures(tmp_path / "cold")["kl_from_sft"] == pytest.approx(0.0, abs=1e-5)
+    assert seen == [0.5, 0.5], "both models at the temperature of the answers"
+    assert figures(tmp_path / "cut")["kl_from_sft"] is None, (
+        "answers of a cut distribution say nothing of the whole one"
+    )
+    assert figures(tmp_path / "greedy")["kl_from_sft"] is None
 
 
 def test_a_judge_compares_with_a_served_model_in_both_orders(
@@ -187,17 +198,25 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
         ({"safety": "a:b"}, "safety: the gate needs a helpfulness reward beside it"),
         ({"scorer": "a:B"}, "a gold scorer needs its world"),
         ({"judge_max_new_tokens": 0}, "judge_max_new_tokens: must be at least 1, got 0"),
-        ({"opponent": PolicySource(server=ServerConfig("http://a/v1", "m"))}, "opponent: nobody compares with its answers; name a judge"),
+        (
+            {"opponent": PolicySource(server=ServerConfig("http://a/v1", "m"))},
+            "opponent: nobody compares with its answers; name a judge",
+        ),
     ],
 )
 def test_bad_settings(recipe: ModuleType, change: dict[str, Any], message: str) -> None:
-    settings: dict[str, Any] = {"output": Path("o"), "name": "v1", "policy": PolicySource(checkpoint=Path("p")), "prompts": "x.jsonl"} | change
+    settings: dict[str, Any] = {
+        "output": Path("o"),
+        "name": "v1",
+        "policy": PolicySource(checkpoint=Path("p")),
+        "prompts": "x.jsonl",
+    } | change
     with pytest.raises(InputError, match=message):
         recipe.EvaluateConfig(**settings)
 
 
 def test_missing_files_are_named_before_anything_heavy_loads(tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "evaluate.py")]
+    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "evaluation" / "evaluate.py")]
     command += ["--config", str(ROOT / "recipes" / "configs" / "embedded" / "evaluate.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

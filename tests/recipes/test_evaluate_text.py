@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_text_recipe", ROOT / "recipes" / "evaluate_text.py")
+    spec = importlib.util.spec_from_file_location(
+        "evaluate_text_recipe", ROOT / "recipes" / "evaluation" / "evaluate_text.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["evaluate_text_recipe"] = module
@@ -56,7 +58,9 @@ def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_pa
     pytest.importorskip("rouge_score")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "hi"}]}))
     config = recipe.EvaluateTextConfig(
-        output=tmp_path / "out", models={"a": PolicySource(checkpoint=tiny_policy_path)}, data={"d": str(tmp_path / "rows.jsonl")}
+        output=tmp_path / "out",
+        models={"a": PolicySource(checkpoint=tiny_policy_path)},
+        data={"d": str(tmp_path / "rows.jsonl")},
     )
     with pytest.raises(InputError, match="assistant"):
         recipe.main(config)
@@ -65,12 +69,16 @@ def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_pa
 
 def test_bert_score_needs_model_and_layer(recipe: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="BERTScore needs both"):
-        recipe.EvaluateTextConfig(output=tmp_path, models={"a": PolicySource(checkpoint=tmp_path)}, data={"d": "x"}, bert_model="folder")
+        recipe.EvaluateTextConfig(
+            output=tmp_path, models={"a": PolicySource(checkpoint=tmp_path)}, data={"d": "x"}, bert_model="folder"
+        )
 
 
 def test_a_model_does_not_take_the_references_name(recipe: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="reference is the name"):
-        recipe.EvaluateTextConfig(output=tmp_path, models={"reference": PolicySource(checkpoint=tmp_path)}, data={"d": "x"})
+        recipe.EvaluateTextConfig(
+            output=tmp_path, models={"reference": PolicySource(checkpoint=tmp_path)}, data={"d": "x"}
+        )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,11 @@ def test_the_encoder_is_looked_at_before_anything_is_sampled(
     encoder = tiny_policy_path if layers == 99 else tmp_path / "missing"
     data = {"d": str(_rows(tmp_path / "rows.jsonl"))}
     config = recipe.EvaluateTextConfig(
-        output=tmp_path / "out", models={"a": PolicySource(checkpoint=tiny_policy_path)}, data=data, bert_model=str(encoder), bert_layers=layers
+        output=tmp_path / "out",
+        models={"a": PolicySource(checkpoint=tiny_policy_path)},
+        data=data,
+        bert_model=str(encoder),
+        bert_layers=layers,
     )
     with pytest.raises(InputError, match=words):
         recipe.main(config)

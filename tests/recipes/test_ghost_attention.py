@@ -12,7 +12,7 @@ import pytest
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
-from rlhf.models.checkpoint import is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.policy import load_policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
@@ -91,7 +91,7 @@ def test_an_adapter_is_saved_alone_where_asked_for(run, chat_server: ChatServer)
     assert is_adapter_checkpoint(folder / "checkpoint")
 
 
-@pytest.mark.parametrize("checker", [None, "pattern", "rlhf.evaluation.checkers:obeys_patterns"])
+@pytest.mark.parametrize("checker", [None, "pattern", "rlhf.evaluation.instructions.checkers:obeys_patterns"])
 def test_only_dialogues_that_obey_train_where_there_is_a_checker(
     run, chat_server: ChatServer, tmp_path: Path, checker: str | None
 ) -> None:
@@ -130,7 +130,12 @@ def test_the_policy_writes_the_lists(run, chat_server: ChatServer, capsys: pytes
         return texts(body, found)
 
     chat_server.reply = reply
-    run(**{"policy.server.url": chat_server.url, "policy.server.model": "tiny"}, instructions=None, list_samples=2, dry_run=6)
+    run(
+        **{"policy.server.url": chat_server.url, "policy.server.model": "tiny"},
+        instructions=None,
+        list_samples=2,
+        dry_run=6,
+    )
     printed = capsys.readouterr().out
     assert len([b for b in chat_server.asked if "Write a list" in b["messages"][-1]["content"]]) == 6
     assert any(f"user: {text}" in printed for text in ("You enjoy", "Hobby: ", "Speak in French.", "Act as Napoleon."))

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from rlhf.evaluation.leaderboard import TaskScore
+from rlhf.evaluation.benchmarks.leaderboard import TaskScore
 from rlhf.sampling.source import PolicySource
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
 import leaderboard
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from rlhf.configuration import parse_config
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/data"))
 import simple_text_data
 from simple_text_data import SimpleTextDataConfig, build
 
@@ -153,7 +153,8 @@ def test_questions_by_a_model_here_and_by_a_server(
         return 200, answers
 
     chat_server.reply = reply
-    options |= {"question_model.server.url": chat_server.url, "question_model.server.model": "tiny", "output": tmp_path / "served"}
+    options |= {"question_model.server.url": chat_server.url, "question_model.server.model": "tiny"}
+    options |= {"output": tmp_path / "served"}
     options["sampling.max_new_tokens"] = 64  # an answer over it is cut off, and no question
     simple_text_data.main(config(tmp_path, **options))
     served = [row for file in (tmp_path / "served").glob("sft_*.jsonl") for _, row in read_rows(file)]
@@ -183,7 +184,7 @@ def test_bad_rows_are_refused_or_counted(tmp_path: Path) -> None:
         ({"eli5": "null"}, "eli5, articles: name at least one"),
         ({"validation_share": 0.9}, "together they must leave rows"),
         ({"rows": 0}, "rows"),
-        ({"question_model.server.url": "http://x", "question_model.server.model": "m"}, "question_server"),
+        ({"question_model.backend": "vllm"}, "question_model.backend: must be in_process, server, or package.module"),
         ({"filters.min_words": 1000}, "no row is left"),
     ],
 )
@@ -216,14 +217,15 @@ def test_real_text(tmp_path: Path, shared_data: Path) -> None:
 
 def test_the_shipped_config_parses(tmp_path: Path) -> None:
     file = ROOT / "recipes" / "configs" / "simple_text" / "simple_text_data.yaml"
-    given = ["--config", str(file), "--eli5", "eli5.jsonl.zst", "--question_model", str(tmp_path)]
+    given = ["--config", str(file), "--eli5", "eli5.jsonl.zst"]
     made = parse_config(SimpleTextDataConfig, given)
-    assert made.question_server is not None and made.filters == SimpleTextDataConfig(output=tmp_path, eli5="x").filters
+    assert made.question_model is not None and made.question_model.server is not None
+    assert made.filters == SimpleTextDataConfig(output=tmp_path, eli5="x").filters
 
 
 def test_as_a_command(tmp_path: Path) -> None:
     write_rows(tmp_path / "posts.jsonl", posts(9))
-    command = [sys.executable, "recipes/simple_text_data.py", "--output"]
+    command = [sys.executable, "recipes/data/simple_text_data.py", "--output"]
     given = [*command, str(tmp_path / "data"), "--eli5", str(tmp_path / "posts.jsonl")]
     done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -19,6 +19,8 @@ from rlhf.simulation.world import World, WorldConfig
 from rlhf.training.config import OptimizerConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/data"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
 import evaluate_time_awareness
 import sft
 import time_awareness
@@ -137,15 +139,22 @@ def test_bad_settings_are_answered_in_one_sentence(
 def test_a_test_file_of_another_kind_is_named_with_its_line(tmp_path: Path, tiny_policy_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"messages": []}\n')
     config = EvaluateTimeAwarenessConfig(
-        output=tmp_path / "out", policies={"a": PolicySource(checkpoint=tiny_policy_path)}, test=str(tmp_path / "test.jsonl")
+        output=tmp_path / "out",
+        policies={"a": PolicySource(checkpoint=tiny_policy_path)},
+        test=str(tmp_path / "test.jsonl"),
     )
-    with pytest.raises(InputError, match=r"test.jsonl:1: group: is missing; recipes/time_awareness.py writes"):
+    with pytest.raises(InputError, match=r"test.jsonl:1: group: is missing; recipes/data/time_awareness.py writes"):
         evaluate_time_awareness.main(config)
     with pytest.raises(InputError, match="policies: must name at least one"):
         EvaluateTimeAwarenessConfig(output=tmp_path / "out", policies={}, test="test.jsonl")
     for policy, runs in (("sft", ("a", "b")), ("{run}/sft", ("a", "a"))):
         with pytest.raises(InputError, match="runs: the same answers would count 2 times"):
-            EvaluateTimeAwarenessConfig(output=tmp_path / "out", policies={"sft": PolicySource(checkpoint=Path(policy))}, test="test.jsonl", runs=runs)
+            EvaluateTimeAwarenessConfig(
+                output=tmp_path / "out",
+                policies={"sft": PolicySource(checkpoint=Path(policy))},
+                test="test.jsonl",
+                runs=runs,
+            )
     EvaluateTimeAwarenessConfig(
         output=tmp_path / "out", policies={"sft": in_each_run("sft")}, test="test.jsonl", runs=("a", "b")
     )

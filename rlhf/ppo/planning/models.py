@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from rlhf.models.checkpoint import adapter_settings, base_folder, is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import adapter_settings, base_folder, is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import dtype_of
 from rlhf.models.reward_model import RewardModel
@@ -34,12 +34,14 @@ class Setting:
         value: folder that the value model starts from; None: one like the policy.
         shared, adapter, quantization, dtype: as in the recipe.
         max_new_tokens: longest answer.
+        temperature: of the answers.
     """
 
     policy: Path
     judges: Mapping[str, Path | None]
     ppo: PPOConfig
     max_new_tokens: int
+    temperature: float = 1.0
     value: Path | None = None
     shared: bool = False
     adapter: AdapterConfig | None = None

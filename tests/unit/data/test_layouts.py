@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from rlhf.data.formats import FORMATS, conversation_of, format_of, gathered, pairs_of, preference_from, prompt_of
-from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts, untagged
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 
 Q, A, B = "Which colour is the sky?", "Blue.", "Green."
 ASK, YES, NO = ({"role": r, "content": c} for r, c in (("user", Q), ("assistant", A), ("assistant", B)))
@@ -147,6 +147,16 @@ def test_an_answer_that_is_not_to_be_trained_on_is_marked(flag):
     assert preference_from(pair).messages == [*BEFORE, ASK]
     with pytest.raises(InputError, match="no answer is to be trained on"):
         conversation_of({"messages": [ASK, {**YES, **flag}]})
+
+
+def test_an_answer_without_an_end_stays_one():
+    cut = {**YES, "finished": False}
+    assert conversation_of({"messages": [ASK, cut]}) == [ASK, cut]
+    assert conversation_of({"messages": [ASK, {**YES, "finished": True}]}) == [ASK, YES]
+    assert (
+        prompt_of({"id": "p", "messages": [*BEFORE[:1], {**BEFORE[1], "finished": False}, ASK]}).messages[1]
+        == BEFORE[1]
+    )
 
 
 CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]

@@ -146,7 +146,9 @@ def test_what_decides_the_answers_decides_what_is_kept(tiny_policy_path: Path, t
     server = ServerConfig("http://a/v1", "m")
     whole, served = kept(), kept(server=server)
     assert whole == kept(list(PROMPTS), 2, SamplingParams(seed=1))
-    assert served == kept(server=ServerConfig("http://b/v1", "m", concurrency=3, retries=0)), "patience changes no answer"
+    assert served == kept(server=ServerConfig("http://b/v1", "m", concurrency=3, retries=0)), (
+        "patience changes no answer"
+    )
     assert whole.inputs == served.inputs == ["policy"], "the checkpoint's content decides, not where it lies"
     different = [
         kept(PROMPTS[1:]),

@@ -1,0 +1,80 @@
+"""What certainly does not fit is refused before its weights are loaded, in one sentence with the ways out."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlhf.errors import InputError
+from rlhf.models.checkpoint.memory import GIB, TRAINED, parameters_of, require_memory, trained_bytes
+from rlhf.ppo.setup import role_bytes
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def accelerator(**plugin: Any) -> Any:
+    return SimpleNamespace(device=torch.device("cpu"), state=SimpleNamespace(**plugin))
+
+
+def test_weights_are_counted_from_the_files_headers(tiny_policy_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    count = sum(parameter.numel() for parameter in model.parameters())  # tied weights once
+    assert parameters_of(tiny_policy_path) == count
+    assert trained_bytes(tiny_policy_path, adapter=False, quantization=None) == TRAINED * count
+    assert trained_bytes(tiny_policy_path, adapter=True, quantization="nf4") < count
+    roles = role_bytes(tiny_policy_path, [str(tiny_policy_path), "a:b"], False, True, None)
+    assert roles == {"policy": 16 * count, "reference": 4 * count, "value": 16 * count, "reward models": 4.0 * count}
+    assert role_bytes(tiny_policy_path, ["a:b", None], True, True, None) == {"base": 2 * count}
+
+
+def test_only_what_cannot_fit_is_refused() -> None:
+    import psutil
+
+    total = psutil.virtual_memory().total
+    require_memory({"policy": 0.9 * total}, accelerator())
+    with pytest.raises(
+        InputError, match=r"memory: at least .* GiB are needed \(policy .*--roles shared.*zero3"
+    ) as refused:
+        require_memory({"policy": 0.9 * total, "value": 0.2 * total}, accelerator())
+    assert f"{1.1 * total / GIB:.1f} GiB" in str(refused.value)
+    require_memory({"policy": 9.0 * total}, accelerator(deepspeed_plugin=object()))
+
+
+@pytest.mark.parametrize("recipe", ["sft", "helpfulness_reward", "dpo", "ppo"])
+def test_recipes_ask_before_they_load(
+    recipe: str,
+    tiny_policy_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Through each recipe's own main, on a machine of one kilobyte."""
+    prompts = '{"id": "1", "messages": [{"role": "user", "content": "what is mora ?"}]}\n'
+    pair = '{"prompt": "what is mora ?", "chosen": "sure", "rejected": "no"}\n'
+    chat = '{"prompt": "what is mora ?", "completion": "sure"}\n'
+    for name, text in (("prompts", prompts), ("pairs", pair), ("chats", chat)):
+        (tmp_path / f"{name}.jsonl").write_text(text * (1 if name == "prompts" else 8))
+    rewards = "rlhf.rewards.examples:Brevity"
+    asked = {"prompts": "prompts.jsonl", "validation_prompts": "prompts.jsonl", "sampling.max_new_tokens": "8"}
+    options = {
+        "sft": {"data": "chats.jsonl"},
+        "helpfulness_reward": {"preferences": "pairs.jsonl"},
+        "dpo": {"preferences": "pairs.jsonl"},
+        "ppo": {**asked, "helpfulness": rewards},
+    }[recipe]
+    words = ["--output", "out", "--policy", str(tiny_policy_path)]
+    words += [part for name, value in options.items() if value for part in (f"--{name}", value)]
+    monkeypatch.setattr("rlhf.models.checkpoint.memory.available_memory", lambda accelerator: 1024.0)
+    monkeypatch.setattr(sys, "argv", [recipe, *words])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
+    assert ended.value.code == 2 and "error: memory: at least 0.0 GiB are needed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
