@@ -81,7 +81,8 @@ def spelled_words(words: Sequence[str], kind: type, load: Callable[[str], Any]) 
                 value = value if spelled == given else yaml.safe_dump(spelled, allow_unicode=True)
         else:
             names, value = _spelled_option(names, value, kind, load, files, entries)
-        found += [f"--{'.'.join(names)}", value]
+        option = f"--{'.'.join(names)}"
+        found += [f"{option}={value}"] if sign else [option, value]
     return found
 
 
