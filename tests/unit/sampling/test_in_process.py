@@ -181,9 +181,7 @@ def test_a_policy_with_an_adapter_gives_the_same_samples_for_any_number_of_rows(
 
 def test_early_rejection_needs_a_prompt_s_samples_side_by_side(model: LlamaForCausalLM, renderer: Renderer) -> None:
     rejects = EarlyRejection(EarlyRejectionConfig(), letters)
-    with pytest.raises(
-        InputError, match=r"compares a prompt's 6 answers .* only 5 are written at once"
-    ):
+    with pytest.raises(InputError, match=r"compares a prompt's 6 answers .* only 5 are written at once"):
         InProcessSampler(model, renderer, 5, rejects).sample(PROMPTS, 6, PARAMS)
 
 
