@@ -21,6 +21,7 @@ from rlhf.annotation.store import Store
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,7 +74,7 @@ def options(tiny_policy_path: Path, tmp_path: Path) -> dict[str, Any]:
         write_rows(tmp_path / part / "prompts.jsonl", ({"prompt": text} for text in texts))  # ids prompts:1, prompts:2
     return {
         "output": tmp_path / "out",
-        "policy": tiny_policy_path,
+        "policy": PolicySource(checkpoint=tiny_policy_path),
         "prompts": str(tmp_path / "train" / "prompts.jsonl"),
         "test_prompts": str(tmp_path / "test" / "prompts.jsonl"),
         "annotator": "test_collect_preferences:Annotator",
