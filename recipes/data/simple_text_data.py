@@ -46,7 +46,7 @@ from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import LocalOrHubModel
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.source import AnsweringPolicy
+from rlhf.sampling.source import AnsweringPolicy, named
 from rlhf.stage import StageConfig, open_stage, peak_memory_mb, write_json
 
 
@@ -179,14 +179,15 @@ def load_models(config: SimpleTextDataConfig) -> tuple[Toxicity | None, Embed | 
 
 def question_writer(config: SimpleTextDataConfig) -> Ask | None:
     """The first answer of the question model to each prompt; None where none is named."""
-    if config.articles is None or config.question_model is None:
+    source = named(config.question_model)
+    if config.articles is None or source is None:
         return None
     import torch
 
     from rlhf.sampling.opening import open_sampler
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = open_sampler(config.question_model, device, field="question_model")
+    sampler = open_sampler(source, device, field="question_model")
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
 
     def ask(prompts: Sequence[Conversation], asked: int) -> list[str]:

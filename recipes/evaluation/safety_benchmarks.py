@@ -117,9 +117,8 @@ def main(config: SafetyBenchmarksConfig) -> None:
     with stage.work(accelerator):
         device = accelerator.device
         policy = load_weights(config.policy, device) if questions else None
-        renderer = None if config.policy.server is not None else renderer_of(config.policy)
-        if renderer is not None and config.template == "plain":
-            renderer.tokenizer.chat_template = PLAIN_TEMPLATE
+        template = PLAIN_TEMPLATE if config.template == "plain" else None
+        renderer = renderer_of(config.policy, template) if config.policy.server is None else None
         sampler = open_sampler(config.policy, device, renderer=renderer, model=policy)
         figures: dict[str, Any] = {}
         generations: list[dict[str, Any]] = []

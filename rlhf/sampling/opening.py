@@ -82,9 +82,11 @@ def open_sampler(
     return sampler  # type: ignore[no-any-return]
 
 
-def renderer_of(source: PolicySource) -> Renderer:
-    """Of the checkpoint's tokenizer and chat template."""
-    return Renderer(load_tokenizer(source.folder))
+def renderer_of(source: PolicySource, chat_template: str | None = None) -> Renderer:
+    """Of the checkpoint's tokenizer and its chat template, or another one."""
+    tokenizer = load_tokenizer(source.folder)
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    return Renderer(tokenizer)
 
 
 def load_weights(source: PolicySource, device: torch.device) -> PreTrainedModel:

@@ -184,7 +184,10 @@ def test_bad_rows_are_refused_or_counted(tmp_path: Path) -> None:
         ({"eli5": "null"}, "eli5, articles: name at least one"),
         ({"validation_share": 0.9}, "together they must leave rows"),
         ({"rows": 0}, "rows"),
-        ({"question_model.backend": "vllm"}, "question_model.backend: must be in_process, server, or package.module"),
+        (
+            {"question_model": "x", "question_model.backend": "vllm"},
+            "question_model.backend: must be in_process, server, or package.module",
+        ),
         ({"filters.min_words": 1000}, "no row is left"),
     ],
 )
