@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,23 @@ def test_only_what_cannot_fit_is_refused() -> None:
     require_memory({"policy": 9.0 * total}, accelerator(deepspeed_plugin=object()))
 
 
-@pytest.mark.parametrize("recipe", ["sft", "helpfulness_reward", "dpo", "ppo"])
+BREVITY = "rlhf.rewards.examples:Brevity"
+RECIPES = {
+    "sft": {"data": "chats.jsonl"},
+    "helpfulness_reward": {"preferences": "pairs.jsonl"},
+    "dpo": {"preferences": "pairs.jsonl"},
+    "ppo": {"prompts": "prompts.jsonl", "validation_prompts": "prompts.jsonl", "sampling.max_new_tokens": "8"}
+    | {"helpfulness": BREVITY},
+    "rejection_sampling": {"prompts": "prompts.jsonl", "helpfulness": BREVITY},
+    "ghost_attention": {"dialogues": "talks.jsonl"},
+    "context_distillation": {"prompts": "prompts.jsonl", "safety": BREVITY},
+    "collect_preferences": {"prompts": "prompts.jsonl", "test_prompts": "prompts.jsonl", "annotator": "file"},
+    "temperature_sweep": {"prompts": "prompts.jsonl", "helpfulness": BREVITY},
+    "evaluate": {"prompts": "prompts.jsonl"},
+}
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
 def test_recipes_ask_before_they_load(recipe: str, tiny_policy_path: Path, tmp_path: Path) -> None:
     """Through each recipe's own main, on a machine of one kilobyte."""
     prompts = '{"id": "1", "messages": [{"role": "user", "content": "what is mora ?"}]}\n'
@@ -55,16 +72,11 @@ def test_recipes_ask_before_they_load(recipe: str, tiny_policy_path: Path, tmp_p
     chat = '{"prompt": "what is mora ?", "completion": "sure"}\n'
     for name, text in (("prompts", prompts), ("pairs", pair), ("chats", chat)):
         (tmp_path / f"{name}.jsonl").write_text(text * (1 if name == "prompts" else 8))
-    rewards = "rlhf.rewards.examples:Brevity"
-    asked = {"prompts": "prompts.jsonl", "validation_prompts": "prompts.jsonl", "sampling.max_new_tokens": "8"}
-    options = {
-        "sft": {"data": "chats.jsonl"},
-        "helpfulness_reward": {"preferences": "pairs.jsonl"},
-        "dpo": {"preferences": "pairs.jsonl"},
-        "ppo": {**asked, "helpfulness": rewards},
-    }[recipe]
-    words = ["--output", "out", "--policy", str(tiny_policy_path)]
-    words += [part for name, value in options.items() if value for part in (f"--{name}", value)]
+    talk = [{"role": role, "content": "sure"} for role in ("user", "assistant") * 2]
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    options = {"output": "out", "policy": str(tiny_policy_path), **RECIPES[recipe]}
+    options |= {"fine_tune_from": str(tiny_policy_path)} if recipe == "rejection_sampling" else {}
+    words = [part for name, value in options.items() for part in (f"--{name}", value)]
     code = (
         "import runpy, sys\n"
         "import rlhf.models.memory as memory\n"
@@ -74,4 +86,4 @@ def test_recipes_ask_before_they_load(recipe: str, tiny_policy_path: Path, tmp_p
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "error: memory: at least 0.0 GiB are needed" in done.stderr, done.stderr
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists(), "nothing was drawn"
