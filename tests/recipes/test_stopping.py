@@ -93,6 +93,7 @@ def test_plain_generate_stops_after_sft(tokens: str, base: Path, tiny_policy_pat
     assert stopped == len(SENTENCES) == 20
 
 
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {
     "sft": {"data": "chats.jsonl"},
     "dpo": {"preferences": "pairs.jsonl"},
@@ -105,9 +106,18 @@ RECIPES = {
         "sampling.max_new_tokens": "8",
     },
     "ghost_attention": {"dialogues": "talks.jsonl"},
-    "context_distillation": {"prompts": "chats.jsonl", "safety": "rlhf.rewards.examples:Brevity"},
-    "collect_preferences": {"prompts": "chats.jsonl", "annotator": "file"},
-    "evaluate": {"prompts": "chats.jsonl"},
+    "context_distillation": {
+        "prompts": "asks.jsonl",
+        "safety": "rlhf.rewards.examples:Brevity",
+        "categories": str(ROOT / "recipes/configs/embedded/risk_categories.jsonl"),
+    },
+    "collect_preferences": {
+        "prompts": "chats.jsonl",
+        "test_prompts": "chats.jsonl",
+        "annotator": "proxy",
+        "annotator_options": json.dumps({"reward": "rlhf.rewards.examples:Brevity"}),
+    },
+    "evaluate": {"prompts": "chats.jsonl", "name": "p"},
 }
 
 
@@ -122,9 +132,10 @@ def test_a_template_whose_end_is_no_token_is_refused_by_every_recipe(
     question = {"role": "user", "content": "what is mora ?"}
     answer = {"role": "assistant", "content": "sure"}
     rows = {"chats": {"prompt": "what is mora ?", "completion": "sure"}, "talks": {"messages": [question, answer] * 2}}
+    rows["asks"] = {"id": "1", "messages": [question], "domain": "safety"}
     rows["pairs"] = {"prompt": "what is mora ?", "chosen": "sure", "rejected": "no"}
     for name, row in rows.items():
-        (tmp_path / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 8)
+        (tmp_path / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * (1 if name == "asks" else 8))
     options = {"output": "out", "policy": str(policy), **RECIPES[recipe]}
     options |= {"fine_tune_from": str(policy)} if recipe == "rejection_sampling" else {}
     module = importlib.import_module(recipe)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.models.memory import GIB, TRAINED, parameters_of, require_memory, trained_bytes
 from rlhf.ppo.setup import role_bytes
@@ -57,17 +57,24 @@ RECIPES = {
     | {"helpfulness": BREVITY},
     "rejection_sampling": {"prompts": "prompts.jsonl", "helpfulness": BREVITY},
     "ghost_attention": {"dialogues": "talks.jsonl"},
-    "context_distillation": {"prompts": "prompts.jsonl", "safety": BREVITY},
-    "collect_preferences": {"prompts": "prompts.jsonl", "test_prompts": "prompts.jsonl", "annotator": "file"},
+    "context_distillation": {"prompts": "prompts.jsonl", "safety": BREVITY}
+    | {"categories": str(ROOT / "recipes/configs/embedded/risk_categories.jsonl")},
+    "collect_preferences": {"prompts": "prompts.jsonl", "test_prompts": "prompts.jsonl", "annotator": "proxy"}
+    | {"annotator_options": json.dumps({"reward": BREVITY})},
     "temperature_sweep": {"prompts": "prompts.jsonl", "helpfulness": BREVITY},
-    "evaluate": {"prompts": "prompts.jsonl"},
+    "evaluate": {"prompts": "prompts.jsonl", "name": "p"},
 }
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
-def test_recipes_ask_before_they_load(recipe: str, tiny_policy_path: Path, tmp_path: Path) -> None:
+def test_recipes_ask_before_anything_is_drawn_or_trained(
+    recipe: str, tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through each recipe's own main, on a machine of one kilobyte."""
-    prompts = '{"id": "1", "messages": [{"role": "user", "content": "what is mora ?"}]}\n'
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    monkeypatch.setattr("rlhf.models.memory.available_memory", lambda accelerator: 1024.0)
+    prompts = '{"id": "1", "messages": [{"role": "user", "content": "what is mora ?"}], "domain": "safety"}\n'
     pair = '{"prompt": "what is mora ?", "chosen": "sure", "rejected": "no"}\n'
     chat = '{"prompt": "what is mora ?", "completion": "sure"}\n'
     for name, text in (("prompts", prompts), ("pairs", pair), ("chats", chat)):
@@ -76,14 +83,9 @@ def test_recipes_ask_before_they_load(recipe: str, tiny_policy_path: Path, tmp_p
     (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
     options = {"output": "out", "policy": str(tiny_policy_path), **RECIPES[recipe]}
     options |= {"fine_tune_from": str(tiny_policy_path)} if recipe == "rejection_sampling" else {}
-    words = [part for name, value in options.items() for part in (f"--{name}", value)]
-    code = (
-        "import runpy, sys\n"
-        "import rlhf.models.memory as memory\n"
-        "memory.available_memory = lambda accelerator: 1024.0\n"
-        f"sys.argv = [{recipe!r}, *{words!r}]\n"
-        f"runpy.run_path({str(ROOT / 'recipes' / f'{recipe}.py')!r}, run_name='__main__')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "error: memory: at least 0.0 GiB are needed" in done.stderr, done.stderr
+    module = importlib.import_module(recipe)
+    kind = next(v for n, v in vars(module).items() if n.endswith("Config") and v.__module__ == recipe)
+    config = parse_config(kind, [part for name, value in options.items() for part in (f"--{name}", value)])
+    with pytest.raises(InputError, match=r"memory: at least 0\.0 GiB are needed"):
+        module.main(config)
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists(), "nothing was drawn"
