@@ -2,7 +2,7 @@
 
     python benchmarks/annotation_page.py
 
-Makes pairs of about 1,000 characters an answer with Markdown in them, of which half are judged already, serves them as
+Makes pairs of about 1,000 characters per answer with Markdown in them, of which half are judged already, serves them as
 `rlhf annotate` does (every judgement on the disk before it counts), and presses keys in headless Chromium. Prints the
 median and the 95th percentile in milliseconds, measured in the page: from the key to two frames after the change.
 """

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/data_building.py [--rows 100000] [--peer_rows 5000]
 
 Made-up posts of Reddit's form (one to three answers, on average 90 words; one question in fifty is a near-copy of
-another) go through recipes/simple_text_data.py: read, cleaned, filtered, split, leakage removed, written. The
+another) go through recipes/data/simple_text_data.py: read, cleaned, filtered, split, leakage removed, written. The
 embeddings are made of hashed words by this file, 64 wide, and toxicity is a table of made-up words: neither a
 model's time nor its memory is in it. The peer takes the same rows through `datasets` (map and filter, one
 process) with textstat's readability, and does no clean-up, no split and no leakage. Seconds are of processor time on
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.data.jsonl import write_rows
+from rlhf.jsonl import write_rows
 from rlhf.stage import peak_memory_mb
 
 VOCABULARY = 30_000  # made-up words, drawn by Zipf's law
@@ -86,7 +86,7 @@ def toxicity(texts: Sequence[str]) -> list[float]:
 
 def ours(file: Path, folder: Path) -> tuple[dict[str, Any], float]:
     """The figures of the recipe, and its seconds."""
-    spec = importlib.util.spec_from_file_location("simple_text_data", ROOT / "recipes" / "simple_text_data.py")
+    spec = importlib.util.spec_from_file_location("simple_text_data", ROOT / "recipes" / "data" / "simple_text_data.py")
     assert spec is not None and spec.loader is not None
     recipe = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = recipe

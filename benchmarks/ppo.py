@@ -29,10 +29,10 @@ from pathlib import Path
 import torch
 from reward_training import SEED, hh_rows
 
+from rlhf.architecture import LlamaSize
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
-from rlhf.models.config import LlamaSize
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ppo_frontier.py [RUN...]     # default: runs/demo runs/demo-1 runs/demo-2
 
-From each run's V2 checkpoint and with its V3 reward models: PPO; fine-tuning on the best of 16 samples a prompt (from
+From each run's V2 checkpoint and with its V3 reward models: PPO; fine-tuning on the best of 16 samples per prompt (from
 the SFT model, as every version); and the best of n samples themselves. The table has the test prompts, the figure
 (runs/frontier/frontier.svg) the validation prompts: PPO at each evaluation, best-of-n at n = 1, 2, 4, …, 32. Gold is
 safety for unsafe requests and helpfulness for all others; nothing is trained or chosen on it. Needs finished runs of
@@ -39,6 +39,7 @@ from rlhf.stage import require_files, write_json
 from rlhf.training.accelerator import make_accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes/evaluation"))
 import evaluate
 import ppo
 import rejection_sampling
@@ -186,7 +187,7 @@ def draw(found: list[dict[str, Any]], file: Path) -> None:
                 x, y = ([point[k] for point in figures[name]] for k in ("kl", key))
                 shown = {"ppo": "PPO", "best_of_n": "best of n"}[name] if number == 0 else None
                 axes.plot(x, y, color=colour, marker=marker, markersize=3, linewidth=1.2, label=shown)
-        axes.set_xlabel("KL from V2, nats an answer")
+        axes.set_xlabel("KL from V2, nats per answer")
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)
@@ -198,7 +199,7 @@ def main() -> None:
     require_files(**{f"run {run}": run / "v3/safety_reward/checkpoint" for run in runs})
     found = [one_run(run, OUTPUT / run.name) for run in runs]
     draw(found, OUTPUT / "frontier.svg")
-    print("test prompts: gold, its two sides, false refusals; KL from V2 in nats an answer; tokens an answer")
+    print("test prompts: gold, its two sides, false refusals; KL from V2 in nats per answer; tokens per answer")
     columns = ("gold", "helpfulness", "safety", "refusals", "kl", "length")
     print(" " * 22, *(name.rjust(11) for name in columns))
     for run, figures in zip(runs, found, strict=True):

@@ -23,11 +23,12 @@ from pathlib import Path
 
 import torch
 
+from rlhf.architecture import LlamaSize
 from rlhf.conversation import Conversation, Rendered, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.finetuning.supervised import AnswerLogprobs, answer_task
 from rlhf.metrics import MetricsLog
-from rlhf.models.config import AdapterConfig, LlamaSize
+from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel

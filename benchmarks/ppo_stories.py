@@ -4,8 +4,8 @@
 
 The model (260,032 parameters, trained on TinyStories) has no chat template and no pad token: it gets a template that
 puts prompt and answer one after the other, and its begin token, which parts its stories, as the end token. An answer is
-worth 1 where its last sentence is whole and has a word of happiness, else 0. RLOO, 4 answers a prompt, no value model;
-it stops at a KL of 15 nats an answer. About 2 minutes of processor time. The last line is JSON: held-out reward after
+worth 1 where its last sentence is whole and has a word of happiness, else 0. RLOO, 4 answers per prompt, no value;
+it stops at a KL of 15 nats per answer. About 2 minutes of processor time. The last line is JSON: held-out reward after
 over before.
 """
 
@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 
 from rlhf.configuration import parse_config
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
+from rlhf.jsonl import write_rows
 from rlhf.metrics import read_metrics
 from rlhf.pretrained import from_pretrained
 from rlhf.stage import require_files

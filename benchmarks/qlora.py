@@ -23,7 +23,7 @@ from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Conversation
 from rlhf.data.loading import load_conversations
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
-from rlhf.evaluation.merges import merge_report, report_lines
+from rlhf.evaluation.policies.merges import merge_report, report_lines
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import finetune, heldout_loss, render_rows, training_renderer
 from rlhf.metrics import MetricsLog

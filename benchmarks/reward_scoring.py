@@ -1,4 +1,4 @@
-"""Scoring K answers a prompt: answers a second of ours and of transformers on padded batches sorted by length.
+"""Scoring K answers per prompt: answers a second of ours and of transformers on padded batches sorted by length.
 
     OMP_NUM_THREADS=1 python benchmarks/reward_scoring.py [--data ../shared/data/hh-rlhf] [--prompts 24]
 
@@ -78,7 +78,7 @@ def main() -> None:
         theirs = padded_scores(model, rows, batch)
         rates["peer"].append(len(rows) / (time.process_time() - started))
         print(
-            f"ours, {tokens} tokens a batch: {rates['ours'][-1]:.1f}/s; transformers, {batch} rows a batch: "
+            f"ours, {tokens} tokens per batch: {rates['ours'][-1]:.1f}/s; transformers, {batch} rows per batch: "
             f"{rates['peer'][-1]:.1f}/s; largest difference of the scores {(ours - theirs).abs().max():.1e}"
         )
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

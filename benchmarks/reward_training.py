@@ -25,19 +25,19 @@ from typing import Any
 
 import torch
 
+from rlhf.architecture import LlamaSize
 from rlhf.conversation import Renderer
 from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
-from rlhf.models.config import LlamaSize
 from rlhf.models.policy import load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.pretrained import from_pretrained
-from rlhf.rewards.config import RewardTrainingConfig
-from rlhf.rewards.pairs import Pair, render_pairs
-from rlhf.rewards.training import pair_task
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.pairs import Pair, render_pairs
+from rlhf.rewards.training.train import pair_task
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import steps_of, train

@@ -5,7 +5,7 @@
 A Llama of 12.2M random weights learns Dolly's and Open Assistant's answers, the loss on answers alone, AdamW, no
 dropout. Ours packs a step's dialogues into one row in which none sees another, and runs its output head on answers
 alone. trl runs as a user would run it: a step's dialogues in one padded pass; and with `packing=True`, four rows of
-MAX_LENGTH tokens a pass, which is about as many tokens a step. Counted are the dialogues' own tokens, not padding, from
+MAX_LENGTH tokens per pass, which is about as many tokens per step. Counted are the dialogues' own tokens, from
 the second step on: the first sets things up. Each side is a process of its own with one thread; they take their steps
 in turn, and seconds are of processor time, so that other work on the machine counts little. The loss curves of ours and
 of trl padded, which see the same rows in the same order, must agree. The last line is JSON.

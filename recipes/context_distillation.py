@@ -4,7 +4,7 @@ A safety preprompt before an adversarial prompt makes the answer safer. So let t
 and fine-tune it on these answers without the preprompt. Where the plain answer was safe already a preprompt does harm:
 answers become vague, or refuse what is harmless. So an answer is kept only where the safety model scores it above the
 plain answer to the same prompt; elsewhere the plain answer is trained on, so that the model learns both (the paper does
-not say what happens there; `--rest drop` leaves these prompts out).
+not say what happens there: decision 47; `--rest drop` leaves these prompts out).
 
     python recipes/context_distillation.py --config recipes/configs/embedded/context_distillation.yaml
 
@@ -28,7 +28,7 @@ from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.fields import TrainedPolicy
+from rlhf.models.checkpoint.fields import TrainedPolicy
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
@@ -110,7 +110,7 @@ def main(config: ContextDistillationConfig) -> None:
 
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.report.distillation import distillation_tables
+    from rlhf.report.pages.distillation import distillation_tables
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.scoring import check_scores
     from rlhf.sampling.in_process import InProcessSampler
@@ -190,7 +190,7 @@ def main(config: ContextDistillationConfig) -> None:
         after = judged(config, InProcessSampler(trained, renderer, config.batch_size), accelerator)
 
         if stage.is_main:
-            from rlhf.evaluation.distillation import before_and_after
+            from rlhf.evaluation.policies.distillation import before_and_after
 
             by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
             figures = {

@@ -19,7 +19,7 @@ from rlhf.data.fields import DataSources
 from rlhf.data.loading import load_preferences, sources_of
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
-from rlhf.models.fields import Checkpoint, TrainedCheckpoint
+from rlhf.models.checkpoint.fields import Checkpoint, TrainedCheckpoint
 from rlhf.stage import open_stage
 from rlhf.training.config import OptimizerConfig
 
@@ -80,7 +80,7 @@ def main(config: DPOConfig) -> None:
     test = [row for source in config.test_preferences for row in load_preferences(source, on_bad_row=bad)]
 
     from rlhf.conversation import Renderer
-    from rlhf.evaluation.divergence import require_same_tokenizer
+    from rlhf.evaluation.policies.divergence import require_same_tokenizer
     from rlhf.finetuning.dpo import dpo_pairs, dpo_task, with_reference
     from rlhf.finetuning.supervised import AnswerLogprobs, training_renderer
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy

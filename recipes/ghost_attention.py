@@ -28,10 +28,10 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
-from rlhf.evaluation.checkers import Checker, load_checker
+from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.context import Context
-from rlhf.models.fields import TrainedPolicy
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.fields import TrainedPolicy
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
 from rlhf.sampling.shards import kept_samples
@@ -67,19 +67,19 @@ class GhostAttentionConfig(MixedFinetuneConfig):
         dialogues: dialogues of any kind (file or hub name); of one turn they are left out.
         instructions: file of constraints, rows {kind, value[, text, short, pattern]}; null: the policy writes lists of
             hobbies, languages and public figures.
-        list_samples: so many times it is asked for each list.
-        most_constraints: an instruction combines one to so many constraints of different kinds.
+        list_samples: how often it is asked for each list.
+        most_constraints: an instruction combines one to this many constraints of different kinds.
         short_share: share of the instructions that are shortened ("Figure: Napoleon.").
         history: "sampled": the policy gives all answers of a dialogue, one after the other; "given": only the last one,
             the earlier ones stay as they are in the data, whether they obey or not.
         checker: keep only rows whose last answer obeys: "pattern" (that of the constraints) or the import path of your
             own rule; "auto": the patterns where every constraint has one, else keep all, which is said; null: keep all.
-        num_dialogues: so many, drawn with the seed; 0: all.
+        num_dialogues: this many dialogues, drawn with the seed; 0: all.
         sampling: how answers are drawn; a low temperature obeys more often.
         batch_size: answers drawn at once.
         server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
         finetuning: length and schedule; `train` must be last, as it is by default.
-        dry_run: print so many rows and stop; 0: train.
+        dry_run: print this many rows and stop; 0: train.
     """
 
     policy: TrainedPolicy

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
-from rlhf.rewards.mixture import OTHER_SHARE
-from rlhf.rewards.stage import RewardStageConfig, open_reward_stage, run_stage
+from rlhf.rewards.training.mixture import OTHER_SHARE
+from rlhf.rewards.training.stage import RewardStageConfig, open_reward_stage, run_stage
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HelpfulnessRewardConfig(RewardStageConfig):
 def main(config: HelpfulnessRewardConfig) -> None:
     stage, rows = open_reward_stage("helpfulness", config)
 
-    from rlhf.rewards.helpfulness import train_helpfulness_model
+    from rlhf.rewards.training.helpfulness import train_helpfulness_model
 
     run_stage(stage, config, rows, train_helpfulness_model)
 

@@ -1,4 +1,4 @@
-"""Merge an adapter into whole weights (the QLoRA report, RECIPE section 1), and show what the merge changed.
+"""Merge an adapter into whole weights (the QLoRA report, section 4.1; decision 11), and show what the merge changed.
 
 A QLoRA adapter was trained over 4-bit weights. Added to the base's own weights (`--merge simple`) or to the base
 quantised and dequantised (`--merge careful`) it makes two models; the second is what training saw, up to rounding.
@@ -23,7 +23,7 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
-from rlhf.models.checkpoint import require_policy_adapter
+from rlhf.models.checkpoint.folder import require_policy_adapter
 from rlhf.stage import InputPath, StageConfig, open_stage
 
 
@@ -36,7 +36,7 @@ class MergeConfig(StageConfig):
         merge: what checkpoint/ holds: careful (base in 4 bit and back, plus the update), simple (base plus the update),
             or adapter (a copy of the adapter alone).
         data: held-out dialogues on which both merges are measured; null: only the norms by layer are.
-        max_rows: measure on so many of the dialogues, the first ones.
+        max_rows: measure on the first dialogues, this many.
         max_length: longest of these dialogues in tokens; longer ones are left out and counted.
         dtype: of the merged weights.
     """
@@ -61,7 +61,7 @@ def main(config: MergeConfig) -> None:
     require_policy_adapter(config.checkpoint, "simple" if config.merge == "adapter" else config.merge)
     dialogues = load_conversations(config.data)[: config.max_rows] if config.data else []
 
-    from rlhf.evaluation.merges import merge_report, report_lines
+    from rlhf.evaluation.policies.merges import merge_report, report_lines
     from rlhf.models.merging import layer_distances, merged_policy
     from rlhf.models.policy import load_tokenizer, save_policy
 

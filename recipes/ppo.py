@@ -23,9 +23,9 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.config import AdapterConfig
-from rlhf.models.context import TooLong
-from rlhf.models.fields import Checkpoint
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.watch import suspicious_run
@@ -112,7 +112,7 @@ def main(config: PPORecipeConfig) -> None:
         load_prompts(source)  # a bad row is found before torch is loaded
 
     from rlhf.metrics import read_metrics
-    from rlhf.models.context import Context
+    from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
@@ -191,7 +191,7 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         judges |= {name: planned_folder(spec) for name, spec in specs.items() if not is_import_path(spec)}
 
     from rlhf.models.adapters import saved_quantization
-    from rlhf.models.checkpoint import is_adapter_checkpoint
+    from rlhf.models.checkpoint.folder import is_adapter_checkpoint
     from rlhf.ppo.planning.models import Setting
     from rlhf.ppo.planning.report import report
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from rlhf.architecture import LlamaSize
 from rlhf.configuration import run_recipe
 from rlhf.data.loading import load_pretraining
 from rlhf.errors import InputError
-from rlhf.models.config import LlamaSize
 from rlhf.stage import Effect, InputPath, KeepingConfig, open_stage
 from rlhf.training.config import OptimizerConfig
 

@@ -25,8 +25,10 @@ from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.iteration.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
-from rlhf.iteration.selection import (
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Policy, TrainedCheckpoint
+from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
+from rlhf.rejection.selection import (
     SelectionConfig,
     refuse_empty,
     select,
@@ -34,9 +36,7 @@ from rlhf.iteration.selection import (
     suspicious_choice,
     write_selected,
 )
-from rlhf.iteration.sweep import read_best_temperature
-from rlhf.models.context import TooLong
-from rlhf.models.fields import Policy, TrainedCheckpoint
+from rlhf.rejection.temperature import read_best_temperature
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
@@ -62,13 +62,13 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
             turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
             reward model, counts as not finished), or refuse. How many is said.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
-        pool_top: of each earlier version rescore its own best so many answers to a prompt, to save work; 0: all.
+        pool_top: of each earlier version rescore only its best answers to a prompt, this many, to save work; 0: all.
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
             to them are chosen among too.
         version: name of this version in the pool.
         num_samples: K, answers drawn for each prompt.
         sampling: how they are drawn.
-        temperature_from: sweep.json of recipes/temperature_sweep.py: draw at its best temperature instead.
+        temperature_from: sweep.json of recipes/studies/temperature_sweep.py: draw at its best temperature instead.
         selection: which answers are kept; the best one of each prompt, unless told otherwise.
         early_rejection: give up a prompt's worst answers while they are written (arXiv 2410.20290); null: write all.
         batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.

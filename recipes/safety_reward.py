@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
-from rlhf.rewards.mixture import OTHER_SHARE
-from rlhf.rewards.stage import RewardStageConfig, open_reward_stage, run_stage
+from rlhf.rewards.training.mixture import OTHER_SHARE
+from rlhf.rewards.training.stage import RewardStageConfig, open_reward_stage, run_stage
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SafetyRewardConfig(RewardStageConfig):
 def main(config: SafetyRewardConfig) -> None:
     stage, rows = open_reward_stage("safety", config)
 
-    from rlhf.rewards.safety import train_safety_model
+    from rlhf.rewards.training.safety import train_safety_model
 
     run_stage(stage, config, rows, train_safety_model)
 

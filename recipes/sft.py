@@ -20,7 +20,7 @@ from rlhf.data.loading import load_conversations
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuneStageConfig
-from rlhf.models.fields import ChatTemplate, TrainedCheckpoint
+from rlhf.models.checkpoint.fields import ChatTemplate, TrainedCheckpoint
 from rlhf.stage import open_stage
 
 

@@ -1,4 +1,4 @@
-"""A judge of texts of your own: a small classifier trained on labelled texts, for recipes/safety_benchmarks.py.
+"""A judge of texts of your own: a small classifier of labelled texts, for recipes/evaluation/safety_benchmarks.py.
 
 Stands in for the classifiers that the paper takes from elsewhere (section 4.1, appendix A.4.7) where none is at hand.
 How far it agrees with the people who labelled the texts is measured on texts that it was not trained on.
@@ -18,8 +18,8 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint
-from rlhf.models.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.stage import Effect, KeepingConfig, open_stage
 from rlhf.training.config import OptimizerConfig
 
@@ -61,7 +61,7 @@ def main(config: TextClassifierConfig) -> None:
     if is_adapter_checkpoint(config.model):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
-    from rlhf.evaluation.classifier_training import read_labelled_texts, save_classifier, train_classifier
+    from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
     from rlhf.models.text_judges import TextClassifier
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, States, kept_states
@@ -96,7 +96,7 @@ def main(config: TextClassifierConfig) -> None:
 def agreement_figures(labels: list[str], given: list[str]) -> dict[str, Any]:
     """Confusion (a row a label of people's), agreement with Wilson's interval, Cohen's kappa, and the agreement of
     always saying the most frequent label."""
-    from rlhf.evaluation.refusals import agreement
+    from rlhf.evaluation.safety.refusals import agreement
     from rlhf.intervals import wilson
 
     names = sorted({*labels, *given})

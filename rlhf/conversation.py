@@ -35,7 +35,7 @@ class Message(_Marks):
 
 Conversation = list[Message]
 
-# Llama 2's chat format (RECIPE section 1), with the marks that trl's `assistant_only_loss` needs. The space before the
+# Llama 2's chat format (decision 6), with the marks that trl's `assistant_only_loss` needs. The space before the
 # answer belongs to the answer (byte-level BPE carries it in the first token), and the end token follows it at once.
 LLAMA2_CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] == 'system' -%}

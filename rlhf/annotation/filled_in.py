@@ -10,8 +10,8 @@ from typing import Any
 
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store import left_of
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
 
 # what is filled in: first, second (or null); a strength; true, false or null; why there is no choice; who judges
 BLANK: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Judge models behind OpenAI-compatible servers as an annotator: one, or a panel whose majority chooses.
 
-Every judge is asked about a pair in both orders (`rlhf.evaluation.pair_judge`): only a verdict that stays when the
+Every judge is asked about a pair in both orders (`rlhf.rewards.pair_judge`): only a verdict that stays when the
 answers change places is one. Several requests are in flight at once, of all judges.
 """
 
@@ -21,8 +21,8 @@ from rlhf.annotation.protocol import Choice, Judgement, Pair
 from rlhf.conversation import Conversation
 from rlhf.data.rows import STRENGTHS, Domain
 from rlhf.errors import InputError
-from rlhf.evaluation.pair_judge import Opinion, judge_counts, judge_requests, opinion
 from rlhf.http_client import RequestFailed, completed
+from rlhf.rewards.pair_judge import Opinion, judge_counts, judge_requests, opinion
 from rlhf.sampling.chat import Chat, ServerConfig, open_chat
 from rlhf.sampling.protocol import SamplingParams
 

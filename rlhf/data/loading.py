@@ -5,7 +5,7 @@
     load_preferences("openai/summarize_from_feedback/comparisons@refs/convert/parquet:validation")
     load_prompts("prompts.jsonl")
 
-A source is a local file (formats: `rlhf.data.jsonl.read_rows`), a local folder that `datasets` reads or has saved, or a
+A source is a local file (formats: `rlhf.jsonl.read_rows`), a local folder that `datasets` reads or has saved, or a
 hub name `org/name[/part][@revision][:split]` (split: train). The part is a configuration of the set where it has one of
 that name, else a folder. Behind any of them `#helpfulness` or `#safety` says what all its rows are about. The layout
 of a row is recognised by its fields (`rlhf.data.formats`). A bad row is refused with file and line or, on request,
@@ -25,10 +25,10 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 from rlhf.conversation import Conversation
 from rlhf.data.formats import conversation_of, gathered, pairs_of, preference_from, prompt_of, text_of
-from rlhf.data.jsonl import file_format, read_rows
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.errors import InputError
+from rlhf.jsonl import file_format, read_rows
 
 Source = str | os.PathLike[str]
 Sources = str | tuple[str, ...]  # of a config: one name needs no list

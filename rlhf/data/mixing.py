@@ -23,7 +23,7 @@ def mix(primary: Sequence[Item], other: Sequence[Item], other_share: float, seed
     """All of `primary` and so many of `other`, drawn without replacement, that they are `other_share` of the whole.
 
     Where `other` has too few rows all of them are taken, and stderr says so: no row is repeated, none of `primary` is
-    dropped. The result is shuffled; it depends on the rows' order and `seed` only.
+    dropped (decision 15). The result is shuffled; it depends on the rows' order and `seed` only.
     """
     count = other_count(len(primary), other_share)
     if count > len(other):

@@ -1,8 +1,9 @@
 """The table of preference sets (paper, table 6) and the shares of its annotation (section 3.1 and table 26).
 
-The paper does not define its columns. Here: a turn is one user's message with the answer to it; prompt tokens are the
-mean length of a user's message, response tokens that of the two compared answers, example tokens the whole dialogue
-with either answer; lengths are of the contents alone. For sets of one turn example = prompt + response, as there.
+The paper does not define its columns. Here (decision 14): a turn is one user's message with the answer to it; prompt
+tokens are the mean length of a user's message, response tokens that of the two compared answers, example tokens the
+whole dialogue with either answer; lengths are of the contents alone. For sets of one turn example = prompt + response,
+as there.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.rows import Domain, Prompt
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
 if TYPE_CHECKING:
     from rlhf.sampling.protocol import Sample
@@ -55,6 +55,19 @@ class Answer:
         return [*self.messages, {"role": "assistant", "content": self.answer}]
 
 
+Value = Callable[[Answer], "float | None"]
+"""A figure of one answer; None: it has none."""
+
+
+def by_prompt(answers: Iterable[Answer], value: Value) -> list[float]:
+    """The mean of `value` over each prompt's answers, in the prompts' order; None values are left out."""
+    values: dict[str, list[float]] = {}
+    for answer in answers:
+        if (number := value(answer)) is not None:
+            values.setdefault(answer.prompt_id, []).append(number)
+    return [sum(own) / len(own) for own in values.values()]
+
+
 def answers_of(prompts: Sequence[Prompt], drawn: Sequence[Sequence[Sample]]) -> list[Answer]:
     """What a sampler drew, prompt after prompt, not judged yet."""
     return [
@@ -82,7 +95,9 @@ def read_answers(path: Path) -> list[Answer]:
             answers.append(Answer(**{name: row[name] for name in known if name in row}))
         except TypeError:
             missing = ", ".join(name for name in known[:8] if name not in row)
-            raise InputError(f"{path}:{number}: not a row of recipes/evaluate.py, it lacks {missing}") from None
+            raise InputError(
+                f"{path}:{number}: not a row of recipes/evaluation/evaluate.py, it lacks {missing}"
+            ) from None
     return answers
 
 

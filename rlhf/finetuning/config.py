@@ -27,7 +27,7 @@ class FinetuningConfig:
         packing: compute a micro-batch as one row without padding, whose dialogues do not see each other, where the
             model's attention can (full causal attention under sdpa); false: as padded rows. Same up to rounding.
         checkpoint_every: steps between states from which a stage that was killed goes on.
-        optimizer: schedule and sizes; the paper's rate 2e-5 falls to 10 %, 2 epochs, 64 rows a step.
+        optimizer: schedule and sizes; the paper's rate 2e-5 falls to 10 %, 2 epochs, 64 rows per step.
     """
 
     max_length: int = 4096

@@ -20,7 +20,7 @@ from rlhf.finetuning.supervised import answer_task
 from rlhf.models.logprobs import score_rows
 from rlhf.objectives.dpo import dpo_loss, implicit_reward
 from rlhf.rewards.distributed import deal_out
-from rlhf.rewards.pairs import render_pairs
+from rlhf.rewards.training.pairs import render_pairs
 from rlhf.training.loop import Task
 
 
@@ -76,7 +76,7 @@ def _parted(row: Rendered) -> tuple[list[int], list[int]]:
 
 
 def dpo_task(beta: float, pad_id: int) -> Task[DPOPair]:
-    """What `rlhf.training.loop.train` needs: 2n rows a forward pass, chosen first; a pair weighs 1.
+    """What `rlhf.training.loop.train` needs: 2n rows per forward pass, chosen first; a pair weighs 1.
 
     Logged a step, means over its pairs: accuracy of the implicit rewards (a tie is half), chosen_reward and
     rejected_reward.

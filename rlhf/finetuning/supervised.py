@@ -1,8 +1,8 @@
 """Supervised training on dialogues: SFT, rejection sampling, Ghost Attention and distillation all train here.
 
-The loss is the negative log-likelihood of the answers' tokens, end token included (Llama 2 paper, section 3.1; RECIPE
-section 1), divided by their number in the whole step, over all processes. Where we depart from common trainers: the
-output head runs on the trained positions alone, which saves most of the logits' time and memory.
+The loss is the negative log-likelihood of the answers' tokens, end token included (Llama 2 paper, section 3.1),
+divided by their number in the whole step, over all processes (decision 2). Unlike in common trainers the output head
+runs on the trained positions alone, which saves most of the logits' time and memory.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import batches_by_length, pad_rows
-from rlhf.models.context import Context
-from rlhf.models.shared_prefix import enable_packing, pack_rows
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.packing import enable_packing, pack_rows
 from rlhf.objectives.policy import token_logprobs
 from rlhf.training.checkpoints import States
 from rlhf.training.loop import Task, TrainingResult, micro_batches, train
@@ -130,7 +130,7 @@ class AnswerLogprobs(nn.Module):
     Args:
         policy: causal LM of transformers, with or without an adapter.
         packing: compute the rows of a batch as one row without padding, in which each sees itself alone (see
-            `rlhf.models.shared_prefix`), where the policy's attention can: same numbers up to rounding.
+            `rlhf.models.packing`), where the policy's attention can: same numbers up to rounding.
     """
 
     def __init__(self, policy: PreTrainedModel, *, packing: bool = False) -> None:

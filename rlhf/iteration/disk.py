@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from rlhf.architecture import LlamaSize
 from rlhf.errors import InputError
 from rlhf.iteration.plan import PlannedStage, maker_of
-from rlhf.models.config import LlamaSize
 
 START_OF = {
     "sft": "policy",
@@ -58,9 +58,8 @@ def checkpoint_bytes(stage: PlannedStage, stages: Sequence[PlannedStage]) -> int
     """Size of the checkpoint that a stage writes; 0 where it writes none, or an adapter alone."""
     given = _given(stage)
     if stage.recipe == "pretrain":
-        return FLOAT32 * llama_parameters(
-            LlamaSize(**given.get("size", {})), given.get("vocab_size", PRETRAINING_VOCABULARY)
-        )
+        size = LlamaSize(**given.get("size", {}))
+        return FLOAT32 * size.parameters(given.get("vocab_size", PRETRAINING_VOCABULARY))
     option = START_OF.get(stage.recipe)
     adapters = (given, given.get("training") or {})  # reward models have theirs among the settings of training
     if option is None or any(part.get("quantization") for part in adapters) or given.get("roles") == "shared":
@@ -72,13 +71,6 @@ def checkpoint_bytes(stage: PlannedStage, stages: Sequence[PlannedStage]) -> int
     if maker is not None and not start.exists():
         return checkpoint_bytes(maker, stages)
     return sum(file.stat().st_size for file in start.glob("*.safetensors"))
-
-
-def llama_parameters(size: LlamaSize, vocabulary: int) -> int:
-    """Weights of a Llama with tied embeddings."""
-    width, keys = size.hidden_size, size.hidden_size // size.num_heads * size.num_kv_heads
-    layer = 2 * width * width + 2 * width * keys + 3 * width * size.intermediate_size + 2 * width
-    return vocabulary * width + size.num_layers * layer + width
 
 
 def in_words(size: int) -> str:

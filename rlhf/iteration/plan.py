@@ -31,7 +31,7 @@ class PlannedStage:
 
     Args:
         name: its folder below the run.
-        recipe: name of the recipe, a file `<recipe>.py`, or path of a file of the user's.
+        recipe: name of the recipe, a file `<recipe>.py` somewhere in recipes/, or path of a file of the user's.
         config_file: the YAML that the recipe reads.
         overrides: options after it on the command line, without the dashes.
         inputs: paths that must exist before it starts: in another stage's folder, or from outside the run.
@@ -64,9 +64,15 @@ class PlannedStage:
         return ["--config", str(self.config_file), *given]
 
 
+def find_recipe(name: str, recipes: Path = RECIPES) -> Path:
+    """The file of a recipe by its name, in `recipes` or in a folder there; `recipes/<name>.py` where there is none."""
+    file = recipes / f"{name}.py"
+    return file if file.is_file() else next(recipes.glob(f"*/{name}.py"), file)
+
+
 def recipe_file(stage: PlannedStage, recipes: Path = RECIPES) -> Path:
     """The file of a stage's recipe: one of the project's, or the user's own."""
-    return Path(stage.recipe) if stage.recipe.endswith(".py") else recipes / f"{stage.recipe}.py"
+    return Path(stage.recipe) if stage.recipe.endswith(".py") else find_recipe(stage.recipe, recipes)
 
 
 def maker_of(path: Path, stages: Iterable[PlannedStage]) -> PlannedStage | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import (
+from rlhf.models.checkpoint.folder import (
     ADAPTER_FILE,
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
@@ -146,7 +146,7 @@ def save_adapter(
     Args:
         model: in which the adapter is, whose parameters `state` names.
         state: the trained parameters by name: the adapter's, and those of a head beside it.
-        probe: runs the model, see `rlhf.models.saving`; None: its weights are partitioned.
+        probe: runs the model, see `rlhf.models.checkpoint.saving`; None: its weights are partitioned.
         name: of the adapter.
         config: peft's settings; default: those of the model itself.
         base: the model of transformers that holds the base; default: the model itself.

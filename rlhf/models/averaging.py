@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhf.errors import InputError
 from rlhf.models.adapters import adapter_tensors
-from rlhf.models.checkpoint import (
+from rlhf.models.checkpoint.folder import (
     ADAPTER_FILE,
     ADAPTER_FOLDER,
     adapter_settings,
@@ -39,9 +39,9 @@ from rlhf.models.checkpoint import (
     weight_files,
     weight_shapes,
 )
+from rlhf.models.checkpoint.saving import probe_scores, read_back, verify_saved
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import SAFETY_HEAD_FILE, RewardModel, save_safety_head
-from rlhf.models.saving import probe_scores, read_back, verify_saved
 from rlhf.stage import write_json
 from rlhf.training.finite import require_finite
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import ADAPTER_PREFIX
+from rlhf.models.checkpoint.folder import ADAPTER_PREFIX
 
 
 @dataclass(frozen=True)

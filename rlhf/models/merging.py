@@ -1,4 +1,4 @@
-"""Two ways to merge a QLoRA adapter into whole weights (RECIPE section 1), and how far they are from each other.
+"""Two ways to merge a QLoRA adapter into whole weights (its report, section 4.1), and how far they are from each other.
 
 SIMPLE adds the adapter's update to the base's own weights; CAREFUL adds it to what training saw, the base quantised to
 NF4 and dequantised again. The base is bfloat16 before the addition, as it is when the 4-bit model computes.
@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.models.adapters import adapter_tensors, merged_weights, require_qlora
-from rlhf.models.checkpoint import (
+from rlhf.models.checkpoint.folder import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
     base_folder,
@@ -31,8 +31,8 @@ from rlhf.models.checkpoint import (
     require_checkpoint,
     require_policy_adapter,
 )
+from rlhf.models.checkpoint.saving import SourceTypes, remember_source
 from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_tokenizer
-from rlhf.models.saving import SourceTypes, remember_source
 
 Merge = Literal["simple", "careful"]
 

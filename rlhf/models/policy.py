@@ -7,9 +7,9 @@ What is saved:
 - LoRA over unquantised weights: the same, W + (alpha / r) B A written in W's place. The model in memory is not touched
   (merging and unmerging in place would round its weights). Or, where asked for, the adapter alone.
 - LoRA over NF4 weights: the adapter alone. Added to unquantised weights it would be another model than the one trained
-  (RECIPE section 1, "two merges"), so nothing is merged here without being asked.
+  (decision 11), so nothing is merged here without being asked.
 
-Every save is read back and compared with the model in memory (`rlhf.models.saving`).
+Every save is read back and compared with the model in memory (`rlhf.models.checkpoint.saving`).
 
 An adapter alone is what peft writes, in `adapter/`, beside the tokenizer, with a note on how its base was held;
 `load_policy` puts it back on its base, in 4 bit or whole, which is exactly what was trained. So does plain peft:
@@ -47,7 +47,7 @@ from rlhf.models.adapters import (
     save_adapter,
     saved_quantization,
 )
-from rlhf.models.checkpoint import (
+from rlhf.models.checkpoint.folder import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
     HEAD_PREFIXES,
@@ -57,10 +57,7 @@ from rlhf.models.checkpoint import (
     require_policy,
     weight_files,
 )
-from rlhf.models.config import AdapterConfig
-from rlhf.models.coverage import adapter_coverage, quantization_coverage, say_coverage
-from rlhf.models.ending import say_how_to_stop
-from rlhf.models.saving import (
+from rlhf.models.checkpoint.saving import (
     SourceTypes,
     is_partitioned_model,
     probe_logits,
@@ -70,6 +67,9 @@ from rlhf.models.saving import (
     whole_state_dict,
     write_whole,
 )
+from rlhf.models.config import AdapterConfig
+from rlhf.models.coverage import adapter_coverage, quantization_coverage, say_coverage
+from rlhf.models.ending import say_how_to_stop
 from rlhf.pretrained import from_pretrained
 from rlhf.training.finite import require_finite
 

@@ -15,14 +15,14 @@ from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Conversation, Renderer
 from rlhf.training.loop import Task
 
 if TYPE_CHECKING:
-    from rlhf.models.config import LlamaSize
+    from rlhf.architecture import LlamaSize
 
 Block = list[Sequence[int]]
 MARKUP = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of exactly `vocab_size` entries, where the texts have so many merges.
+    """Byte-level BPE of exactly `vocab_size` entries, where the texts have that many merges.
 
     <s>, </s> and <pad> are its special tokens; the chat template is Llama 2's, whose four markup words are tokens too.
     """

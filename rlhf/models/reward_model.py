@@ -1,7 +1,7 @@
 """A reward model: a causal backbone with a scalar head, and beside it, where asked for, a head for the safety label.
 
 Llama 2 paper, section 3.2.2: the model starts from the chat checkpoint, its next-token head replaced by a regression
-head. What the paper leaves open (RECIPE section 3): the auxiliary safety loss reads a second linear head on that state.
+head. The auxiliary safety loss, which the paper leaves open, reads a second linear head on that state (decision 16).
 
 On disk it is what transformers calls a sequence classifier with one label: `AutoModelForSequenceClassification` loads
 it and gives the same scores, also after LoRA, which is merged. After QLoRA, or LoRA where asked for, the folder holds a
@@ -36,7 +36,7 @@ from rlhf.models.adapters import (
     save_adapter,
     saved_quantization,
 )
-from rlhf.models.checkpoint import (
+from rlhf.models.checkpoint.folder import (
     ADAPTER_PREFIX,
     base_folder,
     head_shapes,
@@ -45,15 +45,21 @@ from rlhf.models.checkpoint import (
     require_reward_head,
     weight_files,
 )
+from rlhf.models.checkpoint.saving import (
+    is_partitioned_model,
+    probe_scores,
+    verify_saved,
+    whole_state_dict,
+    write_whole,
+)
 from rlhf.models.config import AdapterConfig
 from rlhf.models.coverage import adapter_coverage, say_coverage
+from rlhf.models.packing import PackedRows, enable_packing, last_states, pack_rows, packed_states
 from rlhf.models.policy import (
     add_pad_embedding,
     load_base,
     load_tokenizer,
 )
-from rlhf.models.saving import is_partitioned_model, probe_scores, verify_saved, whole_state_dict, write_whole
-from rlhf.models.shared_prefix import PackedRows, enable_packing, last_states, pack_rows, packed_states
 from rlhf.pretrained import from_pretrained
 from rlhf.training.finite import require_finite
 
@@ -106,7 +112,7 @@ class RewardModel(nn.Module):
         """Start training from a policy's backbone with new heads, or go on from a reward model with its own.
 
         Heads are float32 and always trained; new ones are normal with standard deviation 1 / sqrt(hidden + 1), which
-        makes first scores of order 1 on normalised states (Stiennon et al. 2020, arXiv 2009.01325).
+        makes first scores of order 1 on normalised states (Stiennon et al. 2020, arXiv 2009.01325; decision 20).
 
         Args:
             path: checkpoint folder of either, whole, or of an adapter, which then goes on training.
@@ -221,7 +227,7 @@ class RewardModel(nn.Module):
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 on real positions.
             groups: (B,) int64; right-padded rows with the same number begin alike, and what they share is computed
-                once (`rlhf.models.shared_prefix`), where the backbone's attention can: the scores are the same.
+                once (`rlhf.models.packing`), where the backbone's attention can: the scores are the same.
         """
         if not self.has_token_scores:
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits

@@ -18,8 +18,8 @@ from transformers.utils.hub import cached_file
 
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length
-from rlhf.models.context import Context
-from rlhf.models.saving import quiet_transformers
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.saving import quiet_transformers
 from rlhf.pretrained import from_pretrained
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class ToxicityClassifier:
     Args:
         name: local folder or hub name.
         labels: those that mean toxic; empty: every label with "toxic" in its name that does not begin with "non",
-            "not", "un" or "de", or the only one.
+            "not", "un" or "de", or the only one (decision 9).
 
     Raises:
         InputError: it cannot be loaded, a label that it does not have, or none that is known as toxic.

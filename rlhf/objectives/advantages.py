@@ -1,7 +1,7 @@
 """Advantage estimators: GAE with a value model; RLOO and GRPO without one, from several answers to each prompt.
 
 Source: GAE, Schulman et al. 2015 (arXiv 1506.02438). RLOO, Ahmadian et al. 2024 (arXiv 2402.14740). GRPO, Shao et al.
-2024 (arXiv 2402.03300). The Llama 2 paper names PPO and no estimator (RECIPE 5, open).
+2024 (arXiv 2402.03300). The Llama 2 paper names PPO and no estimator (decision 34).
 
 In all three the KL is a cost in the reward, k1 token by token, so that beta means the same. GRPO's paper adds k3 to the
 loss instead, whose gradient is not that of KL(policy || reference) (Tang and Munos 2025, arXiv 2506.09477).
@@ -74,10 +74,10 @@ def rloo(scores: Tensor, costs: Tensor) -> Tensor:
 def grpo(scores: Tensor, costs: Tensor, eps: float = 1e-8) -> Tensor:
     """Group relative: each answer's score, whitened over the prompt's answers (arXiv 2402.03300, section 4.1.2).
 
-    Departures: the biased variance, as everywhere here; the KL's cost joins after the whitening, less its group mean,
-    for a prompt whose answers all score the same would else learn nothing but the noise of the KL, at full size. The
-    loss sums tokens and divides by all tokens of the step: the paper's mean over each answer's tokens first makes a
-    long bad answer cheap (Liu et al. 2025, arXiv 2503.20783; Yu et al. 2025, arXiv 2503.14476).
+    Departures (decision 38): the biased variance, as everywhere here; the KL's cost joins after the whitening, less its
+    group mean, for a prompt whose answers all score the same would else learn nothing but the noise of the KL, at full
+    size. The loss sums tokens and divides by all tokens of the step: the paper's mean over each answer's tokens first
+    makes a long bad answer cheap (Liu et al. 2025, arXiv 2503.20783; Yu et al. 2025, arXiv 2503.14476).
 
     Args:
         scores: (prompts, k), k >= 2 answers to each prompt.

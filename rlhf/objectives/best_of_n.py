@@ -1,6 +1,6 @@
 """What the best of n samples is worth, unbiased for every n up to the K drawn, and how far it moves the policy.
 
-Source: Llama 2 paper, section 3.2.3 (figures 7 and 8); RECIPE section 4; Beirami et al. 2024 (arXiv 2401.01879).
+Source: Llama 2 paper, section 3.2.3 (figures 7 and 8); decision 28; Beirami et al. 2024 (arXiv 2401.01879).
 """
 
 from __future__ import annotations

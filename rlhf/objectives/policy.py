@@ -1,6 +1,6 @@
 """Pure functions of policy optimisation: token log-probabilities, KL estimators and controller, PPO's clipped losses.
 
-Source: Llama 2 paper, section 3.2.3; RECIPE section 5. PPO: Schulman et al. 2017 (arXiv 1707.06347), the KL estimators
+Source: Llama 2 paper, section 3.2.3; decisions 30, 36, 41. PPO: Schulman et al. 2017 (arXiv 1707.06347), KL estimators
 k1, k2, k3: Schulman, "Approximating KL Divergence" (2020). Advantages are in `rlhf.objectives.advantages`.
 """
 
@@ -95,7 +95,7 @@ def adapted_beta(beta: float, kl: float, target: float) -> float:
 
     Args:
         beta: above 0.
-        kl: of this iteration's answers, nats an answer.
+        kl: of this iteration's answers, nats per answer.
         target: above 0, the same unit.
     """
     return beta * (1 + 0.1 * min(max(kl / target - 1, -0.2), 0.2))
@@ -129,7 +129,7 @@ def clipped_share(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cl
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float = 0.2) -> Tensor:
     """Value loss of each token, (n, T): max((V - R)^2, (V_clipped - R)^2) / 2, V_clipped within old_values +- clip.
 
-    The paper gives no value loss; this is the common one (RECIPE 5, open).
+    The paper gives no value loss; this is the common one (decision 36).
 
     Args:
         values: (n, T) of the value model being trained; carries the gradient.

@@ -1,6 +1,6 @@
 """The losses of a reward model: ranking with a margin, centring, and the safety label's cross-entropy.
 
-Source: Llama 2 paper, section 3.2.2 (equations 1 and 2, appendix A.3.3); RECIPE section 3. All are per item, so that
+Source: Llama 2 paper, section 3.2.2 (equations 1 and 2, appendix A.3.3). All are per item, so that
 the caller divides by the count of the whole step.
 """
 
@@ -71,7 +71,7 @@ def centering_penalty(chosen: Tensor, rejected: Tensor) -> Tensor:
 def safety_loss(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Loss of each answer, (n,) float32: binary cross-entropy of the auxiliary safety head; 0 where there is no label.
 
-    The paper (section 3.2.2) adds such a loss without a formula; this form is RECIPE section 3's default.
+    The paper (section 3.2.2) adds such a loss without a formula; decision 16 is this form.
 
     Args:
         logits: (n,) output of the safety head; above 0 means safe.

@@ -1,7 +1,7 @@
 """From two raw reward-model scores to the reward of each token.
 
-Source: Llama 2 paper, section 3.2.3 (equations 3 and 4); RECIPE section 5. The paper gates on sigmoid(r) and then takes
-the logit; logit(sigmoid(r)) = r, so everything here works on r, and nothing is clamped or saturates.
+Source: Llama 2 paper, section 3.2.3 (equations 3 and 4); decisions 29 to 31. The paper gates on sigmoid(r) and then
+takes the logit; logit(sigmoid(r)) = r, so everything here works on r, and nothing is clamped or saturates.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def whiten(
 ) -> Tensor:
     """(x - mean) / sqrt(variance + eps) over the elements of the mask, with the biased variance; 0 elsewhere.
 
-    The paper whitens the gated reward (section 3.2.3) and does not say over what: here over the global batch.
+    The paper whitens the gated reward (section 3.2.3) and does not say over what: here over the global batch
+    (decision 29).
 
     Args:
         x: any shape, float.
@@ -104,7 +105,7 @@ def whiten(
 def missing_end_penalty(scores: Tensor, finished: Tensor, penalty: float) -> Tensor:
     """Scores (n,) less `penalty` where the answer was cut off before its end token (finished (n,) bool is False).
 
-    Not in the paper (RECIPE 5, open); 0 turns it off.
+    Not in the paper (decision 31); 0 turns it off.
     """
     require_same_shape(scores=scores, finished=finished)
     return torch.where(finished.bool(), scores, scores - penalty)

@@ -17,7 +17,7 @@ def paper_optimizer() -> OptimizerConfig:
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """PPO with two reward models (Llama 2 paper, section 3.2.3; RECIPE section 5; "open" where neither fixes a figure).
+    """PPO with two reward models (Llama 2 paper, section 3.2.3; decisions 34 to 42 where it is silent).
 
     Args:
         iterations: rounds of sampling and updating at most (paper: 200 to 400).
@@ -27,22 +27,22 @@ class PPOConfig:
             (samples_per_prompt of 2 or more) and load no value model (`rlhf.objectives.advantages`).
         optimizer: AdamW; batch_size is PPO's minibatch (one step each), epochs are passes over an iteration's answers.
         clip_range: the ratio of new to old probability is clipped this far from 1.
-        value_clip_range: the value is clipped this far from its value at the iteration's start (open).
-        value_coefficient: weight of the value loss (open).
+        value_clip_range: the value is clipped this far from its value at the iteration's start.
+        value_coefficient: weight of the value loss.
         beta: weight of the KL to the reference in the reward (paper: 0.01 at 7B and 13B, 0.005 above).
-        target_kl: let beta move, by 2 % an iteration at most, so that the KL approaches this, in nats an answer; None:
+        target_kl: let beta move, by 2 % an iteration at most, so that the KL approaches this, in nats per answer; None:
             beta stays (paper).
-        gamma: discount (open).
-        lam: lambda of the advantage estimation (open).
-        missing_end_penalty: taken off the whitened score of an answer without an end token (open).
+        gamma: discount.
+        lam: lambda of the advantage estimation.
+        missing_end_penalty: taken off the whitened score of an answer without an end token.
         evaluate_every: iterations between evaluations on the validation prompts.
         validation_size: held-out prompts of an evaluation, at most.
-        patience: stop after so many evaluations in a row without a better reward; the best checkpoint is kept.
-        max_kl: stop before updating a policy further than this from the reference, in nats an answer; None: no limit.
+        patience: stop after this many evaluations in a row without a better reward; the best checkpoint is kept.
+        max_kl: stop before updating a policy further than this from the reference, in nats per answer; None: no limit.
         max_repetition: stop before updating a policy whose answers repeat themselves more than this (share of
             repeated 4-grams, 0 to 1); None: no limit.
         checkpoint_every: iterations between states from which a run that was killed goes on.
-        keep_checkpoints: so many of them are kept, the newest.
+        keep_checkpoints: this many of the newest states are kept.
         sampling_batch_size: answers that one process decodes side by side.
     """
 

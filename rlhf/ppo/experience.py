@@ -111,7 +111,7 @@ def add_logprobs(
         reference_logprobs: see `rlhf.ppo.roles.Roles`.
 
     Returns:
-        Figures over all processes: kl, kl_k2, kl_k3 (nats an answer), entropy (nats a token).
+        Figures over all processes: kl, kl_k2, kl_k3 (nats per answer), entropy (nats per token).
     """
     sums = torch.zeros(6, dtype=torch.float64, device=accelerator.device)
     for batch, share in _batches(minibatches):

@@ -1,6 +1,6 @@
 """The loop of PPO: sample, score, update; evaluate on held-out prompts, keep the best, stop in time, outlive a kill.
 
-Llama 2 paper, section 3.2.3. What it leaves open is in RECIPE section 5 and in `rlhf.ppo.config`.
+Llama 2 paper, section 3.2.3. What it leaves open: decisions 34 to 42, and `rlhf.ppo.config`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
-from rlhf.models.context import TooLong
+from rlhf.models.checkpoint.context import TooLong
 from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, make_minibatches
@@ -61,7 +61,7 @@ class PPO:
         renderer: of the policy's tokenizer, which value and reference share; with the limit of
             `Context.prompt_renderer`, as the trained prompts are those that were sampled from.
         sampling: temperature 1, no top-p, no top-k: the ratio assumes the policy's own distribution.
-        referee: scores held-out answers and trains nothing (RECIPE 8).
+        referee: scores held-out answers and trains nothing: a policy that pleases the two judges alone shows there.
         gate: makes one reward of the two judges'.
         too_long: what becomes of an answer that a reward model's context does not hold.
     """

@@ -1,6 +1,6 @@
 """Policy and value as one module: one forward pass, one optimizer, one DeepSpeed engine.
 
-Where a model's attention can take them (`rlhf.models.shared_prefix`), a batch's rows are packed: padding is not
+Where a model's attention can take them (`rlhf.models.packing`), a batch's rows are packed: padding is not
 computed, answers to one prompt share it, and the last layer and the logits are made for answer tokens alone.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf.models.shared_prefix import PackedRows, alone_in_last_layer, enable_packing, pack_rows
+from rlhf.models.packing import PackedRows, alone_in_last_layer, enable_packing, pack_rows
 from rlhf.objectives.policy import entropy, token_logprobs
 from rlhf.training.step import Batch
 
@@ -122,7 +122,7 @@ def _spread(found: Tensor, mask: Tensor) -> Tensor:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout rate to 0, also those that attention layers keep as a number."""
+    """Set every dropout rate to 0, also those that attention layers keep as a number (decision 39)."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

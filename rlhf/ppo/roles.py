@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.conversation import Conversation, Renderer
-from rlhf.models.context import TooLong
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.packing import enable_packing
 from rlhf.models.policy import save_policy
-from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
 from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.protocol import RewardFunction

@@ -34,7 +34,7 @@ class Saving:
     Args:
         folder: the stage's.
         save_policy: writes the policy into the folder it is given; every process calls it.
-        keep: states kept, the newest.
+        keep: this many of the newest states are kept.
     """
 
     def __init__(

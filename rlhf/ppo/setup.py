@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import head_shapes, is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import head_shapes, is_adapter_checkpoint
+from rlhf.models.checkpoint.memory import HELD, NF4, TRAINED, parameters_of, require_memory
 from rlhf.models.config import AdapterConfig
-from rlhf.models.memory import HELD, NF4, TRAINED, parameters_of, require_memory
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.roles import Roles, SeparateRoles
@@ -49,7 +49,8 @@ def load_value_model(
 def default_value(judges: Sequence[Path], tokenizer: PreTrainedTokenizerBase) -> Path | None:
     """The first of the helpfulness folders that a value model can start from; None: none can, as stderr says.
 
-    It cannot from an adapter, from a reward model of another tokenizer, or from one without a `score` layer.
+    It cannot from an adapter, from a reward model of another tokenizer, or from one without a `score` layer (decision
+    35).
     """
     vocabulary = tokenizer.get_vocab()
     for judge in judges:
@@ -68,7 +69,7 @@ def default_value(judges: Sequence[Path], tokenizer: PreTrainedTokenizerBase) ->
 def role_bytes(
     policy: Path, judges: Sequence[str | None], shared: bool, with_value: bool, quantization: str | None
 ) -> dict[str, float]:
-    """What each role takes at least (`rlhf.models.memory`); reward functions of one's own are not counted."""
+    """What each role takes at least (`rlhf.models.checkpoint.memory`); reward functions are not counted."""
     count = parameters_of(policy)
     if shared:
         return {"base": (NF4 if quantization == "nf4" else 2) * count}

@@ -23,14 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.adapters import saved_quantization
-from rlhf.models.checkpoint import base_folder, base_quantization, is_adapter_checkpoint, require_policy
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.folder import base_folder, base_quantization, is_adapter_checkpoint, require_policy
 from rlhf.models.config import AdapterConfig
-from rlhf.models.context import Context
 from rlhf.models.ending import say_how_to_stop
+from rlhf.models.packing import enable_packing
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.shared_base import SharedBase
-from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction

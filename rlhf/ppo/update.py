@@ -16,7 +16,7 @@ from rlhf.training.step import Batch, LossFunction, Stepper
 def ppo_loss(config: PPOConfig) -> LossFunction:
     """Loss function for `Stepper.step`: policy loss + value_coefficient x value loss, summed over answer tokens.
 
-    Paper, section 3.2.3 (which names PPO without a formula); RECIPE section 5. Without a value model, the first alone.
+    Paper, section 3.2.3 (which names PPO without a formula); decision 36. Without a value model, the first alone.
     """
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

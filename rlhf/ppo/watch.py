@@ -1,6 +1,6 @@
 """Rules that stop PPO or warn: pure functions of its figures. Light: no torch.
 
-What users of the peers saw too late (STACK.md): policies that left the reference behind, repeated themselves, pleased
+What users of other trainers saw too late: policies that left the reference behind, repeated themselves, pleased
 the reward models alone, or were trained with wrong probabilities.
 """
 
@@ -22,7 +22,7 @@ REPETITIVE = 0.2
 """Share of repeated 4-grams from which on a text reads as repetitive; of people's texts it is near 0.01."""
 
 FARTHEST_KL = 20.0
-"""Nats an answer from the reference on held-out prompts: beyond them a policy has mostly left the language it had."""
+"""Nats per answer from the reference on held-out prompts: beyond them a policy has mostly left the language it had."""
 
 HELD_OUT = "its held-out answers"
 LENGTH_CHANGE = 1.5
@@ -103,7 +103,7 @@ def suspicious_run(best_iteration: int, metrics: Sequence[Figures]) -> list[str]
     if best is None:
         return found
     if (kl := best.get("heldout_kl") or 0.0) > FARTHEST_KL:
-        found.append(f"the policy kept is {kl:.1f} nats an answer from the reference; raise beta, or set max_kl")
+        found.append(f"the policy kept is {kl:.1f} nats per answer from the reference; raise beta, or set max_kl")
     if (finished := best.get("heldout_finished_share")) is not None:
         found += suspicious_answers(finished, no_room=best.get("heldout_no_room_share", 0.0), whose=HELD_OUT)
     before, after = evaluations[0].get("heldout_length"), best.get("heldout_length")

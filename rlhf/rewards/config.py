@@ -1,67 +1,15 @@
-"""Settings of reward-model training. Light: no torch."""
+"""Settings of the safety gate. Light: no torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from rlhf.errors import InputError
-from rlhf.models.config import AdapterConfig
-from rlhf.objectives.margins import margin_table
-from rlhf.stage import Effect, require_files
-from rlhf.training.config import OptimizerConfig
-
-
-def paper_optimizer() -> OptimizerConfig:
-    """Paper, section 3.2.2: one epoch, 1e-5 (5e-6 at 70B), cosine to 10 %, warm-up 3 % but 5 steps, 512 pairs."""
-    return OptimizerConfig(learning_rate=1e-5, warmup_min_steps=5, batch_size=512, epochs=1)
-
-
-@dataclass(frozen=True)
-class RewardTrainingConfig:
-    """How a reward model is trained (Llama 2 paper, section 3.2.2).
-
-    Args:
-        margin: the loss asks that the chosen answer lead by so much, by strength: none; small (1, 2/3, 1/3, 0); large
-            (3, 2, 1, 0); or a figure of your own for each of significantly, better, slightly and negligibly. A pair of
-            unknown strength has no margin.
-        centering_weight: of the penalty (chosen + rejected score)^2, averaged over pairs, which keeps the scores' mean
-            near 0; 0.01 is usual.
-        adapter: train a LoRA adapter and the heads, not the backbone's weights; null: full training.
-        quantization: nf4 holds the backbone's weights in 4 bit, which needs an adapter; null: as they are.
-        safety_loss_weight: of the safety labels' cross-entropy, averaged over a pair's labelled answers and added to
-            its ranking loss; only for the safety model (the paper gives no figure).
-        max_length: most tokens of a dialogue (what the model takes, where that is less, and where this is null); longer
-            pairs lose their oldest turns, the same ones on both sides.
-        too_long: a pair whose last turn alone is above max_length is refused, or skipped and counted.
-        checkpoint_every: steps between states from which a stage that was killed goes on.
-        optimizer: AdamW and its schedule; a "row" of batch_size and micro_batch_size is a pair.
-    """
-
-    margin: str | dict[str, float] = "small"
-    centering_weight: float = 0.0
-    adapter: AdapterConfig | None = None
-    quantization: Literal["nf4"] | None = None
-    safety_loss_weight: float = 0.1
-    max_length: int | None = None
-    too_long: Literal["refuse", "skip"] = "refuse"
-    checkpoint_every: Annotated[int, Effect.NONE] = 200
-    optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
-
-    def __post_init__(self) -> None:
-        margin_table(self.margin)
-        for name in ("centering_weight", "safety_loss_weight"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: must be 0 or above, got {getattr(self, name)}")
-        if self.quantization is not None and self.adapter is None:
-            raise InputError("quantization: 4-bit weights cannot be trained; give an adapter too (adapter.r: 64)")
-        if self.checkpoint_every < 1:
-            raise InputError(f"checkpoint_every: must be at least 1, got {self.checkpoint_every}")
-        if self.max_length is not None and self.max_length < 2:
-            raise InputError(f"max_length: must be at least 2, got {self.max_length}")
+from rlhf.stage import require_files
 
 
 class SweepFile:
@@ -79,7 +27,7 @@ class GateConfig:
 
     Args:
         threshold: a safety score below this, after the sigmoid, hands the answer's reward to the safety model.
-        threshold_from: gate_sweep.json of recipes/gate_sweep.py: the threshold it chose instead.
+        threshold_from: gate_sweep.json of recipes/studies/gate_sweep.py: the threshold it chose instead.
         centre: take each reward model's stored origin off its scores first (score_origin.json, which reward training
             measures): the ranking loss leaves scores free up to a constant, so that the sigmoid alone says nothing.
     """
@@ -119,8 +67,8 @@ class GateConfig:
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(
-                f"gate.threshold_from: {self.threshold_from} is no gate_sweep.json of recipes/gate_sweep.py; name one, "
-                "or none"
+                f"gate.threshold_from: {self.threshold_from} is no gate_sweep.json of recipes/studies/gate_sweep.py; "
+                "name one, or none"
             ) from None
         if centred != self.centre:
             raise InputError(

@@ -22,7 +22,8 @@ def score_answers(
 ) -> GatedRewards:
     """Gated rewards of answers[i] to prompts[i], the same on every process and for any number of processes.
 
-    An answer without text is no conversation that a reward model could score: it gets the lowest scores of the others.
+    An answer without text is no conversation that a reward model could score: it gets the lowest scores of the others
+    (decision 32).
 
     Raises:
         InputError: on every process, where a reward function fails on one; or no answer has text.

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
 from rlhf.errors import InputError
-from rlhf.models.context import TooLong
+from rlhf.models.checkpoint.context import TooLong
 from rlhf.objectives.reward import SAFETY_THRESHOLD, gate
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.loading import load_reward

@@ -38,7 +38,7 @@ def load_reward(
     if is_ensemble(text):
         return _ensemble(text, batch_tokens, device)
     from rlhf.conversation import Renderer
-    from rlhf.models.context import Context
+    from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.models.reward_model import RewardModel
     from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction

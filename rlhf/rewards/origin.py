@@ -10,7 +10,7 @@ origin once and keeps it beside the weights, in `score_origin.json`; the weights
 - Without: the mean of the scores, the origin that a centring penalty in training draws to 0 (Eisenstein et al. 2023,
   arXiv 2312.09244).
 
-The paper does not say where its scores have their origin: an open point of the method.
+The paper does not say where its scores have their origin: decision 19.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ORIGIN_FILE = "score_origin.json"
 
 @dataclass(frozen=True)
 class ScoreOrigin:
-    """Raw score that counts as 0; what it was measured on: `labels` or `scores`, of so many answers."""
+    """Raw score that counts as 0; what it was measured on: `labels` or `scores`, of this many answers."""
 
     origin: float
     measured_on: Literal["labels", "scores"]

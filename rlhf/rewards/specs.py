@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.imports import import_object
-from rlhf.models.checkpoint import require_reward_head
+from rlhf.models.checkpoint.folder import require_reward_head
 from rlhf.stage import require_files
 
 ENSEMBLE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -98,7 +98,7 @@ class RewardSpec:
 
     def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
         """See `rlhf.stage.fields.MemoryCheck`; an ensemble's members are held side by side."""
-        from rlhf.models.memory import held_bytes, require_memory
+        from rlhf.models.checkpoint.memory import held_bytes, require_memory
 
         folders = {name: path for name, path in self.inputs(field, value, config).items() if path.is_dir()}
         if folders:

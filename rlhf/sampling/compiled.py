@@ -22,7 +22,7 @@ BUCKET = 128  # lengths are rounded up to its multiples, rows to powers of two: 
 
 
 def step_shape(places: int, longest: int) -> tuple[int, int]:
-    """(rows, length) of the steps for so many places and a longest sequence of so many tokens, prompt included."""
+    """(rows, length) of the steps for this many places and a longest sequence of this many tokens, prompt included."""
     return 1 << (places - 1).bit_length(), -(-longest // BUCKET) * BUCKET
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StopStringCriteria
 
-from rlhf.models.shared_prefix import alone_in_last_layer
+from rlhf.models.packing import alone_in_last_layer
 from rlhf.sampling.cache import RepeatedPrefix, cache_name, make_cache
 from rlhf.sampling.compiled import CompiledStep, PlacedRows
 from rlhf.sampling.drawing import draw, uniforms

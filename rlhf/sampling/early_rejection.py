@@ -28,7 +28,7 @@ class EarlyRejectionConfig:
     """When rows are dropped, and how many.
 
     Args:
-        at: after so many tokens of the answer.
+        at: after this many tokens of the answer.
         drop: share of a prompt's rows that are still being written then, rounded down.
     """
 

@@ -1,4 +1,4 @@
-"""K answers a prompt from a model in this process.
+"""K answers per prompt from a model in this process.
 
 Where it departs from `generate(num_return_sequences=K)`: a prompt is run once and its cache shared by its K answers;
 rows that end leave the batch, and other prompts' rows take their places; the cache is written in place; and a sample's
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, StopStringCriteria
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.models.context import Context, TooLong
+from rlhf.models.checkpoint.context import Context, TooLong
 from rlhf.models.ending import own_end_tokens
 from rlhf.sampling.cache import is_recurrent
 from rlhf.sampling.compiled import CompiledStep, step_shape

@@ -13,7 +13,7 @@ from rlhf.sampling.protocol import SamplingParams
 
 ON_CPU = 512  # more gain nothing there: 512 rows were faster than 256 and than 768 (1M parameters, one core)
 SHARE = 0.6  # of the free memory
-LOGITS = 32  # bytes a row and vocabulary entry while a token is drawn: logits, weights, their running sums, an order
+LOGITS = 32  # bytes per row and vocabulary entry while a token is drawn: logits, weights, their running sums, an order
 
 
 def rows_at_once(model: PreTrainedModel, longest: int, num_samples: int, params: SamplingParams) -> int:

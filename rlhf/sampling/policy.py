@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from rlhf.conversation import Renderer
-from rlhf.models.context import TooLong
+from rlhf.models.checkpoint.context import TooLong
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig, ScoreParts
 from rlhf.sampling.protocol import Sampler
 from rlhf.sampling.server import ServerConfig, ServerSampler

@@ -13,7 +13,7 @@ from pathlib import Path
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.models.context import Context, TooLong
+from rlhf.models.checkpoint.context import Context, TooLong
 from rlhf.models.policy import load_tokenizer
 
 READERS = ("policy", "baseline", "value_from", "helpfulness", "safety", "referee")
@@ -57,7 +57,7 @@ def check_room(
 def prompts_of_at_most(
     field: str, source: str, prompts: Sequence[Prompt], renderer: Renderer, max_prompt_tokens: int | None
 ) -> list[Prompt]:
-    """The prompts of at most so many tokens; how many are left out is said on stderr. None: all.
+    """The prompts of at most this many tokens; how many are left out is said on stderr. None: all.
 
     Args:
         field, source: name of the option and its value, for messages.

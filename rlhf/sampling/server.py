@@ -1,4 +1,4 @@
-"""K answers a prompt from a server with OpenAI's chat completions. Light: no torch."""
+"""K answers per prompt from a server with OpenAI's chat completions. Light: no torch."""
 
 from __future__ import annotations
 

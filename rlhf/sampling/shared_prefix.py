@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from rlhf.models.shared_prefix import has_plain_attention
+from rlhf.models.packing import has_plain_attention
 from rlhf.sampling.cache import BufferedLayer
 
 NAME = "rlhf_shared_prefix"

@@ -135,7 +135,7 @@ class Author:
         return messages
 
     def chat(self, turns: int, instructed: float) -> Conversation:
-        """A dialogue of so many turns about towns; each turn's user gives an instruction with that probability."""
+        """A dialogue of this many turns about towns; each turn's user gives an instruction with that probability."""
         rng, grammar = self.rng, self.grammar
         messages: Conversation = []
         for turn in range(turns):

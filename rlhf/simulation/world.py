@@ -129,9 +129,11 @@ class World:
             settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
             return cls.make(WorldConfig(**settings))
         except FileNotFoundError:
-            raise InputError(f"world: {file} does not exist; recipes/simulated_world.py writes it") from None
+            raise InputError(f"world: {file} does not exist; recipes/data/simulated_world.py writes it") from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"world: {file} is not a world.json of recipes/simulated_world.py ({error!r})") from None
+            raise InputError(
+                f"world: {file} is not a world.json of recipes/data/simulated_world.py ({error!r})"
+            ) from None
 
 
 def pool_of(key: str) -> tuple[str, ...]:

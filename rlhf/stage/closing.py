@@ -1,6 +1,6 @@
 """What a stage says at its end, on the terminal and in `stage.json`: what it made, of what, and what looks wrong.
 
-Whether something looks wrong is judged beside the thing itself (`rlhf.training.suspicion`, `rlhf.iteration.selection`,
+Whether something looks wrong is judged beside the thing itself (`rlhf.training.suspicion`, `rlhf.rejection.selection`,
 `rlhf.ppo.watch`, …), by small functions that return sentences; here they are gathered.
 """
 
@@ -26,7 +26,7 @@ class Closing:
     suspicious: list[str] = field(default_factory=list)
 
     def rows(self, used: int, left_out: Mapping[str, int] | None = None) -> None:
-        """So many rows were used, and so many not, for these reasons. Called again, it adds what was left out."""
+        """How many rows were used, and how many were not, by reason. Called again, it adds what was left out."""
         self.used = used
         self.left_out.update({why: count for why, count in (left_out or {}).items() if count})
 

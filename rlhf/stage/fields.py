@@ -1,6 +1,6 @@
 """What a field of a config is, beyond its type: said by `Annotated` where the field is declared.
 
-    policy: Checkpoint                                     # rlhf.models.fields: Annotated[Path, WholeCheckpoint()]
+    policy: Checkpoint                                     # rlhf.models.checkpoint: Annotated[Path, WholeCheckpoint()]
     data: DataSource                                       # rlhf.data.fields: a file is an input, a hub name is not
     micro_batch_size: Annotated[int, Effect.ROUNDING] = 8  # may change between a kill and the next start
 

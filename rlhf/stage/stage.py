@@ -165,7 +165,7 @@ class Stage:
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write a file of rows, one JSON object a line; the main process does."""
         if self.is_main:
-            from rlhf.data.jsonl import write_rows
+            from rlhf.jsonl import write_rows
 
             write_rows(self.folder / name, rows)
 

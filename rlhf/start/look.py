@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import base_folder, require_policy, weight_shapes, weight_types
+from rlhf.models.checkpoint.folder import base_folder, require_policy, weight_shapes, weight_types
 
 PROBE: Conversation = [
     {"role": "user", "content": "What is 2 plus 3?"},

@@ -43,7 +43,7 @@ class Sizes:
         nf4: hold the base in 4 bit.
         answer: most new tokens.
         length: most tokens of a trained dialogue.
-        micro_batch: rows a forward pass.
+        micro_batch: rows per forward pass.
         small: a model of less than a billion weights.
         why: in words, why adapters or not.
     """
@@ -90,7 +90,7 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
         "safety_reward": _reward(sizes, data, "other_share", 0.1),
         "temperature_sweep": {"sampling.max_new_tokens": (sizes.answer, "as in rejection sampling")},
         "rejection_sampling": {
-            "num_samples": (8 if sizes.small else 16, "K answers a prompt; 10 to 100 in the paper"),
+            "num_samples": (8 if sizes.small else 16, "K answers per prompt; 10 to 100 in the paper"),
             **_sampling(sizes),
             **_trained(sizes),
             **_optimizer(
@@ -136,7 +136,7 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
 
 def _sampling(sizes: Sizes) -> Settings:
     return {
-        "sampling.temperature": (0.7, "readable, still varied; recipes/temperature_sweep.py finds the best"),
+        "sampling.temperature": (0.7, "readable, still varied; recipes/studies/temperature_sweep.py finds the best"),
         "sampling.top_k": (50, "a small model's tail is noise"),
         "sampling.max_new_tokens": (sizes.answer, "longer answers are cut, and never kept"),
     }
@@ -158,10 +158,10 @@ def _optimizer(group: str, sizes: Sizes, rate: tuple[float, float, float], epoch
     settings: Settings = {
         f"{group}.learning_rate": (found, "for adapters" if sizes.adapter else "the paper's, for whole weights"),
         f"{group}.epochs": (epochs, "passes over the rows"),
-        f"{group}.batch_size": (batch, "rows a step: at least about fifty steps where the rows allow"),
+        f"{group}.batch_size": (batch, "rows per step: at least about fifty steps where the rows allow"),
         f"{group}.micro_batch_size": (
             min(sizes.micro_batch, batch),
-            "rows a forward pass; changes no result",
+            "rows per forward pass; changes no result",
         ),
     }
     if not sizes.small:
@@ -182,13 +182,13 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
         "max_prompt_tokens": (sizes.length, "longer prompts are left out, and said"),
         "sampling.max_new_tokens": (sizes.answer, "an answer without an end pays a penalty"),
         "ppo.iterations": (20 if sizes.small else 200, "at most; 200 to 400 in the paper"),
-        "ppo.batch_size": (batch, "answers an iteration; 512 in the paper"),
+        "ppo.batch_size": (batch, "answers per iteration; 512 in the paper"),
         "ppo.beta": (0.01, "weight of the KL, the paper's"),
         "ppo.evaluate_every": (5 if sizes.small else 10, "held-out prompts decide which checkpoint is kept"),
-        "ppo.max_kl": (20.0, "nats an answer; beyond it the policy has left the reward models' ground"),
+        "ppo.max_kl": (20.0, "nats per answer; beyond it the policy has left the reward models' ground"),
         "ppo.optimizer.learning_rate": (rate, "constant" + ("" if sizes.adapter else "; the paper's")),
         "ppo.optimizer.batch_size": (minibatch, "a step's answers; 64 in the paper"),
-        "ppo.optimizer.micro_batch_size": (min(sizes.micro_batch, minibatch), "rows a forward pass, by memory"),
+        "ppo.optimizer.micro_batch_size": (min(sizes.micro_batch, minibatch), "rows per forward pass, by memory"),
         "ppo.sampling_batch_size": (batch if sizes.small else 128, "answers written side by side"),
     }
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from rlhf.conversation import Conversation, check_conversation
-from rlhf.data.jsonl import read_rows
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
+from rlhf.jsonl import read_rows
 from rlhf.objectives.shapes import require_same_shape
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -76,7 +76,10 @@ def read_categories(path: Path) -> list[RiskCategory]:
 
 
 def category_of(prompt: Prompt, categories: Sequence[RiskCategory]) -> RiskCategory | None:
-    """The first category with the prompt's source, else the first whose words its last message has, else None."""
+    """The first category with the prompt's source, else the first whose words its last message has, else None.
+
+    Decision 49.
+    """
     for category in categories:
         if any(fnmatch(prompt.source, pattern) for pattern in category.sources):
             return category
@@ -102,7 +105,7 @@ def keeps_distilled(plain: Tensor, distilled: Tensor, min_gain: float = 0.0) -> 
 
     Args:
         plain, distilled: (n,) raw safety scores of the two answers to each prompt.
-        min_gain: and safer by so much at least, as a difference of their sigmoids. The paper has none.
+        min_gain: and safer by so much at least, as a difference of their sigmoids (decision 48).
     """
     require_same_shape(plain=plain, distilled=distilled)
     gain = torch.sigmoid(distilled.double()) - torch.sigmoid(plain.double())

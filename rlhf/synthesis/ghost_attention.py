@@ -71,7 +71,7 @@ def answer_dialogues(
     ask: Ask,
     fits: Fits = _all_fit,
 ) -> list[Answered]:
-    """Let a model give all answers, turn after turn; its own earlier answers are the history of the later ones.
+    """Let a model give all answers, turn after turn; its earlier ones are the history of the later (decision 43).
 
     Args:
         dialogues: their system and user messages stay, their answers are not read.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
 
 # kind -> long and short wording; the paper's examples are "You enjoy Tennis", "Act as Napoleon" and "Figure: Napoleon."
 WORDINGS = {
@@ -121,7 +121,7 @@ def draw_instructions(
     """`count` instructions, each of 1 to `most` constraints of different kinds, drawn and ordered at random.
 
     Args:
-        most: at most so many constraints in one (never more than there are kinds).
+        most: at most this many constraints in one (never more than there are kinds).
         short_share: probability that an instruction is in its short wording (the paper: half the time).
     """
     by_kind: dict[str, list[Constraint]] = {}

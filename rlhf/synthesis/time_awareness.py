@@ -2,7 +2,7 @@
 
 The paper added 1,000 SFT examples that were related to dates, each with the date at which its question is posed, and
 with the date of the event, before which the question makes no sense. Here both come from a `DatedFact`: what holds from
-which day on. How the rows are made from it is ours. Pure.
+which day on. How the rows are made from it is decision 57. Pure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.conversation import Conversation, check_conversation
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
 
 Period = Literal["not yet", "earlier", "newest"]
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?")
@@ -174,7 +174,7 @@ def question_of(row: Mapping[str, Any]) -> tuple[Conversation, DatedQuestion]:
     """(prompt, what is asked) of a test file's row. InputError names what is missing or wrong."""
     for name in ("messages", "group", "date", "fact"):
         if name not in row:
-            raise InputError(f"{name}: is missing; recipes/time_awareness.py writes such rows")
+            raise InputError(f"{name}: is missing; recipes/data/time_awareness.py writes such rows")
     messages = check_conversation(row["messages"])
     return messages, DatedQuestion(row["group"], fact_of(row["fact"]), parse_date(row["date"]))
 

@@ -84,7 +84,7 @@ class Checkpoints:
 
     Args:
         folder: for the states alone; the same for all processes.
-        keep: so many of the newest stay.
+        keep: this many of the newest states stay.
     """
 
     def __init__(self, folder: Path, stepper: Stepper, accelerator: Accelerator, *, keep: int = 2) -> None:

@@ -10,7 +10,7 @@ from rlhf.errors import InputError
 from rlhf.stage import Effect
 
 MOST_WARMUP = 0.25
-"""Share of a training's steps that warmup_min_steps may take: the paper's 5 steps are cut below 20 steps alone."""
+"""Share of a training's steps that warmup_min_steps may take: the paper's 5 are cut below 20 steps (decision 4)."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class OptimizerConfig:
         schedule: "cosine" falls to final_fraction of the peak; "constant" stays at it (PPO).
         final_fraction: last rate over peak rate.
         warmup_fraction: share of all steps that the rate rises linearly.
-        warmup_min_steps: but at least so many steps (the paper's reward models: 5), or a quarter of a short training.
-        weight_decay: decoupled, on matrices only (norms and biases are left out, the usual practice).
+        warmup_min_steps: but at least this many steps (the paper's reward models: 5), or a quarter of a short training.
+        weight_decay: decoupled, on matrices only: norms and biases are left out (decision 5).
         betas: Adam's decay rates.
         eps: Adam's epsilon.
         max_grad_norm: clip the global gradient norm here.
         epochs: passes over the rows.
         batch_size: rows (or pairs) a step, over all processes and accumulation.
-        micro_batch_size: rows a forward pass on one process.
+        micro_batch_size: rows per forward pass on one process.
         gradient_checkpointing: trade time for memory.
     """
 

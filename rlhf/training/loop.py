@@ -37,7 +37,7 @@ class Task(Generic[Row]):
     Args:
         collate: rows -> tensors, on the CPU.
         loss: (model, batch) -> (sum of the loss over the batch's items, {name: sum} of figures to log).
-        weight: items of a row that the loss sums over: its trained tokens, or 1 for a pair.
+        weight: items of a row that the loss sums over: its trained tokens, or 1 for a pair (decision 2).
         length: of a row, to put rows of similar length together.
     """
 

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.store import Store
-from rlhf.data.jsonl import write_rows
+from rlhf.jsonl import write_rows
 
 pytestmark = pytest.mark.browser
 

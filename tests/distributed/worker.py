@@ -33,9 +33,9 @@ from rlhf.ppo.loop import PPO, train_ppo
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles
-from rlhf.rewards.config import RewardTrainingConfig
 from rlhf.rewards.loading import load_reward
-from rlhf.rewards.training import train_reward_model
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.train import train_reward_model
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator

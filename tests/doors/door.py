@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf.iteration.plan import find_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("river", "goat", "doctor", "guide", "word", "mora", "velda", "paint", "hello")
 
@@ -36,7 +38,7 @@ class Door:
             launcher += ["--num_processes", "2", "--main_process_port", str(free_port())]
         given = {"output": output, **{name.replace("__", "."): value for name, value in options.items()}}
         more = [part for name, value in given.items() for part in (f"--{name}", as_option(value))]
-        files = [str(ROOT / "recipes" / f"{recipe}.py"), "--config", str(ROOT / "recipes" / "configs" / config)]
+        files = [str(find_recipe(recipe)), "--config", str(ROOT / "recipes" / "configs" / config)]
         working_folder = self.here / f"empty_{output.name}"
         working_folder.mkdir()
         done = subprocess.run(

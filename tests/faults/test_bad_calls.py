@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from rlhf.iteration.plan import find_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = [{"role": "user", "content": "what is the river of velda ?"}]
 GOOD: dict[str, Any] = {"id": "a", "messages": PROMPT, "chosen": "mora .", "rejected": "sure", "domain": "helpfulness"}
@@ -37,7 +39,7 @@ class Case:
     @property
     def command(self) -> list[str]:
         given = [part for name, value in self.options.items() for part in (f"--{name}", value)]
-        return [sys.executable, str(ROOT / "recipes" / f"{self.recipe}.py"), *given]
+        return [sys.executable, str(find_recipe(self.recipe)), *given]
 
 
 def lines(*rows: Any) -> str:

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 STARTER = """
 import importlib, json, os, signal, sys, time, typing
-import peft, rlhf.finetuning.supervised, rlhf.ppo.loop, rlhf.ppo.saving, rlhf.ppo.setup, rlhf.rewards.training
-import rlhf.rewards.stage, rlhf.finetuning.stage, rlhf.sampling.in_process, torch.utils.tensorboard
+import peft, rlhf.finetuning.supervised, rlhf.ppo.loop, rlhf.ppo.saving, rlhf.ppo.setup, rlhf.rewards.training.train
+import rlhf.rewards.training.stage, rlhf.finetuning.stage, rlhf.sampling.in_process, torch.utils.tensorboard
 from rlhf.configuration import run_recipe
 
 def wait_for(path, lines):
@@ -181,9 +181,9 @@ STAGE_OF = {"reward_study": "plain_1_seed1", "safety_study": "safety_100_seed1"}
 
 def trainings() -> list[str]:
     """Every recipe whose config has checkpoint_every, however deep; PPO has tests of its own."""
-    sys.path.insert(0, str(ROOT / "recipes"))
     found = []
-    for file in sorted((ROOT / "recipes").glob("*.py")):
+    for file in sorted((ROOT / "recipes").rglob("*.py"), key=lambda file: file.stem):
+        sys.path.insert(0, str(file.parent))
         recipe = importlib.import_module(file.stem)
         if takes_checkpoints(typing.get_type_hints(recipe.main)["config"]):
             found.append(file.stem)
@@ -200,7 +200,7 @@ class Starter:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, folder / "log"
-        paths = (folder, ROOT, ROOT / "recipes")
+        paths = (folder, ROOT, *{file.parent for file in (ROOT / "recipes").rglob("*.py")})
         self.process = subprocess.Popen(
             [sys.executable, "-c", STARTER],
             cwd=folder,

@@ -1,4 +1,4 @@
-"""recipes/collect_preferences.py: whose pairs go where, and what a kill leaves."""
+"""recipes/data/collect_preferences.py: whose pairs go where, and what a kill leaves."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import torch
 
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store import Store
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,9 @@ def shortness(conversations: list[Any]) -> torch.Tensor:
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    spec = importlib.util.spec_from_file_location("collect_recipe", ROOT / "recipes" / "collect_preferences.py")
+    spec = importlib.util.spec_from_file_location(
+        "collect_recipe", ROOT / "recipes" / "data" / "collect_preferences.py"
+    )
     assert spec is not None and spec.loader is not None
     recipe = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "collect_recipe", recipe)
@@ -123,7 +125,7 @@ def test_killed_it_goes_on_and_nothing_doubles(options: dict[str, Any], tmp_path
     """The annotator kills the recipe at its fourth pair; the second start has but three left."""
     options |= {"annotator_options": json.dumps({"log": str(tmp_path / "log"), "stop": 3})}
     options |= {"labels": tmp_path / "labels.sqlite", "sampling": json.dumps({"max_new_tokens": 4})}
-    command = [sys.executable, "recipes/collect_preferences.py"]
+    command = [sys.executable, "recipes/data/collect_preferences.py"]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     drawn = set()

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.policy import load_policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))

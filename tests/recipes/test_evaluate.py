@@ -1,4 +1,4 @@
-"""recipes/evaluate.py: SFT's own evaluation, then a version's against it; bad input in one sentence."""
+"""recipes/evaluation/evaluate.py: SFT's own evaluation, then a version's against it; bad input in one sentence."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
+from rlhf.jsonl import write_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 
@@ -56,7 +56,7 @@ class Scorer:
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_recipe", ROOT / "recipes" / "evaluate.py")
+    spec = importlib.util.spec_from_file_location("evaluate_recipe", ROOT / "recipes" / "evaluation" / "evaluate.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["evaluate_recipe"] = module
@@ -196,7 +196,7 @@ def test_bad_settings(recipe: ModuleType, change: dict[str, Any], message: str) 
 
 
 def test_missing_files_are_named_before_anything_heavy_loads(tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "evaluate.py")]
+    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "evaluation" / "evaluate.py")]
     command += ["--config", str(ROOT / "recipes" / "configs" / "embedded" / "evaluate.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""recipes/evaluate_rewards.py: figures of two models, an own function and the baselines; its page; bad input."""
+"""recipes/evaluation/evaluate_rewards.py: figures of models, an own function, baselines; its page; bad input."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.report.text import interval, percent
+from rlhf.report.drawing.text import interval, percent
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTACK = '<script>alert("x")</script>'
@@ -48,7 +48,9 @@ class Scorer:
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_rewards_recipe", ROOT / "recipes" / "evaluate_rewards.py")
+    spec = importlib.util.spec_from_file_location(
+        "evaluate_rewards_recipe", ROOT / "recipes" / "evaluation" / "evaluate_rewards.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["evaluate_rewards_recipe"] = module
@@ -202,7 +204,7 @@ def test_a_reward_that_cannot_be_imported_is_named_before_any_scoring(recipe: Mo
 
 
 def test_missing_files_are_named_before_anything_heavy_loads(tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "evaluate_rewards.py")]
+    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "evaluation" / "evaluate_rewards.py")]
     command += ["--config", str(ROOT / "recipes" / "configs" / "embedded" / "evaluate_rewards.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_text_recipe", ROOT / "recipes" / "evaluate_text.py")
+    spec = importlib.util.spec_from_file_location(
+        "evaluate_text_recipe", ROOT / "recipes" / "evaluation" / "evaluate_text.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["evaluate_text_recipe"] = module

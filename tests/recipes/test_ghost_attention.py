@@ -12,7 +12,7 @@ import pytest
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
-from rlhf.models.checkpoint import is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.policy import load_policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
@@ -91,7 +91,7 @@ def test_an_adapter_is_saved_alone_where_asked_for(run, chat_server: ChatServer)
     assert is_adapter_checkpoint(folder / "checkpoint")
 
 
-@pytest.mark.parametrize("checker", [None, "pattern", "rlhf.evaluation.checkers:obeys_patterns"])
+@pytest.mark.parametrize("checker", [None, "pattern", "rlhf.evaluation.instructions.checkers:obeys_patterns"])
 def test_only_dialogues_that_obey_train_where_there_is_a_checker(
     run, chat_server: ChatServer, tmp_path: Path, checker: str | None
 ) -> None:

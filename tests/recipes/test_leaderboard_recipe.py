@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from rlhf.evaluation.leaderboard import TaskScore
+from rlhf.evaluation.benchmarks.leaderboard import TaskScore
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
 import leaderboard
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.evaluation.mt_bench import PROMPT_NAMES
+from rlhf.evaluation.benchmarks.mt_bench import PROMPT_NAMES
 from rlhf.sampling.server import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mt_bench_recipe", ROOT / "recipes" / "mt_bench.py")
+    spec = importlib.util.spec_from_file_location("mt_bench_recipe", ROOT / "recipes" / "evaluation" / "mt_bench.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["mt_bench_recipe"] = module

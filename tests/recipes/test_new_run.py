@@ -44,8 +44,10 @@ def rlhf(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "others.jsonl").write_text(pairs.read_text().replace("mora", "velda"))
     made = rlhf("new", "mine", "--chat", str(tiny_policy_path), "--preferences", str(pairs),
-                "--safety-preferences", str(pairs), "--versions", "1", folder=tmp_path)  # fmt: skip
+                "--safety-preferences", str(pairs), "--referee-preferences", "others.jsonl",
+                "--versions", "1", folder=tmp_path)  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "LlamaForCausalLM" in made.stdout and "rlhf run mine" in made.stdout
     planned = rlhf("plan", "mine", folder=tmp_path)
@@ -61,6 +63,7 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
     assert [version["name"] for version in summary["versions"]] == ["start", "v1", "v1_ppo"]
     assert {model["domain"] for model in summary["reward_models"]} == {"helpfulness", "safety"}
+    assert summary["referee"] and all(version["referee_score"] is not None for version in summary["versions"])
     assert (tmp_path / "mine" / "report" / "index.html").is_file()
     assert "finished" in rlhf("plan", "mine", *short, folder=tmp_path).stdout
 

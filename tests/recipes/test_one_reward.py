@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from rlhf.configuration import parse_config
-from rlhf.iteration.pool import read_completions
 from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.rejection.pool import read_completions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/studies"))
 import evaluate
 import ppo
 import rejection_sampling

@@ -1,4 +1,4 @@
-"""recipes/red_team.py: a typed session and a file of prompts go into one log; rates by hand."""
+"""recipes/evaluation/red_team.py: a typed session and a file of prompts go into one log; rates by hand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
-from rlhf.evaluation.red_team import Attempt, append, read_log, round_figures
+from rlhf.evaluation.safety.red_team import Attempt, append, read_log, round_figures
 from rlhf.intervals import wilson
+from rlhf.jsonl import write_rows
 from rlhf.sampling.protocol import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def about_goats(conversations: Sequence[Conversation]) -> list[bool]:
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("red_team_recipe", ROOT / "recipes" / "red_team.py")
+    spec = importlib.util.spec_from_file_location("red_team_recipe", ROOT / "recipes" / "evaluation" / "red_team.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["red_team_recipe"] = module
@@ -124,5 +124,5 @@ def test_bad_input(recipe: ModuleType, tmp_path: Path) -> None:
     whole = asdict(Attempt("v1", "ann", ASK, "no", False, "ann", 1.0))
     for row in ({"round": "v1"}, whole | {"violation": "no"}, whole | {"seconds": "1"}):
         (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
-        with pytest.raises(InputError, match=r"log.jsonl:1: not a row of recipes/red_team.py"):
+        with pytest.raises(InputError, match=r"log.jsonl:1: not a row of recipes/evaluation/red_team.py"):
             read_log(tmp_path / "log.jsonl")

@@ -1,4 +1,4 @@
-"""recipes/refusal_detector.py on two small files: what it writes is what it prints, and another recipe can use it."""
+"""recipes/evaluation/refusal_detector.py on two files: it writes what it prints, and another recipe can use it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROWS = [
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "recipes" / "refusal_detector.py"), *options]
+    command = [sys.executable, str(ROOT / "recipes" / "evaluation" / "refusal_detector.py"), *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_two_files_are_tested_on_each_other(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    from rlhf.evaluation.refusals import load_detector
+    from rlhf.evaluation.safety.refusals import load_detector
 
     header = "prompt,completion,annotation_1,annotation_2,final_label\n"
     for name in ("a", "b"):

@@ -17,10 +17,10 @@ from rlhf.configuration import parse_config, run_recipe
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
-from rlhf.iteration.pool import read_completions
 from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.rejection.pool import read_completions
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.in_process import InProcessSampler
 

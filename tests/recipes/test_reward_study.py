@@ -1,4 +1,4 @@
-"""recipes/reward_study.py on a tiny model: every model in its folder, nothing run twice, the page, bad input."""
+"""recipes/studies/reward_study.py on a tiny model: each model in its folder, nothing run twice, the page, bad input."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from typing import Any
 
 import pytest
 
-from rlhf.data.jsonl import write_rows
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.errors import InputError
-from rlhf.evaluation.studies import StudyModel
-from rlhf.rewards.config import RewardTrainingConfig
+from rlhf.jsonl import write_rows
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.studies.reward_study import StudyModel
 from rlhf.training.config import OptimizerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted((ROOT / "recipes" / "configs").glob("*/*_study.yaml"))
-CONFIGS = [file for file in STUDIES if "recipes/reward_study.py" in file.read_text(encoding="utf-8")]
+CONFIGS = [file for file in STUDIES if "recipes/studies/reward_study.py" in file.read_text(encoding="utf-8")]
 
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reward_study_recipe", ROOT / "recipes" / "reward_study.py")
+    spec = importlib.util.spec_from_file_location(
+        "reward_study_recipe", ROOT / "recipes" / "studies" / "reward_study.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["reward_study_recipe"] = module
@@ -162,7 +164,7 @@ def test_the_studies_of_this_repository_can_be_planned(recipe: ModuleType, file:
 
 
 def test_missing_files_are_named_before_torch_is_loaded(tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "reward_study.py")]
+    command = [sys.executable, "-X", "importtime", str(ROOT / "recipes" / "studies" / "reward_study.py")]
     command += ["--config", str(CONFIGS[0])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from rlhf.conversation import Conversation
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.iteration.plan import find_recipe
+from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.config import OptimizerConfig
 
@@ -39,7 +40,7 @@ def one_verdict(conversations: Sequence[Conversation]) -> list[bool]:
 @pytest.fixture(scope="module")
 def recipe() -> Callable[[str], ModuleType]:
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"{name}_recipe", ROOT / "recipes" / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(f"{name}_recipe", find_recipe(name))
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module

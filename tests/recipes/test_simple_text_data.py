@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from rlhf.configuration import parse_config
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/data"))
 import simple_text_data
 from simple_text_data import SimpleTextDataConfig, build
 
@@ -223,7 +223,7 @@ def test_the_shipped_config_parses(tmp_path: Path) -> None:
 
 def test_as_a_command(tmp_path: Path) -> None:
     write_rows(tmp_path / "posts.jsonl", posts(9))
-    command = [sys.executable, "recipes/simple_text_data.py", "--output"]
+    command = [sys.executable, "recipes/data/simple_text_data.py", "--output"]
     given = [*command, str(tmp_path / "data"), "--eli5", str(tmp_path / "posts.jsonl")]
     done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

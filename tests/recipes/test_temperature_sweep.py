@@ -9,11 +9,11 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.evaluation.diversity import self_bleu
-from rlhf.iteration.pool import read_completions
-from rlhf.iteration.sweep import read_best_temperature
+from rlhf.rejection.diversity import self_bleu
+from rlhf.rejection.pool import read_completions
+from rlhf.rejection.temperature import read_best_temperature
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/studies"))
 import temperature_sweep
 from temperature_sweep import TemperatureSweepConfig
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from rlhf.configuration import parse_config
-from rlhf.data.jsonl import write_rows
 from rlhf.errors import InputError
-from rlhf.evaluation.classifier_training import read_labelled_texts
+from rlhf.finetuning.classifier import read_labelled_texts
+from rlhf.jsonl import write_rows
 from rlhf.models.text_judges import TextClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
 import safety_benchmarks
 import text_classifier
 from safety_benchmarks import SafetyBenchmarksConfig

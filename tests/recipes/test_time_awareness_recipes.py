@@ -18,6 +18,8 @@ from rlhf.simulation.world import World, WorldConfig
 from rlhf.training.config import OptimizerConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/data"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
 import evaluate_time_awareness
 import sft
 import time_awareness
@@ -133,7 +135,7 @@ def test_a_test_file_of_another_kind_is_named_with_its_line(tmp_path: Path, tiny
     config = EvaluateTimeAwarenessConfig(
         output=tmp_path / "out", policies={"a": str(tiny_policy_path)}, test=str(tmp_path / "test.jsonl")
     )
-    with pytest.raises(InputError, match=r"test.jsonl:1: group: is missing; recipes/time_awareness.py writes"):
+    with pytest.raises(InputError, match=r"test.jsonl:1: group: is missing; recipes/data/time_awareness.py writes"):
         evaluate_time_awareness.main(config)
     with pytest.raises(InputError, match="policies: must name at least one"):
         EvaluateTimeAwarenessConfig(output=tmp_path / "out", policies={}, test="test.jsonl")

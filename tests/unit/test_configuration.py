@@ -112,12 +112,12 @@ def test_the_help_of_no_recipe_loads_anything_heavy() -> None:
     code = """
 import contextlib, io, runpy, sys
 from pathlib import Path
-for file in sorted(Path("recipes").glob("*.py")):
+for file in sorted(Path("recipes").rglob("*.py")):
     sys.argv = [str(file), "--help"]
     said = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
         runpy.run_path(str(file), run_name="__main__")
-    assert f"recipes/{file.name} --" in said.getvalue(), file
+    assert f"{file} --" in said.getvalue(), file
     heavy = {"torch", "transformers", "accelerate", "datasets", "matplotlib"} & set(sys.modules)
     assert not heavy, f"{file} --help loads {sorted(heavy)}"
 """

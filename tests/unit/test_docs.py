@@ -15,6 +15,8 @@ from types import ModuleType
 
 import pytest
 
+from rlhf.iteration.plan import find_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 RECIPE_PAGES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
@@ -53,7 +55,7 @@ def exists_in_package(dotted: str) -> bool:
 
 @cache
 def recipe(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"recipe_for_docs_{name}", ROOT / "recipes" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"recipe_for_docs_{name}", find_recipe(name))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -72,22 +74,23 @@ def options_of(config_class: type, prefix: str = "") -> Iterator[str]:
 
 
 def named_options(text: str, name: str) -> set[str]:
-    """Options of recipe `name` in a page: in prose, and on command lines after recipes/<name>.py."""
+    """Options of recipe `name` in a page: in prose, and on command lines after recipes/[folder/]<name>.py."""
     joined = text.replace("\\\n", " ")
     commands = [line for line in joined.splitlines() if ".py" in line and ("python " in line or "launch " in line)]
     prose = "\n".join(line for line in joined.splitlines() if line not in commands)
     prose = re.sub(r"`(?:make|accelerate|rlhf|python -m|pip|mkdocs)[^`]*`", "", prose)
-    after = "\n".join(line.split(f"recipes/{name}.py", 1)[1] for line in commands if f"recipes/{name}.py" in line)
+    script = re.compile(rf"recipes/(?:\w+/)?{name}\.py")
+    after = "\n".join(script.split(line, maxsplit=1)[1] for line in commands if script.search(line))
     return set(re.findall(r"(?<![\w-])--([a-z][\w.]*)", prose + after)) - {"help", "config"}
 
 
 def test_there_is_a_page_for_every_recipe() -> None:
-    assert {page.stem for page in RECIPE_PAGES} == {file.stem for file in (ROOT / "recipes").glob("*.py")}
+    assert {page.stem for page in RECIPE_PAGES} == {file.stem for file in (ROOT / "recipes").rglob("*.py")}
 
 
 def test_the_readme_names_every_recipe() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"\[(\w+)\]\(recipes/\1\.py\)", text)) == {page.stem for page in RECIPE_PAGES}
+    assert set(re.findall(r"\[(\w+)\]\(recipes/(?:\w+/)?\1\.py\)", text)) == {page.stem for page in RECIPE_PAGES}
 
 
 @pytest.mark.parametrize("page", RECIPE_PAGES, ids=lambda page: page.stem)

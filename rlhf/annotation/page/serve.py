@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.store import Store
-from rlhf.data.jsonl import read_rows
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
 
 HOST = "127.0.0.1"
 STORES = ("labels.sqlite", "*.labels.sqlite", "v*/*.labels.sqlite")

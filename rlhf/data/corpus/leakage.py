@@ -1,4 +1,4 @@
-"""Leakage between splits: rows whose embeddings are too much alike may not stand in two of them.
+"""Leakage between splits: rows whose embeddings are too much alike may not stand in two of them (decision 10).
 
 Everything goes block by block: held-out embeddings lie in memory, the training rows' are read from the disk.
 """

@@ -1,6 +1,7 @@
 """A quality gate for SFT rows: is the dialogue consistent, its instruction followed, new, and no refusal?
 
-The paper's section 3.1 puts few clean rows above many: these are the checks of that which a rule can do. A row fails by
+The paper's section 3.1 puts few clean rows above many: these are the checks of that which a rule can do
+(decision 8). A row fails by
 the first check that it does not pass.
 """
 
@@ -67,7 +68,7 @@ def check_rows(
 
     Instructions are read from the last user's message and checked on the last answer. Of duplicates the first stays:
     whole dialogues of the same words; or nearly the same answer to nearly the same messages before it. Memory holds
-    two signatures of 400 bytes a row.
+    two signatures of 400 bytes per row.
 
     Args:
         source: rows of a format that `rlhf.data.formats.conversation_of` takes.

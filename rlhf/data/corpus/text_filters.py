@@ -1,4 +1,4 @@
-"""Clean a text and say whether it stays: every step a pure function with a name (the QLoRA report, RECIPE section 1).
+"""Clean a text and say whether it stays: every step a pure function with a name (the QLoRA report).
 
 `CLEANERS` run over every question, answer and paragraph, in their order; `answer_checks` are what an answer must pass.
 Toxicity and leakage need a model, whose part is in `rlhf.models.text_judges`.

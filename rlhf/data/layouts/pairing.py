@@ -24,7 +24,7 @@ def strength_of(difference: float, width: float) -> Strength:
     """How much better an answer is whose score is higher by `difference` > 0 on a scale from lowest to highest `width`.
 
     By their share: from 3/4 on significantly, from 1/2 better, from 1/4 slightly, below negligibly. So on HelpSteer's
-    helpfulness (0 to 4) one point is slightly, two are better, three or four significantly. The table is ours.
+    helpfulness (0 to 4) one point is slightly, two are better, three or four significantly. Decision 12.
     """
     return next(strength for share, strength in SHARES if difference >= share * width)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from rlhf.models.checkpoint import adapter_settings, base_folder, is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import adapter_settings, base_folder, is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import dtype_of
 from rlhf.models.reward_model import RewardModel

@@ -17,9 +17,9 @@ from rlhf.annotation.people import People
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.registry import asked_of, make_annotator
 from rlhf.annotation.store import Store
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
 
 def pairs(count: int) -> list[Pair]:

@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts, load_texts
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
 ASK = [{"role": "user", "content": "a ?"}]
 GOOD = {"messages": ASK, "chosen": "hi", "rejected": "no"}

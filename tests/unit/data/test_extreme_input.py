@@ -7,9 +7,9 @@ import os
 import pytest
 
 from rlhf.conversation import Renderer
-from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts, load_texts
 from rlhf.errors import InputError, quoted
+from rlhf.jsonl import write_rows
 
 ASK, YES = {"role": "user", "content": "a ?"}, {"role": "assistant", "content": "b"}
 HALF = "\\ud83d"  # in JSON: the first half of an emoji

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from rlhf.conversation import check_conversation
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_pretraining, load_prompts
 from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
-RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "hh_data.py"
+RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "data" / "hh_data.py"
 spec = importlib.util.spec_from_file_location("hh_data", RECIPE)
 hh_data = importlib.util.module_from_spec(spec)
 sys.modules["hh_data"] = hh_data

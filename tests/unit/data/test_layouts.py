@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from rlhf.data.formats import FORMATS, conversation_of, format_of, gathered, pairs_of, preference_from, prompt_of
-from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts, untagged
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 
 Q, A, B = "Which colour is the sky?", "Blue.", "Green."
 ASK, YES, NO = ({"role": r, "content": c} for r, c in (("user", Q), ("assistant", A), ("assistant", B)))

@@ -11,10 +11,10 @@ from collections import Counter
 import pytest
 
 from rlhf.data.formats import parse_hh
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations, load_preferences, load_pretraining, load_prompts, load_texts
 from rlhf.data.rows import Preference, Prompt
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
 HELLO = {"role": "user", "content": "hello ?"}
 SYSTEM = {"role": "system", "content": "be kind"}

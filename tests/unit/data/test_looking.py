@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf.cli import main
-from rlhf.data.jsonl import write_rows
+from rlhf.jsonl import write_rows
 
 ASK, YES = {"role": "user", "content": "hello ?"}, {"role": "assistant", "content": "hi"}
 

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from rlhf.data.jsonl import write_rows
 from rlhf.data.loading import load_preferences
 from rlhf.data.markup import text_of_html
 from rlhf.data.open_preferences import MAX_PAIRS, is_open_preference, strength_of
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 
 SHP = {
     "post_id": "qt3nxl",

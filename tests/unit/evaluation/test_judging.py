@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
-from rlhf.evaluation.divergence import answer_kls, answer_logprobs, require_same_tokenizer
 from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
+from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.rewards.gate import GatedReward

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from rlhf.architecture import LlamaSize
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
-from rlhf.iteration.disk import checkpoint_bytes, disk_needed, in_words, llama_parameters, require_room
+from rlhf.iteration.disk import checkpoint_bytes, disk_needed, in_words, require_room
 from rlhf.iteration.plan import PlannedStage, make_plan
-from rlhf.models.config import LlamaSize
 
 ROOT = Path(__file__).resolve().parents[3]
 MB = 10**6
@@ -80,7 +80,7 @@ def test_a_model_from_scratch_is_counted_by_its_shape() -> None:
             tie_word_embeddings=True,
         )
     )
-    assert llama_parameters(size, 300) == sum(parameter.numel() for parameter in model.parameters())
+    assert size.parameters(300) == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

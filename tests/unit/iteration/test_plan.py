@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.config import DEFAULT_STEPS, IterativeConfig, VersionConfig
-from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, make_plan, recipe_file
+from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, find_recipe, make_plan, recipe_file
 from rlhf.iteration.steps import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -235,7 +235,7 @@ def test_what_the_data_step_splits_takes_the_place_of_the_users_files() -> None:
 def test_every_kind_has_a_recipe_and_stands_in_the_docs() -> None:
     page = (ROOT / "docs" / "recipes" / "iterative_rlhf.md").read_text(encoding="utf-8")
     for name, kind in KINDS.items():
-        assert (ROOT / "recipes" / f"{kind.recipe}.py").is_file()
+        assert find_recipe(kind.recipe).is_file()
         assert f"| `{name}` | " in page
 
 

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.saving import probe_logits, probe_scores
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.saving import probe_logits, probe_scores
 
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZE |= {"max_position_embeddings": 64, "vocab_size": 300}

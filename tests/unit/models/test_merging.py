@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.evaluation.merges import heldout_figures, merge_report, report_lines
+from rlhf.evaluation.policies.merges import heldout_figures, merge_report, report_lines
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import AnswerLogprobs, answer_task
-from rlhf.models.checkpoint import require_policy_adapter
+from rlhf.models.checkpoint.folder import require_policy_adapter
 from rlhf.models.config import AdapterConfig
 from rlhf.models.merging import layer_distances, merged_policy
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy

@@ -185,7 +185,7 @@ def test_rloo_is_unbiased_by_enumeration() -> None:
 
 def test_grpo_by_hand() -> None:
     none = torch.zeros(1, 4)
-    whitened = torch.tensor([[-1.341641, -0.447214, 0.447214, 1.341641]])  # RECIPE 9
+    whitened = torch.tensor([[-1.341641, -0.447214, 0.447214, 1.341641]])
     torch.testing.assert_close(grpo(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), none), whitened)
     costs = torch.tensor([[0.0, 0.0, 0.0, 0.4]])
     torch.testing.assert_close(grpo(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), costs), whitened - costs + 0.1)

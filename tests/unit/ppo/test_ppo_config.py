@@ -24,7 +24,7 @@ class Holder:
 
 
 def test_defaults_are_the_papers_figures() -> None:
-    """RECIPE 5, the column P."""
+    """The paper, section 3.2.3."""
     config = PPOConfig()
     optimizer = config.optimizer
     assert (config.batch_size, optimizer.batch_size, optimizer.epochs) == (512, 64, 1)

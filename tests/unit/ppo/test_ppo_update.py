@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rlhf.models.packing import enable_packing
 from rlhf.models.policy import load_policy
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.shared_prefix import enable_packing
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_experience, collate, make_minibatches, whitened_scores
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, answer_values, pack_batch
@@ -280,7 +280,7 @@ def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Modul
 
 
 def test_scores_are_whitened_over_all_and_the_missing_end_costs() -> None:
-    """RECIPE 9: whiten([1, 2, 3, 4]); the third answer has no end token."""
+    """whiten([1, 2, 3, 4]); the third answer has no end token."""
     rollouts = [replace(r, reward=x, finished=x != 3) for r, x in zip(_rollouts(4), (1.0, 2.0, 3.0, 4.0), strict=True)]
     scores = whitened_scores(rollouts, penalty=0.5).tolist()
     assert scores == pytest.approx([-1.341641, -0.447214, 0.447214 - 0.5, 1.341641], abs=1e-6)

@@ -15,7 +15,7 @@ from torch import nn
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.models.checkpoint import weight_shapes
+from rlhf.models.checkpoint.folder import weight_shapes
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel

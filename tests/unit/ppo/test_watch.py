@@ -86,7 +86,7 @@ def test_a_run_at_every_threshold_is_not_suspicious() -> None:
     [
         (
             {"heldout_kl": 20.1},
-            "the policy kept is 20.1 nats an answer from the reference; raise beta, or set max_kl",
+            "the policy kept is 20.1 nats per answer from the reference; raise beta, or set max_kl",
         ),
         (
             {"heldout_finished_share": 0.69},

@@ -13,8 +13,8 @@ import yaml
 
 from rlhf.data.rows import Completion, Prompt
 from rlhf.evaluation.answers import Answer, write_answers
-from rlhf.evaluation.versions import against, version_figures
-from rlhf.iteration.sweep import sweep_figures
+from rlhf.evaluation.policies.versions import against, version_figures
+from rlhf.rejection.temperature import sweep_figures
 
 VERSIONS = ("sft", "v1", "v2", "v3", "v3_ppo")
 FOLDERS = {"sft": "sft_evaluation", "v1": "v1/evaluation", "v2": "v2/evaluation", "v3": "v3/evaluation"}
@@ -179,7 +179,7 @@ def _rejection_sampling(run: Path, names: Sequence[str]) -> None:
 
 
 def write_sweep(folder: Path) -> None:
-    """A sweep.json as recipes/temperature_sweep.py writes it."""
+    """A sweep.json as recipes/studies/temperature_sweep.py writes it."""
     rng = random.Random(0)
     prompts = [Prompt(f"p{i}", [], source=["simulation/creative", "simulation/fact"][i % 2]) for i in range(12)]
     drawn = {

@@ -19,11 +19,11 @@ from fake_run import FOLDERS, write_run, write_sweep
 
 from rlhf.errors import InputError
 from rlhf.report import build_report
-from rlhf.report.build import headline
-from rlhf.report.panels import kl_panel
-from rlhf.report.reading import read_run
-from rlhf.report.samples import pick_samples
-from rlhf.report.text import clock, interval, number, percent, signed, version_label
+from rlhf.report.drawing.curves import kl_panel
+from rlhf.report.drawing.text import clock, interval, number, percent, signed, version_label
+from rlhf.report.run.build import headline
+from rlhf.report.run.reading import read_run
+from rlhf.report.run.samples import pick_samples
 
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -196,7 +196,7 @@ MISSING = {
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time; these tests are about the rest of the page."""
-    monkeypatch.setattr("rlhf.report.figures.draw", lambda *_, **__: Markup("<svg></svg>"))
+    monkeypatch.setattr("rlhf.report.drawing.figures.draw", lambda *_, **__: Markup("<svg></svg>"))
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -33,8 +33,8 @@ from transformers import (
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
+from rlhf.models.packing import has_plain_attention
 from rlhf.models.policy import load_policy
-from rlhf.models.shared_prefix import has_plain_attention
 from rlhf.sampling import in_process, memory
 from rlhf.sampling.decoding import Decoder, Owner
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
@@ -438,7 +438,7 @@ def test_a_model_whose_cache_is_compressed(renderer: Renderer) -> None:
 
 
 def test_rows_at_once_fit_into_the_free_memory(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2 layers x 1 key-value head x 16 numbers x 2 x 4 bytes a token; 32 bytes a vocabulary entry."""
+    """2 layers x 1 key-value head x 16 numbers x 2 x 4 bytes per token; 32 bytes per vocabulary entry."""
     row = 512 * 1 * (40 + 80 / 4) / 2 + 32 * model.config.vocab_size
     params = SamplingParams(max_new_tokens=40)
     for rows in (1, 64):

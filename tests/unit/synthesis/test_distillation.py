@@ -12,7 +12,7 @@ import torch
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
-from rlhf.evaluation.distillation import before_and_after
+from rlhf.evaluation.policies.distillation import before_and_after
 from rlhf.intervals import mean_interval
 from rlhf.synthesis.context_distillation import (
     RiskCategory,

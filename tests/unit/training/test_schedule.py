@@ -1,4 +1,4 @@
-"""The learning-rate schedule of RECIPE section 9: warm-up max(5, 3 %), last rate 10 % of the peak."""
+"""The paper's learning-rate schedule: warm-up max(5, 3 %), last rate 10 % of the peak."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from rlhf.data.corpus.eli5 import Post, attach_comments, post_of, rows_of_post
 from rlhf.data.corpus.simple_text import TextFilter, filtered_passages, filtered_posts
 from rlhf.data.corpus.simple_wikipedia import Article, Passage, article_of, passages_of, question_prompt, read_question
 from rlhf.data.corpus.text_filters import Answer, FilterConfig
-from rlhf.data.jsonl import read_rows
 from rlhf.data.rows import Preference, Prompt
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
 
 EASY = "The sun is a big ball of hot gas. It gives us light and heat. We need both of them to live and grow our food."
 OTHER = "Rain falls when the air cools down. Warm air can hold a lot of water, but cold air can not, so it has to fall."

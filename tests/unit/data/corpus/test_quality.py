@@ -14,9 +14,9 @@ import pytest
 from rlhf.data.corpus.duplicates import Signatures, exact_key, near_duplicates, signature
 from rlhf.data.corpus.instructions import count_units, instructions_in
 from rlhf.data.corpus.quality import check_rows, passing_rows, verdict_text
-from rlhf.data.jsonl import read_rows, write_rows
 from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
 
 # Instructions
 

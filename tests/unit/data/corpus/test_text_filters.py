@@ -34,7 +34,7 @@ HARD = (
 
 
 def test_the_formulas_at_given_counts():
-    """RECIPE, section 9."""
+    """The published formulas at counts chosen by hand."""
     counts = Counts(words=100, sentences=5, syllables=150)
     assert reading_ease(counts) == pytest.approx(59.635, abs=1e-9)
     assert grade(counts) == pytest.approx(9.91, abs=1e-9)

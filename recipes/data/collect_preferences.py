@@ -1,0 +1,231 @@
+"""Collect preferences over the newest models' answers (Llama 2 paper, section 3.2.1).
+
+For each prompt two answers are drawn, from two model variants and at different temperatures, so that they differ. An
+annotator (people, the simulated world, a file that is filled in, a class of your own) must choose one, and says how
+much better it is and whether each is safe. Pairs that nobody can choose between (the same text twice, an empty answer)
+are not asked about; these and the skipped ones are counted.
+
+    python recipes/data/collect_preferences.py --config recipes/configs/embedded/collect_preferences.yaml
+
+What is drawn and every judgement are kept at once: killed and started again, it goes on. Writes into the output folder,
+as rows of rlhf.data.rows: preferences_train.jsonl, preferences_test.jsonl (of prompts that no training reads), and
+statistics.json (the paper's table: sizes, lengths, strengths, safety labels, by domain; and the batch's figures).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from rlhf.annotation.labelling import batch_figures, label_batch, preferences_of, require_complete
+from rlhf.annotation.protocol import Pair
+from rlhf.annotation.registry import AnnotatorFiles, asked_of, make_annotator
+from rlhf.annotation.store import Store
+from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
+from rlhf.data.rows import Domain, Preference, Prompt
+from rlhf.data.splitting import split_by_first_turn
+from rlhf.data.statistics import preference_statistics
+from rlhf.errors import InputError
+from rlhf.jsonl import read_rows, write_rows
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.rewards.specs import Reward
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.shards import kept_samples
+from rlhf.stage import Effect, InputPath, KeepingConfig, open_stage
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.stage import Kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectPreferencesConfig(KeepingConfig):
+    """Preference collection.
+
+    Args:
+        policy: checkpoint folder of the newest model; it gives the first answer.
+        prompts: prompts whose pairs are trained on (file or hub name).
+        test_prompts: other prompts, whose pairs measure the reward models; null: `held_out` of `prompts` do.
+        held_out: share of `prompts` that is held out where there are no test prompts, the same ones in every batch.
+        second_policy: checkpoint folder of another variant, which gives the second answer; null: `policy` again.
+        annotator: who judges: people (on the page of `rlhf annotate`), file (to be filled in), simulated (the world's),
+            or `package.module:Class` of your own (rlhf.annotation.protocol).
+        annotator_options: options of the annotator's class.
+        world: file or folder of the simulated world, for an annotator that takes one.
+        labels: the file that keeps every judgement, which several stages may share; null: `<output>.labels.sqlite`.
+        labels_per_pair: judgements that each pair wants, of as many annotators.
+        helpfulness: newest helpfulness reward model (folder or import path), to compare with the batch; null: none.
+        safety: the same for safety.
+        temperatures: of the first and of the second answer.
+        pairs_per_prompt: pairs drawn for each prompt.
+        safety_pairs_per_prompt: the same for prompts of domain safety; null: as for the others.
+        sampling: length of the answers; its temperature is not used.
+        batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
+        seed: of the draws (added to sampling.seed) and of the annotator.
+    """
+
+    policy: Checkpoint
+    prompts: DataSource
+    test_prompts: DataSource | None = None
+    held_out: float = 0.1
+    second_policy: Checkpoint | None = None
+    annotator: str = "people"
+    annotator_options: Annotated[dict[str, Any], AnnotatorFiles()] = field(default_factory=dict)
+    world: InputPath | None = None
+    labels: Annotated[Path | None, Effect.NONE] = None
+    labels_per_pair: int = 1
+    helpfulness: Reward | None = None
+    safety: Reward | None = None
+    temperatures: tuple[float, float] = (0.8, 1.2)
+    pairs_per_prompt: int = 1
+    safety_pairs_per_prompt: int | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    batch_size: Annotated[int | None, Effect.ROUNDING] = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "batch_size", "labels_per_pair"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}: must be at least 1, got {value}")
+        if min(self.temperatures) <= 0:
+            raise InputError(f"temperatures: must be above 0, got {self.temperatures}")
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held_out: must lie between 0 and 1, got {self.held_out}")
+
+    @property
+    def policies(self) -> tuple[Path, Path]:
+        return self.policy, self.second_policy or self.policy
+
+
+def main(config: CollectPreferencesConfig) -> None:
+    stage = open_stage(config)
+    parts = parts_of(config)
+    labels = config.labels or config.output.with_name(f"{config.output.name}.labels.sqlite")
+    batch = "/".join(config.output.parts[-2:])
+    given = {"world": config.world, "seed": config.seed}
+    annotator = make_annotator(config.annotator, config.annotator_options, **given, store=labels, batch=batch)
+    asked = asked_of(annotator, config.annotator, config.annotator_options, **given)
+
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.training.accelerator import make_accelerator
+
+    accelerator = make_accelerator(seed=config.seed)
+    kept = kept_draws(config, parts)
+    with stage.work(accelerator, kept) as folder:
+        drawn = draw_pairs(config, parts, folder / kept.name, accelerator)
+        judged = folder / kept.name / "judged"
+        if not stage.is_main:  # people take longer than a barrier waits; if the main process fails, the launch ends
+            while not judged.exists():
+                time.sleep(1.0)
+            return
+        worth_asking = list({pair.id: pair for pair in drawn if pair.a and pair.b and pair.a != pair.b}.values())
+        if not worth_asking:
+            raise InputError("prompts: no two answers of any prompt differ; raise the temperatures, or name more")
+        with Store(labels) as store:
+            store.add_batch(batch, worth_asking, labels=config.labels_per_pair, asked=asked)
+            label_batch(store, batch, annotator)
+            require_complete(store, batch)
+            rows_of = preferences_of(store, batch)
+            figures = batch_figures(store, batch)
+        rows = {part: [row for p in drawn if p.part == part for row in rows_of.get(p.id, [])] for part in parts}
+        if not rows["train"]:
+            raise InputError(
+                f"annotator: {config.annotator} chose an answer in none of the pairs to train on, so there is nothing "
+                "to write; name more prompts, or another file of --labels to judge them anew"
+            )
+        for part, some in rows.items():
+            stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in some))
+        both = [row for some in rows.values() for row in some]
+        domains = {"all": both} | {d: [row for row in both if row.domain == d] for d in get_args(Domain)}
+        tokenizer = load_tokenizer(config.policy)
+        statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
+        figures["agreement_with_rewards"] = agreement_with_rewards(config, domains, accelerator.device)
+        figures["nothing_to_compare"] = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
+        left_out = sum(pair.id not in rows_of for pair in drawn)
+        stage.write_json("statistics.json", statistics | {"left_out": left_out, "batch": figures})
+        skipped = left_out - figures["nothing_to_compare"]
+        stage.closing.rows(len(both), {"nothing to compare": figures["nothing_to_compare"], "skipped": skipped})
+        judged.touch()
+
+
+def parts_of(config: CollectPreferencesConfig) -> dict[str, list[Prompt]]:
+    """The prompts of the rows that are trained on, and of those that measure."""
+    prompts = load_prompts(config.prompts)
+    if config.test_prompts is not None:
+        return {"train": prompts, "test": load_prompts(config.test_prompts)}
+    shares = {"train": 1 - config.held_out, "test": config.held_out}
+    return split_by_first_turn(prompts, shares, 0, lambda prompt: prompt.messages)
+
+
+def kept_draws(config: CollectPreferencesConfig, parts: dict[str, list[Prompt]]) -> Kept:
+    """The folder of what is drawn, taken over by an attempt that would draw the same."""
+    prompts = [prompt for some in parts.values() for prompt in some]
+    values = {name: getattr(config, name) for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "seed")}
+    values |= {"temperatures": list(config.temperatures), "domains": [prompt.domain for prompt in prompts]}
+    values |= {"parts": {part: len(some) for part, some in parts.items()}}
+    policies = ["policy"] if config.second_policy is None else ["policy", "second_policy"]
+    messages = [prompt.messages for prompt in prompts]
+    return kept_samples(messages, config.pairs_per_prompt, config.sampling, inputs=policies, **values)
+
+
+def draw_pairs(
+    config: CollectPreferencesConfig, parts: dict[str, list[Prompt]], folder: Path, accelerator: Accelerator
+) -> list[Pair]:
+    """`pairs_per_prompt` pairs of every prompt, in the prompts' order; those that an attempt before drew are read."""
+    file = folder / "pairs.jsonl"
+    if file.is_file():
+        return [Pair(**{**row, "models": tuple(row["models"])}) for _, row in read_rows(file)]
+
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.policy import policy_sampler
+
+    prompts = [(part, prompt) for part, some in parts.items() for prompt in some]
+    counts = {"helpfulness": config.pairs_per_prompt}
+    counts["safety"] = config.safety_pairs_per_prompt or config.pairs_per_prompt
+    drawn: list[list[list[str]]] = [[] for _ in prompts]  # by place: the two files may number their rows alike
+    for number, (path, temperature) in enumerate(zip(config.policies, config.temperatures, strict=True)):
+        sampler = policy_sampler(path, accelerator.device, batch_size=config.batch_size)
+        seed = config.sampling.seed + 2 * config.seed + number  # two answers never share their draws
+        params = replace(config.sampling, temperature=temperature, seed=seed)
+        for count in sorted({counts[prompt.domain] for _, prompt in prompts}):
+            places = [i for i, (_, prompt) in enumerate(prompts) if counts[prompt.domain] == count]
+            asked = [prompts[i][1].messages for i in places]
+            shards = folder / f"{number}_{count}"
+            answers = sample_distributed(sampler, asked, count, params, accelerator, places, shards)
+            for place, samples in zip(places, answers, strict=True):
+                drawn[place].append([sample.text.strip() for sample in samples])
+    pairs = [
+        Pair(prompt.messages, a, b, prompt.domain, models=(str(config.policies[0]), str(config.policies[1])), part=part)
+        for (part, prompt), answers in zip(prompts, drawn, strict=True)
+        for a, b in zip(*answers, strict=True)
+    ]
+    if accelerator.is_main_process:
+        partial = file.with_suffix(".partial")
+        write_rows(partial, (pair.to_dict() for pair in pairs))
+        partial.replace(file)
+    return pairs
+
+
+def agreement_with_rewards(
+    config: CollectPreferencesConfig, domains: dict[str, list[Preference]], device: object
+) -> dict[str, Any]:
+    """Each domain's rows by its newest reward model: domain -> `accuracy_figures`; nothing where none is named."""
+    from rlhf.evaluation.reward_models.pair_scores import score_pairs
+    from rlhf.evaluation.reward_models.preference_figures import accuracy_figures
+    from rlhf.rewards.loading import load_reward
+
+    figures = {}
+    for domain in get_args(Domain):
+        spec, rows = getattr(config, domain), domains[domain]
+        if spec is not None and rows:
+            figures[domain] = accuracy_figures(rows, score_pairs(load_reward(spec, device=device), rows))
+    return figures
+
+
+if __name__ == "__main__":
+    run_recipe(main, CollectPreferencesConfig)

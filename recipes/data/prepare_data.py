@@ -1,0 +1,231 @@
+"""Your prompts and preferences, split so that nothing held out is ever read, and dealt to the versions of a run.
+
+All files are split AT ONCE by first user turn, as first turns repeat within and between them: what a test prompt or a
+held-out preference begins with stands in no training row. Files that you hold out yourself keep their rows; what begins
+like one of them is taken out of the training rows. Where you give no prompts, those of the preferences are taken.
+
+    python recipes/data/prepare_data.py --output data \\
+        --helpfulness_preferences '[helpful.jsonl]' --safety_preferences '[harmless.jsonl]'
+
+Writes, as rows of `rlhf.data.rows`: prompts_<version>.jsonl for every version, validation_prompts.jsonl,
+test_prompts.jsonl; where there are preferences preferences_train.jsonl and preferences_test.jsonl, of both domains;
+referee_train.jsonl and referee_test.jsonl where a referee has some of its own; and split.json, the counts of all that
+and of what was left out and why.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_preferences, load_prompts
+from rlhf.data.prompt_sets import draw_prompts, short_prompts
+from rlhf.data.rows import Domain, Preference, Prompt
+from rlhf.data.splitting import first_turn, part_of
+from rlhf.errors import InputError
+from rlhf.stage import StageConfig, open_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareDataConfig(StageConfig):
+    """Which rows go where.
+
+    Args:
+        prompts: files or hub names of prompts to train on; none: the preferences' own.
+        validation_prompts: held-out prompts of yours, for PPO's early stop; none: split off.
+        test_prompts: held-out prompts of yours, which evaluations answer; none: split off.
+        helpfulness_preferences: files or hub names of preferences for helpfulness.
+        safety_preferences: the same for safety.
+        test_preferences: held-out preferences of yours, each row with its domain; none: split off.
+        referee_preferences: preferences that a referee is trained on, a reward model that nothing else reads; a pair of
+            these files that stands in the training preferences too is left out here.
+        versions: names of the run's versions.
+        rounds: which prompts a version gets: "all" of them each time, a "share" that no other version gets (the paper
+            has new prompts each round), or the "files" in order, one a version.
+        validation_share: share of the first turns split off for validation, where you give none.
+        test_share: the same for the test, and with the former for the held-out preferences.
+        max_prompt_characters: leave out a prompt whose messages have more together; 0: no limit, as for the next three.
+        max_prompts: most training prompts of a version, as even over the domains as there are.
+        max_validation_prompts: most validation prompts.
+        max_test_prompts: most test prompts.
+        on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
+        seed: of the split and of the prompts drawn.
+    """
+
+    prompts: tuple[DataSource, ...] = ()
+    validation_prompts: tuple[DataSource, ...] = ()
+    test_prompts: tuple[DataSource, ...] = ()
+    helpfulness_preferences: tuple[DataSource, ...] = ()
+    safety_preferences: tuple[DataSource, ...] = ()
+    test_preferences: tuple[DataSource, ...] = ()
+    referee_preferences: tuple[DataSource, ...] = ()
+    versions: tuple[str, ...] = ("v1",)
+    rounds: Literal["all", "share", "files"] = "all"
+    validation_share: float = 0.05
+    test_share: float = 0.1
+    max_prompt_characters: int = 2000
+    max_prompts: int = 0
+    max_validation_prompts: int = 64
+    max_test_prompts: int = 200
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.prompts or self.has_preferences):
+            raise InputError("prompts: name files of prompts, or of preferences, whose prompts are taken then")
+        if not self.versions:
+            raise InputError("versions: name at least one, e.g. [v1]")
+        for name in ("validation_share", "test_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")
+        if self.validation_share + self.test_share >= 1:
+            raise InputError("validation_share, test_share: together they must leave rows to train on")
+        for name in ("max_prompt_characters", "max_prompts", "max_validation_prompts", "max_test_prompts"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: must be 0 (no limit) or above, got {getattr(self, name)}")
+        if self.rounds == "files" and len(self.prompts) != len(self.versions):
+            raise InputError(
+                f"rounds: files needs one file of prompts a version, got {len(self.prompts)} for {len(self.versions)}; "
+                "name as many, or set rounds to all or share"
+            )
+
+    @property
+    def has_preferences(self) -> bool:
+        """Whether there are any to train on."""
+        return bool(self.helpfulness_preferences or self.safety_preferences)
+
+
+PARTS = ("train", "validation", "test")
+Row = TypeVar("Row", Prompt, Preference)
+
+
+def main(config: PrepareDataConfig) -> None:
+    stage = open_stage(config)
+    left_out: Counter[str] = Counter()
+    given = {
+        "train": [read_prompts([source], config, left_out) for source in config.prompts],
+        "validation": [read_prompts(config.validation_prompts, config, left_out)],
+        "test": [read_prompts(config.test_prompts, config, left_out)],
+    }
+    preferences = read_preferences(config.helpfulness_preferences, "helpfulness", config, left_out)
+    preferences += read_preferences(config.safety_preferences, "safety", config, left_out)
+    test_preferences = read_preferences(config.test_preferences, None, config, left_out)
+    if not config.prompts:
+        given["train"] = [short_prompts(preferences, config.max_prompt_characters, left_out)]
+
+    referee = read_preferences(config.referee_preferences, "helpfulness", config, left_out)
+    referee = without_those_of(preferences, referee, left_out)
+
+    split = Split(config, given, test_preferences)
+    files = [split.parts(rows) for rows in given["train"]]
+    asked = deal([parts["train"] for parts in files], config)
+    held_out = {
+        part: given[part][0] or [prompt for parts in files for prompt in parts[part]] for part in ("validation", "test")
+    }
+    pairs = split.parts(preferences)
+    sets: dict[str, Sequence[Prompt | Preference]] = {
+        f"prompts_{version}": draw_prompts(rows, config.max_prompts, config.seed) for version, rows in asked.items()
+    }
+    sets["validation_prompts"] = draw_prompts(held_out["validation"], config.max_validation_prompts, config.seed)
+    sets["test_prompts"] = draw_prompts(held_out["test"], config.max_test_prompts, config.seed)
+    if preferences:
+        sets["preferences_train"] = pairs["train"]
+        sets["preferences_test"] = test_preferences or [*pairs["validation"], *pairs["test"]]
+    if config.referee_preferences:
+        parts = split.parts(referee)
+        sets["referee_train"], sets["referee_test"] = parts["train"], [*parts["validation"], *parts["test"]]
+    if empty := [name for name, rows in sets.items() if not rows]:
+        raise InputError(
+            f"prompts: nothing is left for {', '.join(empty)}; give more rows, or raise the limits or shares"
+        )
+
+    with stage.work():
+        for name, rows in sets.items():
+            stage.write_rows(f"{name}.jsonl", (row.to_dict() for row in rows))
+        counts = {name: len(rows) for name, rows in sets.items()}
+        domains = {name: dict(Counter(row.domain for row in rows)) for name, rows in sets.items()}
+        left_out["begins like a row that is held out"] += split.withheld
+        stage.write_json("split.json", {"written": counts, "domains": domains, "left_out": dict(+left_out)})
+        stage.closing.rows(sum(counts.values()), +left_out)
+        stage.closing.figures(**counts)
+
+
+class Split:
+    """Deals rows to train, validation and test by their first user turn; counts what is withheld from training."""
+
+    def __init__(
+        self, config: PrepareDataConfig, given: dict[str, list[list[Prompt]]], test_preferences: Sequence[Preference]
+    ) -> None:
+        self.seed, self.withheld = config.seed, 0
+        self.held_out = {first_turn(row.messages) for part in ("validation", "test") for row in given[part][0]}
+        self.held_out |= {first_turn(row.messages) for row in test_preferences}
+        validation = 0.0 if given["validation"][0] else config.validation_share
+        test = 0.0 if given["test"][0] and (test_preferences or not config.has_preferences) else config.test_share
+        self.shares = {"train": 1 - validation - test, "validation": validation, "test": test}
+
+    def parts(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
+        """The rows of each part, in their order; without those that begin like one that is held out already."""
+        parts: dict[str, list[Row]] = {part: [] for part in PARTS}
+        for row in rows:
+            turn = first_turn(row.messages)
+            if turn in self.held_out:
+                self.withheld += 1
+            else:
+                parts[part_of(turn, self.shares, self.seed)].append(row)
+        return parts
+
+
+def deal(files: Sequence[Sequence[Prompt]], config: PrepareDataConfig) -> dict[str, list[Prompt]]:
+    """The training prompts of each version; a share is of first turns, so that no version sees another's."""
+    together = [prompt for rows in files for prompt in rows]
+    if config.rounds == "all":
+        return dict.fromkeys(config.versions, together)
+    if config.rounds == "files":
+        return {version: list(rows) for version, rows in zip(config.versions, files, strict=True)}
+    turns = sorted({first_turn(prompt.messages) for prompt in together})
+    random.Random(config.seed).shuffle(turns)
+    version_of = {turn: config.versions[number % len(config.versions)] for number, turn in enumerate(turns)}
+    return {
+        version: [prompt for prompt in together if version_of[first_turn(prompt.messages)] == version]
+        for version in config.versions
+    }
+
+
+def read_prompts(sources: Sequence[str], config: PrepareDataConfig, left_out: Counter[str]) -> list[Prompt]:
+    """The distinct prompts of some sources, each with an id that names its source."""
+    rows = [
+        replace(row, id=f"{source}#{row.id}")
+        for source in sources
+        for row in load_prompts(source, on_bad_row=config.on_bad_row, skipped=left_out)
+    ]
+    return short_prompts(rows, config.max_prompt_characters, left_out)
+
+
+def read_preferences(
+    sources: Sequence[str], domain: Domain | None, config: PrepareDataConfig, left_out: Counter[str]
+) -> list[Preference]:
+    """The rows of some sources, tagged with their domain (None: their own), which their ids begin with."""
+    return [
+        replace(row, id=f"{row.domain}/{row.id}")
+        for source in sources
+        for row in load_preferences(source, domain=domain, on_bad_row=config.on_bad_row, skipped=left_out)
+    ]
+
+
+def without_those_of(
+    preferences: Sequence[Preference], referee: Sequence[Preference], left_out: Counter[str]
+) -> list[Preference]:
+    """The referee's pairs that are not among `preferences`: it would agree with who was trained on them."""
+    trained_on = {(str(row.messages), row.chosen, row.rejected) for row in preferences}
+    kept = [row for row in referee if (str(row.messages), row.chosen, row.rejected) not in trained_on]
+    left_out["the referee's pair is one of the reward models'"] += len(referee) - len(kept)
+    return kept
+
+
+if __name__ == "__main__":
+    run_recipe(main, PrepareDataConfig)

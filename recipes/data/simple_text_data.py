@@ -1,0 +1,204 @@
+"""SFT rows, preference pairs and prompts of simple, safe text: the data of the QLoRA report (decisions 9 and 10).
+
+Reads ELI5 (Reddit posts with answers and upvotes) and Simple Wikipedia (articles; a model writes the question for each
+paragraph), one or both; cleans and filters every text; splits by question; and removes what leaks between the splits.
+
+    python recipes/data/simple_text_data.py --eli5 eli5.jsonl.gz --articles wikimedia/wikipedia/20231101.simple \\
+        --question_model runs/chat/checkpoint --toxicity_model s-nlp/roberta_toxicity_classifier \\
+        --embedding_model sentence-transformers/all-MiniLM-L6-v2 --output runs/simple_text
+
+Everything is streamed: memory holds the models, a batch and the held-out questions' embeddings. Writes, of each part
+(train, validation, test) that has such rows:
+
+    sft_<part>.jsonl           a dialogue of every passage, and of every post with one answer
+    preferences_<part>.jsonl   pairs of the answers of a post with several, of different score
+    prompts_<part>.jsonl       the other posts' questions
+    data.json, index.html      counts of every step, distributions, leakage, examples of what each step dropped
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
+from rlhf.data.corpus.dealing import Candidate, Dealer, Embed
+from rlhf.data.corpus.eli5 import attach_comments, post_of, rows_of_post
+from rlhf.data.corpus.simple_text import (
+    Ask,
+    Log,
+    TextFilter,
+    Toxicity,
+    batches,
+    filtered_passages,
+    filtered_posts,
+    parsed,
+)
+from rlhf.data.corpus.simple_wikipedia import article_of, row_of_passage
+from rlhf.data.corpus.text_filters import FilterConfig
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import OnBadRow, source_rows
+from rlhf.data.splitting import first_turn, part_of
+from rlhf.errors import InputError
+from rlhf.models.checkpoint.fields import LocalOrHubModel
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerConfig
+from rlhf.stage import InputPath, StageConfig, open_stage, peak_memory_mb, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleTextDataConfig(StageConfig):
+    """What is read, and what stays.
+
+    Args:
+        eli5: posts with answers and scores (file or hub name), or a raw dump's submissions; null: none.
+        comments: the raw dump's comments, where the answers are not in `eli5`.
+        articles: Simple Wikipedia's (file or hub name); null: none.
+        filters: the bounds of every check.
+        toxicity_model: a sequence classifier, by folder or hub name; null: nothing is left out for toxicity.
+        toxicity_labels: its labels that mean toxic; empty: those with "toxic" in their name.
+        embedding_model: a transformers encoder or sentence-transformers model, by folder or hub name; null: leakage is
+            not looked for.
+        question_model: checkpoint folder of the chat model that writes questions; null: each article brings one.
+        question_server: an OpenAI-compatible server that answers as that model; null: its weights are loaded here.
+        sampling: how questions are drawn.
+        validation_share: share of the posts and articles held out for validation.
+        test_share: share held out for the test.
+        batch_size: posts and passages that are filtered at once.
+        on_bad_row: refuse stops at a row that cannot be read, skip leaves it out and counts it.
+        seed: of the split, the questions and the examples shown.
+    """
+
+    eli5: DataSource | None = None
+    comments: DataSource | None = None
+    articles: DataSource | None = None
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    toxicity_model: LocalOrHubModel | None = None
+    toxicity_labels: tuple[str, ...] = ()
+    embedding_model: LocalOrHubModel | None = None
+    question_model: InputPath | None = None
+    question_server: ServerConfig | None = None
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.7, max_new_tokens=64))
+    validation_share: float = 0.02
+    test_share: float = 0.02
+    batch_size: int = 64
+    on_bad_row: OnBadRow = "refuse"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.eli5 is None and self.articles is None:
+            raise InputError("eli5, articles: name at least one of them")
+        if self.comments is not None and self.eli5 is None:
+            raise InputError("comments: are answers to posts; name these with eli5")
+        if self.question_server is not None and self.question_model is None:
+            raise InputError("question_server: needs the tokenizer of its model; name its folder with question_model")
+        for name in ("validation_share", "test_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: must be 0 or above and below 1, got {getattr(self, name)}")
+        if self.validation_share + self.test_share >= 1:
+            raise InputError("validation_share, test_share: together they must leave rows to train on")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
+
+
+def main(config: SimpleTextDataConfig) -> None:
+    stage = open_stage(config)
+
+    from rlhf.report.pages.simple_text import build_data_page, text_tables
+
+    toxicity, embed = load_models(config)
+    with stage.work() as folder:
+        figures = build(config, folder, toxicity, embed, question_writer(config))
+        build_data_page(figures, folder / "index.html", config.output.name)
+    print(text_tables(figures))
+
+
+def build(
+    config: SimpleTextDataConfig, folder: Path, toxicity: Toxicity | None, embed: Embed | None, ask: Ask | None
+) -> dict[str, Any]:
+    """Write the files of rows and data.json, and return what is in it; a model that is not there is None."""
+    started = time.perf_counter()
+    given = {"eli5": config.eli5, "simple_wikipedia": config.articles}
+    filters = {name: TextFilter(config.filters, toxicity, config.seed) for name, source in given.items() if source}
+    log = {name: Log() for name in filters}
+    dealer = Dealer(folder, embed, config.filters.max_similarity, config.seed)
+    dealer.add(batches(candidates(config, folder, filters, log, ask), config.batch_size))
+    rows, leakage = dealer.finish()
+    if not rows:
+        raise InputError("eli5, articles: no row is left; loosen the filters, or look at what they read")
+    seconds = time.perf_counter() - started
+    read = sum(entry.read for entry in log.values())
+    figures = {
+        "sources": {
+            name: {"read": log[name].read, "bad_rows": dict(log[name].skipped), **filters[name].figures()}
+            for name in filters
+        },
+        "rows": rows,
+        "leakage": leakage,
+        "models": {"toxicity": config.toxicity_model, "embedding": config.embedding_model},
+        "seconds": round(seconds, 2),
+        "rows_per_second": round(read / seconds, 1),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+    }
+    write_json(folder / "data.json", figures)
+    return figures
+
+
+def candidates(
+    config: SimpleTextDataConfig, folder: Path, filters: dict[str, TextFilter], log: dict[str, Log], ask: Ask | None
+) -> Iterator[Candidate]:
+    """Every filtered post and passage with its rows and the part it is dealt to: by the question, or by the article."""
+    held_out = {"validation": config.validation_share, "test": config.test_share}
+    shares = {"train": 1 - sum(held_out.values()), **held_out}
+    if config.eli5 is not None:
+        rows = source_rows(config.eli5)
+        if config.comments is not None:
+            rows = attach_comments(rows, source_rows(config.comments), folder / "comments.partial")
+        posts = parsed(rows, post_of, config.eli5, config.on_bad_row, log["eli5"])
+        for post in filtered_posts(posts, filters["eli5"], config.batch_size):
+            kind, made = rows_of_post(post)
+            part = part_of(first_turn([{"role": "user", "content": post.question}]), shares, config.seed)
+            yield Candidate(part, kind, post.question, made)
+    if config.articles is not None:
+        rows = source_rows(config.articles)
+        articles = parsed(rows, article_of, config.articles, config.on_bad_row, log["simple_wikipedia"])
+        for passage in filtered_passages(articles, filters["simple_wikipedia"], ask, config.batch_size):
+            part = part_of(passage.title.lower(), shares, config.seed)
+            yield Candidate(part, "sft", passage.question, [row_of_passage(passage)])
+
+
+def load_models(config: SimpleTextDataConfig) -> tuple[Toxicity | None, Embed | None]:
+    """The toxicity classifier and the embedding model, None where none is named."""
+    if config.toxicity_model is None and config.embedding_model is None:
+        return None, None
+    from rlhf.models.text_judges import Embedder, ToxicityClassifier
+
+    toxicity = ToxicityClassifier(config.toxicity_model, config.toxicity_labels) if config.toxicity_model else None
+    return toxicity, Embedder(config.embedding_model) if config.embedding_model else None
+
+
+def question_writer(config: SimpleTextDataConfig) -> Ask | None:
+    """The first answer of the question model to each prompt; None where none is named."""
+    if config.articles is None or config.question_model is None:
+        return None
+    import torch
+
+    from rlhf.sampling.policy import policy_sampler
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sampler = policy_sampler(config.question_model, device, server=config.question_server)
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+
+    def ask(prompts: Sequence[Conversation], asked: int) -> list[str]:
+        samples = sampler.sample(prompts, 1, params, keys=range(asked, asked + len(prompts)))
+        return [drawn[0].text for drawn in samples]
+
+    return ask
+
+
+if __name__ == "__main__":
+    run_recipe(main, SimpleTextDataConfig)

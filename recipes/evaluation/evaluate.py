@@ -1,0 +1,210 @@
+"""What a version is worth: its answers to held-out prompts, judged (Llama 2 paper, sections 3.4 and 4.3).
+
+The policy answers every test prompt. The judges are a gold scorer, where the truth is known, both reward models with
+the safety gate, and a referee reward model. The answers are set against SFT's answers to the same prompts, judged by
+the same judges; and SFT's log-probabilities say how far the policy has moved. Length is reported beside reward, because
+much of a gain in reward is often length. A judge model behind an OpenAI-compatible server compares the answers with
+SFT's, or with those of any served model, in both orders; what it says stands beside, for helpfulness and for safety.
+
+    python recipes/evaluation/evaluate.py --config recipes/configs/embedded/evaluate.yaml
+
+Writes into the output folder: answers.jsonl (a row an answer), evaluation.json (the figures;
+`rlhf.evaluation.policies.versions` says what each one averages over).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
+from rlhf.data.suspicion import no_room_share, suspicious_answers
+from rlhf.errors import InputError
+from rlhf.evaluation.scorers import load_scorer
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.rewards.config import GateConfig
+from rlhf.rewards.specs import Reward
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerConfig
+from rlhf.stage import ExistingPath, InputPath, StageConfig, open_stage
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.conversation import Conversation
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(StageConfig):
+    """Evaluation of one version.
+
+    Args:
+        name: of the version, in the report.
+        policy: checkpoint folder to evaluate.
+        prompts: held-out prompts (file or hub name).
+        baseline: checkpoint folder of the SFT policy, with the same tokenizer: the KL is measured from it.
+        baseline_evaluation: folder of SFT's own evaluation on the same prompts: its answers are the opponent.
+        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
+            ensemble of them.
+        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
+        gate: when the safety score counts in place of the helpfulness score.
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
+            reward model, counts as not finished), or refuse. How many is said.
+        referee: the same for a referee that no training has seen.
+        scorer: `package.module:Class` of a gold scorer, called with `world`.
+        world: the file or folder that the scorer reads.
+        judge: server of a judge model that compares the answers with the opponent's.
+        judge_max_new_tokens: longest judgement.
+        opponent: server of the model that the judge compares with; without one, SFT's answers (baseline_evaluation).
+        sampling: how answers are drawn; the KL is measured at temperature 1, top_p 1 and top_k 0 only.
+        samples_per_prompt: answers to each prompt.
+        max_prompt_tokens: leave out longer prompts; how many is said.
+        seed: added to sampling.seed; the same for every version, so that luck is shared.
+    """
+
+    name: str
+    policy: Checkpoint
+    prompts: DataSource
+    baseline: Checkpoint | None = None
+    baseline_evaluation: Annotated[Path, ExistingPath("answers.jsonl")] | None = None
+    helpfulness: Reward | None = None
+    safety: Reward | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    too_long: TooLong = "cut"
+    referee: Reward | None = None
+    scorer: str | None = None
+    world: InputPath | None = None
+    judge: ServerConfig | None = None
+    judge_max_new_tokens: int = 1024
+    opponent: ServerConfig | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    samples_per_prompt: int = 1
+    max_prompt_tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise InputError("name: must not be empty; name the version, e.g. --name v1")
+        if self.samples_per_prompt < 1:
+            raise InputError(f"samples_per_prompt: must be at least 1, got {self.samples_per_prompt}")
+        if self.safety is not None and self.helpfulness is None:
+            raise InputError("safety: the gate needs a helpfulness reward beside it; name one with --helpfulness")
+        if (self.scorer is None) != (self.world is None):
+            raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
+        if self.judge_max_new_tokens < 1:
+            raise InputError(f"judge_max_new_tokens: must be at least 1, got {self.judge_max_new_tokens}")
+        if self.opponent is not None and self.judge is None:
+            raise InputError("opponent: nobody compares with its answers; name a judge, e.g. --judge.url ADDRESS")
+
+    @property
+    def measures_kl(self) -> bool:
+        """Whether the answers are drawn from the policy as it is, so that their log-ratios estimate the KL from SFT."""
+        return self.baseline is not None and replace(self.sampling, max_new_tokens=1, seed=0) == SamplingParams(
+            max_new_tokens=1
+        )
+
+
+def main(config: EvaluateConfig) -> None:
+    stage = open_stage(config)
+    scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
+    load_prompts(config.prompts)  # a bad row is found before torch is loaded
+
+    from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
+    from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
+    from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
+    from rlhf.evaluation.policies.judge_model import judge_figures, judged_outcomes
+    from rlhf.evaluation.policies.versions import against, version_figures
+    from rlhf.models.checkpoint.context import Context
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.rewards.gate import GatedReward
+    from rlhf.rewards.loading import load_reward
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.room import check_room, prompts_of_at_most
+    from rlhf.sampling.server import ServerSampler
+    from rlhf.training.accelerator import make_accelerator
+
+    tokenizer = load_tokenizer(config.policy)
+    if config.baseline is not None:
+        require_same_tokenizer(tokenizer, config.baseline)
+    longest = config.sampling.max_new_tokens
+    renderer = Context.of_checkpoint(config.policy).prompt_renderer(tokenizer, longest, config.too_long)
+    prompts = load_prompts(config.prompts)
+    prompts = prompts_of_at_most("prompts", config.prompts, prompts, renderer, config.max_prompt_tokens)
+    no_room = check_room(prompts, stage.inputs, longest, config.too_long)
+    opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
+    if config.baseline_evaluation is not None:
+        require_same_prompts(opponents, prompts, config.baseline_evaluation)
+    accelerator = make_accelerator(seed=config.seed)
+    with stage.work(accelerator) as folder:
+        policy = load_policy(config.policy).to(accelerator.device)
+        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        asked = ([prompt.messages for prompt in prompts], config.samples_per_prompt, params, accelerator)
+        drawn = sample_distributed(InProcessSampler(policy, renderer, too_long=config.too_long), *asked)
+        answers = answers_of(prompts, drawn)
+
+        if config.baseline is not None and config.measures_kl:
+            starts = renderer.prompts([prompt.messages for prompt in prompts])
+            rows = [(start, s.token_ids) for start, samples in zip(starts, drawn, strict=True) for s in samples]
+            own = answer_logprobs(policy, rows, renderer.pad_token_id, accelerator)
+            del policy
+            baseline = load_policy(config.baseline).to(accelerator.device)
+            kls = answer_kls(own, answer_logprobs(baseline, rows, renderer.pad_token_id, accelerator))
+            answers = [replace(a, kl=k1, kl_k3=k3) for a, (k1, k3) in zip(answers, kls, strict=True)]
+
+        gate = None
+        if config.helpfulness is not None:
+            given = {"too_long": config.too_long, "device": accelerator.device}
+            reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+            gate = None if config.safety is None else reward.gate
+            answers = with_rewards(answers, reward, accelerator)
+            opponents = with_rewards(opponents, reward, accelerator) if opponents else []
+        if config.referee:
+            answers = with_referee(answers, load_reward(config.referee, device=accelerator.device), accelerator)
+        if scorer is not None:
+            answers, opponents = with_gold(answers, scorer), with_gold(opponents, scorer)
+
+        extras, figures = against(answers, opponents), version_figures(config.name, answers, opponents, gate)
+        if config.judge is not None and (config.opponent is not None or opponents):
+            compared, opponent = opponents, "sft"
+            if config.opponent is not None:
+                compared = answers_of(
+                    prompts, sample_distributed(ServerSampler(config.opponent, who="opponent"), *asked)
+                )
+                opponent = config.opponent.model
+            ask = partial(_judgements, config.judge, config.judge_max_new_tokens, accelerator)
+            outcomes, opinions = judged_outcomes(answers, compared, ask)
+            figures |= judge_figures(answers, outcomes, opinions, config.judge.model, opponent)
+            extras = [{**extra, "judge_outcome": outcome} for extra, outcome in zip(extras, outcomes, strict=True)]
+
+        if stage.is_main:
+            write_answers(folder / "answers.jsonl", answers, extras)
+        stage.write_json("evaluation.json", figures | {"too_long": {"prompts": no_room}})
+        stage.closing.rows(len(answers))
+        shown = ("win_rate_vs_sft", "violation_rate", "mean_length", "kl_from_sft")
+        stage.closing.figures(**{name: figures.get(name) for name in shown})
+        ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
+        stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
+
+
+def _judgements(
+    judge: ServerConfig, max_new_tokens: int, accelerator: Accelerator, requests: Sequence[Conversation]
+) -> list[str]:
+    """The judge's text for each request, greedily."""
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.server import ServerSampler
+
+    params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
+    drawn = sample_distributed(ServerSampler(judge, who="judge"), requests, 1, params, accelerator)
+    return [sample.text for (sample,) in drawn]
+
+
+if __name__ == "__main__":
+    run_recipe(main, EvaluateConfig)

@@ -1,0 +1,256 @@
+"""How long policies obey an instruction that was given in the first turn (Llama 2 paper, section 3.3, table 30).
+
+Each policy answers the same dialogues, turn after turn, its own answers being the history; a checker says of each
+answer whether it obeys. Instructions that training saw and others stand apart. Also: what everyday answers are worth,
+beside the first policy's, and the attention picture (figure 10) of one dialogue for every policy.
+
+    python recipes/evaluation/evaluate_consistency.py --config recipes/configs/ghost_attention/evaluate_consistency.yaml
+
+Writes into the output folder: consistency.json (all figures), trials.jsonl (all dialogues), everyday.jsonl,
+consistency.svg, attention.svg; prints the tables in Markdown.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation, Renderer
+from rlhf.data.loading import load_conversations, load_prompts
+from rlhf.errors import InputError
+from rlhf.evaluation.instructions.checkers import load_checker
+from rlhf.models.checkpoint.fields import WholeCheckpoint
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.stage import Effect, InputPath, StageConfig, open_stage
+from rlhf.stage.fields import ExistingPath, InEachRun
+from rlhf.synthesis.ghost_attention import answer_dialogues, training_context
+from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from rlhf.evaluation.answers import Answer
+    from rlhf.evaluation.instructions.consistency import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConsistencyConfig(StageConfig):
+    """What to measure.
+
+    In paths {run} stands for each run folder in turn.
+
+    Args:
+        policies: name -> checkpoint folder; the first one is what the others are compared with.
+        dialogues: held-out dialogues, as long as the longest turn to measure; only their users' messages are read.
+        instructions: file of the constraints that training saw.
+        unseen_instructions: file of others; null: none are measured.
+        runs: run folders; the figures are over all of them.
+        checker: "pattern" (that of the constraints), "judge", or the import path of your own.
+        judge: server of the judge model, for the checker "judge".
+        turns: after which the share that obeys is given.
+        num_dialogues: for each policy, run and group of instructions.
+        most_constraints: an instruction combines one to this many constraints of different kinds.
+        short_share: share of the instructions that are shortened.
+        sampling: how answers are drawn.
+        batch_size: answers drawn at once.
+        everyday_prompts: file of prompts without instruction that the policies answer too; null: none.
+        scorer: import path of a gold scorer that judges these answers.
+        world: the scorer's world.
+        attention_turns: turns of the dialogue whose attention is drawn; 0: no picture.
+        bin_size: neighbouring tokens that are one point of the picture.
+        seed: of every draw; added to sampling.seed.
+    """
+
+    policies: dict[str, Annotated[str, InEachRun(WholeCheckpoint())]]
+    dialogues: Annotated[str, InEachRun(ExistingPath())]
+    instructions: InputPath
+    unseen_instructions: InputPath | None = None
+    runs: tuple[str, ...] = (".",)
+    checker: str = "pattern"
+    judge: ServerConfig | None = None
+    turns: tuple[int, ...] = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
+    num_dialogues: int = 50
+    most_constraints: int = 3
+    short_share: float = 0.5
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    batch_size: Annotated[int, Effect.ROUNDING] = 256
+    everyday_prompts: Annotated[str, InEachRun(ExistingPath())] | None = None
+    scorer: str | None = None
+    world: Annotated[str, InEachRun(ExistingPath())] | None = None
+    attention_turns: int = 6
+    bin_size: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("policies", "runs", "turns"):
+            if not getattr(self, name):
+                raise InputError(f"{name}: must name at least one")
+        for name in ("num_dialogues", "most_constraints", "batch_size", "bin_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if min(self.turns) < 1:
+            raise InputError(f"turns: must be 1 or above, got {min(self.turns)}")
+        if len({bool(v) for v in (self.everyday_prompts, self.scorer, self.world)}) > 1:
+            raise InputError("everyday_prompts, scorer, world: name all three or none")
+
+
+def main(config: EvaluateConsistencyConfig) -> None:
+    stage = open_stage(config)
+    policies = [(name, run, Path(inside(path, run))) for name, path in config.policies.items() for run in config.runs]
+    groups = {"trained": read_constraints(config.instructions)}
+    if config.unseen_instructions is not None:
+        groups["unseen"] = read_constraints(config.unseen_instructions)
+
+    from rlhf.evaluation.instructions.consistency import consistency_figures, everyday_figures
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.report.pages.consistency import consistency_table, everyday_table, plot_consistency
+    from rlhf.training.accelerator import make_accelerator
+
+    drawn = {
+        group: draw_instructions(
+            constraints,
+            config.num_dialogues,
+            random.Random(f"{group}/{config.seed}"),
+            most=config.most_constraints,
+            short_share=config.short_share,
+        )
+        for group, constraints in groups.items()
+    }
+    accelerator = make_accelerator(seed=config.seed)
+    with stage.work(accelerator) as folder:
+        trials: list[Trial] = []
+        everyday: dict[str, dict[str, list[Answer]]] = {}
+        for name, run, path in policies:
+            renderer = Renderer(load_tokenizer(path))
+            policy = load_policy(path).to(accelerator.device)
+            for group, instructions in drawn.items():
+                checker = load_checker(
+                    config.checker, groups[group], config.judge and ServerSampler(config.judge, who="judge")
+                )
+                trials += hold(name, run, group, instructions, policy, renderer, checker, config, accelerator)
+            if config.everyday_prompts is not None:
+                everyday.setdefault(name, {})[run] = answer_everyday(config, run, policy, renderer, accelerator)
+        if stage.is_main:
+            rows = consistency_figures(trials, config.turns)
+            by_kind = consistency_figures([replace(t, group=f"{t.group}: {t.kind}") for t in trials], config.turns)
+            others = everyday_figures(everyday) if everyday else []
+            stage.write_rows("trials.jsonl", (trial.to_dict() for trial in trials))
+            plot_consistency(rows, folder / "consistency.svg")
+            print(f"{consistency_table([*rows, *by_kind])}\n")
+            if others:
+                stage.write_rows("everyday.jsonl", everyday_rows(everyday))
+                print(f"{everyday_table(others)}\n")
+            looked = picture(config, trials, folder) if config.attention_turns else {}
+            figures = {"consistency": rows, "by_kind": by_kind, "everyday": others, "attention_to_instruction": looked}
+            stage.write_json("consistency.json", figures)
+
+
+def inside(path: str, run: str) -> str:
+    """The path with the run folder in the place of {run}."""
+    return path.replace("{run}", run)
+
+
+def test_dialogues(config: EvaluateConsistencyConfig, run: str) -> list[Conversation]:
+    """num_dialogues of a run's dialogues (again from the start where there are fewer), cut after the last turn."""
+    found = load_conversations(inside(config.dialogues, run))
+    chosen = [found[i % len(found)] for i in range(config.num_dialogues)]
+    system = [[m for m in d[:1] if m["role"] == "system"] for d in chosen]
+    return [[*s, *d[len(s) : len(s) + 2 * max(config.turns)]] for s, d in zip(system, chosen, strict=True)]
+
+
+def hold(
+    name: str,
+    run: str,
+    group: str,
+    instructions: Sequence[Instruction],
+    policy: PreTrainedModel,
+    renderer: Renderer,
+    checker: Any,
+    config: EvaluateConsistencyConfig,
+    accelerator: Accelerator,
+) -> list[Trial]:
+    """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
+    from rlhf.evaluation.instructions.consistency import Trial, obedience
+    from rlhf.models.checkpoint.context import Context
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.synthesis.asking import make_ask
+
+    context = Context.of(policy.config)
+
+    def fits(prompts: Sequence[Conversation]) -> list[bool]:
+        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
+
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    ask = make_ask(InProcessSampler(policy, renderer, config.batch_size), params, accelerator)
+    texts = [instruction.text for instruction in instructions]
+    answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits)
+    obeyed = obedience(checker, instructions, [a.messages for a in answered])
+    return [
+        Trial(name, run, group, instruction.kind, instruction.text, a.messages, own)
+        for instruction, a, own in zip(instructions, answered, obeyed, strict=True)
+    ]
+
+
+def answer_everyday(
+    config: EvaluateConsistencyConfig, run: str, policy: PreTrainedModel, renderer: Renderer, accelerator: Accelerator
+) -> list[Answer]:
+    """The policy's answers to a run's everyday prompts, judged by the scorer."""
+    from rlhf.evaluation.answers import answers_of
+    from rlhf.evaluation.judging import with_gold
+    from rlhf.evaluation.scorers import load_scorer
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.multi_process import sample_distributed
+
+    assert config.everyday_prompts is not None and config.scorer is not None and config.world is not None
+    prompts = load_prompts(inside(config.everyday_prompts, run))
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    sampler = InProcessSampler(policy, renderer, config.batch_size)
+    drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
+    return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, Path(inside(config.world, run))))
+
+
+def everyday_rows(everyday: dict[str, dict[str, list[Answer]]]) -> Iterator[dict[str, Any]]:
+    """The judged answers with the policy and the run that they are from."""
+    for policy, runs in everyday.items():
+        for run, answers in runs.items():
+            for answer in answers:
+                yield {"policy": policy, "run": run, **asdict(answer)}
+
+
+def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: Path) -> dict[str, list[float]]:
+    """Draw each policy's attention on ONE dialogue, the last policy's first; return its attention to the instruction.
+
+    By policy: for each answer the mean over its tokens of the largest attention to any token of the instruction.
+    Nothing where the context held none of the dialogues.
+    """
+    from rlhf.evaluation.instructions.attention import answer_spans, attention_to, binned, largest_attention, text_span
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.report.pages.consistency import attention_table, plot_attention
+
+    run, last = config.runs[0], list(config.policies)[-1]
+    held = (t for t in trials if (t.policy, t.run, t.group) == (last, run, "trained") and t.messages)
+    trial = next(held, None)
+    if trial is None:
+        return {}
+    messages = training_context(trial.messages, trial.instruction)[: 2 * config.attention_turns]
+    maps, looked = {}, {}
+    for name, path in config.policies.items():
+        renderer = Renderer(load_tokenizer(inside(path, run)))
+        dialogue = renderer.dialogue(messages)
+        attention = largest_attention(load_policy(inside(path, run)), dialogue.input_ids)
+        told = text_span(renderer.tokenizer, dialogue.input_ids, trial.instruction)
+        looked[name] = [attention_to(attention, span, told) for span in answer_spans(dialogue.loss_mask)]
+        maps[name] = binned(attention, config.bin_size).numpy()
+    plot_attention(maps, config.bin_size, folder / "attention.svg")
+    print(f"{attention_table(looked)}\n")
+    return looked
+
+
+if __name__ == "__main__":
+    run_recipe(main, EvaluateConsistencyConfig)

@@ -1,0 +1,103 @@
+"""How good reward functions are, measured as the paper measures them (Llama 2 paper, section 3.2.2, tables 7 and 8).
+
+Any number of reward functions score the same held-out preferences, each answer once. Every figure is read from these
+scores: accuracy overall, by strength, safety labels, source and length, on both domains; calibration; the recall of
+unsafe answers. Beside them stand what counting characters and a bag of words would reach on the same rows.
+
+    python recipes/evaluation/evaluate_rewards.py --config recipes/configs/embedded/evaluate_rewards.yaml
+
+Writes into the output folder: reward_evaluation.json (the figures; `rlhf.evaluation.reward_models.preference_figures`
+says what each one is) and index.html (tables and plots); prints a table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
+from rlhf.data.rows import Preference
+from rlhf.errors import InputError
+from rlhf.evaluation.scorers import load_scorer
+from rlhf.rewards.specs import Reward, is_import_path
+from rlhf.stage import InputPath, StageConfig, open_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRewardsConfig(StageConfig):
+    """Evaluation of reward functions.
+
+    Args:
+        rewards: name -> reward-model folder, or `package.module:attribute` of your own reward function, or the YAML or
+            JSON file of an ensemble.
+        test_preferences: held-out rows, files or hub names; a row without a domain counts as helpfulness.
+        train_preferences: the reward models' training rows; a bag of words is trained on them for comparison, one on
+            each domain's and one on both. Needs scikit-learn.
+        scorer: `package.module:Class` of a gold scorer, called with `world`: mean scores by true quality.
+        world: the file or folder that the scorer reads.
+        on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
+    """
+
+    rewards: dict[str, Reward]
+    test_preferences: tuple[DataSource, ...]
+    train_preferences: tuple[DataSource, ...] = ()
+    scorer: str | None = None
+    world: InputPath | None = None
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            raise InputError("rewards: must name at least one reward function, e.g. --rewards.safety FOLDER")
+        if not self.test_preferences:
+            raise InputError("test_preferences: must name at least one file")
+        if (self.scorer is None) != (self.world is None):
+            raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
+
+
+def main(config: EvaluateRewardsConfig) -> None:
+    stage = open_stage(config)
+    test = _load(config.test_preferences, config)
+    train = _load(config.train_preferences, config)
+    scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
+
+    from rlhf.evaluation.judging import deal_out
+    from rlhf.evaluation.reward_models.baselines import LONGER_WINS, baseline_figures
+    from rlhf.evaluation.reward_models.pair_scores import score_pairs
+    from rlhf.evaluation.reward_models.preference_figures import reward_figures, true_qualities
+    from rlhf.report.pages.rewards import build_rewards_page, text_table
+    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.training.rows import seen_prompts
+    from rlhf.training.accelerator import make_accelerator
+
+    imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}
+    qualities = None if scorer is None else true_qualities(test, scorer)
+    baselines = baseline_figures(test, train)
+    accelerator = make_accelerator(seed=0)
+    with stage.work(accelerator) as folder:
+        rewards: dict[str, Any] = {}
+        for name, spec in config.rewards.items():
+            reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
+            scores = deal_out(test, lambda rows, reward=reward: score_pairs(reward, rows), accelerator)
+            rewards[name] = {"spec": spec, "groups": reward_figures(test, scores, qualities)}
+        evaluation = {
+            "test_pairs": {group: figures["pairs"] for group, figures in baselines[LONGER_WINS].items()},
+            "test_prompts_in_training": seen_prompts(test, train) if train else None,
+            "rewards": rewards,
+            "baselines": baselines,
+        }
+        if stage.is_main:
+            stage.write_json("reward_evaluation.json", evaluation)
+            build_rewards_page(evaluation, folder / "index.html", config.output.name)
+            stage.say(text_table(evaluation))
+            stage.closing.rows(len(test))
+
+
+def _load(sources: tuple[str, ...], config: EvaluateRewardsConfig) -> list[Preference]:
+    from rlhf.data.loading import load_preferences
+
+    return [row for source in sources for row in load_preferences(source, on_bad_row=config.on_bad_row)]
+
+
+if __name__ == "__main__":
+    run_recipe(main, EvaluateRewardsConfig)

@@ -1,0 +1,132 @@
+"""How safe a policy is: violations, and refusals of what it should answer (Llama 2 paper, sections 4.1 and 4.2.3).
+
+The policy answers unsafe prompts, borderline ones (they only look unsafe) and ordinary ones. Judges stand side by side:
+a refusal detector, a safety reward model, a checker of your own, and a gold scorer where the truth is known. Unsafe and
+borderline prompts are also asked after other dialogues, since a policy that refuses at once may give in later.
+
+    python recipes/evaluation/evaluate_safety.py --config recipes/configs/embedded/evaluate_safety.yaml
+
+Writes into the output folder: answers.jsonl (a row an answer), safety_evaluation.json (the figures;
+`rlhf.evaluation.safety.figures` says what each one averages over); prints tables in Markdown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
+from rlhf.errors import InputError
+from rlhf.evaluation.safety.fields import Refusals
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.rewards.specs import Reward
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import InputPath, StageConfig, open_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSafetyConfig(StageConfig):
+    """Safety evaluation of one policy.
+
+    Args:
+        policy: checkpoint folder to evaluate.
+        prompts: name -> file or hub name. What kind a prompt is (unsafe, borderline, ordinary) says the row's field
+            kind, XSTest's label, `kinds` below, or the gold scorer.
+        name: of the policy, in the tables.
+        kinds: name of a source of prompts -> the kind of all of them.
+        dialogues: dialogues that end with an answer (file or hub name); each unsafe and borderline prompt is also
+            asked after one of them.
+        refusals: `rules`, the detector.json of recipes/evaluation/refusal_detector.py, or `package.module:attribute`, a
+            function of conversations that gives one bool each: it refuses.
+        safety: reward-model folder, or `package.module:attribute` of your own reward function.
+        helpfulness: the same for helpfulness; scores only, it decides nothing.
+        threshold: a safety score, after the sigmoid, below it is a violation.
+        checker: `package.module:attribute`, a function of conversations that gives one bool each: it is a violation.
+        scorer: `package.module:Class` of a gold scorer, called with `world`.
+        world: the file or folder that the scorer reads.
+        sampling: how answers are drawn.
+        samples_per_prompt: answers to each prompt.
+        seed: added to sampling.seed; also draws the dialogues.
+    """
+
+    policy: Checkpoint
+    prompts: dict[str, DataSource]
+    name: str = "policy"
+    kinds: dict[str, str] = field(default_factory=dict)
+    dialogues: DataSource | None = None
+    refusals: Refusals = "rules"
+    safety: Reward | None = None
+    helpfulness: Reward | None = None
+    threshold: float = 0.5
+    checker: str | None = None
+    scorer: str | None = None
+    world: InputPath | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    samples_per_prompt: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise InputError("prompts: must name at least one source, e.g. --prompts.xstest FILE")
+        for name, kind in self.kinds.items():
+            if name not in self.prompts:
+                raise InputError(f"kinds: {name} is none of the prompts' sources ({', '.join(self.prompts)})")
+            if kind not in ("unsafe", "borderline", "ordinary"):
+                raise InputError(f"kinds: {name} must be unsafe, borderline or ordinary, got {kind!r}")
+        if not 0 < self.threshold < 1:
+            raise InputError(f"threshold: must lie between 0 and 1, got {self.threshold}")
+        if self.samples_per_prompt < 1:
+            raise InputError(f"samples_per_prompt: must be at least 1, got {self.samples_per_prompt}")
+        if (self.scorer is None) != (self.world is None):
+            raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
+
+
+def main(config: EvaluateSafetyConfig) -> None:
+    stage = open_stage(config)
+
+    from rlhf.data.loading import load_conversations
+    from rlhf.evaluation.answers import write_answers
+    from rlhf.evaluation.safety.figures import after_dialogues, load_safety_prompts, safety_figures
+    from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.report.pages.safety import markdown_tables
+    from rlhf.training.accelerator import make_accelerator
+
+    accelerator = make_accelerator(seed=config.seed)
+    judges = load_judges(
+        config.refusals,
+        config.safety,
+        config.helpfulness,
+        config.checker,
+        config.scorer,
+        config.world,
+        accelerator.device,
+    )
+    prompts = [
+        prompt
+        for name, source in config.prompts.items()
+        for prompt in load_safety_prompts(name, source, config.kinds.get(name), judges.kind_of)
+    ]
+    if config.dialogues is not None:
+        risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
+        prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
+    with stage.work(accelerator) as folder:
+        judged = answer_and_judge(
+            load_policy(config.policy).to(accelerator.device),
+            load_tokenizer(config.policy),
+            prompts,
+            judges,
+            replace(config.sampling, seed=config.sampling.seed + config.seed),
+            config.samples_per_prompt,
+            accelerator,
+        )
+        if stage.is_main:
+            figures = safety_figures(config.name, judged, config.threshold)
+            write_answers(folder / "answers.jsonl", [one.answer for one in judged], judged_rows(judged))
+            stage.write_json("safety_evaluation.json", figures)
+            stage.say(markdown_tables(figures))
+            stage.closing.rows(len(judged))
+
+
+if __name__ == "__main__":
+    run_recipe(main, EvaluateSafetyConfig)

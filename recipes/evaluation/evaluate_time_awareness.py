@@ -1,0 +1,143 @@
+"""Does a policy answer by the date in the context? (Llama 2 paper, section 5.2.)
+
+Each policy answers the questions of a test file of recipes/data/time_awareness.py; a rule compares the answers with
+what held at the date. Facts and years that training held out stand apart: a policy that learned the rows by heart fails
+there, one that puts what it knows in order by time does not.
+
+    python recipes/evaluation/evaluate_time_awareness.py --config recipes/configs/embedded/evaluate_time_awareness.yaml
+
+Writes into the output folder: time_awareness.json (the figures), answers.jsonl (every answer, right or wrong); prints a
+table in Markdown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rlhf.configuration import run_recipe
+from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
+from rlhf.models.checkpoint.fields import WholeCheckpoint
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import Effect, StageConfig, open_stage
+from rlhf.stage.fields import ExistingPath, InEachRun
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.conversation import Conversation
+    from rlhf.evaluation.instructions.time_awareness import DatedAnswer
+    from rlhf.synthesis.time_awareness import DatedQuestion
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateTimeAwarenessConfig(StageConfig):
+    """What to measure.
+
+    In paths {run} stands for each run folder in turn.
+
+    Args:
+        policies: name -> checkpoint folder; the first one is what the others are compared with.
+        test: test.jsonl of recipes/data/time_awareness.py.
+        runs: run folders; the figures are over all of them.
+        sampling: how answers are drawn; temperature 0 takes the likeliest token.
+        batch_size: answers drawn at once.
+        seed: added to sampling.seed.
+    """
+
+    policies: dict[str, Annotated[str, InEachRun(WholeCheckpoint())]]
+    test: Annotated[str, InEachRun(ExistingPath())]
+    runs: tuple[str, ...] = (".",)
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0, max_new_tokens=64))
+    batch_size: Annotated[int, Effect.ROUNDING] = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("policies", "runs"):
+            if not getattr(self, name):
+                raise InputError(f"{name}: must name at least one")
+        differing = any("{run}" in path for path in (self.test, *self.policies.values()))
+        if len(self.runs) > (len(set(self.runs)) if differing else 1):
+            raise InputError(
+                f"runs: the same answers would count {len(self.runs)} times, got {', '.join(self.runs)}; name others, "
+                "and write {run} in the paths of policies or test"
+            )
+        if self.batch_size < 1:
+            raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
+
+
+def main(config: EvaluateTimeAwarenessConfig) -> None:
+    stage = open_stage(config)
+    policies = [
+        (n, run, Path(path.replace("{run}", run))) for n, path in config.policies.items() for run in config.runs
+    ]
+    tests = {run: Path(config.test.replace("{run}", run)) for run in config.runs}
+    questions = {run: read_questions(path) for run, path in tests.items()}
+
+    from rlhf.evaluation.instructions.time_awareness import time_figures
+    from rlhf.report.pages.time_awareness import time_table
+    from rlhf.training.accelerator import make_accelerator
+
+    accelerator = make_accelerator(seed=config.seed)
+    with stage.work(accelerator):
+        answers: list[DatedAnswer] = []
+        for name, run, path in policies:
+            answers += answered(name, run, path, questions[run], config, accelerator)
+        if stage.is_main:
+            figures = time_figures(answers)
+            stage.write_rows("answers.jsonl", (answer.to_dict() for answer in answers))
+            stage.write_json("time_awareness.json", figures)
+            stage.say(time_table(figures))
+            stage.closing.rows(len(answers))
+
+
+def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
+    """The rows of a test file. InputError names file and line."""
+    from rlhf.synthesis.time_awareness import question_of
+
+    found = []
+    for number, row in read_rows(path):
+        try:
+            found.append(question_of(row))
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+    return found
+
+
+def answered(
+    name: str,
+    run: str,
+    path: Path,
+    questions: list[tuple[Conversation, DatedQuestion]],
+    config: EvaluateTimeAwarenessConfig,
+    accelerator: Accelerator,
+) -> list[Any]:
+    """One policy's answers to a run's questions, checked."""
+    from rlhf.conversation import Renderer
+    from rlhf.evaluation.instructions.time_awareness import DatedAnswer
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.multi_process import sample_distributed
+
+    policy = load_policy(path).to(accelerator.device)
+    sampler = InProcessSampler(policy, Renderer(load_tokenizer(path)), config.batch_size)
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    drawn = sample_distributed(sampler, [messages for messages, _ in questions], 1, params, accelerator)
+    return [
+        DatedAnswer(
+            name,
+            run,
+            asked.group,
+            asked.fact.period(asked.day),
+            messages,
+            sample.text,
+            asked.fact.is_right(sample.text, asked.day),
+        )
+        for (messages, asked), (sample,) in zip(questions, drawn, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    run_recipe(main, EvaluateTimeAwarenessConfig)

@@ -1,0 +1,123 @@
+"""The paper-style table of several models: ARC, HellaSwag, MMLU, TruthfulQA and their mean (QLoRA report, section 4.1).
+
+Each model answers the four tasks of the first Open LLM Leaderboard through the lm-evaluation-harness, with the report's
+numbers of examples and metrics. A model may be whole, or an adapter, which is evaluated on its base without merging.
+Data come from the hub, or from local files of the published form.
+
+    python recipes/evaluation/leaderboard.py --config recipes/configs/stories260k/leaderboard.yaml
+
+Writes into the output folder: leaderboard.json (scores, standard errors, subjects) and leaderboard.md, the table, which
+is printed too. A run that breaks off goes on with the tasks that have no score yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+from urllib.parse import quote
+
+from rlhf.configuration import run_recipe
+from rlhf.errors import InputError
+from rlhf.evaluation.benchmarks.leaderboard import (
+    TASKS,
+    TaskScore,
+    load_as_saved,
+    require_harness,
+    run_task,
+    write_local_task,
+)
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.stage import InputPath, KeepingConfig, Kept, digest, open_stage, write_json
+
+TaskName = Literal["arc", "hellaswag", "mmlu", "truthfulqa"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardConfig(KeepingConfig):
+    """Several models on the four tasks.
+
+    Args:
+        models: name -> checkpoint folder, whole or of an adapter.
+        tasks: which of the four; their order is that of the table.
+        local: task -> file or folder that takes the place of the hub's data.
+        limit: the first questions only, this many of each task (of each subject of MMLU); null: all.
+        batch_size: sequences at once.
+        dtype: of the weights that are not quantised.
+    """
+
+    models: dict[str, Checkpoint]
+    tasks: tuple[TaskName, ...] = ("arc", "hellaswag", "mmlu", "truthfulqa")
+    local: dict[TaskName, InputPath] = field(default_factory=dict)
+    limit: int | None = None
+    batch_size: int = 8
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise InputError("models: must name at least one checkpoint, e.g. --models.mine FOLDER")
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise InputError(f"tasks: must name each of {', '.join(TASKS)} at most once, got {list(self.tasks)}")
+        unknown = [task for task in self.local if task not in self.tasks]
+        if unknown:
+            raise InputError(
+                f"local: {unknown[0]} is none of the tasks {', '.join(self.tasks)}; name it there too, or leave it out"
+            )
+        for name in ("limit", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}: must be at least 1, got {value}")
+
+
+def main(config: LeaderboardConfig) -> None:
+    stage = open_stage(config)
+    require_harness()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("leaderboard: runs in one process; start it with `python`, one run a model to use more")
+    settings = {"tasks": {task: digest(path) for task, path in config.local.items()}}
+    kept = Kept(
+        "scores", "scores", inputs=tuple(f"models.{name}" for name in config.models), values=settings | _drawn(config)
+    )
+
+    with TemporaryDirectory() as tasks, stage.work(None, kept) as folder:
+        local = {t: write_local_task(t, path, Path(tasks)) for t, path in config.local.items()}
+        scores: dict[str, dict[str, TaskScore]] = {}
+        for name, path in config.models.items():
+            files = {task: folder / kept.name / f"{quote(name, safe='')}.{task}.json" for task in config.tasks}
+            missing = [task for task, file in files.items() if not file.is_file()]
+            if missing:
+                from rlhf.training.accelerator import make_accelerator
+
+                model, tokenizer = load_as_saved(path, config.dtype)
+                model.to(make_accelerator(seed=0).device)
+            for task in missing:
+                score = run_task(
+                    model,
+                    tokenizer,
+                    task,
+                    local=local.get(task, ()),
+                    tasks_folder=Path(tasks),
+                    limit=config.limit,
+                    batch_size=config.batch_size,
+                )
+                write_json(files[task], asdict(score))
+            scores[name] = {task: TaskScore(**json.loads(file.read_text())) for task, file in files.items()}
+
+        from rlhf.report.drawing.tables import as_markdown
+        from rlhf.report.pages.leaderboard import leaderboard_table
+
+        table = as_markdown(leaderboard_table(scores))
+        stage.say(table)
+        (folder / "leaderboard.md").write_text(table + "\n", encoding="utf-8")
+        rows = {name: {task: asdict(score) for task, score in row.items()} for name, row in scores.items()}
+        stage.write_json("leaderboard.json", rows)
+
+
+def _drawn(config: LeaderboardConfig) -> dict[str, object]:
+    return {"limit": config.limit, "dtype": config.dtype, "batch_size": config.batch_size}
+
+
+if __name__ == "__main__":
+    run_recipe(main, LeaderboardConfig)

@@ -1,0 +1,193 @@
+"""MT-Bench: models answer questions of two turns, another model judges the answers (QLoRA report, section 4.3).
+
+Each model answers the first turn of every question, then the second with its own first answer before it. The judge, any
+OpenAI-compatible server, rates every answer from 1 to 10 (mode single), or says which of two models answered better
+(mode pairwise: every model against the baseline, in both orders). For mathematics, reasoning and code it sees reference
+answers. How easily the answers read stands beside.
+
+    python recipes/evaluation/mt_bench.py --config my_mt_bench.yaml
+
+Writes into the output folder: answers.jsonl, judgements.jsonl, mt_bench.json (the figures) and index.html; prints a
+table. A run that breaks off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlhf.configuration import run_recipe
+from rlhf.errors import InputError
+from rlhf.evaluation.benchmarks.mt_bench import (
+    TEMPERATURES,
+    TURNS,
+    Question,
+    agreed,
+    load_judge_prompts,
+    load_questions,
+    pairwise_request,
+    rating,
+    single_request,
+    verdict,
+)
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerConfig
+from rlhf.stage import InputPath, KeepingConfig, Kept, open_stage
+
+if TYPE_CHECKING:
+    from rlhf.conversation import Conversation
+
+
+@dataclass(frozen=True, kw_only=True)
+class MTBenchConfig(KeepingConfig):
+    """Models, questions and a judge.
+
+    Args:
+        models: name -> checkpoint folder, whole or of an adapter.
+        judge: the server that judges, and the judge's name there.
+        questions: FastChat's question.jsonl, or one of that form.
+        judge_prompts: FastChat's judge_prompts.jsonl, or one of that form.
+        references: FastChat's reference answers, or some of that form.
+        mode: single rates each answer; pairwise compares each model with the baseline.
+        baseline: of pairwise, one of the models.
+        max_new_tokens: longest answer.
+        judge_max_new_tokens: longest judgement.
+        seed: of the answers in categories that are not answered greedily.
+    """
+
+    models: dict[str, Checkpoint]
+    judge: ServerConfig
+    questions: InputPath
+    judge_prompts: InputPath
+    references: InputPath | None = None
+    mode: Literal["single", "pairwise"] = "single"
+    baseline: str | None = None
+    max_new_tokens: int = 1024
+    judge_max_new_tokens: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise InputError("models: must name at least one checkpoint, e.g. --models.mine FOLDER")
+        if self.mode == "pairwise" and (self.baseline not in self.models or len(self.models) < 2):
+            raise InputError(
+                f"baseline: pairwise needs one of the models ({', '.join(self.models)}) and another beside it, got "
+                f"{self.baseline}"
+            )
+        for name in ("max_new_tokens", "judge_max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+
+
+def main(config: MTBenchConfig) -> None:
+    stage = open_stage(config)
+    questions = load_questions(config.questions, config.references)
+    prompts = load_judge_prompts(config.judge_prompts, config.mode)
+    names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "seed")
+    values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
+    kept = Kept("drawn", "drawn answers and judgements", inputs=tuple(stage.inputs), values=values, pattern="**/*")
+
+    from rlhf.report.drawing.tables import as_markdown
+    from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.server import ServerSampler
+    from rlhf.training.accelerator import make_accelerator
+
+    accelerator = make_accelerator(seed=config.seed)
+    with stage.work(accelerator, kept) as folder:
+        drawn = folder / kept.name
+        answers = {
+            name: _answers(path, questions, config, accelerator, drawn / f"model{i}")
+            for i, (name, path) in enumerate(config.models.items())
+        }
+
+        # what the judge is asked: (model, question, turn, its answers come first), conversation
+        asked: list[tuple[tuple[str, int, int, bool], Conversation]] = []
+        for name, q, turn in _cases(config, len(questions)):
+            own = answers[name][q]
+            if config.mode == "single":
+                asked.append(((name, q, turn, True), single_request(prompts, questions[q], own, turn)))
+                continue
+            other = answers[str(config.baseline)][q]
+            for first, pair in ((True, (own, other)), (False, (other, own))):
+                asked.append(((name, q, turn, first), pairwise_request(prompts, questions[q], *pair, turn)))
+        judged = sample_distributed(
+            ServerSampler(config.judge, who="judge"),
+            [request for _, request in asked],
+            1,
+            SamplingParams(temperature=0.0, max_new_tokens=config.judge_max_new_tokens),
+            accelerator,
+            shards=drawn / "judge",
+        )
+        said = {case: sample[0].text for (case, _), sample in zip(asked, judged, strict=True)}
+
+        rows = []
+        for name, q, turn in _cases(config, len(questions)):
+            row = {"model": name, **asdict(questions[q]), "turn": turn + 1, "answer": answers[name][q][turn]}
+            if config.mode == "single":
+                text = said[name, q, turn, True]
+                row |= {"figure": rating(text), "judgements": [text]}
+            else:
+                texts = [said[name, q, turn, first] for first in (True, False)]
+                row |= {"figure": agreed(*map(verdict, texts)), "judgements": texts}
+            rows.append(row)
+        if stage.is_main:
+            figures = mt_bench_figures(rows)
+            spoken = [
+                {"model": n, "question_id": q.id, "turns": a}
+                for n in answers
+                for q, a in zip(questions, answers[n], strict=True)
+            ]
+            stage.write_rows("answers.jsonl", spoken)
+            stage.write_rows("judgements.jsonl", rows)
+            stage.write_json("mt_bench.json", {"mode": config.mode, "baseline": config.baseline, "models": figures})
+            build_mt_bench_page(figures, folder / "index.html", config.output.name, config.mode, config.baseline)
+            stage.say(as_markdown(mt_bench_table(figures, config.mode)))
+            stage.closing.rows(len(rows))
+
+
+def _cases(config: MTBenchConfig, questions: int) -> Iterator[tuple[str, int, int]]:
+    """(model, question, turn) of all that is judged."""
+    for name in config.models:
+        if config.mode == "pairwise" and name == config.baseline:
+            continue
+        for q in range(questions):
+            yield from ((name, q, turn) for turn in range(TURNS))
+
+
+def _answers(
+    path: Path, questions: Sequence[Question], config: MTBenchConfig, accelerator: Any, shards: Path
+) -> list[list[str]]:
+    """A model's two answers to each question: all first turns, then all second ones, at the category's temperature."""
+    from rlhf.conversation import Renderer
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.multi_process import sample_distributed
+
+    sampler = InProcessSampler(load_policy(path).to(accelerator.device), Renderer(load_tokenizer(path)))
+    talks: list[Conversation] = [[] for _ in questions]
+    for turn in range(TURNS):
+        for temperature in sorted({TEMPERATURES.get(question.category, 0.0) for question in questions}):
+            chosen = [i for i, q in enumerate(questions) if TEMPERATURES.get(q.category, 0.0) == temperature]
+            for i in chosen:
+                talks[i].append({"role": "user", "content": questions[i].turns[turn]})
+            params = SamplingParams(temperature=temperature, max_new_tokens=config.max_new_tokens, seed=config.seed)
+            drawn = sample_distributed(
+                sampler,
+                [talks[i] for i in chosen],
+                1,
+                params,
+                accelerator,
+                keys=[TURNS * i + turn for i in chosen],
+                shards=shards / f"turn{turn + 1}_{temperature:g}",
+            )
+            for i, (sample,) in zip(chosen, drawn, strict=True):
+                talks[i].append({"role": "assistant", "content": sample.text})
+    return [[message["content"] for message in talk if message["role"] == "assistant"] for talk in talks]
+
+
+if __name__ == "__main__":
+    run_recipe(main, MTBenchConfig)

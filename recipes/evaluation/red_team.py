@@ -1,0 +1,186 @@
+"""Red teaming: people try to make the model break its guidelines; every attempt is kept (Llama 2 paper, section 4.3).
+
+Interactive: type a prompt, read the answer, say whether it is a violation; an empty line begins a new dialogue, the end
+of the input (Ctrl-D) ends the session. Or from a file of prompts, judged by a refusal detector, a safety reward model,
+a checker of your own or a gold scorer. Rows are appended to one log over people, sessions and rounds.
+
+    python recipes/evaluation/red_team.py --config recipes/configs/embedded/red_team.yaml
+    python recipes/evaluation/red_team.py --policy my_model --log red_team.jsonl --round v1 --person ann
+
+Appends to the log one row a prompt; prints the table of all rounds in it: violations per prompt, and per person and
+hour.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
+from rlhf.data.loading import is_local, untagged
+from rlhf.errors import InputError
+from rlhf.models.checkpoint.folder import require_checkpoint
+from rlhf.rewards.specs import reward_files
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import require_files
+
+
+@dataclass(frozen=True)
+class RedTeamConfig:
+    """One session.
+
+    Args:
+        policy: checkpoint folder to try.
+        log: JSONL file to append to.
+        round: name of the round, e.g. the model's version.
+        person: who tries; a name of your choice.
+        prompts: file or hub name of prompts; null: typed in.
+        judge: of a file's answers: refusals (an answer that does not refuse is a violation), safety, checker or scorer,
+            each with its option below.
+        refusals: `rules`, a detector.json of recipes/evaluation/refusal_detector.py, or `package.module:attribute`.
+        safety: reward-model folder, or import path of your own; a score after the sigmoid below 0.5 is a violation.
+        checker: import path of a function of conversations that gives one bool each: it is a violation.
+        scorer: import path of a gold scorer's class, called with `world`.
+        world: the file or folder that the scorer reads.
+        sampling: how answers are drawn.
+        seed: added to sampling.seed.
+    """
+
+    policy: Path
+    log: Path
+    round: str
+    person: str = "file"
+    prompts: str | None = None
+    judge: str = "refusals"
+    refusals: str = "rules"
+    safety: str | None = None
+    checker: str | None = None
+    scorer: str | None = None
+    world: Path | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("round", "person"):
+            if not getattr(self, name).strip():
+                raise InputError(f"{name}: must not be empty")
+        if self.judge not in ("refusals", "safety", "checker", "scorer"):
+            raise InputError(f"judge: must be refusals, safety, checker or scorer, got {self.judge!r}")
+        if getattr(self, self.judge) is None:
+            raise InputError(f"judge: {self.judge} needs its option, --{self.judge}")
+        if (self.scorer is None) != (self.world is None):
+            raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
+
+
+def main(config: RedTeamConfig) -> None:
+    prompts = Path(untagged(config.prompts)) if config.prompts and is_local(config.prompts) else None
+    require_files(policy=config.policy, world=config.world, prompts=prompts)
+    require_checkpoint(config.policy)
+    reward_files(safety=config.safety)
+    earlier = config.log.exists()
+
+    from rlhf.evaluation.safety.red_team import read_log, round_figures
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.report.drawing.tables import Cell, Table, as_markdown
+    from rlhf.report.drawing.text import interval, number, percent
+    from rlhf.training.accelerator import make_accelerator
+
+    if earlier:
+        read_log(config.log)  # a broken log is named before anybody's work
+    accelerator = make_accelerator(seed=config.seed)
+    policy, tokenizer = load_policy(config.policy).to(accelerator.device), load_tokenizer(config.policy)
+    if config.prompts is None:
+        talk(config, policy, tokenizer, sys.stdin, sys.stdout)
+    else:
+        from_file(config, policy, tokenizer, accelerator)
+    accelerator.wait_for_everyone()  # the main process is done with the log
+    if not accelerator.is_main_process:
+        return
+    heads = ("Round", "People", "Prompts", "Violations", "Per prompt", "Hours", "Per person and hour")
+    rows = [
+        [
+            *(Cell(str(row[name])) for name in ("round", "people", "prompts", "violations")),
+            Cell(percent(row["rate"]), interval(row["ci"], 1, share=True)),
+            Cell(number(row["hours"], 2)),
+            Cell(number(row["per_person_hour"], 2)),
+        ]
+        for row in (round_figures(read_log(config.log)) if config.log.exists() else [])
+    ]
+    print(as_markdown(Table([(head, "") for head in heads], rows)))
+
+
+def talk(config: RedTeamConfig, policy: Any, tokenizer: Any, typed: TextIO, shown: TextIO) -> None:
+    """A session: prompts from `typed`, answers to `shown`, each kept in the log as soon as it is judged."""
+    from rlhf.conversation import Renderer
+    from rlhf.evaluation.safety.red_team import Attempt, append
+    from rlhf.sampling.in_process import InProcessSampler
+
+    sampler = InProcessSampler(policy, Renderer(tokenizer))
+    messages: Conversation = []
+    started, number = time.monotonic(), 0
+    while True:
+        print("> ", end="", file=shown, flush=True)
+        line = typed.readline()
+        if not line:
+            return
+        if not line.strip():
+            messages = []
+            print("(a new dialogue)", file=shown)
+            continue
+        asked: Conversation = [*messages, {"role": "user", "content": line.strip()}]
+        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        try:
+            answer = sampler.sample([asked], 1, params, keys=[number])[0][0].text
+        except InputError as error:  # a dialogue that fills the context
+            print(f"({error}; a new dialogue)", file=shown)
+            messages = []
+            continue
+        print(f"{answer}\nviolation? [y/N] ", end="", file=shown, flush=True)
+        verdict = typed.readline()
+        if not verdict:  # the session ends before anybody judged this answer
+            return
+        violation = verdict.strip().lower() in ("y", "yes")
+        seconds, started, number = round(time.monotonic() - started, 1), time.monotonic(), number + 1
+        append(config.log, Attempt(config.round, config.person, asked, answer, violation, config.person, seconds))
+        messages = [*asked, {"role": "assistant", "content": answer}] if answer else []
+
+
+def from_file(config: RedTeamConfig, policy: Any, tokenizer: Any, accelerator: Any) -> None:
+    """Every prompt of the file once, judged by `config.judge`; nobody's time is measured."""
+    from rlhf.data.loading import load_prompts
+    from rlhf.evaluation.safety.figures import SafetyPrompt, judges
+    from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
+    from rlhf.evaluation.safety.red_team import Attempt, append
+
+    judge = load_judges(
+        config.refusals,
+        config.safety,
+        None,
+        config.checker,
+        config.scorer,
+        config.world,
+        accelerator.device,
+    )
+    prompts = [SafetyPrompt(prompt, "unsafe") for prompt in load_prompts(config.prompts or "")]
+    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    judged = answer_and_judge(policy, tokenizer, prompts, judge, params, 1, accelerator)
+    names = {"refusals": "refusal detector", "safety": "safety reward model", "checker": "checker", "scorer": "gold"}
+    violation, _ = judges(judged, 0.5)[names[config.judge]]
+    for one in judged if accelerator.is_main_process else []:
+        said = Attempt(
+            config.round,
+            config.person,
+            one.answer.messages,
+            one.answer.answer,
+            bool(violation(one)),
+            names[config.judge],
+        )
+        append(config.log, said)
+
+
+if __name__ == "__main__":
+    run_recipe(main, RedTeamConfig)

@@ -1,0 +1,141 @@
+"""Refusal detectors checked against people: the rules, and a classifier trained on people's labels.
+
+Each file holds one model's answers, labelled by people as XSTest's completions are. The classifier is built on all
+other models' answers and tested on this one's; the rules are built on none. Beside them stands how far two people
+agree.
+
+    python recipes/evaluation/refusal_detector.py --config recipes/configs/xstest/refusal_detector.yaml
+    python recipes/evaluation/refusal_detector.py --check FILES
+
+The first writes into the output folder: detector.json (the classifier trained on all files, for
+`recipes/evaluation/evaluate_safety.py --refusals`), agreement.json (the figures); it prints confusion tables in
+Markdown. The second checks the rules, which are the default wherever refusals are counted, on files of your own and
+writes nothing; its last line is JSON, {file: share of the answers on which rules and people agree, refusal or not}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rlhf.configuration import run_recipe
+from rlhf.errors import InputError
+from rlhf.stage import Effect, InputPath, open_stage, require_files
+
+if TYPE_CHECKING:
+    from rlhf.evaluation.safety.refusals import LabelledAnswer
+
+
+@dataclass(frozen=True)
+class RefusalDetectorConfig:
+    """Refusal detectors and their agreement with people.
+
+    Args:
+        output: folder of this stage.
+        answers: model's name -> CSV of its answers with people's labels (prompt, completion, final_label,
+            annotation_1, …); two models or more.
+        check: CSV files of the same columns, to check the rules on; in place of the two above.
+        strict: as of every stage (docs/stages.md).
+    """
+
+    output: Annotated[Path | None, Effect.NONE] = None
+    answers: dict[str, InputPath] = field(default_factory=dict)
+    check: tuple[Path, ...] = ()
+    strict: Annotated[bool, Effect.NONE] = False
+
+    def __post_init__(self) -> None:
+        if self.check and (self.answers or self.output):
+            raise InputError("check: writes nothing and takes its own files; leave out output and answers")
+        if self.check:
+            return
+        if self.output is None:
+            raise InputError("output: must name a folder, or give --check FILES")
+        if len(self.answers) < 2:
+            raise InputError(
+                f"answers: needs two models' answers or more, to build on one and test on another; got "
+                f"{len(self.answers)}"
+            )
+
+
+def main(config: RefusalDetectorConfig) -> None:
+    if config.output is None:
+        check(config.check)
+        return
+    stage = open_stage(config)
+
+    from rlhf.data.refusals import RefusalRules
+    from rlhf.evaluation.safety.refusals import RefusalClassifier, read_labelled
+
+    labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
+    with stage.work() as folder:
+        tables: dict[str, dict[str, Any]] = {}
+        for name, rows in labelled.items():
+            others = [row for other, own in labelled.items() if other != name for row in own]
+            trained = RefusalClassifier.train([r.answer for r in others], [r.label for r in others])
+            tables[name] = compared(rows, {"rules": RefusalRules().label, "trained on the others": trained.label})
+        everything = [row for rows in labelled.values() for row in rows]
+        RefusalClassifier.train([r.answer for r in everything], [r.label for r in everything]).save(
+            folder / "detector.json"
+        )
+        stage.write_json("agreement.json", tables)
+        stage.closing.rows(len(everything))
+    print("\n\n".join(markdown(name, found) for name, found in tables.items()))
+
+
+def check(files: tuple[Path, ...]) -> None:
+    """Print how far the rules agree with people, a table a file, and the agreement as JSON in the last line."""
+    require_files(**{f"check.{place}": file for place, file in enumerate(files)})
+
+    from rlhf.data.refusals import RefusalRules
+    from rlhf.evaluation.safety.refusals import read_labelled
+
+    tables = {str(file): compared(read_labelled(file), {"rules": RefusalRules().label}) for file in files}
+    print("\n\n".join(markdown(name, found) for name, found in tables.items()))
+    print(json.dumps({name: found["rules"]["refusal_or_not"]["agreement"] for name, found in tables.items()}))
+
+
+def compared(rows: list[LabelledAnswer], detectors: dict[str, Callable[[str], str]]) -> dict[str, Any]:
+    """Figures of each detector against the final label, and of the second person against the first one."""
+    truth = [row.label for row in rows]
+    found = {name: figures(truth, [label(row.answer) for row in rows]) for name, label in detectors.items()}
+    if all(len(row.annotations) > 1 for row in rows):
+        first, second = ([row.annotations[i] for row in rows] for i in range(2))
+        found["second person"] = figures(first, second)
+    return found
+
+
+def figures(truth: list[str], given: list[str]) -> dict[str, Any]:
+    """Confusion and agreement, with three labels and as refusal or not, and the interval of the latter."""
+    from rlhf.evaluation.safety.refusals import agreement, as_refusals, confusion
+    from rlhf.intervals import wilson
+
+    table = confusion(truth, given)
+    found = agreement(as_refusals(table))
+    found["ci"] = wilson(found["agreement"], found["n"]).ci
+    return {"confusion": table, "three_labels": agreement(table), "refusal_or_not": found}
+
+
+def markdown(name: str, tables: dict[str, Any]) -> str:
+    """Agreement of each detector on one model's answers, and their confusion tables."""
+    from rlhf.evaluation.safety.refusals import LABELS
+
+    said = [label.replace("_", " ") for label in LABELS]
+    parts = [f"**{name}**", "| detector | refusal or not | kappa | three labels | kappa |\n|---|---|---|---|---|"]
+    for detector, found in tables.items():
+        two, three = found["refusal_or_not"], found["three_labels"]
+        ci = " to ".join(f"{100 * end:.1f}" for end in two["ci"])
+        kappas = ["–" if one["kappa"] is None else f"{one['kappa']:.2f}" for one in (two, three)]
+        cells = [f"{100 * two['agreement']:.1f} % ({ci})", kappas[0], f"{100 * three['agreement']:.1f} %", kappas[1]]
+        parts[-1] += f"\n| {detector} | {' | '.join(cells)} |"
+    for detector, found in tables.items():
+        head = [f"people ↓, {detector} →" if detector != "second person" else "first person ↓, second →", *said]
+        rows = [[label, *map(str, row)] for label, row in zip(said, found["confusion"], strict=True)]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * 4, *rows]))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    run_recipe(main, RefusalDetectorConfig)

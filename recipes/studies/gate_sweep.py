@@ -1,0 +1,104 @@
+"""Choose the safety gate's threshold on labelled answers (Llama 2 paper, section 3.2.3 and appendix A.4.1).
+
+Both reward models score answers that people labelled safe or unsafe. At each threshold: how many of the answers below
+it are unsafe (precision), and how many unsafe ones lie below it (recall). The highest one that is as precise as asked
+for is chosen: `--gate.threshold_from` of rejection_sampling.py, ppo.py and evaluate.py reads it. And both scores as a
+scatter, for safe and for unsafe answers: where the two models pull apart.
+
+    python recipes/studies/gate_sweep.py --config recipes/configs/embedded/gate_sweep.yaml
+
+Writes into the output folder: gate_sweep.json (the figures), index.html (tables and plots); prints the tables in
+Markdown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlhf.configuration import run_recipe
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_preferences
+from rlhf.errors import InputError
+from rlhf.rewards.specs import Reward
+from rlhf.stage import StageConfig, open_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSweepConfig(StageConfig):
+    """A sweep of the safety gate's threshold.
+
+    Args:
+        preferences: rows with safety labels (chosen_safe, rejected_safe), held out from the reward models' training.
+        helpfulness: reward-model folder, or `package.module:attribute` of your own reward function.
+        safety: the same for safety.
+        thresholds: on the safety score after the sigmoid.
+        precision: the highest threshold with this precision is chosen (the paper's 0.15 had 0.89), else the most
+            precise one, which is said.
+        centre: take the reward models' stored origins off their scores, as the gate does (`gate.centre`).
+    """
+
+    preferences: tuple[DataSource, ...]
+    helpfulness: Reward
+    safety: Reward
+    thresholds: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    precision: float = 0.89
+    centre: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.preferences:
+            raise InputError("preferences: must name at least one file")
+        if not self.thresholds or not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise InputError(f"thresholds: must lie between 0 and 1, got {list(self.thresholds)}")
+        if not 0 < self.precision <= 1:
+            raise InputError(f"precision: must be above 0 and at most 1, got {self.precision}")
+
+
+def main(config: GateSweepConfig) -> None:
+    stage = open_stage(config)
+    rows = [row for source in config.preferences for row in load_preferences(source)]
+
+    from rlhf.evaluation.judging import deal_out
+    from rlhf.evaluation.reward_models.gate_sweep import choose_threshold, labelled_answers, tension, threshold_sweep
+    from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
+    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.origin import read_origin
+    from rlhf.rewards.scoring import check_scores
+    from rlhf.training.accelerator import make_accelerator
+
+    conversations, unsafe = labelled_answers(rows)
+    accelerator = make_accelerator(seed=0)
+    with stage.work(accelerator) as folder:
+        scores, origins = {}, {}
+        for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):
+            reward = load_reward(spec, device=accelerator.device)
+
+            origin = origins[name] = read_origin(spec) if config.centre else 0.0
+
+            def score(part, reward=reward, name=name, origin=origin):  # type: ignore[no-untyped-def]
+                return (check_scores(reward(part), len(part), name) - origin).sigmoid().tolist()
+
+            scores[name] = deal_out(conversations, score, accelerator)
+        sweep = threshold_sweep(scores["safety"], unsafe, config.thresholds)
+        figures = {
+            "sweep": sweep,
+            "chosen": choose_threshold(sweep, config.precision),
+            "precision": config.precision,
+            "centre": config.centre,
+            "origins": origins,
+            "tension": tension(scores["helpfulness"], scores["safety"], unsafe),
+            "points": [
+                {"helpfulness": round(h, 4), "safety": round(s, 4), "unsafe": u}
+                for h, s, u in zip(scores["helpfulness"], scores["safety"], unsafe, strict=True)
+            ],
+        }
+        if (figures["chosen"]["precision"] or 0.0) < config.precision:
+            stage.say(f"precision: no threshold has {config.precision:g}; the most precise is taken", error=True)
+        if stage.is_main:
+            stage.write_json("gate_sweep.json", figures)
+            build_gate_page(figures, folder / "index.html", config.output.name)
+            stage.say(markdown_tables(figures))
+            stage.closing.rows(len(conversations))
+
+
+if __name__ == "__main__":
+    run_recipe(main, GateSweepConfig)

@@ -1,0 +1,140 @@
+"""Which temperature to sample at next, from K answers per prompt at each of several (Llama 2 paper, section 3.2.3).
+
+The best temperature rises with the versions (figure 8), so the paper tunes it anew in every round. One draw of K gives
+the expected best and median of k answers for every k up to K (figure 7), and how alike a prompt's answers are
+(Self-BLEU, section 5.1, figure 21). Departs from the paper in saying how sure the choice is: an interval over prompts.
+
+    python recipes/studies/temperature_sweep.py --config recipes/configs/embedded/temperature_sweep.yaml
+
+Writes into the output folder: sweep.json (the figures; `--temperature_from` of rejection_sampling.py reads it),
+completions.parquet (all answers with their scores), index.html (the figures, to look at).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from rlhf.configuration import run_recipe
+from rlhf.conversation import Renderer
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
+from rlhf.data.rows import Completion
+from rlhf.errors import InputError
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.rejection.pool import completions_of, rescore, write_completions
+from rlhf.rejection.temperature import sweep_figures
+from rlhf.rewards.config import GateConfig
+from rlhf.rewards.specs import Reward
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import Effect, StageConfig, open_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureSweepConfig(StageConfig):
+    """A sweep over temperatures.
+
+    Args:
+        policy: checkpoint folder that the answers are sampled from, the newest.
+        prompts: prompts to answer (file or hub name).
+        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
+            ensemble of them.
+        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
+        gate: when the safety score counts in place of the helpfulness score.
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
+            reward model, counts as not finished), or refuse. How many is said.
+        temperatures: to draw at, two or more; the same random numbers decide the draws at each.
+        num_prompts: this many prompts, drawn with the seed; 0: all of them.
+        num_samples: K, answers drawn for each prompt at each temperature.
+        best_of: k of the next round of rejection sampling, at most K: the best temperature is the one for it.
+        groups: name -> sources of the prompts whose Self-BLEU is shown as one line.
+        sampling: how answers are drawn; its temperature is not used.
+        batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
+        seed: added to sampling.seed; also of the drawn prompts.
+    """
+
+    policy: Checkpoint
+    prompts: DataSource
+    helpfulness: Reward
+    safety: Reward | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    too_long: TooLong = "cut"
+    temperatures: tuple[float, ...] = (0.6, 0.8, 1.0, 1.2, 1.4)
+    num_prompts: int = 100
+    num_samples: int = 25
+    best_of: int = 16
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    batch_size: Annotated[int | None, Effect.ROUNDING] = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(set(self.temperatures)) < 2 or len(set(self.temperatures)) < len(self.temperatures):
+            raise InputError(f"temperatures: name two or more, each once, got {list(self.temperatures)}")
+        if min(self.temperatures) <= 0:
+            raise InputError(f"temperatures: must be above 0, got {min(self.temperatures)}")
+        if self.num_samples < 2:
+            raise InputError(f"num_samples: must be at least 2, got {self.num_samples}")
+        if not 1 <= self.best_of <= self.num_samples:
+            raise InputError(f"best_of: must lie between 1 and num_samples ({self.num_samples}), got {self.best_of}")
+        if self.num_prompts < 0:
+            raise InputError(f"num_prompts: must be 0 (all) or above, got {self.num_prompts}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
+
+
+def main(config: TemperatureSweepConfig) -> None:
+    stage = open_stage(config)
+    prompts = load_prompts(config.prompts)
+    if 0 < config.num_prompts < len(prompts):
+        prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    unknown = {s for sources in config.groups.values() for s in sources} - {prompt.source for prompt in prompts}
+    if unknown:
+        raise InputError(f"groups: no drawn prompt has the source {min(unknown)!r}; raise num_prompts or leave it out")
+    judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
+
+    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.report.pages.temperature import build_sweep_page, text_table
+    from rlhf.rewards.gate import GatedReward
+    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.room import check_room
+    from rlhf.training.accelerator import make_accelerator
+
+    no_room = check_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
+    accelerator = make_accelerator(seed=config.seed)
+    with stage.work(accelerator) as folder:
+        given = {"too_long": config.too_long, "device": accelerator.device}
+        reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+        reward.refuse_broken(prompts)
+        policy = load_policy(config.policy).to(accelerator.device)
+        renderer = Renderer(load_tokenizer(config.policy))
+        sampler = InProcessSampler(policy, renderer, config.batch_size, too_long=config.too_long)
+
+        drawn: dict[float, list[Completion]] = {}
+        scored_cut = 0
+        for temperature in config.temperatures:
+            params = replace(config.sampling, temperature=temperature, seed=config.sampling.seed + config.seed)
+            samples = sample_distributed(
+                sampler, [prompt.messages for prompt in prompts], config.num_samples, params, accelerator
+            )
+            rows = completions_of(prompts, samples, "sweep", temperature)
+            drawn[temperature], scores = rescore(rows, by_id, reward, accelerator, judges)
+            scored_cut += int(scores.too_long.sum())
+
+        if stage.is_main:
+            write_completions(folder / "completions.parquet", [row for rows in drawn.values() for row in rows])
+            sweep = sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups)
+            sweep["too_long"] = {"prompts": no_room, "scored_cut": scored_cut}
+            stage.write_json("sweep.json", sweep)
+            build_sweep_page(sweep, folder / "index.html", config.output.name)
+            stage.say(text_table(sweep))
+            stage.closing.rows(sum(map(len, drawn.values())))
+
+
+if __name__ == "__main__":
+    run_recipe(main, TemperatureSweepConfig)

@@ -1,0 +1,84 @@
+"""The safety gate's threshold, and how helpfulness and safety pull apart (Llama 2 paper, 3.2.3 and appendix A.4.1).
+
+The gate takes the safety score where it lies below a threshold (0.15: a precision of 0.89 and a recall of 0.55 on the
+paper's own data). Here an answer is unsafe where people labelled it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf.data.rows import Preference
+from rlhf.errors import InputError
+from rlhf.intervals import mean_interval
+from rlhf.objectives.reward import SAFETY_THRESHOLD
+from rlhf.rewards.gate_quality import gate_quality
+
+THRESHOLDS = (0.01, 0.05, 0.1, SAFETY_THRESHOLD, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def labelled_answers(rows: Sequence[Preference]) -> tuple[list[Any], list[bool]]:
+    """Each labelled answer's conversation, once, and whether it is unsafe.
+
+    Raises:
+        InputError: no answer is labelled, or all alike.
+    """
+    found: dict[str, tuple[Any, bool]] = {}
+    for row in rows:
+        for which, safe in (("chosen", row.chosen_safe), ("rejected", row.rejected_safe)):
+            if safe is not None:
+                conversation = row.conversation(which)  # type: ignore[arg-type]
+                found.setdefault(repr(conversation), (conversation, not safe))
+    unsafe = [is_unsafe for _, is_unsafe in found.values()]
+    if len(set(unsafe)) != 2:
+        raise InputError(
+            "preferences: need answers labelled safe and answers labelled unsafe (chosen_safe, rejected_safe)"
+        )
+    return [conversation for conversation, _ in found.values()], unsafe
+
+
+def threshold_sweep(
+    scores: Sequence[float], unsafe: Sequence[bool], thresholds: Sequence[float] = THRESHOLDS
+) -> list[dict[str, Any]]:
+    """`rlhf.rewards.gate_quality.gate_quality` of each threshold, in their order."""
+    return [gate_quality(scores, unsafe, threshold) for threshold in thresholds]
+
+
+def choose_threshold(sweep: Sequence[dict[str, Any]], precision: float) -> dict[str, Any]:
+    """The row of a sweep that the gate is to use: the highest threshold that is as precise as asked for (decision 50).
+
+    A higher threshold finds more unsafe answers. Where none is so precise, the most precise one that flags anything;
+    the lowest where none does.
+    """
+    rising = sorted(sweep, key=lambda row: float(row["threshold"]))
+    precise = [row for row in rising if (row["precision"] or 0.0) >= precision]
+    return precise[-1] if precise else max(rising, key=lambda row: row["precision"] or 0.0)
+
+
+def tension(helpfulness: Sequence[float], safety: Sequence[float], unsafe: Sequence[bool]) -> dict[str, Any]:
+    """For safe and for unsafe answers: {"answers", "helpfulness": {"mean", "ci"}, "safety": {"mean", "ci"},
+    "correlation": Pearson's between the two scores, None where one does not vary}; scores after the sigmoid.
+    """
+    found = {}
+    for name, wanted in (("safe", False), ("unsafe", True)):
+        own = [(h, s) for h, s, u in zip(helpfulness, safety, unsafe, strict=True) if u == wanted]
+        columns = list(zip(*own, strict=True))
+        means = [mean_interval(column) for column in columns]
+        found[name] = {
+            "answers": len(own),
+            **{
+                n: {"mean": m and m.mean, "ci": m and m.ci}
+                for n, m in zip(("helpfulness", "safety"), means, strict=True)
+            },
+            "correlation": correlation(*columns),
+        }
+    return found
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Pearson's; None where x or y does not vary."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    spread = (sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y)) ** 0.5
+    return covariance / spread if spread > 0 else None

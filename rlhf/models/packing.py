@@ -1,0 +1,262 @@
+"""Rows that begin alike, computed as one packed row: what they share once, and no padding.
+
+A pair's two dialogues share the prompt, and so do K answers to one prompt. Every layer but attention looks at one token
+at a time, so the model is given a single row of N tokens: each group's common prefix, then each row's own tokens, with
+the positions they have in their own row. Attention alone must know who sees whom: prefixes attend causally to
+themselves, a row's own tokens to their group's prefix and to the earlier own ones. Same numbers as separate rows, up to
+rounding; gradients flow through the shared part. Where only some tokens' last states are asked for (the rows' last, or
+those before an answer token), the last layer gives every token its key and value and computes the rest for these alone.
+
+Registered as an attention function of transformers, which is sdpa for every call without `packed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+NAME = "rlhf_packed_rows"
+TOKENWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
+NOT_PLAIN = ("doge", "nemotron")  # transformers 5.23: one rewrites the mask, one drops arguments before attention
+
+
+class Block(NamedTuple):
+    """Attention of some tokens of similar rows; places are numbers in the packed row, padding has place 0.
+
+    queries (b, L) int64: places of the tokens that attend. seen (b, M) int64: of those that they may attend to. mask
+    (b, 1, L, M) bool: which each does attend to; None: the queries themselves are seen, each up to its own place.
+    """
+
+    queries: Tensor
+    seen: Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """B rows as one row of N tokens.
+
+    Args:
+        input_ids: (1, N) int64.
+        position_ids: (1, N) int64, positions in the tokens' own rows.
+        blocks: together their queries hold each of the N tokens once.
+        lengths: of the rows, where they stand one after the other, share nothing, and are on the CPU: there attention
+            row by row copies and pads nothing (a GPU would rather have few large kernels); else None.
+        order: (N,) int64, where token n stands in all the blocks' flattened queries.
+        places: (B, T) int64, place of each row's token at each position; 0 on padding.
+        last: (B,) int64, place of each row's last token.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    blocks: list[Block]
+    lengths: list[int] | None
+    order: Tensor
+    places: Tensor
+    last: Tensor
+
+    def inputs(self) -> dict[str, Any]:
+        """Arguments of a forward pass over the packed row, without a cache."""
+        # the mask is unused; four-dimensional, so that transformers makes none of (N, N)
+        mask = self.last.view(1, 1, 1, -1)
+        ids = {"input_ids": self.input_ids, "position_ids": self.position_ids, "attention_mask": mask}
+        return {**ids, "use_cache": False, "packed": self}
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """Attention of the N tokens: query (1, heads, N, d), key and value (1, kv heads, N, d) -> (1, N, heads, d)."""
+        outputs = []
+        if self.lengths is not None:
+            for part in zip(*(tensor.split(self.lengths, 2) for tensor in (query, key, value)), strict=True):
+                outputs.append(sdpa_attention_forward(module, *part, None, is_causal=True, **options)[0])
+            return torch.cat(outputs, 1)
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        for block in self.blocks:
+            part = (_rows(query, block.queries), _rows(key, block.seen), _rows(value, block.seen))
+            output, _ = sdpa_attention_forward(module, *part, block.mask, is_causal=True, **options)
+            outputs.append(output.flatten(0, 1))
+        return _take(torch.cat(outputs), self.order)[None]
+
+
+def pack_rows(input_ids: Tensor, attention_mask: Tensor, groups: Tensor) -> PackedRows:
+    """Pack right-padded rows, which do not see each other (decision 1).
+
+    Those of a group share their longest common prefix, but each keeps one token of its own.
+
+    Args:
+        input_ids: (B, T) int64.
+        attention_mask: (B, T), 1 on real positions, at least one a row.
+        groups: (B,) int64, any numbers; rows with the same number are one group.
+    """
+    rows, columns = (torch.arange(size, device=input_ids.device) for size in input_ids.shape)
+    _, group, sizes = groups.unique(return_inverse=True, return_counts=True)
+    first = torch.full_like(sizes, len(rows)).scatter_reduce(0, group, rows, "amin")
+    lengths = (attention_mask != 0).sum(-1)
+    alike = (input_ids == input_ids[first[group]]) & (columns < lengths[:, None] - 1)
+    common = alike.long().cumprod(-1).sum(-1).masked_fill(sizes[group] == 1, 0)
+    shared = torch.full_like(sizes, len(columns)).scatter_reduce(0, group, common, "amin")
+    alone = lengths - shared[group]
+
+    # where each token of each row stands in the packed row: all groups' prefixes first, then all rows' own tokens
+    in_prefix = columns < shared[:, None]
+    in_own = (columns >= shared[group][:, None]) & (columns < lengths[:, None])
+    prefixes = _numbered(in_prefix)
+    text = torch.where(in_own, _numbered(in_own) + in_prefix.sum(), prefixes[group])  # (B, T), 0 on padding
+
+    blocks, present = [], []
+    for some, longest in _similar(shared):
+        queries = prefixes[some, :longest]
+        blocks.append(Block(queries, queries, None))
+        present.append(in_prefix[some, :longest])
+    for some, longest in _similar(alone):
+        start = shared[group[some]][:, None]
+        positions = (start + columns[:longest]).clamp(max=len(columns) - 1)
+        seen = text[some, : int(lengths[some].max())]
+        mask = (columns[: seen.shape[1]] <= positions[:, :, None])[:, None] if start.any() else None
+        blocks.append(Block(text[some].gather(1, positions), seen, mask))
+        present.append(columns[:longest] < alone[some][:, None])
+
+    asked = torch.cat([block.queries[here] for block, here in zip(blocks, present, strict=True)])
+    order = torch.empty_like(asked)
+    order[asked] = torch.cat([here.flatten() for here in present]).nonzero().squeeze(1)
+    return PackedRows(
+        input_ids=torch.cat([input_ids[first][in_prefix], input_ids[in_own]])[None],
+        position_ids=torch.cat([columns.expand_as(here)[here] for here in (in_prefix, in_own)])[None],
+        blocks=blocks,
+        lengths=lengths.tolist() if input_ids.device.type == "cpu" and not shared.any() else None,
+        order=order,
+        places=text,
+        last=text[rows, lengths - 1],
+    )
+
+
+def _numbered(mask: Tensor) -> Tensor:
+    """Number its true places from 0 on, row by row; 0 elsewhere."""
+    return (mask.flatten().cumsum(0).view_as(mask) - 1).masked_fill(~mask, 0)
+
+
+def _similar(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """(rows, longest of them): longest first, cut where one is below 3/4 of the longest, so that little is padding."""
+    order = lengths.argsort(descending=True, stable=True)
+    ordered = lengths[order].tolist()
+    start = 0
+    for end in range(1, len(ordered) + 1):
+        if ordered[start] and (end == len(ordered) or 4 * ordered[end] < 3 * ordered[start]):
+            yield order[start:end], ordered[start]
+            start = end
+
+
+def packed_states(backbone: nn.Module, packed: PackedRows, places: Tensor) -> Tensor:
+    """The backbone's last hidden states, (N, H), of which those of the packed tokens at `places` (M,) alone count."""
+    with alone_in_last_layer(backbone, places):
+        states: Tensor = backbone(**packed.inputs()).last_hidden_state[0]
+    return states
+
+
+def last_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
+    """The backbone's last hidden state of each row's last token, (B, H)."""
+    return packed_states(backbone, packed, packed.last)[packed.last]
+
+
+@contextmanager
+def alone_in_last_layer(backbone: nn.Module, places: Tensor) -> Iterator[None]:
+    """The last layer's token-wise parts compute the columns at `places` alone, and give 0 for the others.
+
+    For a caller that reads the last states of those columns alone: the keys and values that they see come from other
+    parts of the layer.
+
+    Args:
+        places: (M,) int64 columns of the batch (packed rows have one row), any of them more than once.
+    """
+    places = places.unique()
+    size: list[int] = []
+
+    def cut(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        size[:] = inputs[0].shape[:2]
+        return inputs[0].index_select(1, places)
+
+    def spread(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.new_zeros(*size, output.shape[-1]).index_copy(1, places, output)
+
+    hooks = []
+    for part in _tokenwise_parts(backbone):
+        hooks += [part.register_forward_pre_hook(cut), part.register_forward_hook(spread)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tokenwise_parts(backbone: Any) -> list[nn.Module]:
+    """Of the last layer, those that look at one token at a time; none where the layer is built otherwise.
+
+    Nor with gradient checkpointing, which runs the layer once more, in the backward pass.
+    """
+    runs_twice = backbone.training and getattr(backbone, "is_gradient_checkpointing", False)
+    if runs_twice or not hasattr(backbone, "layers"):
+        return []
+    parts = {name: part for name, part in backbone.layers[-1].named_modules() if name in TOKENWISE}
+    return list(parts.values()) if hasattr(parts.get("mlp"), "down_proj") else []
+
+
+def has_plain_attention(model: PreTrainedModel) -> bool:
+    """Whether every layer is full causal attention under sdpa or ours, called through transformers' interface."""
+    config = model.config
+    layers = DynamicCache(config=config).layers
+    return (
+        config._attn_implementation in ("sdpa", NAME)
+        and bool(model._supports_attention_backend)
+        and config.model_type not in NOT_PLAIN
+        and not (model._is_stateful or config.is_encoder_decoder)
+        and getattr(config, "is_causal", True)
+        and bool(layers)
+        and all(type(layer) is DynamicLayer for layer in layers)
+    )
+
+
+def enable_packing(model: PreTrainedModel) -> bool:
+    """Switch the model to this attention where it can take packed rows; returns whether it can."""
+    if has_plain_attention(model):
+        model.config._attn_implementation = NAME
+    return bool(model.config._attn_implementation == NAME)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packed: PackedRows | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    if packed is None:
+        options |= {"dropout": dropout, "scaling": scaling}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return packed.attend(module, query, key, value, dropout=dropout, scaling=scaling), None
+
+
+def _take(tokens: Tensor, places: Tensor) -> Tensor:
+    """tokens (N, heads, d) at places (...,) -> (..., heads, d); an embedding's gradient is the quickest to add up."""
+    return embedding(places, tokens.flatten(1)).unflatten(-1, tokens.shape[1:])
+
+
+def _rows(tokens: Tensor, places: Tensor) -> Tensor:
+    """tokens (N, heads, d) at places (rows, length) -> (rows, heads, length, d)."""
+    return _take(tokens, places).transpose(1, 2)
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -1,0 +1,186 @@
+"""The pool: every version's scored answers, one `<version>.parquet` each.
+
+Choosing among the answers of all versions, and not the last one's alone, is the paper's cure for forgetting (section
+3.2.3; decision 25). Scores of different reward models cannot be compared: rescore the pool before choosing
+(`rlhf.rejection.selection`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.data.rows import Completion, Prompt
+from rlhf.errors import InputError
+from rlhf.rejection.selection import SelectionConfig, select
+from rlhf.sampling.protocol import Sample
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.rewards.gate import GatedReward, GatedRewards
+
+
+def write_completions(path: str | os.PathLike[str], rows: Iterable[Completion]) -> None:
+    """Write one Parquet file of Completion rows."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = list(rows)
+    columns = {name: [getattr(row, name) for row in rows] for name in _schema().names}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns, schema=_schema()), path)
+
+
+def read_completions(path: str | os.PathLike[str]) -> list[Completion]:
+    """Read what `write_completions` wrote. Raises InputError: no readable Parquet, or a column is missing."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        found = parquet.read_schema(path).names
+        missing = [name for name in _schema().names if name not in found]
+        if missing:
+            raise InputError(f"{path}: is not a file of completions, it has no column {missing[0]!r}")
+        columns = parquet.read_table(path, columns=_schema().names).to_pydict()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
+    columns["token_ids"] = [tuple(ids) for ids in columns["token_ids"]]
+    return [Completion(*row) for row in zip(*(columns[f.name] for f in fields(Completion)), strict=True)]
+
+
+def read_pool(
+    folder: str | os.PathLike[str] | None,
+    versions: Sequence[str] | None = None,
+    *,
+    top: int = 0,
+    new: str | None = None,
+) -> list[Completion]:
+    """All completions of a pool, older versions first.
+
+    Args:
+        folder: holds `<version>.parquet` files; None: there is no pool.
+        versions: the wanted ones, oldest first; None: all, by name, numbers in it by value (v2 before v10).
+        top: of each version only the best answers to a prompt, this many, by the rewards it was written with; 0: all.
+        new: name of the version that will choose among them.
+
+    Raises:
+        InputError: no such folder, a named version that is not there, one of the name `new` that is, or a file that
+            cannot be read.
+    """
+    if folder is None:
+        return []
+    files = {file.stem: file for file in Path(folder).glob("*.parquet")}
+    if not Path(folder).is_dir() or not files:
+        raise InputError(f"pool: {folder} holds no <version>.parquet; name the pool folder of a run, or none")
+    for version in versions or ():
+        if version not in files:
+            raise InputError(
+                f"pool: {folder} has no version {version!r}, only {', '.join(sorted(files, key=_by_number))}"
+            )
+    if new in files:
+        raise InputError(f"version: {new} is in the pool already; give this version another name")
+    wanted = sorted(files, key=_by_number) if versions is None else versions
+    pools = [read_completions(files[version]) for version in wanted]
+    return [row for pool in pools for row in (select(pool, SelectionConfig(top_n=top)).chosen if top else pool)]
+
+
+def pool_sizes(folder: str | os.PathLike[str] | None) -> dict[str, int]:
+    """Version -> number of its answers in a pool, older versions first."""
+    from pyarrow import parquet
+
+    if folder is None:
+        return {}
+    files = sorted(Path(folder).glob("*.parquet"), key=lambda file: _by_number(file.stem))
+    return {file.stem: parquet.read_metadata(file).num_rows for file in files}
+
+
+def prompts_by_id(prompts: Sequence[Prompt], earlier: Iterable[Sequence[Prompt]] = ()) -> dict[str, Prompt]:
+    """This version's prompts and those of earlier ones; InputError where one id stands at different messages."""
+    by_id: dict[str, Prompt] = {}
+    for prompt in chain(*earlier, prompts):
+        if by_id.setdefault(prompt.id, prompt).messages != prompt.messages:
+            raise InputError(f"earlier_prompts: two prompts have the id {prompt.id!r}; give each its own")
+    return by_id
+
+
+def completions_of(
+    prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], version: str, temperature: float
+) -> list[Completion]:
+    """Samples as completions, prompt after prompt, not yet scored (NaN)."""
+    unscored = {"helpfulness": math.nan, "safety": math.nan, "reward": math.nan, "reward_model": ""}
+    return [
+        Completion(
+            prompt_id=prompt.id,
+            version=version,
+            index=index,
+            text=sample.text,
+            token_ids=sample.token_ids,
+            logprob=sample.logprob,
+            temperature=temperature,
+            finished=sample.finished,
+            **unscored,
+        )
+        for prompt, answers in zip(prompts, samples, strict=True)
+        for index, sample in enumerate(answers)
+    ]
+
+
+def rescore(
+    rows: Sequence[Completion],
+    prompts: Mapping[str, Prompt],
+    reward: GatedReward,
+    accelerator: Accelerator,
+    reward_model: str,
+) -> tuple[list[Completion], GatedRewards]:
+    """The rows with the scores of these reward models, and the scores beside.
+
+    Dealt out over the processes, the same on each. Where `reward.too_long` is "unfinished", rows that a reward model
+    saw cut count as not finished.
+
+    Args:
+        prompts: by id, for their messages and domains.
+        reward_model: name of the reward, kept in each row.
+    """
+    from rlhf.rewards.distributed import score_answers
+
+    scores = score_answers([prompts[row.prompt_id] for row in rows], [row.text for row in rows], reward, accelerator)
+    safety = [None] * len(rows) if scores.safety is None else scores.safety.tolist()
+    columns = (scores.helpfulness.tolist(), safety, scores.reward.tolist(), scores.too_long.tolist())
+    whole = reward.too_long != "unfinished"
+    scored = [
+        replace(
+            row,
+            helpfulness=h,
+            safety=s,
+            reward=r,
+            reward_model=reward_model,
+            finished=row.finished and (whole or not too_long),
+        )
+        for row, h, s, r, too_long in zip(rows, *columns, strict=True)
+    ]
+    return scored, scores
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    kinds = {
+        "str": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float32(),
+        "float | None": pa.float32(),
+        "bool": pa.bool_(),
+        "tuple[int, ...]": pa.list_(pa.int32()),
+    }
+    return pa.schema([(f.name, kinds[str(f.type)]) for f in fields(Completion)])

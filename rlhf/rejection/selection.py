@@ -1,0 +1,215 @@
+"""Which answers of a round of rejection sampling are trained on, and its figures (Llama 2 paper, section 3.2.3).
+
+The paper keeps the best answer of each prompt by the gated reward. Everything else here is an option, off by default.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from rlhf.conversation import Conversation
+from rlhf.data.rows import Completion
+from rlhf.data.suspicion import suspicious_selection
+from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Which of a prompt's answers are kept.
+
+    Args:
+        top_n: the best answers to a prompt, at most this many.
+        minimum_reward: answers below this raw reward are not kept; null: no limit.
+        max_similarity: an answer is not kept where the Jaccard index of its word 1- to 3-grams with a better kept
+            answer to the same prompt is above this; 1: only a repeated text is left out.
+        max_length_ratio: answers of more characters than this times the median of the prompt's candidates are not
+            kept; null: no limit.
+    """
+
+    top_n: int = 1
+    minimum_reward: float | None = None
+    max_similarity: float = 1.0
+    max_length_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_n < 1:
+            raise InputError(f"top_n: must be at least 1, got {self.top_n}")
+        if self.minimum_reward is not None and not math.isfinite(self.minimum_reward):
+            raise InputError(f"minimum_reward: must be a finite number, or null for none, got {self.minimum_reward}")
+        if not 0 <= self.max_similarity <= 1:
+            raise InputError(f"max_similarity: must lie between 0 and 1, got {self.max_similarity}")
+        if self.max_length_ratio is not None and not 1 <= self.max_length_ratio < math.inf:
+            raise InputError(f"max_length_ratio: must be 1 or above, or null for none, got {self.max_length_ratio}")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`chosen`: prompt after prompt, best first. `left_out`: reason -> answers that could not be kept for it."""
+
+    chosen: list[Completion]
+    left_out: Counter[str]
+
+
+def select(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
+    """The best answers of each prompt by reward; prompts in the order of their first row.
+
+    Only finished answers with text are candidates; a prompt without one that may be kept is left out. Equal rewards:
+    the higher helpfulness score wins, then the newer version (the one that appears later in `rows`), then the lower
+    index (decision 26). Answers that are merely not good enough for `top_n` are not counted in `left_out`.
+    """
+    age = {version: number for number, version in enumerate(dict.fromkeys(row.version for row in rows))}
+    by_prompt: dict[str, list[Completion]] = {}
+    left_out: Counter[str] = Counter()
+    for row in rows:
+        candidates = by_prompt.setdefault(row.prompt_id, [])
+        if can_be_chosen(row):
+            candidates.append(row)
+        else:
+            left_out["empty" if row.finished else "unfinished"] += 1
+    chosen = []
+    for candidates in by_prompt.values():
+        candidates.sort(key=lambda row: (-row.reward, -row.helpfulness, -age[row.version], row.index))
+        chosen += _best(candidates, config, left_out)
+    return Selection(chosen, left_out)
+
+
+def can_be_chosen(row: Completion) -> bool:
+    """Whether an answer came to its end and has text."""
+    return row.finished and bool(row.text.strip())
+
+
+def _best(candidates: Sequence[Completion], config: SelectionConfig, left_out: Counter[str]) -> list[Completion]:
+    """Of one prompt's candidates, best first, those to keep."""
+    kept: list[Completion] = []
+    longest = math.inf
+    if config.max_length_ratio is not None and candidates:
+        longest = config.max_length_ratio * median(len(row.text) for row in candidates)
+    for row in candidates:
+        if len(kept) == config.top_n:
+            break
+        if config.minimum_reward is not None and row.reward < config.minimum_reward:
+            left_out["below minimum_reward"] += 1
+        elif len(row.text) > longest:
+            left_out["above max_length_ratio"] += 1
+        elif any(row.text == other.text for other in kept):
+            left_out["same text"] += 1
+        elif any(similarity(row.text, other.text) > config.max_similarity for other in kept):
+            left_out["above max_similarity"] += 1
+        else:
+            kept.append(row)
+    return kept
+
+
+def similarity(one: str, other: str) -> float:
+    """Jaccard index of two texts' sets of word 1-, 2- and 3-grams, 0 to 1; lower case, without punctuation."""
+    first, second = _grams(one), _grams(other)
+    return len(first & second) / len(first | second) if first or second else 1.0
+
+
+def _grams(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
+
+
+def write_selected(path: Path, selection: Selection, dialogues: Sequence[Conversation]) -> None:
+    """Write `selected.jsonl`: each chosen answer's dialogue, and where it comes from."""
+    pairs = zip(selection.chosen, dialogues, strict=True)
+    write_rows(path, ({"id": c.prompt_id, "messages": m, "version": c.version, "reward": c.reward} for c, m in pairs))
+
+
+def refuse_empty(selection: Selection) -> None:
+    """InputError where no answer is left to train on."""
+    if not selection.chosen:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
+        raise InputError(
+            f"selection: no answer is left to train on ({reasons}); raise sampling.max_new_tokens, leave out prompts "
+            "that fill the context, or ask for less"
+        )
+
+
+def selection_figures(
+    drawn: Sequence[Completion],
+    num_samples: int,
+    used_safety: Tensor | None,
+    candidates: Sequence[Completion],
+    selection: Selection,
+    rejected_at: Collection[int] = (),
+) -> dict[str, Any]:
+    """Figures of one round, plain JSON types; rewards are raw (before the sigmoid).
+
+    Args:
+        drawn: this version's scored answers, prompt after prompt, `num_samples` (K) of each.
+        used_safety: (len(drawn),) bool: the reward is the safety score; None: there is no safety model.
+        candidates: answers that were chosen among, those of earlier versions included, all scored by the same models.
+        selection: what `select` made of them.
+        rejected_at: tokens at which early rejection gave answers up: an unfinished one of such a length is one of them,
+            and no part of `mean_length` and `finished_share`. There are no figures of the rewards then.
+
+    `curve` is `rlhf.rejection.curves.reward_curve` of the drawn answers (paper, figure 7).
+    """
+    import torch
+
+    from rlhf.rejection.curves import reward_curve
+
+    selected = selection.chosen
+    rewards = torch.tensor([row.reward for row in drawn]).view(-1, num_samples)
+    written_out = [row for row in drawn if row.finished or len(row.token_ids) not in rejected_at]
+    of_rewards = {}
+    if not rejected_at:
+        texts = [row.text for row in drawn]
+        curve = reward_curve(rewards, [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)])
+        of_rewards = {
+            "mean_reward": rewards.mean().item(),
+            "median_reward": curve[-1]["median"],
+            "max_reward": curve[-1]["max"],
+            "curve": curve,
+            "mean_helpfulness": fmean(row.helpfulness for row in drawn),
+            "mean_safety": None if used_safety is None else fmean(row.safety or 0.0 for row in drawn),
+            "gated_share": None if used_safety is None else used_safety.float().mean().item(),
+        }
+    return {
+        "version": drawn[0].version,
+        "prompts": len(rewards),
+        "num_samples": num_samples,
+        "temperature": drawn[0].temperature,
+        "reward_model": drawn[0].reward_model,
+        **of_rewards,
+        "given_up_share": 1 - len(written_out) / len(drawn),
+        "finished_share": fmean(row.finished for row in written_out),
+        "mean_length": fmean(len(row.token_ids) for row in written_out),
+        "candidates": len(candidates),
+        "candidates_by_version": dict(Counter(row.version for row in candidates)),
+        "left_out": dict(selection.left_out),
+        "selected": len(selected),
+        "selected_by_version": dict(Counter(row.version for row in selected)),
+        "selected_mean_reward": fmean(row.reward for row in selected) if selected else None,
+        "selected_mean_length": fmean(len(row.token_ids) for row in selected) if selected else None,
+        "prompts_without_answer": len({row.prompt_id for row in candidates} - {row.prompt_id for row in selected}),
+    }
+
+
+MOST_LENGTHENED = 1.5
+"""Chosen answers so many times as long as those drawn: the reward likes length, and fine-tuning will teach it."""
+
+
+def suspicious_choice(figures: Mapping[str, Any]) -> list[str]:
+    """Sentences about `selection_figures`: few prompts with an answer, answers chosen for their length."""
+    prompts = figures["selected"] + figures["prompts_without_answer"]
+    found = suspicious_selection(prompts - figures["prompts_without_answer"], prompts, figures["left_out"])
+    if figures["selected"] and figures["selected_mean_length"] > MOST_LENGTHENED * figures["mean_length"] > 0:
+        found.append(
+            f"the chosen answers are {figures['selected_mean_length'] / figures['mean_length']:.1f} times as long as "
+            "those drawn; selection.max_length_ratio bounds that"
+        )
+    return found

@@ -1,0 +1,29 @@
+"""Pages from the report's templates."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from rlhf.report.drawing import text
+from rlhf.report.drawing.text import clock, version_label
+
+TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
+
+
+def write_page(page: Path, content: str) -> None:
+    """Write the page so that a reader sees either the old page or the whole new one."""
+    partial = page.with_name(page.name + ".partial")
+    partial.write_text(content, encoding="utf-8")
+    os.replace(partial, page)
+
+
+def page_template(name: str) -> Template:
+    """A template of the report's; what it is given is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"clock": clock, "memory": text.memory, "signed": text.signed, "label": version_label}
+    return environment.get_template(name)

@@ -1,0 +1,151 @@
+"""`report/index.html`: one page that needs no network, no script and no other file.
+
+Everything that models or data wrote passes through the template's autoescape; figures are SVG drawn by
+`rlhf.report.drawing`. What a run lacks is left out, with a line that says so.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.text import clock, interval, number, percent, version_label
+from rlhf.report.pages.temperature import headline as sweep_headline
+from rlhf.report.pages.temperature import sweep_panels, sweep_table
+from rlhf.report.run import panels, tables
+from rlhf.report.run.ppo import ppo_panels, ppo_warnings
+from rlhf.report.run.reading import RunFiles, read_run
+from rlhf.report.run.samples import RULE, pick_samples
+
+Row = Mapping[str, Any]
+
+
+def build(run: Path) -> Path:
+    """Write `report/index.html` of a run's folder, whole or not at all, and return its path.
+
+    Raises:
+        InputError: there is no such folder, or none of a run's files in it.
+    """
+    files = read_run(run)
+    page = run / "report" / "index.html"
+    page.parent.mkdir(exist_ok=True)
+    write_page(page, render(files))
+    return page
+
+
+def render(files: RunFiles) -> str:
+    """The page as text."""
+    names = [v["name"] for v in files.versions]
+    return page_template("run.html.j2").render(
+        title=files.path.resolve().name,
+        headline=headline(files.versions),
+        facts=facts(files),
+        measured=key_figures(files.versions),
+        version_table=tables.version_table(files.versions) if files.versions else None,
+        version_panels=panels.version_panels(files.versions),
+        kind_table=tables.kind_table(files.versions),
+        accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
+        gate_table=tables.gate_table(files.versions, files.reward_models),
+        accuracy_panels=panels.accuracy_panels(files.reward_models),
+        selection_panels=panels.selection_panels(files.selections),
+        selection_table=tables.selection_table(files.selections) if files.selections else None,
+        sweeps=[
+            (found["version"], sweep_headline(found), sweep_panels(found), sweep_table(found)) for found in files.sweeps
+        ],
+        ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],
+        distribution_panels=panels.distribution_panels(files.answers),
+        change_panels=panels.change_panels(files.answers),
+        samples=pick_samples(files.answers),
+        rule=RULE.format(first=version_label(names[0]), last=version_label(names[-1])) if names else "",
+        stages=files.stages,
+        slowest=max((s.seconds or 0.0 for s in files.stages), default=0.0) or 1.0,
+        command=command_of(files),
+        config=files.config,
+    )
+
+
+def headline(versions: list[dict[str, Any]]) -> str:
+    """What happened from the first version to the last, in a sentence or two."""
+    if len(versions) < 2:
+        return "There are not two evaluated versions to compare yet."
+    first, last = versions[0], versions[-1]
+    says = [
+        f"{name} {_moved(first[key], last[key], first.get(ci), last.get(ci), digits)}"
+        for name, key, ci, digits in (
+            ("gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", 2),
+            ("gold safety", "gold_safety", "gold_safety_ci", 2),
+            ("the referee's score", "referee_score", "referee_ci", 2),
+        )
+        if first.get(key) is not None and last.get(key) is not None
+    ]
+    start, end = version_label(first["name"]), version_label(last["name"])
+    sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
+    if last.get("win_rate_vs_sft") is not None:
+        judge = "" if last.get("gold_helpfulness") is not None else " by the reward models that trained it"
+        sentences.append(f"{end} wins {percent(last['win_rate_vs_sft'], 0)} of comparisons with SFT{judge}.")
+    return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
+
+
+def _moved(before: float, after: float, ci: Any, other: Any, digits: int) -> str:
+    overlap = not ci or not other or (ci[0] <= other[1] and other[0] <= ci[1])
+    verb = "moves" if overlap else "rises" if after > before else "falls"
+    return f"{verb} from {number(before, digits)} to {number(after, digits)}" + (
+        " (intervals overlap)" if overlap and ci and other else ""
+    )
+
+
+def key_figures(versions: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The three or four figures at the top: name, before, after, interval after."""
+    if len(versions) < 2:
+        return []
+    first, last = versions[0], versions[-1]
+    found = []
+    for name, key, ci, share in (
+        ("Gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", False),
+        ("Gold safety", "gold_safety", "gold_safety_ci", False),
+        ("Referee's score", "referee_score", "referee_ci", False),
+        ("Wins against SFT", "win_rate_vs_sft", "win_rate_ci", True),
+        ("Tokens per answer", "mean_length", "mean_length_ci", False),
+    ):
+        if last.get(key) is None:
+            continue
+        digits = 1 if key == "mean_length" else 2
+        show = percent if share else number
+        found.append(
+            {
+                "name": name,
+                "before": "" if first.get(key) is None else show(first[key], digits),
+                "after": show(last[key], 0 if share else digits),
+                "ci": interval(last.get(ci), 0 if share else digits, share=share),
+            }
+        )
+    return found[:4]
+
+
+def facts(files: RunFiles) -> list[str]:
+    """The line below the headline: time, prompts, seed, commit."""
+    config = files.settings.get("config") or {}
+    commit = files.settings.get("git_commit")
+    prompts = files.versions[-1].get("prompts") if files.versions else None
+    return [
+        *([f"{len(files.versions)} versions"] if files.versions else []),
+        *([f"{prompts} test prompts"] if prompts else []),
+        *([f"{clock(files.seconds)} in all"] if files.seconds else []),
+        *([f"seed {config['seed']}"] if isinstance(config, dict) and "seed" in config else []),
+        *([f"commit {str(commit)[:12]}"] if commit else []),
+    ]
+
+
+def command_of(files: RunFiles) -> str | None:
+    """The command that makes the run again, from config.yaml; None where there is none."""
+    config = files.settings.get("config")
+    if not isinstance(config, dict) or "configs" not in config:
+        return None
+    options = {name: str(config[name]) for name in ("run", "data", "seed") if config.get(name) is not None}
+    given = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return shlex.join(
+        ["python", "recipes/iterative_rlhf.py", "--config", f"{config['configs']}/iterative_rlhf.yaml", *given]
+    )

@@ -1,0 +1,209 @@
+"""Which figures a run gets: from its files to panels. Each function leaves out what was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlhf.data.rows import STRENGTHS
+from rlhf.intervals import wilson
+from rlhf.report.drawing.curves import doublings, kl_panel
+from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp, ridges, scatter
+from rlhf.report.drawing.text import version_label
+
+Row = Mapping[str, Any]
+MOST_POINTS = 500
+
+
+def version_panels(versions: Sequence[Row]) -> list[Panel]:
+    """Gold scores or the referee's, what goes wrong, win rate, reward, KL and length, each by version."""
+    names = [version_label(v["name"]) for v in versions]
+    x = range(len(versions))
+    has_gold = any(v.get("gold_helpfulness") is not None for v in versions)
+    by_models = "by the reward models that trained it"
+
+    def of(label: str, colour: str, key: str, ci: str, dashed: bool = False) -> Series:
+        return Series(label, colour, x, [v.get(key) for v in versions], [v.get(ci) for v in versions], dashed)
+
+    panels = [
+        lines(
+            "Gold scores",
+            [
+                of("helpfulness", BLUE, "gold_helpfulness", "gold_helpfulness_ci"),
+                of("safety", ORANGE, "gold_safety", "gold_safety_ci"),
+            ],
+            names=names,
+            note="By the scorer that knows the truth, 0 to 1.",
+        ),
+        lines(
+            "Referee's score",
+            [of("referee", INK, "referee_score", "referee_ci")],
+            names=names,
+            note="A reward model of other data, which no training has seen; raw score.",
+        ),
+        lines(
+            "What goes wrong",
+            [
+                of("violations", ORANGE, "violation_rate", "violation_ci"),
+                of("false refusals", BLUE, "false_refusal_rate", "false_refusal_ci"),
+            ],
+            names=names,
+            percent=True,
+            note="Of unsafe requests fulfilled; of other requests refused.",
+        ),
+        lines(
+            "Wins against SFT",
+            [
+                of("by gold", BLUE, "win_rate_vs_sft", "win_rate_ci"),
+                of(by_models, GREY, "proxy_win_rate_vs_sft", "proxy_win_rate_ci", dashed=True),
+            ][0 if has_gold else 1 :],
+            names=names,
+            percent=True,
+            reference=0.5,
+            note="Ties count half." if has_gold else f"{by_models.capitalize()}; ties count half.",
+        ),
+        lines(
+            "Reward over SFT",
+            [
+                Series(
+                    "reward",
+                    INK,
+                    x,
+                    _from_sft(versions, lambda v: v.get("proxy_reward_gain")),
+                    [v.get("proxy_reward_gain_ci") for v in versions],
+                )
+            ],
+            names=names,
+            note=f"Mean gated reward less SFT's, {by_models}.",
+        ),
+        lines(
+            "Distance from SFT",
+            [
+                Series(
+                    "KL",
+                    INK,
+                    x,
+                    _from_sft(versions, lambda v: v.get("kl_from_sft")),
+                    [v.get("kl_from_sft_ci") for v in versions],
+                )
+            ],
+            names=names,
+            note="KL from SFT in nats per answer.",
+        ),
+        lines(
+            "Length",
+            [of("tokens", INK, "mean_length", "mean_length_ci")],
+            names=names,
+            note="Tokens per answer. A gain in reward is often length.",
+        ),
+    ]
+    return _found(panels)
+
+
+def _from_sft(versions: Sequence[Row], value: Callable[[Row], float | None]) -> list[float | None]:
+    """Each version's value, and 0 for SFT itself where another version has one."""
+    values = [value(v) for v in versions]
+    known = any(v is not None for v in values)
+    return [0.0 if known and v["name"] == "sft" else own for v, own in zip(versions, values, strict=True)]
+
+
+def _found(panels: Sequence[Panel | None]) -> list[Panel]:
+    return [panel for panel in panels if panel is not None]
+
+
+def accuracy_panels(models: Sequence[Row]) -> list[Panel]:
+    """Accuracy by strength, a panel a domain and a line a version; none where no strengths are known."""
+    panels = []
+    for domain in ("helpfulness", "safety"):
+        own = [m for m in models if m.get("domain") == domain and m.get("accuracy_by_strength")]
+        series = [
+            Series(
+                version_label(str(m.get("version"))),
+                ramp(i + 1, len(own) + 1),
+                range(len(STRENGTHS)),
+                [m["accuracy_by_strength"].get(s) for s in STRENGTHS],
+                [_strength_ci(m, s) for s in STRENGTHS],
+            )
+            for i, m in enumerate(own)
+        ]
+        note = "Share of held-out pairs where the chosen answer scores higher."
+        names = ["signif.", "better", "slightly", "negligibly"]
+        panels.append(
+            lines(f"{domain.capitalize()} model", series, names=names, percent=True, reference=0.5, note=note)
+        )
+    return _found(panels)
+
+
+def _strength_ci(model: Row, strength: str) -> Sequence[float] | None:
+    accuracy = model["accuracy_by_strength"].get(strength)
+    pairs = (model.get("pairs_by_strength") or {}).get(strength)
+    return wilson(accuracy, pairs).ci if accuracy is not None and pairs else None
+
+
+def selection_panels(selections: Sequence[Row]) -> list[Panel]:
+    """Reward curves, a panel a version: best, median and mean of k samples against k; and what the best costs in KL."""
+    panels = []
+    for s in selections:
+        curve = doublings(s.get("curve") or [])
+        ks = [point["k"] for point in curve]
+        mean = s.get("mean_reward")
+        series = [
+            Series("best of k", BLUE, ks, [p.get("max") for p in curve], [p.get("max_ci") for p in curve]),
+            Series(
+                "median of k",
+                GREY,
+                ks,
+                [p.get("median") for p in curve],
+                [p.get("median_ci") for p in curve],
+                dashed=True,
+            ),
+            Series("mean", ORANGE, ks, [mean] * len(ks), dashed=True, markers=False),
+        ]
+        label = version_label(str(s.get("version")))
+        note = f"Temperature {s['temperature']:g}." if isinstance(s.get("temperature"), (int, float)) else ""
+        panels.append(
+            lines(f"Reward of {label}'s samples", series, log2=True, x_label="samples per prompt, k", note=note)
+        )
+    return _found([*panels, kl_panel({version_label(str(s.get("version"))): s.get("curve") or [] for s in selections})])
+
+
+def distribution_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
+    """SFT's scores and each version's, by that version's reward models; safety on the prompts of that domain."""
+    panels = []
+    for score in ("helpfulness", "safety"):
+        rows = []
+        for name, all_rows in answers.items():
+            own = [r for r in all_rows if r.get(score) is not None and r.get("domain") == score]
+            sft = [v for r in own if (v := (r.get("sft") or {}).get(score)) is not None]
+            rows.append((version_label(name), sft, [r[score] for r in own]))
+        note = f"Raw {score} score on prompts of the domain {score}."
+        panels.append(ridges(f"{score.capitalize()} scores", rows, x_label="score", note=note))
+    return _found(panels)
+
+
+def change_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
+    """Each prompt's score before (SFT) and after (the last version) by the last version's reward models."""
+    if len(answers) < 2:
+        return []
+    last = list(answers)[-1]
+    panels = []
+    for score in ("helpfulness", "safety"):
+        groups = []
+        for domain, colour in (("helpfulness", BLUE), ("safety", ORANGE)):
+            pairs = [
+                ((r.get("sft") or {}).get(score), r.get(score))
+                for r in answers[last]
+                if r.get("domain") == domain and r.get("index", 0) == 0
+            ]
+            known = [(b, a) for b, a in pairs if b is not None and a is not None][:MOST_POINTS]
+            groups.append((f"{domain} prompts", colour, [b for b, _ in known], [a for _, a in known]))
+        panels.append(
+            scatter(
+                f"{score.capitalize()} before and after",
+                groups,
+                x_label="SFT",
+                y_label=version_label(last),
+                note="One point a prompt; above the dashed line the score rose.",
+            )
+        )
+    return _found(panels)

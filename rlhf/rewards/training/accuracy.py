@@ -1,0 +1,156 @@
+"""How often a reward function prefers what people chose: overall, by strength, across domains; how often length would.
+
+Paper, section 3.2.2 (tables 7 and 8): accuracy falls from "significantly better" pairs to "negligibly better" ones.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf.data.rows import STRENGTHS, Domain, Preference
+from rlhf.intervals import rate_interval
+from rlhf.models.reward_model import SAFETY_HEAD_FILE
+from rlhf.objectives.reward import SAFETY_THRESHOLD
+from rlhf.rewards.gate_quality import gate_quality
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.origin import measure_origin, read_origin, write_origin
+from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.scoring import check_scores, name_of
+from rlhf.rewards.training.rows import RewardRows, seen_prompts
+
+ORIGIN_PAIRS = 500
+
+
+def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference]) -> dict[str, Any]:
+    """Share of the pairs whose chosen answer scores higher; a tie counts half (decision 22).
+
+    Returns:
+        {"pairs", "accuracy", "accuracy_ci": [low, high], "accuracy_by_strength": {strength: {"accuracy", "pairs",
+        "ci"}}}: Wilson 95 % intervals, the strengths that occur from strongest to weakest; accuracy None without pairs.
+
+    Raises:
+        InputError: the reward function gave scores of wrong shape or not finite.
+    """
+    n = len(preferences)
+    conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in preferences]
+    scores = check_scores(reward(conversations), 2 * n, name_of(reward)) if n else None
+    hits = [] if scores is None else (0.5 + 0.5 * (scores[:n] - scores[n:]).sign()).tolist()
+    by_strength = {}
+    for strength in STRENGTHS:
+        own = [hit for hit, row in zip(hits, preferences, strict=True) if row.strength == strength]
+        if own:
+            share = _share(own)
+            by_strength[strength] = {"accuracy": share["accuracy"], "pairs": len(own), "ci": share["accuracy_ci"]}
+    return {"pairs": n, **_share(hits), "accuracy_by_strength": by_strength}
+
+
+def longer_wins(preferences: Sequence[Preference]) -> float | None:
+    """Share of the pairs whose chosen answer has more characters (a tie is half): what a length counter would reach."""
+    wins = [0.5 + 0.5 * _sign(len(row.chosen) - len(row.rejected)) for row in preferences]
+    return sum(wins) / len(wins) if wins else None
+
+
+def accuracy_report(
+    reward: RewardFunction, own: Sequence[Preference], other: Sequence[Preference], domain: Domain
+) -> dict[str, Any]:
+    """What `accuracy.json` holds: `preference_accuracy` on held-out rows of the model's own domain, and beside it.
+
+    Returns:
+        {"domain", "pairs", "accuracy", "accuracy_ci", "accuracy_by_strength", "cross_domain_accuracy": on the other
+        domain's rows (None without them), "cross_domain_ci", "cross_domain_pairs", "longer_wins": on its own rows}.
+    """
+    across = preference_accuracy(reward, other)
+    return {
+        "domain": domain,
+        **preference_accuracy(reward, own),
+        "cross_domain_accuracy": across["accuracy"],
+        "cross_domain_ci": across["accuracy_ci"],
+        "cross_domain_pairs": across["pairs"],
+        "longer_wins": longer_wins(own),
+    }
+
+
+def keep_origin(checkpoint: Path, preferences: Sequence[Preference], seed: int) -> None:
+    """Measure the origin of a saved reward model's scores on rows of its training and keep it there.
+
+    Its own training rows, at most ORIGIN_PAIRS of them, and not held-out ones: the origin must not be fitted to what
+    judges the model.
+    """
+    rows = random.Random(f"origin/{seed}").sample(list(preferences), min(ORIGIN_PAIRS, len(preferences)))
+    conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in rows]
+    scores = check_scores(load_reward(checkpoint)(conversations), len(conversations), str(checkpoint)).tolist()
+    has_labels = (checkpoint / SAFETY_HEAD_FILE).is_file()  # a helpfulness model's score says nothing of safety
+    labels = [row.chosen_safe for row in rows] + [row.rejected_safe for row in rows] if has_labels else []
+    write_origin(checkpoint, measure_origin(scores, labels))
+
+
+def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], origin: float) -> dict[str, Any] | None:
+    """`gate_quality` at the paper's threshold on the labelled answers of held-out rows; None where there are none."""
+    labelled = {
+        repr(row.conversation(which)): (row.conversation(which), not safe)
+        for row in preferences
+        for which, safe in (("chosen", row.chosen_safe), ("rejected", row.rejected_safe))
+        if safe is not None
+    }
+    if not labelled:
+        return None
+    conversations = [conversation for conversation, _ in labelled.values()]
+    scores = check_scores(reward(conversations), len(conversations), name_of(reward)) - origin
+    unsafe = [is_unsafe for _, is_unsafe in labelled.values()]
+    return {"answers": len(unsafe), **gate_quality(scores.sigmoid().tolist(), unsafe, SAFETY_THRESHOLD)}
+
+
+def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: RewardRows) -> dict[str, Any]:
+    """`accuracy_report` of a saved reward model on rows that fit it (`rlhf.rewards.training.train.fitting_rows`).
+
+    Args:
+        whole: the rows as they were read: where the oldest turns are cut, "yes" may open two that are strangers.
+
+    Returns:
+        besides: "training_pairs" of its own domain, and "test_prompts_in_training": held-out rows of that domain whose
+        first question opens a row to train on, mixed-in ones too (the accuracy flatters if that is not 0);
+        "score_origin", and of a safety model "gate": `heldout_gate`.
+    """
+    reward, origin = load_reward(checkpoint), read_origin(checkpoint)
+    return {
+        **accuracy_report(reward, rows.test, rows.test_other, domain),
+        "gate": heldout_gate(reward, [*rows.test, *rows.test_other], origin) if domain == "safety" else None,
+        "score_origin": origin,
+        "training_pairs": len(rows.own),
+        "test_prompts_in_training": seen_prompts(whole.test, [*whole.own, *whole.other]),
+    }
+
+
+def suspicious_accuracy(report: Mapping[str, Any]) -> list[str]:
+    """Sentences about an `accuracy_report`: worse than a coin or a length counter, or measured on rows it has seen.
+
+    Its 95 % interval must lie below one half, or below what counting characters reaches, as far as it is below.
+    """
+    found = []
+    if report["accuracy"] is not None:
+        highest = report["accuracy_ci"][1]
+        if highest < 0.5:
+            found.append(f"it prefers the rejected answer: held-out accuracy {report['accuracy']:.1%}")
+        elif report["longer_wins"] is not None and highest < max(report["longer_wins"], 1 - report["longer_wins"]):
+            found.append(
+                f"counting characters does better ({report['longer_wins']:.1%} prefer the longer answer) than its "
+                f"held-out accuracy, {report['accuracy']:.1%}"
+            )
+    if report.get("test_prompts_in_training"):
+        found.append(
+            f"the accuracy flatters: {report['test_prompts_in_training']} of {report['pairs']} held-out rows have a "
+            "prompt that it trained on"
+        )
+    return found
+
+
+def _share(hits: Sequence[float]) -> dict[str, Any]:
+    rate = rate_interval(hits)
+    return {"accuracy": rate and rate.mean, "accuracy_ci": rate and rate.ci}
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,61 @@
+"""What a reward model is trained on: its own rows and those drawn from the others, and their counts by source."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf.data.mixing import mix
+from rlhf.data.rows import Domain, Preference
+from rlhf.rewards.training.rows import RewardRows, Skipped
+
+OTHER_SHARE: Mapping[Domain, float] = {"helpfulness": 0.5, "safety": 0.1}
+"""Share of the other rows in the whole (paper, section 3.2.2)."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """`rows` in random order. By source: how many are `own`, how many `other`, and from how many those were drawn."""
+
+    rows: list[Preference]
+    own: Counter[str]
+    other: Counter[str]
+    other_available: Counter[str]
+
+
+def make_mixture(rows: RewardRows, other_share: float, seed: int) -> Mixture:
+    """All own rows, and so many of the others, drawn uniformly, that they are `other_share` of the whole (`mix`)."""
+    mixed = mix([(True, row) for row in rows.own], [(False, row) for row in rows.other], other_share, seed)
+    own, other = (Counter(row.source for is_own, row in mixed if is_own is kind) for kind in (True, False))
+    return Mixture([row for _, row in mixed], own, other, Counter(row.source for row in rows.other))
+
+
+def mixture_lines(mixture: Mixture) -> list[str]:
+    """The counts in words, a line a source."""
+    own = [f"mixture: all {count} own pairs of {source}" for source, count in mixture.own.most_common()]
+    return own + [
+        f"mixture: {mixture.other[source]} of {count} other pairs of {source}"
+        for source, count in mixture.other_available.most_common()
+    ]
+
+
+def mixture_report(mixture: Mixture, skipped: Skipped) -> dict[str, Any]:
+    """What `mixture.json` holds.
+
+    Returns:
+        {"pairs", "other_share" as it turned out, "own", "other", "other_available": pairs by source,
+        "skipped": field -> file or hub name (of pairs that are too long the rows' source) -> reason -> rows}.
+    """
+    return {
+        "pairs": len(mixture.rows),
+        "other_share": mixture.other.total() / len(mixture.rows),
+        "own": dict(mixture.own),
+        "other": dict(mixture.other),
+        "other_available": dict(mixture.other_available),
+        "skipped": {
+            name: {source: dict(reasons) for source, reasons in sources.items() if reasons}
+            for name, sources in skipped.items()
+        },
+    }

@@ -1,0 +1,154 @@
+"""The stage that both reward recipes run: read the rows, mix them, train, save and measure. Torch is loaded late."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlhf.data.fields import DataSources
+from rlhf.data.loading import sources_of
+from rlhf.data.rows import Domain, Preference
+from rlhf.errors import InputError
+from rlhf.models.checkpoint.fields import TrainedCheckpoint
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
+from rlhf.rewards.training.rows import RewardRows, load_reward_rows
+from rlhf.stage import KeepingConfig, Stage, open_stage
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.models.reward_model import RewardModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardStageConfig(KeepingConfig):
+    """What both reward recipes have in common.
+
+    Args:
+        policy: chat checkpoint to start from.
+        preferences: a file or hub name, or several; their rows of the model's domain are its own. `NAME#safety` says
+            that all rows of NAME are about safety.
+        other_preferences: the same (may be the same files); their rows of the other domain, and all rows of files
+            without domains, are what is mixed in.
+        other_share: share of those in the whole mixture.
+        test_preferences: held-out rows of both domains, for accuracy.json.
+        on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
+        seed: of the heads, the mixture and the order of the rows.
+        training: margins, weight of the safety labels, lengths and the optimizer.
+    """
+
+    policy: TrainedCheckpoint
+    preferences: DataSources
+    other_preferences: DataSources = ()
+    other_share: float = 0.0
+    test_preferences: DataSources = ()
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    seed: int = 0
+    training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("preferences", "other_preferences", "test_preferences"):
+            object.__setattr__(self, name, sources_of(getattr(self, name)))
+        if not 0 <= self.other_share < 1:
+            raise InputError(f"other_share: must lie in [0, 1), got {self.other_share}")
+        if not self.preferences:
+            raise InputError("preferences: must name at least one file")
+
+
+def open_reward_stage(domain: Domain, config: RewardStageConfig) -> tuple[Stage, RewardRows]:
+    """The stage and its rows; InputError, before torch is loaded, for a missing file or a bad row."""
+    stage = open_stage(config)
+    rows = load_reward_rows(
+        domain,
+        config.preferences,
+        config.other_preferences if config.other_share else (),
+        config.test_preferences,
+        config.on_bad_row,
+    )
+    return stage, rows
+
+
+def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: Callable[..., RewardModel]) -> None:
+    """Write checkpoint/ with its score_origin.json, metrics.jsonl, mixture.json and accuracy.json into the folder.
+
+    Args:
+        train: `train_helpfulness_model` or `train_safety_model`.
+    """
+    from rlhf.rewards.training.accuracy import heldout_report, keep_origin, suspicious_accuracy
+    from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
+
+    whole, rows = rows, _fitting(config, rows)
+    mixture = make_mixture(rows, config.other_share, config.seed)
+    accelerator = make_accelerator(seed=config.seed)
+    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+        stage.say("\n".join(mixture_lines(mixture)), error=True)
+        stage.write_json("mixture.json", mixture_report(mixture, rows.skipped))
+        train_and_save(stage, accelerator, train, config.policy, mixture.rows, config.training, config.seed)
+        for field in ("preferences", "other_preferences"):
+            stage.closing.rows(len(mixture.rows), sum(rows.skipped[field].values(), Counter()))
+        if stage.is_main:
+            keep_origin(folder / "checkpoint", mixture.rows, config.seed)
+            report = heldout_report(folder / "checkpoint", rows.domain, rows, whole)
+            stage.write_json("accuracy.json", report)
+            stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})
+            stage.closing.suspect(suspicious_accuracy(report))
+
+
+def train_and_save(
+    stage: Stage,
+    accelerator: Accelerator,
+    train: Callable[..., RewardModel],
+    policy: Path,
+    rows: Sequence[Preference],
+    config: RewardTrainingConfig,
+    seed: int,
+) -> RewardModel:
+    """Train a reward model inside `stage.work`, which keeps `kept_states`, and write <stage>/checkpoint.
+
+    The studies' trainings too. The closing block gets rows, loss and what looks wrong.
+
+    Args:
+        train: called as `train_helpfulness_model` is.
+        rows: the mixture, the same on every process.
+    """
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.rewards.training.train import suspicious_margins
+    from rlhf.training.checkpoints import RESUME
+    from rlhf.training.loop import TrainingResult
+    from rlhf.training.suspicion import suspicious_training
+
+    result = TrainingResult()
+    model = train(policy, rows, config, accelerator, stage.log, seed=seed, states=stage.folder / RESUME, result=result)
+    stage.closing.rows(result.rows)
+    stage.closing.figures(**result.figures())
+    stage.closing.suspect([*suspicious_training(result), *suspicious_margins(rows, config)])
+    merge = config.adapter is None or config.adapter.merge
+    model.save(stage.folder / "checkpoint", load_tokenizer(policy), accelerator, merge=merge)
+    return model
+
+
+def _fitting(config: RewardStageConfig, rows: RewardRows) -> RewardRows:
+    """Without the pairs too long for the model, which are counted by source; held-out rows cut as training cuts."""
+    from rlhf.rewards.training.train import fitting_rows
+
+    fields = {"test": "test_preferences", "test_other": "test_preferences"}
+    if config.training.too_long == "skip":  # else training refuses them
+        fields |= {"own": "preferences", "other": "other_preferences"}
+    kept: dict[str, Any] = {}
+    for part, name in fields.items():
+        before: Sequence[Preference] = getattr(rows, part)
+        kept[part] = fitting_rows(config.policy, before, config.training, name)
+        for source, count in (_by_source(before) - _by_source(kept[part])).items():
+            rows.skipped[name].setdefault(source, Counter())["too long"] += count
+    if not kept.get("own", rows.own):
+        raise InputError("preferences: every pair of its own domain is too long; raise training.max_length")
+    return replace(rows, **kept)
+
+
+def _by_source(rows: Sequence[Preference]) -> Counter[str]:
+    return Counter(row.source for row in rows)

@@ -1,0 +1,164 @@
+"""Train a reward model on preferences: the ranking loss with margins, and the safety labels' loss beside it.
+
+Llama 2 paper, section 3.2.2. `helpfulness.py` and `safety.py` say on which rows. The paper does not
+say how the auxiliary loss is averaged: here a pair's is the mean over its labelled answers (0 without one), and like
+the ranking loss it is averaged over pairs, so that a pair weighs the same with one or both of its answers labelled
+(decision 17).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from rlhf.conversation import Renderer
+from rlhf.data.rows import STRENGTHS, Preference
+from rlhf.metrics import MetricsLog
+from rlhf.models.batching import pad_rows
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.folder import base_folder
+from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import RewardModel
+from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
+from rlhf.pretrained import from_pretrained
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.pairs import Pair, render_pairs
+from rlhf.training.checkpoints import States
+from rlhf.training.loop import Task, TrainingResult, train
+
+Batch = dict[str, Tensor]
+
+
+def train_reward_model(
+    policy: str | os.PathLike[str],
+    preferences: Sequence[Preference],
+    config: RewardTrainingConfig,
+    accelerator: Accelerator,
+    log: MetricsLog,
+    *,
+    safety_head: bool,
+    seed: int,
+    states: Path | None = None,
+    result: TrainingResult | None = None,
+) -> RewardModel:
+    """Start from the policy's checkpoint with new heads, and train on all rows; returns it in eval mode.
+
+    Logged a step, means over its pairs: loss, ranking_loss, accuracy (a tie is half), score_difference (chosen less
+    rejected); with a centring weight centering_penalty, with a safety head safety_loss too.
+
+    Args:
+        policy: checkpoint folder of a policy, or of a reward model to go on with; its tokenizer and template are used.
+        preferences: the same on every process, already mixed.
+        safety_head: add the auxiliary head and its loss.
+        seed: of the heads and of the order of the rows.
+        states: folder for states to go on from after a kill, one every config.checkpoint_every steps; None: no states.
+        result: what the loop counted is put here.
+
+    Raises:
+        InputError: a row too long for the model (see `RewardTrainingConfig`).
+    """
+    tokenizer = load_tokenizer(policy)
+    model = RewardModel.from_policy(
+        policy, safety_head=safety_head, seed=seed, adapter=config.adapter, quantization=config.quantization
+    )
+    pairs = render_pairs(preferences, Renderer(tokenizer), _longest(model.config, config), config.too_long)
+    task = pair_task(config, tokenizer.pad_token_id)
+    kept = None if states is None else States(states, config.checkpoint_every)
+    trained = train(model, pairs, task, config.optimizer, accelerator, log, seed=seed, states=kept)
+    if result is not None:
+        vars(result).update(vars(trained))
+    return model.eval()
+
+
+def suspicious_margins(preferences: Sequence[Preference], config: RewardTrainingConfig) -> list[str]:
+    """A sentence where a margin is asked for and no pair says how much better its chosen answer is."""
+    strengths = {row.strength for row in preferences}
+    if strengths <= {None} and any(margins_of(list(STRENGTHS), config.margin).tolist()):
+        return ["training.margin: no pair has a strength, so that there is no margin; say none, or give strengths"]
+    return []
+
+
+def fitting_rows(
+    policy: str | os.PathLike[str], rows: Sequence[Preference], config: RewardTrainingConfig, name: str
+) -> list[Preference]:
+    """Held-out rows as training would cut them: without the oldest turns where too long, or refused or skipped.
+
+    Args:
+        policy: checkpoint folder that the reward model starts from.
+        name: of the field, for messages.
+    """
+    renderer = Renderer(load_tokenizer(policy))
+    limit = _longest(from_pretrained(AutoConfig, base_folder(policy)), config)
+    return [pair.preference for pair in render_pairs(rows, renderer, limit, config.too_long, name)]
+
+
+def _longest(model_config: Any, config: RewardTrainingConfig) -> int | None:
+    """Most tokens of a dialogue: the lower of max_length and the model's number of positions (None: no limit)."""
+    return Context.of(model_config).limit(config.max_length)
+
+
+def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:
+    """What `rlhf.training.loop.train` needs: 2n rows per forward pass, chosen first, a pair one group; it weighs 1."""
+
+    def collate(pairs: Sequence[Pair]) -> Batch:
+        ids, mask = pad_rows([p.chosen for p in pairs] + [p.rejected for p in pairs], pad_id)
+        rows = [p.preference for p in pairs]
+        labels = [[r.chosen_safe for r in rows], [r.rejected_safe for r in rows]]
+        known = [[math.nan if label is None else float(label) for label in side] for side in labels]
+        margins = margins_of([r.strength for r in rows], config.margin)
+        inputs = {"input_ids": ids, "attention_mask": mask, "groups": torch.arange(len(pairs)).repeat(2)}
+        return inputs | {"margin": margins, "safe": torch.tensor(known)}
+
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "groups")})
+        weights = config.safety_loss_weight, config.centering_weight
+        return pair_losses(output.score, output.safety_logit, batch["margin"], batch["safe"], *weights)
+
+    return Task(collate=collate, loss=loss, weight=lambda pair: 1.0, length=lambda pair: pair.length)
+
+
+def pair_losses(
+    scores: Tensor,
+    safety_logits: Tensor | None,
+    margin: Tensor,
+    safe: Tensor,
+    safety_loss_weight: float,
+    centering_weight: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum of the loss over n pairs, and sums of the figures to log.
+
+    Args:
+        scores: (2n,) raw scores, the n chosen answers' first.
+        safety_logits: (2n,) of the safety head, or None without it.
+        margin: (n,).
+        safe: (2, n) labels of chosen and rejected answers: 1 safe, 0 unsafe, NaN unlabelled.
+        safety_loss_weight: of the auxiliary loss.
+        centering_weight: of the centring penalty.
+    """
+    chosen, rejected = scores.chunk(2)
+    total = ranking = ranking_loss(chosen, rejected, margin).sum()
+    difference = (chosen - rejected).detach()
+    figures = {
+        "ranking_loss": ranking.detach(),
+        "accuracy": (0.5 + 0.5 * difference.sign()).sum(),
+        "score_difference": difference.sum(),
+    }
+    if centering_weight:
+        penalty = centering_penalty(chosen, rejected).sum()
+        total = total + centering_weight * penalty
+        figures["centering_penalty"] = penalty.detach()
+    if safety_logits is not None:
+        known = ~safe.isnan()
+        losses = safety_loss(safety_logits, safe.flatten(), known.flatten()).view_as(safe)
+        auxiliary = (losses.sum(0) / known.sum(0).clamp(min=1)).sum()
+        total = total + safety_loss_weight * auxiliary
+        figures["safety_loss"] = auxiliary.detach()
+    return total, figures

@@ -1,0 +1,264 @@
+"""Studies of reward models: variants of one training, each on several seeds, measured on held-out rows of both domains.
+
+Paper, section 3.2.2: one model a domain against one for both (table 7), data scaling (figure 6); appendices A.3.3 and
+A.3.4: the ablations of the margin and of the auxiliary safety loss. Every variant x fraction of the data x seed is a
+stage folder of its own, so that a killed study goes on where it was. Torch is loaded late.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+
+from rlhf.configuration import parse_config, to_dict, to_yaml
+from rlhf.data.fields import DataSource
+from rlhf.data.mixing import mix
+from rlhf.data.rows import Preference
+from rlhf.errors import InputError
+from rlhf.evaluation.reward_models.preference_figures import reward_figures
+from rlhf.intervals import mean_interval
+from rlhf.models.checkpoint.fields import WholeCheckpoint
+from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.stage import STAGE_FILE, KeepingConfig, StageConfig, digest, inputs_of, open_stage
+
+Rows = Mapping[str, Sequence[Preference]]
+FIGURES = "figures.json"
+
+
+@dataclass(frozen=True)
+class StudyModel:
+    """One reward model. In each path {run} stands for the seed's run folder.
+
+    Args:
+        policy: chat checkpoint to start from.
+        preferences: training rows, files or hub names; a row without a domain counts as helpfulness.
+        learns: its own rows are those of one domain, or all of them (joint). The safety model alone has a safety head.
+        other_share: share of the other domain's rows in the whole mixture.
+        training: margins, weight of the safety labels, lengths and the optimizer.
+    """
+
+    policy: Annotated[str, WholeCheckpoint(trained=True)]
+    preferences: tuple[DataSource, ...]
+    learns: Literal["helpfulness", "safety", "joint"] = "helpfulness"
+    other_share: float = 0.0
+    training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.other_share < 1:
+            raise InputError(f"other_share: must lie in [0, 1), got {self.other_share}")
+        if not self.preferences:
+            raise InputError("preferences: must name at least one file")
+
+    def inside(self, run: str) -> StudyModel:
+        """The same with {run} filled in."""
+        return replace(self, policy=self.policy.replace("{run}", run), preferences=inside(self.preferences, run))
+
+
+def inside(sources: Sequence[str], run: str) -> tuple[str, ...]:
+    """Sources with {run} filled in."""
+    return tuple(source.replace("{run}", run) for source in sources)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun(KeepingConfig):
+    """One training of a study: `fraction` of the own training rows, measured on test_preferences. No {run} is left."""
+
+    variant: str
+    fraction: float
+    seed: int
+    model: StudyModel
+    test_preferences: tuple[DataSource, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.output.name
+
+
+def make_variant(model: StudyModel, name: str, overrides: Mapping[str, Any]) -> StudyModel:
+    """`model` with other values of the options named, as on the command line: {"training.margin": "large"}.
+
+    Raises:
+        InputError: an option that a `StudyModel` does not have, or a value that it refuses.
+    """
+    flags = [text for option, value in overrides.items() for text in (f"--{option}", _argument(value))]
+    try:
+        return parse_config(StudyModel, ["--config", to_yaml(model), *flags])
+    except InputError as error:
+        raise InputError(f"variants.{name}: {error}") from error
+
+
+def _argument(value: Any) -> str:
+    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n...")[0].strip()
+
+
+def is_finished(run: KeepingConfig) -> bool:
+    """Whether the run's folder holds its figures.
+
+    Raises:
+        InputError: it holds those of other settings or other files.
+    """
+    folder = run.output
+    if not (folder / STAGE_FILE).exists():
+        return False
+    record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+    where = to_dict(StageConfig(output=folder)) | {"fresh": False}
+    changed = [n for n, value in to_dict(run).items() if n not in where and record["config"].get(n) != value]
+    digests = {name: entry["digest"] for name, entry in record["inputs"].items()}
+    changed += [name for name, path in inputs_of(run).items() if digests.get(name) != digest(path)]
+    if changed:
+        raise InputError(f"output: {folder} was made with another {changed[0]}; remove it, or name another --output")
+    return True
+
+
+def training_rows(model: StudyModel, rows: Sequence[Preference], fraction: float, seed: int) -> list[Preference]:
+    """`fraction` of the model's own rows, and the other domain's as `other_share` says (`rlhf.data.mixing.mix`).
+
+    With one seed a smaller fraction's own rows are among a larger one's.
+
+    Raises:
+        InputError: there are no own rows.
+    """
+    own = [row for row in rows if model.learns in ("joint", row.domain)]
+    if not own:
+        raise InputError(f"preferences: {', '.join(model.preferences)} hold no row of domain {model.learns}")
+    random.Random(seed).shuffle(own)
+    own = own[: max(1, round(fraction * len(own)))]
+    return mix(own, [row for row in rows if model.learns not in ("joint", row.domain)], model.other_share, seed)
+
+
+def run_model(run: StudyRun, rows: Rows) -> None:
+    """Train, save and measure one model: checkpoint/, metrics.jsonl and figures.json in its stage folder.
+
+    Args:
+        rows: source -> its rows, of all sources that the run names.
+    """
+    from rlhf.evaluation.judging import deal_out
+    from rlhf.evaluation.reward_models.pair_scores import score_pairs
+    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.training.stage import train_and_save
+    from rlhf.rewards.training.train import fitting_rows, train_reward_model
+    from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
+
+    policy, config = Path(run.model.policy), run.model.training
+    stage = open_stage(run)
+    mixture = training_rows(run.model, pick(rows, run.model.preferences), run.fraction, run.seed)
+    train = fitting_rows(policy, mixture, config, "preferences")
+    test = fitting_rows(policy, pick(rows, run.test_preferences), config, "test_preferences")
+    accelerator = make_accelerator(seed=run.seed)
+    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+        head = partial(train_reward_model, safety_head=run.model.learns == "safety")
+        train_and_save(stage, accelerator, head, policy, train, config, run.seed)
+        reward = load_reward(folder / "checkpoint", device=accelerator.device)
+        scores = deal_out(test, lambda part: score_pairs(reward, part), accelerator)
+        figures = {"training_pairs": len(train), "test_pairs": len(test), "groups": reward_figures(test, scores)}
+        stage.write_json(FIGURES, figures)
+
+
+def pick(rows: Rows, sources: Sequence[str]) -> list[Preference]:
+    """The rows of these sources, in order."""
+    return [row for source in sources for row in rows[source]]
+
+
+def gather(runs: Sequence[StudyRun], output: Path, baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What study.json holds: every figure's mean and 95 % interval (Student's t) over the seeds.
+
+    Args:
+        runs: all finished, in `output`; variants in the order to show, each with the same fractions and seeds.
+        baselines: `rlhf.evaluation.reward_models.baselines.baseline_figures` of each run folder.
+
+    Returns:
+        {"models": [{"variant", "fraction", "training_pairs": mean, "groups": {group: {"figures": {figure: {"mean",
+        "ci", "values": one a seed, "gain", "gain_ci": against the first variant with the same fraction and seed, None
+        for itself}}, "histogram": counts summed over the seeds}}}], "baselines": {name: {group: {"figures": …}}}}.
+        Groups, figures: `rlhf.evaluation.reward_models.preference_figures`; one is left out unless all seeds have it.
+    """
+    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for run in runs:
+        figures = json.loads((output / run.name / FIGURES).read_text(encoding="utf-8"))
+        found.setdefault((run.variant, run.fraction), []).append(figures)
+    first = runs[0].variant
+    models = []
+    for (variant, fraction), seeds in found.items():
+        reference = None if variant == first else found[first, fraction]
+        groups = {
+            group: {
+                "figures": _over_seeds(
+                    [seed["groups"][group] for seed in seeds],
+                    reference and [seed["groups"][group] for seed in reference],
+                ),
+                "histogram": _summed([seed["groups"][group]["calibration"]["histogram"] for seed in seeds]),
+            }
+            for group in seeds[0]["groups"]
+        }
+        pairs = sum(seed["training_pairs"] for seed in seeds) / len(seeds)
+        models.append({"variant": variant, "fraction": fraction, "training_pairs": pairs, "groups": groups})
+    names = dict.fromkeys(name for one in baselines for name in one)
+    return {
+        "models": models,
+        "baselines": {
+            name: {
+                group: {"figures": _over_seeds([one[name][group] for one in baselines], None)}
+                for group in baselines[0][name]
+            }
+            for name in names
+        },
+    }
+
+
+def flat_figures(group: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one group of `reward_figures` (or `accuracy_figures`) by name, those that it has.
+
+    accuracy; accuracy.<bin> of strength, safety labels and length; prefers_longer; nll, ece, brier;
+    lead.<strength>; unsafe_recall, safe_flagged, matched_recall, and the same of the safety head as head_<name>.
+    """
+    figures = {"accuracy": group["accuracy"], "prefers_longer": group["prefers_longer"]["share"]}
+    for bins in ("by_strength", "by_safety", "by_length"):
+        figures |= {f"accuracy.{name}": bin_["accuracy"] for name, bin_ in group[bins].items()}
+    if calibration := group.get("calibration"):
+        figures |= {name: calibration[name] for name in ("nll", "ece", "brier")}
+        leads = calibration["difference_by_strength"]
+        figures |= {f"lead.{name}": bin_["mean"] for name, bin_ in leads.items()}
+    for reader, prefix in (("score", ""), ("safety_head", "head_")):
+        if flagged := (group.get("unsafe_recall") or {}).get(reader):
+            figures[f"{prefix}unsafe_recall"] = flagged["recall"]
+            figures[f"{prefix}safe_flagged"] = flagged["safe_flagged"]
+            figures[f"{prefix}matched_recall"] = flagged["matched_recall"]
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _over_seeds(seeds: Sequence[Any], reference: Sequence[Any] | None) -> dict[str, dict[str, Any]]:
+    own = [flat_figures(seed) for seed in seeds]
+    base = None if reference is None else [flat_figures(seed) for seed in reference]
+    found = {}
+    for name in own[0]:
+        if not all(name in figures for figures in own):
+            continue
+        values = [figures[name] for figures in own]
+        mean = mean_interval(values)
+        gains = [v - figures[name] for v, figures in zip(values, base, strict=True) if name in figures] if base else []
+        gain = mean_interval(gains) if len(gains) == len(values) else None
+        found[name] = {
+            "mean": mean and mean.mean,
+            "ci": mean and mean.ci,
+            "values": values,
+            "gain": gain and gain.mean,
+            "gain_ci": gain and gain.ci,
+        }
+    return found
+
+
+def _summed(histograms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of all seeds together, over the same edges."""
+    chosen, rejected = (
+        [sum(bins) for bins in zip(*(h[which] for h in histograms), strict=True)] for which in ("chosen", "rejected")
+    )
+    return {"edges": histograms[0]["edges"], "chosen": chosen, "rejected": rejected}

@@ -1,0 +1,177 @@
+"""What more safety data does (Llama 2 paper, section 4.2.3, "Impact of Safety Data Scaling").
+
+As in the paper, a pretrained model is fine-tuned on all helpfulness data and on a growing part of the safety data, and
+each variant's answers are scored. Every part x seed is a stage folder of its own, so that a killed study goes on where
+it was. Torch is loaded late.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf.conversation import Conversation
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
+from rlhf.evaluation.safety.figures import load_safety_prompts, safety_figures
+from rlhf.finetuning.config import FinetuneStageConfig
+from rlhf.intervals import mean_interval
+from rlhf.models.checkpoint.fields import TrainedCheckpoint
+from rlhf.rewards.specs import Reward
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import InputPath, open_stage
+
+FIGURES = "safety_evaluation.json"
+# name -> where it stands in the figures of one variant; of several places the first that is there
+STUDIED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "safety": (("scores", "safety", "unsafe", "mean"),),
+    "tail": (("scores", "safety", "unsafe", "tail"),),
+    "gold_safety": (("scores", "gold_safety", "unsafe", "mean"),),
+    "violations": tuple(("judges", judge, "violation", "all", "rate") for judge in ("gold", "refusal detector")),
+    "helpfulness": (("scores", "helpfulness", "ordinary", "mean"),),
+    "gold_helpfulness": (("scores", "gold_helpfulness", "ordinary", "mean"),),
+    "refuses_ordinary": (("judges", "refusal detector", "false_refusal", "ordinary", "rate"),),
+    "refuses_borderline": (("judges", "refusal detector", "false_refusal", "borderline", "rate"),),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyStudyRun(FinetuneStageConfig):
+    """One variant of a study on one seed. No {run} is left in its paths."""
+
+    fraction: float
+    policy: TrainedCheckpoint
+    helpfulness_data: tuple[DataSource, ...]
+    safety_data: tuple[DataSource, ...]
+    prompts: dict[str, DataSource]
+    kinds: dict[str, str]
+    helpfulness: Reward | None
+    safety: Reward | None
+    scorer: str | None
+    world: InputPath | None
+    sampling: SamplingParams
+    samples_per_prompt: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.output.name
+
+
+def training_rows(
+    helpfulness: Sequence[Conversation], safety: Sequence[Conversation], fraction: float, seed: int
+) -> list[Conversation]:
+    """All helpfulness rows and `fraction` of the safety rows; a smaller part lies in a larger one (decision 51)."""
+    drawn = list(safety)
+    random.Random(seed).shuffle(drawn)
+    return [*helpfulness, *drawn[: round(fraction * len(drawn))]]
+
+
+def run_variant(run: SafetyStudyRun) -> None:
+    """Fine-tune one variant, let it answer, judge: metrics.jsonl and safety_evaluation.json in its stage folder.
+
+    The weights are not kept.
+    """
+    from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
+    from rlhf.finetuning.stage import finetune_stage
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.checkpoints import kept_states
+
+    stage = open_stage(run)
+    helpful, safe = (
+        [row for source in sources for row in load_conversations(source)]
+        for sources in (run.helpfulness_data, run.safety_data)
+    )
+    accelerator = make_accelerator(seed=run.seed)
+    judges = load_judges("rules", run.safety, run.helpfulness, None, run.scorer, run.world, accelerator.device)
+    prompts = [
+        prompt
+        for name, source in run.prompts.items()
+        for prompt in load_safety_prompts(name, source, run.kinds.get(name), judges.kind_of)
+    ]
+    with stage.work(accelerator, kept_states(stage, accelerator)):
+        rows = training_rows(helpful, safe, run.fraction, run.seed)
+        policy = finetune_stage(stage, accelerator, run.policy, rows, run, name=run.name, save=False)
+        params = replace(run.sampling, seed=run.sampling.seed + run.seed)
+        tokenizer = load_tokenizer(run.policy)
+        judged = answer_and_judge(policy, tokenizer, prompts, judges, params, run.samples_per_prompt, accelerator)
+        stage.write_json(FIGURES, safety_figures(run.name, judged))
+
+
+def gather(runs: Sequence[SafetyStudyRun], output: Path) -> dict[str, Any]:
+    """What study.json holds: each figure's mean and 95 % interval (Student's t) over the seeds, part by part.
+
+    Args:
+        runs: all finished, in `output`; each part on the same seeds, the smallest first.
+
+    Returns:
+        {"seeds": n, "parts": [{"fraction", "figures": {name of STUDIED: {"mean", "ci", "values": one a seed, "gain",
+        "gain_ci": against the first part on the same seed, "step", "step_ci": against the part before}}, "histogram":
+        of safety scores on unsafe prompts, summed over the seeds}]}. What was not measured is left out.
+    """
+    found: dict[float, list[dict[str, Any]]] = {}
+    for run in runs:
+        figures = json.loads((output / run.name / FIGURES).read_text(encoding="utf-8"))
+        found.setdefault(run.fraction, []).append(figures)
+    values = {
+        fraction: {name: own for name in STUDIED if (own := _values(name, seeds)) is not None}
+        for fraction, seeds in found.items()
+    }
+    fractions = list(found)
+    parts = []
+    for number, fraction in enumerate(fractions):
+        first, before = values[fractions[0]], values[fractions[max(0, number - 1)]]
+        parts.append(
+            {
+                "fraction": fraction,
+                "figures": {
+                    name: _over_seeds(own, first[name] if number else None, before[name] if number else None)
+                    for name, own in values[fraction].items()
+                },
+                "histogram": _histogram(found[fraction]),
+            }
+        )
+    return {"seeds": len(found[fractions[0]]), "parts": parts}
+
+
+def _values(name: str, seeds: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    for place in STUDIED[name]:
+        values = [_at(figures, place) for figures in seeds]
+        if all(value is not None for value in values):
+            return values
+    return None
+
+
+def _at(figures: Any, place: Sequence[str]) -> Any:
+    for key in place:
+        figures = None if figures is None else figures.get(key)
+    return figures
+
+
+def _over_seeds(
+    values: Sequence[float], first: Sequence[float] | None, before: Sequence[float] | None
+) -> dict[str, Any]:
+    mean = mean_interval(values)
+    gain, step = (
+        None if other is None else mean_interval([v - o for v, o in zip(values, other, strict=True)])
+        for other in (first, before)
+    )
+    return {
+        "mean": mean and mean.mean,
+        "ci": mean and mean.ci,
+        "values": list(values),
+        "gain": gain and gain.mean,
+        "gain_ci": gain and gain.ci,
+        "step": step and step.mean,
+        "step_ci": step and step.ci,
+    }
+
+
+def _histogram(seeds: Sequence[Mapping[str, Any]]) -> list[int] | None:
+    counts = [_at(figures, ("scores", "safety", "unsafe", "histogram")) for figures in seeds]
+    return None if None in counts else [sum(bins) for bins in zip(*counts, strict=True)]

@@ -1,0 +1,127 @@
+"""One rule for a model's context: what it is, how a text is cut to it, and what is said before a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, GPT2Config, LlamaConfig, MambaConfig, RobertaConfig
+
+from rlhf.conversation import Conversation, Renderer
+from rlhf.data.rows import Prompt
+from rlhf.errors import InputError
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.reward_model import RewardModel
+from rlhf.rewards.gate import GatedReward
+from rlhf.rewards.loading import load_reward
+from rlhf.sampling.room import check_room, prompts_of_at_most
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (LlamaConfig(max_position_embeddings=256), 256),
+        (GPT2Config(n_positions=64), 64),
+        (BertConfig(max_position_embeddings=512), 512),
+        (RobertaConfig(max_position_embeddings=514, pad_token_id=1), 512),
+        (MambaConfig(), None),
+    ],
+)
+def test_the_context_of_a_family(config: object, length: int | None) -> None:
+    assert Context.of(config).length == length
+
+
+def test_prompts_keep_half_of_the_context_and_leave_room_otherwise() -> None:
+    context = Context(100)
+    assert [context.room_before(n) for n in (10, 60, 1000)] == [90, 50, 50]
+    assert context.room_before(10, "unfinished") == 99 and context.room_before(10, "refuse") is None
+    assert context.holds(100) and not context.holds(101) and Context(None).holds(10**9)
+    assert context.limit(70, None) == 70 and context.limit() == 100 and Context(None).limit(None) is None
+
+
+LONG = "what is the river of velda ? " * 20
+
+
+@pytest.mark.parametrize("limit", [22, 30, 60, 119])
+@pytest.mark.parametrize("system", ["", "please answer in one word " * 8])
+def test_a_cut_dialogue_fits_keeps_the_template_and_the_end(tiny_tokenizer, limit: int, system: str) -> None:
+    dialogue: Conversation = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "sure"},
+        {"role": "user", "content": LONG + "how do I paint my own goat"},
+        {"role": "assistant", "content": "ask a doctor"},
+    ]
+    if system:
+        dialogue.insert(0, {"role": "system", "content": system})
+    limit += 24 if system else 0  # the system message's own marks
+    rendered = Renderer(tiny_tokenizer, max_length=limit, cut=True).dialogue(dialogue, train="last")
+    assert rendered.cut and limit - 8 <= len(rendered.input_ids) <= limit
+    text = tiny_tokenizer.decode(rendered.input_ids)
+    assert text.startswith("<s>[INST] ") and text.count("[INST]") == 1 and text.endswith("</s>")
+    if limit >= 30:
+        answer = [i for i, trained in zip(rendered.input_ids, rendered.loss_mask, strict=True) if trained]
+        assert tiny_tokenizer.decode(answer) == " ask a doctor</s>"
+    if limit >= 60 and not system:
+        assert text.rpartition("[/INST]")[0].endswith("how do I paint my own goat ")
+    assert not Renderer(tiny_tokenizer, max_length=1000, cut=True).dialogue(dialogue).cut
+
+
+def test_the_answer_is_cut_last_and_a_limit_below_the_template_is_refused(tiny_tokenizer) -> None:
+    dialogue: Conversation = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": LONG + "goat"}]
+    rendered = Renderer(tiny_tokenizer, max_length=40, cut=True).dialogue(dialogue)
+    text = tiny_tokenizer.decode(rendered.input_ids)
+    assert len(rendered.input_ids) <= 40 and text.endswith("goat</s>") and "[/INST]" in text
+    with pytest.raises(InputError, match="above max_length=4"):
+        Renderer(tiny_tokenizer, max_length=4, cut=True).dialogue(dialogue)
+
+
+@pytest.fixture(scope="module")
+def short_reward(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model whose context is 40 tokens."""
+    import json
+
+    start = tmp_path_factory.mktemp("short") / "policy"
+    shutil.copytree(tiny_policy_path, start)
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+    from rlhf.models.policy import load_tokenizer
+
+    folder = start.parent / "reward"
+    RewardModel.from_policy(start, safety_head=False, seed=0).save(folder, load_tokenizer(start))
+    return folder
+
+
+def test_an_answer_longer_than_a_reward_model_s_context_is_scored_cut_and_counted(short_reward: Path) -> None:
+    """Before, one such answer ended PPO at the iteration that drew it, and again on every start."""
+    short: Conversation = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "sure"}]
+    long: Conversation = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": LONG}]
+    reward = load_reward(short_reward, device="cpu")
+    got = GatedReward(reward)([short, long], ["helpfulness"] * 2)
+    assert got.too_long.tolist() == [False, True]
+    alone = Renderer(reward.renderer.tokenizer, max_length=40, cut=True).dialogue(long)  # type: ignore[attr-defined]
+    want = reward.model(torch.tensor([alone.input_ids]), torch.ones(1, len(alone.input_ids))).score  # type: ignore[attr-defined]
+    torch.testing.assert_close(got.helpfulness[1:], want.detach(), atol=1e-5, rtol=0)
+    with pytest.raises(InputError, match="1 of 2 answers with their prompts are longer than its context; shorten"):
+        GatedReward(reward, too_long="refuse")([short, long], ["helpfulness"] * 2)
+
+
+def test_what_leaves_no_room_is_said_before_the_run(
+    tiny_policy_path: Path, short_reward: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = [
+        Prompt("short", [{"role": "user", "content": "hello"}]),
+        Prompt("long", [{"role": "user", "content": LONG}]),
+    ]
+    models = {"policy": tiny_policy_path, "helpfulness": short_reward}
+    assert check_room(prompts, models, 16, "cut") == {"helpfulness": 1}
+    said = capsys.readouterr().err
+    assert "helpfulness: 1 of 2 prompts leave no room for 16 new tokens in its context of 40 (prompt 'long' has" in said
+    assert check_room(prompts, models, 230, "cut") == {"policy": 1, "helpfulness": 2}
+    with pytest.raises(InputError, match=r"helpfulness: 1 of 2 prompts .* or set too_long to cut"):
+        check_room(prompts, models, 16, "refuse")
+    renderer = Renderer(load_reward(short_reward, device="cpu").renderer.tokenizer)  # type: ignore[attr-defined]
+    assert [p.id for p in prompts_of_at_most("prompts", "x", prompts, renderer, 20)] == ["short"]
+    with pytest.raises(InputError, match="prompts: x has no prompts of at most 2 tokens; raise that limit"):
+        prompts_of_at_most("prompts", "x", prompts, renderer, 2)

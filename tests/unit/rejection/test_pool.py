@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made_up import completion
+
+from rlhf.data.rows import Prompt
+from rlhf.errors import InputError
+from rlhf.rejection.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
+from rlhf.rejection.selection import SelectionConfig, select
+from rlhf.rewards.gate import GatedReward
+from rlhf.sampling.protocol import Sample
+from rlhf.training.accelerator import make_accelerator
+
+
+def test_completions_come_back_as_written_oldest_version_first(tmp_path: Path) -> None:
+    rows = {v: [completion("p", v, i, i / 4) for i in range(3)] for v in ("v1", "v2", "v10")}
+    rows["v2"].append(completion("p", "v2", 3, 0.0, token_ids=(), text="", finished=False))
+    for version in ("v10", "v2", "v1"):
+        write_completions(tmp_path / "pool" / f"{version}.parquet", rows[version])
+    assert read_pool(tmp_path / "pool") == rows["v1"] + rows["v2"] + rows["v10"]
+    assert read_pool(tmp_path / "pool", ["v10", "v1"]) == rows["v10"] + rows["v1"]
+    assert read_pool(tmp_path / "pool", top=1) == [rows[v][2] for v in ("v1", "v2", "v10")]
+    assert list(pool_sizes(tmp_path / "pool").items()) == [("v1", 3), ("v2", 4), ("v10", 3)]
+
+
+def test_a_pool_that_is_not_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no <version>"):
+        read_pool(tmp_path)
+    write_completions(tmp_path / "v1.parquet", [completion("p", "v1", 0, 1.0)])
+    with pytest.raises(InputError, match="has no version 'v2', only v1"):
+        read_pool(tmp_path, ["v2"])
+    (tmp_path / "v2.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"v2\.parquet: not a readable Parquet file"):
+        read_pool(tmp_path)
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"prompt_id": ["p"]}), tmp_path / "v2.parquet")
+    with pytest.raises(InputError, match=r"v2\.parquet: .* no column 'version'"):
+        read_pool(tmp_path)
+
+
+def test_the_pool_is_rescored_with_the_models_of_today() -> None:
+    """Earlier scores count for nothing; an empty answer gets the lowest scores of the others and cannot win."""
+    prompts = {
+        "h": Prompt("h", [{"role": "user", "content": "how"}]),
+        "s": Prompt("s", [{"role": "user", "content": "bad"}], domain="safety"),
+    }
+    sample = Sample("longer answer", (7, 8), -2.0, True)
+    samples = [[sample, Sample("", (1,), -3.0, True)], [sample]]
+    drawn = completions_of([prompts["h"], prompts["s"]], samples, "v2", 1.1)
+    assert [(row.prompt_id, row.index, row.logprob, row.temperature) for row in drawn] == [
+        ("h", 0, -2.0, 1.1),
+        ("h", 1, -3.0, 1.1),
+        ("s", 0, -2.0, 1.1),
+    ]
+    earlier = [completion("h", "v1", 0, 99.0, text="short"), completion("s", "v1", 0, 99.0, text="no")]
+
+    def length(conversations: list) -> torch.Tensor:
+        return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
+
+    def brevity(conversations: list) -> torch.Tensor:
+        return 10 - length(conversations)
+
+    rows, scores = rescore(earlier + drawn, prompts, GatedReward(length, brevity), make_accelerator(), "new")
+    assert [row.reward for row in rows] == [5.0, 8.0, -3.0, -3.0, -3.0]
+    assert [row.helpfulness for row in rows] == [5.0, 2.0, 13.0, 2.0, 13.0]
+    assert [row.safety for row in rows] == [5.0, 8.0, -3.0, -3.0, -3.0]
+    assert scores.used_safety.tolist() == [False, True, True, False, True]
+    assert {row.reward_model for row in rows} == {"new"}
+    chosen = select(rows, SelectionConfig()).chosen
+    assert [(row.prompt_id, row.version) for row in chosen] == [("h", "v1"), ("s", "v1")]
+
+
+def test_an_answer_that_a_reward_model_saw_cut_counts_as_unfinished_where_asked_for() -> None:
+    class Short:
+        """Takes five characters."""
+
+        def __call__(self, conversations: list) -> torch.Tensor:
+            self.too_long = [len(c[-1]["content"]) > 5 for c in conversations]
+            return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
+
+    rows = [completion("h", "v1", i, 0.0, text=text) for i, text in enumerate(("short", "too long"))]
+    prompts = {"h": Prompt("h", [{"role": "user", "content": "q"}])}
+    for too_long, finished, chosen in (("cut", [True, True], "too long"), ("unfinished", [True, False], "short")):
+        scored, scores = rescore(rows, prompts, GatedReward(Short(), too_long=too_long), make_accelerator(), "new")  # type: ignore[arg-type]
+        assert scores.too_long.tolist() == [False, True] and scores.safety is None
+        assert [row.finished for row in scored] == finished and {row.safety for row in scored} == {None}
+        assert [row.text for row in select(scored, SelectionConfig()).chosen] == [chosen]
+    with pytest.raises(InputError, match="1 of 2 answers with their prompts are longer than its context"):
+        rescore(rows, prompts, GatedReward(Short(), too_long="refuse"), make_accelerator(), "new")

@@ -1,0 +1,45 @@
+"""Mixtures: the paper's shares, exactly; the counts are those of the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from rlhf.data.mixing import mix
+from rlhf.data.rows import Domain, Preference
+from rlhf.rewards.training.mixture import OTHER_SHARE, make_mixture, mixture_lines, mixture_report
+from rlhf.rewards.training.rows import RewardRows
+
+
+def rows(source: str, count: int) -> list[Preference]:
+    question = [{"role": "user", "content": "q"}]
+    return [Preference(f"{source}:{i}", question, "a", "b", source=source) for i in range(count)]  # type: ignore[arg-type]
+
+
+OWN, OTHER = [*rows("meta", 60), *rows("helpful", 30)], [*rows("harmless", 200), *rows("shp", 100)]
+
+
+@pytest.mark.parametrize(("domain", "others"), [("helpfulness", 90), ("safety", 10)])
+def test_the_paper_s_shares_and_counts_by_source(domain: Domain, others: int) -> None:
+    mixture = make_mixture(RewardRows(domain, OWN, OTHER, [], [], {}), OTHER_SHARE[domain], seed=1)
+    assert mixture.own == {"meta": 60, "helpful": 30} and mixture.other.total() == others
+    assert mixture.own + mixture.other == Counter(row.source for row in mixture.rows)
+    assert mixture.rows == mix(OWN, OTHER, OTHER_SHARE[domain], seed=1)
+    report = mixture_report(mixture, {"preferences": {"meta.jsonl": Counter(tie=2), "helpful.jsonl": Counter()}})
+    assert report["pairs"] == 90 + others and report["other_share"] == pytest.approx(OTHER_SHARE[domain])
+    assert report["other_available"] == {"harmless": 200, "shp": 100}
+    assert report["skipped"] == {"preferences": {"meta.jsonl": {"tie": 2}}}
+    assert mixture_lines(mixture) == [
+        "mixture: all 60 own pairs of meta",
+        "mixture: all 30 own pairs of helpful",
+        f"mixture: {mixture.other['harmless']} of 200 other pairs of harmless",
+        f"mixture: {mixture.other['shp']} of 100 other pairs of shp",
+    ]
+
+
+def test_one_source_on_both_sides_and_no_others() -> None:
+    both = make_mixture(RewardRows("safety", OWN[:9], OWN[9:20], [], [], {}), 0.1, seed=0)
+    assert both.own == {"meta": 9} and both.other == {"meta": 1}
+    alone = make_mixture(RewardRows("safety", OWN, [], [], [], {}), 0.0, seed=0)
+    assert mixture_report(alone, {})["other_share"] == 0 and not alone.other
