@@ -138,6 +138,7 @@ def test_a_template_whose_end_is_no_token_is_refused_by_every_recipe(
         (tmp_path / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * (1 if name == "asks" else 8))
     options = {"output": "out", "policy": str(policy), **RECIPES[recipe]}
     options |= {"fine_tune_from": str(policy)} if recipe == "rejection_sampling" else {}
+    monkeypatch.syspath_prepend(str(next((ROOT / "recipes").rglob(f"{recipe}.py")).parent))
     module = importlib.import_module(recipe)
     config_class = next(
         value for name, value in vars(module).items() if name.endswith("Config") and value.__module__ == recipe

@@ -72,7 +72,7 @@ def test_recipes_ask_before_anything_is_drawn_or_trained(
 ) -> None:
     """Through each recipe's own main, on a machine of one kilobyte."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    monkeypatch.syspath_prepend(str(next((ROOT / "recipes").rglob(f"{recipe}.py")).parent))
     monkeypatch.setattr("rlhf.models.checkpoint.memory.available_memory", lambda accelerator: 1024.0)
     prompts = '{"id": "1", "messages": [{"role": "user", "content": "what is mora ?"}], "domain": "safety"}\n'
     pair = '{"prompt": "what is mora ?", "chosen": "sure", "rejected": "no"}\n'
