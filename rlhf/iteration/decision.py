@@ -88,7 +88,7 @@ def decide(stage: PlannedStage, key: Record, last: Record | None, digests: FileD
         raise InputError(
             f"run: {stage.output} was made by hand with other options than this run's; move it away, or remove it"
         )
-    if changed := difference(last["key"], key) or _changed_file(stage, record, digests):
+    if changed := difference(last["key"], key) or _changed_file(stage, record, digests) or _precision(stage, record):
         return Decision("run", changed)
     if recorded:
         damage = damage_of(stage, last, digests)
@@ -131,6 +131,13 @@ def _changed_file(stage: PlannedStage, record: Record, digests: FileDigests) -> 
         if name.split(".")[0] not in stage.overrides and path.exists() and digests.of(path) != entry["digest"]:
             return f"its input {path} changed"
     return None
+
+
+def _precision(stage: PlannedStage, record: Record) -> str | None:
+    """That another mixed precision is asked for than the stage was computed in; in words. What else its launch says
+    changes the result by rounding alone."""
+    asked, had = stage.launch.mixed_precision, record.get("launch", {}).get("mixed_precision")
+    return None if None in (asked, had) or asked == had else f"its mixed_precision was {had}, now {asked} is asked for"
 
 
 def input_digests(
