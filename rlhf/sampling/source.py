@@ -181,6 +181,20 @@ class PolicyCheck:
             found[f"{field}.adapter"] = value.adapter
         return found
 
+    def require_memory(self, field: str, value: PolicySource, config: Any, processes: Any) -> None:
+        """See `rlhf.stage.fields.MemoryCheck`."""
+        from rlhf.models.checkpoint.memory import held_bytes, require_memory, trained_bytes
+
+        if value.checkpoint is None:
+            return
+        if self.needs == "training":
+            adapter, quantization = (getattr(config, name, None) for name in ("adapter", "quantization"))
+            size = trained_bytes(value.checkpoint, adapter=adapter is not None, quantization=quantization)
+            require_memory({field: size}, processes)
+        if backend_of(value, field).reads_weights:
+            size = held_bytes(value.checkpoint, quantization=value.quantization, dtype=value.dtype)
+            require_memory({field: size}, processes, trained=False)
+
 
 def _may_be_absent(field: str, config: Any) -> bool:
     """Whether the config does without the field; then options alone, as in a step's YAML, name nobody."""
