@@ -12,12 +12,11 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, Renderer
 from rlhf.data.mixing import mix_several
 from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
 from rlhf.finetuning.supervised import finetune, training_renderer
-from rlhf.models.checkpoint.memory import require_memory, trained_bytes
-from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+from rlhf.models.policy import add_pad_embedding, load_policy, load_tokenizer, save_policy
 from rlhf.stage import Stage
 from rlhf.training.checkpoints import RESUME
 from rlhf.training.suspicion import suspicious_training
@@ -34,7 +33,7 @@ def finetune_stage(
     mixed_in: Sequence[Conversation] = (),
     heldout: Sequence[Conversation] = (),
     chat_template: str | None = None,
-    policy: PreTrainedModel | None = None,
+    new_tokens: Sequence[str] = (),
     save: bool = True,
 ) -> PreTrainedModel:
     """Fine-tune a checkpoint on dialogues inside `stage.work`, which keeps `kept_states`; returns it in eval mode.
@@ -51,7 +50,8 @@ def finetune_stage(
             `mixed_data`.
         heldout: dialogues to measure, never trained on.
         chat_template: replaces the tokenizer's and is saved with it.
-        policy: the checkpoint as it is loaded already, with the config's adapter and quantization; None: it is loaded.
+        new_tokens: special tokens that are added to the tokenizer where it lacks them, each with the mean of all
+            embeddings as its own; whole weights alone train these.
         save: write <stage>/checkpoint.
 
     Raises:
@@ -59,10 +59,11 @@ def finetune_stage(
     """
     tokenizer = load_tokenizer(checkpoint)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
-    size = trained_bytes(checkpoint, adapter=config.adapter is not None, quantization=config.quantization)
-    require_memory({"policy": size}, accelerator)  # also where the weights are there: what trains them comes on top
-    if policy is None:
-        policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
+    tokenizer.add_tokens(list(new_tokens), special_tokens=True)
+    Renderer(tokenizer)  # a template that does not do is found before the weights are loaded
+    policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
+    if new_tokens:
+        add_pad_embedding(policy, tokenizer)
     others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []
     if isinstance(config, MixedFinetuneConfig) and config.mixed_data:
         others.append((config.read_mixed_data(), config.mixed_share))

@@ -48,8 +48,8 @@ class Roles(Protocol):
         """Called once, before all else: what trains policy and value, its model a `PolicyAndValue` or one alike.
 
         Args:
-            temperature: that answers are drawn at. Policy and reference are their distributions at it, and what is
-                saved says so.
+            temperature: that answers are drawn at. Policy and reference are their distributions at it (decision 58),
+                and what is saved says so.
         """
         ...
 
@@ -125,8 +125,8 @@ class WholeSampler:
     Every process must call it together.
     """
 
-    def __init__(self, roles: Roles, renderer: Renderer, batch_size: int | None, too_long: TooLong = "cut") -> None:
-        self._roles, self._renderer, self._batch_size, self._too_long = roles, renderer, batch_size, too_long
+    def __init__(self, roles: Roles, renderer: Renderer, rows: int | None, too_long: TooLong = "cut") -> None:
+        self._roles, self._renderer, self._rows, self._too_long = roles, renderer, rows, too_long
 
     def sample(
         self,
@@ -137,7 +137,7 @@ class WholeSampler:
     ) -> list[list[Sample]]:
         """See `rlhf.sampling.protocol.Sampler`."""
         with self._roles.gathered() as model:
-            sampler = InProcessSampler(model, self._renderer, self._batch_size, too_long=self._too_long)
+            sampler = InProcessSampler(model, self._renderer, self._rows, too_long=self._too_long)
             return sampler.sample(prompts, num_samples, params, keys)
 
 

@@ -21,6 +21,7 @@ from rlhf.annotation.store import Store
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +50,14 @@ class Shy(Annotator):
         yield from list(super().judge(pairs))[:-2]
 
 
+class Undecided(Annotator):
+    """Skips every pair."""
+
+    def judge(self, pairs: Iterable[Pair]) -> Iterator[Judgement]:
+        for pair in pairs:
+            yield Judgement(pair.id, self.name, None, skipped="cannot tell")
+
+
 def shortness(conversations: list[Any]) -> torch.Tensor:
     """A reward: the fewer characters the better."""
     return torch.tensor([-float(len(conversation[-1]["content"])) for conversation in conversations])
@@ -73,7 +82,7 @@ def options(tiny_policy_path: Path, tmp_path: Path) -> dict[str, Any]:
         write_rows(tmp_path / part / "prompts.jsonl", ({"prompt": text} for text in texts))  # ids prompts:1, prompts:2
     return {
         "output": tmp_path / "out",
-        "policy": tiny_policy_path,
+        "policy": PolicySource(checkpoint=tiny_policy_path),
         "prompts": str(tmp_path / "train" / "prompts.jsonl"),
         "test_prompts": str(tmp_path / "test" / "prompts.jsonl"),
         "annotator": "test_collect_preferences:Annotator",
@@ -117,6 +126,7 @@ def test_killed_it_goes_on_and_nothing_doubles(options: dict[str, Any], tmp_path
     """The annotator kills the recipe at its fourth pair; the second start has but three left."""
     options |= {"annotator_options": json.dumps({"log": str(tmp_path / "log"), "stop": 3})}
     options |= {"labels": tmp_path / "labels.sqlite", "sampling": json.dumps({"max_new_tokens": 4})}
+    options |= {"policy": options["policy"].folder}
     command = [sys.executable, "recipes/data/collect_preferences.py"]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
@@ -132,6 +142,13 @@ def test_killed_it_goes_on_and_nothing_doubles(options: dict[str, Any], tmp_path
     assert (tmp_path / "log").read_text().split() == ids, "every pair was judged once, in the order of the draws"
     found = rows(options["output"])
     assert [row["id"] for part in ("train", "test") for row in found[part]] == ids
+
+
+def test_a_batch_in_which_nobody_chose_is_refused(recipe: ModuleType, options: dict[str, Any]) -> None:
+    options["annotator"] = "test_collect_preferences:Undecided"
+    with pytest.raises(InputError, match="Undecided chose an answer in none of the pairs to train on"):
+        collect(recipe, options)
+    assert not options["output"].exists() and not list(options["output"].parent.glob("out.partial/preferences_*"))
 
 
 def test_an_unfinished_batch_is_said_and_what_there_is_stays(

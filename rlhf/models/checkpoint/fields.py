@@ -12,7 +12,14 @@ from rlhf.stage import require_files
 
 
 class WholeCheckpoint:
-    """A folder with config, tokenizer and weights, or with an adapter."""
+    """A folder with config, tokenizer and weights, or with an adapter.
+
+    Args:
+        trained: the stage trains it, by the `adapter` and `quantization` of its config; otherwise it is held as it is.
+    """
+
+    def __init__(self, trained: bool = False) -> None:
+        self.trained = trained
 
     def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
         """See `rlhf.stage.fields.InputCheck`."""
@@ -20,16 +27,18 @@ class WholeCheckpoint:
         require_checkpoint(value)
         return {field: Path(value)}
 
+    def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
+        """See `rlhf.stage.fields.MemoryCheck`."""
+        from rlhf.models.checkpoint.memory import held_bytes, require_memory, trained_bytes
 
-class AnsweringPolicy(WholeCheckpoint):
-    """The same, or, where the config names a `server` that answers as the policy, a folder with its tokenizer."""
-
-    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
-        """See `rlhf.stage.fields.InputCheck`."""
-        if getattr(config, "server", None) is None:
-            return super().inputs(field, value, config)
-        require_files(**{field: value})
-        return {field: Path(value)}
+        settings = config if hasattr(config, "quantization") else getattr(config, "training", config)
+        adapter, quantization = (getattr(settings, name, None) for name in ("adapter", "quantization"))
+        if self.trained:
+            size = trained_bytes(value, adapter=adapter is not None, quantization=quantization)
+        else:
+            dtype = "bfloat16" if adapter is not None else getattr(config, "dtype", "float32")
+            size = held_bytes(value, quantization=quantization, dtype=dtype)
+        require_memory({field: size}, processes, trained=self.trained)
 
 
 class TemplateName:
@@ -50,6 +59,6 @@ class FolderOrHubName:
 
 
 Checkpoint = Annotated[Path, WholeCheckpoint()]
-Policy = Annotated[Path, AnsweringPolicy()]
+TrainedCheckpoint = Annotated[Path, WholeCheckpoint(trained=True)]
 ChatTemplate = Annotated[str, TemplateName()]
 LocalOrHubModel = Annotated[str, FolderOrHubName()]
