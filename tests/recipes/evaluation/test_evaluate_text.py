@@ -11,7 +11,7 @@ import pytest
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import SamplingParams
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

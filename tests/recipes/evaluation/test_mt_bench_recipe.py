@@ -13,7 +13,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.mt_bench import PROMPT_NAMES
 from rlhf.sampling.server import ServerConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

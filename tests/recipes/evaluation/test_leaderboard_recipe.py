@@ -9,7 +9,7 @@ from torch import nn
 
 from rlhf.evaluation.benchmarks.leaderboard import TaskScore
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/evaluation"))
 import leaderboard
 
 

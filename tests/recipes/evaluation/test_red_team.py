@@ -21,7 +21,7 @@ from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
 from rlhf.sampling.protocol import SamplingParams
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ASK: Conversation = [{"role": "user", "content": "hello"}]
 
 

@@ -26,7 +26,7 @@ from rlhf.sampling.server import ServerConfig
 if TYPE_CHECKING:
     from conftest import ChatServer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def longer(conversations: Sequence[Conversation]) -> torch.Tensor:

@@ -22,7 +22,7 @@ from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Annotator:
