@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,13 @@ def room_of(module: str) -> str:
 
 def test_every_room_stands_on_a_floor() -> None:
     assert {room_of(name) for name in modules() if name.startswith("rlhf.")} == set(FLOOR)
+
+
+def test_contributors_are_shown_the_same_floors() -> None:
+    shown = re.findall(r"^ {4,5}(\d+)  (.+)$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [(int(number), rooms.split()) for number, rooms in reversed(shown)] == [
+        (number, floor.split()) for number, floor in enumerate(FLOORS, start=1)
+    ]
 
 
 def test_rooms_import_downwards_alone() -> None:
