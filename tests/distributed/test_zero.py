@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = [pytest.mark.doors, pytest.mark.xdist_group("processes")]
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 KINDS = {

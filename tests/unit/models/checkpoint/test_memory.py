@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,7 +48,13 @@ def test_only_what_cannot_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["sft", "helpfulness_reward", "dpo", "ppo"])
-def test_recipes_ask_before_they_load(recipe: str, tiny_policy_path: Path, tmp_path: Path) -> None:
+def test_recipes_ask_before_they_load(
+    recipe: str,
+    tiny_policy_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Through each recipe's own main, on a machine of one kilobyte."""
     prompts = '{"id": "1", "messages": [{"role": "user", "content": "what is mora ?"}]}\n'
     pair = '{"prompt": "what is mora ?", "chosen": "sure", "rejected": "no"}\n'
@@ -65,13 +71,10 @@ def test_recipes_ask_before_they_load(recipe: str, tiny_policy_path: Path, tmp_p
     }[recipe]
     words = ["--output", "out", "--policy", str(tiny_policy_path)]
     words += [part for name, value in options.items() if value for part in (f"--{name}", value)]
-    code = (
-        "import runpy, sys\n"
-        "import rlhf.models.checkpoint.memory as memory\n"
-        "memory.available_memory = lambda accelerator: 1024.0\n"
-        f"sys.argv = [{recipe!r}, *{words!r}]\n"
-        f"runpy.run_path({str(ROOT / 'recipes' / f'{recipe}.py')!r}, run_name='__main__')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "error: memory: at least 0.0 GiB are needed" in done.stderr, done.stderr
+    monkeypatch.setattr("rlhf.models.checkpoint.memory.available_memory", lambda accelerator: 1024.0)
+    monkeypatch.setattr(sys, "argv", [recipe, *words])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
+    assert ended.value.code == 2 and "error: memory: at least 0.0 GiB are needed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
