@@ -129,9 +129,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--labels", type=int, help="judgements that each pair of a file wants; default: 1")
     added.add_argument("--export", type=Path, help="write the judgements as preference rows to this file, and end")
 
-    arguments, more = parser.parse_known_args(argv)
-    if more and arguments.command not in ("plan", "run"):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    words = list(sys.argv[1:] if argv is None else argv)
+    own, more = words, []
+    if words[:1] in (["plan"], ["run"]) and words[1:2] not in (["-h"], ["--help"]):  # the rest is the driver's own
+        named = 2 if words[1:2] and not words[1].startswith("--") else 1
+        own, more = words[:named], words[named:]
+    arguments = parser.parse_args(own)
     arguments.more = more
     try:
         passed = arguments.call(arguments)
@@ -163,10 +166,12 @@ def new(arguments: argparse.Namespace) -> None:
 
 
 def _plan_of(arguments: argparse.Namespace) -> list[str]:
-    """The option that names the plan's file."""
-    if (arguments.run is None) == (arguments.config is None):
+    """The option that names the plan's file, where the run's folder is named and not that file itself."""
+    if (arguments.run is None) == ("--config" not in arguments.more):
         raise InputError("run: name the folder of a run, or the YAML file of a plan with --config")
-    file = arguments.config or arguments.run / "plan.yaml"
+    if arguments.run is None:
+        return []
+    file = arguments.run / "plan.yaml"
     if not file.is_file():
         raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
     return ["--config", str(file)]
