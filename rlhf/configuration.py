@@ -25,9 +25,12 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from rlhf.errors import InputError
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
+from rlhf.strict_yaml import require_plain_yaml
 
 Config = TypeVar("Config")
 SHIPPED = "recipes/configs/"
+SEEDS = 2**31
+"""Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -41,7 +44,8 @@ def parse_config(
     """Read `--config FILE` and `--field value` overrides (later wins) into `config_class`, a dataclass.
 
     Raises InputError, one sentence, for an unreadable file, an unknown or missing field, a value that the field or the
-    dataclass's own `__post_init__` refuses, or a number that is not finite (.inf, .nan), whatever field it is in.
+    dataclass's own `__post_init__` refuses, a number that is not finite (.inf, .nan), whatever field it is in, a seed
+    that a generator does not take, or a key that is given twice in a YAML file.
     """
     _resolve_annotations(config_class)
     parser = ArgumentParser(
@@ -49,6 +53,10 @@ def parse_config(
     )
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_class_arguments(config_class)
+    given = sys.argv[1:] if argv is None else argv
+    for word, following in zip(given, [*given[1:], ""], strict=True):
+        if word == "--config" or word.startswith("--config="):
+            require_plain_yaml(Path(word.partition("=")[2] or following))
     try:
         namespace = parser.parse_args(_gathered(sys.argv[1:] if argv is None else argv, config_class))
         _refuse_lone_values(namespace, config_class)
@@ -56,7 +64,7 @@ def parse_config(
             namespace[name] = _shipped(value)
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
-        _refuse_not_finite(fields)
+        _refuse_bad_numbers(fields)
         return config_class(**fields)
     except InputError:
         raise
@@ -115,18 +123,20 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
             _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
 
 
-def _refuse_not_finite(value: Any, name: str = "") -> None:
-    """InputError naming the first option, at any depth, whose number is not finite: no option means anything by it."""
+def _refuse_bad_numbers(value: Any, name: str = "") -> None:
+    """InputError naming the first option, at any depth, whose number no option means anything by, or no seed can be."""
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: must be a finite number, got {value}")
+    if name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < SEEDS:
+        raise InputError(f"{name}: must be 0 or above and below {SEEDS}, got {str(value)[:20]}")
     if dataclasses.is_dataclass(value):
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     if isinstance(value, dict):
         for key, part in value.items():
-            _refuse_not_finite(part, f"{name}.{key}" if name else str(key))
+            _refuse_bad_numbers(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for part in value:
-            _refuse_not_finite(part, name)
+            _refuse_bad_numbers(part, name)
 
 
 def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> str:

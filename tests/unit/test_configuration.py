@@ -30,6 +30,28 @@ class Inner:
 
 
 @dataclass(frozen=True)
+class Seeded:
+    """Draws.
+
+    Args:
+        seed: of the draws.
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SeededGroup:
+    """Draws in a group.
+
+    Args:
+        group: with a seed.
+    """
+
+    group: Seeded = field(default_factory=Seeded)
+
+
+@dataclass(frozen=True)
 class Outer:
     """Options.
 
@@ -123,3 +145,31 @@ for file in sorted(Path("recipes").rglob("*.py")):
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**70])
+def test_a_seed_that_no_generator_takes_is_refused_at_any_depth(seed: int) -> None:
+    for config_class, option in ((Seeded, "seed"), (SeededGroup, "group.seed")):
+        with pytest.raises(InputError, match=rf"^{option}: must be 0 or above and below 2147483648, got {seed}"[:70]):
+            parse_config(config_class, [f"--{option}", str(seed)])
+        parse_config(config_class, [f"--{option}", "2147483647"])
+
+
+def test_a_key_given_twice_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 1\n# again\nseed: 2\n")
+    for words in (["--config", str(file)], [f"--config={file}"]):
+        with pytest.raises(InputError, match=r"c.yaml:3: seed is given twice; leave one out"):
+            parse_config(Seeded, words)
+    file.write_text("group:\n  seed: 1\n  seed: 1\n")
+    with pytest.raises(InputError, match=r"c.yaml:3: seed is given twice"):
+        parse_config(SeededGroup, ["--config", str(file)])
+
+
+def test_aliases_that_grow_without_end_are_refused_before_they_grow(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"c.yaml: its aliases stand for more than 100000 values"):
+        parse_config(Seeded, ["--config", str(file)])
