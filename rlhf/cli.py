@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
-from rlhf.errors import InputError
+from rlhf.errors import InputError, path_sentence
 
 TABLE = (
     "gold_helpfulness",
@@ -143,6 +143,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if (told := path_sentence(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def new(arguments: argparse.Namespace) -> None:
@@ -194,7 +199,7 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.decision import preview
     from rlhf.iteration.disk import require_room
     from rlhf.iteration.plan import make_plan
-    from rlhf.iteration.processes import command_of
+    from rlhf.iteration.processes.stage_process import command_of
 
     config = parse_config(IterativeConfig, options)
     stages = make_plan(config)

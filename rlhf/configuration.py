@@ -3,7 +3,8 @@
     accelerate launch recipes/sft.py --config recipes/configs/embedded/sft.yaml --optimizer.learning_rate 1e-4
 
 jsonargparse does the parsing: nested dataclasses, types, `--help` from the docstrings, unknown keys refused. This
-module adds the house rule that a user's mistake is answered by one sentence and exit code 2.
+module adds the house rule that a user's mistake is answered by one sentence and exit code 2; `rlhf.shorthand` that a
+bare text may stand for a group of options.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, path_sentence
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
+from rlhf.shorthand import spelled_words
 from rlhf.strict_yaml import require_plain_yaml
 
 Config = TypeVar("Config")
@@ -58,7 +60,8 @@ def parse_config(
         if word == "--config" or word.startswith("--config="):
             require_plain_yaml(Path(word.partition("=")[2] or following))
     try:
-        namespace = parser.parse_args(_gathered(sys.argv[1:] if argv is None else argv, config_class))
+        words = _gathered(given, config_class)
+        namespace = parser.parse_args(spelled_words(words, config_class, get_loader("yaml")))
         _refuse_lone_values(namespace, config_class)
         for name, value in list(namespace.items()):
             namespace[name] = _shipped(value)
@@ -180,3 +183,8 @@ def run_recipe(main: Callable[[Config], None], config_class: type[Config]) -> No
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if (told := path_sentence(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(2) from None

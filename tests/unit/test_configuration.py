@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from rlhf.configuration import parse_config
+from rlhf.configuration import parse_config, run_recipe
 from rlhf.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,3 +175,30 @@ def test_aliases_that_grow_without_end_are_refused_before_they_grow(tmp_path: Pa
     file.write_text("\n".join(lines))
     with pytest.raises(InputError, match=r"c.yaml: its aliases stand for more than 100000 values"):
         parse_config(Seeded, ["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ("x" * 300, "error: 'xxx.*: file name too long; give it a shorter name\n$"),
+        ("afile/out", "error: 'afile/out.*: not a directory; a part of that path is a file; name another\n$"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_sentence(
+    output: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a recipe, and of the tools around a run."""
+    from rlhf.cli import main as tool
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "afile").touch()
+    monkeypatch.syspath_prepend(str(next((ROOT / "recipes").rglob("simulated_world.py")).parent))
+    recipe = importlib.import_module("simulated_world")
+    monkeypatch.setattr(sys, "argv", ["simulated_world.py", "--output", output])
+    with pytest.raises(SystemExit) as ended:
+        run_recipe(recipe.main, recipe.SimulatedWorldConfig)
+    assert ended.value.code == 2 and re.match(sentence, capsys.readouterr().err)
+    with pytest.raises(SystemExit) as ended:
+        tool(["look", output])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
