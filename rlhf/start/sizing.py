@@ -121,8 +121,10 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
 
 
 def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
+    few = sizes.small or data.pairs < 20_000
+    mixed = (0.0, f"of the other domain's pairs; the paper's {of_other:g} is for a million pairs, few pull apart")
     settings: Settings = {
-        share: (of_other if data.two_domains else 0.0, "of the other domain's pairs, as the paper mixes"),
+        share: mixed if few else (of_other if data.two_domains else 0.0, "of the other domain's pairs, as in the paper"),
         "on_bad_row": ("skip", "bad rows are left out, counted and said"),
         "training.max_length": (sizes.length, "most tokens of a dialogue; oldest turns go first"),
         "training.too_long": ("skip", "a pair whose last turn alone is longer"),
