@@ -40,6 +40,7 @@ class PlannedStage:
         launch: how it is started.
         links: link -> file, made before it starts.
         step: name of its step in the plan.
+        makes: artifact -> where it lies in the folder.
     """
 
     name: str
@@ -51,6 +52,7 @@ class PlannedStage:
     launch: Launch = field(default_factory=Launch)
     links: tuple[tuple[Path, Path], ...] = ()
     step: str = ""
+    makes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def processes(self) -> int:
@@ -222,6 +224,7 @@ class _Planner:
                 launch=self.launches.of(step.name, kind.recipe),
                 links=links,
                 step=step.name,
+                makes=kind.makes,
             )
         )
         for artifact, place in kind.makes.items():
