@@ -56,7 +56,7 @@ def parse_config(
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_class_arguments(config_class)
     given = sys.argv[1:] if argv is None else argv
-    for word, following in zip(given, [*given[1:], ""], strict=True):
+    for word, following in zip(given, [*given[1:], ""], strict=False):
         if word == "--config" or word.startswith("--config="):
             require_plain_yaml(Path(word.partition("=")[2] or following))
     try:
