@@ -25,10 +25,10 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from rlhf.errors import InputError
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
+from rlhf.shipped import ROOT
 
 Config = TypeVar("Config")
 SHIPPED = "recipes/configs/"
-_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -83,7 +83,7 @@ def _resolve_annotations(kind: type) -> None:
 def _shipped(value: Any) -> Any:
     """A path of a file that comes with the recipes, such as a YAML names it, so that it is found from any folder."""
     if isinstance(value, (str, Path)) and os.fspath(value).startswith(SHIPPED) and not os.path.exists(value):
-        found = _CHECKOUT / value
+        found = ROOT / value
         return type(value)(found) if found.exists() else value
     return value
 

@@ -11,7 +11,8 @@ from types import ModuleType
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, recipe_file
+from rlhf.iteration.plan import PlannedStage, dependencies, recipe_file
+from rlhf.shipped import RECIPES
 
 
 def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:

@@ -26,11 +26,12 @@ from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.disk import require_room
 from rlhf.iteration.failures import describe_failure, out_of_memory_kills
 from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
-from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
+from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth
 from rlhf.iteration.processes import StageProcess, command_of, extra_environment, has_gpu, stop
 from rlhf.iteration.stalls import StallWatch
 from rlhf.iteration.warm import WarmStart
 from rlhf.lifetime import end_leftovers
+from rlhf.shipped import RECIPES
 from rlhf.stage import digest, remove_folder, require_ours
 
 POLL_SECONDS = 0.05

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.iteration.failures import out_of_memory_kills
-from rlhf.iteration.plan import RECIPES, PlannedStage, recipe_file
+from rlhf.iteration.plan import PlannedStage, recipe_file
 from rlhf.iteration.warm import WarmStart
 from rlhf.lifetime import GRACE_SECONDS, RUN_MARK, die_with
+from rlhf.shipped import RECIPES
 
 
 def command_of(stage: PlannedStage, recipes: Path = RECIPES) -> list[str]:
