@@ -63,7 +63,8 @@ class PPORecipeConfig(KeepingConfig):
         max_prompt_tokens: leave out longer prompts; how many is said.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
         ppo: settings of PPO.
-        sampling: length of the answers; PPO needs all that shapes the draws left at its default.
+        sampling: length and temperature of the answers, held-out ones too; the policy is its distribution at that
+            temperature, everywhere. PPO needs all else that shapes the draws left at its default.
         dry_run: print what the run takes of this hardware, by role and phase, and stop; reads the checkpoints' configs
             alone, no weights.
     """
@@ -88,11 +89,15 @@ class PPORecipeConfig(KeepingConfig):
     dry_run: Hardware | None = None
 
     def __post_init__(self) -> None:
-        for name, needed in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
+        if self.sampling.temperature == 0:
+            raise InputError(
+                "sampling.temperature: must be above 0 for PPO, got 0; a greedy policy tries nothing, e.g. take 0.7"
+            )
+        for name, needed in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
             if getattr(self.sampling, name) != needed:
                 raise InputError(
-                    f"sampling.{name}: must be {needed:g} for PPO, got {getattr(self.sampling, name):g}; "
-                    "the ratio of probabilities is that of the policy itself"
+                    f"sampling.{name}: must be {needed:g} for PPO, got {getattr(self.sampling, name):g}: the ratio "
+                    "would not be the policy's, which cuts off and penalises no token; lower sampling.temperature"
                 )
         if self.sampling.stop:
             raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")
@@ -206,6 +211,7 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         judges=judges,
         ppo=config.ppo,
         max_new_tokens=config.sampling.max_new_tokens,
+        temperature=config.sampling.temperature,
         value=helpful if config.value_from is None else planned_folder(config.value_from),
         shared=config.roles == "shared",
         adapter=config.adapter,

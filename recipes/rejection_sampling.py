@@ -113,6 +113,11 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
         if self.early_rejection is not None:
             if self.server is not None:
                 raise InputError("early_rejection: a server gives whole answers only; leave one of the two out")
+            if self.selection.missing_end_penalty is not None:
+                raise InputError(
+                    "selection.missing_end_penalty: early_rejection leaves answers unfinished that it gives up, which "
+                    "are not to be kept; leave one of the two out"
+                )
             if max(self.early_rejection.at) >= (longest := self.sampling.max_new_tokens):
                 raise InputError(f"early_rejection.at: must lie below sampling.max_new_tokens, which is {longest}")
         if self.compile and self.server is not None:
@@ -123,7 +128,8 @@ def main(config: RejectionSamplingConfig) -> None:
     stage = open_stage(config)
     prompts = load_prompts(config.prompts)
     by_id = prompts_by_id(prompts, [load_prompts(source) for source in config.earlier_prompts])
-    pool = read_pool(config.pool, top=config.pool_top, new=config.version)
+    penalty = config.selection.missing_end_penalty
+    pool = read_pool(config.pool, top=config.pool_top, missing_end_penalty=penalty, new=config.version)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     if config.temperature_from is not None:
@@ -175,7 +181,7 @@ def main(config: RejectionSamplingConfig) -> None:
 
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
-        dialogues = [by_id[row.prompt_id].answered(row.text) for row in selection.chosen]
+        dialogues = [by_id[row.prompt_id].answered(row.text, row.finished) for row in selection.chosen]
         if stage.is_main:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)

@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--test-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off")
     added.add_argument("--preferences", nargs="+", default=(), metavar="FILE", help="pairs for helpfulness")
     added.add_argument("--safety-preferences", nargs="+", default=(), metavar="FILE", help="pairs for safety")
+    added.add_argument(
+        "--referee-preferences", nargs="+", default=(), metavar="FILE", help="pairs for a judge that trains nothing"
+    )
     added.add_argument("--reward", help="in their place: a reward-model folder, or package.module:function")
     added.add_argument("--safety-reward", help="the same for safety")
     added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
@@ -175,6 +178,7 @@ def new(arguments: argparse.Namespace) -> None:
         test_prompts=tuple(arguments.test_prompts),
         helpfulness_preferences=tuple(arguments.preferences),
         safety_preferences=tuple(arguments.safety_preferences),
+        referee_preferences=tuple(arguments.referee_preferences),
         helpfulness=arguments.reward,
         safety=arguments.safety_reward,
         versions=arguments.versions,

@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 
 class _Marks(TypedDict, total=False):
     train: bool
+    finished: bool
 
 
 class Message(_Marks):
-    """One turn. `train` stands only at answers that are context and never trained on, and is False there."""
+    """One turn. `train` stands only at answers that are context and never trained on, and is False there.
+
+    `finished` stands only at answers that were cut off before their end token, and is False there: as a dialogue's last
+    message such an answer has no end, and nobody learns to end there.
+    """
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -73,7 +78,7 @@ def check_conversation(
 ) -> Conversation:
     """Return `messages` as a new list of {role, content}: an optional system message, then user and assistant in turn.
 
-    An answer keeps its `train` where that is False.
+    An answer keeps its `train` and its `finished` where they are False.
 
     Raises InputError naming the message (1-based) and the value: not a list of objects, an unknown role, an empty
     content, half a character (a lone surrogate), a system message that is not first, roles that do not alternate from
@@ -109,8 +114,10 @@ def check_conversation(
         else:
             expected = "assistant" if role == "user" else "user"
         checked.append({"role": role, "content": content})
-        if role == "assistant" and message.get("train") is False:
-            checked[-1]["train"] = False
+        if role == "assistant":
+            for mark in ("train", "finished"):
+                if message.get(mark) is False:
+                    checked[-1][mark] = False
     if last is not None and checked[-1]["role"] != last:
         raise InputError(f"messages: the last message must be the {last}'s, got the {checked[-1]['role']}'s")
     if checked[-1]["role"] == "system":
@@ -249,7 +256,8 @@ class Renderer:
         return self.prompts([conversation])[0]
 
     def dialogue(self, conversation: Conversation, train: Literal["all", "last"] = "all") -> Rendered:
-        """Ids and loss mask of a dialogue whose last message is the assistant's; the ids end with its end token.
+        """Ids and loss mask of a dialogue whose last message is the assistant's; the ids end with its end token, unless
+        that message is not `finished`.
 
         Args:
             conversation: checked here (InputError).
@@ -299,7 +307,7 @@ class Renderer:
         for conversation, text in zip(checked, self._render(checked, prompt=last == "user"), strict=True):
             if text.count(_END) != sum(m["role"] != "system" for m in conversation):
                 raise InputError("messages: the tokenizer's chat template leaves a message out or writes one twice")
-            for piece, is_answer in self._cut(text):
+            for piece, is_answer in self._cut(text, conversation[-1].get("finished", True)):
                 pieces.append(piece)
                 trained.append(is_answer)
             ends.append(len(pieces))
@@ -444,11 +452,14 @@ class Renderer:
             content = content.replace(_END, "").replace(_CUT, "")
         return self._special.sub(lambda found: found.group()[0] + _CUT + found.group()[1:], content)
 
-    def _cut(self, text: str) -> Iterator[tuple[str, bool]]:
-        """(piece, is it an answer) in order: the text without marks, up to the last answer's end token."""
+    def _cut(self, text: str, finished: bool) -> Iterator[tuple[str, bool]]:
+        """(piece, is it an answer) in order: the text without marks, up to the last answer's end token.
+
+        Not `finished`: up to the end of its text.
+        """
         after_user, parts = True, text.split(_END)
         before = parts[0]
-        for part in parts[1:]:
+        for number, part in enumerate(parts[1:], start=2):
             after = self._after_user if after_user else self._after_answer
             if not part.startswith(after):
                 raise InputError(
@@ -457,7 +468,7 @@ class Renderer:
             rest = part[len(after) :]
             if not after_user:
                 before = before if before.strip() else ""  # an empty answer is sampled as its end token alone
-                after += self._added_end
+                after = after + self._added_end if finished or number < len(parts) else ""
             for piece in (before + after).split(_CUT):
                 yield piece, not after_user
             before, after_user = rest, not after_user

@@ -9,7 +9,8 @@ like one of them is taken out of the training rows. Where you give no prompts, t
 
 Writes, as rows of `rlhf.data.rows`: prompts_<version>.jsonl for every version, validation_prompts.jsonl,
 test_prompts.jsonl; where there are preferences preferences_train.jsonl and preferences_test.jsonl, of both domains;
-and split.json, the counts of all that and of what was left out and why.
+referee_train.jsonl and referee_test.jsonl where a referee has some of its own; and split.json, the counts of all that
+and of what was left out and why.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class PrepareDataConfig(StageConfig):
         helpfulness_preferences: files or hub names of preferences for helpfulness.
         safety_preferences: the same for safety.
         test_preferences: held-out preferences of yours, each row with its domain; none: split off.
+        referee_preferences: preferences that a referee is trained on, a reward model that nothing else reads; a pair of
+            these files that stands in the training preferences too is left out here.
         versions: names of the run's versions.
         rounds: which prompts a version gets: "all" of them each time, a "share" that no other version gets (the paper
             has new prompts each round), or the "files" in order, one a version.
@@ -60,6 +63,7 @@ class PrepareDataConfig(StageConfig):
     helpfulness_preferences: tuple[DataSource, ...] = ()
     safety_preferences: tuple[DataSource, ...] = ()
     test_preferences: tuple[DataSource, ...] = ()
+    referee_preferences: tuple[DataSource, ...] = ()
     versions: tuple[str, ...] = ("v1",)
     rounds: Literal["all", "share", "files"] = "all"
     validation_share: float = 0.05
@@ -114,6 +118,9 @@ def main(config: PrepareDataConfig) -> None:
     if not config.prompts:
         given["train"] = [short_prompts(preferences, config.max_prompt_characters, left_out)]
 
+    referee = read_preferences(config.referee_preferences, "helpfulness", config, left_out)
+    referee = without_those_of(preferences, referee, left_out)
+
     split = Split(config, given, test_preferences)
     files = [split.parts(rows) for rows in given["train"]]
     asked = deal([parts["train"] for parts in files], config)
@@ -129,6 +136,9 @@ def main(config: PrepareDataConfig) -> None:
     if preferences:
         sets["preferences_train"] = pairs["train"]
         sets["preferences_test"] = test_preferences or [*pairs["validation"], *pairs["test"]]
+    if config.referee_preferences:
+        parts = split.parts(referee)
+        sets["referee_train"], sets["referee_test"] = parts["train"], [*parts["validation"], *parts["test"]]
     if empty := [name for name, rows in sets.items() if not rows]:
         raise InputError(
             f"prompts: nothing is left for {', '.join(empty)}; give more rows, or raise the limits or shares"
@@ -205,6 +215,16 @@ def read_preferences(
         for source in sources
         for row in load_preferences(source, domain=domain, on_bad_row=config.on_bad_row, skipped=left_out)
     ]
+
+
+def without_those_of(
+    preferences: Sequence[Preference], referee: Sequence[Preference], left_out: Counter[str]
+) -> list[Preference]:
+    """The referee's pairs that are not among `preferences`: it would agree with who was trained on them."""
+    trained_on = {(str(row.messages), row.chosen, row.rejected) for row in preferences}
+    kept = [row for row in referee if (str(row.messages), row.chosen, row.rejected) not in trained_on]
+    left_out["the referee's pair is one of the reward models'"] += len(referee) - len(kept)
+    return kept
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ class EvaluateConfig(StageConfig):
         judge: server of a judge model that compares the answers with the opponent's.
         judge_max_new_tokens: longest judgement.
         opponent: server of the model that the judge compares with; without one, SFT's answers (baseline_evaluation).
-        sampling: how answers are drawn; the KL is measured at temperature 1, top_p 1 and top_k 0 only.
+        sampling: how answers are drawn. The KL is between both models at this temperature; it is measured where that is
+            above 0 and nothing is cut off or penalised.
         samples_per_prompt: answers to each prompt.
         max_prompt_tokens: leave out longer prompts; how many is said.
         seed: added to sampling.seed; the same for every version, so that luck is shared.
@@ -105,10 +106,10 @@ class EvaluateConfig(StageConfig):
 
     @property
     def measures_kl(self) -> bool:
-        """Whether the answers are drawn from the policy as it is, so that their log-ratios estimate the KL from SFT."""
-        return self.baseline is not None and replace(self.sampling, max_new_tokens=1, seed=0) == SamplingParams(
-            max_new_tokens=1
-        )
+        """Whether the answers' log-ratios estimate the KL from SFT at the temperature that they are drawn at."""
+        shapes = replace(self.sampling, temperature=1.0, max_new_tokens=1, seed=0)
+        whole = self.sampling.temperature > 0 and shapes == SamplingParams(max_new_tokens=1)
+        return self.baseline is not None and whole
 
 
 def main(config: EvaluateConfig) -> None:
@@ -153,10 +154,11 @@ def main(config: EvaluateConfig) -> None:
         if config.baseline is not None and config.measures_kl:
             starts = renderer.prompts([prompt.messages for prompt in prompts])
             rows = [(start, s.token_ids) for start, samples in zip(starts, drawn, strict=True) for s in samples]
-            own = answer_logprobs(policy, rows, renderer.pad_token_id, accelerator)
+            drawn_at = (rows, renderer.pad_token_id, accelerator, params.temperature)
+            own = answer_logprobs(policy, *drawn_at)
             del policy
             baseline = load_policy(config.baseline).to(accelerator.device)
-            kls = answer_kls(own, answer_logprobs(baseline, rows, renderer.pad_token_id, accelerator))
+            kls = answer_kls(own, answer_logprobs(baseline, *drawn_at))
             answers = [replace(a, kl=k1, kl_k3=k3) for a, (k1, k3) in zip(answers, kls, strict=True)]
 
         gate = None

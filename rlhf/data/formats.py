@@ -264,9 +264,9 @@ def _is_stray(prompt: Any, chosen: Any) -> bool:
 
 
 def _untagged(message: Any) -> Any:
-    """Without the mark that an answer is not trained on: it is context here."""
-    if isinstance(message, dict) and "train" in message:
-        return {name: value for name, value in message.items() if name != "train"}
+    """Without the marks that an answer is not trained on, or not to its end: it is context here."""
+    if isinstance(message, dict):
+        return {name: value for name, value in message.items() if name not in ("train", "finished")}
     return message
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from rlhf.conversation import Conversation, check_characters, check_conversation
+from rlhf.conversation import Conversation, Message, check_characters, check_conversation
 from rlhf.errors import InputError, quoted
 
 Domain = Literal["helpfulness", "safety"]
@@ -54,9 +54,12 @@ class Prompt:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def answered(self, text: str) -> Conversation:
-        """The whole dialogue with this answer as its last message."""
-        return [*self.messages, {"role": "assistant", "content": text}]
+    def answered(self, text: str, finished: bool = True) -> Conversation:
+        """The whole dialogue with this answer as its last message, marked where it is not finished."""
+        answer: Message = {"role": "assistant", "content": text}
+        if not finished:
+            answer["finished"] = False
+        return [*self.messages, answer]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ KINDS: dict[str, StepKind] = {
             "helpfulness_preferences": "helpfulness_preferences*?",
             "safety_preferences": "safety_preferences*?",
             "test_preferences": "test_preferences*?",
+            "referee_preferences": "referee_preferences*?",
         },
         makes={
             "prompts": "prompts_{version}.jsonl",
@@ -89,6 +90,8 @@ KINDS: dict[str, StepKind] = {
             "test_prompts": "test_prompts.jsonl",
             "preferences": "preferences_train.jsonl",
             "test_preferences": "preferences_test.jsonl",
+            "referee_preferences": "referee_train.jsonl",
+            "referee_test_preferences": "referee_test.jsonl",
         },
         options={"versions": "{versions}"},
     ),

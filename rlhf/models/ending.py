@@ -1,4 +1,4 @@
-"""How a chat model is told to stop: every end token of its training format, where other programs look for them.
+"""What a saved chat model tells other programs: every end token of its training format, and how to draw its answers.
 
 transformers' `generate`, vllm and their kin stop at `generation_config.eos_token_id`, one id or a list. A base model
 brings its own there, and its fine-tuned self would never stop where the template's end token is another one.
@@ -40,3 +40,16 @@ def say_how_to_stop(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
             generation.validate(strict=True)
         except ValueError:  # a base's temperature without do_sample: transformers reads that, but does not write it
             generation.do_sample = True
+
+
+def say_how_to_draw(model: Any, temperature: float) -> None:
+    """Put the distribution that a policy is trained at into its generation_config, in place: that at `temperature`.
+
+    It was trained with nothing cut off or penalised, so what the start named of that is switched off: elsewhere it
+    would be another policy. At 1, the model as it is, what the start named stays: a matter of taste as before.
+    """
+    if temperature == 1:
+        return
+    generation = model.generation_config
+    generation.do_sample, generation.temperature = True, temperature
+    generation.top_p, generation.top_k, generation.min_p, generation.repetition_penalty = 1.0, 0, None, 1.0

@@ -28,7 +28,11 @@ def sequence_logprobs(model: nn.Module, input_ids: Tensor, attention_mask: Tenso
 
 @torch.no_grad()
 def score_rows(
-    model: nn.Module, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, micro_batch_tokens: int = 8192
+    model: nn.Module,
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    pad_id: int,
+    micro_batch_tokens: int = 8192,
+    temperature: float = 1.0,
 ) -> list[Tensor]:
     """Log-probabilities of each row's completion tokens given its prompt, without gradients, dropout off.
 
@@ -37,6 +41,7 @@ def score_rows(
         rows: (prompt ids, completion ids); the prompt has at least one token.
         pad_id: any valid id; never looked at, padding is masked by position.
         micro_batch_tokens: rows x padded length of one forward pass.
+        temperature: above 0; divides the logits before the softmax.
 
     Returns:
         For each row, in the order given, (len(completion),) float32 on the CPU.
@@ -53,7 +58,7 @@ def score_rows(
             first = min(len(rows[i][0]) for i in batch)
             kept = ids.shape[1] - first + 1  # logits from the position before the first completion token on
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
-            scores = token_logprobs(logits[:, :-1], ids[:, first:]).cpu()
+            scores = token_logprobs(logits[:, :-1], ids[:, first:], temperature).cpu()
             for line, i in enumerate(batch):
                 start = len(rows[i][0]) - first
                 results[i] = scores[line, start : start + len(rows[i][1])].clone()

@@ -17,29 +17,38 @@ from rlhf.objectives.shapes import require_same_shape
 class _TokenLogprobs(torch.autograd.Function):
     """Chosen logit minus logsumexp, in float32 block by block: beside the logits, memory for one block only.
 
+    The temperature divides within a block, after the cast: no tempered copy of the logits is made.
+
     log_softmax would keep a float32 copy of all the logits for the backward pass, often the largest tensor of a step.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
         rows = logits.reshape(-1, logits.shape[-1])
         normaliser = torch.empty(len(rows), dtype=torch.float32, device=logits.device)
         for block in _blocks(rows):
-            normaliser[block] = rows[block].float().logsumexp(dim=-1)
+            normaliser[block] = _tempered(rows[block], temperature).logsumexp(dim=-1)
         ctx.save_for_backward(logits, ids, normaliser)
+        ctx.temperature = temperature
         chosen = rows.gather(1, ids.reshape(-1, 1)).squeeze(1)
-        return (chosen.float() - normaliser).view(ids.shape)
+        return (_tempered(chosen, temperature) - normaliser).view(ids.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         logits, ids, normaliser = ctx.saved_tensors
         rows = logits.reshape(-1, logits.shape[-1])
-        chosen, normaliser, grad = ids.reshape(-1, 1), normaliser.unsqueeze(1), grads[0].reshape(-1, 1)
+        chosen, normaliser = ids.reshape(-1, 1), normaliser.unsqueeze(1)
+        grad = _tempered(grads[0].reshape(-1, 1), ctx.temperature)  # d (z / T) / dz
         out = torch.empty_like(rows, memory_format=torch.contiguous_format)
         for block in _blocks(rows):
-            probabilities = (rows[block].float() - normaliser[block]).exp_()
+            probabilities = (_tempered(rows[block], ctx.temperature) - normaliser[block]).exp_()
             out[block] = probabilities.mul_(-grad[block]).scatter_add_(1, chosen[block], grad[block])
-        return out.view(logits.shape), None
+        return out.view(logits.shape), None, None
+
+
+def _tempered(x: Tensor, temperature: float) -> Tensor:
+    """x / temperature in float32; at 1 x itself, bit for bit."""
+    return x.float() if temperature == 1 else x.float() / temperature
 
 
 def _blocks(rows: Tensor) -> list[slice]:
@@ -48,25 +57,27 @@ def _blocks(rows: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows.shape[0], size)]
 
 
-def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
+def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability of each id, (..., T) float32 whatever the logits' dtype; without a copy of the logits.
 
     Args:
         logits: (..., T, V), any float dtype; position t holds the distribution that ids[t] was drawn from.
         ids: (..., T) int64, in [0, V).
+        temperature: above 0; the distribution is softmax(logits / temperature), and so is the gradient's.
 
     Raises:
         ValueError: ids' shape is not logits' without its last axis.
     """
     require_same_shape(logits=logits[..., 0], ids=ids)
-    logprobs: Tensor = _TokenLogprobs.apply(logits, ids)  # type: ignore[no-untyped-call]
+    logprobs: Tensor = _TokenLogprobs.apply(logits, ids, temperature)  # type: ignore[no-untyped-call]
     return logprobs
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of each distribution in nats: logits (..., T, V) -> (..., T) float32, block by block."""
+def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy in nats of each softmax(logits / temperature): logits (..., T, V) -> (..., T) float32, block by block."""
     rows = logits.reshape(-1, logits.shape[-1])
-    parts = [torch.special.entr(rows[block].float().softmax(dim=-1)).sum(dim=-1) for block in _blocks(rows)]
+    tempered = (_tempered(rows[block], temperature) for block in _blocks(rows))
+    parts = [torch.special.entr(block.softmax(dim=-1)).sum(dim=-1) for block in tempered]
     return torch.cat(parts).view(logits.shape[:-1])
 
 

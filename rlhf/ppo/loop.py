@@ -58,7 +58,8 @@ class PPO:
         roles: who they are (`rlhf.ppo.roles`).
         renderer: of the policy's tokenizer, which value and reference share; with the limit of
             `Context.prompt_renderer`, as the trained prompts are those that were sampled from.
-        sampling: temperature 1, no top-p, no top-k: the ratio assumes the policy's own distribution.
+        sampling: no top-p, no top-k, no penalty. The policy is its distribution at the temperature (above 0), in the
+            answers, trained and held out, and in every log-probability: ratio, KL and entropy are of it.
         referee: scores held-out answers and trains nothing: a policy that pleases the two judges alone shows there.
         gate: makes one reward of the two judges'.
         too_long: what becomes of an answer that a reward model's context does not hold.
@@ -82,7 +83,7 @@ class PPO:
         self.seed = seed
         self.beta = config.beta
         self.roles = roles
-        self.stepper = roles.prepare(config.optimizer)
+        self.stepper = roles.prepare(config.optimizer, sampling.temperature)
         sampler = WholeSampler(roles, renderer, config.sampling_batch_size, too_long)
         reward = GatedReward(roles.helpfulness, roles.safety, gate or Gate(), too_long)
         self.environment = Environment(sampler, renderer, reward, sampling, accelerator, referee)

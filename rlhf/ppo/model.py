@@ -20,13 +20,14 @@ class PolicyAndValue(nn.Module):
     """A causal LM and a value model (a `RewardModel`, read at every token) with the same token ids.
 
     Without a value model (None) the values are None. Dropout is turned off in both: a ratio of probabilities under two
-    dropout masks means nothing.
+    dropout masks means nothing. `temperature` is that of the answers: the policy is its distribution at it.
     """
 
     def __init__(self, policy: nn.Module, value: nn.Module | None) -> None:
         super().__init__()
         self.policy = policy
         self.value = value
+        self.temperature = 1.0
         self.policy_packs = enable_packing(policy)
         head = getattr(value, "safety_head", None)
         if head is not None:
@@ -36,7 +37,8 @@ class PolicyAndValue(nn.Module):
     def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-probability of each answer token, value before it, entropy (zeros unless asked): (n, A) float32 each."""
         packed = pack_batch(batch) if self.policy_packs else None
-        logprobs, spread = answer_logprobs(self.policy, batch, packed, with_entropy=with_entropy)
+        options = {"temperature": self.temperature, "with_entropy": with_entropy}
+        logprobs, spread = answer_logprobs(self.policy, batch, packed, **options)
         return logprobs, None if self.value is None else answer_values(self.value, batch, packed), spread
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
@@ -56,7 +58,12 @@ def pack_batch(batch: Batch) -> PackedRows:
 
 
 def answer_logprobs(
-    model: nn.Module, batch: Batch, packed: PackedRows | None = None, *, with_entropy: bool = False
+    model: nn.Module,
+    batch: Batch,
+    packed: PackedRows | None = None,
+    *,
+    temperature: float,
+    with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each answer token and entropy of its distribution, zeros unless asked; (n, A), 0 off the mask.
 
@@ -67,14 +74,15 @@ def answer_logprobs(
         model: causal LM of transformers, wrapped or not.
         batch: from `rlhf.ppo.experience.collate`: right padded, so positions need no shift.
         packed: see `pack_batch`; None: the rows are computed as they are padded.
+        temperature: that the answers were drawn at; divides the logits.
     """
     ids, mask = batch["input_ids"], batch["mask"]
     if packed is not None:
         before = _places_before(batch, packed)
         with alone_in_last_layer(model.base_model, before):
             logits = model(**packed.inputs(), logits_to_keep=before).logits[0]
-        logprobs = token_logprobs(logits, ids.gather(1, _columns(batch, 0))[mask])
-        spread = entropy(logits) if with_entropy else torch.zeros_like(logprobs)
+        logprobs = token_logprobs(logits, ids.gather(1, _columns(batch, 0))[mask], temperature)
+        spread = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
         return _spread(logprobs, mask), _spread(spread, mask)
     first = int(batch["start"].min())
     rest = ids.shape[1] - first + 1
@@ -82,10 +90,10 @@ def answer_logprobs(
         :, :-1
     ]
     columns = _columns(batch, first)
-    logprobs = token_logprobs(logits, ids[:, first:]).gather(1, columns).masked_fill(~mask, 0.0)
+    logprobs = token_logprobs(logits, ids[:, first:], temperature).gather(1, columns).masked_fill(~mask, 0.0)
     if not with_entropy:
         return logprobs, torch.zeros_like(logprobs)
-    return logprobs, entropy(logits).gather(1, columns).masked_fill(~mask, 0.0)
+    return logprobs, entropy(logits, temperature).gather(1, columns).masked_fill(~mask, 0.0)
 
 
 def answer_values(value: Any, batch: Batch, packed: PackedRows | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.ending import say_how_to_draw
 from rlhf.models.packing import enable_packing
 from rlhf.models.policy import save_policy
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
@@ -43,8 +44,13 @@ class Roles(Protocol):
     helpfulness: RewardFunction
     safety: RewardFunction | None
 
-    def prepare(self, optimizer: OptimizerConfig) -> Stepper:
-        """Called once, before all else: what trains policy and value, its model a `PolicyAndValue` or one alike."""
+    def prepare(self, optimizer: OptimizerConfig, temperature: float = 1.0) -> Stepper:
+        """Called once, before all else: what trains policy and value, its model a `PolicyAndValue` or one alike.
+
+        Args:
+            temperature: that answers are drawn at. Policy and reference are their distributions at it, and what is
+                saved says so.
+        """
         ...
 
     def reference_logprobs(self, batch: Batch) -> Tensor:
@@ -89,7 +95,9 @@ class SeparateRoles:
         self._reference = reference
         self._reference_packs = enable_packing(reference)
 
-    def prepare(self, optimizer: OptimizerConfig) -> Stepper:
+    def prepare(self, optimizer: OptimizerConfig, temperature: float = 1.0) -> Stepper:
+        self._trained.temperature = temperature
+        say_how_to_draw(self._source, temperature)
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         self._reference = prepare_frozen(self._reference, self._accelerator)
         if is_partitioned(self._accelerator):
@@ -102,7 +110,7 @@ class SeparateRoles:
     def reference_logprobs(self, batch: Batch) -> Tensor:
         packed = pack_batch(batch) if self._reference_packs else None
         with self._accelerator.autocast():
-            return answer_logprobs(self._reference, batch, packed)[0]
+            return answer_logprobs(self._reference, batch, packed, temperature=self._trained.temperature)[0]
 
     def gathered(self) -> AbstractContextManager[Any]:
         return self._whole.gathered()

@@ -26,7 +26,7 @@ from rlhf.models.adapters import saved_quantization
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import base_folder, base_quantization, is_adapter_checkpoint, require_policy
 from rlhf.models.config import AdapterConfig
-from rlhf.models.ending import say_how_to_stop
+from rlhf.models.ending import say_how_to_draw, say_how_to_stop
 from rlhf.models.packing import enable_packing
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.reward_model import RewardModel
@@ -51,6 +51,7 @@ class SharedPolicyAndValue(nn.Module):
 
     def __init__(self, base: SharedBase, value: RewardModel | None, reference: str | None) -> None:
         super().__init__()
+        self.temperature = 1.0
         self.model = base.model
         self.value_head = value.model.score if value is not None else None
         self._base, self._reference = base, reference
@@ -69,7 +70,8 @@ class SharedPolicyAndValue(nn.Module):
             # before the policy: the backward pass comes to the policy first, and frees it, before the value runs again
             values = self._run(VALUE, partial(answer_values, self._value[0], batch, packed))
         with self._base.using(self._reference if reference else POLICY) as model:
-            logprobs, spread = answer_logprobs(model, batch, packed, with_entropy=with_entropy)
+            options = {"temperature": self.temperature, "with_entropy": with_entropy}
+            logprobs, spread = answer_logprobs(model, batch, packed, **options)
         return logprobs, values, spread
 
     def _run(self, name: str, call: partial[Tensor]) -> Tensor:
@@ -190,7 +192,9 @@ class SharedRoles:
             value = base.reward_model(value_from, seed=seed)
         return cls(base, value, reference, judges, accelerator)
 
-    def prepare(self, optimizer: OptimizerConfig) -> Stepper:
+    def prepare(self, optimizer: OptimizerConfig, temperature: float = 1.0) -> Stepper:
+        self._trained.temperature = temperature
+        say_how_to_draw(self._base.model, temperature)
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         for judge in (self.helpfulness, self.safety):
             if isinstance(judge, AdapterReward):

@@ -60,6 +60,7 @@ def read_pool(
     versions: Sequence[str] | None = None,
     *,
     top: int = 0,
+    missing_end_penalty: float | None = None,
     new: str | None = None,
 ) -> list[Completion]:
     """All completions of a pool, older versions first.
@@ -68,6 +69,7 @@ def read_pool(
         folder: holds `<version>.parquet` files; None: there is no pool.
         versions: the wanted ones, oldest first; None: all, by name, numbers in it by value (v2 before v10).
         top: of each version only the best answers to a prompt, this many, by the rewards it was written with; 0: all.
+        missing_end_penalty: see `SelectionConfig`; decides whether unfinished answers are among these.
         new: name of the version that will choose among them.
 
     Raises:
@@ -88,7 +90,10 @@ def read_pool(
         raise InputError(f"version: {new} is in the pool already; give this version another name")
     wanted = sorted(files, key=_by_number) if versions is None else versions
     pools = [read_completions(files[version]) for version in wanted]
-    return [row for pool in pools for row in (select(pool, SelectionConfig(top_n=top)).chosen if top else pool)]
+    if not top:
+        return [row for pool in pools for row in pool]
+    best = SelectionConfig(top_n=top, missing_end_penalty=missing_end_penalty)
+    return [row for pool in pools for row in select(pool, best).chosen]
 
 
 def pool_sizes(folder: str | os.PathLike[str] | None) -> dict[str, int]:

@@ -35,12 +35,15 @@ class SelectionConfig:
             answer to the same prompt is above this; 1: only a repeated text is left out.
         max_length_ratio: answers of more characters than this times the median of the prompt's candidates are not
             kept; null: no limit.
+        missing_end_penalty: an answer without an end token may be kept as well, its reward counting as so much less in
+            every comparison; it is trained on without an end. null: it is never kept.
     """
 
     top_n: int = 1
     minimum_reward: float | None = None
     max_similarity: float = 1.0
     max_length_ratio: float | None = None
+    missing_end_penalty: float | None = None
 
     def __post_init__(self) -> None:
         if self.top_n < 1:
@@ -51,6 +54,19 @@ class SelectionConfig:
             raise InputError(f"max_similarity: must lie between 0 and 1, got {self.max_similarity}")
         if self.max_length_ratio is not None and not 1 <= self.max_length_ratio < math.inf:
             raise InputError(f"max_length_ratio: must be 1 or above, or null for none, got {self.max_length_ratio}")
+        if self.missing_end_penalty is not None and not 0 <= self.missing_end_penalty < math.inf:
+            raise InputError(
+                f"missing_end_penalty: must be 0 or above, or null to keep no unfinished answer, got "
+                f"{self.missing_end_penalty}"
+            )
+
+    def keeps(self, row: Completion) -> bool:
+        """Whether an answer has text and came to its end, or may lack it."""
+        return (row.finished or self.missing_end_penalty is not None) and bool(row.text.strip())
+
+    def reward(self, row: Completion) -> float:
+        """The reward by which answers are compared: raw, less the penalty where there is no end."""
+        return row.reward if row.finished else row.reward - (self.missing_end_penalty or 0.0)
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ class Selection:
 def select(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
     """The best answers of each prompt by reward; prompts in the order of their first row.
 
-    Only finished answers with text are candidates; a prompt without one that may be kept is left out. Equal rewards:
+    Only answers that `config.keeps` are candidates; a prompt without one that may be kept is left out. Equal rewards:
     the higher helpfulness score wins, then the newer version (the one that appears later in `rows`), then the lower
     index (decision 26). Answers that are merely not good enough for `top_n` are not counted in `left_out`.
     """
@@ -73,20 +89,15 @@ def select(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
     left_out: Counter[str] = Counter()
     for row in rows:
         candidates = by_prompt.setdefault(row.prompt_id, [])
-        if can_be_chosen(row):
+        if config.keeps(row):
             candidates.append(row)
         else:
-            left_out["empty" if row.finished else "unfinished"] += 1
+            left_out["empty" if row.finished or config.missing_end_penalty is not None else "unfinished"] += 1
     chosen = []
     for candidates in by_prompt.values():
-        candidates.sort(key=lambda row: (-row.reward, -row.helpfulness, -age[row.version], row.index))
+        candidates.sort(key=lambda row: (-config.reward(row), -row.helpfulness, -age[row.version], row.index))
         chosen += _best(candidates, config, left_out)
     return Selection(chosen, left_out)
-
-
-def can_be_chosen(row: Completion) -> bool:
-    """Whether an answer came to its end and has text."""
-    return row.finished and bool(row.text.strip())
 
 
 def _best(candidates: Sequence[Completion], config: SelectionConfig, left_out: Counter[str]) -> list[Completion]:
@@ -98,7 +109,7 @@ def _best(candidates: Sequence[Completion], config: SelectionConfig, left_out: C
     for row in candidates:
         if len(kept) == config.top_n:
             break
-        if config.minimum_reward is not None and row.reward < config.minimum_reward:
+        if config.minimum_reward is not None and config.reward(row) < config.minimum_reward:
             left_out["below minimum_reward"] += 1
         elif len(row.text) > longest:
             left_out["above max_length_ratio"] += 1
@@ -192,6 +203,7 @@ def selection_figures(
         "left_out": dict(selection.left_out),
         "selected": len(selected),
         "selected_by_version": dict(Counter(row.version for row in selected)),
+        "selected_finished_share": fmean(row.finished for row in selected) if selected else None,
         "selected_mean_reward": fmean(row.reward for row in selected) if selected else None,
         "selected_mean_length": fmean(len(row.token_ids) for row in selected) if selected else None,
         "prompts_without_answer": len({row.prompt_id for row in candidates} - {row.prompt_id for row in selected}),

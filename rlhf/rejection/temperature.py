@@ -15,7 +15,7 @@ from typing import Any
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.rejection.selection import can_be_chosen
+from rlhf.rejection.selection import SelectionConfig
 
 
 def sweep_figures(
@@ -43,13 +43,14 @@ def sweep_figures(
     from rlhf.rejection.diversity import self_bleu
 
     lowest = min(row.reward for rows in drawn.values() for row in rows)
+    keeps = SelectionConfig().keeps
     maxima: dict[float, list[float]] = {}
     temperatures = []
     for temperature in sorted(drawn):
         every = drawn[temperature]
         by_prompt = [every[i : i + num_samples] for i in range(0, len(every), num_samples)]
         texts = [[row.text for row in rows] for rows in by_prompt]
-        rewards = torch.tensor([[row.reward if can_be_chosen(row) else lowest for row in rows] for rows in by_prompt])
+        rewards = torch.tensor([[row.reward if keeps(row) else lowest for row in rows] for rows in by_prompt])
         maxima[temperature] = expected_max(rewards, best_of).tolist()
         alike = {
             name: [self_bleu(own) for prompt, own in zip(prompts, texts, strict=True) if prompt.source in sources]

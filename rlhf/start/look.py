@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class ChatModel:
         dtype: the type that most of them are stored in, as safetensors calls it.
         context: most tokens it takes; None: its config does not say.
         end_tokens: the tokens that end its answers, as text.
+        temperature: that its generation_config.json asks for; None: it names none.
         thinks: its template writes or expects thoughts before an answer.
         warnings: what a user should know before hours are spent.
     """
@@ -39,6 +41,7 @@ class ChatModel:
     dtype: str
     context: int | None
     end_tokens: tuple[str, ...]
+    temperature: float | None
     thinks: bool
     warnings: tuple[str, ...]
 
@@ -81,9 +84,20 @@ def look_at(folder: Path) -> ChatModel:
         dtype=max(by_type, key=lambda kind: by_type[kind]),
         context=context,
         end_tokens=ends,
+        temperature=_temperature(folder) or _temperature(base),
         thinks=thinks,
         warnings=tuple(warnings),
     )
+
+
+def _temperature(folder: Path) -> float | None:
+    """What a checkpoint's generation_config.json names, if it names one above 0."""
+    try:
+        settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = settings.get("temperature") if isinstance(settings, dict) else None
+    return float(found) if isinstance(found, (int, float)) and 0 < found < math.inf else None
 
 
 def _round_trip(folder: Path, renderer: Renderer) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from rlhf.start.sizing import Data, Settings, option_tree, settings_for, sizes_f
 
 PLAN_FILE = "plan.yaml"
 CONFIG_FOLDER = "config"
+SOURCES = ("prompts", "test_prompts", "helpfulness_preferences", "safety_preferences", "referee_preferences")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Request:
         prompts: files or hub names of prompts; none: the preferences' own.
         test_prompts: held-out prompts of the user's; none: split off.
         helpfulness_preferences, safety_preferences: files or hub names of preferences.
+        referee_preferences: files or hub names of preferences for a referee: a reward model that trains nothing, and is
+            read by evaluations alone.
         helpfulness, safety: rewards that are there already, in place of preferences.
         versions: how many; the last one ends with PPO.
         ppo: whether it does.
@@ -43,6 +46,7 @@ class Request:
     test_prompts: tuple[str, ...] = ()
     helpfulness_preferences: tuple[str, ...] = ()
     safety_preferences: tuple[str, ...] = ()
+    referee_preferences: tuple[str, ...] = ()
     helpfulness: str | None = None
     safety: str | None = None
     versions: int = 3
@@ -72,7 +76,7 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
         InputError: something named is not there or not what it has to be; then nothing is written.
     """
     machine = machine or this_machine()
-    for option in ("prompts", "test_prompts", "helpfulness_preferences", "safety_preferences"):
+    for option in SOURCES:
         for source in getattr(request, option):
             if is_local(source):
                 require_files(**{option: source})
@@ -105,10 +109,7 @@ def _plan(request: Request, machine: Machine) -> dict[str, Any]:
     """The content of plan.yaml."""
     given = {
         "policy": str(request.chat),
-        "prompts": list(request.prompts),
-        "test_prompts": list(request.test_prompts),
-        "helpfulness_preferences": list(request.helpfulness_preferences),
-        "safety_preferences": list(request.safety_preferences),
+        **{name: list(getattr(request, name)) for name in SOURCES},
         "helpfulness": request.helpfulness,
         "safety": request.safety,
     }
@@ -124,7 +125,7 @@ def _plan(request: Request, machine: Machine) -> dict[str, Any]:
         "run": str(request.run),
         "configs": str(request.run / CONFIG_FOLDER),
         "inputs": {name: value for name, value in given.items() if value},
-        "start": ["data"],
+        "start": ["data", "referee"] if request.referee_preferences else ["data"],
         "versions": versions,
         "slots": machine.slots,
         "processes": {"rejection_sampling": side_by_side, "ppo": side_by_side, "evaluate": side_by_side},

@@ -20,6 +20,10 @@ BYTES_WHOLE = 16
 """A weight trained whole: float32 weight, gradient and AdamW's two moments."""
 TINY = 2e7
 """Weights of a model whose training a CPU does not feel."""
+TEMPERATURE = 0.7
+"""At 1 a small chat model writes near-gibberish, at this readable English that is still varied."""
+COLDEST = 0.5
+"""Below it the K answers to a prompt are too alike to choose among, and to learn from."""
 ROLES = 5
 """Of PPO: policy, reference, value and two reward models."""
 
@@ -79,7 +83,7 @@ def sizes_for(model: ChatModel, machine: Machine) -> Sizes:
 
 def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Settings]:
     """Recipe -> its settings."""
-    sizes = sizes_for(model, machine)
+    sizes, temperature = sizes_for(model, machine), _temperature(model)
     return {
         "prepare_data": {
             "on_bad_row": ("skip", "bad rows are left out, counted and said"),
@@ -91,7 +95,9 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
         "temperature_sweep": {"sampling.max_new_tokens": (sizes.answer, "as in rejection sampling")},
         "rejection_sampling": {
             "num_samples": (8 if sizes.small else 16, "K answers per prompt; 10 to 100 in the paper"),
-            **_sampling(sizes),
+            "sampling.temperature": temperature,
+            "sampling.top_k": (50, "a small model's tail is noise"),
+            "sampling.max_new_tokens": (sizes.answer, "longer answers are cut, and never kept"),
             **_trained(sizes),
             **_optimizer(
                 "finetuning.optimizer",
@@ -99,12 +105,14 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
                 rate=(1e-3, 1e-4, 2e-5),
                 epochs=5 if sizes.small else 2,
                 batch=_batch(max(data.prompts, 1), 64),
+                trial="in a trial on a chat model of 135M, 3e-4 and 2 passes moved it less",
             ),
             "finetuning.max_length": (sizes.length, "most tokens of a dialogue"),
         },
-        "ppo": _ppo(sizes, data),
+        "ppo": {"sampling.temperature": temperature, **_ppo(sizes, data)},
         "evaluate": {
-            **_sampling(sizes),
+            "sampling.temperature": (temperature[0], "as in training; with no top-k the KL from the start is measured"),
+            "sampling.max_new_tokens": (sizes.answer, "as in training"),
             "samples_per_prompt": (1, "more narrow the intervals"),
             "max_prompt_tokens": (sizes.length, "longer test prompts are left out, and said"),
         },
@@ -125,7 +133,8 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
     if sizes.nf4:
         settings["training.quantization"] = ("nf4", "the base in 4 bit")
     batch = _batch(data.pairs, 512)
-    settings |= _optimizer("training.optimizer", sizes, rate=(3e-4, 1e-4, 1e-5), epochs=1, batch=batch)
+    trial = "in trials on a chat model of 135M, with 16 pairs a step"
+    settings |= _optimizer("training.optimizer", sizes, rate=(3e-4, 1e-4, 1e-5), epochs=1, batch=batch, trial=trial)
     steps = math.ceil(max(1, data.pairs) / batch)
     settings["training.optimizer.warmup_min_steps"] = (
         min(5, steps // 10),
@@ -134,12 +143,14 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
     return settings
 
 
-def _sampling(sizes: Sizes) -> Settings:
-    return {
-        "sampling.temperature": (0.7, "readable, still varied; recipes/studies/temperature_sweep.py finds the best"),
-        "sampling.top_k": (50, "a small model's tail is noise"),
-        "sampling.max_new_tokens": (sizes.answer, "longer answers are cut, and never kept"),
-    }
+def _temperature(model: ChatModel) -> tuple[float, str]:
+    """The one temperature of a run, which sampling, PPO and evaluation share, and why."""
+    if model.temperature is not None and model.temperature >= COLDEST:
+        return model.temperature, "the model's own, from its generation_config.json"
+    if model.temperature is None:
+        return TEMPERATURE, "readable, still varied; recipes/studies/temperature_sweep.py finds the best"
+    why = f"its generation_config.json names {model.temperature:g}, at which answers are too alike to choose among"
+    return TEMPERATURE, why
 
 
 def _trained(sizes: Sizes) -> Settings:
@@ -152,11 +163,16 @@ def _trained(sizes: Sizes) -> Settings:
     return settings
 
 
-def _optimizer(group: str, sizes: Sizes, rate: tuple[float, float, float], epochs: int, batch: int) -> Settings:
-    """rate: of an adapter on a small model, of an adapter on a larger one, of whole weights."""
-    found = rate[2] if not sizes.adapter else rate[0] if sizes.small else rate[1]
+def _optimizer(
+    group: str, sizes: Sizes, rate: tuple[float, float, float], epochs: int, batch: int, trial: str
+) -> Settings:
+    """rate: of an adapter on a small model, for which `trial` says why, of one on a larger model, of whole weights."""
+    if not sizes.adapter:
+        found, why = rate[2], "the paper's, for whole weights"
+    else:
+        found, why = (rate[0], f"for adapters; {trial}") if sizes.small else (rate[1], "for adapters")
     settings: Settings = {
-        f"{group}.learning_rate": (found, "for adapters" if sizes.adapter else "the paper's, for whole weights"),
+        f"{group}.learning_rate": (found, why),
         f"{group}.epochs": (epochs, "passes over the rows"),
         f"{group}.batch_size": (batch, "rows per step: at least about fifty steps where the rows allow"),
         f"{group}.micro_batch_size": (

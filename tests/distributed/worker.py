@@ -108,7 +108,7 @@ def shared_ppo(policy_path: Path, reward_path: Path, folder: Path, accelerator: 
     """Roles on one base: a new adapter for the policy; helpfulness, and from it the value, a saved adapter."""
     adapter = AdapterConfig(r=4, alpha=8.0)
     roles = SharedRoles.load(policy_path, str(reward_path), "worker:shortness", accelerator, adapter=adapter)
-    return run_ppo(roles, policy_path, folder, accelerator)
+    return run_ppo(roles, policy_path, folder, accelerator, temperature=0.7)
 
 
 def separate_roles(policy_path: Path, reward_path: Path, accelerator: Accelerator) -> Roles:
@@ -130,14 +130,17 @@ def resumed_ppo(
     return run_ppo(separate_roles(policy_path, reward_path, accelerator), policy_path, folder, accelerator)
 
 
-def run_ppo(roles: Roles, policy_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+def run_ppo(
+    roles: Roles, policy_path: Path, folder: Path, accelerator: Accelerator, temperature: float = 1.0
+) -> list[dict[str, Any]]:
     """Two iterations with a state after each, saved; their metrics."""
     tokenizer, log = load_tokenizer(policy_path), MetricsLog(folder, accelerator)
     optimizer = OptimizerConfig(
         learning_rate=1e-3, schedule="constant", warmup_fraction=0.0, batch_size=7, micro_batch_size=2
     )
     config = PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=1, beta=0.1, checkpoint_every=1)
-    ppo = PPO(roles, Renderer(tokenizer), config, SamplingParams(max_new_tokens=6), accelerator)
+    sampling = SamplingParams(max_new_tokens=6, temperature=temperature)
+    ppo = PPO(roles, Renderer(tokenizer), config, sampling, accelerator)
     texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
     prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
     saving = Saving(folder, ppo.stepper, accelerator, lambda path: roles.save_policy(path, tokenizer))

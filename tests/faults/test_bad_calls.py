@@ -108,9 +108,8 @@ CASES = {
     "empty prompt file": Case(
         "rejection_sampling", {**SAMPLE, **OWN_REWARDS, "prompts": "no_prompts.jsonl"}, r"no_prompts.jsonl"
     ),
-    "PPO at another temperature": Case(
-        "ppo", {**PPO, "sampling.temperature": "0.7"}, r"sampling.temperature: must be 1"
-    ),
+    "greedy PPO": Case("ppo", {**PPO, "sampling.temperature": "0"}, r"sampling.temperature: must be above 0"),
+    "PPO on a nucleus": Case("ppo", {**PPO, "sampling.top_p": "0.9"}, r"sampling.top_p: must be 1 for PPO, got 0.9"),
     "an output that exists": Case("sft", {**SFT, "data": "chat.jsonl", "output": "policy"}, r"output: policy exists"),
     "a folder without the HH files": Case("hh_data", {"output": "out", "data": "policy"}, r"data: policy has no"),
     "no checkpoint": Case("evaluate", {**EVALUATE, "policy": "empty_folder"}, r"empty_folder"),

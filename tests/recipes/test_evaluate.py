@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ import torch
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
+from rlhf.evaluation.policies import divergence
 from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
+from rlhf.models.logprobs import score_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 
@@ -133,8 +136,16 @@ def test_sft_then_a_version_against_it(
         recipe.main(recipe.EvaluateConfig(output=tmp_path / "wrong", name="v1", sampling=sampling, **wrong))
 
     cold = SamplingParams(max_new_tokens=4, temperature=0.5)
-    recipe.main(recipe.EvaluateConfig(output=tmp_path / "cold", name="v1", sampling=cold, **common, **opponent))
-    assert figures(tmp_path / "cold")["kl_from_sft"] is None  # other distributions than the policy's own
+    seen: list[float] = []
+    monkeypatch.setattr(divergence, "score_rows", lambda *a, **k: seen.append(k["temperature"]) or score_rows(*a, **k))
+    for name, shape in (("cold", cold), ("cut", replace(cold, top_k=5)), ("greedy", replace(cold, temperature=0.0))):
+        recipe.main(recipe.EvaluateConfig(output=tmp_path / name, name="v1", sampling=shape, **common, **opponent))
+    assert figures(tmp_path / "cold")["kl_from_sft"] == pytest.approx(0.0, abs=1e-5)
+    assert seen == [0.5, 0.5], "both models at the temperature of the answers"
+    assert figures(tmp_path / "cut")["kl_from_sft"] is None, (
+        "answers of a cut distribution say nothing of the whole one"
+    )
+    assert figures(tmp_path / "greedy")["kl_from_sft"] is None
 
 
 def test_a_judge_compares_with_a_served_model_in_both_orders(

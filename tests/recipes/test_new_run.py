@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from rlhf.start.new import Request, new_run
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [*"abcdefghijklmnopqrst"]
+STAGES = ("rejection_sampling", "ppo", "evaluate")
 
 
 @pytest.fixture
@@ -44,8 +46,10 @@ def rlhf(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "others.jsonl").write_text(pairs.read_text().replace("mora", "velda"))
     made = rlhf("new", "mine", "--chat", str(tiny_policy_path), "--preferences", str(pairs),
-                "--safety-preferences", str(pairs), "--versions", "1", folder=tmp_path)  # fmt: skip
+                "--safety-preferences", str(pairs), "--referee-preferences", "others.jsonl",
+                "--versions", "1", folder=tmp_path)  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "LlamaForCausalLM" in made.stdout and "rlhf run mine" in made.stdout
     planned = rlhf("plan", "mine", folder=tmp_path)
@@ -61,6 +65,7 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
     assert [version["name"] for version in summary["versions"]] == ["start", "v1", "v1_ppo"]
     assert {model["domain"] for model in summary["reward_models"]} == {"helpfulness", "safety"}
+    assert summary["referee"] and all(version["referee_score"] is not None for version in summary["versions"])
     assert (tmp_path / "mine" / "report" / "index.html").is_file()
     assert "finished" in rlhf("plan", "mine", *short, folder=tmp_path).stdout
 
@@ -83,6 +88,26 @@ def test_every_written_setting_is_an_option(
     for file in (tmp_path / "run" / "config").glob("*.yaml"):
         values = [line for line in file.read_text().splitlines() if ": " in line and not line.startswith("#")]
         assert all("  # " in line for line in values), "a reason at every value"
+
+
+@pytest.mark.parametrize(("own", "written"), [(None, 0.7), (0.6, 0.6), (1.0, 1.0), (0.2, 0.7)])
+def test_one_temperature_for_sampling_ppo_and_evaluation(
+    own: float | None, written: float, tiny_policy_path: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """The model's own, unless all answers to a prompt would be alike at it; evaluated so that the KL is measured."""
+    chat = tmp_path / "chat"
+    shutil.copytree(tiny_policy_path, chat)
+    settings = json.loads((chat / "generation_config.json").read_text())
+    named = {} if own is None else {"do_sample": True, "temperature": own}
+    (chat / "generation_config.json").write_text(json.dumps(settings | named))
+    new_run(Request(tmp_path / "run", chat, helpfulness_preferences=(str(pairs),)), Machine(2, 24.0))
+    configs = {n: yaml.safe_load((tmp_path / "run" / "config" / f"{n}.yaml").read_text()) for n in STAGES}
+    assert [configs[name]["sampling"]["temperature"] for name in STAGES] == [written] * 3
+    assert (
+        configs["ppo"]["sampling"].keys() == configs["evaluate"]["sampling"].keys() == {"temperature", "max_new_tokens"}
+    )
+    why = (tmp_path / "run" / "config" / "ppo.yaml").read_text()
+    assert ("its generation_config.json names 0.2" in why) == (own == 0.2)
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,35 @@ def test_roles_on_one_base_in_4_bit(world: Path, tiny_policy_path: Path, monkeyp
     assert hasattr(load_policy(world / "out" / "checkpoint"), "peft_config")
 
 
+@pytest.mark.parametrize("roles", ["separate", "shared"])
+def test_a_policy_trained_at_a_temperature_is_saved_to_be_sampled_at_it(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, roles: str
+) -> None:
+    """The start's own nucleus goes: the policy was trained without one. At 1 what the start names stays."""
+    from transformers import GenerationConfig
+
+    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+
+    model = load_policy(tiny_policy_path)
+    model.generation_config.update(do_sample=True, temperature=0.2, top_p=0.9)
+    save_policy(model, load_tokenizer(tiny_policy_path), world / "start")
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    for temperature in (0.6, 1.0):
+        shape = ("--sampling.temperature", str(temperature), "--output", f"out{temperature}", "--roles", roles)
+        shape += ("--ppo.iterations", "1", "--ppo.evaluate_every", "1")
+        recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(world / "start", *shape)))
+    saved = {t: GenerationConfig.from_pretrained(world / f"out{t}" / "checkpoint") for t in (0.6, 1.0)}
+    names = ("do_sample", "temperature", "top_p", "top_k")
+    assert [getattr(saved[0.6], name) for name in names] == [True, 0.6, 1.0, 0]
+    assert [getattr(saved[1.0], name) for name in names] == [True, 0.2, 0.9, None]
+    cold, warm = (read_metrics(world / f"out{t}" / "metrics.jsonl")[0] for t in (0.6, 1.0))
+    for row in (cold, warm):
+        assert row["kl"] == row["heldout_kl"] == 0.0 and row["first_ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert cold["entropy"] < warm["entropy"]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").glob("*/ppo.yaml")), ids=lambda p: p.parent.name)
 def test_shipped_configs_parse_and_open_with_hardware_and_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
@@ -185,7 +214,7 @@ def test_the_dry_run_plans_without_weights(
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     recipe = importlib.import_module("ppo")
     small = ("--dry_run.memory_gib", "0.003", "--dry_run.mixed_precision", "no", "--dry_run.prompt_tokens", "32")
-    small += ("--safety", "not_trained_yet")
+    small += ("--safety", "not_trained_yet", "--sampling.temperature", "0.7")
     recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(world / "config_only", *small)))
     said = capsys.readouterr().out
     assert "It does NOT fit" in said
@@ -286,7 +315,14 @@ def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_po
     ("extra", "sentence"),
     [
         (("--helpfulness", "runs/demo/v3/helpfulness_reward"), "does not exist; `make demo` writes it"),
-        (("--sampling.temperature", "0.7"), "sampling.temperature: must be 1 for PPO, got 0.7"),
+        (("--sampling.temperature", "0"), "sampling.temperature: must be above 0 for PPO, got 0"),
+        (
+            ("--sampling.top_p", "0.9"),
+            "sampling.top_p: must be 1 for PPO, got 0.9: the ratio would not be the policy's",
+        ),
+        (("--sampling.top_k", "50"), "sampling.top_k: must be 0 for PPO, got 50: the ratio would not be"),
+        (("--sampling.repetition_penalty", "1.2"), "sampling.repetition_penalty: must be 1 for PPO, got 1.2"),
+        (("--sampling.stop", '["."]'), "sampling.stop: must be empty for PPO"),
         (("--ppo.samples_per_prompt", "3"), "batch_size: 10 must be a multiple of samples_per_prompt (3)"),
         (
             ("--sampling.max_new_tokens", "250", "--too_long", "refuse"),

@@ -103,3 +103,18 @@ def test_a_file_a_version(files: dict[str, str], tmp_path: Path) -> None:
 def test_bad_settings(options: dict[str, Any], words: str, tmp_path: Path) -> None:
     done = prepare(tmp_path / "out", **options)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_referee_learns_from_nothing_that_a_reward_model_has_seen(files: dict[str, str], tmp_path: Path) -> None:
+    own = [{"prompt": f"question {i % 40}", "chosen": f"fine {i}", "rejected": f"bad {i}"} for i in range(80)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    given = {"helpfulness_preferences": [files["helpful"]], "referee_preferences": [files["harmless"]]}
+    refused = prepare(tmp_path / "refused", **given)
+    assert refused.returncode == 2 and "nothing is left for referee_train, referee_test" in refused.stderr
+    given["referee_preferences"].append(str(tmp_path / "own.jsonl"))
+    assert prepare(tmp_path / "out", **given).returncode == 0
+    out = tmp_path / "out"
+    assert len(rows(out / "referee_train.jsonl")) + len(rows(out / "referee_test.jsonl")) == 80
+    assert turns(out / "referee_train.jsonl").isdisjoint(turns(out / "test_prompts.jsonl"))
+    left_out = json.loads((out / "split.json").read_text())["left_out"]
+    assert left_out["the referee's pair is one of the reward models'"] == 80

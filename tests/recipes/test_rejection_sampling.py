@@ -20,7 +20,7 @@ from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.rejection.pool import read_completions
+from rlhf.rejection.pool import read_completions, read_pool
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.in_process import InProcessSampler
 
@@ -183,6 +183,7 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
             r"selection: no answer is left to train on \(60 unfinished\); raise sampling.max_new_tokens",
         ),
         ({"selection.minimum_reward": 99}, r"no answer is left to train on \(.*\d+ below minimum_reward"),
+        (REJECTION | {"selection.missing_end_penalty": 0.5}, "missing_end_penalty: early_rejection leaves answers"),
         ({"early_rejection.at": "[150]"}, r"early_rejection.at: must lie below sampling.max_new_tokens, which is 150"),
         (REJECTION | {"batch_size": 4}, "compares a prompt's 6 answers while they are written, but only 4 are written"),
         (
@@ -204,6 +205,32 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             run("v1", **{"fresh": "true"} | options)
     assert not (tmp_path / "v1").exists()
+
+
+def test_unfinished_answers_are_trained_on_without_an_end(
+    run, tmp_path: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All answers of three tokens are cut off; nothing that is trained on ends, and the pool's best are kept too."""
+    trained: list[list[int]] = []
+    rendered = Renderer.dialogues
+
+    def noted(self: Renderer, *arguments: Any) -> Any:
+        found = rendered(self, *arguments)
+        trained.extend([i for i, m in zip(r.input_ids, r.loss_mask, strict=True) if m] for r in found)
+        return found
+
+    monkeypatch.setattr("rlhf.finetuning.supervised.Renderer.dialogues", noted)
+    v1 = run("v1", **{"selection.missing_end_penalty": 0.5, "sampling.max_new_tokens": 3})
+    selected = [json.loads(line) for line in (v1 / "selected.jsonl").read_text().splitlines()]
+    assert len(selected) == 12 and json.loads((v1 / "selection.json").read_text())["selected_finished_share"] < 0.2
+    unfinished = [row["messages"][-1].get("finished", True) is False for row in selected]
+    ends = Renderer(load_tokenizer(tiny_policy_path)).end_token_ids
+    assert [row[-1] not in ends for row in trained[-12:]] == unfinished and sum(unfinished) > 9
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    (pool / "v1.parquet").symlink_to(v1 / "completions.parquet")
+    assert len(read_pool(pool, top=1, missing_end_penalty=0.5)) == 12
+    assert len(read_pool(pool, top=1)) == 12 - sum(unfinished)
 
 
 def test_more_answers_a_prompt_at_the_temperature_of_a_sweep(run, tmp_path: Path) -> None:

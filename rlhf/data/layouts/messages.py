@@ -18,7 +18,7 @@ SPEAKERS = {  # of a `from`, as ShareGPT and its kin name them
 _ROLES = {"developer": "system", "model": "assistant", "prompter": "user"}
 _TOOLS = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython")
 _TRAIN = ("weight", "train", "loss")
-_READ = frozenset({"role", "from", "content", "value", "parts", "refusal", *_TRAIN})
+_READ = frozenset({"role", "from", "content", "value", "parts", "refusal", "finished", *_TRAIN})
 _HARMLESS = named(
     "id message_id tool_call_id timestamp created created_at language lang country state header "
     "hashed_ip turn turn_identifier redacted num_tokens annotations"
@@ -30,7 +30,8 @@ def messages_of(value: Any, unused: Counter[str], field: str = "messages") -> An
     """The messages of a field: a list of them, one alone, JSON text of a list, pairs {input, output}, or texts in turn.
 
     `from` and `value` become role and content, a developer is the system, parts of text are joined by line breaks, an
-    empty system message is dropped; an answer with `weight: 0`, `train: false` or `loss: false` gets `train: False`.
+    empty system message is dropped; an answer with `weight: 0`, `train: false` or `loss: false` gets `train: False`,
+    one with `finished: false` keeps it.
     What is no message is left for `rlhf.conversation.check_conversation` to refuse.
 
     Args:
@@ -85,6 +86,8 @@ def _message(message: dict[str, Any], where: str, unused: set[str]) -> dict[str,
     read = {"role": role, "content": _text(content, where)}
     if not _trained(message, role, where):
         read["train"] = False
+    if message.get("finished") is False and role == "assistant":
+        read["finished"] = False
     return read
 
 

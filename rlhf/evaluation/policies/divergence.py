@@ -22,16 +22,22 @@ Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
 """(prompt ids, answer ids) of each answer."""
 
 
-def answer_logprobs(model: PreTrainedModel, rows: Rows, pad_id: int, accelerator: Accelerator) -> list[Tensor]:
-    """Log-probabilities of each answer's tokens, (T_i,) float32. Called by all processes with the same rows."""
-    return deal_out(rows, lambda part: score_rows(model, part, pad_id), accelerator)
+def answer_logprobs(
+    model: PreTrainedModel, rows: Rows, pad_id: int, accelerator: Accelerator, temperature: float = 1.0
+) -> list[Tensor]:
+    """Log-probabilities of each answer's tokens at the temperature (above 0) that they were drawn at, (T_i,) float32.
+
+    Called by all processes with the same rows.
+    """
+    return deal_out(rows, lambda part: score_rows(model, part, pad_id, temperature=temperature), accelerator)
 
 
 def answer_kls(policy: Sequence[Tensor], baseline: Sequence[Tensor]) -> list[tuple[float, float]]:
     """Each answer's (k1, k3), summed over its tokens, in nats.
 
-    Both are unbiased for the KL of whole answers up to the length limit, where the answers were drawn from `policy` as
-    it is: temperature 1, no top-p, no top-k. k1 may be negative; k3 is not, and agrees with it up to noise.
+    Both are unbiased for the KL of whole answers up to the length limit, between both models at one temperature, where
+    the answers were drawn from `policy` at it: no top-p, no top-k. k1 may be negative; k3 is not, and agrees with it up
+    to noise.
     """
     return [
         (kl_k1(own, other).double().sum().item(), kl_k3(own, other).double().sum().item())

@@ -34,12 +34,14 @@ class Setting:
         value: folder that the value model starts from; None: one like the policy.
         shared, adapter, quantization, dtype: as in the recipe.
         max_new_tokens: longest answer.
+        temperature: of the answers.
     """
 
     policy: Path
     judges: Mapping[str, Path | None]
     ppo: PPOConfig
     max_new_tokens: int
+    temperature: float = 1.0
     value: Path | None = None
     shared: bool = False
     adapter: AdapterConfig | None = None

@@ -88,12 +88,12 @@ def _rows(setting: Setting, hardware: Hardware, rows: int) -> Tensor:
 
 def _answer_logprobs(models: FakeModels, ids: Tensor, name: str, with_entropy: bool) -> Tensor:
     """`rlhf.ppo.model.answer_logprobs` where all rows are of one length, so that packing them changes nothing."""
-    answers = models.setting.max_new_tokens
+    answers, temperature = models.setting.max_new_tokens, models.setting.temperature
     with models.using(name):
         logits = models.policy(input_ids=ids, use_cache=False, logits_to_keep=answers + 1).logits[:, :-1]
-    logprobs = token_logprobs(logits, ids[:, -answers:])
+    logprobs = token_logprobs(logits, ids[:, -answers:], temperature)
     if with_entropy:
-        entropy(logits)
+        entropy(logits, temperature)
     return logprobs
 
 

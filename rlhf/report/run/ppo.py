@@ -42,9 +42,9 @@ def ppo_panels(stage: Ppo) -> list[Panel]:
         panel(
             "KL from the starting policy",
             [of("k1", GREY, "kl"), of("k3", ORANGE, "kl_k3", True), of("k1, held-out", BLUE, "heldout_kl")],
-            "Nats per answer, by two estimators.",
+            "Nats per answer at the sampling temperature, by two estimators.",
         ),
-        panel("Entropy", [of("entropy", INK, "entropy")], "Nats per token."),
+        panel("Entropy", [of("entropy", INK, "entropy")], "Nats per token, at the sampling temperature."),
         panel("Length", [of("tokens", INK, "length")], "Tokens per answer."),
         panel(
             "Answers",

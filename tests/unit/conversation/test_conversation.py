@@ -108,6 +108,21 @@ def test_an_empty_answer_is_its_end_token(renderer):
     assert rest == renderer.tokenizer.decode(whole.input_ids[-1:]) and whole.loss_mask[-1]
 
 
+def test_an_unfinished_answer_has_no_end(renderer):
+    """As a dialogue's last message; before another turn it is context, and ends as the template says."""
+    cut = [*FOUR[:3], {**FOUR[3], "finished": False}]
+    whole, found = renderer.dialogue(FOUR), renderer.dialogue(cut)
+    size = len(found.input_ids)
+    assert size < len(whole.input_ids) and found.input_ids == whole.input_ids[:size]
+    assert found.loss_mask == whole.loss_mask[:size] and found.loss_mask[-1]
+    assert trained_text(renderer, found).endswith("hello")
+    assert not renderer.end_token_ids & {
+        i for i, m in zip(found.input_ids[-4:], found.loss_mask[-4:], strict=True) if m
+    }
+    assert renderer.dialogue([FOUR[0], {**FOUR[1], "finished": False}, *FOUR[2:]]) == whole
+    assert renderer.dialogues([cut, FOUR], "last") == [renderer.dialogue(c, "last") for c in (cut, FOUR)]
+
+
 def test_many_at_once_equal_one_by_one(renderer):
     conversations = [FOUR, FOUR[:2], FOUR]
     assert renderer.dialogues(conversations, "last") == [renderer.dialogue(c, "last") for c in conversations]

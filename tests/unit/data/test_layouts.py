@@ -149,6 +149,16 @@ def test_an_answer_that_is_not_to_be_trained_on_is_marked(flag):
         conversation_of({"messages": [ASK, {**YES, **flag}]})
 
 
+def test_an_answer_without_an_end_stays_one():
+    cut = {**YES, "finished": False}
+    assert conversation_of({"messages": [ASK, cut]}) == [ASK, cut]
+    assert conversation_of({"messages": [ASK, {**YES, "finished": True}]}) == [ASK, YES]
+    assert (
+        prompt_of({"id": "p", "messages": [*BEFORE[:1], {**BEFORE[1], "finished": False}, ASK]}).messages[1]
+        == BEFORE[1]
+    )
+
+
 CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 REFUSED = {
     "tools": ({"messages": [ASK, YES], "tools": CALL}, "tools: tool calls are not supported"),

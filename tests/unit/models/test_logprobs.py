@@ -24,18 +24,20 @@ def random_rows(n: int, seed: int = 0) -> list[tuple[list[int], list[int]]]:
     return [(ids(draw(1, 20)), ids(draw(0, 15))) for _ in range(n)]
 
 
-def by_hand(model: torch.nn.Module, prompt: list[int], completion: list[int]) -> torch.Tensor:
+def by_hand(model: torch.nn.Module, prompt: list[int], completion: list[int], temperature: float = 1.0) -> torch.Tensor:
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].double()
+        logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].double() / temperature
     picked = [logits[len(prompt) - 1 + i].log_softmax(-1)[token] for i, token in enumerate(completion)]
     return torch.stack(picked).float() if picked else torch.zeros(0)
 
 
-def test_score_rows_equal_one_row_at_a_time_by_hand(model: torch.nn.Module) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_score_rows_equal_one_row_at_a_time_by_hand(model: torch.nn.Module, temperature: float) -> None:
     rows = random_rows(17)
-    for got, (prompt, completion) in zip(score_rows(model, rows, pad_id=2, micro_batch_tokens=100), rows, strict=True):
+    scores = score_rows(model, rows, pad_id=2, micro_batch_tokens=100, temperature=temperature)
+    for got, (prompt, completion) in zip(scores, rows, strict=True):
         assert got.dtype == torch.float32 and got.shape == (len(completion),)
-        torch.testing.assert_close(got, by_hand(model, prompt, completion), atol=1e-4, rtol=0)
+        torch.testing.assert_close(got, by_hand(model, prompt, completion, temperature), atol=1e-4, rtol=0)
 
 
 def test_pad_id_batch_size_and_order_change_nothing(model: torch.nn.Module) -> None:

@@ -27,18 +27,43 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 0.7, 2.5])
 @pytest.mark.parametrize("vocabulary", [11, 70_000])  # the second needs several blocks of rows
-def test_token_logprobs_and_gradient_are_log_softmax_s(vocabulary: int) -> None:
+def test_token_logprobs_and_gradient_are_log_softmax_s(vocabulary: int, temperature: float) -> None:
     logits = random(2, 7, vocabulary).mul(4).requires_grad_()
     ids = torch.randint(0, vocabulary, (2, 7), generator=torch.Generator().manual_seed(1))
     weights = random(2, 7, seed=2)
-    ours = token_logprobs(logits, ids)
+    ours = token_logprobs(logits, ids, temperature)
     (ours * weights).sum().backward()
     grad, logits.grad = logits.grad, None
-    theirs = logits.double().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    theirs = (logits.double() / temperature).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     (theirs * weights).sum().backward()
-    torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=4e-6)
-    torch.testing.assert_close(grad, logits.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=4e-6)
+    torch.testing.assert_close(grad, logits.grad, rtol=1e-5, atol=1e-6 / min(temperature, 1))
+
+
+def test_at_temperature_1_nothing_is_divided() -> None:
+    """Bit for bit chosen logit less logsumexp, and its gradient, as without a temperature."""
+    logits, ids = random(4, 6, 50).mul(4).requires_grad_(), torch.arange(24).view(4, 6)
+    ours = token_logprobs(logits, ids, temperature=1.0)
+    normaliser = logits.detach().logsumexp(-1)
+    assert torch.equal(ours, logits.detach().gather(-1, ids.unsqueeze(-1)).squeeze(-1) - normaliser)
+    weights = random(4, 6, seed=2)
+    (ours * weights).sum().backward()
+    expected = (logits.detach() - normaliser.unsqueeze(-1)).exp() * -weights.unsqueeze(-1)
+    expected.scatter_add_(-1, ids.unsqueeze(-1), weights.unsqueeze(-1))
+    assert torch.equal(logits.grad, expected)
+
+
+def test_a_temperature_is_transformers_warper_s_and_other_logits() -> None:
+    """As trl's GRPO has it too: the logits divided before the softmax."""
+    from transformers import TemperatureLogitsWarper
+
+    logits, ids = random(5, 40) * 3, torch.arange(5)
+    warped = TemperatureLogitsWarper(0.7)(None, logits)
+    torch.testing.assert_close(token_logprobs(logits, ids, 0.7), token_logprobs(warped, ids))
+    torch.testing.assert_close(entropy(logits, 0.7), entropy(warped))
+    assert (entropy(logits, 0.7) < entropy(logits) - 0.05).all(), "colder is surer"
 
 
 def test_token_logprobs_gradient_numerically() -> None:
@@ -50,11 +75,12 @@ def test_token_logprobs_gradient_numerically() -> None:
     torch.testing.assert_close(logits.grad, expected * torch.tensor([[1.0], [-2.0], [0.5]]), rtol=1e-5, atol=1e-6)
 
 
-def test_token_logprobs_of_bfloat16_are_float32_exact() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs_of_bfloat16_are_float32_exact(temperature: float) -> None:
     logits = (random(3, 4, 500) * 5).bfloat16().requires_grad_()
     ids = torch.randint(0, 500, (3, 4), generator=torch.Generator().manual_seed(1))
-    ours = token_logprobs(logits, ids)
-    exact = logits.detach().double().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    ours = token_logprobs(logits, ids, temperature)
+    exact = (logits.detach().double() / temperature).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), exact, rtol=0, atol=2e-6)
     ours.sum().backward()
@@ -72,7 +98,7 @@ def test_token_logprobs_keep_one_float_a_token_for_the_backward_pass() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        token_logprobs(logits, ids)
+        token_logprobs(logits, ids, temperature=0.7)
     assert max(saved) <= 16
 
 
@@ -94,6 +120,8 @@ def test_entropy() -> None:
     assert entropy(torch.tensor([[0.0, -math.inf]])).item() == 0.0
     p = torch.tensor([0.5, 0.25, 0.25])
     assert entropy(p.log()).item() == pytest.approx(1.5 * math.log(2))
+    squared = torch.tensor([4 / 6, 1 / 6, 1 / 6])  # temperature 1/2 squares the probabilities
+    assert entropy(p.log(), temperature=0.5).item() == pytest.approx(-float((squared * squared.log()).sum()))
 
 
 def test_expectations_of_the_kl_estimators_by_enumeration() -> None:

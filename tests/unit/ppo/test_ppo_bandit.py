@@ -37,7 +37,9 @@ def _all_safe(conversations: Sequence[Conversation]) -> Tensor:
     return torch.full((len(conversations),), 5.0)
 
 
-def _train(policy_path: Path, folder: Path, tokens: int = 1, **settings: object) -> tuple[PPO, PPOResult]:
+def _train(
+    policy_path: Path, folder: Path, tokens: int = 1, temperature: float = 1.0, **settings: object
+) -> tuple[PPO, PPOResult]:
     accelerator = make_accelerator(seed=0)
     policy = load_policy(policy_path)
     learns_value = settings.get("estimator", "gae") == "gae"
@@ -65,7 +67,7 @@ def _train(policy_path: Path, folder: Path, tokens: int = 1, **settings: object)
         SeparateRoles(policy, copy.deepcopy(policy), value, _letter_a, _all_safe, accelerator),
         Renderer(load_tokenizer(policy_path)),
         config,
-        SamplingParams(max_new_tokens=tokens),
+        SamplingParams(max_new_tokens=tokens, temperature=temperature),
         accelerator,
     )
     saving = Saving(folder, ppo.stepper, accelerator, save_policy=Path.mkdir)
@@ -93,8 +95,8 @@ def test_credit_flows_from_the_last_step_to_the_first(
     assert result.best_reward > 0.9
 
 
-def _optimal_share(policy_path: Path, beta: float) -> float:
-    """Share of "a" under the policy that is optimal with the KL penalty.
+def _optimal_share(policy_path: Path, beta: float, temperature: float) -> float:
+    """Share of "a" under the policy that is optimal with the KL penalty; all distributions at the temperature.
 
     The optimum of E[s] - beta KL is pi ~ reference x exp(s / beta), and the whitened score s of a paid answer is
     1 / sqrt(p (1 - p)) above that of an unpaid one: follow the fixed point up from the reference.
@@ -103,7 +105,7 @@ def _optimal_share(policy_path: Path, beta: float) -> float:
     pays = torch.tensor([renderer.answer_text([i]).startswith("a") for i in range(policy.config.vocab_size)])
     with torch.no_grad():
         logits = [policy(torch.tensor([renderer.prompt_ids(p.messages)])).logits[0, -1] for p in PROMPTS]
-    start = torch.stack([x.double().softmax(-1)[pays].sum() for x in logits])
+    start = torch.stack([(x.double() / temperature).softmax(-1)[pays].sum() for x in logits])
     share = start.mean()
     for _ in range(1000):
         target = torch.sigmoid(start.logit() + 1 / (beta * (share * (1 - share)).sqrt())).mean()
@@ -111,10 +113,13 @@ def _optimal_share(policy_path: Path, beta: float) -> float:
     return float(share)
 
 
-def test_bandit_with_a_kl_penalty_stops_at_the_known_optimum(tiny_policy_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_bandit_with_a_kl_penalty_stops_at_the_known_optimum(
+    tiny_policy_path: Path, tmp_path: Path, temperature: float
+) -> None:
     """Neither the reference's share nor all: what reference x exp(score / beta) says."""
-    optimum = _optimal_share(tiny_policy_path, beta=1.0)
-    _train(tiny_policy_path, tmp_path, beta=1.0, iterations=60, evaluate_every=100)
+    optimum = _optimal_share(tiny_policy_path, 1.0, temperature)
+    _train(tiny_policy_path, tmp_path, temperature=temperature, beta=1.0, iterations=60, evaluate_every=100)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     reached = sum(row["reward"] for row in rows[40:60]) / 20
     assert rows[0]["reward"] < optimum / 2

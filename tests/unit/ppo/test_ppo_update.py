@@ -64,9 +64,9 @@ def actor(tiny_policy_path: Path) -> PolicyAndValue:
     )
 
 
-def _logprobs_of(model: nn.Module) -> Callable[[Batch], Tensor]:
+def _logprobs_of(model: nn.Module, temperature: float = 1.0) -> Callable[[Batch], Tensor]:
     enable_packing(model)
-    return lambda batch: answer_logprobs(model, batch, pack_batch(batch))[0]
+    return lambda batch: answer_logprobs(model, batch, pack_batch(batch), temperature=temperature)[0]
 
 
 @pytest.fixture()
@@ -84,12 +84,13 @@ def reference(tiny_policy_path: Path) -> nn.Module:
 
 
 def _row_outputs(actor: PolicyAndValue, reference: nn.Module, rollout: Rollout) -> dict[str, np.ndarray]:
+    """Of the distributions at the actor's temperature."""
     ids = torch.tensor([[*rollout.prompt_ids, *rollout.answer_ids]])
     start, length = len(rollout.prompt_ids), len(rollout.answer_ids)
     out = {}
     with torch.no_grad():
         for name, model in (("new", actor.policy), ("ref", reference)):
-            logits = model(input_ids=ids).logits[0].numpy().astype(np.float64)
+            logits = model(input_ids=ids).logits[0].numpy().astype(np.float64) / actor.temperature
             top = logits.max(-1, keepdims=True)
             logprobs = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
             out[name] = np.array([logprobs[start - 1 + t, rollout.answer_ids[t]] for t in range(length)])
@@ -135,15 +136,16 @@ def _by_rollout(minibatches: list[Minibatch], rollouts: list[Rollout], name: str
     return [found[(*r.prompt_ids, *r.answer_ids)] for r in rollouts]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("packs", [True, False])
 def test_experience_equals_the_float64_reference(
-    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator, packs: bool
+    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator, packs: bool, temperature: float
 ) -> None:
     assert actor.policy_packs
-    actor.policy_packs = packs
+    actor.policy_packs, actor.temperature = packs, temperature
     rollouts = _rollouts()
     minibatches = make_minibatches(rollouts, CONFIG, accelerator, pad_id=2, seed=0)
-    figures = add_experience(minibatches, actor, _logprobs_of(reference), CONFIG, accelerator)
+    figures = add_experience(minibatches, actor, _logprobs_of(reference, temperature), CONFIG, accelerator)
     expected = _expected_experience(rollouts, actor, reference, CONFIG)
     names = {"old_logprobs": "new", "old_values": "value", "returns": "return", "advantages": "white"}
     for name, key in names.items():
@@ -158,13 +160,14 @@ def test_experience_equals_the_float64_reference(
     assert figures["explained_variance"] == pytest.approx(1 - (returns - values).var() / returns.var(), abs=2e-6)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_losses_equal_the_float64_reference(
-    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator
+    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator, temperature: float
 ) -> None:
     """After policy and value have moved, so that both clips bite."""
-    rollouts = _rollouts()
+    rollouts, actor.temperature = _rollouts(), temperature
     minibatches = make_minibatches(rollouts, replace(CONFIG, batch_size=12), accelerator, pad_id=2, seed=0)
-    add_experience(minibatches, actor, _logprobs_of(reference), CONFIG, accelerator)
+    add_experience(minibatches, actor, _logprobs_of(reference, temperature), CONFIG, accelerator)
     old = _expected_experience(rollouts, actor, reference, CONFIG)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -195,13 +198,15 @@ def test_losses_equal_the_float64_reference(
     assert sum(m.tokens for m in minibatches) == sum(len(r.answer_ids) for r in rollouts)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.9])
 def test_ratio_is_exactly_one_and_kl_zero_at_the_start(
-    actor: PolicyAndValue, tiny_policy_path: Path, accelerator: Accelerator
+    actor: PolicyAndValue, tiny_policy_path: Path, accelerator: Accelerator, temperature: float
 ) -> None:
     """Bit for bit: the old log-probabilities come from the batches that the first minibatch runs again."""
     minibatches = make_minibatches(_rollouts(), CONFIG, accelerator, pad_id=2, seed=0)
+    actor.temperature = temperature
     stepper = Stepper(actor, CONFIG.optimizer, accelerator)
-    reference = _logprobs_of(load_policy(tiny_policy_path))
+    reference = _logprobs_of(load_policy(tiny_policy_path), temperature)
     figures = add_experience(minibatches, stepper.model, reference, CONFIG, accelerator)
     assert figures["kl"] == figures["kl_k3"] == 0.0
     for batch, _ in minibatches[0].batches:
@@ -293,7 +298,7 @@ def test_dropout_is_off(tiny_policy_path: Path) -> None:
     policy.add_module("extra", nn.Dropout(0.5))
     actor = PolicyAndValue(policy, RewardModel.from_policy(tiny_policy_path, safety_head=True, seed=0)).train()
     batch = collate(_rollouts(2), [0.0, 0.0], pad_id=2)
-    first, second = (answer_logprobs(actor.policy, batch)[0] for _ in range(2))
+    first, second = (answer_logprobs(actor.policy, batch, temperature=1.0)[0] for _ in range(2))
     assert torch.equal(first, second)
     assert policy.extra.p == 0.0
     assert not any(p.requires_grad for p in actor.value.safety_head.parameters())

@@ -107,8 +107,10 @@ def _rollouts(count: int = 9) -> list[Rollout]:
     return rollouts
 
 
-def _experience(roles: Any, accelerator: Accelerator) -> tuple[Any, list[Minibatch], dict[str, float]]:
-    stepper = roles.prepare(OPTIMIZER)
+def _experience(
+    roles: Any, accelerator: Accelerator, temperature: float = 1.0
+) -> tuple[Any, list[Minibatch], dict[str, float]]:
+    stepper = roles.prepare(OPTIMIZER, temperature)
     minibatches = make_minibatches(_rollouts(), CONFIG, accelerator, pad_id=2, seed=0)
     figures = add_experience(minibatches, stepper.model, roles.reference_logprobs, CONFIG, accelerator)
     return stepper, minibatches, figures
@@ -122,27 +124,57 @@ def test_both_rewards_equal_merged_models(checkpoints: Checkpoints, accelerator:
         torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_experience_equals_separate_models(checkpoints: Checkpoints, accelerator: Accelerator) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_experience_equals_separate_models(
+    checkpoints: Checkpoints, accelerator: Accelerator, temperature: float
+) -> None:
     """Log-probabilities of policy and reference, values, advantages, returns, and the figures."""
-    _, ours, figures = _experience(_shared(checkpoints, accelerator), accelerator)
-    _, theirs, expected = _experience(_separate(checkpoints, accelerator), accelerator)
+    _, ours, figures = _experience(_shared(checkpoints, accelerator), accelerator, temperature)
+    _, theirs, expected = _experience(_separate(checkpoints, accelerator), accelerator, temperature)
     assert figures == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert figures["kl"] == 0.0
     for one, other in zip(ours, theirs, strict=True):
         for (batch, _), (wanted, _) in zip(one.batches, other.batches, strict=True):
-            for name in ("old_logprobs", "old_values", "advantages", "returns"):
+            for name in ("old_logprobs", "ref_logprobs", "old_values", "advantages", "returns"):
                 torch.testing.assert_close(batch[name], wanted[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("shared", [True, False])
+def test_at_a_temperature_both_policies_are_what_the_sampler_drew_from(
+    checkpoints: Checkpoints, accelerator: Accelerator, shared: bool
+) -> None:
+    """Each answer's log-probability, of the policy and of its start, is the one that the sampler drew it with."""
+    roles = (_shared if shared else _separate)(checkpoints, accelerator)
+    params = SamplingParams(max_new_tokens=8, temperature=0.5, seed=4)
+    renderer = Renderer(load_tokenizer(checkpoints.base))
+    ppo = PPO(roles, renderer, CONFIG, params, accelerator)
+    asked = [talk[:1] for talk in TALKS[::3]]
+    starts, drawn = renderer.prompts(asked), ppo.environment.sampler.sample(asked, 4, params)
+    pairs = [(tuple(start), sample) for start, samples in zip(starts, drawn, strict=True) for sample in samples]
+    rollouts = [
+        Rollout(start, sample.token_ids, True, 0.0, 0.0, float(i), False) for i, (start, sample) in enumerate(pairs)
+    ]
+    minibatches = make_minibatches(rollouts, CONFIG, accelerator, pad_id=2, seed=0)
+    figures = add_experience(minibatches, ppo.stepper.model, roles.reference_logprobs, CONFIG, accelerator)
+    assert figures["kl"] == 0.0
+    for batch, _ in (pair for minibatch in minibatches for pair in minibatch.batches):
+        wanted = [pairs[row][1] for row in batch["rows"].tolist()]
+        for name in ("old_logprobs", "ref_logprobs"):
+            sums = batch[name].sum(1).tolist()
+            assert sums == pytest.approx([sample.sampling_logprob for sample in wanted], abs=1e-4)
+        assert max(abs(sample.logprob - found) for sample, found in zip(wanted, sums, strict=True)) > 0.1
+    assert update(ppo.stepper, minibatches, CONFIG, lambda step: 1e-2)["first_ratio"] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("checkpointing", "temperature"), [(False, 1.0), (True, 1.0), (False, 0.6)])
 def test_losses_and_gradients_equal_separate_models(
-    checkpoints: Checkpoints, accelerator: Accelerator, checkpointing: bool
+    checkpoints: Checkpoints, accelerator: Accelerator, checkpointing: bool, temperature: float
 ) -> None:
     """A merged weight W + s B A with gradient G gives B the gradient s G A^T, and A the gradient s B^T G."""
     loss, results = ppo_loss(CONFIG), []
     shared, separate = _shared(checkpoints, accelerator), _separate(checkpoints, accelerator)
     for roles in (shared, separate):
-        stepper, minibatches, _ = _experience(roles, accelerator)
+        stepper, minibatches, _ = _experience(roles, accelerator, temperature)
         if checkpointing and roles is shared:
             stepper.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         stepper.model.train()

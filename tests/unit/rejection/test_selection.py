@@ -41,6 +41,22 @@ def test_the_best_finished_answer_of_each_prompt_wins() -> None:
     assert selection.left_out == {"unfinished": 2, "empty": 1}
 
 
+def test_an_unfinished_answer_is_kept_where_it_is_better_by_more_than_the_penalty() -> None:
+    rows = [
+        completion("p", "v1", i, r, finished=i > 1, text=t)
+        for i, (r, t) in enumerate([(2.0, "a"), (9.0, " "), (1.0, "b")])
+    ]
+    assert kept(rows) == ([2], {"unfinished": 2})
+    assert kept(rows, missing_end_penalty=0.9) == ([0], {"empty": 1})
+    assert kept(rows, missing_end_penalty=1.1) == ([2], {"empty": 1})
+    assert kept(rows, missing_end_penalty=1.1, top_n=2) == ([2, 0], {"empty": 1})
+    below = {"empty": 1, "below minimum_reward": 1}
+    assert kept(rows, missing_end_penalty=1.1, top_n=2, minimum_reward=0.95) == ([2], below), "the penalty counts there"
+    assert kept(rows[:1], missing_end_penalty=99.0) == ([0], {}), "there is no other"
+    figures = selection_figures(rows, 3, None, rows, select(rows, SelectionConfig(missing_end_penalty=0.0)))
+    assert figures["selected_finished_share"] == 0.0 and figures["selected_mean_reward"] == 2.0, "a raw reward"
+
+
 def test_ties_go_to_the_more_helpful_then_to_the_newer_version_then_to_the_lower_index() -> None:
     rows = [completion("a", v, i, 0.5) for v in ("v9", "v10") for i in (1, 0)]
     rows.append(completion("a", "v9", 2, 0.5, helpfulness=0.3))
@@ -92,6 +108,10 @@ def test_long_answers_are_left_out_by_the_median_of_their_prompt() -> None:
         ({"top_n": 0}, "top_n: must be at least 1, got 0"),
         ({"minimum_reward": float("nan")}, "minimum_reward: must be a finite number, or null for none, got nan"),
         ({"max_similarity": 1.5}, "max_similarity: must lie between 0 and 1, got 1.5"),
+        (
+            {"missing_end_penalty": -1.0},
+            "missing_end_penalty: must be 0 or above, or null to keep no unfinished answer",
+        ),
         ({"max_length_ratio": 0.9}, "max_length_ratio: must be 1 or above, or null for none, got 0.9"),
     ],
 )
