@@ -16,6 +16,7 @@ from pathlib import Path
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
+from rlhf.shipped import listing
 
 TABLE = (
     "gold_helpfulness",
@@ -138,10 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         one.set_defaults(call=call)
         return one
 
-    action("list", lambda a: list_recipes(), "the recipes, and the settings that come with them")
-    added = action(
-        "run", lambda a: run_recipe_file(a.name, a.options), "run a recipe: what follows its name is its own"
-    )
+    action("list", lambda a: print(listing()), "the recipes, and the settings that come with them")
+    added = action("run", lambda a: run_recipe_file(a.name, a.options), "run a recipe; what follows its name is for it")
     added.add_argument("name", help="e.g. ppo; `rlhf recipe run ppo --help` has its options")
     added.add_argument("options", nargs=argparse.REMAINDER, help="of the recipe: --config FILE --name value")
     added = action("copy", lambda a: copy_settings(a.name, a.target), "copy a settings file, to change it")
@@ -154,9 +153,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     added.add_argument("name", help="of a recipe, or of settings as for copy")
 
-    arguments, more = parser.parse_known_args(argv)
-    if more and arguments.command not in ("plan", "run"):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    words = list(sys.argv[1:] if argv is None else argv)
+    own, more = words, []
+    if words[:1] in (["plan"], ["run"]) and words[1:2] not in (["-h"], ["--help"]):  # the rest is the driver's own
+        named = 2 if words[1:2] and not words[1].startswith("--") else 1
+        own, more = words[:named], words[named:]
+    arguments = parser.parse_args(own)
     arguments.more = more
     try:
         passed = arguments.call(arguments)
@@ -188,10 +190,12 @@ def new(arguments: argparse.Namespace) -> None:
 
 
 def _plan_of(arguments: argparse.Namespace) -> list[str]:
-    """The option that names the plan's file."""
-    if (arguments.run is None) == (arguments.config is None):
+    """The option that names the plan's file, where the run's folder is named and not that file itself."""
+    if (arguments.run is None) == ("--config" not in arguments.more):
         raise InputError("run: name the folder of a run, or the YAML file of a plan with --config")
-    file = arguments.config or arguments.run / "plan.yaml"
+    if arguments.run is None:
+        return []
+    file = arguments.run / "plan.yaml"
     if not file.is_file():
         raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
     return ["--config", str(file)]
@@ -350,21 +354,6 @@ def annotate(what: Path, port: int, guidelines: Path | None, labels: int | None,
         serve(store, port=port, guidelines=guidelines)
     else:
         print(f"{export(store, output)} judgements in {output}")
-
-
-def list_recipes() -> None:
-    """Print every recipe with what it does, then the settings of each folder."""
-    from rlhf.shipped import recipe_names, settings
-
-    names = recipe_names()
-    width = max(map(len, names))
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in names.items()))
-    folders: dict[str, list[str]] = {}
-    for name in settings():
-        folder, _, rest = name.partition("/")
-        folders.setdefault(folder, []).append(rest)
-    print("\nsettings, for rlhf recipe copy FOLDER/NAME FILE:")
-    print("\n".join(f"{folder:<{width}}  {', '.join(found)}" for folder, found in folders.items()))
 
 
 def run_recipe_file(name: str, options: Sequence[str]) -> None:

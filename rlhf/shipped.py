@@ -41,6 +41,24 @@ def settings() -> dict[str, Path]:
     return found | {f"{LAUNCH_FILES}/{file.stem}": file for file in sorted((ROOT / LAUNCH_FILES).glob("*.yaml"))}
 
 
+def listing() -> str:
+    """Every recipe with what it does, then the settings of each folder."""
+    names = recipe_names()
+    width = max(map(len, names))
+    folders: dict[str, list[str]] = {}
+    for name in settings():
+        folder, _, rest = name.partition("/")
+        folders.setdefault(folder, []).append(rest)
+    return "\n".join(
+        [
+            *(f"{name:<{width}}  {text}" for name, text in names.items()),
+            "",
+            "settings, for rlhf recipe copy FOLDER/NAME FILE:",
+            *(f"{folder:<{width}}  {', '.join(found)}" for folder, found in folders.items()),
+        ]
+    )
+
+
 def existing_recipe(name: str) -> Path:
     """The file of a recipe; InputError with all names for another one."""
     file = find_recipe(name.removesuffix(".py"))

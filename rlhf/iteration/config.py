@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
+from rlhf.iteration.launching import Launches
 from rlhf.iteration.steps import FOLDER_NAME
 
 DEFAULT_STEPS = ("preferences", "rewards", "rejection_sampling", "evaluate")
@@ -57,8 +58,9 @@ class IterativeConfig:
             `safety_preferences` the data; `helpfulness`, `safety`, `referee` are rewards that are there already.
         start: steps before the first version.
         versions: the versions in order, each {name, steps}; default: the paper's five.
-        processes: step or recipe -> processes of its stages; 1 where not named.
-        slots: processes at once, over all stages: the machine's cores, or GPUs.
+        launch: step, recipe or `default` -> how its stages are started: processes, gpus, machines, an accelerate file,
+            mixed_precision, a prefix command, env, retries; see `rlhf.iteration.launching`.
+        slots: processes at once, over all stages and machines: as many as there are cores, or GPUs.
         stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
         end_stalled: end such a stage, and with it the run, which the same command then goes on with.
         seed: decides every draw; version n's stages get seed + 1000 n.
@@ -71,7 +73,7 @@ class IterativeConfig:
     inputs: dict[str, Any] = field(default_factory=dict)
     start: tuple[Any, ...] = ()
     versions: tuple[VersionConfig, ...] = field(default_factory=paper_versions)
-    processes: dict[str, int] = field(default_factory=dict)
+    launch: dict[str, Any] = field(default_factory=dict)
     slots: int = 2
     stalled_minutes: float = 30.0
     end_stalled: bool = False
@@ -94,6 +96,4 @@ class IterativeConfig:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
         if self.stalled_minutes < 0:
             raise InputError(f"stalled_minutes: must be 0 (never) or above, got {self.stalled_minutes:g}")
-        for name, count in self.processes.items():
-            if not 1 <= count <= self.slots:
-                raise InputError(f"processes: {name} must lie between 1 and slots ({self.slots}), got {count}")
+        Launches(self.launch, self.slots)

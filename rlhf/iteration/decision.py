@@ -80,7 +80,7 @@ def decide(stage: PlannedStage, key: Record, last: Record | None, digests: FileD
     record = read_stage_file(stage.output)
     if record is None:
         return Decision("run", "it did not finish" if last["event"] != "finished" else "its folder is gone")
-    if changed := difference(last["key"], key) or _changed_file(stage, record, digests):
+    if changed := difference(last["key"], key) or _changed_file(stage, record, digests) or _precision(stage, record):
         return Decision("run", changed)
     if last["event"] == "finished" and last["stage_file"] == digest(stage.output / STAGE_FILE):
         damage = damage_of(stage, last, digests)
@@ -112,6 +112,13 @@ def _changed_file(stage: PlannedStage, record: Record, digests: FileDigests) -> 
         if name.split(".")[0] not in stage.overrides and path.exists() and digests.of(path) != entry["digest"]:
             return f"its input {path} changed"
     return None
+
+
+def _precision(stage: PlannedStage, record: Record) -> str | None:
+    """That another mixed precision is asked for than the stage was computed in; in words. What else its launch says
+    changes the result by rounding alone."""
+    asked, had = stage.launch.mixed_precision, record.get("launch", {}).get("mixed_precision")
+    return None if None in (asked, had) or asked == had else f"its mixed_precision was {had}, now {asked} is asked for"
 
 
 def input_digests(

@@ -24,12 +24,15 @@ from rlhf.errors import InputError
 from rlhf.iteration.decision import decide, input_digests, read_inputs, stage_key
 from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.disk import require_room
-from rlhf.iteration.failures import describe_failure, out_of_memory_kills
+from rlhf.iteration.failures import describe_failure, is_users_mistake, out_of_memory_kills
+from rlhf.iteration.gpus import Dealer
 from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
 from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth
-from rlhf.iteration.processes import StageProcess, command_of, extra_environment, has_gpu, stop
+from rlhf.iteration.processes import StageProcess, command_of, extra_environment, stop
+from rlhf.iteration.retries import Retries
 from rlhf.iteration.stalls import StallWatch
 from rlhf.iteration.warm import WarmStart
+from rlhf.launch import visible_gpus
 from rlhf.lifetime import end_leftovers
 from rlhf.shipped import RECIPES
 from rlhf.stage import digest, remove_folder, require_ours
@@ -89,6 +92,7 @@ class Driver:
         warm: fork the stages after the first from one process that has torch imported; None: where that works.
         stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
         end_stalled: end such a stage, and with it the run.
+        gpus: names of this machine's; None: those that are visible.
     """
 
     def __init__(
@@ -100,12 +104,14 @@ class Driver:
         warm: bool | None = None,
         stalled_minutes: float = 0.0,
         end_stalled: bool = False,
+        gpus: Sequence[str] | None = None,
     ) -> None:
         self.stages = list(stages)
         self.run = run
         self.slots = slots
         self.recipes = recipes
-        self.may_warm = warm if warm is not None else sys.platform == "linux" and not has_gpu()
+        self.dealer = Dealer(visible_gpus() if gpus is None else gpus)
+        self.may_warm = warm if warm is not None else sys.platform == "linux" and not self.dealer.gpus
         self.warm: WarmStart | None = None
         self.needs = dependencies(self.stages)
         depth = dependents_depth(self.stages)
@@ -113,6 +119,7 @@ class Driver:
         self.running: list[StageProcess] = []
         self.stalled_minutes, self.end_stalled = stalled_minutes, end_stalled
         self.watches: dict[str, StallWatch] = {}
+        self.retries = Retries()
         self.made: dict[str, str] = {}
         self.keys: dict[str, Record] = {}
         self.progress = Progress(len(self.stages))
@@ -122,6 +129,8 @@ class Driver:
 
         Raises StageFailed (the other stages are stopped first), InputError, KeyboardInterrupt (Ctrl-C, SIGTERM).
         """
+        for stage in self.stages:
+            self.dealer.check(stage)
         with _only_driver(self.run) as last_alive, _terminate_as_interrupt():
             if begin is not None:
                 begin()
@@ -147,9 +156,13 @@ class Driver:
                 self.ledger.append("ended", finished=self.progress.done, stages=len(self.stages))
 
     def _start_what_can(self) -> None:
-        """Start ready stages, those that most others wait for first, until one does not fit beside the running ones."""
+        """Start ready stages, those that most others wait for first, until one does not fit beside the running ones.
+
+        One that waits for GPUs is overtaken by those that take none.
+        """
+        gpus_are_waited_for = False
         for stage in list(self.waiting):
-            if any(name not in self.made for name in self.needs[stage.name]):
+            if any(name not in self.made for name in self.needs[stage.name]) or self.retries.waits(stage.name):
                 continue
             if stage.name not in self.keys:
                 self.keys[stage.name] = stage_key(
@@ -160,7 +173,11 @@ class Driver:
                 busy = sum(process.stage.processes for process in self.running)
                 if busy and busy + stage.processes > self.slots:
                     return
-                self._start(stage, decision.reason)
+                gpus = None if gpus_are_waited_for and self.dealer.count(stage) else self.dealer.take(stage)
+                if gpus is None:
+                    gpus_are_waited_for = True
+                    continue
+                self._start(stage, decision.reason, gpus)
             elif decision.action == "adopt":
                 self._finished(stage, (read_stage_file(stage.output) or {})["seconds"], None, "finished earlier")
             else:
@@ -171,17 +188,17 @@ class Driver:
                 self.progress.say(stage.name, f"finished earlier, in {_clock(last['seconds'])}")
             self.waiting.remove(stage)
 
-    def _start(self, stage: PlannedStage, reason: str) -> None:
+    def _start(self, stage: PlannedStage, reason: str, gpus: Sequence[str]) -> None:
         partial = stage.output.with_name(stage.output.name + ".partial")
         require_ours(partial)
         if stage.output.exists():  # out of its place in one move: a kill leaves no half of a finished stage
             remove_folder(stage.output)
             reason += "; its old folder is removed"
         make_links(stage)
-        command = command_of(stage, self.recipes)
+        command = command_of(stage, self.recipes, gpus if self.dealer.deals_to(stage) else None)
         self.ledger.append("started", stage.name, key=self.keys[stage.name], command=command, reason=reason)
         log = self._log_of(stage)
-        self.running.append(StageProcess(stage, command, log, self.run, self.warm))
+        self.running.append(StageProcess(stage, command, log, self.run, self.warm, gpus))
         self.watches[stage.name] = StallWatch(log, partial, 60 * self.stalled_minutes)
         if self.may_warm and self.warm is None:
             self.warm = WarmStart(self.run, extra_environment())
@@ -189,7 +206,7 @@ class Driver:
 
     def _look_after_running(self) -> None:
         """Wait a moment; take in the stages that ended."""
-        if not self.running:
+        if not self.running and not self.retries.pending:
             return
         time.sleep(POLL_SECONDS)
         os.utime(self.run / LOCK)  # a sign of life: how long a driver ran that is killed here
@@ -200,14 +217,18 @@ class Driver:
                 if self.watches[process.stage.name].begins():
                     self._stands_still(process)
                 continue
-            self.running.remove(process)
+            self._ended(process)
             if status == 0 and read_stage_file(process.stage.output) is not None:
                 self._finished(
                     process.stage, process.seconds, process.peak_memory_mb, "done in " + _clock(process.seconds)
                 )
             else:
                 process.signal_group(signal.SIGKILL)
-                raise StageFailed(self._failed(process, status))
+                self._failed(process, status)
+
+    def _ended(self, process: StageProcess) -> None:
+        self.running.remove(process)
+        self.dealer.give_back(process.gpus)
 
     def _finished(self, stage: PlannedStage, seconds: float, memory: float | None, text: str) -> None:
         files = self.digests.of_folder(stage.output)
@@ -224,15 +245,15 @@ class Driver:
             peak_memory_mb=memory,
             command=command_of(stage, self.recipes),
         )
+        self.retries.pending.pop(stage.name, None)
         self.progress.say(stage.name, text)
         for sentence in suspicious_lines(stage.output):
             self.progress.say(stage.name, f"suspicious: {sentence}")
 
-    def _failed(self, process: StageProcess, status: int) -> str:
-        """Record a failure; returns what the user needs: why, the log, the command."""
+    def _failed(self, process: StageProcess, status: int) -> None:
         killed = out_of_memory_kills() - process.killed_before
         line = describe_failure(status, process.log, process.log_start, out_of_memory_kills=killed)
-        return self._give_up(process, line, status)
+        self._retry_or_give_up(process, line, status)
 
     def _stands_still(self, process: StageProcess) -> None:
         """Say it; where the user wants that, end the stage."""
@@ -240,14 +261,26 @@ class Driver:
         self.progress.say(process.stage.name, f"{line}; see {process.log}")
         if self.end_stalled:
             stop([process])
-            self.running.remove(process)
-            raise StageFailed(self._give_up(process, f"{line} (end_stalled)", None))
+            self._ended(process)
+            self._retry_or_give_up(process, f"{line} (end_stalled)", None)
 
-    def _give_up(self, process: StageProcess, line: str, status: int | None) -> str:
+    def _retry_or_give_up(self, process: StageProcess, line: str, status: int | None) -> None:
+        """Record a failure; let the stage be started again where its launch allows that and no user's mistake is why.
+
+        Raises StageFailed with what the user needs otherwise: why, the log, the command.
+        """
         stage = process.stage
         self.ledger.append("failed", stage.name, key=self.keys[stage.name], error=line, status=status)
-        self.progress.say(stage.name, f"FAILED after {_clock(process.seconds)}")
-        return (
+        mistake = status is not None and is_users_mistake(status, process.log, process.log_start)
+        seconds = None if mistake else self.retries.next(stage)
+        failed = f"FAILED after {_clock(process.seconds)}"
+        if seconds is not None:
+            tried = f"{self.retries.tried[stage.name]} of {stage.launch.retries}"
+            self.progress.say(stage.name, f"{failed}: {line}; starts again in {seconds:g} s (retry {tried})")
+            self.waiting.insert(0, stage)
+            return
+        self.progress.say(stage.name, failed)
+        raise StageFailed(
             f"{stage.name}: {line}\n  log:     {process.log}\n  memory:  {process.peak_memory_mb:,.0f} MiB at most\n"
             f"  by hand: {shlex.join(command_of(stage, self.recipes))}\nThe same command as before goes on from here."
         )

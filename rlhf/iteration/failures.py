@@ -13,6 +13,9 @@ ROOT_CAUSE = re.compile(
     r"Root Cause \(first observed failure\):.*?rank\s*: (?P<rank>\d+).*?exitcode\s*: (?P<code>-?\d+)", re.DOTALL
 )
 SHELL_SIGNAL = 128
+USERS = (2, 3)
+"""Exit codes of a mistake of the user's, and of what `strict` refused (docs/stages.md)."""
+ERROR_SENTENCE = re.compile(r"error: ")
 LESS_MEMORY = "start it with less (micro_batch_size, slots of the driver) or on a machine with more"
 CAUSES = {
     signal.SIGBUS: "a file that it had mapped was cut off, or the disk or /dev/shm is full",
@@ -43,6 +46,19 @@ def describe_failure(status: int, log: Path, start: int = 0, *, out_of_memory_ki
     except ValueError:
         return f"{who}killed by signal {killed}"
     return f"{who}killed by signal {killed} ({known.name}): {_cause(known, out_of_memory_kills)}"
+
+
+def is_users_mistake(status: int, log: Path, start: int = 0) -> bool:
+    """Whether a stage ended by saying in a sentence what the user has to change: it would do so again.
+
+    Args:
+        status: its exit status; launchers of several processes have their own, and name that of the process.
+        log: file with its output, from byte `start` on.
+    """
+    text = _read(log, start)
+    found = list(ROOT_CAUSE.finditer(text))
+    code = int(found[-1]["code"]) if found else status
+    return code in USERS or any(ERROR_SENTENCE.match(line) for line in re.split(r"[\r\n]+", text))
 
 
 def out_of_memory_kills() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from rlhf.configuration import to_plain
 from rlhf.data.loading import is_local
 from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
-from rlhf.iteration.steps import KINDS, READ, Step, read_steps
+from rlhf.iteration.launching import Launch, Launches
+from rlhf.iteration.steps import ALIASES, KINDS, READ, Step, read_steps
 from rlhf.shipped import RECIPES, find_recipe
 
 START = "start"
@@ -35,7 +36,7 @@ class PlannedStage:
         overrides: options after it on the command line, without the dashes.
         inputs: paths that must exist before it starts: in another stage's folder, or from outside the run.
         output: the stage's folder.
-        processes: how many processes run it.
+        launch: how it is started.
         links: link -> file, made before it starts.
         step: name of its step in the plan.
     """
@@ -46,9 +47,14 @@ class PlannedStage:
     overrides: Mapping[str, str]
     inputs: tuple[Path, ...]
     output: Path
-    processes: int = 1
+    launch: Launch = field(default_factory=Launch)
     links: tuple[tuple[Path, Path], ...] = ()
     step: str = ""
+
+    @property
+    def processes(self) -> int:
+        """How many processes run it."""
+        return self.launch.processes
 
     @property
     def version(self) -> str | None:
@@ -115,6 +121,7 @@ class _Planner:
 
     def __init__(self, config: IterativeConfig) -> None:
         self.config = config
+        self.launches = Launches(config.launch, config.slots)
         self.stages: list[PlannedStage] = []
         self.made = {
             name: [_Artifact(_given(source)) for source in ([sources] if isinstance(sources, str) else sources)]
@@ -148,11 +155,13 @@ class _Planner:
         return self.stages
 
     def _refuse_strange_names(self) -> None:
-        """InputError for an input that no step reads, here or in another plan, and for processes of no step."""
-        known = {*KINDS, *(kind.recipe for kind in KINDS.values())}
+        """InputError for an input that no step reads, here or in another plan, and for the launch of no step."""
+        known = {*KINDS, *ALIASES, *(kind.recipe for kind in KINDS.values())}
         known |= {name for stage in self.stages for name in (stage.step, stage.recipe)}
-        if strange := sorted(set(self.config.processes) - known):
-            raise InputError(f"processes: {strange[0]!r} is no step; name some of {', '.join(sorted(known))}")
+        if strange := sorted(self.launches.names - known):
+            near = difflib.get_close_matches(strange[0], known, 1)
+            meant = f"did you mean {near[0]}?" if near else f"name some of default, {', '.join(sorted(known))}"
+            raise InputError(f"launch: {strange[0]!r} is no step or recipe; {meant}")
         readable = {m["name"] for kind in KINDS.values() for text in kind.reads.values() if (m := READ.fullmatch(text))}
         if strange := sorted(self.unread - readable):
             near = difflib.get_close_matches(strange[0], readable, 1)
@@ -203,7 +212,7 @@ class _Planner:
                 overrides={option: _text(value) for option, value in values.items()},
                 inputs=tuple(dict.fromkeys(inputs)),
                 output=output,
-                processes=self.config.processes.get(step.name, self.config.processes.get(kind.recipe, 1)),
+                launch=self.launches.of(step.name, kind.recipe),
                 links=links,
                 step=step.name,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,34 +15,53 @@ from pathlib import Path
 from rlhf.iteration.failures import out_of_memory_kills
 from rlhf.iteration.plan import PlannedStage, recipe_file
 from rlhf.iteration.warm import WarmStart
+from rlhf.launch import VISIBLE
 from rlhf.lifetime import GRACE_SECONDS, RUN_MARK, die_with
 from rlhf.shipped import RECIPES
 
+OWN = "RLHF_"
+"""First letters of the variables that say to a run's stages what its driver was told."""
 
-def command_of(stage: PlannedStage, recipes: Path = RECIPES) -> list[str]:
-    """The command line of a stage: plain python for one process (it is the same), else `accelerate launch`."""
+
+def command_of(stage: PlannedStage, recipes: Path = RECIPES, gpus: Sequence[str] | None = None) -> list[str]:
+    """The whole command line of a stage, as it can be given to a shell.
+
+    Plain python for one process (it is the same), else `rlhf.launch`; after the prefix of its launch, if there is one,
+    and after `env` with the variables that it is to have.
+
+    Args:
+        gpus: dealt to it; None: none are dealt out yet.
+    """
+    launch, variables = stage.launch, dict(stage.launch.env)
     recipe = recipe_file(stage, recipes)
     if recipe.is_relative_to(Path.cwd()):
         recipe = recipe.relative_to(Path.cwd())
-    if stage.processes == 1:
-        return [sys.executable, str(recipe), *stage.arguments]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    numbers = ["--num_processes", str(stage.processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
-    return [*launcher, *numbers, "--main_process_port", "0", str(recipe), *stage.arguments]
+    python = [sys.executable]
+    if launch.processes > 1 or launch.accelerate is not None:
+        python += ["-m", "rlhf.launch"]
+        options = {
+            "num_machines": launch.machines if launch.machines > 1 or launch.accelerate else None,
+            "num_processes": launch.processes,
+            "config_file": launch.accelerate,
+            "mixed_precision": launch.mixed_precision,
+        }
+        python += [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    elif launch.mixed_precision is not None:
+        variables["ACCELERATE_MIXED_PRECISION"] = launch.mixed_precision
+    if launch.prefix:  # what starts processes elsewhere need not hand on the environment
+        variables = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(OWN)} | variables
+    if gpus is None and (launch.gpus == 0 or isinstance(launch.gpus, tuple)):
+        gpus = [str(name) for name in launch.gpus or ()]
+    if gpus is not None:
+        variables[VISIBLE] = ",".join(gpus)
+    env = ["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []
+    return [*launch.prefix, *env, *python, str(recipe), *stage.arguments]
 
 
-def extra_environment(processes: int = 1) -> dict[str, str]:
-    """Variables that a stage runs with, where the user has not set them: one thread a process, CPU where no GPU is."""
+def extra_environment() -> dict[str, str]:
+    """Variables that a stage runs with, where the user has not set them: one thread a process, output at once."""
     wanted = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-    if processes > 1 and not has_gpu():
-        wanted["ACCELERATE_USE_CPU"] = "true"
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
-
-
-def has_gpu() -> bool:
-    """Whether there is one, without importing torch."""
-    devices = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
-    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(os.path.exists(device) for device in devices)
 
 
 class StageProcess:
@@ -52,13 +72,21 @@ class StageProcess:
         command: that starts it, and that the log shows.
         log: file of its output.
         run: the run's folder.
-        warm: fork it from this one where possible; None: start it cold.
+        warm: fork it from this one, if its launch is plain; None: start it cold.
+        gpus: dealt to it, see `rlhf.iteration.gpus`.
     """
 
     def __init__(
-        self, stage: PlannedStage, command: Sequence[str], log: Path, run: Path, warm: WarmStart | None = None
+        self,
+        stage: PlannedStage,
+        command: Sequence[str],
+        log: Path,
+        run: Path,
+        warm: WarmStart | None = None,
+        gpus: Sequence[str] = (),
     ) -> None:
         self.stage = stage
+        self.gpus = gpus
         self.log = log
         self.begun = time.monotonic()
         self.peak_memory_mb = 0.0
@@ -66,13 +94,16 @@ class StageProcess:
         self.returncode: int | None = None
         self._popen: subprocess.Popen[bytes] | None = None
         log.parent.mkdir(parents=True, exist_ok=True)
-        extra = extra_environment(stage.processes)
+        extra = extra_environment()
         with log.open("a", encoding="utf-8") as stream:
-            stream.write(f"$ {' '.join(command)}\n")
+            stream.write(f"$ {shlex.join(command)}\n")
             stream.flush()
             self.log_start = stream.tell()
             script = list(command[-len(stage.arguments) - 1 :])
-            pid = warm.start(script, log, extra, stage.processes) if warm else None
+            asked = stage.launch.mixed_precision
+            if asked is not None:
+                extra["ACCELERATE_MIXED_PRECISION"] = asked
+            pid = warm.start(script, log, extra, stage.processes) if warm and stage.launch.is_plain else None
             if pid is None:
                 self._popen = subprocess.Popen(
                     command,

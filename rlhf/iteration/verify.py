@@ -68,7 +68,7 @@ def _plan(run: Path) -> list[PlannedStage]:
 
     given = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["config"]
     options = [part for name, value in given.items() for part in (f"--{name}", json.dumps(value))]
-    return make_plan(replace(parse_config(IterativeConfig, options), run=run))
+    return make_plan(replace(parse_config(IterativeConfig, options), run=run, launch={}))
 
 
 def _stage_problems(folder: Path, record: Record, digests: FileDigests) -> Sequence[str]:

@@ -144,7 +144,7 @@ def _launch(processes: int) -> None:
             prepare = die_with(launcher)
             if prepare is not None:
                 prepare()
-            own = common | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_MIXED_PRECISION": "no"}
+            own = common | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
             os.environ.update({name: str(value) for name, value in own.items()})
             return
         workers.add(pid)

@@ -188,6 +188,10 @@ class Stage:
             "command": [Path(sys.executable).name, *sys.argv],
             "config": to_dict(self.config),
             "inputs": {n: {"path": os.fspath(p), "digest": self._digests[n]} for n, p in self.inputs.items()},
+            "launch": {
+                "processes": self.processes.num_processes,
+                "mixed_precision": getattr(self.processes, "mixed_precision", None),
+            },
             "seconds": seconds,
             "peak_memory_mb": round(peak_memory_mb(), 1),
             "packages": package_versions(),

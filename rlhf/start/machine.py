@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from rlhf.iteration.processes import has_gpu
+from rlhf.launch import has_gpu
 
 GIB = 2**30
 

@@ -120,7 +120,7 @@ def _plan(request: Request, machine: Machine) -> dict[str, Any]:
         if request.ppo and number == request.versions:
             steps += ["ppo", "evaluate"]
         versions.append({"name": f"v{number}", "steps": steps})
-    side_by_side = min(machine.slots, 2) if not machine.gpus else machine.gpus
+    side_by_side = {"processes": min(machine.slots, 2) if not machine.gpus else machine.gpus}
     return {
         "run": str(request.run),
         "configs": str(request.run / CONFIG_FOLDER),
@@ -128,7 +128,11 @@ def _plan(request: Request, machine: Machine) -> dict[str, Any]:
         "start": ["data", "referee"] if request.referee_preferences else ["data"],
         "versions": versions,
         "slots": machine.slots,
-        "processes": {"rejection_sampling": side_by_side, "ppo": side_by_side, "evaluate": side_by_side},
+        "launch": {
+            "default": {"retries": 1},
+            **({"data": {"gpus": 0}} if machine.gpus else {}),
+            **dict.fromkeys(("rejection_sampling", "ppo", "evaluate"), side_by_side),
+        },
         "seed": 0,
     }
 
@@ -146,7 +150,8 @@ def _plan_file(plan: Mapping[str, Any], request: Request) -> str:
         "start": "steps before the first version: the files are split, nothing held out is read by any training",
         "versions": "a version is a list of steps; docs/recipes/iterative_rlhf.md has them all",
         "slots": "processes at once, over all stages: GPUs, or cores",
-        "processes": "of one stage",
+        "launch": "how each step's stage is started; docs/scale.md has all fields. A failure that is no mistake in "
+        "the plan is tried once more",
     }
     lines = [
         "# The plan of this run. What is done, what is next and why: rlhf plan " + str(request.run),

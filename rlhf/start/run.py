@@ -32,8 +32,14 @@ def run_plan(config: IterativeConfig) -> None:
     stages = make_plan(config)
     check_plan(stages)
     try:
-        watch = {"stalled_minutes": config.stalled_minutes, "end_stalled": config.end_stalled}
-        Driver(stages, config.run, config.slots, **watch).execute(begin=partial(record_config, config))
+        driver = Driver(
+            stages,
+            config.run,
+            config.slots,
+            stalled_minutes=config.stalled_minutes,
+            end_stalled=config.end_stalled,
+        )
+        driver.execute(begin=partial(record_config, config))
     except StageFailed as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -9,11 +9,15 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
 
+from rlhf.launch import PRECISION_UNSAID
 from rlhf.metrics import asked_trackers
 
 
 def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerator:
     """Accelerator for this process; seeds Python, numpy and torch. Its trackers are those that `RLHF_TRACKERS` names.
+
+    On a GPU matrices are multiplied in bfloat16 unless another mixed precision is asked for (`mixed_precision`), and in
+    TF32 where they are float32.
 
     Without a GPU gloo is asked for: DeepSpeed would otherwise fall back, without a word, to runs of one process each.
     A world smaller than the launcher's WORLD_SIZE is refused. Under DeepSpeed, models are loaded whole and partitioned
@@ -24,10 +28,13 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns of guessing it, wherever it is only installed
         if deepspeed:
             _without_shared_memory_op()
+    else:
+        torch.set_float32_matmul_precision("high")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     handlers = [InitProcessGroupKwargs(backend="gloo")] if asked > 1 and not torch.cuda.is_available() else []
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available() and not deepspeed,
+        mixed_precision=mixed_precision(),
         gradient_accumulation_steps=accumulation_steps,
         kwargs_handlers=handlers,
         log_with=asked_trackers() or None,
@@ -43,6 +50,17 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
         warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     set_seed(seed)
     return accelerator
+
+
+def mixed_precision() -> str | None:
+    """ "bf16" or "no", by what the GPU computes in, where nobody asked for one; None: somebody did, or there is no GPU.
+
+    Asked for it is by accelerate's environment, unless `rlhf.launch` says that it was left open.
+    """
+    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get(PRECISION_UNSAID) != "true"
+    if asked or not torch.cuda.is_available():
+        return None
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
 def _without_shared_memory_op() -> None:

@@ -56,6 +56,11 @@ def main(config: FakeConfig) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
         child = subprocess.Popen([sys.executable, "-c", ignore])
+    if config.mode == "flaky":  # dies twice
+        tries = config.output.parent / f"{config.output.name}.tries"
+        tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+        if len(tries.read_text()) < 3:
+            os.kill(os.getpid(), signal.SIGKILL)
     if config.mode == "lame" and os.environ["RANK"] == "1":
         raise ValueError("the second process cannot go on")
     stage = open_stage(config)
@@ -70,6 +75,7 @@ def main(config: FakeConfig) -> None:
             raise ValueError("the numbers do not add up")
         if os.environ.get("RANK", "0") != "0":
             return
+        (folder / "gpus.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
         (folder / "out.txt").write_text(f"{config.text} {config.seed} " + " ".join(p.read_text() for p in config.reads))
         trace("end", config)
 
@@ -82,15 +88,17 @@ import json, signal, sys
 from pathlib import Path
 from rlhf.errors import InputError
 from rlhf.iteration.driver import Driver, StageFailed
+from rlhf.iteration.launching import Launches
 from rlhf.iteration.plan import PlannedStage
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background job inherit that it is ignored
 here = Path(sys.argv[1])
-def stage(name, config, reads, processes, **overrides):
+def stage(name, config, reads, launch, **overrides):
     output = here / "run" / name
     inputs = tuple(here / "run" / path for path in reads)
     options = {"output": str(output), "reads": json.dumps([str(p) for p in inputs])} | overrides
-    return PlannedStage(name, "fake", here / config, options, inputs, output, processes)
+    launched = Launches({"default": launch}, 99).of(name, "fake")
+    return PlannedStage(name, "fake", here / config, options, inputs, output, launched)
 
 stages = [stage(**entry) for entry in json.loads((here / "plan.json").read_text())]
 slots, how, more = int(sys.argv[2]), sys.argv[3] == "warm", json.loads(sys.argv[4])
@@ -110,10 +118,10 @@ class FakeRun:
     here: Path
     stages: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, *reads: str, processes: int = 1, **config: Any) -> None:
+    def add(self, name: str, *reads: str, launch: Mapping[str, Any] | None = None, **config: Any) -> None:
         """Plan a stage; `reads` are names of stages whose out.txt it reads; `config` goes into a YAML of its own."""
         (self.here / f"{name}.yaml").write_text(json.dumps(config or {"text": "x"}))
-        entry = {"name": name, "config": f"{name}.yaml", "processes": processes}
+        entry = {"name": name, "config": f"{name}.yaml", "launch": dict(launch or {})}
         self.stages.append(entry | {"reads": [f"{read}/out.txt" for read in reads]})
         (self.here / "plan.json").write_text(json.dumps(self.stages))
 

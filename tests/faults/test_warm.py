@@ -33,8 +33,8 @@ def test_same_results_and_kill_9(diamond: FakeRun) -> None:
 
 def test_failure_of_one_of_two_processes_ends_the_stage(fake_run: FakeRun) -> None:
     fake_run.add("a", text="A")
-    fake_run.add("two", "a", processes=2, text="2")
-    fake_run.add("lame", "two", processes=2, mode="lame", seconds=30)
+    fake_run.add("two", "a", launch={"processes": 2}, text="2")
+    fake_run.add("lame", "two", launch={"processes": 2}, mode="lame", seconds=30)
     failed = fake_run.drive(how="warm")
     assert failed.returncode == 1 and "lame: ValueError: the second process cannot go on" in failed.stderr
     assert fake_run.results()["two/out.txt"] == "2 0 A 0 " and "two" in fake_run.traced("join")

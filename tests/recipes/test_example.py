@@ -20,7 +20,8 @@ def test_the_pipeline_runs_and_says_what_it_reached(tmp_path: Path, capsys: pyte
     figures = example.main(tmp_path, scale=0.02)
     assert list(figures) == ["SFT", "best of 8", "PPO"]
     assert all(0 <= row["gold_safety"] <= 1 for row in figures.values())
-    assert {folder.name for folder in tmp_path.iterdir()} == {"sft", "helpfulness", "safety", "rejection_sampling", "ppo"}
+    saved = {folder.name for folder in tmp_path.iterdir()}
+    assert saved == {"sft", "helpfulness", "safety", "rejection_sampling", "ppo"}
     said = capsys.readouterr().out
     assert "best of 8: mean reward" in said and "ppo 0: reward" in said
     assert f"{figures['PPO']['reward']:.2f}" in said.splitlines()[-1]

@@ -103,7 +103,7 @@ def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     steps = ["preferences", "rewards", "sweep", "rejection_sampling", "evaluate"]
     versions = [{"name": "v1", "steps": steps}, {"name": "v2", "steps": [*steps, "ppo", "evaluate"]}]
-    options = ["--versions", json.dumps(versions), "--processes", '{"ppo": 2}']
+    options = ["--versions", json.dumps(versions), "--launch", '{"ppo": {"processes": 2}}']
     done = run(small, folder, *options)
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "summary.json").read_text())
@@ -128,3 +128,27 @@ def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     started = {line.split()[2] for line in again.stdout.splitlines() if " started" in line}
     assert started == {"sft_evaluation", "v1/evaluation", "v2/evaluation", "v2/ppo_evaluation"}
+
+
+SRUN = f"{sys.executable} {ROOT / 'tests' / 'srun.py'} -N 2"
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("zero", [2, 3])
+def test_the_plan_on_two_machines_under_zero(small: Path, tmp_path: Path, zero: int) -> None:
+    """Reward models under ZeRO-2, everything else that trains under ZeRO-`zero`; two processes stand for two nodes."""
+    folder = tmp_path / "run"
+    two = {"machines": 2, "processes": 2, "prefix": SRUN}
+    file = f"ds_configs/accelerate_cpu_zero{zero}.yaml"
+    launch = {name: {"accelerate": file, **two} for name in ("sft", "rejection_sampling", "ppo")}
+    launch |= {"rewards": {"accelerate": "ds_configs/accelerate_cpu_zero2.yaml", **two}, "evaluate": two}
+    versions = [{"name": "v1", "steps": ["preferences", "rewards", "rejection_sampling", "ppo", "evaluate"]}]
+    options = ["--versions", json.dumps(versions), "--launch", json.dumps(launch)]
+    done = run(small, folder, *options)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [version["name"] for version in summary["versions"]] == ["sft", "v1"]
+    for name in ("sft", "v1/helpfulness_reward", "v1/rejection_sampling", "v1/ppo", "v1/evaluation"):
+        assert json.loads((folder / name / "stage.json").read_text())["launch"]["processes"] == 2, name
+    again = run(small, folder, "--versions", json.dumps(versions))
+    assert again.returncode == 0 and " started" not in again.stdout, "how a stage is started runs none again"

@@ -59,7 +59,7 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     content = yaml.safe_load(settings.read_text())
     content["ppo"] |= small | {"optimizer": {"batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-4}}
     settings.write_text(yaml.safe_dump(content))
-    short = ["--processes", "{}", "--slots", "1"]
+    short = ["--launch", "{}", "--slots", "1"]
     done = rlhf("run", "mine", *short, folder=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     summary = json.loads((tmp_path / "mine" / "summary.json").read_text())

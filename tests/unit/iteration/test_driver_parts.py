@@ -11,7 +11,8 @@ import pytest
 from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.driver import make_link, make_links
-from rlhf.iteration.failures import describe_failure
+from rlhf.iteration.failures import describe_failure, is_users_mistake
+from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.processes import command_of
 from rlhf.iteration.stalls import StallWatch
@@ -47,10 +48,8 @@ def test_one_process_is_plain_python_and_more_are_launched(stage: PlannedStage, 
 
     arguments = ["--config", str(tmp_path / "sft.yaml"), "--output", "o"]
     assert command_of(stage, tmp_path) == [sys.executable, str(tmp_path / "sft.py"), *arguments]
-    command = command_of(replace(stage, processes=2), tmp_path)
-    assert command[1:4] == ["-m", "accelerate.commands.launch", "--multi_gpu"]
-    assert command[command.index("--num_processes") + 1] == "2"
-    assert command[-5:] == [str(tmp_path / "sft.py"), *arguments]
+    command = command_of(replace(stage, launch=Launch(processes=2)), tmp_path)
+    assert command[1:] == ["-m", "rlhf.launch", "--num_processes", "2", str(tmp_path / "sft.py"), *arguments]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +105,25 @@ def test_a_killed_process_is_told_by_its_signal_and_the_likely_cause(
 ) -> None:
     (tmp_path / "x.log").write_text(text)
     assert describe_failure(status, tmp_path / "x.log", out_of_memory_kills=kills).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "mistake"),
+    [
+        (2, "", True),
+        (3, "suspicious", True),
+        (1, BOX.replace("-9", "2"), True),
+        (1, "error: rate: must be above 0\nRuntimeError: Connection closed by peer\n", True),
+        (1, BOX, False),
+        (1, BOX.replace("-9", "1"), False),
+        (1, "srun: error: node7: task 1: Killed\n", False),
+        (-9, "", False),
+        (1, "ValueError: error: no\n", False),
+    ],
+)
+def test_a_mistake_of_the_user_s_is_told_from_a_failure(tmp_path: Path, status: int, text: str, mistake: bool) -> None:
+    (tmp_path / "x.log").write_text("error: of the attempt before\n" + text)
+    assert is_users_mistake(status, tmp_path / "x.log", 29) is mistake
 
 
 def test_a_stage_stands_still_when_nothing_new_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_what_others_wait_for_goes_first() -> None:
 
 
 def test_processes_by_recipe() -> None:
-    plan = by_name(make_plan(config(processes={"ppo": 2})))
+    plan = by_name(make_plan(config(launch={"ppo": {"processes": 2}})))
     assert plan["v3/ppo"].processes == 2 and plan["sft"].processes == 1
 
 
@@ -272,8 +272,8 @@ def test_the_paper_s_five_versions_are_the_default() -> None:
         ({"versions": (VersionConfig("sft"),)}, "two steps would write sft/preferences, or one inside the other"),
         ({"versions": (VersionConfig("sft_evaluation"),)}, "would write sft_evaluation, or one inside the other"),
         ({"slots": 0}, "slots: must be at least 1, got 0"),
-        ({"processes": {"ppo": 3}}, r"processes: ppo must lie between 1 and slots \(2\), got 3"),
-        ({"processes": {"sfft": 2}}, "processes: 'sfft' is no step"),
+        ({"launch": {"ppo": {"processes": 3}}}, r"launch.ppo.processes: must lie between 1 and slots \(2\), got 3"),
+        ({"launch": {"sfft": {"processes": 2}}}, "launch: 'sfft' is no step or recipe; did you mean sft"),
         ({"inputs": {"promts": "x"}}, "inputs: no step of the plan reads promts; did you mean prompts"),
         ({"inputs": {"prompts": 3}}, "inputs.prompts: must be a file, folder or name"),
         (
