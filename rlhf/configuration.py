@@ -25,10 +25,9 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from rlhf.errors import InputError
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
-from rlhf.shipped import ROOT
+from rlhf.shipped import shipped
 
 Config = TypeVar("Config")
-SHIPPED = "recipes/configs/"
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -53,7 +52,7 @@ def parse_config(
         namespace = parser.parse_args(_gathered(sys.argv[1:] if argv is None else argv, config_class))
         _refuse_lone_values(namespace, config_class)
         for name, value in list(namespace.items()):
-            namespace[name] = _shipped(value)
+            namespace[name] = shipped(value) if isinstance(value, (str, Path)) else value
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
         _refuse_not_finite(fields)
@@ -78,14 +77,6 @@ def _resolve_annotations(kind: type) -> None:
         for part in (hint, *typing.get_args(hint)):
             if isinstance(part, type) and dataclasses.is_dataclass(part):
                 _resolve_annotations(part)
-
-
-def _shipped(value: Any) -> Any:
-    """A path of a file that comes with the recipes, such as a YAML names it, so that it is found from any folder."""
-    if isinstance(value, (str, Path)) and os.fspath(value).startswith(SHIPPED) and not os.path.exists(value):
-        found = ROOT / value
-        return type(value)(found) if found.exists() else value
-    return value
 
 
 def _gathered(words: Sequence[str], kind: type) -> list[str]:

@@ -7,8 +7,10 @@ Light: no torch.
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 from rlhf.errors import InputError
 
@@ -18,6 +20,17 @@ ROOT = _PACKAGE if (_PACKAGE / "recipes").is_dir() else _PACKAGE.parent
 
 RECIPES = ROOT / "recipes"
 LAUNCH_FILES = "ds_configs"
+Named = TypeVar("Named", str, Path)
+
+
+def shipped(path: Named) -> Named:
+    """A path such as the shipped YAML files name it, `recipes/configs/…` or `ds_configs/…`, found from any folder.
+
+    It is left as it is where it exists from here, names something else, or nothing of the kind is shipped.
+    """
+    found = ROOT / path
+    named = os.fspath(path).startswith(("recipes/configs/", f"{LAUNCH_FILES}/"))
+    return type(path)(found) if named and not os.path.exists(path) and found.exists() else path
 
 
 def find_recipe(name: str, recipes: Path = RECIPES) -> Path:

@@ -9,7 +9,7 @@ import pytest
 import rlhf
 from rlhf.cli import main
 from rlhf.errors import InputError
-from rlhf.shipped import RECIPES, copy_settings, existing_recipe, existing_settings, recipe_names, settings
+from rlhf.shipped import RECIPES, copy_settings, existing_recipe, existing_settings, recipe_names, settings, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,6 +68,18 @@ def test_what_follows_a_recipe_s_name_is_its_own(monkeypatch: pytest.MonkeyPatch
     ((program, python, file, *options),) = started
     assert program == python and Path(file) == RECIPES / "ppo.py"
     assert options == ["--help", "--config", "x.yaml", "--ppo.beta", "0.1"]
+
+
+def test_a_shipped_path_is_found_from_any_folder_and_all_else_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped("recipes/configs/embedded") == str(RECIPES / "configs" / "embedded")
+    assert shipped(Path("ds_configs/accelerate_zero2.yaml")).is_file()
+    for name in ("http://server//v1", "recipes/configs/none.yaml", "recipes/ppo.py", "rlhf"):
+        assert shipped(name) == name
+    (tmp_path / "ds_configs").mkdir()
+    assert shipped("ds_configs/") == "ds_configs/"
 
 
 def test_the_version_is_one_word() -> None:
