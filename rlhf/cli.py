@@ -72,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
-    added = command("report", lambda a: report(a.run), "write report/index.html of a run")
+    added = command("report", lambda a: report(a.run, a.panel), "write report/index.html of a run")
     added.add_argument("run", type=Path)
+    added.add_argument("--panel", action="append", default=[], help="package.module:function of panels of your own")
     added = command(
         "verify",
         lambda a: verify_run(a.run),
@@ -230,12 +231,12 @@ def plan(options: Sequence[str]) -> None:
     print(f"disk: {require_room(stages, to_run, config.run)}")
 
 
-def report(run: Path) -> None:
-    """Build the report of what there is of a run."""
+def report(run: Path, panels: Sequence[str] = ()) -> None:
+    """Build the report of what there is of a run, with panels of the user's own."""
     from rlhf.report import build_report
 
     _existing_run(run)
-    print(build_report(run))
+    print(build_report(run, panels))
 
 
 def verify_run(run: Path) -> bool:
