@@ -1,6 +1,6 @@
 """The alignment pipeline of Llama 2 (arXiv 2307.09288) in one file, to be read from top to bottom.
 
-    python examples/llama2_pipeline.py                 # about a minute on two CPU cores; downloads nothing
+    python examples/llama2_pipeline.py                 # a minute or two on two CPU cores; downloads nothing
     python examples/llama2_pipeline.py --scale 0.02    # everything smaller, in seconds: it runs, and learns nothing
 
 A small world stands in for people and for the web: its rules say how helpful and how safe every answer is, so that at

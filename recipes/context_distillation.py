@@ -25,10 +25,10 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
-from rlhf.data.suspicion import suspicious_answers, suspicious_selection
+from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.checkpoint.fields import Policy
+from rlhf.models.checkpoint.fields import TrainedPolicy
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
@@ -69,7 +69,7 @@ class ContextDistillationConfig(MixedFinetuneConfig):
         world: the scorer's world.
     """
 
-    policy: Policy
+    policy: TrainedPolicy
     prompts: DataSource
     safety: Reward
     categories: InputPath
@@ -172,10 +172,16 @@ def main(config: ContextDistillationConfig) -> None:
         if not any(kept):
             raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
         if not rows:
-            raise InputError("sampling: every answer is empty or did not end; raise sampling.max_new_tokens")
+            raise InputError(
+                "sampling: every answer is empty or did not end; raise sampling.max_new_tokens, or leave out prompts "
+                "that fill the context"
+            )
         before = judged(config, sampler, accelerator)
 
-        stage.closing.suspect(suspicious_answers(sum(s.finished for s in answers["plain"]) / len(prompts)))
+        lengths = [(s.finished, len(s.token_ids)) for s in answers["plain"]]
+        no_room = no_room_share(lengths, params.max_new_tokens) if config.server is None else 0.0
+        finished_share = sum(finished for finished, _ in lengths) / len(lengths)
+        stage.closing.suspect(suspicious_answers(finished_share, no_room=no_room))
         stage.closing.suspect(suspicious_selection(len(rows), len(prompts), {}))
         stage.closing.figures(answers=len(prompts), kept_by_the_gate=sum(kept))
         start, name = config.policy, "context distillation"

@@ -19,7 +19,7 @@ from rlhf.data.fields import DataSources
 from rlhf.data.loading import load_preferences, sources_of
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
-from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.models.checkpoint.fields import Checkpoint, TrainedCheckpoint
 from rlhf.stage import open_stage
 from rlhf.training.config import OptimizerConfig
 
@@ -53,7 +53,7 @@ class DPOConfig(FinetuneStageConfig):
         seed: of the rows' order and dropout.
     """
 
-    policy: Checkpoint
+    policy: TrainedCheckpoint
     preferences: DataSources
     test_preferences: DataSources = ()
     reference: Checkpoint | None = None
@@ -83,7 +83,6 @@ def main(config: DPOConfig) -> None:
     from rlhf.evaluation.policies.divergence import require_same_tokenizer
     from rlhf.finetuning.dpo import dpo_pairs, dpo_task, with_reference
     from rlhf.finetuning.supervised import AnswerLogprobs, training_renderer
-    from rlhf.models.checkpoint.memory import require_memory, trained_bytes
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, States, kept_states
@@ -91,16 +90,14 @@ def main(config: DPOConfig) -> None:
     from rlhf.training.suspicion import suspicious_training
 
     tokenizer = load_tokenizer(config.policy)
+    renderer = Renderer(tokenizer)
     if config.reference is not None:
         require_same_tokenizer(tokenizer, config.reference)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
-        size = trained_bytes(config.policy, adapter=config.adapter is not None, quantization=config.quantization)
-        require_memory({"policy": size}, accelerator)
         # the reference's log-probabilities, once
         reference = load_policy(config.reference or config.policy).to(accelerator.device)
         longest = training_renderer(tokenizer, reference, config.finetuning).max_length or config.finetuning.max_length
-        renderer = Renderer(tokenizer)
         pairs, held_out = (
             with_reference(dpo_pairs(part, renderer, longest, bad, name), reference, renderer.pad_token_id, accelerator)
             for part, name in ((rows, "preferences"), (test, "test_preferences"))

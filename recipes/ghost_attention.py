@@ -31,7 +31,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.models.checkpoint.context import Context
-from rlhf.models.checkpoint.fields import Policy
+from rlhf.models.checkpoint.fields import TrainedPolicy
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
 from rlhf.sampling.shards import kept_samples
@@ -82,7 +82,7 @@ class GhostAttentionConfig(MixedFinetuneConfig):
         dry_run: print this many rows and stop; 0: train.
     """
 
-    policy: Policy
+    policy: TrainedPolicy
     dialogues: DataSource
     instructions: InputPath | None = None
     list_samples: int = 4

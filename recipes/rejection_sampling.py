@@ -22,11 +22,11 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
-from rlhf.data.suspicion import suspicious_answers
+from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.models.checkpoint.context import TooLong
-from rlhf.models.checkpoint.fields import Checkpoint, Policy
+from rlhf.models.checkpoint.fields import Policy, TrainedCheckpoint
 from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.rejection.selection import (
     SelectionConfig,
@@ -79,7 +79,7 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
     """
 
     policy: Policy
-    fine_tune_from: Checkpoint
+    fine_tune_from: TrainedCheckpoint
     prompts: DataSource
     helpfulness: Reward
     safety: Reward | None = None
@@ -187,12 +187,16 @@ def main(config: RejectionSamplingConfig) -> None:
             write_selected(folder / "selected.jsonl", selection, dialogues)
         given_up = config.early_rejection.at if config.early_rejection else ()
         figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
-        figures |= {"gate_threshold": threshold}
+        figures |= {"gate_threshold": threshold, "no_room_share": 0.0}
+        if config.server is None:  # which does not say why an answer is cut
+            lengths = [(row.finished, len(row.token_ids)) for row in drawn]
+            written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
+            figures["no_room_share"] = no_room_share(written_out, params.max_new_tokens)
         figures["too_long"] = {"prompts": no_room, "scored_cut": int(scores.too_long.sum())}
         figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
         stage.write_json("selection.json", figures)
         stage.closing.rows(len(dialogues), selection.left_out)
-        stage.closing.suspect(suspicious_answers(figures["finished_share"]))
+        stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
         stage.closing.suspect(suspicious_choice(figures))
         shown = ("mean_reward", "selected_mean_reward", "mean_length", "selected_mean_length", "finished_share")
         stage.closing.figures(**{name: figures.get(name) for name in shown})

@@ -20,7 +20,7 @@ from rlhf.data.loading import load_conversations
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuneStageConfig
-from rlhf.models.checkpoint.fields import ChatTemplate, Checkpoint
+from rlhf.models.checkpoint.fields import ChatTemplate, TrainedCheckpoint
 from rlhf.stage import open_stage
 
 
@@ -34,13 +34,16 @@ class SftConfig(FinetuneStageConfig):
             or several.
         chat_template: replaces the tokenizer's, and is saved with it: llama2, or a file with a Jinja template; null:
             the tokenizer's own.
+        new_tokens: special tokens that the template writes and the tokenizer lacks, e.g. <|im_end|>: they are added,
+            and saved with it. An adapter does not train their embeddings.
         heldout_share: share of the dialogues (by their first turn) to measure and never train on.
         seed: of the held-out split, the rows' order and dropout.
     """
 
-    policy: Checkpoint
+    policy: TrainedCheckpoint
     data: DataSources
     chat_template: ChatTemplate | None = None
+    new_tokens: tuple[str, ...] = ()
     heldout_share: float = 0.05
     seed: int = 0
 
@@ -48,6 +51,13 @@ class SftConfig(FinetuneStageConfig):
         super().__post_init__()
         if not 0 <= self.heldout_share < 1:
             raise InputError(f"heldout_share: must be 0 or above and below 1, got {self.heldout_share}")
+        if self.new_tokens and self.adapter is not None:
+            raise InputError(
+                "new_tokens: an adapter does not train their embeddings; train the weights, or let the template write "
+                "{{ eos_token }} behind an answer"
+            )
+        if blank := [token for token in self.new_tokens if len(token.strip()) < 2]:
+            raise InputError(f"new_tokens: must be texts of two characters and more, got {blank[0]!r}")
 
 
 def main(config: SftConfig) -> None:
@@ -71,6 +81,7 @@ def main(config: SftConfig) -> None:
             name="sft",
             heldout=parts["heldout"],
             chat_template=read_chat_template(config.chat_template),
+            new_tokens=config.new_tokens,
         )
 
 

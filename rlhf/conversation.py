@@ -165,9 +165,9 @@ def _parts(conversation: Conversation) -> tuple[Conversation, Conversation]:
 class Renderer:
     """Turns conversations into ids with the tokenizer's own chat template, and answers' ids back into text.
 
-    White space around a message is dropped; an answer may be empty, as a model may end at once. A template that ends an
-    answer with no special token gets the tokenizer's end token there. Where the tokenizer puts a begin token before any
-    text and the template writes none, one is put first.
+    White space around a message is dropped; an answer may be empty, as a model may end at once. A template that writes
+    nothing behind an answer gets the tokenizer's end token there; one that writes a text which is no token is refused.
+    Where the tokenizer puts a begin token before any text and the template writes none, one is put first.
 
     Args:
         tokenizer: with a chat template and a pad token.
@@ -178,7 +178,8 @@ class Renderer:
             its beginning, and when nothing is left there, the answer its own. The template stays whole.
 
     Raises:
-        InputError: no chat template or no pad token, or a template whose prompt is not the beginning of its dialogue.
+        InputError: no chat template or no pad token; a template whose prompt is not the beginning of its dialogue, or
+            that ends an answer with what is no single token: no program could stop there.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, cut: bool = False) -> None:
@@ -224,8 +225,15 @@ class Renderer:
             raise InputError(
                 "tokenizer: its chat template does not begin a dialogue with the text of its prompt; use another"
             )
-        found = self._special.search(after_answer)
+        found = self._special.search(after_answer) or self._added_token(after_answer)
         eos = self.tokenizer.eos_token
+        if found is None and after_answer.strip():
+            end = after_answer.strip()
+            raise InputError(
+                f"tokenizer: its chat template ends an answer with {quoted(end)}, which is no token of it but "
+                f"{len(self._encode([end])[0])}, so that nothing could stop there; let the template write "
+                "{{ eos_token }} in its place, or add the token by training with recipes/sft.py --new_tokens"
+            )
         if found is None and not eos:
             raise InputError(
                 "tokenizer: neither its chat template nor its eos token ends an answer; set tokenizer.eos_token"
@@ -244,6 +252,15 @@ class Renderer:
                 self._system_refusal = "it leaves the system message out"
         except InputError as error:
             self._system_refusal = str(error)
+
+    def _added_token(self, text: str) -> re.Match[str] | None:
+        """The first token in a text that was added to the vocabulary and is not called special (but is no white space);
+        from now on a message that spells it out is text, as with special ones."""
+        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if str(token).strip()]
+        found = re.search("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)", text)
+        if found is not None:
+            self._special = re.compile(f"{self._special.pattern}|{re.escape(found.group())}")
+        return found
 
     def limited(self, max_length: int) -> Renderer:
         """This renderer with another limit, down to which it cuts."""

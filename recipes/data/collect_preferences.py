@@ -133,6 +133,11 @@ def main(config: CollectPreferencesConfig) -> None:
             rows_of = preferences_of(store, batch)
             figures = batch_figures(store, batch)
         rows = {part: [row for p in drawn if p.part == part for row in rows_of.get(p.id, [])] for part in parts}
+        if not rows["train"]:
+            raise InputError(
+                f"annotator: {config.annotator} chose an answer in none of the pairs to train on, so there is nothing "
+                "to write; name more prompts, or another file of --labels to judge them anew"
+            )
         for part, some in rows.items():
             stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in some))
         both = [row for some in rows.values() for row in some]

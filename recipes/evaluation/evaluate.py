@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
-from rlhf.data.suspicion import suspicious_answers
+from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import TooLong
@@ -192,7 +192,8 @@ def main(config: EvaluateConfig) -> None:
         stage.closing.rows(len(answers))
         shown = ("win_rate_vs_sft", "violation_rate", "mean_length", "kl_from_sft")
         stage.closing.figures(**{name: figures.get(name) for name in shown})
-        stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers)))
+        ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
+        stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
 
 
 def _judgements(

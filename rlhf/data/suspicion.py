@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 MOST_CUT_OFF = 0.3
 """Share of the answers drawn that did not end: beyond it the length limit decides what is chosen, not the reward."""
@@ -11,11 +11,35 @@ FEWEST_USED = 0.5
 """Share of the rows there could be: below it those that are left may not be like those that were asked for."""
 
 
-def suspicious_answers(finished_share: float, limit: str = "sampling.max_new_tokens") -> list[str]:
-    """A sentence where many of the drawn answers were cut off at the option `limit`."""
+NO_ROOM = "leave long prompts out, or name a model of a longer context"
+"""The way out where a context ends answers: a higher limit on their length would change nothing."""
+
+
+def no_room_share(answers: Iterable[tuple[bool, int]], max_new_tokens: int) -> float:
+    """Share of answers that a model's context ended: they did not end themselves, and are shorter than they may be.
+
+    Args:
+        answers: of each, whether it came to its end, and its tokens.
+    """
+    found = [not finished and tokens < max_new_tokens for finished, tokens in answers]
+    return sum(found) / len(found) if found else 0.0
+
+
+def suspicious_answers(
+    finished_share: float, limit: str = "sampling.max_new_tokens", no_room: float = 0.0, whose: str = "the answers"
+) -> list[str]:
+    """Sentences where many of the drawn answers did not come to their end.
+
+    Args:
+        limit: the option at which they are cut off.
+        no_room: `no_room_share`, part of those that did not end.
+        whose: they are, in words.
+    """
     if finished_share >= 1 - MOST_CUT_OFF:
         return []
-    return [f"{1 - finished_share:.0%} of the answers are cut off; raise {limit}"]
+    cut_off = 1 - finished_share - no_room
+    found = [f"{cut_off:.0%} of {whose} are cut off; raise {limit}"] if round(cut_off, 9) > 0 else []
+    return found + ([f"{no_room:.0%} of {whose} end where a context does; {NO_ROOM}"] if no_room else [])
 
 
 def suspicious_selection(rows: int, possible: int, left_out: Mapping[str, int]) -> list[str]:

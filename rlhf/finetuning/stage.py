@@ -12,12 +12,11 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, Renderer
 from rlhf.data.mixing import mix_several
 from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
 from rlhf.finetuning.supervised import finetune, training_renderer
-from rlhf.models.checkpoint.memory import require_memory, trained_bytes
-from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+from rlhf.models.policy import add_pad_embedding, load_policy, load_tokenizer, save_policy
 from rlhf.stage import Stage
 from rlhf.training.checkpoints import RESUME
 from rlhf.training.suspicion import suspicious_training
@@ -34,6 +33,7 @@ def finetune_stage(
     mixed_in: Sequence[Conversation] = (),
     heldout: Sequence[Conversation] = (),
     chat_template: str | None = None,
+    new_tokens: Sequence[str] = (),
     policy: PreTrainedModel | None = None,
     save: bool = True,
 ) -> PreTrainedModel:
@@ -51,6 +51,8 @@ def finetune_stage(
             `mixed_data`.
         heldout: dialogues to measure, never trained on.
         chat_template: replaces the tokenizer's and is saved with it.
+        new_tokens: special tokens that are added to the tokenizer where it lacks them, each with the mean of all
+            embeddings as its own; whole weights alone train these.
         policy: the checkpoint as it is loaded already, with the config's adapter and quantization; None: it is loaded.
         save: write <stage>/checkpoint.
 
@@ -59,10 +61,12 @@ def finetune_stage(
     """
     tokenizer = load_tokenizer(checkpoint)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
-    size = trained_bytes(checkpoint, adapter=config.adapter is not None, quantization=config.quantization)
-    require_memory({"policy": size}, accelerator)  # also where the weights are there: what trains them comes on top
+    tokenizer.add_tokens(list(new_tokens), special_tokens=True)
+    Renderer(tokenizer)  # a template that does not do is found before the weights are loaded
     if policy is None:
         policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
+    if new_tokens:
+        add_pad_embedding(policy, tokenizer)
     others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []
     if isinstance(config, MixedFinetuneConfig) and config.mixed_data:
         others.append((config.read_mixed_data(), config.mixed_share))

@@ -71,23 +71,42 @@ class Decision:
 def decide(stage: PlannedStage, key: Record, last: Record | None, digests: FileDigests) -> Decision:
     """Compare what the stage is made of now, and what it made, with the ledger's newest record of it. Changes nothing.
 
-    Raises InputError where the folder is there but the ledger knows nothing of it: it is not ours to replace.
+    Raises InputError where a folder is at the stage's place that the run did not make: it is not ours to replace.
     """
+    if not os.path.lexists(stage.output):
+        finished = last is not None and last["event"] == "finished"
+        return Decision("run", "" if last is None else "its folder is gone" if finished else "it did not finish")
     if last is None:
-        if stage.output.exists():
-            raise InputError(f"run: the ledger does not know {stage.output}; remove that folder or name another --run")
-        return Decision("run")
+        raise InputError(f"run: the ledger does not know {stage.output}; remove that folder or name another --run")
+    if not (stage.output / STAGE_FILE).is_file():
+        raise InputError(f"run: {stage.output} has no {STAGE_FILE}, so no stage made it; move it away, or remove it")
     record = read_stage_file(stage.output)
     if record is None:
-        return Decision("run", "it did not finish" if last["event"] != "finished" else "its folder is gone")
+        return Decision("run", f"its {STAGE_FILE} cannot be read")
+    recorded = last["event"] == "finished" and last["stage_file"] == digest(stage.output / STAGE_FILE)
+    if not recorded and not _is_made_by(record, stage, last):
+        raise InputError(
+            f"run: {stage.output} was made by hand with other options than this run's; move it away, or remove it"
+        )
     if changed := difference(last["key"], key) or _changed_file(stage, record, digests) or _precision(stage, record):
         return Decision("run", changed)
-    if last["event"] == "finished" and last["stage_file"] == digest(stage.output / STAGE_FILE):
+    if recorded:
         damage = damage_of(stage, last, digests)
         return Decision("run", f"its {damage}") if damage else Decision("skip")
-    if record["command"][2:] == stage.arguments:
-        return Decision("adopt")
-    return Decision("run", "it was run by hand with other options")
+    return Decision("adopt")
+
+
+def _is_made_by(record: Record, stage: PlannedStage, last: Record) -> bool:
+    """Whether a stage.json is of a command that the run gives now, or gave when it last started the stage."""
+    arguments = _deciding(record.get("command", ())[2:])
+    given = _deciding(last.get("command", ()))
+    return arguments == stage.arguments or (bool(arguments) and given[-len(arguments) :] == arguments)
+
+
+def _deciding(words: Sequence[str]) -> list[str]:
+    """A command without --fresh and --strict and their values, which a person adds and which decide no result."""
+    added = [place for place, word in enumerate(words) if word in ("--fresh", "--strict")]
+    return [word for place, word in enumerate(words) if place not in added and place - 1 not in added]
 
 
 def damage_of(stage: PlannedStage, finished: Record, digests: FileDigests, *, read: bool = False) -> str | None:

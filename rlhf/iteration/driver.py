@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -191,7 +191,7 @@ class Driver:
     def _start(self, stage: PlannedStage, reason: str, gpus: Sequence[str]) -> None:
         partial = stage.output.with_name(stage.output.name + ".partial")
         require_ours(partial)
-        if stage.output.exists():  # out of its place in one move: a kill leaves no half of a finished stage
+        if os.path.lexists(stage.output):  # out of its place in one move: a kill leaves no half of a finished stage
             remove_folder(stage.output)
             reason += "; its old folder is removed"
         make_links(stage)
@@ -298,11 +298,28 @@ class Driver:
 
 
 def make_links(stage: PlannedStage) -> None:
-    """The stage's links, alone in their folders: what an earlier plan linked there is no input of this one."""
+    """The stage's links, alone in their folders: what an earlier plan linked there is no input of this one.
+
+    Raises InputError where one of these folders holds what the run did not put there.
+    """
     for folder in {link.parent for link, _ in stage.links}:
-        shutil.rmtree(folder, ignore_errors=True)
+        if foreign := clear_links(folder, {link.name for link, _ in stage.links}):
+            raise InputError(
+                f"run: {foreign[0]} was not put there by the run, which reads all of {folder}; move it away"
+            )
     for link, target in stage.links:
         make_link(link, target)
+
+
+def clear_links(folder: Path, names: Collection[str]) -> list[Path]:
+    """Remove the hard links in a folder, and the copies of these names that may stand in for them; returns the rest."""
+    foreign = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_file() and not path.is_symlink() and (path.stat().st_nlink > 1 or path.name in names):
+            path.unlink()
+        else:
+            foreign.append(path)
+    return foreign
 
 
 def make_link(link: Path, target: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
-from rlhf.iteration.driver import make_link
+from rlhf.iteration.driver import clear_links, make_link
 from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
 from rlhf.iteration.plan import PlannedStage
 from rlhf.stage import write_json
@@ -56,11 +55,11 @@ def summarise(run: Path, stages: Sequence[PlannedStage]) -> dict[str, Any]:
 
 def write_summary(run: Path, stages: Sequence[PlannedStage]) -> Path:
     """Write summary.json, and gather every version's completions in the run's pool folder."""
-    shutil.rmtree(run / "pool", ignore_errors=True)
-    for stage in stages:
-        completions = stage.output / "completions.parquet"
-        if completions.exists():
-            make_link(run / "pool" / f"{stage.version}.parquet", completions)
+    made = [(stage.version, stage.output / "completions.parquet") for stage in stages]
+    answers = {f"{version}.parquet": completions for version, completions in made if completions.exists()}
+    clear_links(run / "pool", answers)
+    for name, completions in answers.items():
+        make_link(run / "pool" / name, completions)
     path = run / "summary.json"
     write_json(path, summarise(run, stages))
     return path

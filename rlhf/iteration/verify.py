@@ -83,7 +83,7 @@ def _stage_problems(folder: Path, record: Record, digests: FileDigests) -> Seque
 
 def _link_problem(link: Path, run: Path, stages: Sequence[PlannedStage], digests: FileDigests) -> str | None:
     """What a pool holds of a version are that version's answers."""
-    sampled = [stage for stage in stages if (stage.output / ANSWERS).exists()]
+    sampled = [s for s in stages if s.recipe == "rejection_sampling" or (s.output / ANSWERS).exists()]
     targets = {run / "pool" / f"{stage.version}.parquet": stage.output / ANSWERS for stage in sampled}
     targets |= {made: target for stage in stages for made, target in stage.links}
     name, answers = str(link.relative_to(run)), targets.get(link)

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.conversation import Renderer
+from rlhf.errors import InputError
 
 
 def own_end_tokens(model: Any) -> frozenset[int]:
@@ -23,11 +24,12 @@ def say_how_to_stop(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Put end and pad tokens of the training format into a model's config and generation_config, in place.
 
     The ends are those of the chat template and of the tokenizer, then what generation_config named before; a single
-    one is written as a number. A tokenizer without a template brings its own end token alone.
+    one is written as a number. A tokenizer without a template, or with one that `Renderer` refuses, brings its own end
+    token alone.
     """
-    if getattr(tokenizer, "chat_template", None) and tokenizer.pad_token_id is not None:
+    try:
         trained = sorted(Renderer(tokenizer).end_token_ids)
-    else:
+    except InputError:
         trained = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ends = [*trained, *sorted(own_end_tokens(model) - set(trained))]
     found = ends[0] if len(ends) == 1 else ends or None

@@ -35,7 +35,9 @@ from rlhf.sampling.protocol import SamplingParams
 HELD_OUT_SEED = 1_000_003
 """Added to the sampling seed for held-out answers: every evaluation draws with the same numbers, no iteration does."""
 
-HELD_OUT_FIGURES = ("reward", "helpfulness", "safety", "length", "finished_share", "repetition", "kl", "kl_k3")
+HELD_OUT_FIGURES = (
+    "reward", "helpfulness", "safety", "length", "finished_share", "no_room_share", "repetition", "kl", "kl_k3",
+)  # fmt: skip
 
 Stop = Literal["iterations", "patience"] | Limit
 

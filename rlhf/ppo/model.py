@@ -74,7 +74,7 @@ def answer_logprobs(
         model: causal LM of transformers, wrapped or not.
         batch: from `rlhf.ppo.experience.collate`: right padded, so positions need no shift.
         packed: see `pack_batch`; None: the rows are computed as they are padded.
-        temperature: that the answers were drawn at; divides the logits (decision 58).
+        temperature: that the answers were drawn at; divides the logits.
     """
     ids, mask = batch["input_ids"], batch["mask"]
     if packed is not None:

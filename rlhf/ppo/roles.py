@@ -48,8 +48,8 @@ class Roles(Protocol):
         """Called once, before all else: what trains policy and value, its model a `PolicyAndValue` or one alike.
 
         Args:
-            temperature: that answers are drawn at. Policy and reference are their distributions at it, and what is
-                saved says so.
+            temperature: that answers are drawn at. Policy and reference are their distributions at it (decision 58),
+                and what is saved says so.
         """
         ...
 

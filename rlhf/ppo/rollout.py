@@ -28,7 +28,8 @@ from rlhf.sampling.protocol import Sampler, SamplingParams
 class Rollout:
     """One answer. Scores are raw; `reward` is the gate's choice; answer_ids hold the end token where it came.
 
-    `safety` is None without a safety model; `too_long`: a reward model saw it cut.
+    `safety` is None without a safety model; `too_long`: a reward model saw it cut; `no_room`: it is not finished, and
+    shorter than it may be: a context ended it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -40,6 +41,7 @@ class Rollout:
     used_safety: bool
     text: str = ""
     too_long: bool = False
+    no_room: bool = False
 
     @property
     def length(self) -> int:
@@ -88,17 +90,19 @@ def roll_out(
     scored = score_answers(asked, [s.text for s in samples], environment.reward, environment.accelerator)
     rendered = [tuple(ids) for ids in environment.renderer.prompts(conversations) for _ in range(num_samples)]
     whole = environment.reward.too_long != "unfinished"
+    finished = [s.finished and (whole or not bool(cut)) for s, cut in zip(samples, scored.too_long, strict=True)]
     return [
         Rollout(
             prompt_ids,
             sample.token_ids,
-            sample.finished and (whole or not bool(scored.too_long[i])),
+            finished[i],
             float(scored.helpfulness[i]),
             None if scored.safety is None else float(scored.safety[i]),
             float(scored.reward[i]),
             bool(scored.used_safety[i]),
             sample.text,
             bool(scored.too_long[i]),
+            not finished[i] and len(sample.token_ids) < sampling.max_new_tokens,
         )
         for i, (prompt_ids, sample) in enumerate(zip(rendered, samples, strict=True))
     ]
@@ -107,15 +111,16 @@ def roll_out(
 def rollout_figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Means over the rollouts of what doesn't need a model; without a safety model none of safety and the gate.
 
-    `too_long_share`, of answers that a reward model saw cut, is there where it is not 0.
+    `too_long_share`, of answers that a reward model saw cut, and `no_room_share`, of answers that a context ended, are
+    there where they are not 0.
     """
     safety = [r.safety for r in rollouts if r.safety is not None]
-    too_long = fmean(r.too_long for r in rollouts)
+    room = {"too_long_share": fmean(r.too_long for r in rollouts), "no_room_share": fmean(r.no_room for r in rollouts)}
     return {
         "reward": fmean(r.reward for r in rollouts),
         "helpfulness": fmean(r.helpfulness for r in rollouts),
         **({"safety": fmean(safety), "gate_share": fmean(r.used_safety for r in rollouts)} if safety else {}),
-        **({"too_long_share": too_long} if too_long else {}),
+        **{name: share for name, share in room.items() if share},
         "length": fmean(len(r.answer_ids) for r in rollouts),
         "finished_share": fmean(r.finished for r in rollouts),
         "repetition": fmean(repeated_share(r.answer_ids) for r in rollouts),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from rlhf.data.suspicion import MOST_CUT_OFF
+from rlhf.data.suspicion import suspicious_answers
 from rlhf.ppo.config import PPOConfig
 
 Figures = Mapping[str, Any]
@@ -24,6 +24,7 @@ REPETITIVE = 0.2
 FARTHEST_KL = 20.0
 """Nats per answer from the reference on held-out prompts: beyond them a policy has mostly left the language it had."""
 
+HELD_OUT = "its held-out answers"
 LENGTH_CHANGE = 1.5
 """So many times longer or shorter than the starting policy's answers: the reward model likes lengths."""
 
@@ -103,8 +104,8 @@ def suspicious_run(best_iteration: int, metrics: Sequence[Figures]) -> list[str]
         return found
     if (kl := best.get("heldout_kl") or 0.0) > FARTHEST_KL:
         found.append(f"the policy kept is {kl:.1f} nats per answer from the reference; raise beta, or set max_kl")
-    if (finished := best.get("heldout_finished_share")) is not None and finished < 1 - MOST_CUT_OFF:
-        found.append(f"{1 - finished:.0%} of its held-out answers are cut off; raise sampling.max_new_tokens")
+    if (finished := best.get("heldout_finished_share")) is not None:
+        found += suspicious_answers(finished, no_room=best.get("heldout_no_room_share", 0.0), whose=HELD_OUT)
     before, after = evaluations[0].get("heldout_length"), best.get("heldout_length")
     if before and after and not 1 / LENGTH_CHANGE <= after / before <= LENGTH_CHANGE:
         found.append(f"its held-out answers went from {before:.0f} to {after:.0f} tokens")

@@ -187,7 +187,8 @@ def refuse_empty(selection: Selection) -> None:
     if not selection.chosen:
         reasons = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
         raise InputError(
-            f"selection: no answer is left to train on ({reasons}); raise sampling.max_new_tokens or ask for less"
+            f"selection: no answer is left to train on ({reasons}); raise sampling.max_new_tokens, leave out prompts "
+            "that fill the context, or ask for less"
         )
 
 

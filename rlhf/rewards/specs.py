@@ -96,5 +96,15 @@ class RewardSpec:
         """See `rlhf.stage.fields.InputCheck`."""
         return reward_files(**{field: value})
 
+    def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
+        """See `rlhf.stage.fields.MemoryCheck`; an ensemble's members are held side by side."""
+        from rlhf.models.checkpoint.memory import held_bytes, require_memory
+
+        folders = {name: path for name, path in self.inputs(field, value, config).items() if path.is_dir()}
+        if folders:
+            dtype = getattr(config, "dtype", "float32")
+            sizes = {name: held_bytes(path, dtype=dtype) for name, path in folders.items()}
+            require_memory(sizes, processes, trained=False)
+
 
 Reward = Annotated[str, RewardSpec()]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
+from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
 from rlhf.simulation.answers import CAREFUL, CARELESS, IDEAL, PEOPLE, WEB, Voice, answer
 from rlhf.simulation.grammar import (
@@ -160,9 +161,14 @@ def key(messages: Conversation) -> str:
 
 
 def prompt_sets(world: World, mixture: Mixture) -> dict[str, list[Prompt]]:
-    """Prompts named "test", "validation" and "train"; no text occurs twice. Deterministic given the world's seed."""
+    """Prompts named "test", "validation" and "train"; no text occurs twice. Deterministic given the world's seed.
+
+    A dialogue of one set begins with no question that opens one of another: they are split by the first user's message
+    (`rlhf.data.splitting`), and what is measured on one set was not trained on in another.
+    """
     author = Author(world, "prompts")
     seen: set[str] = set()
+    opened: dict[str, str] = {}  # first user's message -> the set that has it
     sets: dict[str, list[Prompt]] = {}
     sizes = {"test": mixture.test_prompts, "validation": mixture.validation_prompts, "train": mixture.train_prompts}
     for name, size in sizes.items():
@@ -178,11 +184,12 @@ def prompt_sets(world: World, mixture: Mixture) -> dict[str, list[Prompt]]:
                 weights = BORDERLINE if author.rng.random() < borderline else UNSAFE
             kind = _draw(weights, author.rng)
             messages = author.ask(kind)
-            if key(messages) in seen:
+            if key(messages) in seen or opened.get(first_turn(messages), name) != name:
                 failed += 1
                 continue
             failed = 0
             seen.add(key(messages))
+            opened[first_turn(messages)] = name
             rows.append(Prompt(f"{name}-{len(rows):05d}", messages, domain, f"simulation/{kind}"))
         sets[name] = rows
     return sets

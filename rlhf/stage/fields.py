@@ -47,6 +47,20 @@ class InputCheck(Protocol):
         ...
 
 
+@runtime_checkable
+class MemoryCheck(Protocol):
+    """An `InputCheck` of what is loaded whole: it knows what that takes at least."""
+
+    def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
+        """InputError where that is more than a process has.
+
+        Args:
+            field, value, config: as of `InputCheck.inputs`.
+            processes: the accelerator of the launch.
+        """
+        ...
+
+
 class ExistingPath:
     """A file or folder that must exist; all of it, or one file in it, is read."""
 
@@ -73,6 +87,12 @@ class InEachRun:
             found |= self.check.inputs(f"{field}.{number}", str(value).replace("{run}", run), config)
         return found
 
+    def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
+        """See `MemoryCheck`."""
+        if isinstance(self.check, MemoryCheck):
+            for number, run in enumerate(config.runs):
+                self.check.require_memory(f"{field}.{number}", str(value).replace("{run}", run), config, processes)
+
 
 InputPath = Annotated[Path, ExistingPath()]
 
@@ -88,6 +108,18 @@ def inputs_of(config: Any) -> dict[str, Path]:
         for check in field.checks:
             found |= check.inputs(field.name, field.value, field.owner)
     return found
+
+
+def require_memory_of(config: Any, processes: Any) -> None:
+    """Ask whether everything that a config's fields name to be loaded fits, each by itself, before anything is.
+
+    Raises:
+        InputError: of the first that certainly does not.
+    """
+    for field in _leaves(config):
+        for check in field.checks:
+            if isinstance(check, MemoryCheck):
+                check.require_memory(field.name, field.value, field.owner, processes)
 
 
 def options_of(config: Any, inputs: Mapping[str, Path]) -> tuple[dict[str, Any], set[str]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from rlhf.configuration import to_dict
 from rlhf.errors import InputError, SuspiciousError
 from rlhf.stage.closing import Closing, closing_lines
-from rlhf.stage.fields import Effect, inputs_of
+from rlhf.stage.fields import Effect, inputs_of, require_memory_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
 
@@ -130,11 +130,14 @@ class Stage:
             kept: kinds of work that the next attempt takes over (`rlhf.stage.kept`).
 
         Raises:
-            InputError: kept work was made in another way, and `--fresh true` is not asked for.
+            InputError: what the config names takes more memory than a process has, or kept work was made in another
+                way, and `--fresh true` is not asked for.
             SuspiciousError: with `--strict true`, where something looks wrong.
         """
         self.processes = processes or _ByRank()
         started = time.time()
+        if processes is not None:
+            require_memory_of(self.config, processes)
         self._together(lambda: self._begin(kept))
         yield self.folder
         self.processes.wait_for_everyone()

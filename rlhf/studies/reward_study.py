@@ -44,7 +44,7 @@ class StudyModel:
         training: margins, weight of the safety labels, lengths and the optimizer.
     """
 
-    policy: Annotated[str, WholeCheckpoint()]
+    policy: Annotated[str, WholeCheckpoint(trained=True)]
     preferences: tuple[DataSource, ...]
     learns: Literal["helpfulness", "safety", "joint"] = "helpfulness"
     other_share: float = 0.0

@@ -20,7 +20,7 @@ from rlhf.data.loading import load_conversations
 from rlhf.evaluation.safety.figures import load_safety_prompts, safety_figures
 from rlhf.finetuning.config import FinetuneStageConfig
 from rlhf.intervals import mean_interval
-from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import InputPath, open_stage
@@ -44,7 +44,7 @@ class SafetyStudyRun(FinetuneStageConfig):
     """One variant of a study on one seed. No {run} is left in its paths."""
 
     fraction: float
-    policy: Checkpoint
+    policy: TrainedCheckpoint
     helpfulness_data: tuple[DataSource, ...]
     safety_data: tuple[DataSource, ...]
     prompts: dict[str, DataSource]

@@ -3,6 +3,9 @@
     <folder>/step-000010/    weights.safetensors  optimizer.pt  random-<rank>.pt  state.json    only ever whole
     <folder>/step-000020/    deepspeed/           random-<rank>.pt  state.json                  the same under DeepSpeed
 
+state.json has the digest of every other file, and its own: what the disk changed is not gone on from. A state whose
+weights or moments are not finite is neither written nor taken up.
+
 A state holds what is trained (frozen weights come from where they came from), the optimizer, the random states of each
 process and what the caller's loop needs (state.json). On the same machine with as many processes the run ends bit for
 bit where it would have ended; with another number of processes the same up to rounding and to what dropout draws. The
@@ -11,11 +14,12 @@ files are for this purpose and this library alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 
 from rlhf.errors import InputError
 from rlhf.metrics import METRICS_FILE, TENSORBOARD_FOLDER
-from rlhf.stage import Kept, Stage, options_of, remove_folder
+from rlhf.stage import Kept, Stage, digest, options_of, remove_folder
+from rlhf.training.finite import require_finite
 from rlhf.training.step import Stepper
 
 RESUME = "resume"
@@ -93,7 +99,13 @@ class Checkpoints:
         Args:
             step: the caller's own count, above that of every state there.
             state: of plain JSON types, the same on every process; floats come back bit for bit.
+
+        Raises:
+            InputError: a weight or a moment is not finite; nothing is written.
         """
+        require_finite(
+            _tensors(self.stepper), f"the state before step {step}", "start again with a lower learning rate"
+        )
         final = self.folder / f"step-{step:06d}"
         partial = final.with_name(final.name + ".partial")
         if self.accelerator.is_main_process:
@@ -105,7 +117,10 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             counters = {name: getattr(self.stepper, name) for name in COUNTERS}
-            (partial / STATE_FILE).write_text(json.dumps({"counters": counters, "state": state}), encoding="utf-8")
+            files = {str(path.relative_to(partial)): digest(path) for path in _files(partial)}
+            content = {"counters": counters, "state": state, "files": files}
+            text = json.dumps(content | {"digest": _digest(content)})
+            (partial / STATE_FILE).write_text(text, encoding="utf-8")
             os.replace(partial, final)
             for old in self._found()[: -self.keep]:
                 remove_folder(old)
@@ -117,15 +132,18 @@ class Checkpoints:
         A process that the run which wrote it did not have keeps its own random state.
 
         Raises:
-            InputError: a file of it cannot be read.
+            InputError: a file of it cannot be read, is not what was written, or holds what is not finite.
         """
         found = self._found()
         if not found:
             return None
         newest = found[-1]
         try:
-            content = json.loads((newest / STATE_FILE).read_text(encoding="utf-8"))
+            content = _read_state(newest)
+            if changed := self._changed_file(newest, content["files"]):
+                raise ValueError(f"{changed} is not what was written")
             _load_training(self.stepper, newest)
+            require_finite(_tensors(self.stepper), newest.name, "it is of no use")
             random_file = newest / f"random-{self.accelerator.process_index}.pt"
             if random_file.exists():
                 _set_random_state(torch.load(random_file, weights_only=True))
@@ -138,12 +156,53 @@ class Checkpoints:
         state: dict[str, Any] = content["state"]
         return state
 
+    def _changed_file(self, folder: Path, files: Mapping[str, str]) -> str | None:
+        """The file that is not as it was written, the same on every process; the main one reads them all."""
+        changed = None
+        if self.accelerator.is_main_process:
+            present = {str(path.relative_to(folder)) for path in _files(folder)}
+            wrong = (name for name in files if name not in present or digest(folder / name) != files[name])
+            changed = next(wrong, None)
+        if self.accelerator.num_processes > 1:
+            said = [changed]
+            broadcast_object_list(said)
+            changed = said[0]
+        return changed
+
     def kept(self) -> list[dict[str, Any]]:
         """What `save` was given for each state that is there, the oldest first."""
-        return [json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["state"] for path in self._found()]
+        return [_read_state(path)["state"] for path in self._found()]
 
     def _found(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if not path.name.endswith(".partial"))
+
+
+def _files(folder: Path) -> list[Path]:
+    """All of a state's, without state.json."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STATE_FILE)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """{counters, state, files}; ValueError where it is not what was written."""
+    content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    written = content.pop("digest", None)
+    if written is None and "files" not in content:  # of an earlier release
+        return content | {"files": {}}
+    if written != _digest(content):
+        raise ValueError(f"{STATE_FILE} is not what was written")
+    return content
+
+
+def _tensors(stepper: Stepper) -> Iterator[tuple[str, torch.Tensor]]:
+    """What is trained, and the optimizer's moments where it is not divided."""
+    yield from _trained(stepper)
+    if not stepper.deepspeed:
+        for number, moments in stepper.optimizer.state_dict()["state"].items():
+            yield from ((f"{name} {number}", value) for name, value in moments.items() if torch.is_tensor(value))
 
 
 def _save_training(stepper: Stepper, folder: Path, accelerator: Accelerator) -> None:

@@ -140,6 +140,19 @@ class FakeRun:
         output, errors = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
+    def run_by_hand(self, name: str, *options: str) -> None:
+        """Run a stage without the driver, with its options and more."""
+        given = [
+            "--config",
+            str(self.here / f"{name}.yaml"),
+            "--output",
+            str(self.here / "run" / name),
+            "--reads",
+            "[]",
+        ]
+        environment = os.environ | {"TRACE": str(self.here / "trace"), "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, str(self.here / "fake.py"), *given, *options], env=environment, check=True)
+
     def traced(self, word: str = "start") -> list[str]:
         """Names of the stages in the order in which they started (or ended)."""
         return [line.split()[1] for line in self._trace() if line.startswith(word)]

@@ -78,6 +78,24 @@ def test_a_missing_or_foreign_folder(diamond: FakeRun) -> None:
     assert (diamond.here / "run" / "e").exists()
 
 
+def test_a_folder_of_the_user_s_in_a_known_stage_s_place_stands(fake_run: FakeRun) -> None:
+    fake_run.add("a", text="A")
+    assert fake_run.drive().returncode == 0
+    folder = fake_run.here / "run" / "a"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "thesis").write_text("years of work")
+    refused = fake_run.drive()
+    assert refused.returncode == 1 and f"{folder} has no stage.json, so no stage made it" in refused.stderr
+    assert (folder / "thesis").read_text() == "years of work"
+
+    shutil.rmtree(folder)
+    fake_run.run_by_hand("a", "--text", "mine")
+    refused = fake_run.drive()
+    assert refused.returncode == 1 and f"{folder} was made by hand with other options" in refused.stderr
+    assert fake_run.results() == {"a/out.txt": "mine 0 "}
+
+
 @pytest.mark.parametrize("kind", ["link", "foreign", "file"])
 def test_what_lies_where_a_stage_is_written_first_is_not_removed(fake_run: FakeRun, tmp_path: Path, kind: str) -> None:
     fake_run.add("a", text="A")

@@ -49,6 +49,14 @@ class Shy(Annotator):
         yield from list(super().judge(pairs))[:-2]
 
 
+class Undecided(Annotator):
+    """Skips every pair."""
+
+    def judge(self, pairs: Iterable[Pair]) -> Iterator[Judgement]:
+        for pair in pairs:
+            yield Judgement(pair.id, self.name, None, skipped="cannot tell")
+
+
 def shortness(conversations: list[Any]) -> torch.Tensor:
     """A reward: the fewer characters the better."""
     return torch.tensor([-float(len(conversation[-1]["content"])) for conversation in conversations])
@@ -132,6 +140,13 @@ def test_killed_it_goes_on_and_nothing_doubles(options: dict[str, Any], tmp_path
     assert (tmp_path / "log").read_text().split() == ids, "every pair was judged once, in the order of the draws"
     found = rows(options["output"])
     assert [row["id"] for part in ("train", "test") for row in found[part]] == ids
+
+
+def test_a_batch_in_which_nobody_chose_is_refused(recipe: ModuleType, options: dict[str, Any]) -> None:
+    options["annotator"] = "test_collect_preferences:Undecided"
+    with pytest.raises(InputError, match="Undecided chose an answer in none of the pairs to train on"):
+        collect(recipe, options)
+    assert not options["output"].exists() and not list(options["output"].parent.glob("out.partial/preferences_*"))
 
 
 def test_an_unfinished_batch_is_said_and_what_there_is_stays(

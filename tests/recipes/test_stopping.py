@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from transformers import (
 
 from rlhf.configuration import parse_config
 from rlhf.conversation import Renderer
+from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.sampling.in_process import InProcessSampler
@@ -59,13 +62,19 @@ def base(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     return folder
 
 
-def test_plain_generate_stops_after_sft(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", ["of the base", "added"])
+def test_plain_generate_stops_after_sft(tokens: str, base: Path, tiny_policy_path: Path, tmp_path: Path) -> None:
+    """Also where the template's tokens are new to the tokenizer, and their embeddings to the model."""
     rows = [
         {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "mora"}]}
         for text in SENTENCES
     ]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
     options = {"output": tmp_path / "sft", "policy": base, "data": tmp_path / "chats.jsonl", "heldout_share": 0}
+    if tokens == "added":
+        (tmp_path / "chatml.jinja").write_text(CHATML)
+        options |= {"policy": tiny_policy_path, "chat_template": tmp_path / "chatml.jinja"}
+        options |= {"new_tokens": json.dumps(["<|im_start|>", "<|im_end|>"])}
     options |= {f"finetuning.optimizer.{k}": v for k, v in {"learning_rate": 0.02, "epochs": 6}.items()}
     options |= {f"finetuning.optimizer.{k}": 16 for k in ("batch_size", "micro_batch_size")}
     sft.main(parse_config(sft.SftConfig, [part for k, v in options.items() for part in (f"--{k}", str(v))]))
@@ -82,6 +91,62 @@ def test_plain_generate_stops_after_sft(base: Path, tmp_path: Path) -> None:
         )
         stopped += model.generate(**prompt)[0, -1].item() == end
     assert stopped == len(SENTENCES) == 20
+
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = {
+    "sft": {"data": "chats.jsonl"},
+    "dpo": {"preferences": "pairs.jsonl"},
+    "helpfulness_reward": {"preferences": "pairs.jsonl"},
+    "rejection_sampling": {"prompts": "chats.jsonl", "helpfulness": "rlhf.rewards.examples:Brevity"},
+    "ppo": {
+        "prompts": "chats.jsonl",
+        "validation_prompts": "chats.jsonl",
+        "helpfulness": "rlhf.rewards.examples:Brevity",
+        "sampling.max_new_tokens": "8",
+    },
+    "ghost_attention": {"dialogues": "talks.jsonl"},
+    "context_distillation": {
+        "prompts": "asks.jsonl",
+        "safety": "rlhf.rewards.examples:Brevity",
+        "categories": str(ROOT / "recipes/configs/embedded/risk_categories.jsonl"),
+    },
+    "collect_preferences": {
+        "prompts": "chats.jsonl",
+        "test_prompts": "chats.jsonl",
+        "annotator": "proxy",
+        "annotator_options": json.dumps({"reward": "rlhf.rewards.examples:Brevity"}),
+    },
+    "evaluate": {"prompts": "chats.jsonl", "name": "p"},
+}
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_a_template_whose_end_is_no_token_is_refused_by_every_recipe(
+    recipe: str, tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ChatML on a base whose tokenizer lacks its tokens; nothing is drawn or trained."""
+    monkeypatch.chdir(tmp_path)
+    policy = shutil.copytree(tiny_policy_path, tmp_path / "policy")
+    (policy / "chat_template.jinja").write_text(CHATML)
+    question = {"role": "user", "content": "what is mora ?"}
+    answer = {"role": "assistant", "content": "sure"}
+    rows = {"chats": {"prompt": "what is mora ?", "completion": "sure"}, "talks": {"messages": [question, answer] * 2}}
+    rows["asks"] = {"id": "1", "messages": [question], "domain": "safety"}
+    rows["pairs"] = {"prompt": "what is mora ?", "chosen": "sure", "rejected": "no"}
+    for name, row in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * (1 if name == "asks" else 8))
+    options = {"output": "out", "policy": str(policy), **RECIPES[recipe]}
+    options |= {"fine_tune_from": str(policy)} if recipe == "rejection_sampling" else {}
+    monkeypatch.syspath_prepend(str(next((ROOT / "recipes").rglob(f"{recipe}.py")).parent))
+    module = importlib.import_module(recipe)
+    config_class = next(
+        value for name, value in vars(module).items() if name.endswith("Config") and value.__module__ == recipe
+    )
+    config = parse_config(config_class, [part for name, value in options.items() for part in (f"--{name}", value)])
+    with pytest.raises(InputError, match=r"tokenizer: its chat template ends an answer with '<\|im_end\|>'"):
+        module.main(config)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.partial/samples/*.jsonl"))
 
 
 def test_a_list_of_end_tokens_is_read_where_answers_are_sampled(tiny_policy_path: Path, tmp_path: Path) -> None:

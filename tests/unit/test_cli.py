@@ -92,6 +92,16 @@ def test_verify_tells_the_pools_links_and_the_summary(run: Path, capsys: pytest.
     assert verify(run, capsys)[1][-2] == "versions is not what the stages' files say"
     summary.write_text("[1")
     assert verify(run, capsys)[0] == 1
+    answers.unlink()
+    said = verify(run, capsys)[1]
+    assert any("pool/v1.parquet: there is no v1/rejection_sampling/completions.parquet" in line for line in said), said
+    answers.write_text("answers")
+    (run / "pool" / "mine.parquet").write_text("mine")
+    assert "pool/mine.parquet belongs to no stage of the plan" in verify(run, capsys)[1]
+    write_summary(run, stages)
+    assert (run / "pool" / "mine.parquet").read_text() == "mine", "what the run did not put there stands"
+    (run / "pool" / "mine.parquet").unlink()
+    summary.write_text("[1")
     Ledger(run / "ledger.jsonl").append("ended", finished=3, stages=3)
     summary.unlink()
     code, said = verify(run, capsys)

@@ -12,13 +12,33 @@ from rlhf.stage import require_files
 
 
 class WholeCheckpoint:
-    """A folder with config, tokenizer and weights, or with an adapter."""
+    """A folder with config, tokenizer and weights, or with an adapter.
+
+    Args:
+        trained: the stage trains it, by the `adapter` and `quantization` of its config; otherwise it is held as it is.
+    """
+
+    def __init__(self, trained: bool = False) -> None:
+        self.trained = trained
 
     def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
         """See `rlhf.stage.fields.InputCheck`."""
         require_files(**{field: value})
         require_checkpoint(value)
         return {field: Path(value)}
+
+    def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
+        """See `rlhf.stage.fields.MemoryCheck`."""
+        from rlhf.models.checkpoint.memory import held_bytes, require_memory, trained_bytes
+
+        settings = config if hasattr(config, "quantization") else getattr(config, "training", config)
+        adapter, quantization = (getattr(settings, name, None) for name in ("adapter", "quantization"))
+        if self.trained:
+            size = trained_bytes(value, adapter=adapter is not None, quantization=quantization)
+        else:
+            dtype = "bfloat16" if adapter is not None else getattr(config, "dtype", "float32")
+            size = held_bytes(value, quantization=quantization, dtype=dtype)
+        require_memory({field: size}, processes, trained=self.trained)
 
 
 class AnsweringPolicy(WholeCheckpoint):
@@ -30,6 +50,11 @@ class AnsweringPolicy(WholeCheckpoint):
             return super().inputs(field, value, config)
         require_files(**{field: value})
         return {field: Path(value)}
+
+    def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
+        """See `rlhf.stage.fields.MemoryCheck`."""
+        if self.trained or getattr(config, "server", None) is None:
+            super().require_memory(field, value, config, processes)
 
 
 class TemplateName:
@@ -50,6 +75,8 @@ class FolderOrHubName:
 
 
 Checkpoint = Annotated[Path, WholeCheckpoint()]
+TrainedCheckpoint = Annotated[Path, WholeCheckpoint(trained=True)]
 Policy = Annotated[Path, AnsweringPolicy()]
+TrainedPolicy = Annotated[Path, AnsweringPolicy(trained=True)]
 ChatTemplate = Annotated[str, TemplateName()]
 LocalOrHubModel = Annotated[str, FolderOrHubName()]

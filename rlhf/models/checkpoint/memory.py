@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.folder import base_folder, weight_shapes
+from rlhf.models.checkpoint.folder import base_folder, base_quantization, is_adapter_checkpoint, weight_shapes
 
 GIB = 2**30
 TRAINED = 16
@@ -39,24 +39,39 @@ def parameters_of(checkpoint: str | os.PathLike[str]) -> int:
     return sum(math.prod(shape) for shape in weight_shapes(base_folder(Path(checkpoint))).values())
 
 
-def require_memory(needs: Mapping[str, float], accelerator: Accelerator) -> None:
+def require_memory(needs: Mapping[str, float], accelerator: Accelerator, *, trained: bool = True) -> None:
     """InputError where the models' weights alone, with what training them takes, are more than there is.
 
     Nothing is said under DeepSpeed, which divides and offloads.
 
     Args:
         needs: role -> bytes, e.g. `TRAINED * parameters_of(policy)`.
+        trained: whether training is what takes it; otherwise holding does.
     """
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None) is not None
     needed, available = sum(needs.values()), available_memory(accelerator)
     if deepspeed or needed <= available:
         return
     roles = ", ".join(f"{role} {size / GIB:.1f}" for role, size in needs.items())
-    raise InputError(
-        f"memory: at least {needed / GIB:.1f} GiB are needed ({roles}), and a process has {available / GIB:.1f}; train "
-        "an adapter (--adapter.r 64; PPO: --roles shared), hold the base in 4 bit (--quantization nf4), or divide the "
-        "weights (ds_configs/accelerate_zero3.yaml)"
+    ways_out = (
+        "train an adapter (--adapter.r 64; PPO: --roles shared), hold the base in 4 bit (--quantization nf4), or "
+        "divide the weights (ds_configs/accelerate_zero3.yaml)"
+        if trained
+        else "start fewer processes, take a machine or GPU that has more, or a smaller model"
     )
+    raise InputError(
+        f"memory: at least {needed / GIB:.1f} GiB are needed ({roles}), and a process has {available / GIB:.1f}; "
+        f"{ways_out}"
+    )
+
+
+def held_bytes(checkpoint: str | os.PathLike[str], *, quantization: str | None = None, dtype: str = "float32") -> float:
+    """What a model that is only run takes at least. An adapter's base may be held in 4 bit or in half precision."""
+    if quantization == "nf4" or (is_adapter_checkpoint(checkpoint) and base_quantization(Path(checkpoint)) == "nf4"):
+        size = NF4
+    else:
+        size = HELD if dtype == "float32" and not is_adapter_checkpoint(checkpoint) else 2
+    return size * parameters_of(checkpoint)
 
 
 def trained_bytes(checkpoint: str | os.PathLike[str], *, adapter: bool, quantization: str | None) -> float:

@@ -12,7 +12,7 @@ from rlhf.data.fields import DataSources
 from rlhf.data.loading import sources_of
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.training.rows import RewardRows, load_reward_rows
@@ -41,7 +41,7 @@ class RewardStageConfig(KeepingConfig):
         training: margins, weight of the safety labels, lengths and the optimizer.
     """
 
-    policy: Checkpoint
+    policy: TrainedCheckpoint
     preferences: DataSources
     other_preferences: DataSources = ()
     other_share: float = 0.0

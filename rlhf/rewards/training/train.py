@@ -25,7 +25,6 @@ from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import base_folder
-from rlhf.models.checkpoint.memory import require_memory, trained_bytes
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
@@ -67,8 +66,6 @@ def train_reward_model(
         InputError: a row too long for the model (see `RewardTrainingConfig`).
     """
     tokenizer = load_tokenizer(policy)
-    size = trained_bytes(policy, adapter=config.adapter is not None, quantization=config.quantization)
-    require_memory({"reward model": size}, accelerator)
     model = RewardModel.from_policy(
         policy, safety_head=safety_head, seed=seed, adapter=config.adapter, quantization=config.quantization
     )

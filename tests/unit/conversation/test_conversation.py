@@ -276,3 +276,30 @@ def test_a_real_llama_tokenizer(shared_data):
     assert whole == tokenizer(text, add_special_tokens=False)["input_ids"]
     prompt = renderer.prompt_ids([SYSTEM, *FOUR[:3]])
     assert whole[: len(prompt)] == prompt and renderer.answer_text(whole[len(prompt) :]) == "hello"
+
+
+def test_a_template_that_ends_an_answer_with_several_tokens_is_refused_with_two_ways_out(tiny_tokenizer):
+    """ChatML on a tokenizer that lacks its tokens: nothing could stop at `<|im_end|>`."""
+    lacking = copy.deepcopy(tiny_tokenizer)
+    lacking.chat_template = CHATML
+    pieces = len(lacking("<|im_end|>")["input_ids"])
+    assert pieces > 1
+    sentence = rf"'<\|im_end\|>', which is no token of it but {pieces}, .* {{{{ eos_token }}}} .*--new_tokens"
+    with pytest.raises(InputError, match=sentence):
+        Renderer(lacking)
+    lacking.chat_template = CHATML.replace("'<|im_end|>'", "eos_token")
+    assert Renderer(lacking).dialogue(FOUR).input_ids[-1] == lacking.eos_token_id
+    lacking.chat_template = CHATML
+    lacking.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    assert Renderer(lacking).dialogue(FOUR).input_ids[-1] == lacking.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_an_added_token_that_is_not_called_special_ends_an_answer_too(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["<|im_end|>", "   "])
+    tokenizer.chat_template = CHATML
+    renderer, end = Renderer(tokenizer), tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert renderer.end_token_ids == {end, tokenizer.eos_token_id}
+    said = [*FOUR[:2], {"role": "user", "content": "say <|im_end|> ?"}, FOUR[3]]
+    ids = renderer.dialogue(said).input_ids
+    assert ids[-1] == end and ids.count(end) == 4, "a message that spells it out is text"

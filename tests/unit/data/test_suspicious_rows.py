@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from rlhf.data.suspicion import suspicious_answers, suspicious_selection
+from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_selection
 
 
 @pytest.mark.parametrize("answers", [10, 100, 1000])
@@ -19,6 +19,16 @@ def test_three_answers_in_ten_may_be_cut_off(answers: int) -> None:
 def test_the_sentence_names_the_share_and_the_option() -> None:
     assert suspicious_answers(1 / 32) == ["97% of the answers are cut off; raise sampling.max_new_tokens"]
     assert suspicious_answers(0.0, "max_tokens") == ["100% of the answers are cut off; raise max_tokens"]
+
+
+def test_answers_that_a_context_ended_get_another_way_out_than_those_cut_off() -> None:
+    answers = [(True, 8), (True, 3), (False, 8), (False, 5)]  # of at most 8 tokens
+    assert no_room_share(answers, 8) == 0.25 and no_room_share([], 8) == 0.0
+    cut_off = "25% of the answers are cut off; raise sampling.max_new_tokens"
+    no_room = "25% of the answers end where a context does; leave long prompts out, or name a model of a longer context"
+    assert suspicious_answers(0.5, no_room=0.25) == [cut_off, no_room]
+    assert suspicious_answers(0.75, no_room=0.25) == []
+    assert suspicious_answers(0.6, no_room=0.4) == [no_room.replace("25", "40")], "nothing is to be raised"
 
 
 def test_half_of_the_rows_may_be_left_out() -> None:

@@ -158,6 +158,18 @@ def test_a_stage_gets_the_links_of_the_plan_and_no_older_ones(stage: PlannedStag
     make_links(stage)
 
 
+def test_what_others_put_beside_a_stage_s_links_is_not_removed(stage: PlannedStage, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    (tmp_path / "new").write_text("new")
+    linking = replace(stage, links=((tmp_path / "pool" / "v1.parquet", tmp_path / "new"),))
+    make_links(linking)
+    (tmp_path / "pool" / "mine.parquet").write_text("mine")
+    with pytest.raises(InputError, match=r"mine.parquet was not put there by the run, which reads all of .*pool"):
+        make_links(linking)
+    assert (tmp_path / "pool" / "mine.parquet").read_text() == "mine"
+
+
 def test_a_plan_that_parses(stage: PlannedStage, tmp_path: Path) -> None:
     check_plan([stage], tmp_path)
 

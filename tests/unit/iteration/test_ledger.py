@@ -135,8 +135,19 @@ def test_decisions(stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.Monk
     assert _decide(stage, key, finished).action == "skip"
     assert _decide(stage, key | {"config": "other"}, finished).reason == "its YAML changed"
     assert _decide(stage, key, finished | {"stage_file": "other"}).action == "adopt", "run again by hand"
-    by_hand = replace(stage, overrides={**stage.overrides, "seed": "5"})
-    assert _decide(by_hand, key, finished | {"stage_file": "other"}).action == "run"
+    other = replace(stage, overrides={**stage.overrides, "seed": "5"})
+    changed = stage_key(other, run, {})
+    command = ["python", "sft.py", *stage.arguments]
+    assert _decide(other, changed, started | {"command": command}).reason == "--seed changed", (
+        "killed before the record"
+    )
+    with pytest.raises(InputError, match="was made by hand with other options"):
+        _decide(other, changed, finished | {"stage_file": "other"})
+    (stage.output / "stage.json").write_text("{")
+    assert _decide(stage, key, finished).reason == "its stage.json cannot be read"
+    (stage.output / "stage.json").unlink()
+    with pytest.raises(InputError, match=r"has no stage.json, so no stage made it"):
+        _decide(stage, key, finished)
 
 
 def test_a_file_that_the_yaml_names_counts_by_its_content(stage: PlannedStage, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_the_gate_chooses_the_reward(tiny_tokenizer) -> None:
     assert figures["reward"] == pytest.approx((1 + 1 + 3 + 3 - 1.8 - 1.8) / 6)
     assert figures["gate_share"] == pytest.approx(4 / 6)
     assert figures["finished_share"] == pytest.approx(5 / 6)
+    assert figures["no_room_share"] == pytest.approx(1 / 6), "of two tokens, and not ended: the context did"
     assert figures["length"] == 2.0
 
 

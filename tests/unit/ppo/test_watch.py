@@ -92,6 +92,11 @@ def test_a_run_at_every_threshold_is_not_suspicious() -> None:
             {"heldout_finished_share": 0.69},
             "31% of its held-out answers are cut off; raise sampling.max_new_tokens",
         ),
+        (
+            {"heldout_finished_share": 0.5, "heldout_no_room_share": 0.5},
+            "50% of its held-out answers end where a context does; leave long prompts out, or name a model of a longer "
+            "context",
+        ),
         ({"heldout_length": 151}, "its held-out answers went from 100 to 151 tokens"),
         ({"heldout_length": 66}, "its held-out answers went from 100 to 66 tokens"),
     ],

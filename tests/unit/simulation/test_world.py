@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.conversation import check_conversation
+from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
 from rlhf.simulation.corpus import Mixture, chat_sets, demonstrations, held_out_keys, key, prompt_sets, web_text
 from rlhf.simulation.gold import GoldScorer
@@ -22,6 +23,8 @@ def test_prompt_sets_are_disjoint_and_complete(seed: int) -> None:
     assert {name: len(rows) for name, rows in sets.items()} == {"test": 200, "validation": 80, "train": 500}
     texts = [key(p.messages) for rows in sets.values() for p in rows]
     assert len(set(texts)) == len(texts)
+    openings = [{first_turn(p.messages) for p in rows} for rows in sets.values()]
+    assert sum(map(len, openings)) == len(set.union(*openings)), "split by the first user's message"
     train = sets["train"]
     assert 0.28 < sum(p.domain == "safety" for p in train) / len(train) < 0.42
     safety_kinds = {p.source.split("/")[1] for p in train if p.domain == "safety"}

@@ -66,6 +66,51 @@ def test_a_state_that_is_cut_off_is_told_and_the_one_before_it_is_left(tmp_path:
     assert again.restore() == {"step": 1}
 
 
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.pt", "random-0.pt", "state.json"])
+def test_a_state_in_which_the_disk_flipped_a_bit_is_not_gone_on_from(tmp_path: Path, file: str) -> None:
+    """A bit in the middle of the numbers: every format reads them as others."""
+    accelerator = make_accelerator(seed=3)
+    stepper = Stepper(Toy(), CONFIG, accelerator)
+    _train(stepper, 1)
+    Checkpoints(tmp_path, stepper, accelerator).save(1, {"beta": 0.25})
+    damaged = tmp_path / "step-000001" / file
+    content = bytearray(damaged.read_bytes())
+    place = content.index(b"0.25") + 3 if file == "state.json" else len(content) - 5
+    if file.endswith(".pt"):  # a number of a tensor in its archive
+        place = (
+            content.index(torch.load(damaged, weights_only=True)["state"][0]["exp_avg"].numpy().tobytes())
+            if (file == "optimizer.pt")
+            else content.index(torch.load(damaged, weights_only=True)["torch"].numpy().tobytes()) + 40
+        )
+    content[place] ^= 1
+    damaged.write_bytes(content)
+    again = Checkpoints(tmp_path, Stepper(Toy(), CONFIG, accelerator), accelerator)
+    with pytest.raises(InputError, match=rf"cannot be read \({file} is not what was written\); remove that folder to "):
+        again.restore()
+
+
+@pytest.mark.parametrize("what", ["weight", "moment"])
+def test_a_state_that_is_not_finite_is_neither_written_nor_taken_up(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = make_accelerator(seed=3)
+    stepper = Stepper(Toy(), CONFIG, accelerator)
+    checkpoints = Checkpoints(tmp_path, stepper, accelerator)
+    _train(stepper, 1)
+    weight = next(p for p in stepper.model.parameters() if p.requires_grad)
+    (weight.data if what == "weight" else stepper.optimizer.state[weight]["exp_avg"])[0, 0] = math.nan
+    with pytest.raises(InputError, match=r"the state before step 1 has values in .* that are not finite; start again"):
+        checkpoints.save(1, {})
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as old:  # as an earlier release wrote it
+        old.setattr("rlhf.training.checkpoints.require_finite", lambda *given: None)
+        checkpoints.save(1, {})
+    with pytest.raises(
+        InputError, match=r"step-000001 cannot be read .*not finite.*remove that folder to start the tr"
+    ):
+        Checkpoints(tmp_path, Stepper(Toy(), CONFIG, accelerator), accelerator).restore()
+
+
 def test_a_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     accelerator = make_accelerator(seed=3)
     stepper = Stepper(Toy(), CONFIG, accelerator)

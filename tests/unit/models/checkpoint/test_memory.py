@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
+import importlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.memory import GIB, TRAINED, parameters_of, require_memory, trained_bytes
 from rlhf.ppo.setup import role_bytes
@@ -47,34 +48,44 @@ def test_only_what_cannot_fit_is_refused() -> None:
     require_memory({"policy": 9.0 * total}, accelerator(deepspeed_plugin=object()))
 
 
-@pytest.mark.parametrize("recipe", ["sft", "helpfulness_reward", "dpo", "ppo"])
-def test_recipes_ask_before_they_load(
-    recipe: str,
-    tiny_policy_path: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+BREVITY = "rlhf.rewards.examples:Brevity"
+RECIPES = {
+    "sft": {"data": "chats.jsonl"},
+    "helpfulness_reward": {"preferences": "pairs.jsonl"},
+    "dpo": {"preferences": "pairs.jsonl"},
+    "ppo": {"prompts": "prompts.jsonl", "validation_prompts": "prompts.jsonl", "sampling.max_new_tokens": "8"}
+    | {"helpfulness": BREVITY},
+    "rejection_sampling": {"prompts": "prompts.jsonl", "helpfulness": BREVITY},
+    "ghost_attention": {"dialogues": "talks.jsonl"},
+    "context_distillation": {"prompts": "prompts.jsonl", "safety": BREVITY}
+    | {"categories": str(ROOT / "recipes/configs/embedded/risk_categories.jsonl")},
+    "collect_preferences": {"prompts": "prompts.jsonl", "test_prompts": "prompts.jsonl", "annotator": "proxy"}
+    | {"annotator_options": json.dumps({"reward": BREVITY})},
+    "temperature_sweep": {"prompts": "prompts.jsonl", "helpfulness": BREVITY},
+    "evaluate": {"prompts": "prompts.jsonl", "name": "p"},
+}
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_recipes_ask_before_anything_is_drawn_or_trained(
+    recipe: str, tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through each recipe's own main, on a machine of one kilobyte."""
-    prompts = '{"id": "1", "messages": [{"role": "user", "content": "what is mora ?"}]}\n'
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(next((ROOT / "recipes").rglob(f"{recipe}.py")).parent))
+    monkeypatch.setattr("rlhf.models.checkpoint.memory.available_memory", lambda accelerator: 1024.0)
+    prompts = '{"id": "1", "messages": [{"role": "user", "content": "what is mora ?"}], "domain": "safety"}\n'
     pair = '{"prompt": "what is mora ?", "chosen": "sure", "rejected": "no"}\n'
     chat = '{"prompt": "what is mora ?", "completion": "sure"}\n'
     for name, text in (("prompts", prompts), ("pairs", pair), ("chats", chat)):
         (tmp_path / f"{name}.jsonl").write_text(text * (1 if name == "prompts" else 8))
-    rewards = "rlhf.rewards.examples:Brevity"
-    asked = {"prompts": "prompts.jsonl", "validation_prompts": "prompts.jsonl", "sampling.max_new_tokens": "8"}
-    options = {
-        "sft": {"data": "chats.jsonl"},
-        "helpfulness_reward": {"preferences": "pairs.jsonl"},
-        "dpo": {"preferences": "pairs.jsonl"},
-        "ppo": {**asked, "helpfulness": rewards},
-    }[recipe]
-    words = ["--output", "out", "--policy", str(tiny_policy_path)]
-    words += [part for name, value in options.items() if value for part in (f"--{name}", value)]
-    monkeypatch.setattr("rlhf.models.checkpoint.memory.available_memory", lambda accelerator: 1024.0)
-    monkeypatch.setattr(sys, "argv", [recipe, *words])
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
-    assert ended.value.code == 2 and "error: memory: at least 0.0 GiB are needed" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    talk = [{"role": role, "content": "sure"} for role in ("user", "assistant") * 2]
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    options = {"output": "out", "policy": str(tiny_policy_path), **RECIPES[recipe]}
+    options |= {"fine_tune_from": str(tiny_policy_path)} if recipe == "rejection_sampling" else {}
+    module = importlib.import_module(recipe)
+    kind = next(v for n, v in vars(module).items() if n.endswith("Config") and v.__module__ == recipe)
+    config = parse_config(kind, [part for name, value in options.items() for part in (f"--{name}", value)])
+    with pytest.raises(InputError, match=r"memory: at least 0\.0 GiB are needed"):
+        module.main(config)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists(), "nothing was drawn"
