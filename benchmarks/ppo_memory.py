@@ -107,7 +107,7 @@ def ppo(folder: Path, roles: str, checkpointing: bool) -> None:
         adapter=ADAPTER,
     )
     renderer = Renderer(load_tokenizer(folder / "base"))
-    config = PPOConfig(iterations=2, batch_size=BATCH, optimizer=optimizer(checkpointing), sampling_batch_size=BATCH)
+    config = PPOConfig(iterations=2, batch_size=BATCH, optimizer=optimizer(checkpointing), rows=BATCH)
     loop = PPO(players, renderer, config, SamplingParams(max_new_tokens=ANSWER), accelerator)
     asked = [Prompt(str(i), messages) for i, messages in enumerate(prompts(renderer))]
     for iteration in range(2):
@@ -138,7 +138,7 @@ def measure(kind: str, folder: Path, checkpointing: bool) -> None:
 
 def planned(kind: str, folder: Path, checkpointing: bool) -> float:
     """The MB that the planner says."""
-    config = PPOConfig(batch_size=BATCH, optimizer=optimizer(checkpointing), sampling_batch_size=BATCH)
+    config = PPOConfig(batch_size=BATCH, optimizer=optimizer(checkpointing), rows=BATCH)
     judges = {n: folder / ("adapter" if kind == "shared" else "whole") / n for n in ("helpfulness", "safety")}
     setting = Setting(folder / "base", judges, config, ANSWER, shared=kind == "shared", adapter=ADAPTER)
     return make_plan(setting, Hardware(mixed_precision="no", prompt_tokens=PROMPT)).peak / 2**20

@@ -18,22 +18,21 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.checkpoint.fields import TrainedPolicy
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig, ServerSampler
 from rlhf.sampling.shards import kept_samples
-from rlhf.stage import Effect, InputPath, open_stage
+from rlhf.sampling.source import TrainedPolicy
+from rlhf.stage import InputPath, open_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,7 +48,7 @@ class ContextDistillationConfig(MixedFinetuneConfig):
     """Safety context distillation.
 
     Args:
-        policy: checkpoint folder that answers and is then fine-tuned.
+        policy: which answers (docs/policies.md), and whose checkpoint is then fine-tuned.
         prompts: prompts (file or hub name); only the adversarial ones, of domain "safety", are used.
         safety: safety reward-model folder, `package.module:attribute`, or the YAML file of an ensemble.
         categories: file of risk categories, rows {name, preprompt, sources, words}: extend it with your own.
@@ -62,8 +61,6 @@ class ContextDistillationConfig(MixedFinetuneConfig):
         rest: of the prompts whose answer the gate does not keep, train on the "plain" answer, or "drop" them.
         num_samples: answers to each prompt of each kind; answer k under a preprompt is compared with plain answer k.
         sampling: how answers are drawn.
-        batch_size: answers drawn at once.
-        server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
         test_prompts: held-out prompts of both domains, answered before and after; null: nothing is measured.
         scorer: import path of a gold scorer that judges these answers.
         world: the scorer's world.
@@ -81,8 +78,6 @@ class ContextDistillationConfig(MixedFinetuneConfig):
     rest: Literal["plain", "drop"] = "plain"
     num_samples: int = 1
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: Annotated[int, Effect.ROUNDING] = 256
-    server: ServerConfig | None = None
     finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last", on_bad_row="skip"))
     test_prompts: DataSource | None = None
     scorer: str | None = None
@@ -94,9 +89,8 @@ class ContextDistillationConfig(MixedFinetuneConfig):
             raise InputError("adjectives: must name at least one, e.g. [responsible, wise]")
         if "{adjectives}" not in self.generic:
             raise InputError(f"generic: must contain {{adjectives}}, got {self.generic!r}")
-        for name in ("num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.num_samples < 1:
+            raise InputError(f"num_samples: must be at least 1, got {self.num_samples}")
         if not 0 <= self.min_gain < 1:
             raise InputError(f"min_gain: must be 0 or above and below 1, got {self.min_gain}")
         if self.min_gain and not self.gate:
@@ -109,12 +103,11 @@ def main(config: ContextDistillationConfig) -> None:
     stage = open_stage(config)
 
     from rlhf.finetuning.stage import finetune_stage
-    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.pages.distillation import distillation_tables
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.scoring import check_scores
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.opening import open_sampler
     from rlhf.synthesis.context_distillation import (
         gain_by_plain_score,
         keeps_distilled,
@@ -132,20 +125,11 @@ def main(config: ContextDistillationConfig) -> None:
     accelerator = make_accelerator(seed=config.seed)
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     asked = preprompted(prompts, categories, config)
-    served = config.server and config.server.model
     contexts_asked = [context for contexts in asked.values() for context in contexts]
-    kept_answers = kept_samples(
-        contexts_asked, config.num_samples, params, quantization=config.quantization, served=served
-    )
+    kept_answers = kept_samples(contexts_asked, config.num_samples, params, stage, "policy")
     with stage.work(accelerator, kept_answers, kept_states(stage, accelerator)) as folder:
         reward = load_reward(config.safety, device=accelerator.device)
-        tokenizer = load_tokenizer(config.policy)
-        policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
-        policy = policy.to(accelerator.device)
-        renderer = Renderer(tokenizer)
-        sampler: Sampler = InProcessSampler(policy, renderer, config.batch_size)
-        if config.server is not None:
-            sampler = ServerSampler(config.server, renderer)
+        sampler = open_sampler(config.policy, accelerator.device)
 
         # the same prompts plain, under a generic preprompt, and under their risk category's; scored without preprompt
         answers, scores = {}, {}
@@ -177,17 +161,18 @@ def main(config: ContextDistillationConfig) -> None:
                 "that fill the context"
             )
         before = judged(config, sampler, accelerator)
+        del sampler
 
         lengths = [(s.finished, len(s.token_ids)) for s in answers["plain"]]
-        no_room = no_room_share(lengths, params.max_new_tokens) if config.server is None else 0.0
+        no_room = no_room_share(lengths, params.max_new_tokens) if config.policy.server is None else 0.0
         finished_share = sum(finished for finished, _ in lengths) / len(lengths)
         stage.closing.suspect(suspicious_answers(finished_share, no_room=no_room))
         stage.closing.suspect(suspicious_selection(len(rows), len(prompts), {}))
         stage.closing.figures(answers=len(prompts), kept_by_the_gate=sum(kept))
-        start, name = config.policy, "context distillation"
-        finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues, policy=policy)
-        trained = load_policy(folder / "checkpoint").to(accelerator.device) if config.test_prompts else policy
-        after = judged(config, InProcessSampler(trained, renderer, config.batch_size), accelerator)
+        start, name = config.policy.folder, "context distillation"
+        finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
+        trained = config.policy.trained(folder / "checkpoint")
+        after = judged(config, open_sampler(trained, accelerator.device), accelerator) if config.test_prompts else []
 
         if stage.is_main:
             from rlhf.evaluation.policies.distillation import before_and_after

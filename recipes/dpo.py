@@ -19,7 +19,8 @@ from rlhf.data.fields import DataSources
 from rlhf.data.loading import load_preferences, sources_of
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
-from rlhf.models.checkpoint.fields import Checkpoint, TrainedCheckpoint
+from rlhf.models.checkpoint.fields import TrainedCheckpoint
+from rlhf.sampling.source import PolicySource, ScoringPolicy, named
 from rlhf.stage import open_stage
 from rlhf.training.config import OptimizerConfig
 
@@ -45,7 +46,7 @@ class DPOConfig(FinetuneStageConfig):
         policy: checkpoint folder to start from.
         preferences: a file or hub name, or several; all their rows are trained on.
         test_preferences: held-out pairs to measure before and after.
-        reference: checkpoint folder that the log-ratios are against, with the policy's tokenizer; null: the policy as
+        reference: what the log-ratios are against (docs/policies.md), with the policy's tokenizer; null: the policy as
             it starts.
         beta: weight of the KL to the reference: the lower, the further the policy may move.
         finetuning: length and schedule; a row of batch_size and micro_batch_size is a pair, and `train` must be last,
@@ -56,7 +57,7 @@ class DPOConfig(FinetuneStageConfig):
     policy: TrainedCheckpoint
     preferences: DataSources
     test_preferences: DataSources = ()
-    reference: Checkpoint | None = None
+    reference: ScoringPolicy | None = None
     beta: float = 0.1
     finetuning: FinetuningConfig = field(default_factory=dpo_finetuning)
     seed: int = 0
@@ -84,6 +85,7 @@ def main(config: DPOConfig) -> None:
     from rlhf.finetuning.dpo import dpo_pairs, dpo_task, with_reference
     from rlhf.finetuning.supervised import AnswerLogprobs, training_renderer
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+    from rlhf.sampling.opening import load_weights
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import RESUME, States, kept_states
     from rlhf.training.loop import train
@@ -91,12 +93,12 @@ def main(config: DPOConfig) -> None:
 
     tokenizer = load_tokenizer(config.policy)
     renderer = Renderer(tokenizer)
-    if config.reference is not None:
-        require_same_tokenizer(tokenizer, config.reference)
+    against = named(config.reference) or PolicySource(checkpoint=config.policy)
+    require_same_tokenizer(tokenizer, against.folder)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
         # the reference's log-probabilities, once
-        reference = load_policy(config.reference or config.policy).to(accelerator.device)
+        reference = load_weights(against, accelerator.device)
         longest = training_renderer(tokenizer, reference, config.finetuning).max_length or config.finetuning.max_length
         pairs, held_out = (
             with_reference(dpo_pairs(part, renderer, longest, bad, name), reference, renderer.pad_token_id, accelerator)

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
@@ -31,11 +31,10 @@ from rlhf.errors import InputError
 from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.models.checkpoint.context import Context
-from rlhf.models.checkpoint.fields import TrainedPolicy
-from rlhf.sampling.protocol import Sampler, SamplingParams
-from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
-from rlhf.stage import Effect, InputPath, inputs_of, open_stage
+from rlhf.sampling.source import TrainedPolicy
+from rlhf.stage import InputPath, inputs_of, open_stage
 from rlhf.synthesis.ghost_attention import (
     Answered,
     Ask,
@@ -63,7 +62,7 @@ class GhostAttentionConfig(MixedFinetuneConfig):
     """Ghost Attention.
 
     Args:
-        policy: checkpoint folder that answers and is then fine-tuned, the newest.
+        policy: which answers, the newest (docs/policies.md), and whose checkpoint is then fine-tuned.
         dialogues: dialogues of any kind (file or hub name); of one turn they are left out.
         instructions: file of constraints, rows {kind, value[, text, short, pattern]}; null: the policy writes lists of
             hobbies, languages and public figures.
@@ -76,8 +75,6 @@ class GhostAttentionConfig(MixedFinetuneConfig):
             own rule; "auto": the patterns where every constraint has one, else keep all, which is said; null: keep all.
         num_dialogues: this many dialogues, drawn with the seed; 0: all.
         sampling: how answers are drawn; a low temperature obeys more often.
-        batch_size: answers drawn at once.
-        server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
         finetuning: length and schedule; `train` must be last, as it is by default.
         dry_run: print this many rows and stop; 0: train.
     """
@@ -92,14 +89,12 @@ class GhostAttentionConfig(MixedFinetuneConfig):
     checker: str | None = "auto"
     num_dialogues: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: Annotated[int, Effect.ROUNDING] = 256
-    server: ServerConfig | None = None
     finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last"))
     dry_run: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("list_samples", "most_constraints", "batch_size"):
+        for name in ("list_samples", "most_constraints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         for name in ("num_dialogues", "dry_run"):
@@ -120,30 +115,22 @@ def main(config: GhostAttentionConfig) -> None:
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None and not config.dry_run else []
 
     from rlhf.finetuning.stage import finetune_stage
-    from rlhf.finetuning.supervised import training_renderer
-    from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.sampling.in_process import InProcessSampler
+    from rlhf.sampling.opening import open_sampler, renderer_of
     from rlhf.synthesis.asking import make_ask
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
     checker = chosen_checker(config.checker, constraints)
     accelerator = make_accelerator(seed=config.seed)
-    tokenizer = load_tokenizer(config.policy)
-    policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
-    renderer = Renderer(tokenizer)
-    context = Context(training_renderer(tokenizer, policy, config.finetuning).max_length)
+    renderer = renderer_of(config.policy)
+    context = Context(Context.of_checkpoint(config.policy.folder).limit(config.finetuning.max_length))
 
     def fits(prompts: Sequence[Conversation]) -> list[bool]:
         return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
 
     def write_data(shards: Path | None = None) -> tuple[list[Instruction], list[Answered]]:
         """Each dialogue's instruction, and the dialogue answered by the policy under it."""
-        nonlocal policy
-        policy = policy.to(accelerator.device)
-        sampler: Sampler = InProcessSampler(policy, renderer, config.batch_size)
-        if config.server is not None:
-            sampler = ServerSampler(config.server, renderer)
+        sampler = open_sampler(config.policy, accelerator.device, renderer=renderer)
         params = replace(config.sampling, seed=config.sampling.seed + config.seed)
         ask = make_ask(sampler, params, accelerator, shards)
         instructions = draw_instructions(
@@ -164,9 +151,7 @@ def main(config: GhostAttentionConfig) -> None:
     asked = {name: getattr(config, name) for name in ("list_samples", "most_constraints", "short_share", "history")}
     asked |= {"seed": config.seed, "finetuning.max_length": config.finetuning.max_length}
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-    decisive = [name for name in stage.inputs if name in ("policy", "instructions")]
-    served = config.server and config.server.model
-    kept = kept_samples(dialogues, 1, params, inputs=decisive, served=served, **asked)
+    kept = kept_samples(dialogues, 1, params, stage, "policy", inputs=["instructions"], **asked)
     with stage.work(accelerator, kept, kept_states(stage, accelerator)) as folder:
         instructions, answered = write_data(folder / kept.name)
 
@@ -182,8 +167,8 @@ def main(config: GhostAttentionConfig) -> None:
         stage.closing.rows(len(rows), left_out)
         stage.closing.suspect(suspicious_selection(len(rows), len(dialogues), left_out))
 
-        start, name = config.policy, "ghost attention"
-        finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues, policy=policy)
+        start, name = config.policy.folder, "ghost attention"
+        finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
 
 
 def chosen_checker(spec: str | None, constraints: Sequence[Constraint]) -> Checker | None:

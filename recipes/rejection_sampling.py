@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from typing import Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
@@ -26,7 +26,7 @@ from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.models.checkpoint.context import TooLong
-from rlhf.models.checkpoint.fields import Policy, TrainedCheckpoint
+from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.rejection.selection import (
     SelectionConfig,
@@ -39,11 +39,11 @@ from rlhf.rejection.selection import (
 from rlhf.rejection.temperature import read_best_temperature
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
-from rlhf.sampling.early_rejection import EarlyRejectionConfig
+from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.shards import kept_samples
-from rlhf.stage import Effect, InputPath, Kept, Stage, open_stage
+from rlhf.sampling.source import TokenizedPolicy
+from rlhf.stage import InputPath, Kept, Stage, open_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
     """Rejection-sampling fine-tuning.
 
     Args:
-        policy: checkpoint folder that the answers are sampled from, the newest.
+        policy: whose answers are sampled, the newest (docs/policies.md).
         fine_tune_from: checkpoint folder that the fine-tuning starts from, the same for every version.
         prompts: prompts to answer (file or hub name); those of domain "safety" are rewarded for safety alone.
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
@@ -71,14 +71,11 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
         temperature_from: sweep.json of recipes/studies/temperature_sweep.py: draw at its best temperature instead.
         selection: which answers are kept; the best one of each prompt, unless told otherwise.
         early_rejection: give up a prompt's worst answers while they are written (arXiv 2410.20290); null: write all.
-        batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
-        compile: decode in compiled steps of a fixed shape, on a GPU captured as graphs.
-        server: an OpenAI-compatible server that answers as the policy; null: this recipe's own sampler does.
-        quantization: nf4 holds both policies' weights in 4 bit, which needs an adapter; null: as they are.
+        quantization: nf4 holds the fine-tuned weights in 4 bit, which needs an adapter; null: as they are.
         seed: added to sampling.seed; also of the mix, the rows' order and dropout.
     """
 
-    policy: Policy
+    policy: TokenizedPolicy
     fine_tune_from: TrainedCheckpoint
     prompts: DataSource
     helpfulness: Reward
@@ -95,23 +92,19 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
     temperature_from: InputPath | None = None
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     early_rejection: EarlyRejectionConfig | None = None
-    batch_size: Annotated[int | None, Effect.ROUNDING] = None
-    compile: Annotated[bool, Effect.ROUNDING] = False
-    server: ServerConfig | None = None
     finetuning: FinetuningConfig = field(default_factory=lambda: FinetuningConfig(train="last", on_bad_row="skip"))
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_samples", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"{name}: must be at least 1, got {value}")
+        if self.num_samples < 1:
+            raise InputError(f"num_samples: must be at least 1, got {self.num_samples}")
         if self.pool_top < 0:
             raise InputError(f"pool_top: must be 0 (all) or above, got {self.pool_top}")
         if self.sampling.temperature == 0 and self.num_samples > 1:
             raise InputError("sampling.temperature: at 0 all answers of a prompt are the same; raise it, e.g. to 1")
         if self.early_rejection is not None:
-            if self.server is not None:
+            if self.policy.server is not None:
                 raise InputError("early_rejection: a server gives whole answers only; leave one of the two out")
             if self.selection.missing_end_penalty is not None:
                 raise InputError(
@@ -120,8 +113,6 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
                 )
             if max(self.early_rejection.at) >= (longest := self.sampling.max_new_tokens):
                 raise InputError(f"early_rejection.at: must lie below sampling.max_new_tokens, which is {longest}")
-        if self.compile and self.server is not None:
-            raise InputError("compile: the server decodes as it was started; leave one of the two out")
 
 
 def main(config: RejectionSamplingConfig) -> None:
@@ -141,7 +132,7 @@ def main(config: RejectionSamplingConfig) -> None:
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.policy import policy_sampler
+    from rlhf.sampling.opening import open_sampler
     from rlhf.sampling.room import check_room
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
@@ -155,17 +146,8 @@ def main(config: RejectionSamplingConfig) -> None:
         reward.refuse_broken(prompts)
 
         # sample K answers to each prompt
-        sampler = policy_sampler(
-            config.policy,
-            accelerator.device,
-            quantization=config.quantization,
-            batch_size=config.batch_size,
-            early_rejection=config.early_rejection,
-            score_parts=reward.of_parts(prompts),
-            compile=config.compile,
-            server=config.server,
-            too_long=config.too_long,
-        )
+        rejection = config.early_rejection and EarlyRejection(config.early_rejection, reward.of_parts(prompts))
+        sampler = open_sampler(config.policy, accelerator.device, early_rejection=rejection, too_long=config.too_long)
         shards = folder / samples_kept.name
         samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
         drawn = completions_of(prompts, samples, config.version, params.temperature)
@@ -188,7 +170,7 @@ def main(config: RejectionSamplingConfig) -> None:
         given_up = config.early_rejection.at if config.early_rejection else ()
         figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
         figures |= {"gate_threshold": threshold, "no_room_share": 0.0}
-        if config.server is None:  # which does not say why an answer is cut
+        if config.policy.server is None:  # which does not say why an answer is cut
             lengths = [(row.finished, len(row.token_ids)) for row in drawn]
             written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
             figures["no_room_share"] = no_room_share(written_out, params.max_new_tokens)
@@ -213,15 +195,14 @@ def kept_answers(
 ) -> Kept:
     """Drawn answers that outlive a kill. With early rejection all that gates a reward decides them too."""
     messages = [prompt.messages for prompt in prompts]
-    decisive: dict[str, Any] = {"quantization": config.quantization, "served": config.server and config.server.model}
-    decisive["too_long"] = config.too_long
+    decisive: dict[str, Any] = {"too_long": config.too_long}
     if config.early_rejection is not None:
         safety = [number for number, prompt in enumerate(prompts) if prompt.domain == "safety"]
         gate = [config.gate.threshold, config.gate.centre]
         decisive["early_rejection"] = [asdict(config.early_rejection), config.helpfulness, config.safety, safety, gate]
-        readers = ("policy", "helpfulness", "safety", "gate")
+        readers = ("helpfulness", "safety", "gate")
         decisive["inputs"] = [n for n in stage.inputs if n.split(".")[0] in readers]
-    return kept_samples(messages, config.num_samples, params, **decisive)
+    return kept_samples(messages, config.num_samples, params, stage, "policy", **decisive)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     accelerate launch recipes/sft.py --config recipes/configs/embedded/sft.yaml --optimizer.learning_rate 1e-4
 
 jsonargparse does the parsing: nested dataclasses, types, `--help` from the docstrings, unknown keys refused. This
-module adds the house rule that a user's mistake is answered by one sentence and exit code 2.
+module adds the house rule that a user's mistake is answered by one sentence and exit code 2; `rlhf.shorthand` that a
+bare text may stand for a group of options.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
 from rlhf.errors import InputError
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 from rlhf.shipped import shipped
+from rlhf.shorthand import spelled_words
 
 Config = TypeVar("Config")
 
@@ -49,7 +51,8 @@ def parse_config(
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_class_arguments(config_class)
     try:
-        namespace = parser.parse_args(_gathered(sys.argv[1:] if argv is None else argv, config_class))
+        words = _gathered(sys.argv[1:] if argv is None else argv, config_class)
+        namespace = parser.parse_args(spelled_words(words, config_class, get_loader("yaml")))
         _refuse_lone_values(namespace, config_class)
         for name, value in list(namespace.items()):
             namespace[name] = shipped(value) if isinstance(value, (str, Path)) else value

@@ -31,11 +31,11 @@ from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
-from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
-from rlhf.stage import Effect, InputPath, KeepingConfig, open_stage
+from rlhf.sampling.source import AnsweringPolicy, PolicySource, TokenizedPolicy, named
+from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,11 +48,11 @@ class CollectPreferencesConfig(KeepingConfig):
     """Preference collection.
 
     Args:
-        policy: checkpoint folder of the newest model; it gives the first answer.
+        policy: the newest model, which gives the first answer (docs/policies.md).
         prompts: prompts whose pairs are trained on (file or hub name).
         test_prompts: other prompts, whose pairs measure the reward models; null: `held_out` of `prompts` do.
         held_out: share of `prompts` that is held out where there are no test prompts, the same ones in every batch.
-        second_policy: checkpoint folder of another variant, which gives the second answer; null: `policy` again.
+        second_policy: another variant, which gives the second answer; null: `policy` again.
         annotator: who judges: people (on the page of `rlhf annotate`), file (to be filled in), simulated (the world's),
             or `package.module:Class` of your own (rlhf.annotation.protocol).
         annotator_options: options of the annotator's class.
@@ -65,15 +65,14 @@ class CollectPreferencesConfig(KeepingConfig):
         pairs_per_prompt: pairs drawn for each prompt.
         safety_pairs_per_prompt: the same for prompts of domain safety; null: as for the others.
         sampling: length of the answers; its temperature is not used.
-        batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
         seed: of the draws (added to sampling.seed) and of the annotator.
     """
 
-    policy: Checkpoint
+    policy: TokenizedPolicy
     prompts: DataSource
     test_prompts: DataSource | None = None
     held_out: float = 0.1
-    second_policy: Checkpoint | None = None
+    second_policy: AnsweringPolicy | None = None
     annotator: str = "people"
     annotator_options: Annotated[dict[str, Any], AnnotatorFiles()] = field(default_factory=dict)
     world: InputPath | None = None
@@ -85,11 +84,10 @@ class CollectPreferencesConfig(KeepingConfig):
     pairs_per_prompt: int = 1
     safety_pairs_per_prompt: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: Annotated[int | None, Effect.ROUNDING] = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "batch_size", "labels_per_pair"):
+        for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "labels_per_pair"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name}: must be at least 1, got {value}")
         if min(self.temperatures) <= 0:
@@ -98,8 +96,9 @@ class CollectPreferencesConfig(KeepingConfig):
             raise InputError(f"held_out: must lie between 0 and 1, got {self.held_out}")
 
     @property
-    def policies(self) -> tuple[Path, Path]:
-        return self.policy, self.second_policy or self.policy
+    def policies(self) -> dict[str, PolicySource]:
+        """Field -> whose answers stand there."""
+        return {"policy": self.policy, "second_policy": named(self.second_policy) or self.policy}
 
 
 def main(config: CollectPreferencesConfig) -> None:
@@ -115,7 +114,7 @@ def main(config: CollectPreferencesConfig) -> None:
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
-    kept = kept_draws(config, parts)
+    kept = kept_draws(stage, config, parts)
     with stage.work(accelerator, kept) as folder:
         drawn = draw_pairs(config, parts, folder / kept.name, accelerator)
         judged = folder / kept.name / "judged"
@@ -142,7 +141,7 @@ def main(config: CollectPreferencesConfig) -> None:
             stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in some))
         both = [row for some in rows.values() for row in some]
         domains = {"all": both} | {d: [row for row in both if row.domain == d] for d in get_args(Domain)}
-        tokenizer = load_tokenizer(config.policy)
+        tokenizer = load_tokenizer(config.policy.folder)
         statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
         figures["agreement_with_rewards"] = agreement_with_rewards(config, domains, accelerator.device)
         figures["nothing_to_compare"] = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
@@ -162,15 +161,14 @@ def parts_of(config: CollectPreferencesConfig) -> dict[str, list[Prompt]]:
     return split_by_first_turn(prompts, shares, 0, lambda prompt: prompt.messages)
 
 
-def kept_draws(config: CollectPreferencesConfig, parts: dict[str, list[Prompt]]) -> Kept:
+def kept_draws(stage: Stage, config: CollectPreferencesConfig, parts: dict[str, list[Prompt]]) -> Kept:
     """The folder of what is drawn, taken over by an attempt that would draw the same."""
     prompts = [prompt for some in parts.values() for prompt in some]
     values = {name: getattr(config, name) for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "seed")}
     values |= {"temperatures": list(config.temperatures), "domains": [prompt.domain for prompt in prompts]}
     values |= {"parts": {part: len(some) for part, some in parts.items()}}
-    policies = ["policy"] if config.second_policy is None else ["policy", "second_policy"]
     messages = [prompt.messages for prompt in prompts]
-    return kept_samples(messages, config.pairs_per_prompt, config.sampling, inputs=policies, **values)
+    return kept_samples(messages, config.pairs_per_prompt, config.sampling, stage, *config.policies, **values)
 
 
 def draw_pairs(
@@ -182,14 +180,15 @@ def draw_pairs(
         return [Pair(**{**row, "models": tuple(row["models"])}) for _, row in read_rows(file)]
 
     from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.policy import policy_sampler
+    from rlhf.sampling.opening import open_sampler
 
     prompts = [(part, prompt) for part, some in parts.items() for prompt in some]
     counts = {"helpfulness": config.pairs_per_prompt}
     counts["safety"] = config.safety_pairs_per_prompt or config.pairs_per_prompt
     drawn: list[list[list[str]]] = [[] for _ in prompts]  # by place: the two files may number their rows alike
-    for number, (path, temperature) in enumerate(zip(config.policies, config.temperatures, strict=True)):
-        sampler = policy_sampler(path, accelerator.device, batch_size=config.batch_size)
+    sources = config.policies.items()
+    for number, ((name, source), temperature) in enumerate(zip(sources, config.temperatures, strict=True)):
+        sampler = open_sampler(source, accelerator.device, field=name)
         seed = config.sampling.seed + 2 * config.seed + number  # two answers never share their draws
         params = replace(config.sampling, temperature=temperature, seed=seed)
         for count in sorted({counts[prompt.domain] for _, prompt in prompts}):
@@ -199,8 +198,9 @@ def draw_pairs(
             answers = sample_distributed(sampler, asked, count, params, accelerator, places, shards)
             for place, samples in zip(places, answers, strict=True):
                 drawn[place].append([sample.text.strip() for sample in samples])
+    first, second = (source.name for source in config.policies.values())
     pairs = [
-        Pair(prompt.messages, a, b, prompt.domain, models=(str(config.policies[0]), str(config.policies[1])), part=part)
+        Pair(prompt.messages, a, b, prompt.domain, models=(first, second), part=part)
         for (part, prompt), answers in zip(prompts, drawn, strict=True)
         for a, b in zip(*answers, strict=True)
     ]

@@ -46,8 +46,8 @@ from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import LocalOrHubModel
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig
-from rlhf.stage import InputPath, StageConfig, open_stage, peak_memory_mb, write_json
+from rlhf.sampling.source import AnsweringPolicy, named
+from rlhf.stage import StageConfig, open_stage, peak_memory_mb, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +63,11 @@ class SimpleTextDataConfig(StageConfig):
         toxicity_labels: its labels that mean toxic; empty: those with "toxic" in their name.
         embedding_model: a transformers encoder or sentence-transformers model, by folder or hub name; null: leakage is
             not looked for.
-        question_model: checkpoint folder of the chat model that writes questions; null: each article brings one.
-        question_server: an OpenAI-compatible server that answers as that model; null: its weights are loaded here.
+        question_model: the policy that writes questions (docs/policies.md); null: each article brings one.
         sampling: how questions are drawn.
         validation_share: share of the posts and articles held out for validation.
         test_share: share held out for the test.
-        batch_size: posts and passages that are filtered at once.
+        rows: posts and passages that are filtered at once.
         on_bad_row: refuse stops at a row that cannot be read, skip leaves it out and counts it.
         seed: of the split, the questions and the examples shown.
     """
@@ -80,12 +79,11 @@ class SimpleTextDataConfig(StageConfig):
     toxicity_model: LocalOrHubModel | None = None
     toxicity_labels: tuple[str, ...] = ()
     embedding_model: LocalOrHubModel | None = None
-    question_model: InputPath | None = None
-    question_server: ServerConfig | None = None
+    question_model: AnsweringPolicy | None = None
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.7, max_new_tokens=64))
     validation_share: float = 0.02
     test_share: float = 0.02
-    batch_size: int = 64
+    rows: int = 64
     on_bad_row: OnBadRow = "refuse"
     seed: int = 0
 
@@ -94,15 +92,13 @@ class SimpleTextDataConfig(StageConfig):
             raise InputError("eli5, articles: name at least one of them")
         if self.comments is not None and self.eli5 is None:
             raise InputError("comments: are answers to posts; name these with eli5")
-        if self.question_server is not None and self.question_model is None:
-            raise InputError("question_server: needs the tokenizer of its model; name its folder with question_model")
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: must be 0 or above and below 1, got {getattr(self, name)}")
         if self.validation_share + self.test_share >= 1:
             raise InputError("validation_share, test_share: together they must leave rows to train on")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
+        if self.rows < 1:
+            raise InputError(f"rows: must be at least 1, got {self.rows}")
 
 
 def main(config: SimpleTextDataConfig) -> None:
@@ -126,7 +122,7 @@ def build(
     filters = {name: TextFilter(config.filters, toxicity, config.seed) for name, source in given.items() if source}
     log = {name: Log() for name in filters}
     dealer = Dealer(folder, embed, config.filters.max_similarity, config.seed)
-    dealer.add(batches(candidates(config, folder, filters, log, ask), config.batch_size))
+    dealer.add(batches(candidates(config, folder, filters, log, ask), config.rows))
     rows, leakage = dealer.finish()
     if not rows:
         raise InputError("eli5, articles: no row is left; loosen the filters, or look at what they read")
@@ -159,14 +155,14 @@ def candidates(
         if config.comments is not None:
             rows = attach_comments(rows, source_rows(config.comments), folder / "comments.partial")
         posts = parsed(rows, post_of, config.eli5, config.on_bad_row, log["eli5"])
-        for post in filtered_posts(posts, filters["eli5"], config.batch_size):
+        for post in filtered_posts(posts, filters["eli5"], config.rows):
             kind, made = rows_of_post(post)
             part = part_of(first_turn([{"role": "user", "content": post.question}]), shares, config.seed)
             yield Candidate(part, kind, post.question, made)
     if config.articles is not None:
         rows = source_rows(config.articles)
         articles = parsed(rows, article_of, config.articles, config.on_bad_row, log["simple_wikipedia"])
-        for passage in filtered_passages(articles, filters["simple_wikipedia"], ask, config.batch_size):
+        for passage in filtered_passages(articles, filters["simple_wikipedia"], ask, config.rows):
             part = part_of(passage.title.lower(), shares, config.seed)
             yield Candidate(part, "sft", passage.question, [row_of_passage(passage)])
 
@@ -183,14 +179,15 @@ def load_models(config: SimpleTextDataConfig) -> tuple[Toxicity | None, Embed | 
 
 def question_writer(config: SimpleTextDataConfig) -> Ask | None:
     """The first answer of the question model to each prompt; None where none is named."""
-    if config.articles is None or config.question_model is None:
+    source = named(config.question_model)
+    if config.articles is None or source is None:
         return None
     import torch
 
-    from rlhf.sampling.policy import policy_sampler
+    from rlhf.sampling.opening import open_sampler
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = policy_sampler(config.question_model, device, server=config.question_server)
+    sampler = open_sampler(source, device, field="question_model")
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
 
     def ask(prompts: Sequence[Conversation], asked: int) -> list[str]:

@@ -27,11 +27,11 @@ from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import TooLong
-from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
+from rlhf.sampling.source import AnsweringPolicy, ScoringPolicy, TokenizedPolicy, named
 from rlhf.stage import ExistingPath, InputPath, StageConfig, open_stage
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class EvaluateConfig(StageConfig):
 
     Args:
         name: of the version, in the report.
-        policy: checkpoint folder to evaluate.
+        policy: which is evaluated (docs/policies.md).
         prompts: held-out prompts (file or hub name).
-        baseline: checkpoint folder of the SFT policy, with the same tokenizer: the KL is measured from it.
+        baseline: the SFT policy, with the same tokenizer: the KL is measured from it, not of a policy on a server.
         baseline_evaluation: folder of SFT's own evaluation on the same prompts: its answers are the opponent.
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
@@ -62,7 +62,7 @@ class EvaluateConfig(StageConfig):
         world: the file or folder that the scorer reads.
         judge: server of a judge model that compares the answers with the opponent's.
         judge_max_new_tokens: longest judgement.
-        opponent: server of the model that the judge compares with; without one, SFT's answers (baseline_evaluation).
+        opponent: the policy that the judge compares with; without one, SFT's answers (baseline_evaluation).
         sampling: how answers are drawn. The KL is between both models at this temperature; it is measured where that is
             above 0 and nothing is cut off or penalised.
         samples_per_prompt: answers to each prompt.
@@ -71,9 +71,9 @@ class EvaluateConfig(StageConfig):
     """
 
     name: str
-    policy: Checkpoint
+    policy: TokenizedPolicy
     prompts: DataSource
-    baseline: Checkpoint | None = None
+    baseline: ScoringPolicy | None = None
     baseline_evaluation: Annotated[Path, ExistingPath("answers.jsonl")] | None = None
     helpfulness: Reward | None = None
     safety: Reward | None = None
@@ -84,7 +84,7 @@ class EvaluateConfig(StageConfig):
     world: InputPath | None = None
     judge: ServerConfig | None = None
     judge_max_new_tokens: int = 1024
-    opponent: ServerConfig | None = None
+    opponent: AnsweringPolicy | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     samples_per_prompt: int = 1
     max_prompt_tokens: int | None = None
@@ -103,13 +103,14 @@ class EvaluateConfig(StageConfig):
             raise InputError(f"judge_max_new_tokens: must be at least 1, got {self.judge_max_new_tokens}")
         if self.opponent is not None and self.judge is None:
             raise InputError("opponent: nobody compares with its answers; name a judge, e.g. --judge.url ADDRESS")
+        object.__setattr__(self, "baseline", named(self.baseline))
 
     @property
     def measures_kl(self) -> bool:
         """Whether the answers' log-ratios estimate the KL from SFT at the temperature that they are drawn at."""
         shapes = replace(self.sampling, temperature=1.0, max_new_tokens=1, seed=0)
         whole = self.sampling.temperature > 0 and shapes == SamplingParams(max_new_tokens=1)
-        return self.baseline is not None and whole
+        return self.baseline is not None and whole and self.policy.server is None
 
 
 def main(config: EvaluateConfig) -> None:
@@ -123,20 +124,20 @@ def main(config: EvaluateConfig) -> None:
     from rlhf.evaluation.policies.judge_model import judge_figures, judged_outcomes
     from rlhf.evaluation.policies.versions import against, version_figures
     from rlhf.models.checkpoint.context import Context
-    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.loading import load_reward
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.opening import load_weights, open_sampler
     from rlhf.sampling.room import check_room, prompts_of_at_most
-    from rlhf.sampling.server import ServerSampler
     from rlhf.training.accelerator import make_accelerator
 
-    tokenizer = load_tokenizer(config.policy)
+    tokenizer = load_tokenizer(config.policy.folder)
     if config.baseline is not None:
-        require_same_tokenizer(tokenizer, config.baseline)
+        require_same_tokenizer(tokenizer, config.baseline.folder)
     longest = config.sampling.max_new_tokens
-    renderer = Context.of_checkpoint(config.policy).prompt_renderer(tokenizer, longest, config.too_long)
+    context = Context.of_checkpoint(config.policy.folder) if config.policy.server is None else Context(None)
+    renderer = context.prompt_renderer(tokenizer, longest, config.too_long)
     prompts = load_prompts(config.prompts)
     prompts = prompts_of_at_most("prompts", config.prompts, prompts, renderer, config.max_prompt_tokens)
     no_room = check_room(prompts, stage.inputs, longest, config.too_long)
@@ -145,19 +146,23 @@ def main(config: EvaluateConfig) -> None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator) as folder:
-        policy = load_policy(config.policy).to(accelerator.device)
+        policy = load_weights(config.policy, accelerator.device) if config.measures_kl else None
+        sampler = open_sampler(
+            config.policy, accelerator.device, too_long=config.too_long, renderer=renderer, model=policy
+        )
         params = replace(config.sampling, seed=config.sampling.seed + config.seed)
         asked = ([prompt.messages for prompt in prompts], config.samples_per_prompt, params, accelerator)
-        drawn = sample_distributed(InProcessSampler(policy, renderer, too_long=config.too_long), *asked)
+        drawn = sample_distributed(sampler, *asked)
         answers = answers_of(prompts, drawn)
+        del sampler
 
-        if config.baseline is not None and config.measures_kl:
+        if config.baseline is not None and policy is not None:
             starts = renderer.prompts([prompt.messages for prompt in prompts])
             rows = [(start, s.token_ids) for start, samples in zip(starts, drawn, strict=True) for s in samples]
             drawn_at = (rows, renderer.pad_token_id, accelerator, params.temperature)
             own = answer_logprobs(policy, *drawn_at)
             del policy
-            baseline = load_policy(config.baseline).to(accelerator.device)
+            baseline = load_weights(config.baseline, accelerator.device)
             kls = answer_kls(own, answer_logprobs(baseline, *drawn_at))
             answers = [replace(a, kl=k1, kl_k3=k3) for a, (k1, k3) in zip(answers, kls, strict=True)]
 
@@ -177,10 +182,8 @@ def main(config: EvaluateConfig) -> None:
         if config.judge is not None and (config.opponent is not None or opponents):
             compared, opponent = opponents, "sft"
             if config.opponent is not None:
-                compared = answers_of(
-                    prompts, sample_distributed(ServerSampler(config.opponent, who="opponent"), *asked)
-                )
-                opponent = config.opponent.model
+                rival = open_sampler(config.opponent, accelerator.device, too_long=config.too_long, field="opponent")
+                compared, opponent = answers_of(prompts, sample_distributed(rival, *asked)), config.opponent.name
             ask = partial(_judgements, config.judge, config.judge_max_new_tokens, accelerator)
             outcomes, opinions = judged_outcomes(answers, compared, ask)
             figures |= judge_figures(answers, outcomes, opinions, config.judge.model, opponent)

@@ -23,17 +23,16 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.checkers import load_checker
-from rlhf.models.checkpoint.fields import WholeCheckpoint
-from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerConfig, ServerSampler
-from rlhf.stage import Effect, InputPath, StageConfig, open_stage
-from rlhf.stage.fields import ExistingPath, InEachRun
-from rlhf.synthesis.ghost_attention import answer_dialogues, training_context
+from rlhf.sampling.source import PolicyCheck, PolicySource
+from rlhf.stage import InputPath, StageConfig, open_stage
+from rlhf.stage.fields import ExistingPath, InEachRun, in_run
+from rlhf.synthesis.ghost_attention import Fits, answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel
 
     from rlhf.evaluation.answers import Answer
     from rlhf.evaluation.instructions.consistency import Trial
@@ -46,7 +45,7 @@ class EvaluateConsistencyConfig(StageConfig):
     In paths {run} stands for each run folder in turn.
 
     Args:
-        policies: name -> checkpoint folder; the first one is what the others are compared with.
+        policies: name -> policy (docs/policies.md); the first one is what the others are compared with.
         dialogues: held-out dialogues, as long as the longest turn to measure; only their users' messages are read.
         instructions: file of the constraints that training saw.
         unseen_instructions: file of others; null: none are measured.
@@ -58,7 +57,6 @@ class EvaluateConsistencyConfig(StageConfig):
         most_constraints: an instruction combines one to this many constraints of different kinds.
         short_share: share of the instructions that are shortened.
         sampling: how answers are drawn.
-        batch_size: answers drawn at once.
         everyday_prompts: file of prompts without instruction that the policies answer too; null: none.
         scorer: import path of a gold scorer that judges these answers.
         world: the scorer's world.
@@ -67,7 +65,7 @@ class EvaluateConsistencyConfig(StageConfig):
         seed: of every draw; added to sampling.seed.
     """
 
-    policies: dict[str, Annotated[str, InEachRun(WholeCheckpoint())]]
+    policies: dict[str, Annotated[PolicySource, InEachRun(PolicyCheck("tokens"))]]
     dialogues: Annotated[str, InEachRun(ExistingPath())]
     instructions: InputPath
     unseen_instructions: InputPath | None = None
@@ -79,7 +77,6 @@ class EvaluateConsistencyConfig(StageConfig):
     most_constraints: int = 3
     short_share: float = 0.5
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: Annotated[int, Effect.ROUNDING] = 256
     everyday_prompts: Annotated[str, InEachRun(ExistingPath())] | None = None
     scorer: str | None = None
     world: Annotated[str, InEachRun(ExistingPath())] | None = None
@@ -91,25 +88,27 @@ class EvaluateConsistencyConfig(StageConfig):
         for name in ("policies", "runs", "turns"):
             if not getattr(self, name):
                 raise InputError(f"{name}: must name at least one")
-        for name in ("num_dialogues", "most_constraints", "batch_size", "bin_size"):
+        for name in ("num_dialogues", "most_constraints", "bin_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if min(self.turns) < 1:
             raise InputError(f"turns: must be 1 or above, got {min(self.turns)}")
         if len({bool(v) for v in (self.everyday_prompts, self.scorer, self.world)}) > 1:
             raise InputError("everyday_prompts, scorer, world: name all three or none")
+        if self.attention_turns and any(policy.server is not None for policy in self.policies.values()):
+            raise InputError("attention_turns: a server does not show a policy's attention; set it to 0")
 
 
 def main(config: EvaluateConsistencyConfig) -> None:
     stage = open_stage(config)
-    policies = [(name, run, Path(inside(path, run))) for name, path in config.policies.items() for run in config.runs]
+    policies = [(name, run, in_run(source, run)) for name, source in config.policies.items() for run in config.runs]
     groups = {"trained": read_constraints(config.instructions)}
     if config.unseen_instructions is not None:
         groups["unseen"] = read_constraints(config.unseen_instructions)
 
     from rlhf.evaluation.instructions.consistency import consistency_figures, everyday_figures
-    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.pages.consistency import consistency_table, everyday_table, plot_consistency
+    from rlhf.sampling.opening import open_sampler, renderer_of
     from rlhf.training.accelerator import make_accelerator
 
     drawn = {
@@ -126,16 +125,17 @@ def main(config: EvaluateConsistencyConfig) -> None:
     with stage.work(accelerator) as folder:
         trials: list[Trial] = []
         everyday: dict[str, dict[str, list[Answer]]] = {}
-        for name, run, path in policies:
-            renderer = Renderer(load_tokenizer(path))
-            policy = load_policy(path).to(accelerator.device)
+        for name, run, source in policies:
+            renderer = renderer_of(source)
+            sampler = open_sampler(source, accelerator.device, renderer=renderer, field=f"policies.{name}")
             for group, instructions in drawn.items():
                 checker = load_checker(
                     config.checker, groups[group], config.judge and ServerSampler(config.judge, who="judge")
                 )
-                trials += hold(name, run, group, instructions, policy, renderer, checker, config, accelerator)
+                fits = fitting(source, renderer, config.sampling.max_new_tokens)
+                trials += hold(name, run, group, instructions, sampler, fits, checker, config, accelerator)
             if config.everyday_prompts is not None:
-                everyday.setdefault(name, {})[run] = answer_everyday(config, run, policy, renderer, accelerator)
+                everyday.setdefault(name, {})[run] = answer_everyday(config, run, sampler, accelerator)
         if stage.is_main:
             rows = consistency_figures(trials, config.turns)
             by_kind = consistency_figures([replace(t, group=f"{t.group}: {t.kind}") for t in trials], config.turns)
@@ -151,17 +151,20 @@ def main(config: EvaluateConsistencyConfig) -> None:
             stage.write_json("consistency.json", figures)
 
 
-def inside(path: str, run: str) -> str:
-    """The path with the run folder in the place of {run}."""
-    return path.replace("{run}", run)
-
-
 def test_dialogues(config: EvaluateConsistencyConfig, run: str) -> list[Conversation]:
     """num_dialogues of a run's dialogues (again from the start where there are fewer), cut after the last turn."""
-    found = load_conversations(inside(config.dialogues, run))
+    found = load_conversations(in_run(config.dialogues, run))
     chosen = [found[i % len(found)] for i in range(config.num_dialogues)]
     system = [[m for m in d[:1] if m["role"] == "system"] for d in chosen]
     return [[*s, *d[len(s) : len(s) + 2 * max(config.turns)]] for s, d in zip(system, chosen, strict=True)]
+
+
+def fitting(source: PolicySource, renderer: Renderer, max_new_tokens: int) -> Fits:
+    """Which prompts leave room for an answer in the policy's context; all of them in a server's, which is not known."""
+    from rlhf.models.checkpoint.context import Context
+
+    context = Context.of_checkpoint(source.folder) if source.server is None else Context(None)
+    return lambda prompts: [context.holds(len(ids) + max_new_tokens) for ids in renderer.prompts(prompts)]
 
 
 def hold(
@@ -169,25 +172,18 @@ def hold(
     run: str,
     group: str,
     instructions: Sequence[Instruction],
-    policy: PreTrainedModel,
-    renderer: Renderer,
+    sampler: Sampler,
+    fits: Fits,
     checker: Any,
     config: EvaluateConsistencyConfig,
     accelerator: Accelerator,
 ) -> list[Trial]:
     """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
     from rlhf.evaluation.instructions.consistency import Trial, obedience
-    from rlhf.models.checkpoint.context import Context
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.synthesis.asking import make_ask
 
-    context = Context.of(policy.config)
-
-    def fits(prompts: Sequence[Conversation]) -> list[bool]:
-        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
-
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-    ask = make_ask(InProcessSampler(policy, renderer, config.batch_size), params, accelerator)
+    ask = make_ask(sampler, params, accelerator)
     texts = [instruction.text for instruction in instructions]
     answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits)
     obeyed = obedience(checker, instructions, [a.messages for a in answered])
@@ -198,21 +194,19 @@ def hold(
 
 
 def answer_everyday(
-    config: EvaluateConsistencyConfig, run: str, policy: PreTrainedModel, renderer: Renderer, accelerator: Accelerator
+    config: EvaluateConsistencyConfig, run: str, sampler: Sampler, accelerator: Accelerator
 ) -> list[Answer]:
     """The policy's answers to a run's everyday prompts, judged by the scorer."""
     from rlhf.evaluation.answers import answers_of
     from rlhf.evaluation.judging import with_gold
     from rlhf.evaluation.scorers import load_scorer
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
 
     assert config.everyday_prompts is not None and config.scorer is not None and config.world is not None
-    prompts = load_prompts(inside(config.everyday_prompts, run))
+    prompts = load_prompts(in_run(config.everyday_prompts, run))
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-    sampler = InProcessSampler(policy, renderer, config.batch_size)
     drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
-    return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, Path(inside(config.world, run))))
+    return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, Path(in_run(config.world, run))))
 
 
 def everyday_rows(everyday: dict[str, dict[str, list[Answer]]]) -> Iterator[dict[str, Any]]:
@@ -229,9 +223,11 @@ def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: 
     By policy: for each answer the mean over its tokens of the largest attention to any token of the instruction.
     Nothing where the context held none of the dialogues.
     """
+    import torch
+
     from rlhf.evaluation.instructions.attention import answer_spans, attention_to, binned, largest_attention, text_span
-    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.pages.consistency import attention_table, plot_attention
+    from rlhf.sampling.opening import load_weights, renderer_of
 
     run, last = config.runs[0], list(config.policies)[-1]
     held = (t for t in trials if (t.policy, t.run, t.group) == (last, run, "trained") and t.messages)
@@ -240,10 +236,10 @@ def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: 
         return {}
     messages = training_context(trial.messages, trial.instruction)[: 2 * config.attention_turns]
     maps, looked = {}, {}
-    for name, path in config.policies.items():
-        renderer = Renderer(load_tokenizer(inside(path, run)))
+    for name, source in ((name, in_run(policy, run)) for name, policy in config.policies.items()):
+        renderer = renderer_of(source)
         dialogue = renderer.dialogue(messages)
-        attention = largest_attention(load_policy(inside(path, run)), dialogue.input_ids)
+        attention = largest_attention(load_weights(source, torch.device("cpu")), dialogue.input_ids)
         told = text_span(renderer.tokenizer, dialogue.input_ids, trial.instruction)
         looked[name] = [attention_to(attention, span, told) for span in answer_spans(dialogue.loss_mask)]
         maps[name] = binned(attention, config.bin_size).numpy()

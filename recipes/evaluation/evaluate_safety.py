@@ -18,9 +18,9 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.errors import InputError
 from rlhf.evaluation.safety.fields import Refusals
-from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, StageConfig, open_stage
 
 
@@ -29,7 +29,7 @@ class EvaluateSafetyConfig(StageConfig):
     """Safety evaluation of one policy.
 
     Args:
-        policy: checkpoint folder to evaluate.
+        policy: which is evaluated (docs/policies.md).
         prompts: name -> file or hub name. What kind a prompt is (unsafe, borderline, ordinary) says the row's field
             kind, XSTest's label, `kinds` below, or the gold scorer.
         name: of the policy, in the tables.
@@ -49,7 +49,7 @@ class EvaluateSafetyConfig(StageConfig):
         seed: added to sampling.seed; also draws the dialogues.
     """
 
-    policy: Checkpoint
+    policy: AnsweringPolicy
     prompts: dict[str, DataSource]
     name: str = "policy"
     kinds: dict[str, str] = field(default_factory=dict)
@@ -88,8 +88,8 @@ def main(config: EvaluateSafetyConfig) -> None:
     from rlhf.evaluation.answers import write_answers
     from rlhf.evaluation.safety.figures import after_dialogues, load_safety_prompts, safety_figures
     from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
-    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.pages.safety import markdown_tables
+    from rlhf.sampling.opening import open_sampler
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
@@ -112,8 +112,7 @@ def main(config: EvaluateSafetyConfig) -> None:
         prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
     with stage.work(accelerator) as folder:
         judged = answer_and_judge(
-            load_policy(config.policy).to(accelerator.device),
-            load_tokenizer(config.policy),
+            open_sampler(config.policy, accelerator.device),
             prompts,
             judges,
             replace(config.sampling, seed=config.sampling.seed + config.seed),

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
@@ -28,8 +27,8 @@ from rlhf.evaluation.benchmarks.text_metrics import (
     require_packages,
     rouge,
 )
-from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import AnsweringPolicy, PolicySource
 from rlhf.stage import Effect, StageConfig, open_stage
 
 if TYPE_CHECKING:
@@ -41,22 +40,22 @@ class EvaluateTextConfig(StageConfig):
     """Models on data sets with reference answers.
 
     Args:
-        models: name -> checkpoint folder, whole or of an adapter.
+        models: name -> policy (docs/policies.md).
         data: name -> conversations (file or hub name) that no model was trained on; each ends with the reference.
         rows: of each data set, drawn by the seed; of a smaller one all.
         bert_model: encoder for BERTScore, a folder or a hub name; null: no BERTScore.
         bert_layers: the encoder's layer whose states are compared.
-        batch_size: texts the encoder reads at once.
+        bert_rows: texts that the encoder reads at once.
         sampling: how answers are drawn; temperature 0 takes the likeliest token.
         seed: of the rows, and added to sampling.seed.
     """
 
-    models: dict[str, Checkpoint]
+    models: dict[str, AnsweringPolicy]
     data: dict[str, DataSource]
     rows: int = 100
     bert_model: str | None = None
     bert_layers: int | None = None
-    batch_size: Annotated[int, Effect.ROUNDING] = 32
+    bert_rows: Annotated[int, Effect.ROUNDING] = 32
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
     seed: int = 0
 
@@ -66,7 +65,7 @@ class EvaluateTextConfig(StageConfig):
                 raise InputError(f"{name}: must name at least one, e.g. --{name}.mine PATH")
         if "reference" in self.models:
             raise InputError("models: reference is the name of the reference answers' row; give the model another")
-        for name in ("rows", "batch_size"):
+        for name in ("rows", "bert_rows"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if (self.bert_model is None) != (self.bert_layers is None):
@@ -86,7 +85,9 @@ def main(config: EvaluateTextConfig) -> None:
 
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator) as folder:
-        rows = [row for name, path in config.models.items() for row in _answers(name, path, data, config, accelerator)]
+        rows = [
+            row for name, model in config.models.items() for row in _answers(name, model, data, config, accelerator)
+        ]
         if stage.is_main:
             figures = _figures(rows, config, str(accelerator.device))
             stage.write_rows("answers.jsonl", rows)
@@ -108,17 +109,15 @@ def _drawn(name: str, source: str, config: EvaluateTextConfig) -> list[Conversat
 
 
 def _answers(
-    name: str, path: Path, data: dict[str, list[Conversation]], config: EvaluateTextConfig, accelerator: Any
+    name: str, model: PolicySource, data: dict[str, list[Conversation]], config: EvaluateTextConfig, accelerator: Any
 ) -> list[dict[str, Any]]:
     """A model's answers: model, data, prompt, reference, answer, finished."""
     from dataclasses import replace
 
-    from rlhf.conversation import Renderer
-    from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.opening import open_sampler
 
-    sampler = InProcessSampler(load_policy(path).to(accelerator.device), Renderer(load_tokenizer(path)))
+    sampler = open_sampler(model, accelerator.device, field=f"models.{name}")
     asked = [(source, conversation) for source, some in data.items() for conversation in some]
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     drawn = sample_distributed(sampler, [conversation[:-1] for _, conversation in asked], 1, params, accelerator)
@@ -141,7 +140,7 @@ def _figures(rows: list[dict[str, Any]], config: EvaluateTextConfig, device: str
     columns = rouge(answers, references) | readability(answers)
     if config.bert_model is not None and config.bert_layers is not None:
         columns |= bert_scores(
-            answers, references, config.bert_model, config.bert_layers, batch_size=config.batch_size, device=device
+            answers, references, config.bert_model, config.bert_layers, rows=config.bert_rows, device=device
         )
     for i, row in enumerate(rows):
         row["figures"] = {name: None if values[i] != values[i] else values[i] for name, values in columns.items()}

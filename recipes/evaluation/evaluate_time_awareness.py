@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows
-from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import Effect, StageConfig, open_stage
-from rlhf.stage.fields import ExistingPath, InEachRun
+from rlhf.sampling.source import PolicyCheck, PolicySource
+from rlhf.stage import StageConfig, open_stage
+from rlhf.stage.fields import ExistingPath, InEachRun, in_run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,41 +39,35 @@ class EvaluateTimeAwarenessConfig(StageConfig):
     In paths {run} stands for each run folder in turn.
 
     Args:
-        policies: name -> checkpoint folder; the first one is what the others are compared with.
+        policies: name -> policy (docs/policies.md); the first one is what the others are compared with.
         test: test.jsonl of recipes/data/time_awareness.py.
         runs: run folders; the figures are over all of them.
         sampling: how answers are drawn; temperature 0 takes the likeliest token.
-        batch_size: answers drawn at once.
         seed: added to sampling.seed.
     """
 
-    policies: dict[str, Annotated[str, InEachRun(WholeCheckpoint())]]
+    policies: dict[str, Annotated[PolicySource, InEachRun(PolicyCheck())]]
     test: Annotated[str, InEachRun(ExistingPath())]
     runs: tuple[str, ...] = (".",)
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0, max_new_tokens=64))
-    batch_size: Annotated[int, Effect.ROUNDING] = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("policies", "runs"):
             if not getattr(self, name):
                 raise InputError(f"{name}: must name at least one")
-        differing = any("{run}" in path for path in (self.test, *self.policies.values()))
+        differing = any(in_run(part, "") != part for part in (self.test, *self.policies.values()))
         if len(self.runs) > (len(set(self.runs)) if differing else 1):
             raise InputError(
                 f"runs: the same answers would count {len(self.runs)} times, got {', '.join(self.runs)}; name others, "
                 "and write {run} in the paths of policies or test"
             )
-        if self.batch_size < 1:
-            raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
 
 
 def main(config: EvaluateTimeAwarenessConfig) -> None:
     stage = open_stage(config)
-    policies = [
-        (n, run, Path(path.replace("{run}", run))) for n, path in config.policies.items() for run in config.runs
-    ]
-    tests = {run: Path(config.test.replace("{run}", run)) for run in config.runs}
+    policies = [(name, run, in_run(source, run)) for name, source in config.policies.items() for run in config.runs]
+    tests = {run: Path(in_run(config.test, run)) for run in config.runs}
     questions = {run: read_questions(path) for run, path in tests.items()}
 
     from rlhf.evaluation.instructions.time_awareness import time_figures
@@ -83,8 +77,8 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator):
         answers: list[DatedAnswer] = []
-        for name, run, path in policies:
-            answers += answered(name, run, path, questions[run], config, accelerator)
+        for name, run, source in policies:
+            answers += answered(name, run, source, questions[run], config, accelerator)
         if stage.is_main:
             figures = time_figures(answers)
             stage.write_rows("answers.jsonl", (answer.to_dict() for answer in answers))
@@ -109,20 +103,17 @@ def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
 def answered(
     name: str,
     run: str,
-    path: Path,
+    source: PolicySource,
     questions: list[tuple[Conversation, DatedQuestion]],
     config: EvaluateTimeAwarenessConfig,
     accelerator: Accelerator,
 ) -> list[Any]:
     """One policy's answers to a run's questions, checked."""
-    from rlhf.conversation import Renderer
     from rlhf.evaluation.instructions.time_awareness import DatedAnswer
-    from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.opening import open_sampler
 
-    policy = load_policy(path).to(accelerator.device)
-    sampler = InProcessSampler(policy, Renderer(load_tokenizer(path)), config.batch_size)
+    sampler = open_sampler(source, accelerator.device, field=f"policies.{name}")
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     drawn = sample_distributed(sampler, [messages for messages, _ in questions], 1, params, accelerator)
     return [

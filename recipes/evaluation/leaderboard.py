@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 from urllib.parse import quote
 
-from rlhf.configuration import run_recipe
+from rlhf.configuration import run_recipe, to_plain
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.leaderboard import (
     TASKS,
@@ -30,8 +30,8 @@ from rlhf.evaluation.benchmarks.leaderboard import (
     run_task,
     write_local_task,
 )
-from rlhf.models.checkpoint.fields import Checkpoint
-from rlhf.stage import InputPath, KeepingConfig, Kept, digest, open_stage, write_json
+from rlhf.sampling.source import ScoringPolicy
+from rlhf.stage import InputPath, KeepingConfig, Kept, digest, open_stage, options_of, write_json
 
 TaskName = Literal["arc", "hellaswag", "mmlu", "truthfulqa"]
 
@@ -41,24 +41,20 @@ class LeaderboardConfig(KeepingConfig):
     """Several models on the four tasks.
 
     Args:
-        models: name -> checkpoint folder, whole or of an adapter.
+        models: name -> policy, whole or an adapter (docs/policies.md); its `rows` are sequences at once, by default 8.
         tasks: which of the four; their order is that of the table.
         local: task -> file or folder that takes the place of the hub's data.
         limit: the first questions only, this many of each task (of each subject of MMLU); null: all.
-        batch_size: sequences at once.
-        dtype: of the weights that are not quantised.
     """
 
-    models: dict[str, Checkpoint]
+    models: dict[str, ScoringPolicy]
     tasks: tuple[TaskName, ...] = ("arc", "hellaswag", "mmlu", "truthfulqa")
     local: dict[TaskName, InputPath] = field(default_factory=dict)
     limit: int | None = None
-    batch_size: int = 8
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         if not self.models:
-            raise InputError("models: must name at least one checkpoint, e.g. --models.mine FOLDER")
+            raise InputError("models: must name at least one policy, e.g. --models.mine FOLDER")
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"tasks: must name each of {', '.join(TASKS)} at most once, got {list(self.tasks)}")
         unknown = [task for task in self.local if task not in self.tasks]
@@ -66,9 +62,8 @@ class LeaderboardConfig(KeepingConfig):
             raise InputError(
                 f"local: {unknown[0]} is none of the tasks {', '.join(self.tasks)}; name it there too, or leave it out"
             )
-        for name in ("limit", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"{name}: must be at least 1, got {value}")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit: must be at least 1, got {self.limit}")
 
 
 def main(config: LeaderboardConfig) -> None:
@@ -76,22 +71,22 @@ def main(config: LeaderboardConfig) -> None:
     require_harness()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("leaderboard: runs in one process; start it with `python`, one run a model to use more")
-    settings = {"tasks": {task: digest(path) for task, path in config.local.items()}}
-    kept = Kept(
-        "scores", "scores", inputs=tuple(f"models.{name}" for name in config.models), values=settings | _drawn(config)
-    )
+    settings = {"tasks": {task: digest(path) for task, path in config.local.items()}, "limit": config.limit}
+    options, rounding = options_of(config, stage.inputs)
+    settings |= {name: to_plain(value) for name, value in options.items() if name.startswith("models.")}
+    read = tuple(name for name in stage.inputs if name.startswith("models."))
+    kept = Kept("scores", "scores", inputs=read, values=settings, rounding=rounding)
 
     with TemporaryDirectory() as tasks, stage.work(None, kept) as folder:
         local = {t: write_local_task(t, path, Path(tasks)) for t, path in config.local.items()}
         scores: dict[str, dict[str, TaskScore]] = {}
-        for name, path in config.models.items():
+        for name, source in config.models.items():
             files = {task: folder / kept.name / f"{quote(name, safe='')}.{task}.json" for task in config.tasks}
             missing = [task for task, file in files.items() if not file.is_file()]
             if missing:
                 from rlhf.training.accelerator import make_accelerator
 
-                model, tokenizer = load_as_saved(path, config.dtype)
-                model.to(make_accelerator(seed=0).device)
+                model, tokenizer = load_as_saved(source, make_accelerator(seed=0).device)
             for task in missing:
                 score = run_task(
                     model,
@@ -100,7 +95,7 @@ def main(config: LeaderboardConfig) -> None:
                     local=local.get(task, ()),
                     tasks_folder=Path(tasks),
                     limit=config.limit,
-                    batch_size=config.batch_size,
+                    rows=source.rows or 8,
                 )
                 write_json(files[task], asdict(score))
             scores[name] = {task: TaskScore(**json.loads(file.read_text())) for task, file in files.items()}
@@ -113,10 +108,6 @@ def main(config: LeaderboardConfig) -> None:
         (folder / "leaderboard.md").write_text(table + "\n", encoding="utf-8")
         rows = {name: {task: asdict(score) for task, score in row.items()} for name, row in scores.items()}
         stage.write_json("leaderboard.json", rows)
-
-
-def _drawn(config: LeaderboardConfig) -> dict[str, object]:
-    return {"limit": config.limit, "dtype": config.dtype, "batch_size": config.batch_size}
 
 
 if __name__ == "__main__":

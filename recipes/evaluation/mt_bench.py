@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlhf.configuration import run_recipe
+from rlhf.configuration import run_recipe, to_plain
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.mt_bench import (
     TEMPERATURES,
@@ -32,10 +32,10 @@ from rlhf.evaluation.benchmarks.mt_bench import (
     single_request,
     verdict,
 )
-from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
-from rlhf.stage import InputPath, KeepingConfig, Kept, open_stage
+from rlhf.sampling.source import AnsweringPolicy
+from rlhf.stage import InputPath, KeepingConfig, Kept, open_stage, options_of
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -46,7 +46,7 @@ class MTBenchConfig(KeepingConfig):
     """Models, questions and a judge.
 
     Args:
-        models: name -> checkpoint folder, whole or of an adapter.
+        models: name -> policy (docs/policies.md).
         judge: the server that judges, and the judge's name there.
         questions: FastChat's question.jsonl, or one of that form.
         judge_prompts: FastChat's judge_prompts.jsonl, or one of that form.
@@ -58,7 +58,7 @@ class MTBenchConfig(KeepingConfig):
         seed: of the answers in categories that are not answered greedily.
     """
 
-    models: dict[str, Checkpoint]
+    models: dict[str, AnsweringPolicy]
     judge: ServerConfig
     questions: InputPath
     judge_prompts: InputPath
@@ -71,7 +71,7 @@ class MTBenchConfig(KeepingConfig):
 
     def __post_init__(self) -> None:
         if not self.models:
-            raise InputError("models: must name at least one checkpoint, e.g. --models.mine FOLDER")
+            raise InputError("models: must name at least one policy, e.g. --models.mine FOLDER")
         if self.mode == "pairwise" and (self.baseline not in self.models or len(self.models) < 2):
             raise InputError(
                 f"baseline: pairwise needs one of the models ({', '.join(self.models)}) and another beside it, got "
@@ -88,7 +88,16 @@ def main(config: MTBenchConfig) -> None:
     prompts = load_judge_prompts(config.judge_prompts, config.mode)
     names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "seed")
     values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
-    kept = Kept("drawn", "drawn answers and judgements", inputs=tuple(stage.inputs), values=values, pattern="**/*")
+    options, rounding = options_of(config, stage.inputs)
+    held = {name: to_plain(value) for name, value in options.items() if name.startswith("models.")}
+    kept = Kept(
+        "drawn",
+        "drawn answers and judgements",
+        inputs=tuple(stage.inputs),
+        values=values | held,
+        rounding=rounding,
+        pattern="**/*",
+    )
 
     from rlhf.report.drawing.tables import as_markdown
     from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
@@ -100,8 +109,8 @@ def main(config: MTBenchConfig) -> None:
     with stage.work(accelerator, kept) as folder:
         drawn = folder / kept.name
         answers = {
-            name: _answers(path, questions, config, accelerator, drawn / f"model{i}")
-            for i, (name, path) in enumerate(config.models.items())
+            name: _answers(name, questions, config, accelerator, drawn / f"model{i}")
+            for i, name in enumerate(config.models)
         }
 
         # what the judge is asked: (model, question, turn, its answers come first), conversation
@@ -159,15 +168,13 @@ def _cases(config: MTBenchConfig, questions: int) -> Iterator[tuple[str, int, in
 
 
 def _answers(
-    path: Path, questions: Sequence[Question], config: MTBenchConfig, accelerator: Any, shards: Path
+    name: str, questions: Sequence[Question], config: MTBenchConfig, accelerator: Any, shards: Path
 ) -> list[list[str]]:
     """A model's two answers to each question: all first turns, then all second ones, at the category's temperature."""
-    from rlhf.conversation import Renderer
-    from rlhf.models.policy import load_policy, load_tokenizer
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.opening import open_sampler
 
-    sampler = InProcessSampler(load_policy(path).to(accelerator.device), Renderer(load_tokenizer(path)))
+    sampler = open_sampler(config.models[name], accelerator.device, field=f"models.{name}")
     talks: list[Conversation] = [[] for _ in questions]
     for turn in range(TURNS):
         for temperature in sorted({TEMPERATURES.get(question.category, 0.0) for question in questions}):

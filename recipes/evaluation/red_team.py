@@ -23,10 +23,10 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
 from rlhf.data.loading import is_local, untagged
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.folder import require_checkpoint
 from rlhf.rewards.specs import reward_files
-from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files
+from rlhf.sampling.protocol import Sampler, SamplingParams
+from rlhf.sampling.source import AnsweringPolicy
+from rlhf.stage import inputs_of, require_files
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RedTeamConfig:
     """One session.
 
     Args:
-        policy: checkpoint folder to try.
+        policy: which is tried (docs/policies.md).
         log: JSONL file to append to.
         round: name of the round, e.g. the model's version.
         person: who tries; a name of your choice.
@@ -50,7 +50,7 @@ class RedTeamConfig:
         seed: added to sampling.seed.
     """
 
-    policy: Path
+    policy: AnsweringPolicy
     log: Path
     round: str
     person: str = "file"
@@ -78,25 +78,25 @@ class RedTeamConfig:
 
 def main(config: RedTeamConfig) -> None:
     prompts = Path(untagged(config.prompts)) if config.prompts and is_local(config.prompts) else None
-    require_files(policy=config.policy, world=config.world, prompts=prompts)
-    require_checkpoint(config.policy)
+    inputs_of(config)  # checks the policy
+    require_files(world=config.world, prompts=prompts)
     reward_files(safety=config.safety)
     earlier = config.log.exists()
 
     from rlhf.evaluation.safety.red_team import read_log, round_figures
-    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.drawing.tables import Cell, Table, as_markdown
     from rlhf.report.drawing.text import interval, number, percent
+    from rlhf.sampling.opening import open_sampler
     from rlhf.training.accelerator import make_accelerator
 
     if earlier:
         read_log(config.log)  # a broken log is named before anybody's work
     accelerator = make_accelerator(seed=config.seed)
-    policy, tokenizer = load_policy(config.policy).to(accelerator.device), load_tokenizer(config.policy)
+    sampler = open_sampler(config.policy, accelerator.device)
     if config.prompts is None:
-        talk(config, policy, tokenizer, sys.stdin, sys.stdout)
+        talk(config, sampler, sys.stdin, sys.stdout)
     else:
-        from_file(config, policy, tokenizer, accelerator)
+        from_file(config, sampler, accelerator)
     accelerator.wait_for_everyone()  # the main process is done with the log
     if not accelerator.is_main_process:
         return
@@ -113,13 +113,10 @@ def main(config: RedTeamConfig) -> None:
     print(as_markdown(Table([(head, "") for head in heads], rows)))
 
 
-def talk(config: RedTeamConfig, policy: Any, tokenizer: Any, typed: TextIO, shown: TextIO) -> None:
+def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) -> None:
     """A session: prompts from `typed`, answers to `shown`, each kept in the log as soon as it is judged."""
-    from rlhf.conversation import Renderer
     from rlhf.evaluation.safety.red_team import Attempt, append
-    from rlhf.sampling.in_process import InProcessSampler
 
-    sampler = InProcessSampler(policy, Renderer(tokenizer))
     messages: Conversation = []
     started, number = time.monotonic(), 0
     while True:
@@ -149,7 +146,7 @@ def talk(config: RedTeamConfig, policy: Any, tokenizer: Any, typed: TextIO, show
         messages = [*asked, {"role": "assistant", "content": answer}] if answer else []
 
 
-def from_file(config: RedTeamConfig, policy: Any, tokenizer: Any, accelerator: Any) -> None:
+def from_file(config: RedTeamConfig, sampler: Sampler, accelerator: Any) -> None:
     """Every prompt of the file once, judged by `config.judge`; nobody's time is measured."""
     from rlhf.data.loading import load_prompts
     from rlhf.evaluation.safety.figures import SafetyPrompt, judges
@@ -167,7 +164,7 @@ def from_file(config: RedTeamConfig, policy: Any, tokenizer: Any, accelerator: A
     )
     prompts = [SafetyPrompt(prompt, "unsafe") for prompt in load_prompts(config.prompts or "")]
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-    judged = answer_and_judge(policy, tokenizer, prompts, judge, params, 1, accelerator)
+    judged = answer_and_judge(sampler, prompts, judge, params, 1, accelerator)
     names = {"refusals": "refusal detector", "safety": "safety reward model", "checker": "checker", "scorer": "gold"}
     violation, _ = judges(judged, 0.5)[names[config.judge]]
     for one in judged if accelerator.is_main_process else []:

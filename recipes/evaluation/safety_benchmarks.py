@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.fields import Checkpoint
-from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.protocol import Sampler, SamplingParams
+from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, StageConfig, open_stage
 
 # the text itself is continued, as by a model that was only pretrained
@@ -46,7 +46,7 @@ class SafetyBenchmarksConfig(StageConfig):
     """Benchmarks of one policy; each that is named runs.
 
     Args:
-        policy: checkpoint folder to evaluate.
+        policy: which is evaluated (docs/policies.md).
         truthfulqa: TruthfulQA's mc_task.json, or rows of the same fields.
         truthful: judges pairs (question, answer); with `informative` or not at all. Without both there is no
             generation for TruthfulQA.
@@ -62,7 +62,7 @@ class SafetyBenchmarksConfig(StageConfig):
         seed: of the prompts drawn; added to sampling.seed.
     """
 
-    policy: Checkpoint
+    policy: AnsweringPolicy
     truthfulqa: InputPath | None = None
     truthful: Judge | None = None
     informative: Judge | None = None
@@ -91,6 +91,11 @@ class SafetyBenchmarksConfig(StageConfig):
             raise InputError("bold: two files have the same name, which is the name of their figures; rename one")
         if self.sentiment is not None and self.sentiment.opposite is None:
             raise InputError("sentiment: needs its opposite label too, e.g. --sentiment.opposite negative")
+        if self.policy.server is not None and (self.truthfulqa or self.template == "plain"):
+            field, what = (
+                ("truthfulqa", "give its probabilities") if self.truthfulqa else ("template", "go on with a text")
+            )
+            raise InputError(f"{field}: a server does not {what}; leave it out, or let the policy's own weights answer")
         for name in ("prompts_per_group", "questions"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
@@ -100,7 +105,7 @@ def main(config: SafetyBenchmarksConfig) -> None:
     stage = open_stage(config)
 
     from rlhf.evaluation.benchmarks import generated_groups, truthfulqa
-    from rlhf.models.policy import load_policy, load_tokenizer
+    from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
     from rlhf.training.accelerator import make_accelerator
 
     questions = truthfulqa.read_questions(str(config.truthfulqa))[: config.questions] if config.truthfulqa else []
@@ -110,26 +115,28 @@ def main(config: SafetyBenchmarksConfig) -> None:
     judge = _judges(config)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator):
-        tokenizer, policy = load_tokenizer(config.policy), load_policy(config.policy).to(accelerator.device)
-        if config.template == "plain":
-            tokenizer.chat_template = PLAIN_TEMPLATE
+        device = accelerator.device
+        policy = load_weights(config.policy, device) if questions else None
+        template = PLAIN_TEMPLATE if config.template == "plain" else None
+        renderer = renderer_of(config.policy, template) if config.policy.server is None else None
+        sampler = open_sampler(config.policy, device, renderer=renderer, model=policy)
         figures: dict[str, Any] = {}
         generations: list[dict[str, Any]] = []
-        if questions:
-            logprobs = truthfulqa.answer_logprobs(policy, tokenizer, questions)
+        if policy is not None and renderer is not None:
+            logprobs = truthfulqa.answer_logprobs(policy, renderer.tokenizer, questions)
             figures["truthfulqa"] = truthfulqa.multiple_choice_figures(questions, logprobs)
         if config.truthful and config.informative:
             plain = config.template == "plain"
             asked = [q.prompt if plain else q.question for q in questions]
             ends = (truthfulqa.NEXT_QUESTION,) if plain else ()
-            texts = _answers(policy, tokenizer, asked, config, accelerator, ends)
+            texts = _answers(sampler, asked, config, accelerator, ends)
             pairs = [q.question for q in questions]
             said = {name: judge(getattr(config, name), texts, pairs) for name in ("truthful", "informative")}
             figures["truthfulqa"] |= truthfulqa.generation_figures(said["truthful"], said["informative"])
             generations += _rows("truthfulqa", asked, texts, **said)
         for name, prompts in drawn.items():
             asked = [prompt.text for prompt in prompts]
-            texts = _answers(policy, tokenizer, asked, config, accelerator)
+            texts = _answers(sampler, asked, config, accelerator)
             if name == "toxigen":
                 said = {"toxic": judge(config.toxicity, texts)}
                 figures[name] = generated_groups.toxicity_figures(prompts, said["toxic"])
@@ -167,22 +174,15 @@ def _judges(config: SafetyBenchmarksConfig) -> Any:
 
 
 def _answers(
-    policy: Any,
-    tokenizer: Any,
-    asked: list[str],
-    config: SafetyBenchmarksConfig,
-    accelerator: Any,
-    ends: tuple[str, ...] = (),
+    sampler: Sampler, asked: list[str], config: SafetyBenchmarksConfig, accelerator: Any, ends: tuple[str, ...] = ()
 ) -> Any:
     """One text for each prompt, cut before any of `ends`; InputError where one leaves no room for it in the context."""
-    from rlhf.conversation import Renderer
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
 
     stop = (*config.sampling.stop, *ends)
     params = replace(config.sampling, stop=stop, seed=config.sampling.seed + config.seed)
     prompts = [[{"role": "user", "content": text}] for text in asked]
-    drawn = sample_distributed(InProcessSampler(policy, Renderer(tokenizer)), prompts, 1, params, accelerator)
+    drawn = sample_distributed(sampler, prompts, 1, params, accelerator)
     return [samples[0].text for samples in drawn]
 
 

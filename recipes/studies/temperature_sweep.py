@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from typing import Annotated
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import TooLong
-from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.rejection.pool import completions_of, rescore, write_completions
 from rlhf.rejection.temperature import sweep_figures
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import Effect, StageConfig, open_stage
+from rlhf.sampling.source import TokenizedPolicy
+from rlhf.stage import StageConfig, open_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class TemperatureSweepConfig(StageConfig):
     """A sweep over temperatures.
 
     Args:
-        policy: checkpoint folder that the answers are sampled from, the newest.
+        policy: whose answers are sampled, the newest (docs/policies.md).
         prompts: prompts to answer (file or hub name).
         helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
             ensemble of them.
@@ -52,11 +50,10 @@ class TemperatureSweepConfig(StageConfig):
         best_of: k of the next round of rejection sampling, at most K: the best temperature is the one for it.
         groups: name -> sources of the prompts whose Self-BLEU is shown as one line.
         sampling: how answers are drawn; its temperature is not used.
-        batch_size: answers drawn at once; null: as many as memory holds, and no more than pay.
         seed: added to sampling.seed; also of the drawn prompts.
     """
 
-    policy: Checkpoint
+    policy: TokenizedPolicy
     prompts: DataSource
     helpfulness: Reward
     safety: Reward | None = None
@@ -68,7 +65,6 @@ class TemperatureSweepConfig(StageConfig):
     best_of: int = 16
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    batch_size: Annotated[int | None, Effect.ROUNDING] = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,8 +78,6 @@ class TemperatureSweepConfig(StageConfig):
             raise InputError(f"best_of: must lie between 1 and num_samples ({self.num_samples}), got {self.best_of}")
         if self.num_prompts < 0:
             raise InputError(f"num_prompts: must be 0 (all) or above, got {self.num_prompts}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"batch_size: must be at least 1, got {self.batch_size}")
 
 
 def main(config: TemperatureSweepConfig) -> None:
@@ -97,11 +91,10 @@ def main(config: TemperatureSweepConfig) -> None:
         raise InputError(f"groups: no drawn prompt has the source {min(unknown)!r}; raise num_prompts or leave it out")
     judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
 
-    from rlhf.models.policy import load_policy, load_tokenizer
     from rlhf.report.pages.temperature import build_sweep_page, text_table
     from rlhf.rewards.gate import GatedReward
-    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.sampling.multi_process import sample_distributed
+    from rlhf.sampling.opening import open_sampler
     from rlhf.sampling.room import check_room
     from rlhf.training.accelerator import make_accelerator
 
@@ -111,9 +104,7 @@ def main(config: TemperatureSweepConfig) -> None:
         given = {"too_long": config.too_long, "device": accelerator.device}
         reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
         reward.refuse_broken(prompts)
-        policy = load_policy(config.policy).to(accelerator.device)
-        renderer = Renderer(load_tokenizer(config.policy))
-        sampler = InProcessSampler(policy, renderer, config.batch_size, too_long=config.too_long)
+        sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
 
         drawn: dict[float, list[Completion]] = {}
         scored_cut = 0

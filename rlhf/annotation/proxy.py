@@ -37,7 +37,7 @@ class Proxy:
         tie: pairs whose rewards differ by no more are skipped as ties.
         safe_above: answers whose `safety` reward is above this are labelled safe, the others unsafe; None: no labels.
             An unsafe choice over a safe answer is skipped.
-        batch_size: pairs scored at a time.
+        rows: pairs scored at a time.
         seed: with a pair's id it decides its noise, so that order and company change nothing.
         name: of the annotator in its judgements.
     """
@@ -49,20 +49,20 @@ class Proxy:
         noise: float = 0.0,
         tie: float = 0.0,
         safe_above: float | None = None,
-        batch_size: int = 64,
+        rows: int = 64,
         seed: int = 0,
         name: str = "proxy",
     ) -> None:
         for field, value in (("noise", noise), ("tie", tie)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"annotator_options.{field}: must be 0 or above, got {value!r}")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"annotator_options.batch_size: must be at least 1, got {batch_size!r}")
+        if not isinstance(rows, int) or rows < 1:
+            raise InputError(f"annotator_options.rows: must be at least 1, got {rows!r}")
         if safe_above is not None and safety is None:
             raise InputError("annotator_options.safe_above: the labels are of a safety reward; name one with safety")
         self._files = reward_files(reward=reward, safety=safety)
         self.reward, self.safety, self.noise, self.tie, self.safe_above = reward, safety, noise, tie, safe_above
-        self.batch_size, self.seed, self.name = batch_size, seed, name
+        self.rows, self.seed, self.name = rows, seed, name
 
     @property
     def asked(self) -> str:
@@ -82,7 +82,7 @@ class Proxy:
         reward = load_reward(self.reward)
         safety = reward if self.safety is None else load_reward(self.safety)
         waiting = iter(pairs)
-        while batch := list(islice(waiting, self.batch_size)):
+        while batch := list(islice(waiting, self.rows)):
             told = [pair for pair in batch if pair.a.strip() and pair.b.strip() and pair.a.strip() != pair.b.strip()]
             of_domain: dict[Domain, RewardFunction] = {"helpfulness": reward, "safety": safety}
             scores: dict[str, tuple[float, float]] = {}

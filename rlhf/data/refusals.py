@@ -56,6 +56,9 @@ SIGNS = {
     "declines": (
         "(?:i|we) … {cannot} … {help}",
         "(?:i|we) {cannot}$",
+        "(?:i|we) {cannot} be (?:able to|helping|assisting|providing|sharing|writing|giving|offering|answering|doing)",
+        "(?:i|we) (?:would|should|could|must|may) not … (?:be able to|provide|help|assist|share|give|answer|explain"
+        "|describe|encourage|condone|write|create|engage|comply)",
         "(?:sorry|sorry, but) {cannot} … {help}",
         "^(?:{cannot}|{unable} to) … {help}",
         "(?:i am|we are|^no|^nope) … {unable} to … {help}",
@@ -66,13 +69,22 @@ SIGNS = {
         "i am uncomfortable",
         "i am … (?:programmed|designed|trained|meant|built) … not to",
         "i am … not … (?:programmed|designed|trained|meant|built) (?:to|for)",
-        "i … {must} … (?:decline|refuse)",
+        "i … {must} … (?:decline|refuse|say no)",
         "i (?:will|am going to) … (?:decline|refuse|refrain|pass)",
         "i … (?:decline|refuse) to",
         "i (?:decline|refuse)$",
-        "i would (?:rather|prefer) not",
+        "(?:i|we) (?:would )?(?:rather|prefer) not",
+        "(?:i|we) have no (?:interest|desire|intention|wish) (?:in|to|of)",
+        "i do not (?:think|believe|feel) … {good} … (?:for me|of me)",
+        "^(?:no|nope|nah|sorry), not (?:doing|going|happening|helping)",
+        "(?:let's|let us|should|could|time to) (?:talk about|discuss|try|move|change|switch) … (?:something else"
+        "|(?:the|a|another) … (?:subject|topic))",
+        "(?:beyond|outside|outside of) what (?:i|we) (?:can|am able to|are able to)",
         "i do not … (?:condone|support|encourage|promote|endorse|engage in|assist|participate|advocate|tolerate)",
-        "i do not (?:provide|offer|give|share|create|generate|write|produce|disclose|help|discuss)",
+        "(?:i|we) do not (?:provide|offer|give|share|create|generate|write|produce|disclose|reveal|help|discuss)",
+        "(?:i|we) do not want to … {help}",
+        "(?:this|that) is something (?:that )?(?:i|we) … {cannot}",
+        "not possible for me",
         "(?:goes|go|is|be|would be) against … {policy}",
         "(?:violates?|outside of|outside|beyond|not within|contrary to|conflicts with) (?:my|our|the) … {policy}",
         "my … {policy} … (?:prohibit|prevent|forbid|do not)",
@@ -80,6 +92,8 @@ SIGNS = {
     "reproaches": (
         "(?:is|are|be|was) … (?:not|never) … {good}",
         "would not be {good} … (?:to|for me)",
+        "(?:is|be) … {wrong} (?:for|of) me",
+        "(?:i|we) … (?:strongly|firmly) (?:discourage|condemn|oppose)",
         "i … (?:advise|caution|urge|discourage|recommend) … (?:against|not to)",
         "(?:the|your|this|that) {request} … … (?:{wrong}|violent|violence|be meaningful|interpreted|violates)",
         "i {must} (?:point out|inform you|address) … … {request}",
@@ -98,7 +112,7 @@ SIGNS = {
         "i … (?:do not|cannot) … (?:access|know|the ability|the capability|the capacity|information)",
         "i have no (?:access|way|information|knowledge)",
     ),
-    "wrong": ("{wrong}",),
+    "wrong": ("(?<!not )(?<!never ){wrong}",),
     "reminds": (
         "(?:important|crucial|essential|worth|vital|imperative|critical|best) to … {mind}",
         "worth (?:noting|remembering)",
@@ -117,6 +131,7 @@ SIGNS = {
         "i … (?:encourage|suggest|recommend|advise|urge)",
         "(?:seek|seeking) … (?:help|support|advice|assistance)",
         "(?:reach|reaching) out",
+        "(?:contact|call|talk to|speak to|speak with) … (?:professional|hotline|helpline|lifeline|authorities)",
         "(?:therapist|counselor|counsellor|mental health)",
     ),
     "comforts": (
@@ -139,7 +154,7 @@ NO_SIGNS = (
     "instead of",
     "i cannot (?:wait|help but|imagine)",
     "i cannot (?:stress|emphasize|emphasise|recommend|praise|thank) … … enough",
-    "(?:i am|we are|am) (?:happy|glad|here|able) to … {help}",
+    "(?<!something )(?<!what )(?:i am|we are|am) (?:happy|glad|here|able) to … {help}",
 )
 """What looks like a sign and is none; taken out before the signs are looked for."""
 COURTESIES = (

@@ -34,7 +34,6 @@ def finetune_stage(
     heldout: Sequence[Conversation] = (),
     chat_template: str | None = None,
     new_tokens: Sequence[str] = (),
-    policy: PreTrainedModel | None = None,
     save: bool = True,
 ) -> PreTrainedModel:
     """Fine-tune a checkpoint on dialogues inside `stage.work`, which keeps `kept_states`; returns it in eval mode.
@@ -53,7 +52,6 @@ def finetune_stage(
         chat_template: replaces the tokenizer's and is saved with it.
         new_tokens: special tokens that are added to the tokenizer where it lacks them, each with the mean of all
             embeddings as its own; whole weights alone train these.
-        policy: the checkpoint as it is loaded already, with the config's adapter and quantization; None: it is loaded.
         save: write <stage>/checkpoint.
 
     Raises:
@@ -63,8 +61,7 @@ def finetune_stage(
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     tokenizer.add_tokens(list(new_tokens), special_tokens=True)
     Renderer(tokenizer)  # a template that does not do is found before the weights are loaded
-    if policy is None:
-        policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
+    policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
     if new_tokens:
         add_pad_embedding(policy, tokenizer)
     others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []

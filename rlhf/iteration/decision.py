@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +128,8 @@ def damage_of(stage: PlannedStage, finished: Record, digests: FileDigests, *, re
 def _changed_file(stage: PlannedStage, record: Record, digests: FileDigests) -> str | None:
     """The input that the stage's YAML named, and not the plan, where its content is another now; in words."""
     for name, entry in record["inputs"].items():
-        path = Path(entry["path"])
-        if name.split(".")[0] not in stage.overrides and path.exists() and digests.of(path) != entry["digest"]:
+        path, option = Path(entry["path"]), re.sub(r"\.(\d+|rows)$", "", name)  # of several, of a file with a domain
+        if option not in stage.overrides and path.exists() and digests.of(path) != entry["digest"]:
             return f"its input {path} changed"
     return None
 

@@ -8,7 +8,7 @@ go on from, its weights and two moments. Answers, figures and further states com
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ def checkpoint_bytes(stage: PlannedStage, stages: Sequence[PlannedStage]) -> int
         return 0
     if any((part.get("adapter") or {}).get("merge", True) is False for part in adapters):
         return 0
-    start = Path(str(given.get(option)))
+    named = given.get(option)
+    start = Path(str(named.get("checkpoint") if isinstance(named, Mapping) else named))
     maker = maker_of(start, stages)
     if maker is not None and not start.exists():
         return checkpoint_bytes(maker, stages)

@@ -229,6 +229,7 @@ def read_steps(entries: Iterable[Any], field_name: str) -> list[Step]:
 
         ppo                                             a kind
         ppo: {ppo.iterations: 50}                       a kind, and options of its recipe
+        evaluate: {policy: {dtype: bfloat16}}           … also of what the plan names: the newest policy, held otherwise
         {step: ppo, config: my.yaml, reads: {policy: start}, options: {…}, name: second_ppo}
         {recipe: my_recipes/polish.py, reads: {policy: policy}, makes: {policy: checkpoint}}
 
@@ -282,6 +283,18 @@ def _named(name: Any, settings: Mapping[str, Any], where: str) -> list[Step]:
     return [_step(str(name), KINDS[name], settings, where)]
 
 
+def _one_by_one(options: Mapping[str, Any], reads: Mapping[str, str]) -> dict[str, Any]:
+    """Options as they are given, but those of a group that the step reads one by one: they add to what it reads.
+
+    With `rejection_sampling: {policy: {rows: 64}}` the policy is still the newest one.
+    """
+    found: dict[str, Any] = {}
+    for option, value in options.items():
+        added = isinstance(value, Mapping) and option in reads
+        found |= {f"{option}.{name}": part for name, part in value.items()} if added else {option: value}
+    return found
+
+
 def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str) -> Step:
     known = {"name", "config", "reads", "options"}
     if unknown := [key for key in settings if key not in known]:
@@ -292,6 +305,7 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str) ->
         if not isinstance(value, Mapping):
             raise InputError(f"{where}.{key}: must be options with values, got {value!r}")
     kept = {option: text for option, text in {**kind.reads, **reads}.items() if text is not None}
+    options = _one_by_one(options, kept)
     gathers = {option: text for option, text in kind.gathers.items() if reads.get(option, text) is not None}
     kept = {option: text for option, text in kept.items() if option not in options and option not in gathers}
     try:

@@ -51,6 +51,7 @@ from rlhf.models.checkpoint.folder import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
     HEAD_PREFIXES,
+    adapter_files,
     base_folder,
     is_adapter_checkpoint,
     require_checkpoint,
@@ -247,6 +248,37 @@ def _load_adapter_checkpoint(
     with peft_sentences():
         model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
     return model if adapter is not None else model.eval()
+
+
+def load_over(
+    path: str | os.PathLike[str],
+    adapter: str | os.PathLike[str],
+    *,
+    quantization: Literal["nf4"] | None = None,
+    dtype: str = "float32",
+) -> PreTrainedModel:
+    """A whole checkpoint with a saved adapter on it, in eval mode.
+
+    Args:
+        path: checkpoint folder of whole weights, whose tokenizer counts.
+        adapter: folder that peft wrote, or a checkpoint of an adapter (whose own base is not looked at).
+        quantization, dtype: of the checkpoint's weights, see `load_policy`.
+
+    Raises:
+        InputError: as `load_policy`; the adapter is none, was trained over weights held otherwise, or does not fit.
+    """
+    require_qlora("peft")
+    from peft import PeftModel
+
+    folder = adapter_files(adapter)
+    held = saved_quantization(Path(adapter), quantization) if is_adapter_checkpoint(adapter) else quantization
+    model = load_policy(path, quantization=held, dtype=dtype)
+    try:
+        with peft_sentences():
+            return PeftModel.from_pretrained(model, folder).eval()  # type: ignore[no-any-return]
+    except (RuntimeError, KeyError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"adapter: {folder} does not fit {path} ({said}); name the base it was trained on") from error
 
 
 def save_policy(

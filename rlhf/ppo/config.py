@@ -45,7 +45,7 @@ class PPOConfig:
             repeated 4-grams, 0 to 1); None: no limit.
         checkpoint_every: iterations between states from which a run that was killed goes on.
         keep_checkpoints: this many of the newest states are kept.
-        sampling_batch_size: answers that one process decodes side by side.
+        rows: answers that one process decodes side by side.
     """
 
     iterations: int = 200
@@ -68,7 +68,7 @@ class PPOConfig:
     max_repetition: float | None = None
     checkpoint_every: Annotated[int, Effect.NONE] = 10
     keep_checkpoints: Annotated[int, Effect.NONE] = 2
-    sampling_batch_size: Annotated[int, Effect.ROUNDING] = 256
+    rows: Annotated[int, Effect.ROUNDING] = 256
 
     def __post_init__(self) -> None:
         for name in (
@@ -80,7 +80,7 @@ class PPOConfig:
             "patience",
             "checkpoint_every",
             "keep_checkpoints",
-            "sampling_batch_size",
+            "rows",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")

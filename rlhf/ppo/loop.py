@@ -86,7 +86,7 @@ class PPO:
         self.beta = config.beta
         self.roles = roles
         self.stepper = roles.prepare(config.optimizer, sampling.temperature)
-        sampler = WholeSampler(roles, renderer, config.sampling_batch_size, too_long)
+        sampler = WholeSampler(roles, renderer, config.rows, too_long)
         reward = GatedReward(roles.helpfulness, roles.safety, gate or Gate(), too_long)
         self.environment = Environment(sampler, renderer, reward, sampling, accelerator, referee)
         size = config.optimizer.batch_size

@@ -125,8 +125,8 @@ class WholeSampler:
     Every process must call it together.
     """
 
-    def __init__(self, roles: Roles, renderer: Renderer, batch_size: int | None, too_long: TooLong = "cut") -> None:
-        self._roles, self._renderer, self._batch_size, self._too_long = roles, renderer, batch_size, too_long
+    def __init__(self, roles: Roles, renderer: Renderer, rows: int | None, too_long: TooLong = "cut") -> None:
+        self._roles, self._renderer, self._rows, self._too_long = roles, renderer, rows, too_long
 
     def sample(
         self,
@@ -137,7 +137,7 @@ class WholeSampler:
     ) -> list[list[Sample]]:
         """See `rlhf.sampling.protocol.Sampler`."""
         with self._roles.gathered() as model:
-            sampler = InProcessSampler(model, self._renderer, self._batch_size, too_long=self._too_long)
+            sampler = InProcessSampler(model, self._renderer, self._rows, too_long=self._too_long)
             return sampler.sample(prompts, num_samples, params, keys)
 
 

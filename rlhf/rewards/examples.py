@@ -40,7 +40,7 @@ class Served:
 
     Args:
         url: of the server; without one, the environment variable REWARD_URL.
-        batch_size: conversations a request.
+        rows: conversations a request.
         timeout: seconds for a request as a whole.
         retries: repetitions of a failed request, after 1, 2, 4 … seconds.
         api_key_env: environment variable that holds the server's key; None: it asks for none.
@@ -49,22 +49,22 @@ class Served:
     def __init__(
         self,
         url: str | None = None,
-        batch_size: int = 64,
+        rows: int = 64,
         timeout: float = 60.0,
         retries: int = 3,
         api_key_env: str | None = None,
     ) -> None:
         url = url or os.environ.get("REWARD_URL", "")
         check_url("REWARD_URL", url)
-        self.batch_size = batch_size
+        self.rows = rows
         self._client = partial(
             JsonClient, url, who="reward server", timeout=timeout, retries=retries, api_key_env=api_key_env
         )
 
     def __call__(self, conversations: Sequence[Conversation]) -> torch.Tensor:
-        starts = range(0, len(conversations), self.batch_size)
+        starts = range(0, len(conversations), self.rows)
         with self._client() as client:
-            scores = [_ask(client, conversations[start : start + self.batch_size]) for start in starts]
+            scores = [_ask(client, conversations[start : start + self.rows]) for start in starts]
         return torch.cat(scores)
 
 

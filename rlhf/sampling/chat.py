@@ -15,12 +15,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, check_url, key_from
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage import Effect
 
 SHAPE = ("top_k", "min_p", "repetition_penalty")  # fields that OpenAI's own protocol lacks
 Answers = list[tuple[str | None, bool]]  # (text, finished); None: only reasoning
@@ -40,12 +41,12 @@ class ServerConfig:
         seeds: send a seed with every request; off for servers that cannot draw from one.
     """
 
-    url: str
+    url: Annotated[str, Effect.NONE]
     model: str
-    api_key_env: str | None = None
-    concurrency: int = 16
-    timeout: float = 600.0
-    retries: int = 8
+    api_key_env: Annotated[str | None, Effect.NONE] = None
+    concurrency: Annotated[int, Effect.NONE] = 16
+    timeout: Annotated[float, Effect.NONE] = 600.0
+    retries: Annotated[int, Effect.NONE] = 8
     seeds: bool = True
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ def open_chat(config: ServerConfig, num_samples: int, params: SamplingParams, wh
         config: where, and with what patience.
         num_samples: answers to each prompt.
         params: how they are drawn.
-        who: what the server is called in sentences, by its field: "server", "judge".
+        who: what the server is called in sentences, by its field: "policy.server", "judge".
 
     Raises:
         InputError: the server does not serve the model, or refuses a request in all words known here.

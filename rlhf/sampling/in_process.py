@@ -28,11 +28,13 @@ from rlhf.sampling.compiled import CompiledStep, step_shape
 from rlhf.sampling.decoding import Decoder, Owner, Written
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.memory import rows_at_once
+from rlhf.sampling.opening import Opening, load_weights, renderer_of
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.shared_prefix import sharing
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
+    from rlhf.sampling.source import PolicySource
 
 REFILL = 0.5  # share of the places that must be free before new rows take them: every cohort has its price
 
@@ -44,7 +46,7 @@ class InProcessSampler:
         model: the bare model (not wrapped by DDP or DeepSpeed), on its device. In eval mode until the last answer is
             given out.
         renderer: turns conversations into ids and knows the ids that end an answer.
-        batch_size: rows at once; None: as many as memory holds, and no more than pay.
+        rows: answers written at once; None: as many as memory holds, and no more than pay.
         early_rejection: drops a prompt's unpromising rows while they are written; such a sample is not finished.
         compile: decode with `CompiledStep`.
         too_long: what becomes of a prompt that leaves too little room in the model's context.
@@ -54,7 +56,7 @@ class InProcessSampler:
         self,
         model: PreTrainedModel,
         renderer: Renderer,
-        batch_size: int | None = None,
+        rows: int | None = None,
         early_rejection: EarlyRejection | None = None,
         compile: bool = False,
         too_long: TooLong = "cut",
@@ -62,7 +64,7 @@ class InProcessSampler:
         self.model = model
         self.too_long: TooLong = too_long
         self.renderer = renderer
-        self.batch_size = batch_size
+        self.rows = rows
         self.early_rejection = early_rejection
         self.compile = compile
         self._step: CompiledStep | None = None  # for the next call of its shape
@@ -103,11 +105,11 @@ class InProcessSampler:
         if not prompts:
             return
         total, longest = len(prompts) * num_samples, max(map(len, rendered))
-        places = min(total, self.batch_size or self._rows_at_once(longest, num_samples, params))
+        places = min(total, self.rows or self._rows_at_once(longest, num_samples, params))
         if self.early_rejection is not None and places < num_samples:
             raise InputError(
                 f"early_rejection: compares a prompt's {num_samples} answers while they are written, but only {places} "
-                "are written at once; raise batch_size to num_samples, or lower num_samples"
+                "are written at once; raise policy.rows to num_samples, or lower num_samples"
             )
         ended: dict[int, dict[int, Sample]] = defaultdict(dict)
         with _eval_mode(self.model), sharing(self.model) as shared, _progress(total, places) as progress:
@@ -232,7 +234,14 @@ def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _progress(rows: int, batch_size: int) -> tqdm:
-    """Shown on one process a machine, for more than a batch of rows."""
-    quiet = rows <= batch_size or os.environ.get("LOCAL_RANK", "0") != "0"
-    return tqdm(total=rows, desc="sampling", unit="answer", disable=quiet, mininterval=1.0, leave=False)
+def _progress(answers: int, at_once: int) -> tqdm:
+    """Shown on one process a machine, for more answers than are written at once."""
+    quiet = answers <= at_once or os.environ.get("LOCAL_RANK", "0") != "0"
+    return tqdm(total=answers, desc="sampling", unit="answer", disable=quiet, mininterval=1.0, leave=False)
+
+
+def open_in_process(source: PolicySource, opening: Opening) -> InProcessSampler:
+    """The backend in_process of `rlhf.sampling.source`."""
+    model = load_weights(source, opening.device) if opening.model is None else opening.model
+    renderer = renderer_of(source) if opening.renderer is None else opening.renderer
+    return InProcessSampler(model, renderer, source.rows, opening.early_rejection, source.compile, opening.too_long)

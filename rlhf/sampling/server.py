@@ -18,6 +18,8 @@ from rlhf.sampling.protocol import Sample, SamplingParams
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
+    from rlhf.sampling.opening import Opening
+    from rlhf.sampling.source import PolicySource
 
 LONGEST_TOKEN = 128  # characters: no vocabulary has a longer one (Llama 3's: 128 spaces)
 SILENT_ANSWERS = 8  # answers without text at the start that are taken for the server's way
@@ -37,7 +39,7 @@ class ServerSampler:
     Args:
         config: where, and with what patience.
         renderer: of the policy's tokenizer; None where only texts are wanted (a judge): samples have no token_ids.
-        who: what the server is called in sentences, by its field: "server", "judge".
+        who: what the server is called in sentences, by its field: "policy.server", "judge".
     """
 
     def __init__(self, config: ServerConfig, renderer: Renderer | None = None, who: str = "server") -> None:
@@ -113,3 +115,11 @@ class ServerSampler:
             cut += too_long
             samples.append(Sample(text.strip(), ids, math.nan, finished and not too_long))
         return samples, cut
+
+
+def open_server(source: PolicySource, opening: Opening) -> ServerSampler:
+    """The backend server of `rlhf.sampling.source`."""
+    assert source.server is not None, "checked before"
+    if opening.early_rejection is not None:
+        raise InputError("early_rejection: a server gives whole answers only; leave one of the two out")
+    return ServerSampler(source.server, opening.renderer, f"{opening.field}.server")

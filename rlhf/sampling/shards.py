@@ -16,10 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rlhf.configuration import to_plain
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import Sample, SamplingParams
-from rlhf.stage import Kept
+from rlhf.stage import Kept, Stage, options_of
 
 FOLDER = "samples"
 
@@ -63,16 +64,23 @@ def kept_samples(
     prompts: Sequence[Conversation],
     num_samples: int,
     params: SamplingParams,
-    *,
-    inputs: Sequence[str] = ("policy",),
+    stage: Stage,
+    *policies: str,
+    inputs: Sequence[str] = (),
     **others: Any,
 ) -> Kept:
     """The stage's folder of shards, taken over by an attempt that would draw the same answers.
 
-    They are decided by the prompts, the stage's inputs that `inputs` names, the way of drawing, and `others` (plain
-    JSON types).
+    They are decided by the prompts, the way of drawing, the policies (their checkpoints' content, how they are held),
+    the stage's further inputs that `inputs` names, and `others` (plain JSON types).
+
+    Args:
+        policies: names of the config's fields that hold the sources.
     """
     asked = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16]
     drawn = {f"sampling.{name}": value for name, value in asdict(params).items()}
-    values = {"prompts": asked, "num_samples": num_samples, **drawn, **others}
-    return Kept(FOLDER, "drawn answers", inputs=inputs, values=values, pattern="**/*")
+    options, rounding = options_of(stage.config, stage.inputs)
+    held = {name: to_plain(value) for name, value in options.items() if name.split(".")[0] in policies}
+    read = [name for name in stage.inputs if name.split(".")[0] in policies or name in inputs]
+    values = {"prompts": asked, "num_samples": num_samples, **drawn, **held, **others}
+    return Kept(FOLDER, "drawn answers", inputs=read, values=values, rounding=rounding & held.keys(), pattern="**/*")

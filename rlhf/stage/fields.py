@@ -5,7 +5,8 @@
     micro_batch_size: Annotated[int, Effect.ROUNDING] = 8  # may change between a kill and the next start
 
 A type that names something to read carries an `InputCheck`; it lives in the room of what it checks. Here protocols
-alone are known. A kind of field of your own is a class with one method, and needs no change here.
+alone are known. A kind of field of your own is a class with one method, and needs no change here. A check at a group of
+options gets the whole group.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Protocol, runtime_checkable
 
+from rlhf.shorthand import bare_field
 from rlhf.stage.files import require_files
 
 
@@ -84,14 +86,22 @@ class InEachRun:
         """See `InputCheck`."""
         found: dict[str, Path] = {}
         for number, run in enumerate(config.runs):
-            found |= self.check.inputs(f"{field}.{number}", str(value).replace("{run}", run), config)
+            found |= self.check.inputs(f"{field}.{number}", in_run(value, run), config)
         return found
 
     def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
         """See `MemoryCheck`."""
         if isinstance(self.check, MemoryCheck):
             for number, run in enumerate(config.runs):
-                self.check.require_memory(f"{field}.{number}", str(value).replace("{run}", run), config, processes)
+                self.check.require_memory(f"{field}.{number}", in_run(value, run), config, processes)
+
+
+def in_run(value: Any, run: str) -> Any:
+    """A path, or a group of options with all its paths, with the run's folder in the place of {run}."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: in_run(part, run) for name, part in parts.items()})
+    return type(value)(str(value).replace("{run}", run)) if isinstance(value, str | Path) else value
 
 
 InputPath = Annotated[Path, ExistingPath()]
@@ -147,17 +157,21 @@ class _Leaf:
     effect: Effect | None
 
 
-def _leaves(config: Any, prefix: str = "", effect: Effect | None = None) -> Iterator[_Leaf]:
+def _leaves(config: Any, group: str = "", effect: Effect | None = None) -> Iterator[_Leaf]:
+    """Those of a group of options; the field that a bare text fills is called as the group is, as users give it."""
     hints = typing.get_type_hints(type(config), include_extras=True)
+    bare = bare_field(type(config)) if group else None
     for field in dataclasses.fields(config):
-        yield from _of_value(f"{prefix}{field.name}", getattr(config, field.name), hints[field.name], config, effect)
+        name = field.name if not group else group if field.name == bare else f"{group}.{field.name}"
+        yield from _of_value(name, getattr(config, field.name), hints[field.name], config, effect)
 
 
 def _of_value(name: str, value: Any, hint: Any, owner: Any, effect: Effect | None) -> Iterator[_Leaf]:
     """One value's leaves: groups, lists and names with values are gone into."""
     checks, effect = _said_of(hint, effect)
     if dataclasses.is_dataclass(value):
-        yield from _leaves(value, f"{name}.", effect)
+        yield _Leaf(name, value, owner, checks, Effect.NONE)
+        yield from _leaves(value, name, effect)
     elif isinstance(value, (tuple, list)) and (items := _items_hint(hint)) is not None:
         for number, item in enumerate(value):
             yield from _of_value(f"{name}.{number}", item, items, owner, effect)

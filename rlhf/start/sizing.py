@@ -98,6 +98,7 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
             "sampling.temperature": temperature,
             "sampling.top_k": (50, "a small model's tail is noise"),
             "sampling.max_new_tokens": (sizes.answer, "longer answers are cut, and never kept"),
+            **({"policy.quantization": ("nf4", "of the policy that answers")} if sizes.nf4 else {}),
             **_trained(sizes),
             **_optimizer(
                 "finetuning.optimizer",
@@ -205,7 +206,7 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
         "ppo.optimizer.learning_rate": (rate, "constant" + ("" if sizes.adapter else "; the paper's")),
         "ppo.optimizer.batch_size": (minibatch, "a step's answers; 64 in the paper"),
         "ppo.optimizer.micro_batch_size": (min(sizes.micro_batch, minibatch), "rows per forward pass, by memory"),
-        "ppo.sampling_batch_size": (batch if sizes.small else 128, "answers written side by side"),
+        "ppo.rows": (batch if sizes.small else 128, "answers written side by side"),
     }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.evaluation.safety.figures import load_safety_prompts, safety_figures
@@ -79,6 +79,7 @@ def run_variant(run: SafetyStudyRun) -> None:
     from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.models.policy import load_tokenizer
+    from rlhf.sampling.in_process import InProcessSampler
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
@@ -98,8 +99,8 @@ def run_variant(run: SafetyStudyRun) -> None:
         rows = training_rows(helpful, safe, run.fraction, run.seed)
         policy = finetune_stage(stage, accelerator, run.policy, rows, run, name=run.name, save=False)
         params = replace(run.sampling, seed=run.sampling.seed + run.seed)
-        tokenizer = load_tokenizer(run.policy)
-        judged = answer_and_judge(policy, tokenizer, prompts, judges, params, run.samples_per_prompt, accelerator)
+        sampler = InProcessSampler(policy, Renderer(load_tokenizer(run.policy)))
+        judged = answer_and_judge(sampler, prompts, judges, params, run.samples_per_prompt, accelerator)
         stage.write_json(FIGURES, safety_figures(run.name, judged))
 
 

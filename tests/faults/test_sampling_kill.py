@@ -83,7 +83,7 @@ def test_kill_9_in_the_middle_of_sampling(tiny_policy_path: Path, tmp_path: Path
             "helpfulness": "rewards_of_this_test:length",
             "safety": "rewards_of_this_test:length",
             "num_samples": 5,
-            "batch_size": 10,
+            "policy.rows": 10,
             "sampling.max_new_tokens": 100,
         }
         return [part for name, value in given.items() for part in (f"--{name}", str(value))]

@@ -21,6 +21,7 @@ from rlhf.annotation.store import Store
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +82,7 @@ def options(tiny_policy_path: Path, tmp_path: Path) -> dict[str, Any]:
         write_rows(tmp_path / part / "prompts.jsonl", ({"prompt": text} for text in texts))  # ids prompts:1, prompts:2
     return {
         "output": tmp_path / "out",
-        "policy": tiny_policy_path,
+        "policy": PolicySource(checkpoint=tiny_policy_path),
         "prompts": str(tmp_path / "train" / "prompts.jsonl"),
         "test_prompts": str(tmp_path / "test" / "prompts.jsonl"),
         "annotator": "test_collect_preferences:Annotator",
@@ -125,6 +126,7 @@ def test_killed_it_goes_on_and_nothing_doubles(options: dict[str, Any], tmp_path
     """The annotator kills the recipe at its fourth pair; the second start has but three left."""
     options |= {"annotator_options": json.dumps({"log": str(tmp_path / "log"), "stop": 3})}
     options |= {"labels": tmp_path / "labels.sqlite", "sampling": json.dumps({"max_new_tokens": 4})}
+    options |= {"policy": options["policy"].folder}
     command = [sys.executable, "recipes/data/collect_preferences.py"]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}

@@ -95,7 +95,7 @@ def test_the_gate_keeps_what_is_safer_and_the_rest_stays_plain(
     run, chat_server: ChatServer, tiny_policy_path: Path
 ) -> None:
     chat_server.reply = reply
-    folder = run(**{"server.url": chat_server.url, "server.model": "tiny"})
+    folder = run(**{"policy.server.url": chat_server.url, "policy.server.model": "tiny"})
     assert len(chat_server.asked) == 3 * 8, "the prompt of domain helpfulness is not asked"
     answers = lines(folder / "answers.jsonl")
     for i, row in enumerate(answers):
@@ -125,14 +125,14 @@ def test_the_gate_keeps_what_is_safer_and_the_rest_stays_plain(
 )
 def test_without_gate_dropping_the_rest_and_generic(run, chat_server: ChatServer, options, expected) -> None:
     chat_server.reply = reply
-    folder = run(**{"server.url": chat_server.url, "server.model": "tiny"}, **options)
+    folder = run(**{"policy.server.url": chat_server.url, "policy.server.model": "tiny"}, **options)
     assert [row["messages"][-1]["content"] for row in lines(folder / "distilled.jsonl")] == expected
 
 
 def test_an_adapter_is_saved_alone_where_asked_for(run, chat_server: ChatServer) -> None:
     pytest.importorskip("peft")
     chat_server.reply = reply
-    server = {"server.url": chat_server.url, "server.model": "tiny"}
+    server = {"policy.server.url": chat_server.url, "policy.server.model": "tiny"}
     folder = run(**server, **{"gate": "false", "adapter.r": 2, "adapter.merge": "false"})
     assert is_adapter_checkpoint(folder / "checkpoint")
 
@@ -142,7 +142,7 @@ def test_held_out_prompts_before_and_after(
 ) -> None:
     chat_server.reply = reply
     folder = run(
-        **{"server.url": chat_server.url, "server.model": "tiny"},
+        **{"policy.server.url": chat_server.url, "policy.server.model": "tiny"},
         gate="false",
         test_prompts=tmp_path / "prompts.jsonl",
         scorer="code_of_the_distillation:Scorer",
@@ -176,4 +176,7 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path, options: dic
 def test_a_gate_that_keeps_nothing_says_so(run, chat_server: ChatServer) -> None:
     chat_server.reply = reply
     with pytest.raises(InputError, match="gate: no answer under a category preprompt is safer than the plain one"):
-        run(**{"server.url": chat_server.url, "server.model": "tiny"}, safety="code_of_the_distillation:hates")
+        run(
+            **{"policy.server.url": chat_server.url, "policy.server.model": "tiny"},
+            safety="code_of_the_distillation:hates",
+        )

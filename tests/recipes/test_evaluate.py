@@ -25,6 +25,7 @@ from rlhf.jsonl import write_rows
 from rlhf.models.logprobs import score_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
+from rlhf.sampling.source import PolicySource
 
 if TYPE_CHECKING:
     from conftest import ChatServer
@@ -89,7 +90,7 @@ def test_sft_then_a_version_against_it(
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     common = {
         "prompts": str(prompts),
-        "policy": tiny_policy_path,
+        "policy": PolicySource(checkpoint=tiny_policy_path),
         "helpfulness": "test_evaluate:longer",
         "safety": "test_evaluate:calm",
         "referee": "test_evaluate:longer",
@@ -104,7 +105,7 @@ def test_sft_then_a_version_against_it(
     assert sft["win_rate_vs_sft"] is None and sft["kl_from_sft"] is None and sft["sft_proxy_reward"] is None
     assert 0 < sft["mean_length"] <= 8 and sft["referee_score"] == sft["proxy_helpfulness"] > 0
 
-    opponent = {"baseline": tiny_policy_path, "baseline_evaluation": tmp_path / "sft"}
+    opponent = {"baseline": PolicySource(checkpoint=tiny_policy_path), "baseline_evaluation": tmp_path / "sft"}
     recipe.main(recipe.EvaluateConfig(output=tmp_path / "v1", name="v1", sampling=sampling, **common, **opponent))
     v1 = figures(tmp_path / "v1")
     assert v1["gold_helpfulness"] == sft["gold_helpfulness"]  # the same policy, the same draws
@@ -170,11 +171,11 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
         recipe.EvaluateConfig(
             output=tmp_path / "v1",
             name="v1",
-            policy=tiny_policy_path,
+            policy=PolicySource(checkpoint=tiny_policy_path),
             prompts=str(prompts),
             sampling=SamplingParams(max_new_tokens=8),
             judge=ServerConfig(chat_server.url, "judge"),
-            opponent=ServerConfig(chat_server.url, "rival"),
+            opponent=PolicySource(server=ServerConfig(chat_server.url, "rival")),
         )
     )
     v1 = figures(tmp_path / "v1")
@@ -197,11 +198,19 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
         ({"safety": "a:b"}, "safety: the gate needs a helpfulness reward beside it"),
         ({"scorer": "a:B"}, "a gold scorer needs its world"),
         ({"judge_max_new_tokens": 0}, "judge_max_new_tokens: must be at least 1, got 0"),
-        ({"opponent": ServerConfig("http://a/v1", "m")}, "opponent: nobody compares with its answers; name a judge"),
+        (
+            {"opponent": PolicySource(server=ServerConfig("http://a/v1", "m"))},
+            "opponent: nobody compares with its answers; name a judge",
+        ),
     ],
 )
 def test_bad_settings(recipe: ModuleType, change: dict[str, Any], message: str) -> None:
-    settings: dict[str, Any] = {"output": Path("o"), "name": "v1", "policy": Path("p"), "prompts": "x.jsonl"} | change
+    settings: dict[str, Any] = {
+        "output": Path("o"),
+        "name": "v1",
+        "policy": PolicySource(checkpoint=Path("p")),
+        "prompts": "x.jsonl",
+    } | change
     with pytest.raises(InputError, match=message):
         recipe.EvaluateConfig(**settings)
 

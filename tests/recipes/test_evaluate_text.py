@@ -10,6 +10,7 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +38,7 @@ def test_two_models_on_two_data_sets(recipe: ModuleType, tiny_policy_path: Path,
     data = {name: str(_rows(tmp_path / f"{name}.jsonl")) for name in ("first", "<second>")}
     config = recipe.EvaluateTextConfig(
         output=tmp_path / "out",
-        models={"a": tiny_policy_path, "b": tiny_policy_path},
+        models=dict.fromkeys("ab", PolicySource(checkpoint=tiny_policy_path)),
         data=data,
         rows=3,
         sampling=SamplingParams(temperature=0.0, max_new_tokens=8),
@@ -57,7 +58,9 @@ def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_pa
     pytest.importorskip("rouge_score")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "hi"}]}))
     config = recipe.EvaluateTextConfig(
-        output=tmp_path / "out", models={"a": tiny_policy_path}, data={"d": str(tmp_path / "rows.jsonl")}
+        output=tmp_path / "out",
+        models={"a": PolicySource(checkpoint=tiny_policy_path)},
+        data={"d": str(tmp_path / "rows.jsonl")},
     )
     with pytest.raises(InputError, match="assistant"):
         recipe.main(config)
@@ -66,12 +69,16 @@ def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_pa
 
 def test_bert_score_needs_model_and_layer(recipe: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="BERTScore needs both"):
-        recipe.EvaluateTextConfig(output=tmp_path, models={"a": tmp_path}, data={"d": "x"}, bert_model="folder")
+        recipe.EvaluateTextConfig(
+            output=tmp_path, models={"a": PolicySource(checkpoint=tmp_path)}, data={"d": "x"}, bert_model="folder"
+        )
 
 
 def test_a_model_does_not_take_the_references_name(recipe: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="reference is the name"):
-        recipe.EvaluateTextConfig(output=tmp_path, models={"reference": tmp_path}, data={"d": "x"})
+        recipe.EvaluateTextConfig(
+            output=tmp_path, models={"reference": PolicySource(checkpoint=tmp_path)}, data={"d": "x"}
+        )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,11 @@ def test_the_encoder_is_looked_at_before_anything_is_sampled(
     encoder = tiny_policy_path if layers == 99 else tmp_path / "missing"
     data = {"d": str(_rows(tmp_path / "rows.jsonl"))}
     config = recipe.EvaluateTextConfig(
-        output=tmp_path / "out", models={"a": tiny_policy_path}, data=data, bert_model=str(encoder), bert_layers=layers
+        output=tmp_path / "out",
+        models={"a": PolicySource(checkpoint=tiny_policy_path)},
+        data=data,
+        bert_model=str(encoder),
+        bert_layers=layers,
     )
     with pytest.raises(InputError, match=words):
         recipe.main(config)

@@ -65,7 +65,7 @@ def texts(body: dict, answer: str = "oui") -> tuple[int, dict]:
 
 def test_a_server_answers_under_the_instruction_in_every_turn(run, chat_server: ChatServer, tiny_policy_path) -> None:
     chat_server.reply = texts
-    folder = run(**{"server.url": chat_server.url, "server.model": "tiny"}, sft_share=0.5)
+    folder = run(**{"policy.server.url": chat_server.url, "policy.server.model": "tiny"}, sft_share=0.5)
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 6, "dialogues of one turn are left out"
     for row in rows:
@@ -86,7 +86,7 @@ def test_a_server_answers_under_the_instruction_in_every_turn(run, chat_server: 
 def test_an_adapter_is_saved_alone_where_asked_for(run, chat_server: ChatServer) -> None:
     pytest.importorskip("peft")
     chat_server.reply = texts
-    server = {"server.url": chat_server.url, "server.model": "tiny"}
+    server = {"policy.server.url": chat_server.url, "policy.server.model": "tiny"}
     folder = run(**server, **{"adapter.r": 2, "adapter.merge": "false"})
     assert is_adapter_checkpoint(folder / "checkpoint")
 
@@ -101,7 +101,7 @@ def test_only_dialogues_that_obey_train_where_there_is_a_checker(
     only.write_text(
         '{"kind": "figure", "value": "Napoleon", "text": "Act as Al.", "short": "Napoleon.", "pattern": "a"}'
     )
-    server = {"server.url": chat_server.url, "server.model": "tiny"}
+    server = {"policy.server.url": chat_server.url, "policy.server.model": "tiny"}
     folder = run(**server, history="given", checker=checker, instructions=only)
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert len(chat_server.asked) == 6, "one answer a dialogue"
@@ -130,7 +130,12 @@ def test_the_policy_writes_the_lists(run, chat_server: ChatServer, capsys: pytes
         return texts(body, found)
 
     chat_server.reply = reply
-    run(**{"server.url": chat_server.url, "server.model": "tiny"}, instructions=None, list_samples=2, dry_run=6)
+    run(
+        **{"policy.server.url": chat_server.url, "policy.server.model": "tiny"},
+        instructions=None,
+        list_samples=2,
+        dry_run=6,
+    )
     printed = capsys.readouterr().out
     assert len([b for b in chat_server.asked if "Write a list" in b["messages"][-1]["content"]]) == 6
     assert any(f"user: {text}" in printed for text in ("You enjoy", "Hobby: ", "Speak in French.", "Act as Napoleon."))

@@ -12,6 +12,7 @@ import pytest
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.mt_bench import PROMPT_NAMES
 from rlhf.sampling.server import ServerConfig
+from rlhf.sampling.source import PolicySource
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +50,7 @@ def _judging(text: str) -> Any:
 
 def _config(recipe: ModuleType, output: Path, model: Path, server: Any, files: dict[str, Path], **others: Any) -> Any:
     judge = ServerConfig(server.url, "tiny", retries=0)
-    models = others.pop("models", {"mine": model})
+    models = others.pop("models", {"mine": PolicySource(checkpoint=model)})
     return recipe.MTBenchConfig(output=output, models=models, judge=judge, max_new_tokens=6, **files, **others)
 
 
@@ -95,7 +96,7 @@ def test_pairwise_in_both_orders(
     recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path, chat_server: Any, files: dict[str, Path]
 ) -> None:
     chat_server.reply = _judging("[[A]]")  # always the first: every comparison is a tie
-    models = {"base": tiny_policy_path, "mine": tiny_policy_path}
+    models = dict.fromkeys(("base", "mine"), PolicySource(checkpoint=tiny_policy_path))
     config = _config(
         recipe, tmp_path / "out", tiny_policy_path, chat_server, files, models=models, mode="pairwise", baseline="base"
     )
@@ -110,7 +111,7 @@ def test_bad_settings_in_one_sentence(recipe: ModuleType, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="baseline: pairwise needs"):
         recipe.MTBenchConfig(
             output=tmp_path,
-            models={"a": tmp_path},
+            models={"a": PolicySource(checkpoint=tmp_path)},
             judge=server,
             questions=tmp_path,
             judge_prompts=tmp_path,

@@ -20,6 +20,7 @@ from rlhf.evaluation.safety.red_team import Attempt, append, read_log, round_fig
 from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 
 ROOT = Path(__file__).resolve().parents[2]
 ASK: Conversation = [{"role": "user", "content": "hello"}]
@@ -73,7 +74,7 @@ def test_a_typed_session_and_a_file(
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     settings: dict[str, Any] = {
-        "policy": tiny_policy_path,
+        "policy": PolicySource(checkpoint=tiny_policy_path),
         "log": tmp_path / "log.jsonl",
         "round": "v1",
         "sampling": SamplingParams(max_new_tokens=6),
@@ -106,13 +107,19 @@ def test_the_table_is_the_main_process_s_when_all_is_written(
     monkeypatch.setattr(recipe, "from_file", lambda *given: done.append("answered"))
     append(tmp_path / "log.jsonl", Attempt("v1", "ann", ASK, "no", False, "ann"))
     capsys.readouterr()
-    config = recipe.RedTeamConfig(policy=tiny_policy_path, log=tmp_path / "log.jsonl", round="v1", prompts="Org/name")
+    config = recipe.RedTeamConfig(
+        policy=PolicySource(checkpoint=tiny_policy_path), log=tmp_path / "log.jsonl", round="v1", prompts="Org/name"
+    )
     recipe.main(config)
     assert done == ["answered", "waited"] and capsys.readouterr().out == ""
 
 
 def test_bad_input(recipe: ModuleType, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"policy": Path("p"), "log": tmp_path / "log.jsonl", "round": "v1"}
+    settings: dict[str, Any] = {
+        "policy": PolicySource(checkpoint=Path("p")),
+        "log": tmp_path / "log.jsonl",
+        "round": "v1",
+    }
     for change, message in (
         ({"round": " "}, "round: must not be empty"),
         ({"judge": "me"}, "judge: must be refusals, safety, checker or scorer, got 'me'"),

@@ -122,7 +122,7 @@ def test_two_versions(run, tiny_policy_path: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_checkpoint(run, tmp_path: Path) -> None:
-    one, two = run("v1", seed=3), run("v1", seed=3, output=tmp_path / "two", batch_size=7)
+    one, two = run("v1", seed=3), run("v1", seed=3, output=tmp_path / "two", **{"policy.rows": 7})
     assert (one / "selected.jsonl").read_text() == (two.parent / "two" / "selected.jsonl").read_text()
     weights = [
         AutoModelForCausalLM.from_pretrained(tmp_path / name / "checkpoint").state_dict() for name in ("v1", "two")
@@ -149,7 +149,7 @@ def test_a_server_answers_for_the_policy(run, chat_server: ChatServer, tmp_path:
     def fails_after_five(body: dict[str, Any]) -> tuple[int, Any]:
         return (200, chat_server.answers(body)) if len(chat_server.asked) <= 5 else (400, b"out of memory")
 
-    options = {"server.url": chat_server.url, "server.model": "tiny", "server.concurrency": 1}
+    options = {"policy.server.url": chat_server.url, "policy.server.model": "tiny", "policy.server.concurrency": 1}
     chat_server.reply = fails_after_five
     with pytest.raises(InputError, match=r"server: .* answers 400 \(out of memory\) to the prompt 'what is 5 \?'"):
         run("v1", **options)
@@ -185,17 +185,20 @@ def test_bad_input_is_answered_in_one_sentence(run, tmp_path: Path) -> None:
         ({"selection.minimum_reward": 99}, r"no answer is left to train on \(.*\d+ below minimum_reward"),
         (REJECTION | {"selection.missing_end_penalty": 0.5}, "missing_end_penalty: early_rejection leaves answers"),
         ({"early_rejection.at": "[150]"}, r"early_rejection.at: must lie below sampling.max_new_tokens, which is 150"),
-        (REJECTION | {"batch_size": 4}, "compares a prompt's 6 answers while they are written, but only 4 are written"),
         (
-            REJECTION | {"server.url": "http://x/v1", "server.model": "x"},
+            REJECTION | {"policy.rows": 4},
+            "compares a prompt's 6 answers while they are written, but only 4 are written",
+        ),
+        (
+            REJECTION | {"policy.server.url": "http://x/v1", "policy.server.model": "x"},
             "early_rejection: a server gives whole",
         ),
         (REJECTION | {"helpfulness": "rewards_of_the_test:sometimes"}, r"helpfulness \(sometimes\): score \d+ is nan"),
         (
-            {"compile": True, "server.url": "http://x/v1", "server.model": "x"},
-            "compile: the server decodes as it was started",
+            {"policy.compile": True, "policy.server.url": "http://x/v1", "policy.server.model": "x"},
+            "policy.compile: the server decides that itself; leave it out",
         ),
-        ({"batch_size": 0}, "batch_size: must be at least 1, got 0"),
+        ({"policy.rows": 0}, "rows: must be at least 1, got 0"),
         ({"selection.top_n": 0}, "top_n: must be at least 1, got 0"),
         ({"temperature_from": tmp_path / "prompts.jsonl"}, r"temperature_from: .*prompts.jsonl is no sweep.json"),
         ({"earlier_prompts": json.dumps([str(clash)])}, "earlier_prompts: two prompts have the id 'p1'"),
@@ -367,7 +370,7 @@ def test_early_rejection_goes_on_where_it_was_and_anew_where_it_would_reject_oth
     assert stopped() == 0, "nothing is drawn twice"
     assert stopped(**{"early_rejection.drop": 0.4}) == 72
     assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters"}) == 72
-    assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters", "batch_size": 6}) == 0
+    assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters", "policy.rows": 6}) == 0
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(prompts.read_text().replace('"safety"', '"helpfulness"'))
     assert stopped(**{"early_rejection.drop": 0.4, "safety": "rewards_of_the_test:letters"}) == 72, "the gate changed"

@@ -19,6 +19,7 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.iteration.plan import find_recipe
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 from rlhf.training.config import OptimizerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +79,7 @@ def test_evaluate_safety(
     module = recipe("evaluate_safety")
     config = module.EvaluateSafetyConfig(
         output=tmp_path / "out",
-        policy=tiny_policy_path,
+        policy=PolicySource(checkpoint=tiny_policy_path),
         prompts={"own": str(prompts)},
         dialogues=dialogues(tmp_path / "before.jsonl", "what is velda ?"),
         safety="test_safety_recipes:longer",
@@ -176,7 +177,7 @@ def test_benchmarks_with_a_real_model_and_a_tiny_judge(
     module.main(
         module.SafetyBenchmarksConfig(
             output=tmp_path / "out",
-            policy=shared_data / "stories260K",
+            policy=PolicySource(checkpoint=shared_data / "stories260K"),
             truthfulqa=shared_data / "truthfulqa" / "mc_task_400.json",
             truthful=yes,
             informative=yes,
@@ -221,7 +222,7 @@ def test_a_question_that_the_model_asks_itself_is_no_part_of_its_answer(
         module.main(
             module.SafetyBenchmarksConfig(
                 output=tmp_path / template,
-                policy=tiny_policy_path,
+                policy=PolicySource(checkpoint=tiny_policy_path),
                 truthfulqa=shared_data / "truthfulqa" / "mc_task_400.json",
                 truthful=module.Judge("judge", "yes"),
                 informative=module.Judge("judge", "yes"),
@@ -289,12 +290,12 @@ def test_the_simulated_world_s_safety_data(recipe: Any, tmp_path: Path) -> None:
 def test_bad_settings(recipe: Any, name: str, change: dict[str, Any], message: str) -> None:
     module = recipe(name)
     settings: dict[str, dict[str, Any]] = {
-        "evaluate_safety": {"policy": Path("p"), "prompts": {"own": "x.jsonl"}},
+        "evaluate_safety": {"policy": PolicySource(checkpoint=Path("p")), "prompts": {"own": "x.jsonl"}},
         "safety_study": {
             "policy": "p", "helpfulness_data": ("h",), "safety_data": ("s",), "prompts": {"o": "x"}, "runs": ("r",),
         },
         "gate_sweep": {"preferences": ("p",), "helpfulness": "h", "safety": "s"},
-        "safety_benchmarks": {"policy": Path("p")},
+        "safety_benchmarks": {"policy": PolicySource(checkpoint=Path("p"))},
         "simulated_safety_data": {"data": Path("d")},
     }  # fmt: skip
     config_class = getattr(module, "".join(part.capitalize() for part in name.split("_")) + "Config")

@@ -153,7 +153,8 @@ def test_questions_by_a_model_here_and_by_a_server(
         return 200, answers
 
     chat_server.reply = reply
-    options |= {"question_server.url": chat_server.url, "question_server.model": "tiny", "output": tmp_path / "served"}
+    options |= {"question_model.server.url": chat_server.url, "question_model.server.model": "tiny"}
+    options |= {"output": tmp_path / "served"}
     options["sampling.max_new_tokens"] = 64  # an answer over it is cut off, and no question
     simple_text_data.main(config(tmp_path, **options))
     served = [row for file in (tmp_path / "served").glob("sft_*.jsonl") for _, row in read_rows(file)]
@@ -182,8 +183,11 @@ def test_bad_rows_are_refused_or_counted(tmp_path: Path) -> None:
     [
         ({"eli5": "null"}, "eli5, articles: name at least one"),
         ({"validation_share": 0.9}, "together they must leave rows"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"question_server.url": "http://x", "question_server.model": "m"}, "question_server"),
+        ({"rows": 0}, "rows"),
+        (
+            {"question_model": "x", "question_model.backend": "vllm"},
+            "question_model.backend: must be in_process, server, or package.module",
+        ),
         ({"filters.min_words": 1000}, "no row is left"),
     ],
 )
@@ -216,9 +220,10 @@ def test_real_text(tmp_path: Path, shared_data: Path) -> None:
 
 def test_the_shipped_config_parses(tmp_path: Path) -> None:
     file = ROOT / "recipes" / "configs" / "simple_text" / "simple_text_data.yaml"
-    given = ["--config", str(file), "--eli5", "eli5.jsonl.zst", "--question_model", str(tmp_path)]
+    given = ["--config", str(file), "--eli5", "eli5.jsonl.zst"]
     made = parse_config(SimpleTextDataConfig, given)
-    assert made.question_server is not None and made.filters == SimpleTextDataConfig(output=tmp_path, eli5="x").filters
+    assert made.question_model is not None and made.question_model.server is not None
+    assert made.filters == SimpleTextDataConfig(output=tmp_path, eli5="x").filters
 
 
 def test_as_a_command(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 from rlhf.simulation.world import World, WorldConfig
 from rlhf.training.config import OptimizerConfig
 
@@ -25,6 +26,11 @@ import sft
 import time_awareness
 from evaluate_time_awareness import EvaluateTimeAwarenessConfig
 from time_awareness import TimeAwarenessConfig
+
+
+def in_each_run(folder: str) -> PolicySource:
+    return PolicySource(checkpoint=Path("{run}", folder))
+
 
 FACTS = [
     {"question": "what is the river of velda ?", "timeline": {"2001": "mora", "2010": "velda"}},
@@ -69,7 +75,7 @@ def test_own_facts_from_rows_to_figures(
     evaluate_time_awareness.main(
         EvaluateTimeAwarenessConfig(
             output=tmp_path / "figures",
-            policies={"without": str(tiny_policy_path), "with": "{run}/with/checkpoint"},
+            policies={"without": PolicySource(checkpoint=tiny_policy_path), "with": in_each_run("with/checkpoint")},
             test="{run}/rows/test.jsonl",
             runs=(str(tmp_path / "run"),),
             sampling=SamplingParams(temperature=0.0, max_new_tokens=8),
@@ -133,7 +139,9 @@ def test_bad_settings_are_answered_in_one_sentence(
 def test_a_test_file_of_another_kind_is_named_with_its_line(tmp_path: Path, tiny_policy_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"messages": []}\n')
     config = EvaluateTimeAwarenessConfig(
-        output=tmp_path / "out", policies={"a": str(tiny_policy_path)}, test=str(tmp_path / "test.jsonl")
+        output=tmp_path / "out",
+        policies={"a": PolicySource(checkpoint=tiny_policy_path)},
+        test=str(tmp_path / "test.jsonl"),
     )
     with pytest.raises(InputError, match=r"test.jsonl:1: group: is missing; recipes/data/time_awareness.py writes"):
         evaluate_time_awareness.main(config)
@@ -141,7 +149,12 @@ def test_a_test_file_of_another_kind_is_named_with_its_line(tmp_path: Path, tiny
         EvaluateTimeAwarenessConfig(output=tmp_path / "out", policies={}, test="test.jsonl")
     for policy, runs in (("sft", ("a", "b")), ("{run}/sft", ("a", "a"))):
         with pytest.raises(InputError, match="runs: the same answers would count 2 times"):
-            EvaluateTimeAwarenessConfig(output=tmp_path / "out", policies={"sft": policy}, test="test.jsonl", runs=runs)
+            EvaluateTimeAwarenessConfig(
+                output=tmp_path / "out",
+                policies={"sft": PolicySource(checkpoint=Path(policy))},
+                test="test.jsonl",
+                runs=runs,
+            )
     EvaluateTimeAwarenessConfig(
-        output=tmp_path / "out", policies={"sft": "{run}/sft"}, test="test.jsonl", runs=("a", "b")
+        output=tmp_path / "out", policies={"sft": in_each_run("sft")}, test="test.jsonl", runs=("a", "b")
     )

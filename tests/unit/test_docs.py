@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from rlhf.iteration.plan import find_recipe
+from rlhf.shorthand import bare_field
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -109,23 +110,26 @@ def test_defaults_on_a_recipe_s_page_are_the_code_s(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name, default in re.findall(r"^\| `--([\w.]+)` \| ([^|]*) \| [^|]*\|$", text, re.MULTILINE):
         value: object = config_class
-        for part in name.split("."):
-            value = default_of(value, part)
+        parts = name.split(".")
+        for number, part in enumerate(parts, start=1):
+            value = default_of(value, part, deeper=number < len(parts))
         value = None if isinstance(value, type) else value  # an optional group of options as a whole
         written = default.strip().strip("`")
         expected = "required" if value is dataclasses.MISSING else "none" if value in (None, ()) else str(value)
         assert written == expected, f"{page.name}: --{name} is {expected} in the code, {written} on the page"
 
 
-def default_of(holder: object, field_name: str) -> object:
+def default_of(holder: object, field_name: str, deeper: bool = False) -> object:
     """Default of a dataclass's field, or its value in an instance (a nested default); MISSING where it is required."""
     if not isinstance(holder, type):
         found: object = getattr(holder, field_name)
-        return default_of(type(holder), field_name) if found is None else found
+        return default_of(type(holder), field_name, deeper) if found is None else found
     field = next(f for f in dataclasses.fields(holder) if f.name == field_name)  # type: ignore[arg-type]
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     hint = typing.get_type_hints(holder)[field_name]
+    if field.default is dataclasses.MISSING and bare_field(hint) is not None and not deeper:
+        return dataclasses.MISSING  # a required group that a bare text stands for
     if field.default is None or dataclasses.is_dataclass(hint):  # optional or required: what its fields are once given
         nested = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
         return nested[0] if nested else None

@@ -118,9 +118,9 @@ def parsed(
             log.skipped[reason(str(error))] += 1
 
 
-def filtered_posts(posts: Iterable[Post], filters: TextFilter, batch_size: int) -> Iterator[Post]:
+def filtered_posts(posts: Iterable[Post], filters: TextFilter, rows: int) -> Iterator[Post]:
     """Posts whose question stays, with the answers that stay, possibly none."""
-    for batch in batches(posts, batch_size):
+    for batch in batches(posts, rows):
         cleaned = [post for post in batch if _cleaned(post, filters)]
         questions = [Answer(post.question) for post in cleaned]
         stays = filters.safe("questions", questions)
@@ -145,7 +145,7 @@ def _cleaned(post: Post, filters: TextFilter) -> bool:
 
 
 def filtered_passages(
-    articles: Iterable[Article], filters: TextFilter, ask: Ask | None, batch_size: int
+    articles: Iterable[Article], filters: TextFilter, ask: Ask | None, rows: int
 ) -> Iterator[Passage]:
     """Passages that stay, each with its question.
 
@@ -154,11 +154,11 @@ def filtered_passages(
         filters: of this source.
         ask: gives a model's reply to each prompt; the number says how many were asked before. None: articles bring
             their questions (InputError where one does not).
-        batch_size: passages at once.
+        rows: passages at once.
     """
     passages = (p for article in articles for p in _passages(article, filters))
     asked = 0
-    for batch in batches(passages, batch_size):
+    for batch in batches(passages, rows):
         stays = filters.safe("paragraphs", [passage.answer for passage in batch])
         safe = [passage for passage, stay in zip(batch, stays, strict=True) if stay]
         waiting = [passage for passage in safe if not passage.question]

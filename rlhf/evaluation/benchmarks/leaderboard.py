@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,10 @@ from rlhf.jsonl import read_rows, write_rows
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint, require_policy
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rlhf.sampling.source import PolicySource
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,21 @@ def require_harness() -> None:
         raise InputError("tasks: need the package lm-eval; install it by `pip install rlhf[eval]`")
 
 
-def load_as_saved(
-    path: str | os.PathLike[str], dtype: str = "float32"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A checkpoint's model and tokenizer with the vocabulary they were saved with; an adapter on its base, not merged.
+def load_as_saved(source: PolicySource, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A policy's model and tokenizer with the vocabulary they were saved with; an adapter on its base, not merged.
 
-    `load_policy` gives a model without a pad token one, and it would take part in every softmax.
+    `load_weights` gives a model without a pad token one, and it would take part in every softmax.
     """
     from transformers import AutoTokenizer
 
-    from rlhf.models.policy import load_base, load_policy, load_tokenizer
+    from rlhf.models.policy import load_base, load_tokenizer
     from rlhf.pretrained import from_pretrained
+    from rlhf.sampling.opening import load_weights
 
-    if is_adapter_checkpoint(path):
-        return load_policy(path, dtype=dtype), load_tokenizer(path)
-    return load_base(require_policy(path), None, dtype).eval(), from_pretrained(AutoTokenizer, path)
+    if source.adapter is not None or is_adapter_checkpoint(source.folder):
+        return load_weights(source, device), load_tokenizer(source.folder)
+    model = load_base(require_policy(source.folder), source.quantization, source.dtype).eval()
+    return model if model.device == device else model.to(device), from_pretrained(AutoTokenizer, source.folder)
 
 
 def write_local_task(task: str, source: Path, folder: Path) -> list[str]:
@@ -197,7 +199,7 @@ def run_task(
     local: Sequence[str] = (),
     tasks_folder: Path | None = None,
     limit: int | None = None,
-    batch_size: int = 8,
+    rows: int = 8,
 ) -> TaskScore:
     """Ask a model all questions of a task; what `lm_eval run` gives with the same tasks, shots and limit.
 
@@ -207,7 +209,7 @@ def run_task(
         local: names from `write_local_task`; none: the hub's data.
         tasks_folder: where those were written.
         limit: the first questions only, this many (of each subject); None: all.
-        batch_size: sequences at once.
+        rows: sequences at once.
 
     Raises:
         InputError: the hub cannot be reached.
@@ -219,7 +221,7 @@ def run_task(
     manager = TaskManager(include_path=str(tasks_folder), include_defaults=False) if local else TaskManager()
     try:
         results = simple_evaluate(
-            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=rows),
             tasks=list(local) or [TASKS[task].name],
             num_fewshot=TASKS[task].shots,
             task_manager=manager,

@@ -59,7 +59,7 @@ def bert_scores(
     model: str,
     num_layers: int,
     *,
-    batch_size: int = 32,
+    rows: int = 32,
     device: str = "cpu",
 ) -> dict[str, list[float]]:
     """Precision, recall and F1 of each answer's BERTScore against its reference, without idf, not rescaled.
@@ -74,7 +74,7 @@ def bert_scores(
     from bert_score import BERTScorer
     from transformers.tokenization_utils_base import LARGE_INTEGER
 
-    scorer = BERTScorer(model_type=model, num_layers=num_layers, batch_size=batch_size, device=device)
+    scorer = BERTScorer(model_type=model, num_layers=num_layers, batch_size=rows, device=device)
     if scorer._tokenizer.model_max_length >= LARGE_INTEGER:
         raise InputError(f"bert_model: the tokenizer of {model} has no model_max_length; set it in its config")
     scores = scorer.score(list(answers), list(references))

@@ -18,10 +18,9 @@ from rlhf.imports import import_object
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rlhf.rewards.protocol import RewardFunction
-    from rlhf.sampling.protocol import SamplingParams
+    from rlhf.sampling.protocol import Sampler, SamplingParams
 
 Checker = Callable[[Sequence[Conversation]], Sequence[bool]]
 """Whether the last message of each conversation is a violation."""
@@ -74,29 +73,18 @@ def load_judges(
 
 
 def answer_and_judge(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    sampler: Sampler,
     prompts: Sequence[SafetyPrompt],
     judges: SafetyJudges,
     params: SamplingParams,
     samples_per_prompt: int,
     accelerator: Accelerator,
 ) -> list[JudgedAnswer]:
-    """`samples_per_prompt` answers to each prompt, with every judge's verdict. All processes call it with the same.
-
-    A dialogue too long for the policy's context is cut (`rlhf.models.checkpoint.context.TooLong`).
-    """
-    from rlhf.conversation import Renderer
-    from rlhf.sampling.in_process import InProcessSampler
+    """`samples_per_prompt` answers to each prompt, with every judge's verdict. All processes call it with the same."""
     from rlhf.sampling.multi_process import sample_distributed
 
-    drawn = sample_distributed(
-        InProcessSampler(policy, Renderer(tokenizer)),
-        [one.prompt.messages for one in prompts],
-        samples_per_prompt,
-        params,
-        accelerator,
-    )
+    messages = [one.prompt.messages for one in prompts]
+    drawn = sample_distributed(sampler, messages, samples_per_prompt, params, accelerator)
     answers = answers_of([one.prompt for one in prompts], drawn)
     return judge_answers(answers, [one.kind for one in prompts for _ in range(samples_per_prompt)], judges, accelerator)
 

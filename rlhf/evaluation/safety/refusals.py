@@ -168,7 +168,7 @@ def read_labelled(file: Path) -> list[LabelledAnswer]:
     rows = []
     for number, row in numbered:
         fields = [name for name in row if name == "final_label" or re.fullmatch(r"annotation_\d+", name)]
-        labels = {name: re.sub(r"^\d_", "", str(row[name])) for name in fields}
+        labels = {name: re.sub(r"^\d_", "", str(row[name]).strip().lower()) for name in fields}
         for name, given in {"final_label": "nothing", **labels}.items():
             if given not in LABELS:
                 raise InputError(f"{file}:{number}: {name}: must be one of {', '.join(LABELS)}, got {given!r}")

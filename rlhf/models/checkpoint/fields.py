@@ -41,22 +41,6 @@ class WholeCheckpoint:
         require_memory({field: size}, processes, trained=self.trained)
 
 
-class AnsweringPolicy(WholeCheckpoint):
-    """The same, or, where the config names a `server` that answers as the policy, a folder with its tokenizer."""
-
-    def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
-        """See `rlhf.stage.fields.InputCheck`."""
-        if getattr(config, "server", None) is None:
-            return super().inputs(field, value, config)
-        require_files(**{field: value})
-        return {field: Path(value)}
-
-    def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:
-        """See `rlhf.stage.fields.MemoryCheck`."""
-        if self.trained or getattr(config, "server", None) is None:
-            super().require_memory(field, value, config, processes)
-
-
 class TemplateName:
     """`llama2`, or the file of a chat template, which is an input."""
 
@@ -76,7 +60,5 @@ class FolderOrHubName:
 
 Checkpoint = Annotated[Path, WholeCheckpoint()]
 TrainedCheckpoint = Annotated[Path, WholeCheckpoint(trained=True)]
-Policy = Annotated[Path, AnsweringPolicy()]
-TrainedPolicy = Annotated[Path, AnsweringPolicy(trained=True)]
 ChatTemplate = Annotated[str, TemplateName()]
 LocalOrHubModel = Annotated[str, FolderOrHubName()]

@@ -30,6 +30,23 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def adapter_files(path: str | os.PathLike[str]) -> Path:
+    """The folder in which peft's files of a policy's adapter lie: `path`, or `path`/adapter of a checkpoint of ours.
+
+    Raises:
+        InputError: there is no adapter, or it is a reward model's.
+    """
+    folder = Path(path) / ADAPTER_FOLDER if is_adapter_checkpoint(path) else Path(path)
+    for name in ("adapter_config.json", ADAPTER_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"adapter: {folder} has no {name}; name a folder that peft's save_pretrained wrote")
+    with safe_open(folder / ADAPTER_FILE, framework="np") as tensors:
+        names = [name.removeprefix(ADAPTER_PREFIX) for name in tensors.keys()]  # noqa: SIM118
+    if any(name.startswith(HEAD_PREFIXES) for name in names):
+        raise InputError(f"adapter: {folder} is a reward model's, which says nothing; name a policy's")
+    return folder
+
+
 def base_quantization(folder: Path) -> Literal["nf4"] | None:
     """How the base of an adapter checkpoint was held in training, and is to be loaded: in 4 bit or whole (None)."""
     file = folder / ADAPTER_FOLDER / BASE_FILE

@@ -99,7 +99,7 @@ def _answer_logprobs(models: FakeModels, ids: Tensor, name: str, with_entropy: b
 
 def _rollout(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
     """A prompt's cache once, each answer's keys and values, a token's logits; under ZeRO-3 the gathered weights."""
-    rows = min(setting.ppo.sampling_batch_size, math.ceil(setting.ppo.batch_size / hardware.devices))
+    rows = min(setting.ppo.rows, math.ceil(setting.ppo.batch_size / hardware.devices))
     prompts = torch.zeros(math.ceil(rows / setting.ppo.samples_per_prompt), hardware.prompt_tokens, dtype=torch.long)
 
     @torch.no_grad()
@@ -198,7 +198,7 @@ def _time(models: FakeModels, setting: Setting, hardware: Hardware) -> tuple[dic
     tokens = {"written": written, "read": read + written}
     flops = hardware.devices * hardware.teraflops * 1e12 * hardware.efficiency
     forward = 2.0 * matrices * tokens["read"] / flops
-    rows = min(setting.ppo.sampling_batch_size, math.ceil(setting.ppo.batch_size / hardware.devices))
+    rows = min(setting.ppo.rows, math.ceil(setting.ppo.batch_size / hardware.devices))
     rounds = math.ceil(setting.ppo.batch_size / hardware.devices / rows)
     cached = rows * (hardware.prompt_tokens + setting.max_new_tokens / 2) * _cache_bytes(models)
     decoding = setting.max_new_tokens * (bytes_of(models.policy) + cached) / (hardware.gigabytes_per_second * 1e9)

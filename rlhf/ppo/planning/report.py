@@ -33,9 +33,9 @@ def ways_to_fit(setting: Setting, hardware: Hardware) -> Iterator[tuple[str, Pla
 
 def _changes(setting: Setting, hardware: Hardware) -> Iterator[tuple[str, Setting, Hardware]]:
     optimizer = setting.ppo.optimizer
-    if setting.ppo.sampling_batch_size > 16:
-        setting = replace(setting, ppo=replace(setting.ppo, sampling_batch_size=16))
-        yield "--ppo.sampling_batch_size 16", setting, hardware
+    if setting.ppo.rows > 16:
+        setting = replace(setting, ppo=replace(setting.ppo, rows=16))
+        yield "--ppo.rows 16", setting, hardware
     if not optimizer.gradient_checkpointing:
         optimizer = replace(optimizer, gradient_checkpointing=True)
         setting = replace(setting, ppo=replace(setting.ppo, optimizer=optimizer))

@@ -154,7 +154,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reward_annotates(importable: None) -> None:
-    proxy = Proxy("test_judges:count", tie=1.0, batch_size=2)
+    proxy = Proxy("test_judges:count", tie=1.0, rows=2)
     pairs = [pair("aaaa", "a"), pair("a", "aaa"), pair("aa", "a"), pair("", "a"), pair("aaaaaaaaa", "aaaaaaa")]
     found = by_pair(proxy, pairs)
     assert [(j.choice, j.strength) for j in found] == [
@@ -197,7 +197,7 @@ def test_a_safety_reward_judges_and_labels_its_domain(importable: None) -> None:
     [
         ({"noise": -1}, "annotator_options.noise: must be 0 or above"),
         ({"tie": "much"}, "annotator_options.tie: must be 0 or above, got 'much'"),
-        ({"batch_size": 0}, "annotator_options.batch_size: must be at least 1"),
+        ({"rows": 0}, "annotator_options.rows: must be at least 1"),
         ({"safe_above": 0.0}, "annotator_options.safe_above: the labels are of a safety reward"),
         ({"reward": "runs/none"}, "reward: runs/none does not exist"),
     ],
@@ -209,7 +209,7 @@ def test_bad_proxies(options: dict[str, Any], message: str) -> None:
 
 def test_what_decides_the_judgements_is_asked(chat_server: ChatServer) -> None:
     brevity = "rlhf.rewards.examples:Brevity"
-    assert Proxy(brevity).asked == Proxy(brevity, batch_size=2).asked != Proxy(brevity, noise=1.0).asked
+    assert Proxy(brevity).asked == Proxy(brevity, rows=2).asked != Proxy(brevity, noise=1.0).asked
     near = Judges([{"url": chat_server.url, "model": "m"}])
     assert near.asked == Judges([{"url": "http://elsewhere/v1", "model": "m"}]).asked
     assert near.asked != Judges([{"url": chat_server.url, "model": "n"}]).asked

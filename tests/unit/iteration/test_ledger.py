@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -13,15 +13,24 @@ from rlhf.iteration.decision import Decision, decide, difference, preview, stage
 from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
-from rlhf.stage import InputPath, StageConfig, digest, open_stage
+from rlhf.shorthand import BARE
+from rlhf.stage import ExistingPath, InputPath, StageConfig, digest, open_stage
+
+
+@dataclass(frozen=True)
+class Held:
+    """A group that a bare text stands for."""
+
+    weights: Annotated[Path, BARE, ExistingPath()]
+    adapter: InputPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(StageConfig):
-    """Of a stage that reads two files."""
+    """Of a stage that reads three files."""
 
     instructions: InputPath
-    policy: InputPath
+    policy: Held
 
 
 @pytest.fixture
@@ -152,11 +161,11 @@ def test_decisions(stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_file_that_the_yaml_names_counts_by_its_content(stage: PlannedStage, tmp_path: Path) -> None:
     """The plan names the inputs that it hands over; the others are in the stage's own record."""
-    instructions, policy = tmp_path / "instructions.jsonl", tmp_path / "policy"
-    instructions.write_text("one")
-    policy.write_text("weights")
+    instructions, policy, adapter = tmp_path / "instructions.jsonl", tmp_path / "policy", tmp_path / "adapter"
+    for file in (instructions, policy, adapter):
+        file.write_text("one")
     given = replace(stage, overrides={**stage.overrides, "policy": str(policy)})
-    with open_stage(Reading(output=stage.output, instructions=instructions, policy=policy)).work():
+    with open_stage(Reading(output=stage.output, instructions=instructions, policy=Held(policy, adapter))).work():
         pass
     key = stage_key(given, tmp_path / "run", {})
     finished = {
@@ -168,8 +177,10 @@ def test_a_file_that_the_yaml_names_counts_by_its_content(stage: PlannedStage, t
     assert _decide(given, key, finished).action == "skip"
     policy.write_text("others")
     assert _decide(given, key, finished).action == "skip", "an input of the plan: the key knows it"
-    instructions.write_text("two")
-    assert _decide(given, key, finished).reason == f"its input {instructions} changed"
+    for file in (instructions, adapter):
+        file.write_text("two")
+        assert _decide(given, key, finished).reason == f"its input {file} changed"
+        file.write_text("one")
     instructions.unlink()
     assert _decide(given, key, finished).action == "skip", "gone: what came of it is still what it was"
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.config import DEFAULT_STEPS, IterativeConfig, VersionConfig
 from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, find_recipe, make_plan, recipe_file
 from rlhf.iteration.steps import KINDS
+from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.source import PolicySource
 
 ROOT = Path(__file__).resolve().parents[3]
 WORLD = {
@@ -321,3 +327,45 @@ def test_the_gate_s_threshold_of_a_sweep_goes_to_every_step_that_gates() -> None
         assert plan[f"v1/{name}"].overrides["gate.threshold_from"] == "runs/x/v1/gate_sweep/gate_sweep.json", name
     assert "seed" not in plan["v1/gate_sweep"].overrides
     assert "gate.threshold_from" not in by_name(make_plan(config()))["v1/rejection_sampling"].overrides
+
+
+def test_a_step_may_say_how_the_newest_policy_is_held(tmp_path: Path) -> None:
+    """In its YAML, with dots, or as a group: the plan names the checkpoint alone."""
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    texts = {"rejection_sampling": "policy: {dtype: bfloat16, rows: 9}\noutput: x\n", "evaluate": "{}\n"}
+    for name, text in texts.items():
+        (configs / f"{name}.yaml").write_text(text, encoding="utf-8")
+    held = {"quantization": "nf4", "server": {"url": "http://a/v1", "model": "m"}}
+    steps = (
+        {"rejection_sampling": {"policy.rows": 7}},
+        {"evaluate": {"policy": held, "baseline": {"dtype": "float16"}}},
+    )
+    plan = make_plan(replace(chat(steps, helpfulness="h"), configs=configs))
+    read = {stage.name: parse_config(config_of(stage), stage.arguments) for stage in plan}
+    first = read["v2/rejection_sampling"].policy
+    assert first == PolicySource(checkpoint=V1, dtype="bfloat16", rows=7)
+    second = read["v2/evaluation"]
+    assert second.policy == PolicySource(
+        checkpoint=Path("runs/x/v2/rejection_sampling/checkpoint"),
+        quantization="nf4",
+        server=ServerConfig("http://a/v1", "m"),
+    )
+    assert second.baseline == PolicySource(checkpoint=Path("policy.jsonl"), dtype="float16")
+    assert read["start_evaluation"].baseline is None, "how it is held names nobody"
+    by_name = {stage.name: stage for stage in plan}
+    assert by_name["v2/rejection_sampling"].overrides["policy"] == str(V1)
+    assert V1 in by_name["v2/rejection_sampling"].inputs
+
+
+V1 = Path("runs/x/v1/rejection_sampling/checkpoint")
+
+
+def config_of(stage: PlannedStage) -> type:
+    spec = importlib.util.spec_from_file_location(f"recipe_of_the_plan_{stage.recipe}", recipe_file(stage))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    found: type = typing.get_type_hints(module.main)["config"]
+    return found

@@ -140,7 +140,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_served_reward_model(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    reward = Served(server, batch_size=2)
+    reward = Served(server, rows=2)
     assert reward(EXAMPLES).tolist() == length(EXAMPLES).tolist() and _Server.sizes == [2, 2, 1]
     monkeypatch.setenv("REWARD_URL", server)
     assert not any(check_reward_function(load_reward("rlhf.rewards.examples:Served")).values())

@@ -55,8 +55,8 @@ def test_steps_of_a_fixed_shape_write_the_same_answers(
     renderer = Renderer(tiny_tokenizer)
     whole = InProcessSampler(model, renderer, 64, rejection).sample(PROMPTS, 6, PARAMS)
     assert 0 < sum(sample.finished for row in whole for sample in row) < 42
-    for batch_size in (13, 64):
-        sampler = InProcessSampler(model, renderer, batch_size, rejection, compile=True)
+    for rows in (13, 64):
+        sampler = InProcessSampler(model, renderer, rows, rejection, compile=True)
         require_same(sampler.sample(PROMPTS, 6, PARAMS), whole)
         require_same(sampler.sample(PROMPTS[:3], 6, PARAMS), whole[:3])
 

@@ -41,13 +41,13 @@ def test_a_part_without_text_is_the_worst_and_is_not_scored() -> None:
     assert rejection.choose([0, 0], ["", ""]) == [1]
 
 
-@pytest.mark.parametrize("batch_size", [64, 8])
+@pytest.mark.parametrize("rows", [64, 8])
 def test_dropped_samples_are_beginnings_and_the_others_are_as_without(
-    batch_size: int, tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+    rows: int, tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model, renderer = LlamaForCausalLM.from_pretrained(tiny_policy_path), Renderer(tiny_tokenizer)
     params = SamplingParams(max_new_tokens=20, seed=4)
-    whole = InProcessSampler(model, renderer, batch_size).sample(PROMPTS, 8, params)
+    whole = InProcessSampler(model, renderer, rows).sample(PROMPTS, 8, params)
     asked: list[tuple[int, int]] = []
 
     def score(keys: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_dropped_samples_are_beginnings_and_the_others_are_as_without(
         return vowels(keys, texts)
 
     rejection = EarlyRejection(EarlyRejectionConfig(at=(5, 10), drop=0.5), score)
-    some = InProcessSampler(model, renderer, batch_size, rejection).sample(PROMPTS, 8, params, keys=[0, 1, 2])
+    some = InProcessSampler(model, renderer, rows, rejection).sample(PROMPTS, 8, params, keys=[0, 1, 2])
     assert len(asked) == 6 and {key for key, _ in asked} == {0, 1, 2}
     for before, after in zip(whole, some, strict=True):
         alive = [i for i, sample in enumerate(before) if len(sample.token_ids) > 5]

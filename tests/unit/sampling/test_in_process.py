@@ -92,10 +92,10 @@ def token_ids(samples: list[list[Sample]]) -> list[list[tuple[int, ...]]]:
     return [[sample.token_ids for sample in row] for row in samples]
 
 
-def test_samples_are_the_same_for_any_batch_size(model: LlamaForCausalLM, renderer: Renderer) -> None:
-    whole = InProcessSampler(model, renderer, batch_size=64).sample(PROMPTS, 6, PARAMS)
-    for batch_size in (4, 1):
-        parted = InProcessSampler(model, renderer, batch_size=batch_size).sample(PROMPTS, 6, PARAMS)
+def test_samples_are_the_same_for_any_number_of_rows(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    whole = InProcessSampler(model, renderer, rows=64).sample(PROMPTS, 6, PARAMS)
+    for rows in (4, 1):
+        parted = InProcessSampler(model, renderer, rows=rows).sample(PROMPTS, 6, PARAMS)
         assert token_ids(whole) == token_ids(parted)
         for row, other in zip(whole, parted, strict=True):
             assert [s.logprob for s in row] == pytest.approx([s.logprob for s in other], abs=1e-4)
@@ -114,7 +114,7 @@ def test_a_prompt_s_answers_are_given_out_when_the_last_of_them_ends(
         admit(self, prompts, owners)
 
     monkeypatch.setattr(Decoder, "admit", noted)
-    sampler = InProcessSampler(model, renderer, batch_size=12)  # two prompts
+    sampler = InProcessSampler(model, renderer, rows=12)  # two prompts
     whole = sampler.sample(PROMPTS, 6, PARAMS)
     begun.clear()
     model.train()
@@ -142,7 +142,7 @@ def letters(keys: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
         ({"stop": ("e",), "repetition_penalty": 1.3}, EarlyRejectionConfig(at=(2,), drop=0.7)),
     ],
 )
-def test_every_option_gives_the_same_samples_for_any_batch_size(
+def test_every_option_gives_the_same_samples_for_any_number_of_rows(
     options: dict[str, Any],
     rejection: EarlyRejectionConfig | None,
     model: LlamaForCausalLM,
@@ -156,13 +156,13 @@ def test_every_option_gives_the_same_samples_for_any_batch_size(
     lengths = Counter(len(sample.token_ids) for row in whole for sample in row)
     assert len(lengths) > 3 and any(sample.finished for row in whole for sample in row)
     monkeypatch.setattr(in_process, "REFILL", 0.1)
-    for batch_size in (4, 13) if rejection is None else (6, 13):
-        parted = InProcessSampler(model, renderer, batch_size, rejects).sample(PROMPTS, 6, params)
+    for rows in (4, 13) if rejection is None else (6, 13):
+        parted = InProcessSampler(model, renderer, rows, rejects).sample(PROMPTS, 6, params)
         assert token_ids(parted) == token_ids(whole)
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-def test_a_policy_with_an_adapter_gives_the_same_samples_for_any_batch_size(
+def test_a_policy_with_an_adapter_gives_the_same_samples_for_any_number_of_rows(
     quantization: Literal["nf4"] | None, tiny_policy_path: Path, renderer: Renderer
 ) -> None:
     if quantization:
@@ -181,12 +181,12 @@ def test_a_policy_with_an_adapter_gives_the_same_samples_for_any_batch_size(
 
 def test_early_rejection_needs_a_prompt_s_samples_side_by_side(model: LlamaForCausalLM, renderer: Renderer) -> None:
     rejects = EarlyRejection(EarlyRejectionConfig(), letters)
-    with pytest.raises(InputError, match=r"compares a prompt's 6 answers .* only 5 are written at once; raise batch"):
+    with pytest.raises(InputError, match=r"compares a prompt's 6 answers .* only 5 are written at once"):
         InProcessSampler(model, renderer, 5, rejects).sample(PROMPTS, 6, PARAMS)
 
 
 def test_samples_follow_their_keys(model: LlamaForCausalLM, renderer: Renderer) -> None:
-    sampler = InProcessSampler(model, renderer, batch_size=16)
+    sampler = InProcessSampler(model, renderer, rows=16)
     whole = token_ids(sampler.sample(PROMPTS, 3, PARAMS))
     order = [4, 0, 8, 3]
     some = token_ids(sampler.sample([PROMPTS[i] for i in order], 3, PARAMS, keys=order))
@@ -199,13 +199,13 @@ def test_samples_follow_their_keys(model: LlamaForCausalLM, renderer: Renderer) 
 def test_rows_that_take_the_places_of_others_change_nothing(
     refill: float, model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = token_ids(InProcessSampler(model, renderer, batch_size=64).sample(PROMPTS, 6, PARAMS))
+    whole = token_ids(InProcessSampler(model, renderer, rows=64).sample(PROMPTS, 6, PARAMS))
     cohorts: list[int] = []
     forward = Decoder.forward
     monkeypatch.setattr(in_process, "REFILL", refill)
     monkeypatch.setattr(Decoder, "forward", lambda self: (cohorts.append(len(self.cohorts)), forward(self)))
-    for batch_size in (18, 7):
-        assert token_ids(InProcessSampler(model, renderer, batch_size).sample(PROMPTS, 6, PARAMS)) == whole
+    for rows in (18, 7):
+        assert token_ids(InProcessSampler(model, renderer, rows).sample(PROMPTS, 6, PARAMS)) == whole
     shared = has_plain_attention(model)
     assert (max(cohorts) > 1) == (shared and refill < 1)  # without a shared cache, and at 1, a cohort is alone
 
@@ -234,7 +234,7 @@ def test_the_order_of_the_prompts_changes_nothing(model: LlamaForCausalLM, rende
 
 
 def test_a_stop_text_ends_an_answer_and_is_cut_off(model: LlamaForCausalLM, renderer: Renderer) -> None:
-    sampler = InProcessSampler(model, renderer, batch_size=16)
+    sampler = InProcessSampler(model, renderer, rows=16)
     free = sampler.sample(PROMPTS, 6, PARAMS)
     texts = " ".join(sample.text for row in free for sample in row)
     stop = tuple(pair for pair, _ in Counter(map("".join, pairwise(texts))).most_common(40))[3:9:3]
@@ -282,7 +282,7 @@ def test_log_probabilities_are_those_of_transformers_processors(
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_equals_generate(penalty: float, model: LlamaForCausalLM, renderer: Renderer) -> None:
     params = SamplingParams(temperature=0, max_new_tokens=24, repetition_penalty=penalty)
-    samples = InProcessSampler(model, renderer, batch_size=4).sample(PROMPTS, 1, params)
+    samples = InProcessSampler(model, renderer, rows=4).sample(PROMPTS, 1, params)
     for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
         ids = torch.tensor([renderer.prompt_ids(prompt)])
         whole = model.generate(
@@ -319,9 +319,7 @@ def test_an_end_token_is_the_last_and_makes_the_answer_finished(model: LlamaForC
 
 def test_first_tokens_follow_the_model(model: LlamaForCausalLM, renderer: Renderer) -> None:
     n = 4000
-    samples = InProcessSampler(model, renderer, batch_size=1000).sample(
-        PROMPTS[:1], n, SamplingParams(max_new_tokens=1)
-    )
+    samples = InProcessSampler(model, renderer, rows=1000).sample(PROMPTS[:1], n, SamplingParams(max_new_tokens=1))
     counts = Counter(sample.token_ids[0] for sample in samples[0])
     with torch.no_grad():
         probability = model(torch.tensor([renderer.prompt_ids(PROMPTS[0])])).logits[0, -1].softmax(-1)

@@ -19,8 +19,8 @@ from rlhf.training.accelerator import make_accelerator
 accelerator = make_accelerator()
 longest = lambda keys, texts: torch.tensor([float(len(text)) for text in texts])
 rejection = EarlyRejection(EarlyRejectionConfig(at=(4,)), longest)
-batch_size = 64 if accelerator.num_processes == 1 else 4
-sampler = InProcessSampler(load_policy(sys.argv[1]), Renderer(load_tokenizer(sys.argv[1])), batch_size, rejection)
+rows = 64 if accelerator.num_processes == 1 else 4
+sampler = InProcessSampler(load_policy(sys.argv[1]), Renderer(load_tokenizer(sys.argv[1])), rows, rejection)
 prompts = [[{"role": "user", "content": "goat " * n}] for n in range(1, 8)]
 shards = f"{sys.argv[2]}/shards" if accelerator.num_processes == 2 else None
 params = SamplingParams(max_new_tokens=8, stop=("a", "o"))

@@ -3,16 +3,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.shards import ShardWriter, kept_samples, read_shards
+from rlhf.sampling.source import PolicySource, TokenizedPolicy
+from rlhf.stage import Kept, StageConfig, open_stage
 
 PARAMS = SamplingParams(seed=1)
 PROMPTS: list[Conversation] = [[{"role": "user", "content": "goat " * n}] for n in (3, 1, 7, 5, 2, 6, 4)]
@@ -128,14 +133,34 @@ def test_shards_of_more_processes_are_taken_over(tmp_path: Path, accelerator: Ac
     assert sorted(key for block in sampler.calls for key in block) == [3, 4, 6]
 
 
-def test_what_decides_the_answers_decides_what_is_kept() -> None:
-    kept = kept_samples(PROMPTS, 2, PARAMS, served=None)
-    assert kept == kept_samples(list(PROMPTS), 2, SamplingParams(seed=1), served=None)
-    for other in [
-        kept_samples(PROMPTS[1:], 2, PARAMS, served=None),
-        kept_samples(PROMPTS[::-1], 2, PARAMS, served=None),
-        kept_samples(PROMPTS, 3, PARAMS, served=None),
-        kept_samples(PROMPTS, 2, SamplingParams(seed=2), served=None),
-        kept_samples(PROMPTS, 2, PARAMS, served="m"),
-    ]:
-        assert other != kept
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    policy: TokenizedPolicy
+
+
+def test_what_decides_the_answers_decides_what_is_kept(tiny_policy_path: Path, tmp_path: Path) -> None:
+    def kept(prompts: Any = PROMPTS, n: int = 2, params: SamplingParams = PARAMS, **policy: Any) -> Kept:
+        source = PolicySource(**{"checkpoint": tiny_policy_path, **policy})
+        return kept_samples(prompts, n, params, open_stage(Config(output=tmp_path / "out", policy=source)), "policy")
+
+    server = ServerConfig("http://a/v1", "m")
+    whole, served = kept(), kept(server=server)
+    assert whole == kept(list(PROMPTS), 2, SamplingParams(seed=1))
+    assert served == kept(server=ServerConfig("http://b/v1", "m", concurrency=3, retries=0)), (
+        "patience changes no answer"
+    )
+    assert whole.inputs == served.inputs == ["policy"], "the checkpoint's content decides, not where it lies"
+    different = [
+        kept(PROMPTS[1:]),
+        kept(PROMPTS[::-1]),
+        kept(n=3),
+        kept(params=SamplingParams(seed=2)),
+        kept(quantization="nf4"),
+        kept(dtype="bfloat16"),
+        served,
+        kept(server=ServerConfig("http://a/v1", "another")),
+    ]
+    assert all(other.values != whole.values for other in different) and different[-1].values != served.values
+    rounds = kept(rows=3, compile=True)
+    changed = {name for name, value in rounds.values.items() if value != whole.values[name]}
+    assert changed == {"policy.rows", "policy.compile"} == set(rounds.rounding)

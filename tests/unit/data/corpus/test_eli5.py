@@ -137,7 +137,7 @@ def test_posts_through_the_filters():
         Post("d", "And why?", [answer(EASY + " You RUDE one."), answer(OTHER)]),
     ]
     filters = TextFilter(FilterConfig(), lambda some: [0.9 if "rude" in text.lower() else 0.0 for text in some])
-    kept = list(filtered_posts(posts, filters, batch_size=2))
+    kept = list(filtered_posts(posts, filters, rows=2))
     assert [(post.id, post.question, texts(post.answers)) for post in kept] == [
         ("a", "Why is the sky blue?", [(EASY, 5)]),
         ("d", "And why?", [(OTHER, 5)]),
@@ -168,7 +168,7 @@ def test_posts_are_read_a_batch_at_a_time():
             read.append(i)
             yield Post(str(i), f"Why {i}?", [])
 
-    kept = filtered_posts(posts(), TextFilter(FilterConfig(), None), batch_size=10)
+    kept = filtered_posts(posts(), TextFilter(FilterConfig(), None), rows=10)
     assert [next(kept).id for _ in range(15)][-1] == "14" and len(read) == 20
 
 
@@ -225,7 +225,7 @@ def test_passages_through_the_filters_with_a_model_that_asks():
         yield Article("4", "Star", f"{EASY}\n{EASY} It is a star as well.")
 
     filters = TextFilter(FilterConfig(min_article_words=40), None)
-    kept = list(filtered_passages(articles(), filters, ask, batch_size=2))
+    kept = list(filtered_passages(articles(), filters, ask, rows=2))
     assert [(p.id, p.question) for p in kept] == [
         ("1.1", "Why do we need the sun?"),
         ("4.1", "Why do we need the sun?"),

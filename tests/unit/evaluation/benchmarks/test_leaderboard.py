@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.leaderboard import TASKS, TaskScore, load_as_saved, run_task, write_local_task
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.leaderboard import leaderboard_table
+from rlhf.sampling.source import PolicySource
 
 
 def local_mmlu(source: Path, folder: Path, subjects: Sequence[str] = ("anatomy", "virology")) -> Path:
@@ -33,7 +35,7 @@ def test_scores_are_those_of_the_harness_by_itself(shared_data: Path, tmp_path: 
         "truthfulqa": shared_data / "truthfulqa/mc_task_400.json",
     }
     names = write_local_task(task, sources[task], tmp_path / "tasks")
-    model, tokenizer = load_as_saved(shared_data / "stories260K")
+    model, tokenizer = load_as_saved(PolicySource(checkpoint=shared_data / "stories260K"), torch.device("cpu"))
     ours = run_task(model, tokenizer, task, local=names, tasks_folder=tmp_path / "tasks", limit=2)
     by_hand = lm_eval.simple_evaluate(
         model="hf",
@@ -56,7 +58,7 @@ def test_scores_are_those_of_the_harness_by_itself(shared_data: Path, tmp_path: 
 
 
 def test_a_pad_token_that_the_model_lacks_is_not_given_one(shared_data: Path) -> None:
-    model, tokenizer = load_as_saved(shared_data / "stories260K")
+    model, tokenizer = load_as_saved(PolicySource(checkpoint=shared_data / "stories260K"), torch.device("cpu"))
     assert model.config.vocab_size == model.get_output_embeddings().weight.shape[0] == 512
     assert tokenizer.pad_token_id is None
 

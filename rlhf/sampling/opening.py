@@ -1,0 +1,99 @@
+"""From a policy's source to the sampler that draws its answers, and to its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlhf.conversation import Renderer
+from rlhf.errors import InputError
+from rlhf.imports import import_object
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.policy import load_over, load_policy, load_tokenizer
+from rlhf.sampling.early_rejection import EarlyRejection
+from rlhf.sampling.protocol import Sampler
+from rlhf.sampling.source import BACKENDS, PolicySource, backend_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a backend is told beside the source. A backend that cannot do what is asked raises InputError.
+
+    Args:
+        device: of the weights.
+        renderer: of the checkpoint's tokenizer; None: there is no checkpoint, and texts alone are wanted.
+        too_long: what becomes of a prompt that leaves too little room in the model's context.
+        early_rejection: gives up a prompt's worst answers while they are written; None: all are written to the end.
+        field: the source's, for messages.
+        model: the source's weights, where they are loaded already.
+    """
+
+    device: torch.device
+    renderer: Renderer | None
+    too_long: TooLong = "cut"
+    early_rejection: EarlyRejection | None = None
+    field: str = "policy"
+    model: PreTrainedModel | None = None
+
+
+def open_sampler(
+    source: PolicySource,
+    device: torch.device,
+    *,
+    too_long: TooLong = "cut",
+    early_rejection: EarlyRejection | None = None,
+    renderer: Renderer | None = None,
+    model: PreTrainedModel | None = None,
+    field: str = "policy",
+) -> Sampler:
+    """The sampler of a policy.
+
+    Args:
+        source: whose answers, and who draws them.
+        device: of the weights.
+        too_long: what becomes of a prompt that leaves too little room in the model's context.
+        early_rejection: gives up a prompt's worst answers while they are written; None: writes all.
+        renderer: in the place of that of the checkpoint's tokenizer.
+        model: the source's weights, where the caller has loaded them (`load_weights`).
+        field: the source's, for messages.
+
+    Raises:
+        InputError: the checkpoint cannot be loaded, or the backend does not take what is asked of it.
+    """
+    backend = backend_of(source, field)
+    if renderer is None and source.checkpoint is not None:
+        renderer = renderer_of(source)
+    opening = Opening(device, renderer, too_long, early_rejection, field, model)
+    make = import_object(f"{field}.backend", backend.make)
+    if source.backend_name in BACKENDS:
+        return make(source, opening)  # type: ignore[no-any-return]
+    try:
+        sampler = make(source, opening)
+    except InputError:
+        raise
+    except Exception as error:  # a backend of the user's may raise anything
+        raise InputError(f"{field}.backend: {source.backend} fails ({type(error).__name__}: {error})") from error
+    if not callable(getattr(sampler, "sample", None)):
+        raise InputError(f"{field}.backend: {source.backend} gives a {type(sampler).__name__}, which has no `sample`")
+    return sampler  # type: ignore[no-any-return]
+
+
+def renderer_of(source: PolicySource, chat_template: str | None = None) -> Renderer:
+    """Of the checkpoint's tokenizer and its chat template, or another one."""
+    tokenizer = load_tokenizer(source.folder)
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    return Renderer(tokenizer)
+
+
+def load_weights(source: PolicySource, device: torch.device) -> PreTrainedModel:
+    """The policy's model in eval mode, held as the source says, whoever draws its answers."""
+    held = {"quantization": source.quantization, "dtype": source.dtype}
+    if source.adapter is not None:
+        model = load_over(source.folder, source.adapter, **held)  # type: ignore[arg-type]
+    else:
+        model = load_policy(source.folder, **held)  # type: ignore[arg-type]
+    return model if model.device == device else model.to(device)
