@@ -219,7 +219,7 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.decision import preview
     from rlhf.iteration.disk import require_room
     from rlhf.iteration.plan import make_plan
-    from rlhf.iteration.processes import command_of
+    from rlhf.iteration.processes.stage_process import command_of
 
     config = parse_config(IterativeConfig, options)
     stages = make_plan(config)

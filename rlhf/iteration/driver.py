@@ -24,14 +24,14 @@ from rlhf.errors import InputError
 from rlhf.iteration.decision import decide, input_digests, read_inputs, stage_key
 from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.disk import require_room
-from rlhf.iteration.failures import describe_failure, is_users_mistake, out_of_memory_kills
-from rlhf.iteration.gpus import Dealer
 from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
 from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth
-from rlhf.iteration.processes import StageProcess, command_of, extra_environment, stop
-from rlhf.iteration.retries import Retries
-from rlhf.iteration.stalls import StallWatch
-from rlhf.iteration.warm import WarmStart
+from rlhf.iteration.processes.failures import describe_failure, is_users_mistake, out_of_memory_kills
+from rlhf.iteration.processes.gpus import Dealer
+from rlhf.iteration.processes.retries import Retries
+from rlhf.iteration.processes.stage_process import StageProcess, command_of, extra_environment, stop
+from rlhf.iteration.processes.stalls import StallWatch
+from rlhf.iteration.processes.warm import WarmStart
 from rlhf.launch import visible_gpus
 from rlhf.lifetime import end_leftovers
 from rlhf.shipped import RECIPES
