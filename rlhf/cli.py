@@ -228,7 +228,7 @@ def plan(options: Sequence[str]) -> None:
     for stage, state in zip(stages, states, strict=True):
         print(f"{stage.name:<24} {state}\n    {shlex.join(command_of(stage))}")
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
-    print(f"disk: {require_room(stages, to_run, config.run)}")
+    print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
 
 
 def report(run: Path, panels: Sequence[str] = ()) -> None:
@@ -247,7 +247,8 @@ def verify_run(run: Path) -> bool:
     whole = True
     for finding in verify_run(run):
         whole = whole and not finding.problems
-        print(f"{finding.name:<24} {'CHANGED' if finding.problems else 'ok'}")
+        gone = f", {', '.join(finding.removed)} removed (keep)" if finding.removed else ""
+        print(f"{finding.name:<24} {'CHANGED' if finding.problems else 'ok'}{gone}")
         for problem in finding.problems:
             print(f"    {problem}")
     print("all as it was" if whole else "not all as it was; a driver that starts makes changed stages again")

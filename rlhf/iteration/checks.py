@@ -11,8 +11,7 @@ from types import ModuleType
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.iteration.plan import PlannedStage, dependencies, recipe_file
-from rlhf.shipped import RECIPES
+from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, recipe_file
 
 
 def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:

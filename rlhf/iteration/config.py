@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf.errors import InputError
 from rlhf.imports import import_object
@@ -62,6 +62,8 @@ class IterativeConfig:
         launch: step, recipe or `default` -> how its stages are started: processes, gpus, machines, an accelerate file,
             mixed_precision, a prefix command, env, retries; see `rlhf.iteration.launching`.
         slots: processes at once, over all stages and machines: as many as there are cores, or GPUs.
+        keep: which checkpoints of the versions stay: all, of each artifact the newest, or these and the best policy.
+            What goes is said, and nothing that a later step reads goes (`rlhf.iteration.keeping`).
         stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
         end_stalled: end such a stage, and with it the run, which the same command then goes on with.
         panels: import paths of panels of your own in the report, `package.module:function` (docs/extend.md).
@@ -77,6 +79,7 @@ class IterativeConfig:
     versions: tuple[VersionConfig, ...] = field(default_factory=paper_versions)
     launch: dict[str, Any] = field(default_factory=dict)
     slots: int = 2
+    keep: Literal["all", "newest", "best"] = "all"
     stalled_minutes: float = 30.0
     end_stalled: bool = False
     panels: tuple[str, ...] = ()

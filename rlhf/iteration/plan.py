@@ -19,7 +19,8 @@ from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.launching import Launch, Launches
 from rlhf.iteration.steps import ALIASES, KINDS, READ, Step, read_steps
-from rlhf.shipped import RECIPES, find_recipe
+from rlhf.shipped import RECIPES as RECIPES
+from rlhf.shipped import find_recipe
 
 START = "start"
 """The artifact, and the policy's name where no step made it."""
@@ -39,6 +40,7 @@ class PlannedStage:
         launch: how it is started.
         links: link -> file, made before it starts.
         step: name of its step in the plan.
+        makes: artifact -> where it lies in the folder.
     """
 
     name: str
@@ -50,6 +52,7 @@ class PlannedStage:
     launch: Launch = field(default_factory=Launch)
     links: tuple[tuple[Path, Path], ...] = ()
     step: str = ""
+    makes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def processes(self) -> int:
@@ -215,6 +218,7 @@ class _Planner:
                 launch=self.launches.of(step.name, kind.recipe),
                 links=links,
                 step=step.name,
+                makes=kind.makes,
             )
         )
         for artifact, place in kind.makes.items():

@@ -16,7 +16,14 @@ from rlhf.imports import named_object
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf.ppo.config import PPOConfig
+
+class Settings(Protocol):
+    """What an estimator is told: the `PPOConfig`, of which GAE reads its discount and its lambda."""
+
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def lam(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Estimator(Protocol):
     needs_value: bool
     min_samples: int
 
-    def advantages(self, tokens: Tokens, answers: Answers, config: PPOConfig) -> tuple[Tensor, Tensor | None]:
+    def advantages(self, tokens: Tokens, answers: Answers, config: Settings) -> tuple[Tensor, Tensor | None]:
         """(n, T) float32 advantages, 0 off the mask, and with a value model the returns that it learns; no gradient.
 
         With a value model the advantages are whitened over all tokens of the iteration afterwards; else they are used
@@ -74,7 +81,7 @@ class GAE:
 
     needs_value, min_samples = True, 1
 
-    def advantages(self, tokens: Tokens, answers: Answers, config: PPOConfig) -> tuple[Tensor, Tensor | None]:
+    def advantages(self, tokens: Tokens, answers: Answers, config: Settings) -> tuple[Tensor, Tensor | None]:
         from rlhf.objectives.advantages import gae
 
         assert tokens.values is not None
@@ -86,7 +93,7 @@ class RLOO:
 
     needs_value, min_samples = False, 2
 
-    def advantages(self, tokens: Tokens, answers: Answers, config: PPOConfig) -> tuple[Tensor, Tensor | None]:
+    def advantages(self, tokens: Tokens, answers: Answers, config: Settings) -> tuple[Tensor, Tensor | None]:
         from rlhf.objectives.advantages import rloo
 
         return of_answers(rloo(answers.scores, answers.costs), tokens), None
@@ -97,7 +104,7 @@ class GRPO:
 
     needs_value, min_samples = False, 2
 
-    def advantages(self, tokens: Tokens, answers: Answers, config: PPOConfig) -> tuple[Tensor, Tensor | None]:
+    def advantages(self, tokens: Tokens, answers: Answers, config: Settings) -> tuple[Tensor, Tensor | None]:
         from rlhf.objectives.advantages import grpo
 
         return of_answers(grpo(answers.scores, answers.costs), tokens), None

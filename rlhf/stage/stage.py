@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from rlhf.configuration import to_dict
 from rlhf.errors import InputError, SuspiciousError
+from rlhf.lifetime import RUN_MARK
 from rlhf.stage.closing import Closing, closing_lines
+from rlhf.stage.digests import FileDigests
 from rlhf.stage.fields import Effect, inputs_of, require_memory_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
@@ -176,7 +178,9 @@ class Stage:
 
     def _begin(self, kept: tuple[Kept, ...]) -> None:
         """The main process: digests, kept work, an empty folder."""
-        self._digests = {name: digest(path) for name, path in self.inputs.items()}
+        run = os.environ.get(RUN_MARK)  # of a driver, which remembers what its stages have read
+        of = digest if run is None else FileDigests(Path(run)).of
+        self._digests = {name: of(path) for name, path in self.inputs.items()}
         self.went_on = take_over(self.folder, kept, self._digests, fresh=_asked("fresh", self.config))
 
     def _finish(self, kept: tuple[Kept, ...], started: float) -> None:

@@ -38,6 +38,7 @@ def run_plan(config: IterativeConfig) -> None:
             config.slots,
             stalled_minutes=config.stalled_minutes,
             end_stalled=config.end_stalled,
+            keep=config.keep,
         )
         driver.execute(begin=partial(record_config, config))
     except StageFailed as error:

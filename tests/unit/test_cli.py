@@ -16,10 +16,10 @@ import pytest
 from rlhf.cli import main
 from rlhf.configuration import parse_config
 from rlhf.iteration.config import IterativeConfig
-from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.summary import write_summary
+from rlhf.stage.digests import FileDigests
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,12 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.iteration.plan import PlannedStage, recipe_file
+from rlhf.iteration.plan import RECIPES, PlannedStage, recipe_file
 from rlhf.iteration.processes.failures import out_of_memory_kills
 from rlhf.iteration.processes.warm import WarmStart
 from rlhf.launch import VISIBLE
 from rlhf.lifetime import GRACE_SECONDS, RUN_MARK, die_with
-from rlhf.shipped import RECIPES
 
 OWN = "RLHF_"
 """First letters of the variables that say to a run's stages what its driver was told."""

@@ -10,11 +10,11 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.decision import Decision, decide, difference, preview, stage_key
-from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
 from rlhf.shorthand import BARE
 from rlhf.stage import ExistingPath, InputPath, StageConfig, digest, open_stage
+from rlhf.stage.digests import FileDigests
 
 
 @dataclass(frozen=True)
