@@ -26,14 +26,13 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_lo
 from rlhf.errors import InputError, path_sentence
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
+from rlhf.shipped import shipped
 from rlhf.shorthand import spelled_words
 from rlhf.strict_yaml import require_plain_yaml
 
 Config = TypeVar("Config")
-SHIPPED = "recipes/configs/"
 SEEDS = 2**31
 """Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
-_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -64,7 +63,7 @@ def parse_config(
         namespace = parser.parse_args(spelled_words(words, config_class, get_loader("yaml")))
         _refuse_lone_values(namespace, config_class)
         for name, value in list(namespace.items()):
-            namespace[name] = _shipped(value)
+            namespace[name] = shipped(value) if isinstance(value, (str, Path)) else value
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
         _refuse_bad_numbers(fields)
@@ -89,14 +88,6 @@ def _resolve_annotations(kind: type) -> None:
         for part in (hint, *typing.get_args(hint)):
             if isinstance(part, type) and dataclasses.is_dataclass(part):
                 _resolve_annotations(part)
-
-
-def _shipped(value: Any) -> Any:
-    """A path of a file that comes with the recipes, such as a YAML names it, so that it is found from any folder."""
-    if isinstance(value, (str, Path)) and os.fspath(value).startswith(SHIPPED) and not os.path.exists(value):
-        found = _CHECKOUT / value
-        return type(value)(found) if found.exists() else value
-    return value
 
 
 def _gathered(words: Sequence[str], kind: type) -> list[str]:
