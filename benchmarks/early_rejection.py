@@ -30,7 +30,7 @@ from rlhf.data.rows import Prompt
 from rlhf.intervals import mean_interval
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.objectives.best_of_n import expected_max
-from rlhf.rewards.gate import part_rewards
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig, ScoreParts
 from rlhf.sampling.in_process import InProcessSampler
@@ -92,7 +92,7 @@ def main() -> None:
     prompts = load_prompts(arguments.run / "data/prompts.jsonl")
     prompts = [prompts[i * len(prompts) // arguments.prompts] for i in range(min(len(prompts), arguments.prompts))]
     judges = [load_reward(rewards / f"{domain}_reward/checkpoint") for domain in ("helpfulness", "safety")]
-    score = part_rewards(prompts, *judges)
+    score = GatedReward(*judges).of_parts(prompts)
     model, renderer = load_policy(policy), Renderer(load_tokenizer(policy))
 
     def rounds(rejection: EarlyRejection | None) -> list[Round]:

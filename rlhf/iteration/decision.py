@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,11 @@ from typing import Any, Literal
 import yaml
 
 from rlhf.errors import InputError
-from rlhf.iteration.digests import FileDigests, changes
+from rlhf.iteration.keeping import is_removed, lacking, removed_parts
 from rlhf.iteration.ledger import VOLATILE, Record, last_record, output_digest, read_ledger, read_stage_file
 from rlhf.iteration.plan import PlannedStage, dependencies, maker_of
 from rlhf.stage import STAGE_FILE, digest
+from rlhf.stage.digests import FileDigests, changes
 
 
 def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Record:
@@ -69,8 +70,13 @@ class Decision:
     reason: str = ""
 
 
-def decide(stage: PlannedStage, key: Record, last: Record | None, digests: FileDigests) -> Decision:
+def decide(
+    stage: PlannedStage, key: Record, last: Record | None, digests: FileDigests, removed: Collection[str] = ()
+) -> Decision:
     """Compare what the stage is made of now, and what it made, with the ledger's newest record of it. Changes nothing.
+
+    Args:
+        removed: names in its folder of what need not be there (`rlhf.iteration.keeping`).
 
     Raises InputError where a folder is at the stage's place that the run did not make: it is not ours to replace.
     """
@@ -92,7 +98,7 @@ def decide(stage: PlannedStage, key: Record, last: Record | None, digests: FileD
     if changed := difference(last["key"], key) or _changed_file(stage, record, digests) or _precision(stage, record):
         return Decision("run", changed)
     if recorded:
-        damage = damage_of(stage, last, digests)
+        damage = damage_of(stage, last, digests, removed)
         return Decision("run", f"its {damage}") if damage else Decision("skip")
     return Decision("adopt")
 
@@ -110,17 +116,21 @@ def _deciding(words: Sequence[str]) -> list[str]:
     return [word for place, word in enumerate(words) if place not in added and place - 1 not in added]
 
 
-def damage_of(stage: PlannedStage, finished: Record, digests: FileDigests, *, read: bool = False) -> str | None:
+def damage_of(
+    stage: PlannedStage, finished: Record, digests: FileDigests, removed: Collection[str] = (), *, read: bool = False
+) -> str | None:
     """What became of a file that the stage made, in words; None: all are as they were. Files beside them do not count.
 
     Args:
         finished: the ledger's record of it.
+        removed: names in its folder of what need not be there.
         read: see `FileDigests.of`.
     """
     found = digests.of_folder(stage.output, read=read)
     if "files" not in finished:  # a ledger from before there were digests of single files
         return None if output_digest(found) == finished["output"] else "output is changed"
-    recorded = {name: value for name, value in finished["files"].items() if Path(name).parts[0] not in VOLATILE}
+    passed_over = VOLATILE | {*removed}
+    recorded = {name: value for name, value in finished["files"].items() if Path(name).parts[0] not in passed_over}
     lost = changes(recorded, {name: found[name] for name in recorded if name in found})
     return None if not lost else lost[0] + (f", and {len(lost) - 1} more of its files" if len(lost) > 1 else "")
 
@@ -142,16 +152,20 @@ def _precision(stage: PlannedStage, record: Record) -> str | None:
 
 
 def input_digests(
-    stage: PlannedStage, stages: Sequence[PlannedStage], made: Mapping[str, str], digests: FileDigests
+    stage: PlannedStage,
+    stages: Sequence[PlannedStage],
+    made: Mapping[str, str],
+    digests: FileDigests,
+    removed: Mapping[str, Collection[str]],
 ) -> dict[str, str]:
     """Path -> digest: the recorded one (`made`) of the stage that made it, or that of a file from outside the run.
 
-    Raises InputError for an input that does not exist.
+    Raises InputError for an input that does not exist, unless it was removed (`rlhf.iteration.keeping`).
     """
     found = {}
     for path in stage.inputs:
         maker = maker_of(path, stages)
-        if not path.exists():
+        if not path.exists() and not (maker and is_removed(path, maker, removed)):
             way_out = f"{maker.name} did not write it, see its log" if maker else "name an existing one"
             raise InputError(f"{stage.name}: {path} does not exist; {way_out}")
         found[str(path)] = made[maker.name] if maker else digests.of(path)
@@ -161,6 +175,30 @@ def input_digests(
 def decisions(stages: Sequence[PlannedStage], run: Path, digests: FileDigests) -> dict[str, Decision]:
     """What a driver would do now, by the stages' names. Changes nothing."""
     records = read_ledger(run / "ledger.jsonl")
+    removed = removed_parts(records)
+    wanted: dict[str, Decision] = {}
+    while True:
+        decided = _decided(stages, run, digests, records, removed, wanted)
+        to_run = [stage for stage in stages if decided[stage.name].action == "run"]
+        more = {name: wanted_again(stage.name) for stage in to_run for name in lacking(stage, stages, removed)}
+        if more.keys() <= wanted.keys():
+            return decided
+        wanted |= more
+
+
+def wanted_again(reader: str) -> Decision:
+    """Of a stage whose checkpoint was removed."""
+    return Decision("run", f"its checkpoint was removed, and {reader} reads it")
+
+
+def _decided(
+    stages: Sequence[PlannedStage],
+    run: Path,
+    digests: FileDigests,
+    records: Sequence[Record],
+    removed: Mapping[str, Collection[str]],
+    wanted: Mapping[str, Decision],
+) -> dict[str, Decision]:
     needs = dependencies(stages)
     made: dict[str, str] = {}
     decided = {}
@@ -169,8 +207,9 @@ def decisions(stages: Sequence[PlannedStage], run: Path, digests: FileDigests) -
             decided[stage.name] = Decision("wait", ", ".join(missing))
             continue
         last = last_record(records, stage.name)
-        key = stage_key(stage, run, input_digests(stage, stages, made, digests))
-        decided[stage.name] = decision = decide(stage, key, last, digests)
+        key = stage_key(stage, run, input_digests(stage, stages, made, digests, removed))
+        decision = wanted.get(stage.name) or decide(stage, key, last, digests, removed.get(stage.name, ()))
+        decided[stage.name] = decision
         if decision.action == "skip" and last is not None:
             made[stage.name] = last["output"]
         elif decision.action == "adopt":
@@ -187,6 +226,7 @@ def read_inputs(stages: Sequence[PlannedStage], run: Path, digests: FileDigests)
     records = read_ledger(run / "ledger.jsonl")
     needs = dependencies(stages)
     by_name = {stage.name: stage for stage in stages}
+    removed = removed_parts(records)
     read: set[str] = set()
     while True:
         decided = decisions(stages, run, digests)
@@ -197,7 +237,7 @@ def read_inputs(stages: Sequence[PlannedStage], run: Path, digests: FileDigests)
         for name in wanted:
             finished = last_record(records, name)
             assert finished is not None, "it is skipped, so it is in the ledger"
-            damage_of(by_name[name], finished, digests, read=True)
+            damage_of(by_name[name], finished, digests, removed.get(name, ()), read=True)
         read |= wanted
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from rlhf.architecture import LlamaSize
 from rlhf.errors import InputError
+from rlhf.iteration.keeping import Keep, superseded
 from rlhf.iteration.plan import PlannedStage, maker_of
 
 START_OF = {
@@ -34,16 +35,30 @@ FLOAT32 = 4
 PRETRAINING_VOCABULARY = 1024
 
 
-def disk_needed(stages: Sequence[PlannedStage], to_run: Collection[str]) -> int:
-    """Bytes that the stages named in `to_run` will write at least, beyond those of the folders that they replace."""
-    written = {stage.name: checkpoint_bytes(stage, stages) for stage in stages if stage.name in to_run}
-    replaced = sum(_size(stage.output) for stage in stages if stage.name in to_run)
-    return max(0, sum(written.values()) + STATE * max(written.values(), default=0) - replaced)
+def disk_needed(stages: Sequence[PlannedStage], to_run: Collection[str], keep: Keep = "all") -> int:
+    """Bytes that the stages named in `to_run` will write at least, beyond those of the folders that they replace.
+
+    Args:
+        keep: what is removed meanwhile (`rlhf.iteration.keeping`), at the earliest, counts no more.
+    """
+    held: dict[str, int] = {}
+    most = largest = 0
+    finished = {stage.name for stage in stages if stage.name not in to_run}
+    for stage in stages:
+        if stage.name in to_run:
+            held[stage.name] = checkpoint_bytes(stage, stages)
+        largest = max(largest, held.get(stage.name, 0))
+        most = max(most, sum(held.values()))
+        finished.add(stage.name)
+        for gone, _ in superseded(stages, finished, keep):
+            held.pop(gone.name, None)
+    replaced = sum(folder_bytes(stage.output) for stage in stages if stage.name in to_run)
+    return max(0, most + STATE * largest - replaced)
 
 
-def require_room(stages: Sequence[PlannedStage], to_run: Collection[str], run: Path) -> str:
+def require_room(stages: Sequence[PlannedStage], to_run: Collection[str], run: Path, keep: Keep = "all") -> str:
     """What is needed and what is free, in words; InputError where it does not fit."""
-    needed = disk_needed(stages, to_run)
+    needed = disk_needed(stages, to_run, keep)
     folder = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     said = f"{in_words(needed)} at least to be written, {in_words(free)} free"
@@ -84,5 +99,6 @@ def _given(stage: PlannedStage) -> dict[str, Any]:
     return {**content, **stage.overrides}
 
 
-def _size(path: Path) -> int:
+def folder_bytes(path: Path) -> int:
+    """Size of all files below a folder; 0 where there is none."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -21,20 +21,21 @@ from types import FrameType
 from typing import Any
 
 from rlhf.errors import InputError
-from rlhf.iteration.decision import decide, input_digests, read_inputs, stage_key
-from rlhf.iteration.digests import FileDigests
-from rlhf.iteration.disk import require_room
-from rlhf.iteration.failures import describe_failure, is_users_mistake, out_of_memory_kills
-from rlhf.iteration.gpus import Dealer
+from rlhf.iteration.decision import Decision, decide, input_digests, read_inputs, stage_key, wanted_again
+from rlhf.iteration.disk import folder_bytes, in_words, require_room
+from rlhf.iteration.keeping import Keep, lacking, removable, removed_parts
 from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
-from rlhf.iteration.processes import StageProcess, command_of, extra_environment, stop
-from rlhf.iteration.retries import Retries
-from rlhf.iteration.stalls import StallWatch
-from rlhf.iteration.warm import WarmStart
+from rlhf.iteration.processes.failures import describe_failure, is_users_mistake, out_of_memory_kills
+from rlhf.iteration.processes.gpus import Dealer
+from rlhf.iteration.processes.retries import Retries
+from rlhf.iteration.processes.stage_process import StageProcess, command_of, extra_environment, stop
+from rlhf.iteration.processes.stalls import StallWatch
+from rlhf.iteration.processes.warm import WarmStart
 from rlhf.launch import visible_gpus
 from rlhf.lifetime import end_leftovers
-from rlhf.stage import digest, remove_folder, require_ours
+from rlhf.stage import ORIGIN_FILE, digest, remove_folder, require_ours
+from rlhf.stage.digests import FileDigests, Signature, signature_of
 
 POLL_SECONDS = 0.05
 LOCK = ".lock"
@@ -92,6 +93,7 @@ class Driver:
         stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
         end_stalled: end such a stage, and with it the run.
         gpus: names of this machine's; None: those that are visible.
+        keep: which checkpoints stay, see `rlhf.iteration.keeping`.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Driver:
         stalled_minutes: float = 0.0,
         end_stalled: bool = False,
         gpus: Sequence[str] | None = None,
+        keep: Keep = "all",
     ) -> None:
         self.stages = list(stages)
         self.run = run
@@ -119,7 +122,10 @@ class Driver:
         self.stalled_minutes, self.end_stalled = stalled_minutes, end_stalled
         self.watches: dict[str, StallWatch] = {}
         self.retries = Retries()
+        self.keep: Keep = keep
+        self.wanted: dict[str, Decision] = {}
         self.made: dict[str, str] = {}
+        self.seen: dict[str, dict[Path, Signature]] = {}
         self.keys: dict[str, Record] = {}
         self.progress = Progress(len(self.stages))
 
@@ -141,10 +147,13 @@ class Driver:
             try:
                 to_run = read_inputs(self.stages, self.run, self.digests)
                 if to_run:
-                    self.progress.say("disk", require_room(self.stages, to_run, self.run))
+                    self.progress.say("disk", require_room(self.stages, to_run, self.run, self.keep))
                 while self.waiting or self.running:
+                    done = self.progress.done
                     self._start_what_can()
                     self._look_after_running()
+                    if self.progress.done != done:
+                        self._remove_what_nobody_reads()
             except BaseException as error:
                 self._stop_all(error)
                 raise
@@ -163,12 +172,21 @@ class Driver:
         for stage in list(self.waiting):
             if any(name not in self.made for name in self.needs[stage.name]) or self.retries.waits(stage.name):
                 continue
+            removed = removed_parts(self.ledger.records)
             if stage.name not in self.keys:
-                self.keys[stage.name] = stage_key(
-                    stage, self.run, input_digests(stage, self.stages, self.made, self.digests)
-                )
-            decision = decide(stage, self.keys[stage.name], self.ledger.last(stage.name), self.digests)
+                inputs = input_digests(stage, self.stages, self.made, self.digests, removed)
+                self.keys[stage.name] = stage_key(stage, self.run, inputs)
+            decision = self.wanted.get(stage.name) or decide(
+                stage,
+                self.keys[stage.name],
+                self.ledger.last(stage.name),
+                self.digests,
+                removed.get(stage.name, ()),
+            )
             if decision.action == "run":
+                if lost := lacking(stage, self.stages, removed):
+                    self._make_again(lost, stage)
+                    continue
                 busy = sum(process.stage.processes for process in self.running)
                 if busy and busy + stage.processes > self.slots:
                     return
@@ -187,6 +205,23 @@ class Driver:
                 self.progress.say(stage.name, f"finished earlier, in {_clock(last['seconds'])}")
             self.waiting.remove(stage)
 
+    def _make_again(self, lost: Sequence[str], reader: PlannedStage) -> None:
+        """Let stages whose checkpoints were removed run before the one that reads them, once nobody reads the rest."""
+        for name in lost:
+            if name in self.made and not any(name in self.needs[process.stage.name] for process in self.running):
+                del self.made[name]
+                self.progress.done -= 1
+                self.wanted[name] = wanted_again(reader.name)
+                self.waiting.insert(0, next(stage for stage in self.stages if stage.name == name))
+
+    def _remove_what_nobody_reads(self) -> None:
+        for stage, name in removable(self.stages, self.made, self.keep):
+            path = stage.output / name
+            size = folder_bytes(path)
+            self.ledger.append("removed", stage.name, names=[name], bytes=size, keep=self.keep)
+            remove_folder(path)
+            self.progress.say(stage.name, f"{name} removed, {in_words(size)} (keep: {self.keep})")
+
     def _start(self, stage: PlannedStage, reason: str, gpus: Sequence[str]) -> None:
         partial = stage.output.with_name(stage.output.name + ".partial")
         require_ours(partial)
@@ -197,6 +232,8 @@ class Driver:
         command = command_of(stage, self.recipes, gpus if self.dealer.deals_to(stage) else None)
         self.ledger.append("started", stage.name, key=self.keys[stage.name], command=command, reason=reason)
         log = self._log_of(stage)
+        self.seen[stage.name] = {path: signature_of(path) for path in stage.inputs}
+        self.digests.save()  # for the stage, which reads none of its inputs again that is known
         self.running.append(StageProcess(stage, command, log, self.run, self.warm, gpus))
         self.watches[stage.name] = StallWatch(log, partial, 60 * self.stalled_minutes)
         if self.may_warm and self.warm is None:
@@ -245,6 +282,15 @@ class Driver:
             command=command_of(stage, self.recipes),
         )
         self.retries.pending.pop(stage.name, None)
+        self.wanted.pop(stage.name, None)
+        seen = self.seen.pop(stage.name, {})
+        for entry in (read_stage_file(stage.output) or {}).get("inputs", {}).values():
+            path = Path(entry["path"])
+            if path in seen and signature_of(path) == seen[path]:
+                self.digests.learn(path, entry["digest"], seen[path])
+        for aside in stage.output.parent.glob(f"{stage.output.name}.*.done"):  # of a stage killed while it removed it
+            if (aside / ORIGIN_FILE).exists():
+                remove_folder(aside)
         self.progress.say(stage.name, text)
         for sentence in suspicious_lines(stage.output):
             self.progress.say(stage.name, f"suspicious: {sentence}")

@@ -2,6 +2,7 @@
 
     {"event": "begun" | "ended", "time", "pid", …}                          a driver's first and last words
     {"event": "started" | "finished" | "failed" | "skipped", "time", "stage", "key", …}
+    {"event": "removed", "time", "stage", "names", "bytes", "keep"}         a checkpoint that nothing reads any more
 
 A "finished" record has the digest of every file of the stage's folder (`files`). A stage's `key` says what it is made
 of: recipe, content of its YAML, options, digests of its inputs. A finished stage whose key and files are still the same
@@ -23,6 +24,7 @@ from rlhf.metrics import TENSORBOARD_FOLDER
 from rlhf.stage import STAGE_FILE
 
 Record = dict[str, Any]
+PROGRESS = ("started", "finished", "failed")
 VOLATILE = {STAGE_FILE, "metrics.jsonl", TENSORBOARD_FOLDER}
 
 
@@ -34,11 +36,17 @@ def read_ledger(path: Path) -> list[Record]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
-            if line.strip():
-                records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise InputError(f"{path}:{number}: not a line of JSON; mend or remove that line") from None
+            continue
+        if record is None:
+            continue
+        whole = isinstance(record, dict) and isinstance(record.get("event"), str)
+        if not whole or not isinstance(record.get("time"), (int, float)):
+            raise InputError(f"{path}:{number}: no event with its time; mend or remove that line")
+        records.append(record)
     return records
 
 
@@ -73,8 +81,8 @@ class Ledger:
 
 
 def last_record(records: Sequence[Record], stage: str) -> Record | None:
-    """The stage's newest record that is not "skipped"."""
-    return next((r for r in reversed(records) if r.get("stage") == stage and r["event"] != "skipped"), None)
+    """The stage's newest record that says how far it is: "started", "finished" or "failed"."""
+    return next((r for r in reversed(records) if r.get("stage") == stage and r["event"] in PROGRESS), None)
 
 
 def wall_seconds(records: Iterable[Record]) -> float:
@@ -92,7 +100,7 @@ def output_digest(files: Mapping[str, str]) -> str:
     """Digest of what a stage made, but for what holds times (`stage.json`, metrics and their events); 16 hex digits.
 
     Args:
-        files: digest of every file of its folder, by path, from `rlhf.iteration.digests`.
+        files: digest of every file of its folder, by path, from `rlhf.stage.digests`.
     """
     hasher = hashlib.sha256()
     for name in sorted(files, key=Path):

@@ -6,28 +6,31 @@ Reads the content of everything, whatever is known of it: this is the check that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from rlhf.errors import InputError
-from rlhf.iteration.digests import FileDigests, changes
+from rlhf.iteration.keeping import removed_parts
 from rlhf.iteration.ledger import Record, last_record, output_digest, read_ledger
 from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.iteration.summary import read_summary, summarise
 from rlhf.stage import STAGE_FILE
+from rlhf.stage.digests import FileDigests, changes
 
 ANSWERS = "completions.parquet"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and what is wrong with it, nothing where all is well."""
+    """One thing that was looked at, and what is wrong with it, nothing where all is well; removed: what need not be
+    there any more (`rlhf.iteration.keeping`)."""
 
     name: str
     problems: Sequence[str] = ()
+    removed: Collection[str] = ()
 
 
 def verify_run(run: Path) -> Iterator[Finding]:
@@ -41,8 +44,10 @@ def verify_run(run: Path) -> Iterator[Finding]:
     if not finished:
         raise InputError(f"run: the ledger of {run} knows no finished stage; there is nothing to verify")
     digests = FileDigests(run)
+    removed = removed_parts(records)
     for name, record in finished.items():
-        yield Finding(name, _stage_problems(run / name, record, digests))
+        gone = removed.get(name, frozenset())
+        yield Finding(name, _stage_problems(run / name, record, digests, gone), sorted(gone))
     linked = sorted(run.rglob("pool/*.parquet"))
     summary = run / "summary.json"
     ended = next((record for record in reversed(records) if record["event"] == "ended"), None)
@@ -67,16 +72,17 @@ def _plan(run: Path) -> list[PlannedStage]:
     from rlhf.iteration.config import IterativeConfig
 
     given = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["config"]
-    options = [part for name, value in given.items() for part in (f"--{name}", json.dumps(value))]
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+    options = [part for name, text in texts.items() for part in (f"--{name}", text)]
     return make_plan(replace(parse_config(IterativeConfig, options), run=run, launch={}))
 
 
-def _stage_problems(folder: Path, record: Record, digests: FileDigests) -> Sequence[str]:
+def _stage_problems(folder: Path, record: Record, digests: FileDigests, removed: Collection[str]) -> Sequence[str]:
     if not folder.is_dir():
         return ["its folder is missing"]
-    found = digests.of_folder(folder, read=True)
+    found = {n: v for n, v in digests.of_folder(folder, read=True).items() if Path(n).parts[0] not in removed}
     if "files" in record:
-        return changes(record["files"], found)
+        return changes({n: value for n, value in record["files"].items() if Path(n).parts[0] not in removed}, found)
     changed = output_digest(found) != record["output"] or found.get(STAGE_FILE) != record.get("stage_file")
     return ["some file is changed, missing or added"] if changed else []
 

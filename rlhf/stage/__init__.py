@@ -28,10 +28,11 @@ from rlhf.stage.files import (
     require_new,
     write_json,
 )
-from rlhf.stage.kept import Kept, require_ours
+from rlhf.stage.kept import ORIGIN_FILE, Kept, require_ours
 from rlhf.stage.stage import KeepingConfig, Stage, StageConfig, open_stage
 
 __all__ = [
+    "ORIGIN_FILE",
     "STAGE_FILE",
     "Effect",
     "ExistingPath",

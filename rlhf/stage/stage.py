@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from rlhf.configuration import to_dict
 from rlhf.errors import InputError, SuspiciousError
+from rlhf.lifetime import RUN_MARK
 from rlhf.stage.closing import Closing, closing_lines
+from rlhf.stage.digests import FileDigests
 from rlhf.stage.fields import Effect, inputs_of, require_memory_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
@@ -103,12 +105,12 @@ class Stage:
 
     def __init__(self, config: Any, output: Path) -> None:
         self.config = config
+        require_new(output)
         self.output = output
         self.folder = output.with_name(output.name + ".partial")
         self.closing = Closing()
         self.processes: Processes = _ByRank()
         self.went_on: list[str] = []
-        require_new(output)
         require_ours(self.folder)
         self._strict = _asked("strict", config)
         if self._strict and (found := _suspicious_folder(output)).exists():
@@ -176,7 +178,9 @@ class Stage:
 
     def _begin(self, kept: tuple[Kept, ...]) -> None:
         """The main process: digests, kept work, an empty folder."""
-        self._digests = {name: digest(path) for name, path in self.inputs.items()}
+        run = os.environ.get(RUN_MARK)  # of a driver, which remembers what its stages have read
+        of = digest if run is None else FileDigests(Path(run)).of
+        self._digests = {name: of(path) for name, path in self.inputs.items()}
         self.went_on = take_over(self.folder, kept, self._digests, fresh=_asked("fresh", self.config))
 
     def _finish(self, kept: tuple[Kept, ...], started: float) -> None:

@@ -16,10 +16,10 @@ import pytest
 from rlhf.cli import main
 from rlhf.configuration import parse_config
 from rlhf.iteration.config import IterativeConfig
-from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.summary import write_summary
+from rlhf.stage.digests import FileDigests
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,6 +110,14 @@ def test_verify_tells_the_pools_links_and_the_summary(run: Path, capsys: pytest.
 
 def test_compare_says_which_summary_cannot_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "summary.json").write_text("[1")
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(run), str(run)])
+    assert ended.value.code == 2 and "summary.json is no summary of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("versions", [3, [1], [{}], [{"name": 3}], [{"name": "sft", "gold_safety": "much"}]])
+def test_a_summary_of_another_shape_is_told(versions: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "summary.json").write_text(json.dumps({"versions": versions}))
     with pytest.raises(SystemExit) as ended:
         main(["compare", str(run), str(run)])
     assert ended.value.code == 2 and "summary.json is no summary of a run" in capsys.readouterr().err

@@ -7,9 +7,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhf.errors import InputError
-from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import output_digest
 from rlhf.metrics import TENSORBOARD_FOLDER, MetricsLog, asked_trackers, keep_before, read_metrics
+from rlhf.stage.digests import FileDigests
 from rlhf.training.accelerator import make_accelerator
 
 

@@ -12,7 +12,9 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError, SuspiciousError
-from rlhf.stage import Effect, InputPath, KeepingConfig, Kept, Stage, inputs_of, open_stage, options_of
+from rlhf.lifetime import RUN_MARK
+from rlhf.stage import Effect, InputPath, KeepingConfig, Kept, Stage, digest, inputs_of, open_stage, options_of
+from rlhf.stage.digests import FileDigests, signature_of
 
 
 @dataclass(frozen=True)
@@ -285,3 +287,24 @@ def test_killed_at_its_very_start_or_end_the_folder_is_still_ours(
     with stage.work():
         pass
     assert [path.name for path in stage.output.iterdir()] == ["stage.json"]
+
+
+def test_what_the_driver_knows_is_not_read_again(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder is known by its files' sizes, times and inodes; one that is another is read."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("large")
+    known = FileDigests(tmp_path)
+    known.learn(tmp_path / "model", "of an earlier stage", signature_of(tmp_path / "model"))
+    known.save()
+    monkeypatch.setenv(RUN_MARK, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def digests(output: str) -> dict[str, str]:
+        with make(source=Path("source"), other=Path("model"), output=tmp_path / output).work():
+            pass
+        record = json.loads((tmp_path / output / "stage.json").read_text())
+        return {name: entry["digest"] for name, entry in record["inputs"].items()}
+
+    assert digests("first") == {"source": digest(tmp_path / "source"), "other": "of an earlier stage"}
+    (tmp_path / "model" / "weights").write_text("other")
+    assert digests("second")["other"] == digest(tmp_path / "model")

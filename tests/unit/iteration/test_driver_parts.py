@@ -11,11 +11,11 @@ import pytest
 from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.driver import make_link, make_links
-from rlhf.iteration.failures import describe_failure, is_users_mistake
 from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import PlannedStage
-from rlhf.iteration.processes import command_of
-from rlhf.iteration.stalls import StallWatch
+from rlhf.iteration.processes.failures import describe_failure, is_users_mistake
+from rlhf.iteration.processes.stage_process import command_of
+from rlhf.iteration.processes.stalls import StallWatch
 
 RECIPE = """
 from dataclasses import dataclass
@@ -128,7 +128,7 @@ def test_a_mistake_of_the_user_s_is_told_from_a_failure(tmp_path: Path, status: 
 
 def test_a_stage_stands_still_when_nothing_new_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(float(second) for second in range(0, 10_000, 10))
-    monkeypatch.setattr("rlhf.iteration.stalls.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("rlhf.iteration.processes.stalls.time.monotonic", lambda: next(clock))
     log, folder = tmp_path / "x.log", tmp_path / "x.partial"
     log.write_text("started\n")
     watch = StallWatch(log, folder, limit=30)

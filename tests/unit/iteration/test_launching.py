@@ -13,10 +13,10 @@ import pytest
 
 from rlhf.cli import main
 from rlhf.errors import InputError
-from rlhf.iteration.gpus import Dealer
 from rlhf.iteration.launching import Launch, Launches
 from rlhf.iteration.plan import PlannedStage
-from rlhf.iteration.processes import command_of
+from rlhf.iteration.processes.gpus import Dealer
+from rlhf.iteration.processes.stage_process import command_of
 from rlhf.launch import added_options, first_machine, machine_rank, visible_gpus
 
 ZERO2 = "ds_configs/accelerate_zero2.yaml"

@@ -10,11 +10,11 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.decision import Decision, decide, difference, preview, stage_key
-from rlhf.iteration.digests import FileDigests
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
 from rlhf.shorthand import BARE
 from rlhf.stage import ExistingPath, InputPath, StageConfig, digest, open_stage
+from rlhf.stage.digests import FileDigests
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,14 @@ def test_a_line_broken_elsewhere_is_named(tmp_path: Path) -> None:
     path.write_text('{"event": "begun", "time": 1}\n{"event": \n{"event": "ended", "time": 2}\n')
     with pytest.raises(InputError, match=r"ledger.jsonl:2: not a line of JSON"):
         Ledger(path)
+
+
+@pytest.mark.parametrize("line", ["[1]", '"begun"', "3", "{}", '{"event": 3, "time": 1}', '{"event": "begun"}'])
+def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(f'{{"event": "begun", "time": 1}}\n{line}\n')
+    with pytest.raises(InputError, match=r"ledger.jsonl:2: no event with its time; mend or remove that line"):
+        read_ledger(path)
 
 
 def test_wall_time_of_all_attempts() -> None:

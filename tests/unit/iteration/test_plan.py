@@ -245,6 +245,14 @@ def test_every_kind_has_a_recipe_and_stands_in_the_docs() -> None:
         assert f"| `{name}` | " in page
 
 
+def test_a_recipe_is_found_by_its_name_whichever_folder_it_is_in() -> None:
+    """No two have one name."""
+    files = sorted((ROOT / "recipes").rglob("*.py"))
+    assert {file.parent.name for file in files} == {"recipes", "data", "evaluation", "studies"}
+    assert [find_recipe(file.stem) for file in files] == files
+    assert find_recipe("nothing") == ROOT / "recipes" / "nothing.py"
+
+
 def test_a_recipe_of_ones_own_is_a_step(tmp_path: Path) -> None:
     own = {"recipe": str(tmp_path / "polish.py"), "reads": {"policy": "policy"}, "makes": {"policy": "checkpoint"}}
     steps = ("rejection_sampling", {**own, "options": {"strength": 2}, "config": "p.yaml"}, "evaluate")

@@ -13,7 +13,7 @@ import pytest
 from rlhf.data.splitting import first_turn
 from rlhf.jsonl import read_rows
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def prepare(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ROWS = [
     ("I cannot help.", "2_full_refusal", "2_full_refusal"),
     ("Sorry, I will not.", "2_full_refusal", "3_partial_refusal"),

@@ -21,7 +21,7 @@ from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.studies.reward_study import StudyModel
 from rlhf.training.config import OptimizerConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STUDIES = sorted((ROOT / "recipes" / "configs").glob("*/*_study.yaml"))
 CONFIGS = [file for file in STUDIES if "recipes/studies/reward_study.py" in file.read_text(encoding="utf-8")]
 

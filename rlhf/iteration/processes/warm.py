@@ -55,7 +55,7 @@ class WarmStart:
     def __init__(self, run: Path, environment: Mapping[str, str]) -> None:
         adopt_orphans()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rlhf.iteration.warm"],
+            [sys.executable, "-m", "rlhf.iteration.processes.warm"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | environment | {RUN_MARK: str(run.resolve())},

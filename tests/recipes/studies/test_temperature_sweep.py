@@ -13,7 +13,7 @@ from rlhf.rejection.diversity import self_bleu
 from rlhf.rejection.pool import read_completions
 from rlhf.rejection.temperature import read_best_temperature
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/studies"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/studies"))
 import temperature_sweep
 from temperature_sweep import TemperatureSweepConfig
 

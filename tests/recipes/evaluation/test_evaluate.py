@@ -30,7 +30,7 @@ from rlhf.sampling.source import PolicySource
 if TYPE_CHECKING:
     from conftest import ChatServer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def longer(conversations: Sequence[Conversation]) -> torch.Tensor:

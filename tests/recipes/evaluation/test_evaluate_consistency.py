@@ -12,7 +12,7 @@ from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.report.pages.consistency import everyday_table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/evaluation"))
 import evaluate_consistency
 from evaluate_consistency import EvaluateConsistencyConfig
 

@@ -10,7 +10,7 @@ from torch import nn
 from rlhf.evaluation.benchmarks.leaderboard import TaskScore
 from rlhf.sampling.source import PolicySource
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/evaluation"))
 import leaderboard
 
 

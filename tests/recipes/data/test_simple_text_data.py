@@ -18,11 +18,11 @@ from rlhf.data.loading import load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/data"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/data"))
 import simple_text_data
 from simple_text_data import SimpleTextDataConfig, build
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 EASY = "The {0} is a big thing and it is hot. It gives us light and heat. We need the {0} to live and to grow our food."
 

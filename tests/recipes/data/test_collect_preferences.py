@@ -23,7 +23,7 @@ from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicySource
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Annotator:

@@ -23,7 +23,7 @@ from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.report.drawing.text import interval, percent
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ATTACK = '<script>alert("x")</script>'
 
 

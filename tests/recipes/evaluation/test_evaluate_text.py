@@ -12,7 +12,7 @@ from rlhf.errors import InputError
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicySource
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

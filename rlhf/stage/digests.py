@@ -1,4 +1,4 @@
-"""Digests of a run's files, so that what a finished stage wrote is known to be what the next one reads.
+"""Digests of a run's files and of what it reads, each read once: what a finished stage wrote is what the next reads.
 
 Reading a large checkpoint takes as long as its disk and SHA-256 need (about 1.5 GB a second on a core), so a start of
 the driver reads a file again only where its size, its times or its inode say that it may be another one. Changes that
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.stage import digest, write_json
+from rlhf.stage.files import digest, write_json
 
 Signature = list[list[Any]]
 
@@ -26,7 +26,7 @@ class FileDigests:
     """
 
     def __init__(self, run: Path, kept: str = ".digests.json") -> None:
-        self.run = run
+        self.run = run.resolve()
         self._kept = run / kept
         self._read: set[Path] = set()
         try:
@@ -36,14 +36,21 @@ class FileDigests:
 
     def of(self, path: Path, *, read: bool = False) -> str:
         """`rlhf.stage.digest`; with `read` contents are read, once in this object's life, whatever is known of them."""
-        name = str(path.relative_to(self.run) if path.is_relative_to(self.run) else path.absolute())
-        signature = _signature(path)
+        name, signature = self._name(path), signature_of(path)
         known: Any = self._known.get(name)
         if known is None or known[0] != signature or (read and path not in self._read):
             self._known[name] = known = (signature, digest(path))
             self._read.add(path)
         found: str = known[1]
         return found
+
+    def learn(self, path: Path, found: str, signature: Signature) -> None:
+        """Take over a digest that somebody else found while the file or folder had this signature, before and after."""
+        self._known[self._name(path)] = (signature, found)
+
+    def _name(self, path: Path) -> str:
+        path = path.resolve()
+        return str(path.relative_to(self.run) if path.is_relative_to(self.run) else path)
 
     def of_folder(self, folder: Path, *, read: bool = False) -> dict[str, str]:
         """Digest of every file below a folder, by its path there."""
@@ -55,7 +62,7 @@ class FileDigests:
         write_json(self._kept, self._known)
 
 
-def _signature(path: Path) -> Signature:
+def signature_of(path: Path) -> Signature:
     """What changes when a file is written, moved or replaced: of the file, or of every file below the folder."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     status = [(str(file.relative_to(path)), file.stat()) for file in files]

@@ -22,7 +22,7 @@ from rlhf.jsonl import write_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicySource
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ASK: Conversation = [{"role": "user", "content": "hello"}]
 
 

@@ -14,7 +14,7 @@ from rlhf.evaluation.benchmarks.mt_bench import PROMPT_NAMES
 from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.source import PolicySource
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

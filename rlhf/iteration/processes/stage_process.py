@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf.iteration.failures import out_of_memory_kills
 from rlhf.iteration.plan import RECIPES, PlannedStage, recipe_file
-from rlhf.iteration.warm import WarmStart
+from rlhf.iteration.processes.failures import out_of_memory_kills
+from rlhf.iteration.processes.warm import WarmStart
 from rlhf.launch import VISIBLE
 from rlhf.lifetime import GRACE_SECONDS, RUN_MARK, die_with
 
@@ -72,7 +72,7 @@ class StageProcess:
         log: file of its output.
         run: the run's folder.
         warm: fork it from this one, if its launch is plain; None: start it cold.
-        gpus: dealt to it, see `rlhf.iteration.gpus`.
+        gpus: dealt to it, see `rlhf.iteration.processes.gpus`.
     """
 
     def __init__(
