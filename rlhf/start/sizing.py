@@ -24,6 +24,8 @@ TEMPERATURE = 0.7
 """At 1 a small chat model writes near-gibberish, at this readable English that is still varied."""
 COLDEST = 0.5
 """Below it the K answers to a prompt are too alike to choose among, and to learn from."""
+MANY_PAIRS = 20_000
+"""Below it a reward model gains nothing from the other domain: on HH a joint model's accuracy is 54 %, two have 61."""
 ROLES = 5
 """Of PPO: policy, reference, value and two reward models."""
 
@@ -121,8 +123,17 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
 
 
 def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
+    if not data.two_domains:
+        mixed = (0.0, "of the other domain's pairs: there are none")
+    elif sizes.small or data.pairs < MANY_PAIRS:
+        mixed = (
+            0.0,
+            f"of the other domain's pairs, whose judges want the opposite; the paper's {of_other:g} has a million",
+        )
+    else:
+        mixed = (of_other, "of the other domain's pairs, as the paper mixes")
     settings: Settings = {
-        share: (of_other if data.two_domains else 0.0, "of the other domain's pairs, as the paper mixes"),
+        share: mixed,
         "on_bad_row": ("skip", "bad rows are left out, counted and said"),
         "training.max_length": (sizes.length, "most tokens of a dialogue; oldest turns go first"),
         "training.too_long": ("skip", "a pair whose last turn alone is longer"),

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # rooms of one floor know nothing of each other
     "errors intervals lifetime",
-    "architecture conversation http_client imports jsonl launch metrics objectives option_errors pretrained",
+    "architecture conversation http_client imports jsonl launch metrics objectives option_errors pretrained shipped "
+    "shorthand",
     "configuration",
     "stage",
     "data",
