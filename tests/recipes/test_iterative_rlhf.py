@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(configs: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "recipes/iterative_rlhf.py", "--config", str(configs / "iterative_rlhf.yaml")]
     given = ["--configs", str(configs), "--run", str(folder), *options]
-    return subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
 
 
 def change(file: Path, **fields: object) -> None:
