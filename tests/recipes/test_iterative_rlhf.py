@@ -147,8 +147,8 @@ def test_the_plan_on_two_machines_under_zero(small: Path, tmp_path: Path, zero: 
     done = run(small, folder, *options)
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "summary.json").read_text())
-    assert [version["name"] for version in summary["versions"]] == ["sft", "v1"]
-    for name in ("sft", "v1/helpfulness_reward", "v1/rejection_sampling", "v1/ppo", "v1/evaluation"):
+    assert [version["name"] for version in summary["versions"]] == ["sft", "v1_ppo"]
+    for name in ("sft", "v1/helpfulness_reward", "v1/rejection_sampling", "v1/ppo", "v1/ppo_evaluation"):
         assert json.loads((folder / name / "stage.json").read_text())["launch"]["processes"] == 2, name
     again = run(small, folder, "--versions", json.dumps(versions))
     assert again.returncode == 0 and " started" not in again.stdout, "how a stage is started runs none again"
