@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # rooms of one floor know nothing of each other
-    "errors intervals lifetime",
+    "errors intervals lifetime shorthand",
     "architecture conversation http_client imports jsonl launch metrics objectives option_errors pretrained",
     "configuration",
     "stage",
