@@ -146,7 +146,8 @@ def main(config: RejectionSamplingConfig) -> None:
         reward.refuse_broken(prompts)
 
         # sample K answers to each prompt
-        rejection = config.early_rejection and EarlyRejection(config.early_rejection, reward.of_parts(prompts))
+        settings = config.early_rejection
+        rejection = None if settings is None else EarlyRejection(settings, reward.of_parts(prompts))
         sampler = open_sampler(config.policy, accelerator.device, early_rejection=rejection, too_long=config.too_long)
         shards = folder / samples_kept.name
         samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)

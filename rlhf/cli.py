@@ -1,11 +1,12 @@
 """The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
 statistics | verify-reward | average`; for rows of any kind: `rlhf look | quality-gate`; for people who judge answers:
-`rlhf annotate`. Training itself is in the recipes.
+`rlhf annotate`. Training itself is in the recipes: `rlhf recipe list | run | copy | path`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections import Counter
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
-from rlhf.errors import InputError
+from rlhf.errors import InputError, path_sentence
+from rlhf.shipped import listing
 
 TABLE = (
     "gold_helpfulness",
@@ -70,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
-    added = command("report", lambda a: report(a.run), "write report/index.html of a run")
+    added = command("report", lambda a: report(a.run, a.panel), "write report/index.html of a run")
     added.add_argument("run", type=Path)
+    added.add_argument("--panel", action="append", default=[], help="package.module:function of panels of your own")
     added = command(
         "verify",
         lambda a: verify_run(a.run),
@@ -129,6 +132,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--labels", type=int, help="judgements that each pair of a file wants; default: 1")
     added.add_argument("--export", type=Path, help="write the judgements as preference rows to this file, and end")
 
+    added = command("recipe", lambda a: a.call(a), "the recipes and settings that come with the package")
+    actions = added.add_subparsers(required=True, metavar="list | run | copy | path")
+
+    def action(name: str, call: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        one: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        one.set_defaults(call=call)
+        return one
+
+    action("list", lambda a: print(listing()), "the recipes, and the settings that come with them")
+    added = action("run", lambda a: run_recipe_file(a.name, a.options), "run a recipe; what follows its name is for it")
+    added.add_argument("name", help="e.g. ppo; `rlhf recipe run ppo --help` has its options")
+    added.add_argument("options", nargs=argparse.REMAINDER, help="of the recipe: --config FILE --name value")
+    added = action("copy", lambda a: copy_settings(a.name, a.target), "copy a settings file, to change it")
+    added.add_argument("name", help="e.g. llama2_13b/ppo, ds_configs/accelerate_zero3")
+    added.add_argument("target", type=Path, help="file to write, or a folder")
+    added = action(
+        "path",
+        lambda a: print_path(a.name),
+        "where a recipe or a settings file lies: accelerate launch $(rlhf recipe path ppo) --config my_ppo.yaml",
+    )
+    added.add_argument("name", help="of a recipe, or of settings as for copy")
+
     words = list(sys.argv[1:] if argv is None else argv)
     own, more = words, []
     if words[:1] in (["plan"], ["run"]) and words[1:2] not in (["-h"], ["--help"]):  # the rest is the driver's own
@@ -142,6 +167,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(0 if passed else 1)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if (told := path_sentence(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -206,12 +236,12 @@ def plan(options: Sequence[str]) -> None:
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
 
 
-def report(run: Path) -> None:
-    """Build the report of what there is of a run."""
+def report(run: Path, panels: Sequence[str] = ()) -> None:
+    """Build the report of what there is of a run, with panels of the user's own."""
     from rlhf.report import build_report
 
     _existing_run(run)
-    print(build_report(run))
+    print(build_report(run, panels))
 
 
 def verify_run(run: Path) -> bool:
@@ -331,6 +361,30 @@ def annotate(what: Path, port: int, guidelines: Path | None, labels: int | None,
         serve(store, port=port, guidelines=guidelines)
     else:
         print(f"{export(store, output)} judgements in {output}")
+
+
+def run_recipe_file(name: str, options: Sequence[str]) -> None:
+    """Become `python <the recipe's file> <options>`: the same process, so that a launcher's signals reach it."""
+    from rlhf.shipped import existing_recipe
+
+    file = existing_recipe(name)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(file), *options])
+
+
+def copy_settings(name: str, target: Path) -> None:
+    """Copy a settings file; it opens with what it needs and the line that launches it."""
+    from rlhf import shipped
+
+    shipped.copy_settings(name, target)
+    print(f"{target}: its first lines say what it needs and how it is launched; change the rest")
+
+
+def print_path(name: str) -> None:
+    """Print the file of a recipe or of settings."""
+    from rlhf.shipped import existing_recipe, existing_settings
+
+    print(existing_settings(name) if "/" in name else existing_recipe(name))
 
 
 def _number(value: float | None) -> str:

@@ -23,14 +23,16 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, path_sentence
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
+from rlhf.shipped import shipped
 from rlhf.shorthand import spelled_words
+from rlhf.strict_yaml import require_plain_yaml
 
 Config = TypeVar("Config")
-SHIPPED = "recipes/configs/"
-_CHECKOUT = Path(__file__).resolve().parents[1]
+SEEDS = 2**31
+"""Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -43,7 +45,8 @@ def parse_config(
     """Read `--config FILE` and `--field value` overrides (later wins) into `config_class`, a dataclass.
 
     Raises InputError, one sentence, for an unreadable file, an unknown or missing field, a value that the field or the
-    dataclass's own `__post_init__` refuses, or a number that is not finite (.inf, .nan), whatever field it is in.
+    dataclass's own `__post_init__` refuses, a number that is not finite (.inf, .nan), whatever field it is in, a seed
+    that a generator does not take, or a key that is given twice in a YAML file.
     """
     _resolve_annotations(config_class)
     parser = ArgumentParser(
@@ -51,15 +54,19 @@ def parse_config(
     )
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_class_arguments(config_class)
+    given = sys.argv[1:] if argv is None else argv
+    for word, following in zip(given, [*given[1:], ""], strict=False):
+        if word == "--config" or word.startswith("--config="):
+            require_plain_yaml(Path(word.partition("=")[2] or following))
     try:
-        words = _gathered(sys.argv[1:] if argv is None else argv, config_class)
+        words = _gathered(given, config_class)
         namespace = parser.parse_args(spelled_words(words, config_class, get_loader("yaml")))
         _refuse_lone_values(namespace, config_class)
         for name, value in list(namespace.items()):
-            namespace[name] = _shipped(value)
+            namespace[name] = shipped(value) if isinstance(value, (str, Path)) else value
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
-        _refuse_not_finite(fields)
+        _refuse_bad_numbers(fields)
         return config_class(**fields)
     except InputError:
         raise
@@ -81,14 +88,6 @@ def _resolve_annotations(kind: type) -> None:
         for part in (hint, *typing.get_args(hint)):
             if isinstance(part, type) and dataclasses.is_dataclass(part):
                 _resolve_annotations(part)
-
-
-def _shipped(value: Any) -> Any:
-    """A path of a file that comes with the recipes, such as a YAML names it, so that it is found from any folder."""
-    if isinstance(value, (str, Path)) and os.fspath(value).startswith(SHIPPED) and not os.path.exists(value):
-        found = _CHECKOUT / value
-        return type(value)(found) if found.exists() else value
-    return value
 
 
 def _gathered(words: Sequence[str], kind: type) -> list[str]:
@@ -118,18 +117,20 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
             _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
 
 
-def _refuse_not_finite(value: Any, name: str = "") -> None:
-    """InputError naming the first option, at any depth, whose number is not finite: no option means anything by it."""
+def _refuse_bad_numbers(value: Any, name: str = "") -> None:
+    """InputError naming the first option, at any depth, whose number no option means anything by, or no seed can be."""
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: must be a finite number, got {value}")
+    if name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < SEEDS:
+        raise InputError(f"{name}: must be 0 or above and below {SEEDS}, got {str(value)[:20]}")
     if dataclasses.is_dataclass(value):
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     if isinstance(value, dict):
         for key, part in value.items():
-            _refuse_not_finite(part, f"{name}.{key}" if name else str(key))
+            _refuse_bad_numbers(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for part in value:
-            _refuse_not_finite(part, name)
+            _refuse_bad_numbers(part, name)
 
 
 def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> str:
@@ -173,3 +174,8 @@ def run_recipe(main: Callable[[Config], None], config_class: type[Config]) -> No
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if (told := path_sentence(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import reprlib
 from typing import Any
 
@@ -16,6 +18,28 @@ class SuspiciousError(InputError):
     """A stage asked for with `--strict true` did its work, and something about it looks wrong."""
 
     exit_code = 3
+
+
+_WAYS_OUT = {
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ENOTDIR: "a part of that path is a file; name another",
+    errno.EISDIR: "name a file",
+    errno.ELOOP: "its links lead in a circle; name another",
+    errno.EACCES: "name one that you may read and write",
+    errno.EPERM: "name one that you may change",
+    errno.EROFS: "name one on a file system that can be written to",
+    errno.ENOSPC: "make room on that disk, and start the same command again",
+    errno.EDQUOT: "make room in your quota, and start the same command again",
+}
+
+
+def path_sentence(error: OSError) -> str | None:
+    """What the system said of a path, with the way out, as one sentence; None where it is no mistake of the user's."""
+    way_out = _WAYS_OUT.get(error.errno or 0)
+    if way_out is None or (error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
+        return None
+    name = "" if error.filename is None else f"{quoted(os.fspath(error.filename))}: "
+    return f"{name}{(error.strerror or '').lower()}; {way_out}"
 
 
 _QUOTED = reprlib.Repr()

@@ -1,10 +1,11 @@
-"""Objects that a user names by import path, `package.module:attribute`."""
+"""Objects that a user names: by import path, `package.module:attribute`, or by a name that a registry knows."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rlhf.errors import InputError
@@ -40,3 +41,19 @@ def make_object(field: str, path: str, *arguments: Any) -> Any:
     except Exception as error:
         given = ", ".join(str(argument) for argument in arguments)
         raise InputError(f"{field}: {path}({given}) fails ({type(error).__name__}: {error})") from error
+
+
+def named_object(field: str, name: str, known: Mapping[str, Any]) -> Any:
+    """What a config's choice stands for: an entry of `known`, or an object of the user's own by its import path.
+
+    A class is called without arguments: what comes back is an instance of it.
+
+    Raises:
+        InputError: naming `field`: neither a known name nor an import path, or as for `make_object`.
+    """
+    if name in known:
+        return known[name]
+    if ":" not in name:
+        raise InputError(f"{field}: must be one of {', '.join(known)}, or package.module:attribute, got {name!r}")
+    found = import_object(field, name)
+    return make_object(field, name) if isinstance(found, type) else found

@@ -162,7 +162,8 @@ def _at(content: Any, names: Sequence[str]) -> dict[str, Any]:
 
 def _group(hint: Any) -> type | None:
     """The dataclass of a type, through `Annotated` and `| None`."""
-    return next((part for part in _alternatives(hint) if dataclasses.is_dataclass(part)), None)
+    groups = (part for part in _alternatives(hint) if isinstance(part, type) and dataclasses.is_dataclass(part))
+    return next(groups, None)
 
 
 def _named(hint: Any) -> Any:

@@ -29,8 +29,8 @@ from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.specs import Reward
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.source import AnsweringPolicy, ScoringPolicy, TokenizedPolicy, named
 from rlhf.stage import ExistingPath, InputPath, StageConfig, open_stage
 

@@ -23,8 +23,9 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.checkers import load_checker
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import Sampler, SamplingParams
-from rlhf.sampling.server import ServerConfig, ServerSampler
+from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import PolicyCheck, PolicySource
 from rlhf.stage import InputPath, StageConfig, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run

@@ -32,8 +32,8 @@ from rlhf.evaluation.benchmarks.mt_bench import (
     single_request,
     verdict,
 )
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, KeepingConfig, Kept, open_stage, options_of
 

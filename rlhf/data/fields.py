@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from rlhf.data.loading import source_path, untagged
+from rlhf.data.loading import source_path, untagged, use_layout
 from rlhf.stage import require_files
 
 
 class LocalOrHub:
-    """A file or folder of this machine, which must exist and is an input, or a hub name, which is neither."""
+    """A file or folder of this machine, which must exist and is an input, or a hub name, which is neither.
+
+    A layout of one's own that the name carries must be there too.
+    """
 
     def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
         """See `rlhf.stage.fields.InputCheck`."""
+        use_layout(value)
         path = source_path(value)
         if path is None:
             return {}
         require_files(**{re.sub(r"\.\d+$", "", field): path})  # the path tells which of several
-        return {field if untagged(value) == value else f"{field}.rows": path}  # the domain in a name stays an option
+        return {field if untagged(value) == value else f"{field}.rows": path}  # the tags in a name stay an option
 
 
 DataSource = Annotated[str, LocalOrHub()]

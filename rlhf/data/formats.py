@@ -55,9 +55,10 @@ Item = tuple[int, list[dict[str, Any]]]
 
 
 def register(layout: Format) -> Format:
-    """Try this layout before all others; returns it."""
-    FORMATS.insert(0, layout)
-    _candidates.cache_clear()
+    """Try this layout before all others; returns it. Registered again, nothing changes."""
+    if layout not in FORMATS:
+        FORMATS.insert(0, layout)
+        _candidates.cache_clear()
     return layout
 
 

@@ -7,8 +7,9 @@
 
 A source is a local file (formats: `rlhf.jsonl.read_rows`), a local folder that `datasets` reads or has saved, or a
 hub name `org/name[/part][@revision][:split]` (split: train). The part is a configuration of the set where it has one of
-that name, else a folder. Behind any of them `#helpfulness` or `#safety` says what all its rows are about. The layout
-of a row is recognised by its fields (`rlhf.data.formats`). A bad row is refused with file and line or, on request,
+that name, else a folder. Behind any of them `#helpfulness` or `#safety` says what all its rows are about, and
+`#package.module:LAYOUT` names a layout of one's own to read them by. The layout of a row is recognised by its fields
+(`rlhf.data.formats`). A bad row is refused with file and line or, on request,
 skipped: counted by reason and reported on stderr, never silently; so are fields that are not read.
 """
 
@@ -24,10 +25,11 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 from rlhf.conversation import Conversation
-from rlhf.data.formats import conversation_of, gathered, pairs_of, preference_from, prompt_of, text_of
-from rlhf.data.layouts.declaration import Kind
+from rlhf.data.formats import conversation_of, gathered, pairs_of, preference_from, prompt_of, register, text_of
+from rlhf.data.layouts.declaration import Format, Kind
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.errors import InputError
+from rlhf.imports import import_object
 from rlhf.jsonl import file_format, read_rows
 
 Source = str | os.PathLike[str]
@@ -72,23 +74,53 @@ def sources_of(sources: Sources | Sequence[Source]) -> tuple[str, ...]:
     return (sources,) if isinstance(sources, str) else tuple(os.fspath(source) for source in sources)
 
 
+def _tags(source: Source) -> tuple[str, Domain | None, str | None]:
+    """A source's name without its tags, the domain and the layout that these give its rows; a tag begins with #.
+
+    Raises:
+        InputError: what stands behind a # is neither a domain nor an import path, or there are two of a kind.
+    """
+    name, domain, layout = os.fspath(source), None, None
+    while "#" in name and not Path(name).exists():
+        name, _, tag = name.rpartition("#")
+        if tag in get_args(Domain) and domain is None:
+            domain = cast(Domain, tag)
+        elif ":" in tag and layout is None:
+            layout = tag
+        else:
+            raise InputError(
+                f"{os.fspath(source)}: after # comes helpfulness or safety, or package.module:LAYOUT of your own, got "
+                f"{tag!r} (source: {name})"
+            )
+    return name, domain, layout
+
+
 def domain_of(source: Source) -> Domain | None:
     """The domain that a source's name gives all its rows (`rows.jsonl#safety`); None: it gives none.
 
     Raises:
-        InputError: what stands behind the # is no domain.
+        InputError: what stands behind the # is no tag.
     """
-    name, mark, tag = os.fspath(source).rpartition("#")
-    if not mark or Path(source).exists():
-        return None
-    if tag not in get_args(Domain):
-        raise InputError(f"{os.fspath(source)}: after # comes helpfulness or safety, got {tag!r} (source: {name})")
-    return cast(Domain, tag)
+    return _tags(source)[1]
 
 
 def untagged(source: Source) -> str:
-    """A source's name without the domain that it gives its rows."""
-    return os.fspath(source) if domain_of(source) is None else os.fspath(source).rpartition("#")[0]
+    """A source's name without the domain and the layout that it gives its rows."""
+    return _tags(source)[0]
+
+
+def use_layout(source: Source) -> None:
+    """Register the layout that a source's name gives its rows (`rows.jsonl#my_package.layouts:MINE`), if it gives one.
+
+    Raises:
+        InputError: it cannot be imported, or is no `Format`.
+    """
+    spec = _tags(source)[2]
+    if spec is not None:
+        layout = import_object("layout", spec)
+        if not isinstance(layout, Format):
+            raise InputError(f"{spec}: is a {type(layout).__name__}; name a rlhf.data.layouts.declaration.Format")
+        register(layout)
 
 
 def source_path(source: Source) -> Path | None:
@@ -291,7 +323,8 @@ def is_local(source: Source) -> bool:
 
 
 def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, row) of a source as they stand there, one at a time."""
+    """(number, row) of a source as they stand there, one at a time; its own layout is known from then on."""
+    use_layout(source)
     name = untagged(source)
     if Path(name).is_dir():
         return (

@@ -44,8 +44,8 @@ def finetune(
     conversations: Sequence[Conversation],
     config: FinetuningConfig,
     accelerator: Accelerator,
-    log: MetricsLog,
-    seed: int,
+    log: MetricsLog | None = None,
+    seed: int = 0,
     *,
     heldout: Sequence[Conversation] = (),
     name: str = "fine-tuning",
@@ -59,7 +59,7 @@ def finetune(
         renderer: of its tokenizer; see `training_renderer`.
         conversations: all of them, the same on every process.
         log: one line a step: loss (per trained token), learning rate, gradient norm; at the end of each epoch the
-            `heldout_loss`.
+            `heldout_loss`; None: no log.
         seed: of the rows' order.
         heldout: dialogues to measure, never trained on.
         states: folder for states to go on from after a kill, one every config.checkpoint_every steps; None: no states.
@@ -72,7 +72,7 @@ def finetune(
     rows = render_rows(renderer, conversations, config, name, left_out)
     heldout_rows = render_rows(renderer, heldout, config, f"held-out {name}") if heldout else []
     task = answer_task(renderer.pad_token_id)
-    measure = _Heldout(heldout_rows, task, config, accelerator, log)
+    measure = _Heldout(heldout_rows, task, config, accelerator, log) if heldout_rows and log is not None else None
     result = train(
         AnswerLogprobs(policy, packing=config.packing),
         rows,
@@ -82,7 +82,7 @@ def finetune(
         log,
         seed=seed,
         name=name,
-        after_step=measure.after_step if heldout_rows else None,
+        after_step=None if measure is None else measure.after_step,
         states=None if states is None else States(states, config.checkpoint_every),
     )
     policy.eval()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.errors import InputError
+from rlhf.imports import import_object
 from rlhf.iteration.launching import Launches
 from rlhf.iteration.steps import FOLDER_NAME
 
@@ -65,6 +66,7 @@ class IterativeConfig:
             What goes is said, and nothing that a later step reads goes (`rlhf.iteration.keeping`).
         stalled_minutes: a stage whose log and folder have nothing new for so long is said to stand still; 0: never.
         end_stalled: end such a stage, and with it the run, which the same command then goes on with.
+        panels: import paths of panels of your own in the report, `package.module:function` (docs/extend.md).
         seed: decides every draw; version n's stages get seed + 1000 n.
         strict: a stage with suspicious lines in its closing block (docs/stages.md) fails, and the run stops there.
         fresh: stages drop what a broken-off attempt left where it was made in another way, which they refuse otherwise.
@@ -80,6 +82,7 @@ class IterativeConfig:
     keep: Literal["all", "newest", "best"] = "all"
     stalled_minutes: float = 30.0
     end_stalled: bool = False
+    panels: tuple[str, ...] = ()
     seed: int = 0
     strict: bool = False
     fresh: bool = False
@@ -95,6 +98,8 @@ class IterativeConfig:
             listed = sources if isinstance(sources, list | tuple) else [sources]
             if not listed or not all(isinstance(source, str) and source for source in listed):
                 raise InputError(f"inputs.{name}: must be a file, folder or name, or a list of them, got {sources!r}")
+        for path in self.panels:
+            import_object("panels", path)  # not when the run is done
         if self.slots < 1:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
         if self.stalled_minutes < 0:

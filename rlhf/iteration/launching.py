@@ -31,12 +31,11 @@ import yaml
 
 from rlhf.errors import InputError
 from rlhf.iteration.steps import ALIASES
+from rlhf.shipped import shipped
 
 DEFAULT = "default"
 PRECISIONS = ("no", "bf16", "fp16")
 SAID_ELSEWHERE = {"CUDA_VISIBLE_DEVICES": "gpus", "ACCELERATE_MIXED_PRECISION": "mixed_precision"}
-SHIPPED = "ds_configs/"
-_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -165,9 +164,7 @@ def _gpus(where: str, value: Any) -> int | tuple[int, ...]:
 
 
 def _file(where: str, value: Any) -> Path:
-    path = Path(_text(where, value))
-    shipped = _CHECKOUT / path
-    return shipped if not path.exists() and path.as_posix().startswith(SHIPPED) and shipped.exists() else path
+    return shipped(Path(_text(where, value)))
 
 
 def _text(where: str, value: Any) -> str:

@@ -36,11 +36,17 @@ def read_ledger(path: Path) -> list[Record]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
-            if line.strip():
-                records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise InputError(f"{path}:{number}: not a line of JSON; mend or remove that line") from None
+            continue
+        if record is None:
+            continue
+        whole = isinstance(record, dict) and isinstance(record.get("event"), str)
+        if not whole or not isinstance(record.get("time"), (int, float)):
+            raise InputError(f"{path}:{number}: no event with its time; mend or remove that line")
+        records.append(record)
     return records
 
 

@@ -19,11 +19,11 @@ from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.launching import Launch, Launches
 from rlhf.iteration.steps import ALIASES, KINDS, READ, Step, read_steps
+from rlhf.shipped import RECIPES as RECIPES
+from rlhf.shipped import find_recipe
 
 START = "start"
 """The artifact, and the policy's name where no step made it."""
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,6 @@ class PlannedStage:
         """What follows the recipe on the command line."""
         given = [part for name, value in self.overrides.items() for part in (f"--{name}", value)]
         return ["--config", str(self.config_file), *given]
-
-
-def find_recipe(name: str, recipes: Path = RECIPES) -> Path:
-    """The file of a recipe by its name, in `recipes` or in a folder there; `recipes/<name>.py` where there is none."""
-    file = recipes / f"{name}.py"
-    return file if file.is_file() else next(recipes.glob(f"*/{name}.py"), file)
 
 
 def recipe_file(stage: PlannedStage, recipes: Path = RECIPES) -> Path:

@@ -275,7 +275,7 @@ def load_over(
     model = load_policy(path, quantization=held, dtype=dtype)
     try:
         with peft_sentences():
-            return PeftModel.from_pretrained(model, folder).eval()  # type: ignore[no-any-return]
+            return PeftModel.from_pretrained(model, folder).eval()  # type: ignore[return-value]
     except (RuntimeError, KeyError) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"adapter: {folder} does not fit {path} ({said}); name the base it was trained on") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from rlhf.errors import InputError
+from rlhf.ppo.estimators import find_estimator
 from rlhf.stage import Effect
 from rlhf.training.config import OptimizerConfig
 
@@ -23,8 +24,9 @@ class PPOConfig:
         iterations: rounds of sampling and updating at most (paper: 200 to 400).
         batch_size: answers sampled an iteration, over all processes.
         samples_per_prompt: answers to each prompt; batch_size is a multiple of it.
-        estimator: of the advantages: "gae" learns a value model; "rloo" and "grpo" compare a prompt's answers
-            (samples_per_prompt of 2 or more) and load no value model (`rlhf.objectives.advantages`).
+        estimator: of the advantages: gae learns a value model; rloo and grpo compare a prompt's answers
+            (samples_per_prompt of 2 or more) and load no value model; or `package.module:attribute` of your own
+            (`rlhf.ppo.estimators.Estimator`).
         optimizer: AdamW; batch_size is PPO's minibatch (one step each), epochs are passes over an iteration's answers.
         clip_range: the ratio of new to old probability is clipped this far from 1.
         value_clip_range: the value is clipped this far from its value at the iteration's start.
@@ -49,7 +51,7 @@ class PPOConfig:
     iterations: int = 200
     batch_size: int = 512
     samples_per_prompt: int = 1
-    estimator: Literal["gae", "rloo", "grpo"] = "gae"
+    estimator: str = "gae"
     optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
     clip_range: float = 0.2
     value_clip_range: float = 0.2
@@ -101,15 +103,16 @@ class PPOConfig:
                 f"batch_size: {self.batch_size} must be a multiple of samples_per_prompt ({self.samples_per_prompt})"
             )
 
-        if not self.learns_value and self.samples_per_prompt < 2:
+        if self.samples_per_prompt < (fewest := find_estimator(self.estimator).min_samples):
             raise InputError(
-                f"estimator: {self.estimator} compares answers to the same prompt; set samples_per_prompt to 2 or more"
+                f"estimator: {self.estimator} compares answers to the same prompt; set samples_per_prompt to {fewest} "
+                "or more"
             )
 
     @property
     def learns_value(self) -> bool:
         """Whether the estimator needs a value model."""
-        return self.estimator == "gae"
+        return find_estimator(self.estimator).needs_value
 
     @property
     def prompts_per_iteration(self) -> int:

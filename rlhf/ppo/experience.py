@@ -14,11 +14,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rlhf.errors import InputError
 from rlhf.models.batching import pad_rows
-from rlhf.objectives.advantages import gae, grpo, rloo
 from rlhf.objectives.policy import kl_k1, kl_k2, kl_k3
 from rlhf.objectives.reward import missing_end_penalty, moments, token_rewards, whiten
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.estimators import Answers, Tokens, find_estimator
 from rlhf.ppo.rollout import Rollout
 from rlhf.training.loop import micro_batches
 from rlhf.training.step import Batch
@@ -135,23 +136,29 @@ def add_advantages(
 ) -> dict[str, float]:
     """Add to each batch advantages, and with a value model returns, (n, A) each, as config.estimator has them.
 
-    GAE's advantages are whitened over all processes. Those of RLOO and GRPO have mean 0 by themselves and are left as
-    they are: one for all tokens of an answer.
+    Of an estimator with a value model they are whitened over all processes' tokens. Those of RLOO and GRPO have mean 0
+    by themselves and are left as they are (decision 37).
 
     Returns:
         With a value model its explained_variance, over all processes.
     """
-    batches = _batches(minibatches)
-    if not config.learns_value:
-        _add_group_advantages(minibatches, config, accelerator, beta)
-        return {}
+    estimator = find_estimator(config.estimator)
+    answers = _all_answers(minibatches, config, accelerator, beta)
     sums = torch.zeros(9, dtype=torch.float64, device=accelerator.device)
+    batches = _batches(minibatches)
     for batch, share in batches:
-        mask, values = batch["mask"], batch["old_values"]
+        mask, values = batch["mask"], batch.get("old_values")
         rewards = token_rewards(batch["old_logprobs"], batch["ref_logprobs"], mask, batch["scores"], beta)
-        advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-        batch.update(advantages=advantages, returns=returns)
-        sums += share * torch.cat([moments(x, mask) for x in (advantages, returns, returns - values)])
+        advantages, returns = estimator.advantages(Tokens(rewards, mask, batch["rows"], values), answers, config)
+        _require_estimate(config.estimator, advantages, mask)
+        if estimator.needs_value:
+            _require_estimate(config.estimator, returns, mask)
+        batch["advantages"] = advantages
+        if returns is not None and values is not None:
+            batch["returns"] = returns
+            sums += share * torch.cat([moments(x, mask) for x in (advantages, returns, returns - values)])
+    if not estimator.needs_value:
+        return {}
     sums = accelerator.reduce(sums, reduction="sum")
     for batch, _ in batches:
         batch["advantages"] = whiten(batch["advantages"], batch["mask"], sums=sums[:3])
@@ -159,20 +166,23 @@ def add_advantages(
     return {"explained_variance": 1 - _variance(sums[6:9]) / spread if spread > 0 else math.nan}
 
 
-def _add_group_advantages(
-    minibatches: Sequence[Minibatch], config: PPOConfig, accelerator: Accelerator, beta: float
-) -> None:
-    """A prompt's answers lie in several batches and processes: each process gets the score and KL of all answers."""
-    answers = sum(minibatch.answers for minibatch in minibatches)
-    table = torch.zeros(2, answers, device=accelerator.device)
+def _require_estimate(name: str, found: Tensor | None, mask: Tensor) -> None:
+    shape = None if found is None else tuple(found.shape)
+    if shape != tuple(mask.shape):
+        raise InputError(
+            f"estimator: {name} must give advantages (and, as it needs_value, returns) of its tokens' shape, "
+            f"{tuple(mask.shape)}, got {'none' if shape is None else shape}"
+        )
+
+
+def _all_answers(minibatches: Sequence[Minibatch], config: PPOConfig, accelerator: Accelerator, beta: float) -> Answers:
+    """A prompt's answers lie in several batches and processes: each process gets the score and cost of all."""
+    table = torch.zeros(2, sum(minibatch.answers for minibatch in minibatches), device=accelerator.device)
     for batch, share in _batches(minibatches):
         kl = kl_k1(batch["old_logprobs"], batch["ref_logprobs"]).sum(1)
         table.index_add_(1, batch["rows"], share * torch.stack([batch["scores"], kl]))
     scores, kls = accelerator.reduce(table, reduction="sum").view(2, -1, config.samples_per_prompt)
-    estimate = {"rloo": rloo, "grpo": grpo}[config.estimator]
-    advantages = estimate(scores, beta * kls).flatten()
-    for batch, _ in _batches(minibatches):
-        batch["advantages"] = advantages[batch["rows"]][:, None] * batch["mask"]
+    return Answers(scores, beta * kls)
 
 
 def _batches(minibatches: Sequence[Minibatch]) -> list[tuple[Batch, float]]:

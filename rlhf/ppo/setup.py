@@ -67,7 +67,11 @@ def default_value(judges: Sequence[Path], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def role_bytes(
-    policy: Path, judges: Sequence[str | None], shared: bool, with_value: bool, quantization: str | None
+    policy: Path,
+    judges: Sequence[str | os.PathLike[str] | None],
+    shared: bool,
+    with_value: bool,
+    quantization: str | None,
 ) -> dict[str, float]:
     """What each role takes at least (`rlhf.models.checkpoint.memory`); reward functions are not counted."""
     count = parameters_of(policy)
@@ -80,12 +84,12 @@ def role_bytes(
 
 def load_roles(
     policy: Path,
-    helpfulness: str,
-    safety: str | None,
+    helpfulness: str | os.PathLike[str],
+    safety: str | os.PathLike[str] | None,
     value_from: Path | None,
     accelerator: Accelerator,
     *,
-    shared: bool,
+    shared: bool = False,
     with_value: bool = True,
     adapter: AdapterConfig | None = None,
     quantization: Literal["nf4"] | None = None,
@@ -95,7 +99,7 @@ def load_roles(
     """The roles, separate or shared.
 
     Args:
-        safety: None: there is no safety model.
+        helpfulness, safety: as for `rlhf.rewards.loading.load_reward`; safety None: there is no safety model.
         value_from: see `load_value_model`, and for shared roles `SharedRoles.load`.
         shared: adapters on one base.
         with_value: whether a value is learnt.

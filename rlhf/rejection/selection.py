@@ -1,6 +1,7 @@
 """Which answers of a round of rejection sampling are trained on, and its figures (Llama 2 paper, section 3.2.3).
 
-The paper keeps the best answer of each prompt by the gated reward. Everything else here is an option, off by default.
+The paper keeps the best answer of each prompt by the gated reward. Everything else here is an option, off by default;
+a rule of one's own stands in its place by import path (`SelectionRule`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Completion
 from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
+from rlhf.imports import named_object
 from rlhf.jsonl import write_rows
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class SelectionConfig:
     """Which of a prompt's answers are kept.
 
     Args:
+        rule: best keeps each prompt's best answers by the options below; or `package.module:attribute` of your own
+            (`SelectionRule`), which reads of them what it likes.
         top_n: the best answers to a prompt, at most this many.
         minimum_reward: answers below this raw reward are not kept; null: no limit.
         max_similarity: an answer is not kept where the Jaccard index of its word 1- to 3-grams with a better kept
@@ -39,6 +43,7 @@ class SelectionConfig:
             every comparison; it is trained on without an end. null: it is never kept.
     """
 
+    rule: str = "best"
     top_n: int = 1
     minimum_reward: float | None = None
     max_similarity: float = 1.0
@@ -46,6 +51,7 @@ class SelectionConfig:
     missing_end_penalty: float | None = None
 
     def __post_init__(self) -> None:
+        find_rule(self.rule)
         if self.top_n < 1:
             raise InputError(f"top_n: must be at least 1, got {self.top_n}")
         if self.minimum_reward is not None and not math.isfinite(self.minimum_reward):
@@ -77,6 +83,22 @@ class Selection:
     left_out: Counter[str]
 
 
+class SelectionRule(Protocol):
+    """Says which answers are trained on: a function, or a class that is made without arguments."""
+
+    def __call__(
+        self, candidates: Sequence[Sequence[Completion]], config: SelectionConfig, left_out: Counter[str]
+    ) -> Sequence[Completion]:
+        """Those of the candidates that are kept.
+
+        Args:
+            candidates: of each prompt the answers that may be kept, best first; for some prompts there may be none.
+            config: the options beside the rule.
+            left_out: reason -> answers that could not be kept for it; the rule adds its own.
+        """
+        ...
+
+
 def select(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
     """The best answers of each prompt by reward; prompts in the order of their first row.
 
@@ -93,11 +115,32 @@ def select(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
             candidates.append(row)
         else:
             left_out["empty" if row.finished or config.missing_end_penalty is not None else "unfinished"] += 1
-    chosen = []
     for candidates in by_prompt.values():
         candidates.sort(key=lambda row: (-config.reward(row), -row.helpfulness, -age[row.version], row.index))
-        chosen += _best(candidates, config, left_out)
+    chosen = list(find_rule(config.rule)(list(by_prompt.values()), config, left_out))
+    known = {id(row) for candidates in by_prompt.values() for row in candidates}
+    if len({id(row) for row in chosen} & known) < len(chosen):
+        raise InputError(f"selection.rule: {config.rule} must give back some of its candidates, each at most once")
     return Selection(chosen, left_out)
+
+
+def best_of_each(
+    candidates: Sequence[Sequence[Completion]], config: SelectionConfig, left_out: Counter[str]
+) -> list[Completion]:
+    """The paper's rule, a `SelectionRule`: each prompt's best answers, within the options' limits."""
+    return [row for own in candidates for row in _best(own, config, left_out)]
+
+
+RULES: Mapping[str, SelectionRule] = {"best": best_of_each}
+"""Rules by name; a new one is a function and a line here, or an import path in the config."""
+
+
+def find_rule(name: str) -> SelectionRule:
+    """The rule that a config names; InputError where there is none of that name, or it cannot be called."""
+    found = named_object("selection.rule", name, RULES)
+    if not callable(found):
+        raise InputError(f"selection.rule: {name} is a {type(found).__name__}; name a function")
+    return found  # type: ignore[no-any-return]
 
 
 def _best(candidates: Sequence[Completion], config: SelectionConfig, left_out: Counter[str]) -> list[Completion]:

@@ -1,22 +1,28 @@
 """Pages from files: `run`, one HTML page of a run; `pages`, those of single recipes; `drawing`, what all are made of.
 
-Another panel of a run is a function in `run` and a line in its `build.py`; another recipe's page is a file in `pages`.
+Another panel of a run is a function in `run` and a line in its `build.py`, or a user's own, by import path; another
+recipe's page is a file in `pages`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def build_report(run: Path) -> Path:
+def build_report(run: Path, panels: Sequence[str] = ()) -> Path:
     """Write `report/index.html` of what there is of a run and return its path; see `rlhf.report.run.build`.
 
+    Args:
+        panels: import paths of panels of one's own (`rlhf.report.run.own.PanelMaker`), after those that the run's
+            config names.
+
     Raises:
-        InputError: there is no such folder, or none of a run's files in it.
+        InputError: there is no such folder, or none of a run's files in it, or a panel cannot be made.
     """
     from rlhf.report.run.build import build
 
-    return build(run)
+    return build(run, panels)
 
 
 __all__ = ["build_report"]

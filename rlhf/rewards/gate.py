@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,8 +67,8 @@ class GatedReward:
     @classmethod
     def load(
         cls,
-        helpfulness: str,
-        safety: str | None,
+        helpfulness: str | os.PathLike[str],
+        safety: str | os.PathLike[str] | None,
         gate: GateConfig,
         *,
         too_long: TooLong = "cut",
@@ -132,7 +133,9 @@ class GatedReward:
         return score
 
 
-def read_gate(config: GateConfig, helpfulness: str | None, safety: str | None) -> Gate:
+def read_gate(
+    config: GateConfig, helpfulness: str | os.PathLike[str] | None, safety: str | os.PathLike[str] | None
+) -> Gate:
     """The gate's figures: the threshold of a sweep where one is named, the origins of the reward models."""
     if not config.centre:
         return Gate(config.resolved_threshold())

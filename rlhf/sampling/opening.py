@@ -96,4 +96,4 @@ def load_weights(source: PolicySource, device: torch.device) -> PreTrainedModel:
         model = load_over(source.folder, source.adapter, **held)  # type: ignore[arg-type]
     else:
         model = load_policy(source.folder, **held)  # type: ignore[arg-type]
-    return model if model.device == device else model.to(device)
+    return model if model.device == device else model.to(device)  # type: ignore[arg-type]

@@ -26,7 +26,9 @@ def require_files(**paths: str | os.PathLike[str] | None) -> None:
 
 
 def require_new(output: str | os.PathLike[str]) -> None:
-    """Raise InputError if a stage's output folder exists already: nothing finished is overwritten."""
+    """Raise InputError if a stage's output folder exists already: nothing finished is overwritten. It needs a name."""
+    if not Path(output).name:
+        raise InputError(f"output: must name a folder of its own, got {os.fspath(output)!r}")
     if Path(output).exists():
         raise InputError(
             f"output: {output} exists already; remove it to run the stage again, or name another with --output"

@@ -105,12 +105,12 @@ class Stage:
 
     def __init__(self, config: Any, output: Path) -> None:
         self.config = config
+        require_new(output)
         self.output = output
         self.folder = output.with_name(output.name + ".partial")
         self.closing = Closing()
         self.processes: Processes = _ByRank()
         self.went_on: list[str] = []
-        require_new(output)
         require_ours(self.folder)
         self._strict = _asked("strict", config)
         if self._strict and (found := _suspicious_folder(output)).exists():

@@ -10,9 +10,9 @@ from typing import Any
 
 from rlhf.data.loading import is_local, load_preferences, load_prompts
 from rlhf.errors import InputError
-from rlhf.iteration.plan import RECIPES, find_recipe
 from rlhf.iteration.steps import read_steps
 from rlhf.rewards.specs import reward_files
+from rlhf.shipped import RECIPES, find_recipe
 from rlhf.stage import require_files
 from rlhf.start.look import ChatModel, look_at
 from rlhf.start.machine import Machine, this_machine
@@ -176,7 +176,7 @@ def _yaml_file(recipe: str, request: Request, settings: Settings) -> str:
     file = find_recipe(recipe).relative_to(RECIPES.parent).as_posix()
     lines = [
         f"# Settings of {file} in the run {request.run}. The plan adds what it reads and where it writes.",
-        f"# All options: python {file} --help",
+        f"# All options: rlhf recipe run {recipe} --help",
     ]
     return "\n".join([*lines, *_yaml_lines(option_tree(settings), 0)]) + "\n"
 

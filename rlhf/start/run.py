@@ -13,8 +13,9 @@ from rlhf.configuration import to_dict
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.driver import Driver, StageFailed
-from rlhf.iteration.plan import RECIPES, make_plan
+from rlhf.iteration.plan import make_plan
 from rlhf.iteration.summary import write_summary
+from rlhf.shipped import ROOT
 from rlhf.stage import package_versions
 
 
@@ -54,13 +55,13 @@ def run_plan(config: IterativeConfig) -> None:
 
 
 def record_config(config: IterativeConfig) -> None:
-    """Write the run's config.yaml: the resolved config, package versions and the git commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=RECIPES,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    content = {"config": to_dict(config), "packages": package_versions(), "git_commit": commit or None}
+    """Write the run's config.yaml: the resolved config, package versions and, of a checkout, the git commit."""
+    content = {"config": to_dict(config), "packages": package_versions(), "git_commit": _commit()}
     (config.run / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _commit() -> str | None:
+    if not (ROOT / ".git").exists():  # installed, perhaps below somebody else's repository
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or None

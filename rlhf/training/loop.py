@@ -103,7 +103,7 @@ def train(
     task: Task[Row],
     config: OptimizerConfig,
     accelerator: Accelerator,
-    log: MetricsLog,
+    log: MetricsLog | None = None,
     *,
     seed: int = 0,
     name: str = "train",
@@ -118,7 +118,7 @@ def train(
         task: collate, loss, weight and length of a row.
         config: schedule and sizes.
         accelerator: from `make_accelerator`.
-        log: one line a step: loss, learning_rate, grad_norm, the task's own figures per item.
+        log: one line a step: loss, learning_rate, grad_norm, the task's own figures per item; None: no log.
         after_step: called as (step, total steps, prepared model) after each step, on every process.
         states: where the training goes on from the newest state, and writes more; None: it starts, and writes none.
 
@@ -137,7 +137,8 @@ def train(
     checkpoints = None if states is None else Checkpoints(states.folder, stepper, accelerator, keep=1)
     if checkpoints is not None:
         result.losses = (checkpoints.restore() or {"losses": []})["losses"]
-        log.go_on(len(result.losses))
+        if log is not None:
+            log.go_on(len(result.losses))
     start = result.steps = len(result.losses)
     result.skipped = stepper.skipped
     progress = tqdm(
@@ -158,7 +159,8 @@ def train(
         result.skipped = stepper.skipped
         result.losses.append(figures.means["loss"])
         progress.set_postfix(loss=f"{figures.means['loss']:.4f}")
-        log.log(step, **figures.means, learning_rate=rate, grad_norm=figures.grad_norm, skipped=result.skipped)
+        if log is not None:
+            log.log(step, **figures.means, learning_rate=rate, grad_norm=figures.grad_norm, skipped=result.skipped)
         if after_step is not None:
             after_step(step, total, stepper.model)
         if checkpoints is not None and states is not None and (step + 1) % states.every == 0:

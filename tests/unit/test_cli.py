@@ -115,6 +115,14 @@ def test_compare_says_which_summary_cannot_be_read(run: Path, capsys: pytest.Cap
     assert ended.value.code == 2 and "summary.json is no summary of a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("versions", [3, [1], [{}], [{"name": 3}], [{"name": "sft", "gold_safety": "much"}]])
+def test_a_summary_of_another_shape_is_told(versions: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "summary.json").write_text(json.dumps({"versions": versions}))
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(run), str(run)])
+    assert ended.value.code == 2 and "summary.json is no summary of a run" in capsys.readouterr().err
+
+
 def test_compare(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary(run, gold_safety=0.5, mean_length=10.0, kl_from_sft=None)
     second = summary(tmp_path / "second", gold_safety=0.75)

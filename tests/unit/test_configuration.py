@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from rlhf.configuration import parse_config
+from rlhf.configuration import parse_config, run_recipe
 from rlhf.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,28 @@ class Inner:
 
     rate: float = 0.1
     kind: Literal["plain", "fancy"] = "plain"
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Draws.
+
+    Args:
+        seed: of the draws.
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SeededGroup:
+    """Draws in a group.
+
+    Args:
+        group: with a seed.
+    """
+
+    group: Seeded = field(default_factory=Seeded)
 
 
 @dataclass(frozen=True)
@@ -123,3 +147,58 @@ for file in sorted(Path("recipes").rglob("*.py")):
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**70])
+def test_a_seed_that_no_generator_takes_is_refused_at_any_depth(seed: int) -> None:
+    for config_class, option in ((Seeded, "seed"), (SeededGroup, "group.seed")):
+        with pytest.raises(InputError, match=rf"^{option}: must be 0 or above and below 2147483648, got {seed}"[:70]):
+            parse_config(config_class, [f"--{option}", str(seed)])
+        parse_config(config_class, [f"--{option}", "2147483647"])
+
+
+def test_a_key_given_twice_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 1\n# again\nseed: 2\n")
+    for words in (["--config", str(file)], [f"--config={file}"]):
+        with pytest.raises(InputError, match=r"c.yaml:3: seed is given twice; leave one out"):
+            parse_config(Seeded, words)
+    file.write_text("group:\n  seed: 1\n  seed: 1\n")
+    with pytest.raises(InputError, match=r"c.yaml:3: seed is given twice"):
+        parse_config(SeededGroup, ["--config", str(file)])
+
+
+def test_aliases_that_grow_without_end_are_refused_before_they_grow(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"c.yaml: its aliases stand for more than 100000 values"):
+        parse_config(Seeded, ["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ("x" * 300, "error: 'xxx.*: file name too long; give it a shorter name\n$"),
+        ("afile/out", "error: 'afile/out.*: not a directory; a part of that path is a file; name another\n$"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_sentence(
+    output: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a recipe, and of the tools around a run."""
+    from rlhf.cli import main as tool
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "afile").touch()
+    monkeypatch.syspath_prepend(str(next((ROOT / "recipes").rglob("simulated_world.py")).parent))
+    recipe = importlib.import_module("simulated_world")
+    monkeypatch.setattr(sys, "argv", ["simulated_world.py", "--output", output])
+    with pytest.raises(SystemExit) as ended:
+        run_recipe(recipe.main, recipe.SimulatedWorldConfig)
+    assert ended.value.code == 2 and re.match(sentence, capsys.readouterr().err)
+    with pytest.raises(SystemExit) as ended:
+        tool(["look", output])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1

@@ -14,8 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # rooms of one floor know nothing of each other
-    "errors intervals lifetime shorthand",
-    "architecture conversation http_client imports jsonl launch metrics objectives option_errors pretrained",
+    "errors intervals lifetime",
+    "architecture conversation http_client imports jsonl launch metrics objectives option_errors pretrained shipped "
+    "shorthand",
     "configuration",
     "stage",
     "data",

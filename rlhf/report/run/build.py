@@ -7,15 +7,17 @@ Everything that models or data wrote passes through the template's autoescape; f
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.text import clock, interval, number, percent, version_label
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
+from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.samples import RULE, pick_samples
@@ -23,21 +25,24 @@ from rlhf.report.run.samples import RULE, pick_samples
 Row = Mapping[str, Any]
 
 
-def build(run: Path) -> Path:
+def build(run: Path, panels: Sequence[str] = ()) -> Path:
     """Write `report/index.html` of a run's folder, whole or not at all, and return its path.
 
+    Args:
+        panels: see `rlhf.report.run.own.own_panels`.
+
     Raises:
-        InputError: there is no such folder, or none of a run's files in it.
+        InputError: there is no such folder, or none of a run's files in it, or a panel cannot be made.
     """
     files = read_run(run)
     page = run / "report" / "index.html"
     page.parent.mkdir(exist_ok=True)
-    write_page(page, render(files))
+    write_page(page, render(files, own_panels(files, panels)))
     return page
 
 
-def render(files: RunFiles) -> str:
-    """The page as text."""
+def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
+    """The page as text; `own` are panels of the user's."""
     names = [v["name"] for v in files.versions]
     return page_template("run.html.j2").render(
         title=files.path.resolve().name,
@@ -58,6 +63,7 @@ def render(files: RunFiles) -> str:
         ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],
         distribution_panels=panels.distribution_panels(files.answers),
         change_panels=panels.change_panels(files.answers),
+        own_panels=own,
         samples=pick_samples(files.answers),
         rule=RULE.format(first=version_label(names[0]), last=version_label(names[-1])) if names else "",
         stages=files.stages,

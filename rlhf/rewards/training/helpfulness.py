@@ -25,7 +25,7 @@ def train_helpfulness_model(
     mixture: Sequence[Preference],
     config: RewardTrainingConfig,
     accelerator: Accelerator,
-    log: MetricsLog,
+    log: MetricsLog | None = None,
     *,
     seed: int = 0,
     states: Path | None = None,

@@ -42,7 +42,7 @@ def train_reward_model(
     preferences: Sequence[Preference],
     config: RewardTrainingConfig,
     accelerator: Accelerator,
-    log: MetricsLog,
+    log: MetricsLog | None = None,
     *,
     safety_head: bool,
     seed: int,

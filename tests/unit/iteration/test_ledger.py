@@ -80,6 +80,14 @@ def test_a_line_broken_elsewhere_is_named(tmp_path: Path) -> None:
         Ledger(path)
 
 
+@pytest.mark.parametrize("line", ["[1]", '"begun"', "3", "{}", '{"event": 3, "time": 1}', '{"event": "begun"}'])
+def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(f'{{"event": "begun", "time": 1}}\n{line}\n')
+    with pytest.raises(InputError, match=r"ledger.jsonl:2: no event with its time; mend or remove that line"):
+        read_ledger(path)
+
+
 def test_wall_time_of_all_attempts() -> None:
     times = [("begun", 10), ("started", 11), ("finished", 15), ("begun", 100), ("finished", 101), ("ended", 103)]
     records = [{"event": event, "time": float(time)} for event, time in times]

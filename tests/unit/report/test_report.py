@@ -255,7 +255,7 @@ def test_stages_tell_their_attempts_and_state(tmp_path: Path) -> None:
         {"event": "started", "stage": "v1/ppo", "command": ["python", "ppo.py"]},
         {"event": "failed", "stage": "v1/ppo", "error": "error: no memory"},
     ]
-    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps({"time": 1.0, **r}) + "\n" for r in records))
     sft, ppo = read_run(tmp_path).stages
     assert (sft.state, sft.attempts, sft.seconds, sft.command) == ("finished", 2, 2.5, "python 'a b.py'")
     assert ppo.state == "failed"

@@ -1,0 +1,153 @@
+"""One of each choice added from outside the package: the examples of docs/extend.md, written into an empty folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.annotation.protocol import Pair
+from rlhf.annotation.registry import make_annotator
+from rlhf.cli import main
+from rlhf.configuration import parse_config
+from rlhf.data.formats import FORMATS, register
+from rlhf.data.loading import domain_of, load_conversations, load_prompts, untagged
+from rlhf.data.rows import Completion
+from rlhf.errors import InputError
+from rlhf.iteration.config import IterativeConfig
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.estimators import Answers, Tokens, find_estimator
+from rlhf.rejection.selection import SelectionConfig, select
+from rlhf.rewards.loading import load_reward
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "extend.md"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder, with the page's module in it; what it registers is gone afterwards."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_parts.py").write_text("\n\n".join(blocks), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_parts", raising=False)
+    known = list(FORMATS)
+    yield tmp_path
+    sys.modules.pop("my_parts", None)
+    for layout in [one for one in FORMATS if one not in known]:
+        FORMATS.remove(layout)
+    register(FORMATS.pop(0))  # forgets what was recognised by the removed ones
+
+
+def completion(prompt: str, reward: float, text: str = "hello") -> Completion:
+    return Completion(prompt, "v1", 0, text, (1,), 0.0, 1.0, True, reward, None, reward, "mine")
+
+
+def test_a_reward() -> None:
+    answer = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "1234567890"}]
+    assert load_reward("my_parts:brevity")([answer]).tolist() == pytest.approx([-0.1])
+
+
+def test_an_estimator_by_hand() -> None:
+    """Three prompts, one answer each: the returns 3, 1 and -1 less their mean 1, for each answer's tokens."""
+    config = PPOConfig(estimator="my_parts:BatchBaseline")
+    assert not config.learns_value
+    answers = Answers(scores=torch.tensor([[4.0], [1.0], [0.0]]), costs=torch.tensor([[1.0], [0.0], [1.0]]))
+    mask = torch.tensor([[True, True], [True, False]])
+    tokens = Tokens(torch.zeros(2, 2), mask, torch.tensor([2, 0]), None)
+    advantages, returns = find_estimator(config.estimator).advantages(tokens, answers, config)
+    assert advantages.tolist() == [[-2.0, -2.0], [2.0, 0.0]] and returns is None
+
+
+def test_ppo_runs_with_an_estimator_of_ones_own(tiny_policy_path: Path, here: Path) -> None:
+    rows = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"what is {i}"}]} for i in range(6)]
+    (here / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {
+        "output": "out", "policy": tiny_policy_path, "helpfulness": "my_parts:brevity", "prompts": "prompts.jsonl",
+        "validation_prompts": "prompts.jsonl", "sampling.max_new_tokens": 4, "ppo.iterations": 1,
+        "ppo.batch_size": 6, "ppo.optimizer.batch_size": 3, "ppo.estimator": "my_parts:BatchBaseline",
+    }  # fmt: skip
+    recipe = importlib.import_module("recipes.ppo")
+    recipe.main(parse_config(recipe.PPORecipeConfig, [w for n, v in given.items() for w in (f"--{n}", str(v))]))
+    first = json.loads((here / "out" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["skipped"] == 0 and first["grad_norm"] > 0
+    assert "value_loss" not in first and "explained_variance" not in first
+
+
+def test_a_selection_rule() -> None:
+    rows = [completion(f"p{i}", reward) for i, reward in enumerate([0.1, 5.0, 0.2, 4.0, 0.3, 0.4])]
+    rows += [completion("p1", 9.0, text="")]  # empty: no rule gets to see it
+    chosen = select(rows, SelectionConfig(rule="my_parts:best_third"))
+    assert [(row.prompt_id, row.reward) for row in chosen.chosen] == [("p1", 5.0), ("p3", 4.0)]
+    assert chosen.left_out == Counter({"not in the best third": 4, "empty": 1})
+
+
+def test_a_rule_gives_back_candidates(here: Path) -> None:
+    (here / "my_parts.py").write_text("def twice(candidates, config, left_out):\n    return [*candidates[0]] * 2\n")
+    with pytest.raises(InputError, match=r"selection.rule: my_parts:twice must give back some of its candidates"):
+        select([completion("p", 1.0)], SelectionConfig(rule="my_parts:twice"))
+
+
+def test_a_layout(here: Path) -> None:
+    row = {"ticket": "My river is dry.", "reply": "Ask the town.", "agent": "Mora"}
+    (here / "tickets.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match="row: not a conversation"):
+        load_conversations("tickets.jsonl")
+    dialogue = [{"role": "user", "content": "My river is dry."}, {"role": "assistant", "content": "Ask the town."}]
+    assert load_conversations("tickets.jsonl#my_parts:TICKETS") == [dialogue]
+    both = "tickets.jsonl#my_parts:TICKETS#safety"
+    (prompt,) = load_prompts(both)
+    assert prompt.messages == dialogue[:1] and prompt.domain == "safety"
+    assert untagged(both) == "tickets.jsonl" and domain_of(both) == "safety"
+    assert load_prompts("tickets.jsonl#safety#my_parts:TICKETS") == [prompt]
+
+
+def test_an_annotator() -> None:
+    pair = Pair([{"role": "user", "content": "hi"}], "no", "hello there")
+    (judgement,) = make_annotator("my_parts:Longer", {}).judge([pair])
+    assert judgement.choice == "b" and judgement.annotator == "longer"
+
+
+def test_a_panel(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = here / "run"
+    run.mkdir()
+    versions = [{"name": "sft", "mean_length": 12.0}, {"name": "v1", "mean_length": 14.0}]
+    (run / "summary.json").write_text(json.dumps({"versions": versions}))
+    (run / "ledger.jsonl").write_text("")
+    main(["report", str(run)])
+    assert "How long answers are" not in (run / "report" / "index.html").read_text()
+    main(["report", str(run), "--panel", "my_parts:length_by_version"])
+    page = (run / "report" / "index.html").read_text()
+    assert "Panels of your own" in page and page.count("How long answers are</h3>") == 1
+    (run / "config.yaml").write_text("config: {panels: ['my_parts:length_by_version']}\n")
+    main(["report", str(run), "--panel", "my_parts:length_by_version"])  # named twice, drawn once
+    assert (run / "report" / "index.html").read_text().count("How long answers are</h3>") == 1
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(run), "--panel", "my_parts:brevity"])
+    assert end.value.code == 2 and "panels: my_parts:brevity fails" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: PPOConfig(estimator="gea"), "estimator: must be one of gae, rloo, grpo, or package.module:attribute"),
+        (lambda: PPOConfig(estimator="my_parts:best_third"), "estimator: my_parts:best_third is no estimator"),
+        (lambda: PPOConfig(estimator="my_parts:none"), "estimator: my_parts:none cannot be imported"),
+        (lambda: PPOConfig(estimator="rloo"), "estimator: rloo compares answers .* set samples_per_prompt to 2"),
+        (lambda: SelectionConfig(rule="worst"), "selection.rule: must be one of best, or package.module:attribute"),
+        (lambda: SelectionConfig(rule="my_parts:TICKETS"), "selection.rule: my_parts:TICKETS is a Format; name a func"),
+        (lambda: load_prompts("x.jsonl#my_parts:brevity"), "my_parts:brevity: is a function; name a .*Format"),
+        (lambda: IterativeConfig(Path("r"), Path("c"), panels=("my_parts:no",)), "panels: my_parts:no cannot be impor"),
+    ],
+)
+def test_a_mistake_is_one_sentence(make, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        make()
