@@ -32,7 +32,7 @@ ROLES = 5
 
 @dataclass(frozen=True)
 class Data:
-    """How much there is: preference pairs and prompts to train on, whether both domains have pairs, and any a strength."""
+    """How many pairs and prompts to train on there are, whether both domains have pairs, and any pair a strength."""
 
     pairs: int
     prompts: int
