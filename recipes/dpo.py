@@ -11,7 +11,7 @@ after), metrics.jsonl.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
@@ -98,7 +98,8 @@ def main(config: DPOConfig) -> None:
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
         # the reference's log-probabilities, once
-        reference = load_weights(against, accelerator.device)
+        exact = replace(against, dtype=against.dtype or "float32")  # as the policy's own at the start
+        reference = load_weights(exact, accelerator.device)
         longest = training_renderer(tokenizer, reference, config.finetuning).max_length or config.finetuning.max_length
         pairs, held_out = (
             with_reference(dpo_pairs(part, renderer, longest, bad, name), reference, renderer.pad_token_id, accelerator)

@@ -55,7 +55,8 @@ class PPORecipeConfig(KeepingConfig):
             one frozen base; policy, helpfulness and safety are adapters over the same weights, or policy is the base.
         adapter: with shared roles, the size of new adapters; saved ones keep theirs. null: its defaults.
         quantization: with shared roles, nf4 holds the base in 4 bit; null: as it is.
-        dtype: with shared roles, of the base's weights that are not in 4 bit.
+        dtype: with shared roles, of the base's weights that are not in 4 bit; null: that of the mixed precision, which
+            is bfloat16 on a GPU that computes in it, else float32.
         gate: when the safety score counts in place of the helpfulness score.
         too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
             turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
@@ -81,7 +82,7 @@ class PPORecipeConfig(KeepingConfig):
     roles: Literal["separate", "shared"] = "separate"
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_prompt_tokens: int | None = None
     seed: int = 0
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -101,7 +102,7 @@ class PPORecipeConfig(KeepingConfig):
                 )
         if self.sampling.stop:
             raise InputError("sampling.stop: must be empty for PPO, whose answers end with the end token")
-        defaults = {"adapter": None, "quantization": None, "dtype": "float32"}
+        defaults = {"adapter": None, "quantization": None, "dtype": None}
         for name in (n for n, value in defaults.items() if getattr(self, n) != value and self.roles == "separate"):
             raise InputError(f"{name}: is for adapters on one base; add --roles shared, or leave it out")
         if self.value_from is not None and not self.ppo.learns_value:
@@ -125,7 +126,7 @@ def main(config: PPORecipeConfig) -> None:
     from rlhf.rewards.gate import read_gate
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.room import check_room, prompts_of_at_most
-    from rlhf.training.accelerator import make_accelerator
+    from rlhf.training.accelerator import frozen_dtype, make_accelerator
     from rlhf.training.checkpoints import kept_states
 
     tokenizer = load_tokenizer(config.policy)
@@ -155,7 +156,7 @@ def main(config: PPORecipeConfig) -> None:
             with_value=config.ppo.learns_value,
             adapter=config.adapter,
             quantization=config.quantization,
-            dtype=config.dtype,
+            dtype=config.dtype or frozen_dtype(accelerator.device),
             seed=config.seed,
         )
         ppo = PPO(
@@ -216,7 +217,7 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         shared=config.roles == "shared",
         adapter=config.adapter,
         quantization=quantization,
-        dtype=config.dtype,
+        dtype=config.dtype or ("bfloat16" if hardware.mixed_precision == "bf16" else "float32"),
     )
     missing = [name for name, folder in judges.items() if folder is None]
     note = f"\nNot there yet, and taken to be of the policy's size: {', '.join(missing)}." if missing else ""

@@ -58,11 +58,13 @@ def dpo_pairs(
 def with_reference(
     pairs: Sequence[DPOPair], reference: PreTrainedModel, pad_id: int, accelerator: Accelerator
 ) -> list[DPOPair]:
-    """The pairs with the reference's log-probabilities. Called by all processes with the same pairs."""
+    """The pairs with the reference's log-probabilities, in the precision that trains. Called by all processes with the
+    same pairs."""
     rows = [_parted(side) for pair in pairs for side in (pair.chosen, pair.rejected)]
-    sums = deal_out(
-        rows, lambda part: [row.double().sum().item() for row in score_rows(reference, part, pad_id)], accelerator
-    )
+    with accelerator.autocast():
+        sums = deal_out(
+            rows, lambda part: [row.double().sum().item() for row in score_rows(reference, part, pad_id)], accelerator
+        )
     return [
         DPOPair(pair.chosen, pair.rejected, (chosen, rejected))
         for pair, chosen, rejected in zip(pairs, sums[::2], sums[1::2], strict=True)

@@ -18,6 +18,7 @@ from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
 from rlhf.finetuning.supervised import finetune, training_renderer
 from rlhf.models.policy import add_pad_embedding, load_policy, load_tokenizer, save_policy
 from rlhf.stage import Stage
+from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.checkpoints import RESUME
 from rlhf.training.suspicion import suspicious_training
 
@@ -61,7 +62,9 @@ def finetune_stage(
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     tokenizer.add_tokens(list(new_tokens), special_tokens=True)
     Renderer(tokenizer)  # a template that does not do is found before the weights are loaded
-    policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization)
+    frozen = config.adapter is not None and not config.adapter.merge  # what is merged is added in float32
+    dtype = frozen_dtype(accelerator.device) if frozen else "float32"
+    policy = load_policy(checkpoint, adapter=config.adapter, quantization=config.quantization, dtype=dtype)
     if new_tokens:
         add_pad_embedding(policy, tokenizer)
     others = [(mixed_in, getattr(config, "sft_share", 0.0))] if mixed_in else []

@@ -7,8 +7,8 @@ partitioned or offloaded under ZeRO-3 as the trained ones are.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -112,15 +112,18 @@ class SeparateRoles:
         with self._accelerator.autocast():
             return answer_logprobs(self._reference, batch, packed, temperature=self._trained.temperature)[0]
 
-    def gathered(self) -> AbstractContextManager[Any]:
-        return self._whole.gathered()
+    @contextmanager
+    def gathered(self) -> Iterator[Any]:
+        with self._whole.gathered() as model, self._accelerator.autocast():
+            yield model
 
     def save_policy(self, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase) -> None:
         save_policy(self._source, tokenizer, folder, self._accelerator)
 
 
 class WholeSampler:
-    """Samples from the policy, whose weights are gathered for the call and freed after it, before answers are scored.
+    """Samples from the policy in the precision that it trains in; its weights are gathered for the call and freed
+    after it, before answers are scored.
 
     Every process must call it together.
     """

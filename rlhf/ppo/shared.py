@@ -209,7 +209,7 @@ class SharedRoles:
 
     @contextmanager
     def gathered(self) -> Iterator[Any]:
-        with self._whole.gathered(), self._whole_base.using(POLICY) as model:
+        with self._whole.gathered(), self._whole_base.using(POLICY) as model, self._accelerator.autocast():
             yield model
 
     def save_policy(self, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -27,7 +27,8 @@ def load_reward(
             (`rlhf.rewards.specs.EnsembleConfig`).
         batch_tokens: for a checkpoint, rows x padded length of one forward pass; None is 16384 on a GPU, 2048 on a CPU
             (what its cache holds: 1.4 times faster than 16384 with a model of 1.4M parameters).
-        device: for a checkpoint; None is the GPU where there is one.
+        device: for a checkpoint; None is the GPU where there is one. Its weights are held in the type of the mixed
+            precision (`rlhf.training.accelerator.frozen_dtype`).
 
     Raises:
         InputError: nothing there, a checkpoint without score head, an import that fails, something not callable.
@@ -42,9 +43,10 @@ def load_reward(
     from rlhf.models.policy import load_tokenizer
     from rlhf.models.reward_model import RewardModel
     from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction
+    from rlhf.training.accelerator import frozen_dtype
 
-    model = RewardModel.load(text)
     target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    model = RewardModel.load(text, dtype=frozen_dtype(target))
     if batch_tokens is None:
         batch_tokens = 2048 if torch.device(target).type == "cpu" else DEFAULT_BATCH_TOKENS
     renderer = Renderer(load_tokenizer(text), max_length=Context.of(model.config).length, cut=True)

@@ -13,6 +13,7 @@ from rlhf.models.policy import load_over, load_policy, load_tokenizer
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.protocol import Sampler
 from rlhf.sampling.source import BACKENDS, PolicySource, backend_of
+from rlhf.training.accelerator import frozen_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ def renderer_of(source: PolicySource, chat_template: str | None = None) -> Rende
 
 def load_weights(source: PolicySource, device: torch.device) -> PreTrainedModel:
     """The policy's model in eval mode, held as the source says, whoever draws its answers."""
-    held = {"quantization": source.quantization, "dtype": source.dtype}
+    held = {"quantization": source.quantization, "dtype": source.dtype or frozen_dtype(device)}
     if source.adapter is not None:
         model = load_over(source.folder, source.adapter, **held)  # type: ignore[arg-type]
     else:

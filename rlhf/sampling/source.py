@@ -32,7 +32,8 @@ class PolicySource:
         checkpoint: its folder, whole weights or an adapter that knows its base; where a server answers, its tokenizer
             alone is read (null: only texts are wanted of the server).
         adapter: folder of a LoRA adapter over that checkpoint, peft's or one of ours; null: none.
-        dtype: of the weights that are not in 4 bit.
+        dtype: of the weights that are not in 4 bit; null: that of the mixed precision, which is bfloat16 on a GPU that
+            computes in it, else float32.
         quantization: nf4 holds the weights in 4 bit; null: as they are (the base of an adapter as it was trained).
         rows: answers written at once; null: as many as memory holds, and no more than pay.
         compile: decode in compiled steps of a fixed shape, on a GPU captured as graphs.
@@ -44,7 +45,7 @@ class PolicySource:
 
     checkpoint: Annotated[Path | None, BARE] = None
     adapter: Path | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     quantization: Literal["nf4"] | None = None
     rows: Annotated[int | None, Effect.ROUNDING] = None
     compile: Annotated[bool, Effect.ROUNDING] = False
@@ -184,6 +185,7 @@ class PolicyCheck:
     def require_memory(self, field: str, value: PolicySource, config: Any, processes: Any) -> None:
         """See `rlhf.stage.fields.MemoryCheck`."""
         from rlhf.models.checkpoint.memory import held_bytes, require_memory, trained_bytes
+        from rlhf.training.accelerator import frozen_dtype
 
         if value.checkpoint is None:
             return
@@ -192,7 +194,8 @@ class PolicyCheck:
             size = trained_bytes(value.checkpoint, adapter=adapter is not None, quantization=quantization)
             require_memory({field: size}, processes)
         if backend_of(value, field).reads_weights:
-            size = held_bytes(value.checkpoint, quantization=value.quantization, dtype=value.dtype)
+            dtype = value.dtype or frozen_dtype(processes.device)
+            size = held_bytes(value.checkpoint, quantization=value.quantization, dtype=dtype)
             require_memory({field: size}, processes, trained=False)
 
 

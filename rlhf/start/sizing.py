@@ -85,7 +85,7 @@ def sizes_for(model: ChatModel, machine: Machine) -> Sizes:
 
 
 def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Settings]:
-    """Recipe -> its settings."""
+    """Recipe -> option -> (value, the reason for it), for every recipe that a plan of `rlhf new` runs."""
     sizes, temperature = sizes_for(model, machine), _temperature(model)
     return {
         "prepare_data": {

@@ -7,6 +7,7 @@ import warnings
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
 from rlhf.launch import PRECISION_UNSAID
@@ -61,6 +62,21 @@ def mixed_precision() -> str | None:
     if asked or not torch.cuda.is_available():
         return None
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def frozen_dtype(device: torch.device | str) -> str:
+    """Type by name in which a model that is only run is held: that of the mixed precision, else float32.
+
+    Args:
+        device: of the model. Beside a GPU, what runs on the CPU stays float32.
+    """
+    if torch.cuda.is_available() and torch.device(device).type == "cpu":
+        return "float32"
+    if AcceleratorState._shared_state:  # an accelerator has been made
+        precision = AcceleratorState().mixed_precision
+    else:
+        precision = mixed_precision() or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    return {"bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
 
 
 def _without_shared_memory_op() -> None:

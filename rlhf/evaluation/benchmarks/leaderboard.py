@@ -72,10 +72,12 @@ def load_as_saved(source: PolicySource, device: torch.device) -> tuple[PreTraine
     from rlhf.models.policy import load_base, load_tokenizer
     from rlhf.pretrained import from_pretrained
     from rlhf.sampling.opening import load_weights
+    from rlhf.training.accelerator import frozen_dtype
 
     if source.adapter is not None or is_adapter_checkpoint(source.folder):
         return load_weights(source, device), load_tokenizer(source.folder)
-    model = load_base(require_policy(source.folder), source.quantization, source.dtype).eval()
+    dtype = source.dtype or frozen_dtype(device)
+    model = load_base(require_policy(source.folder), source.quantization, dtype).eval()
     return model if model.device == device else model.to(device), from_pretrained(AutoTokenizer, source.folder)
 
 

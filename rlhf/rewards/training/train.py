@@ -31,6 +31,7 @@ from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss,
 from rlhf.pretrained import from_pretrained
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.pairs import Pair, render_pairs
+from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.checkpoints import States
 from rlhf.training.loop import Task, TrainingResult, train
 
@@ -66,8 +67,14 @@ def train_reward_model(
         InputError: a row too long for the model (see `RewardTrainingConfig`).
     """
     tokenizer = load_tokenizer(policy)
+    frozen = config.adapter is not None and not config.adapter.merge  # what is merged is added in float32
     model = RewardModel.from_policy(
-        policy, safety_head=safety_head, seed=seed, adapter=config.adapter, quantization=config.quantization
+        policy,
+        safety_head=safety_head,
+        seed=seed,
+        adapter=config.adapter,
+        quantization=config.quantization,
+        dtype=frozen_dtype(accelerator.device) if frozen else "float32",
     )
     pairs = render_pairs(preferences, Renderer(tokenizer), _longest(model.config, config), config.too_long)
     task = pair_task(config, tokenizer.pad_token_id)
