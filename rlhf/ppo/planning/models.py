@@ -104,7 +104,7 @@ class FakeModels:
         return sum(p.numel() for p in unique.values())
 
     def held(self) -> dict[str, dict[str, float]]:
-        """Bytes on one device."""
+        """Role -> what it is (weights, optimizer, …) -> bytes that lie on one device throughout the run."""
         if self.base is None:
             whole = bytes_of(self.policy)
             found = {
