@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhf.conversation import Renderer
 from rlhf.models.batching import pad_rows
-from rlhf.pretrained import from_pretrained
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.scoring import RewardModelFunction
 

@@ -31,10 +31,10 @@ from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.policy import load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.pretrained import from_pretrained
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.pairs import Pair, render_pairs
 from rlhf.rewards.training.train import pair_task

@@ -31,9 +31,9 @@ from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import AnswerLogprobs, answer_task, render_rows
 from rlhf.metrics import MetricsLog
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
-from rlhf.pretrained import from_pretrained
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import steps_of, train

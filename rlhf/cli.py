@@ -304,7 +304,7 @@ def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> 
     from transformers import AutoTokenizer
 
     from rlhf.data.statistics import statistics_table
-    from rlhf.pretrained import from_pretrained
+    from rlhf.models.checkpoint.pretrained import from_pretrained
 
     print(statistics_table(sets, from_pretrained(AutoTokenizer, tokenizer, "tokenizer")), end="")
 
@@ -319,7 +319,7 @@ def look(rows: str, kind: Kind | None, tokenizer: Path | None) -> bool:
         from transformers import AutoTokenizer
 
         from rlhf.conversation import Renderer
-        from rlhf.pretrained import from_pretrained
+        from rlhf.models.checkpoint.pretrained import from_pretrained
 
         loaded = from_pretrained(AutoTokenizer, tokenizer, "tokenizer")
         loaded.pad_token = loaded.pad_token or loaded.eos_token  # nothing is padded here

@@ -61,7 +61,8 @@ def require_room(stages: Sequence[PlannedStage], to_run: Collection[str], run: P
     needed = disk_needed(stages, to_run, keep)
     folder = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
-    said = f"{in_words(needed)} at least to be written, {in_words(free)} free"
+    least = f"{in_words(needed)} at least" if needed else "adapters, answers and figures alone are"
+    said = f"{least} to be written, {in_words(free)} free"
     if needed > free:
         raise InputError(
             f"run: no room for it in {folder}: {said}; free some, or name a folder on another disk with --run"

@@ -95,9 +95,8 @@ def _best(stages: Sequence[PlannedStage], finished: Collection[str]) -> Path | N
 
 def _bases(stages: Sequence[PlannedStage], going: Collection[Path]) -> set[Path]:
     """The checkpoints under the adapters that stay."""
-    from rlhf.models.checkpoint.folder import adapter_settings, is_adapter_checkpoint
-
     made = {stage.output / place for stage in stages for place in stage.makes.values()}
-    adapters = (path for path in made if path not in going and is_adapter_checkpoint(path))
-    bases = {Path(adapter_settings(path)["base_model_name_or_path"]).resolve() for path in adapters}
+    adapters = (path / "adapter" / "adapter_config.json" for path in made if path not in going)
+    settings = (json.loads(file.read_text(encoding="utf-8")) for file in adapters if file.is_file())
+    bases = {Path(found["base_model_name_or_path"]).resolve() for found in settings}
     return {path for path in going if path.resolve() in bases}

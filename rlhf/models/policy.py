@@ -58,6 +58,7 @@ from rlhf.models.checkpoint.folder import (
     require_policy,
     weight_files,
 )
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.checkpoint.saving import (
     SourceTypes,
     is_partitioned_model,
@@ -71,7 +72,6 @@ from rlhf.models.checkpoint.saving import (
 from rlhf.models.config import AdapterConfig
 from rlhf.models.coverage import adapter_coverage, quantization_coverage, say_coverage
 from rlhf.models.ending import say_how_to_stop
-from rlhf.pretrained import from_pretrained
 from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:

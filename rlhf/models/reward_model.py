@@ -45,6 +45,7 @@ from rlhf.models.checkpoint.folder import (
     require_reward_head,
     weight_files,
 )
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.checkpoint.saving import (
     is_partitioned_model,
     probe_scores,
@@ -60,7 +61,6 @@ from rlhf.models.policy import (
     load_base,
     load_tokenizer,
 )
-from rlhf.pretrained import from_pretrained
 from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:

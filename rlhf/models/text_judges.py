@@ -19,8 +19,8 @@ from transformers.utils.hub import cached_file
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length
 from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.checkpoint.saving import quiet_transformers
-from rlhf.pretrained import from_pretrained
 
 if TYPE_CHECKING:
     from rlhf.data.corpus.leakage import Floats

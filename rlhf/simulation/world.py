@@ -95,7 +95,7 @@ class World:
 
     @classmethod
     def make(cls, config: WorldConfig) -> World:
-        """The world of a seed."""
+        """Draw a land from the config's seed alone: its towns, their facts, who held which office when."""
         rng = random.Random(f"world/{config.seed}")
         towns = tuple(rng.sample(TOWNS, config.towns))
         dated = tuple(rng.sample(towns, config.dated_towns))

@@ -31,7 +31,7 @@ class Closing:
         self.left_out.update({why: count for why, count in (left_out or {}).items() if count})
 
     def figures(self, **numbers: float | int | str | None) -> None:
-        """The few figures that matter."""
+        """Add figures to show and to keep in stage.json: the few that say whether the stage did what it should."""
         self.numbers |= numbers
 
     def suspect(self, sentences: Iterable[str]) -> None:

@@ -56,8 +56,8 @@ def look_at(folder: Path) -> ChatModel:
     require_policy(folder)
     from transformers import AutoConfig
 
+    from rlhf.models.checkpoint.pretrained import from_pretrained
     from rlhf.models.policy import load_tokenizer
-    from rlhf.pretrained import from_pretrained
 
     base = base_folder(folder)
     shapes = weight_shapes(base)

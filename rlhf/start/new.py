@@ -96,13 +96,16 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
 
 def _count(request: Request) -> Data:
     """How much data there is: one read of every file, whose bad rows are left for the run to count."""
-    domains = {"helpfulness": request.helpfulness_preferences, "safety": request.safety_preferences}
-    pairs = {
-        domain: sum(len(load_preferences(source, on_bad_row="skip")) for source in sources)
-        for domain, sources in domains.items()
-    }
-    prompts = sum(len(load_prompts(source, on_bad_row="skip")) for source in request.prompts) or sum(pairs.values())
-    return Data(max(pairs.values()), prompts // request.versions, all(pairs.values()))
+    domains = (request.helpfulness_preferences, request.safety_preferences)
+    pairs = [[row for source in sources for row in load_preferences(source, on_bad_row="skip")] for sources in domains]
+    counts = [len(rows) for rows in pairs]
+    prompts = sum(len(load_prompts(source, on_bad_row="skip")) for source in request.prompts) or sum(counts)
+    return Data(
+        pairs=max(counts),
+        prompts=prompts // request.versions,
+        two_domains=all(counts),
+        strengths=any(row.strength is not None for rows in pairs for row in rows),
+    )
 
 
 def _plan(request: Request, machine: Machine) -> dict[str, Any]:

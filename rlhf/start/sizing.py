@@ -32,11 +32,12 @@ ROLES = 5
 
 @dataclass(frozen=True)
 class Data:
-    """How much there is: preference pairs and prompts to train on, and whether each domain has pairs."""
+    """How many pairs and prompts to train on there are, whether both domains have pairs, and any pair a strength."""
 
     pairs: int
     prompts: int
     two_domains: bool
+    strengths: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def sizes_for(model: ChatModel, machine: Machine) -> Sizes:
 
 
 def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Settings]:
-    """Recipe -> its settings."""
+    """Recipe -> option -> (value, the reason for it), for every recipe that a plan of `rlhf new` runs."""
     sizes, temperature = sizes_for(model, machine), _temperature(model)
     return {
         "prepare_data": {
@@ -139,6 +140,8 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
         "training.too_long": ("skip", "a pair whose last turn alone is longer"),
         "training.centering_weight": (0.01, "keeps the scores' mean near 0, where the safety gate reads them"),
     }
+    if not data.strengths:
+        settings["training.margin"] = ("none", "no pair says how much better its answer is")
     if sizes.adapter:
         settings["training.adapter.r"] = (sizes.rank, "LoRA rank")
         settings["training.adapter.merge"] = (False, "an adapter on the chat model, which PPO's roles share")

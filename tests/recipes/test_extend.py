@@ -26,6 +26,9 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.estimators import Answers, Tokens, find_estimator
 from rlhf.rejection.selection import SelectionConfig, select
 from rlhf.rewards.loading import load_reward
+from rlhf.sampling.opening import open_sampler
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "extend.md"
@@ -94,6 +97,13 @@ def test_a_rule_gives_back_candidates(here: Path) -> None:
     (here / "my_parts.py").write_text("def twice(candidates, config, left_out):\n    return [*candidates[0]] * 2\n")
     with pytest.raises(InputError, match=r"selection.rule: my_parts:twice must give back some of its candidates"):
         select([completion("p", 1.0)], SelectionConfig(rule="my_parts:twice"))
+
+
+def test_a_sampler(tiny_policy_path: Path) -> None:
+    source = PolicySource(checkpoint=tiny_policy_path, backend="my_parts:Parrot")
+    sampler = open_sampler(source, torch.device("cpu"))
+    ((one, other),) = sampler.sample([[{"role": "user", "content": "hello you"}]], 2, SamplingParams())
+    assert one.text == other.text == "hello you" and one.finished and one.token_ids
 
 
 def test_a_layout(here: Path) -> None:

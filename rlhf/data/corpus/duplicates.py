@@ -48,7 +48,7 @@ class Signatures:
         self._bytes = bytearray()
 
     def add(self, text: str) -> None:
-        """Of the next text."""
+        """Append the signature of the next text."""
         self._bytes += signature(text).tobytes()
 
     def matrix(self) -> Signature:

@@ -22,7 +22,7 @@ SHORTEST_SENTENCE = 3  # words
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one text."""
+    """What the readability formulas read of one text: how many words, sentences and syllables it has."""
 
     words: int
     sentences: int

@@ -87,7 +87,7 @@ def read_question(reply: str) -> str | None:
 
 
 def row_of_passage(passage: Passage) -> dict[str, Any]:
-    """The dialogue for SFT."""
+    """An SFT row: the question that was written for the paragraph, and the paragraph as its answer."""
     messages: Conversation = [
         {"role": "user", "content": passage.question},
         {"role": "assistant", "content": passage.answer.text},

@@ -69,8 +69,8 @@ def load_as_saved(source: PolicySource, device: torch.device) -> tuple[PreTraine
     """
     from transformers import AutoTokenizer
 
+    from rlhf.models.checkpoint.pretrained import from_pretrained
     from rlhf.models.policy import load_base, load_tokenizer
-    from rlhf.pretrained import from_pretrained
     from rlhf.sampling.opening import load_weights
     from rlhf.training.accelerator import frozen_dtype
 

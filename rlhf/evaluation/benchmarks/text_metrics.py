@@ -31,7 +31,7 @@ def require_encoder(model: str, num_layers: int) -> None:
     """InputError where BERTScore's encoder cannot be found, or has fewer layers. Reads its config only."""
     from transformers import AutoConfig
 
-    from rlhf.pretrained import from_pretrained
+    from rlhf.models.checkpoint.pretrained import from_pretrained
 
     try:
         layers = from_pretrained(AutoConfig, model, "bert_model").num_hidden_layers

@@ -76,7 +76,7 @@ class RefusalClassifier:
         )
 
     def label(self, answer: str) -> str:
-        """One of LABELS."""
+        """One of `LABELS`: whether it refuses at all, then whether it does so as a whole."""
         found = cues(answer)
         if self.refuses.logit(found) <= 0:
             return "full_compliance"
@@ -86,7 +86,7 @@ class RefusalClassifier:
         return [self.label(conversation[-1]["content"]) != "full_compliance" for conversation in conversations]
 
     def save(self, file: Path) -> None:
-        """Write it as JSON."""
+        """Write its weights as JSON, which `load` reads."""
         write_json(file, asdict(self))
 
     @classmethod

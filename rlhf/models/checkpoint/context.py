@@ -49,7 +49,7 @@ class Context:
         """Of a checkpoint folder, whole or of an adapter. Raises InputError where there is none."""
         from transformers import AutoConfig
 
-        from rlhf.pretrained import from_pretrained
+        from rlhf.models.checkpoint.pretrained import from_pretrained
 
         return cls.of(from_pretrained(AutoConfig, base_folder(require_checkpoint(folder))))
 

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import HEAD_PREFIXES, weight_shapes, weight_types
-from rlhf.pretrained import from_pretrained
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.training.finite import require_finite
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}

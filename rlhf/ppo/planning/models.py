@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf.models.checkpoint.folder import adapter_settings, base_folder, is_adapter_checkpoint
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import dtype_of
 from rlhf.models.reward_model import RewardModel
@@ -21,7 +22,6 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.model import disable_dropout
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.nf4 import hold_in_4_bit
-from rlhf.pretrained import from_pretrained
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class FakeModels:
         return sum(p.numel() for p in unique.values())
 
     def held(self) -> dict[str, dict[str, float]]:
-        """Bytes on one device."""
+        """Role -> what it is (weights, optimizer, …) -> bytes that lie on one device throughout the run."""
         if self.base is None:
             whole = bytes_of(self.policy)
             found = {

@@ -35,7 +35,7 @@ def build_gate_page(figures: Row, page: Path, title: str) -> None:
 
 
 def markdown_tables(figures: Row) -> str:
-    """The tables in Markdown."""
+    """`gate_tables` of a gate_sweep.json as Markdown, for the terminal: each below its name in bold."""
     return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in gate_tables(figures))
 
 

@@ -40,7 +40,7 @@ def build_safety_study_page(study: Row, page: Path, title: str) -> None:
 
 
 def markdown_tables(study: Row) -> str:
-    """The tables in Markdown."""
+    """`study_tables` of a study.json as Markdown, for the terminal: each below its name in bold."""
     return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in study_tables(study))
 
 

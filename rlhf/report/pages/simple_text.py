@@ -92,7 +92,7 @@ def steps_table(source: Row) -> Table:
 
 
 def leakage_table(leakage: Row) -> Table:
-    """A row a split."""
+    """A row for each split: rows in, rows out, and those dropped because another split has nearly the same."""
     rows = []
     for part, counts in leakage["parts"].items():
         dropped = counts["in"] - counts["out"]

@@ -86,7 +86,7 @@ def sweep_panels(sweep: Row) -> list[Panel]:
 
 
 def sweep_table(sweep: Row) -> Table:
-    """A row a temperature."""
+    """A row for each temperature: expected reward of one, of the median and of the best answer, Self-BLEU, length."""
     k = sweep["best_of"]
     heads = [
         ("Temperature", ""),

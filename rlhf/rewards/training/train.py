@@ -25,10 +25,10 @@ from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import base_folder
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
-from rlhf.pretrained import from_pretrained
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.pairs import Pair, render_pairs
 from rlhf.training.accelerator import frozen_dtype

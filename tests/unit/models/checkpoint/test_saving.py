@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf.errors import InputError
 from rlhf.models.averaging import average_reward_models
 from rlhf.models.checkpoint.folder import weight_types
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
-from rlhf.pretrained import from_pretrained
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -172,7 +172,9 @@ def test_nothing_is_loaded_but_through_the_one_door() -> None:
                 kind = ast.unparse(node.func.value)
                 if node.func.attr == "from_pretrained" and kind not in ("LoraConfig", "PeftModel"):
                     assert any(ast.unparse(k) == "trust_remote_code=False" for k in node.keywords), (file, node.lineno)
-                    assert file == ROOT / "rlhf/pretrained.py" or file.is_relative_to(ROOT / "benchmarks/peers"), file
+                    assert file == ROOT / "rlhf/models/checkpoint/pretrained.py" or file.is_relative_to(
+                        ROOT / "benchmarks/peers"
+                    ), file
 
 
 def save_wrongly(monkeypatch: pytest.MonkeyPatch, how: str) -> None:

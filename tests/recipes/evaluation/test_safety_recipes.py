@@ -22,7 +22,7 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicySource
 from rlhf.training.config import OptimizerConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHORT = SamplingParams(max_new_tokens=6)
 
 

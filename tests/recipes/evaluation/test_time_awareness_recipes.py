@@ -18,9 +18,9 @@ from rlhf.sampling.source import PolicySource
 from rlhf.simulation.world import World, WorldConfig
 from rlhf.training.config import OptimizerConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/data"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes/evaluation"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/data"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/evaluation"))
 import evaluate_time_awareness
 import sft
 import time_awareness
