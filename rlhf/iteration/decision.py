@@ -15,7 +15,7 @@ import yaml
 
 from rlhf.errors import InputError
 from rlhf.iteration.keeping import is_removed, lacking, removed_parts
-from rlhf.iteration.ledger import VOLATILE, Record, last_record, output_digest, read_ledger, read_stage_file
+from rlhf.iteration.ledger import VOLATILE, Record, last_record, made_digest, read_ledger, read_stage_file
 from rlhf.iteration.plan import PlannedStage, dependencies, maker_of
 from rlhf.stage import STAGE_FILE, digest
 from rlhf.stage.digests import FileDigests, changes
@@ -63,11 +63,12 @@ class Decision:
 
     skip: it is finished; adopt: it is finished but the ledger does not say so yet (the driver was killed just then, or
     the stage was run by hand with the same command); run: it has to, for this reason; wait: for the stages that the
-    reason names, which have to run before.
+    reason names, which have to run before; where it is finished itself, it runs again if what it reads of them changes.
     """
 
     action: Literal["skip", "adopt", "run", "wait"]
     reason: str = ""
+    finished: bool = False
 
 
 def decide(
@@ -127,10 +128,10 @@ def damage_of(
         read: see `FileDigests.of`.
     """
     found = digests.of_folder(stage.output, read=read)
-    if "files" not in finished:  # a ledger from before there were digests of single files
-        return None if output_digest(found) == finished["output"] else "output is changed"
     passed_over = VOLATILE | {*removed}
-    recorded = {name: value for name, value in finished["files"].items() if Path(name).parts[0] not in passed_over}
+    recorded = {
+        name: value for name, value in finished.get("files", {}).items() if Path(name).parts[0] not in passed_over
+    }
     lost = changes(recorded, {name: found[name] for name in recorded if name in found})
     return None if not lost else lost[0] + (f", and {len(lost) - 1} more of its files" if len(lost) > 1 else "")
 
@@ -154,11 +155,15 @@ def _precision(stage: PlannedStage, record: Record) -> str | None:
 def input_digests(
     stage: PlannedStage,
     stages: Sequence[PlannedStage],
-    made: Mapping[str, str],
+    made: Mapping[str, Mapping[str, str]],
     digests: FileDigests,
     removed: Mapping[str, Collection[str]],
 ) -> dict[str, str]:
-    """Path -> digest: the recorded one (`made`) of the stage that made it, or that of a file from outside the run.
+    """Path -> digest: of what is read, and not of all that the stage which made it made.
+
+    Args:
+        made: stage -> digests of its files, as recorded.
+        digests: of files from outside the run.
 
     Raises InputError for an input that does not exist, unless it was removed (`rlhf.iteration.keeping`).
     """
@@ -168,7 +173,10 @@ def input_digests(
         if not path.exists() and not (maker and is_removed(path, maker, removed)):
             way_out = f"{maker.name} did not write it, see its log" if maker else "name an existing one"
             raise InputError(f"{stage.name}: {path} does not exist; {way_out}")
-        found[str(path)] = made[maker.name] if maker else digests.of(path)
+        if maker is None:
+            found[str(path)] = digests.of(path)
+        else:
+            found[str(path)] = made_digest(made[maker.name], str(path.relative_to(maker.output)))
     return found
 
 
@@ -200,20 +208,21 @@ def _decided(
     wanted: Mapping[str, Decision],
 ) -> dict[str, Decision]:
     needs = dependencies(stages)
-    made: dict[str, str] = {}
+    made: dict[str, Mapping[str, str]] = {}
     decided = {}
     for stage in stages:
-        if missing := [name for name in needs[stage.name] if name not in made]:
-            decided[stage.name] = Decision("wait", ", ".join(missing))
-            continue
         last = last_record(records, stage.name)
+        if missing := [name for name in needs[stage.name] if name not in made]:
+            finished = last is not None and last["event"] == "finished" and stage.output.is_dir()
+            decided[stage.name] = Decision("wait", ", ".join(missing), finished)
+            continue
         key = stage_key(stage, run, input_digests(stage, stages, made, digests, removed))
         decision = wanted.get(stage.name) or decide(stage, key, last, digests, removed.get(stage.name, ()))
         decided[stage.name] = decision
         if decision.action == "skip" and last is not None:
-            made[stage.name] = last["output"]
+            made[stage.name] = last.get("files", {})
         elif decision.action == "adopt":
-            made[stage.name] = output_digest(digests.of_folder(stage.output))
+            made[stage.name] = digests.of_folder(stage.output)
     return decided
 
 
@@ -250,5 +259,7 @@ def _in_words(decision: Decision) -> str:
     if decision.action in ("skip", "adopt"):
         return "finished"
     if decision.action == "wait":
+        if decision.finished:
+            return f"finished, and runs again if what it reads of {decision.reason} comes out another"
         return f"to run, after {decision.reason}"
     return "to run" + (f": {decision.reason}" if decision.reason else "")

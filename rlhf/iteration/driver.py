@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -124,7 +124,7 @@ class Driver:
         self.retries = Retries()
         self.keep: Keep = keep
         self.wanted: dict[str, Decision] = {}
-        self.made: dict[str, str] = {}
+        self.made: dict[str, Mapping[str, str]] = {}
         self.seen: dict[str, dict[Path, Signature]] = {}
         self.keys: dict[str, Record] = {}
         self.progress = Progress(len(self.stages))
@@ -199,7 +199,7 @@ class Driver:
                 self._finished(stage, (read_stage_file(stage.output) or {})["seconds"], None, "finished earlier")
             else:
                 last: Any = self.ledger.last(stage.name)
-                self.made[stage.name] = last["output"]
+                self.made[stage.name] = last.get("files", {})
                 self.progress.done += 1
                 self.ledger.append("skipped", stage.name)
                 self.progress.say(stage.name, f"finished earlier, in {_clock(last['seconds'])}")
@@ -267,14 +267,13 @@ class Driver:
         self.dealer.give_back(process.gpus)
 
     def _finished(self, stage: PlannedStage, seconds: float, memory: float | None, text: str) -> None:
-        files = self.digests.of_folder(stage.output)
-        self.made[stage.name] = made = output_digest(files)
+        self.made[stage.name] = files = self.digests.of_folder(stage.output)
         self.progress.done += 1
         self.ledger.append(
             "finished",
             stage.name,
             key=self.keys[stage.name],
-            output=made,
+            output=output_digest(files),
             files=files,
             stage_file=digest(stage.output / "stage.json"),
             seconds=round(seconds, 3),

@@ -109,6 +109,18 @@ def output_digest(files: Mapping[str, str]) -> str:
     return hasher.hexdigest()[:16]
 
 
+def made_digest(files: Mapping[str, str], path: str) -> str:
+    """Digest of one file or folder among those that a stage made: what else it made decides nothing of who reads it.
+
+    Args:
+        files: as for `output_digest`.
+        path: of the file or folder, in the stage's folder; "." is all of it.
+    """
+    if path in files:
+        return files[path]
+    return output_digest(files if path == "." else {n: d for n, d in files.items() if n.startswith(f"{path}{os.sep}")})
+
+
 def read_stage_file(folder: Path) -> Record | None:
     """A finished stage's `stage.json`; None where the stage is not finished."""
     try:

@@ -119,10 +119,10 @@ class FakeRun:
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, name: str, *reads: str, launch: Mapping[str, Any] | None = None, **config: Any) -> None:
-        """Plan a stage; `reads` are names of stages whose out.txt it reads; `config` goes into a YAML of its own."""
+        """Plan a stage; `reads` are stages whose out.txt it reads, or files of theirs; `config` goes into its YAML."""
         (self.here / f"{name}.yaml").write_text(json.dumps(config or {"text": "x"}))
         entry = {"name": name, "config": f"{name}.yaml", "launch": dict(launch or {})}
-        self.stages.append(entry | {"reads": [f"{read}/out.txt" for read in reads]})
+        self.stages.append(entry | {"reads": [read if "/" in read else f"{read}/out.txt" for read in reads]})
         (self.here / "plan.json").write_text(json.dumps(self.stages))
 
     def configure(self, name: str, **config: Any) -> None:

@@ -58,6 +58,19 @@ def test_changed_config_reruns_its_stage_and_what_depends_on_it(diamond: FakeRun
     assert "its input <run>/b/out.txt changed" in again.stdout
 
 
+def test_a_stage_runs_again_where_what_it_reads_changed_and_not_what_lies_beside_it(fake_run: FakeRun) -> None:
+    """A version more changes what the split writes for versions, and not what reward models are trained on."""
+    fake_run.add("a", text="A")
+    fake_run.add("b", "a/gpus.txt", text="B")
+    fake_run.add("c", "a/out.txt", text="C")
+    fake_run.drive()
+    fake_run.configure("a", text="A2")
+    again = fake_run.drive()
+    assert again.returncode == 0, again.stderr
+    assert fake_run.traced()[3:] == ["a", "c"]
+    assert fake_run.results()["c/out.txt"] == "C 0 A2 0 "
+
+
 def test_a_comment_in_the_yaml_changes_nothing(diamond: FakeRun) -> None:
     diamond.drive()
     path = diamond.here / "a.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -204,6 +205,13 @@ def test_preview_says_what_a_driver_would_do(
     record["files"] = _files(stage)
     Ledger(run / "ledger.jsonl").append("finished", "sft", **record)
     assert preview([stage, reader], run) == ["finished", "to run"]
+    shutil.copytree(stage.output, reader.output)
+    Ledger(run / "ledger.jsonl").append("finished", "ppo", **record)
+    kept = (stage.output / "out.txt").read_text()
+    (stage.output / "out.txt").write_text("other words")
+    assert preview([stage, reader], run)[1] == "finished, and runs again if what it reads of sft comes out another"
+    (stage.output / "out.txt").write_text(kept)
+    shutil.rmtree(reader.output)
     (stage.output / "out.txt").write_text("other words")
     assert preview([stage, reader], run) == ["to run: its out.txt is changed", "to run, after sft"]
     stage.config_file.write_text("text: b\n")
