@@ -7,7 +7,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-hh test doors browser lint format bench docs dist clean
+.PHONY: setup demo demo-hh test doors browser long lint format bench docs dist clean
 
 setup: .venv/.installed
 .venv/.installed: setup.cfg setup.py pyproject.toml constraints.txt
@@ -29,6 +29,9 @@ doors: setup  ## two processes: every training recipe by the user's command line
 
 browser: setup  ## the annotation page in a real chromium, by keyboard and mouse
 	$(BIN)/python -m pytest --quiet -m browser -rs tests/browser
+
+long: setup  ## what half an hour of CI has no room for: whole plans of real stages, further kills
+	$(BIN)/python -m pytest --numprocesses 2 --quiet -m long
 
 lint: setup
 	$(BIN)/ruff check .

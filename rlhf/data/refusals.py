@@ -57,7 +57,7 @@ SIGNS = {
         "(?:i|we) … {cannot} … {help}",
         "(?:i|we) {cannot}$",
         "(?:i|we) {cannot} be (?:able to|helping|assisting|providing|sharing|writing|giving|offering|answering|doing)",
-        "(?:i|we) (?:would|should|could|must|may) not … (?:be able to|provide|help|assist|share|give|answer|explain"
+        "(?:i|we) (?:would|should|could|must|may) not … (?:be able to … {help}|provide|help|assist|share|give|answer|explain"
         "|describe|encourage|condone|write|create|engage|comply)",
         "(?:sorry|sorry, but) {cannot} … {help}",
         "^(?:{cannot}|{unable} to) … {help}",

@@ -1,4 +1,4 @@
-"""Two real processes, plain and under DeepSpeed ZeRO-2 and -3 on CPU, compute what one process computes."""
+"""Two real processes under DeepSpeed ZeRO-2 and -3 on CPU compute what one process computes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 KINDS = {
     "one": None,
-    "data_parallel": "accelerate_cpu_2.yaml",
     "zero2": "accelerate_cpu_zero2.yaml",
     "zero3": "accelerate_cpu_zero3.yaml",
 }
@@ -98,7 +97,7 @@ PARALLEL = [kind for kind, settings in KINDS.items() if settings]
 def test_there_really_were_two_processes(runs: dict[str, Path], kind: str) -> None:
     figures = _figures(runs[kind])
     assert figures["processes"] == 2
-    assert figures["kind"] == ("MULTI_CPU" if kind == "data_parallel" else "DEEPSPEED")
+    assert figures["kind"] == "DEEPSPEED"
 
 
 @pytest.mark.parametrize("kind", PARALLEL)

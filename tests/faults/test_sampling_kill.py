@@ -184,6 +184,7 @@ def served(tiny_policy_path: Path, tmp_path: Path) -> Iterator[Served]:
     server.close()
 
 
+@pytest.mark.long
 def test_transformers_serve_killed_and_started_again_in_the_middle(
     served: Served, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

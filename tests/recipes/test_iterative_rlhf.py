@@ -98,6 +98,7 @@ def small(configs: Path) -> Path:
     return configs
 
 
+@pytest.mark.long
 def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
     """Everything, from no data at all to the report; then nothing is run again; then what a changed YAML asks for."""
     folder = tmp_path / "run"
@@ -133,7 +134,7 @@ def test_two_versions_of_the_real_stages(small: Path, tmp_path: Path) -> None:
 SRUN = f"{sys.executable} {ROOT / 'tests' / 'srun.py'} -N 2"
 
 
-@pytest.mark.doors
+@pytest.mark.long
 @pytest.mark.parametrize("zero", [2, 3])
 def test_the_plan_on_two_machines_under_zero(small: Path, tmp_path: Path, zero: int) -> None:
     """Reward models under ZeRO-2, everything else that trains under ZeRO-`zero`; two processes stand for two nodes."""

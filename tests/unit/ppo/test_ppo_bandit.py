@@ -113,7 +113,7 @@ def _optimal_share(policy_path: Path, beta: float, temperature: float) -> float:
     return float(share)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.long), 0.5])
 def test_bandit_with_a_kl_penalty_stops_at_the_known_optimum(
     tiny_policy_path: Path, tmp_path: Path, temperature: float
 ) -> None:
