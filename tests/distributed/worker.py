@@ -38,6 +38,7 @@ from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.train import train_reward_model
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.loop import Task, TrainingResult, train
@@ -89,7 +90,7 @@ def rejection_sample(policy_path: Path, output: Path) -> None:
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = rejection_sampling.RejectionSamplingConfig(
         output=output,
-        policy=policy_path,
+        policy=PolicySource(checkpoint=policy_path),
         fine_tune_from=policy_path,
         prompts=str(prompts),
         helpfulness="worker:vowels",
