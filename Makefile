@@ -25,7 +25,8 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 
 doors: setup  ## two processes: every training recipe by the user's command line, every file of ds_configs
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --quiet -m doors tests/doors tests/distributed
+	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors
+	$(BIN)/python -m pytest --quiet -m doors tests/distributed
 
 browser: setup  ## the annotation page in a real chromium, by keyboard and mouse
 	$(BIN)/python -m pytest --quiet -m browser -rs tests/browser

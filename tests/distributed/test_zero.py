@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = [pytest.mark.doors, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.doors
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
