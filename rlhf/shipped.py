@@ -20,7 +20,7 @@ ROOT = _PACKAGE if (_PACKAGE / "recipes").is_dir() else _PACKAGE.parent
 
 RECIPES = ROOT / "recipes"
 LAUNCH_FILES = "ds_configs"
-Named = TypeVar("Named", str, Path)
+Named = TypeVar("Named", bound=str | Path)
 
 
 def shipped(path: Named) -> Named:

@@ -57,8 +57,8 @@ SIGNS = {
         "(?:i|we) … {cannot} … {help}",
         "(?:i|we) {cannot}$",
         "(?:i|we) {cannot} be (?:able to|helping|assisting|providing|sharing|writing|giving|offering|answering|doing)",
-        "(?:i|we) (?:would|should|could|must|may) not … (?:be able to … {help}|provide|help|assist|share|give|answer|explain"
-        "|describe|encourage|condone|write|create|engage|comply)",
+        "(?:i|we) (?:would|should|could|must|may) not … (?:be able to … {help}|provide|help|assist|share|give|answer"
+        "|explain|describe|encourage|condone|write|create|engage|comply)",
         "(?:sorry|sorry, but) {cannot} … {help}",
         "^(?:{cannot}|{unable} to) … {help}",
         "(?:i am|we are|^no|^nope) … {unable} to … {help}",
