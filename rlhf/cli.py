@@ -163,11 +163,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.more = more
     try:
         passed = arguments.call(arguments)
+        sys.stdout.flush()
         if passed is not None:
             raise SystemExit(0 if passed else 1)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # who read along, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except OSError as error:
         if (told := path_sentence(error)) is None:
             raise

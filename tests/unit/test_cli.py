@@ -201,3 +201,14 @@ def test_help_loads_nothing_heavy() -> None:
     code = "import sys; sys.argv = ['rlhf', '--help']; import rlhf.cli\ntry: rlhf.cli.main()\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'transformers', 'jsonargparse', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
+@pytest.mark.parametrize("words", ["recipe list", "recipe list --help"])
+def test_a_reader_that_has_enough_is_no_error(words: str) -> None:
+    """As in `rlhf recipe list | head -1`: the pipe's other end is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "rlhf.cli", *words.split()]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert "Traceback" not in done.stderr and done.returncode != 2, done.stderr
