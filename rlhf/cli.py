@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
-from rlhf.errors import InputError, path_sentence
+from rlhf.errors import InputError, mistakes_in_a_sentence
 from rlhf.shipped import listing
 
 TABLE = (
@@ -161,22 +161,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         own, more = words[:named], words[named:]
     arguments = parser.parse_args(own)
     arguments.more = more
-    try:
+    with mistakes_in_a_sentence():
         passed = arguments.call(arguments)
-        sys.stdout.flush()
-        if passed is not None:
-            raise SystemExit(0 if passed else 1)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except BrokenPipeError:  # who read along, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    except OSError as error:
-        if (told := path_sentence(error)) is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        raise SystemExit(2) from None
+    if passed is not None:
+        raise SystemExit(0 if passed else 1)
 
 
 def new(arguments: argparse.Namespace) -> None:

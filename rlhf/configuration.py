@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
-from rlhf.errors import InputError, path_sentence
+from rlhf.errors import InputError, mistakes_in_a_sentence
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 from rlhf.shipped import shipped
@@ -168,14 +168,5 @@ def run_recipe(main: Callable[[Config], None], config_class: type[Config]) -> No
     The exit code is 2, or 3 where `--strict true` found something suspicious.
     """
     end_with_launcher()
-    try:
+    with mistakes_in_a_sentence():
         main(parse_config(config_class, description=sys.modules[main.__module__].__doc__))
-    except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except OSError as error:
-        if (told := path_sentence(error)) is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        raise SystemExit(2) from None

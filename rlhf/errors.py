@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import reprlib
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -40,6 +44,33 @@ def path_sentence(error: OSError) -> str | None:
         return None
     name = "" if error.filename is None else f"{quoted(os.fspath(error.filename))}: "
     return f"{name}{(error.strerror or '').lower()}; {way_out}"
+
+
+@contextmanager
+def mistakes_in_a_sentence() -> Iterator[None]:
+    """Around a command's work: a user's mistake ends it with one sentence on stderr and its exit code, usually 2.
+
+    Where nobody reads standard output any more, as in `rlhf recipe list | head -1`, it ends with 1 and without a word.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), select.POLLOUT)
+        if not any(event & select.POLLERR for _, event in output.poll(0)):
+            raise  # it was another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        if (told := path_sentence(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 _QUOTED = reprlib.Repr()

@@ -203,12 +203,11 @@ def test_help_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
 
 
-@pytest.mark.parametrize("words", ["recipe list", "recipe list --help"])
-def test_a_reader_that_has_enough_is_no_error(words: str) -> None:
+def test_a_reader_that_has_enough_is_no_error() -> None:
     """As in `rlhf recipe list | head -1`: the pipe's other end is closed before anything is written."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "rlhf.cli", *words.split()]
+    command = [sys.executable, "-m", "rlhf.cli", "recipe", "list"]
     done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
-    assert "Traceback" not in done.stderr and done.returncode != 2, done.stderr
+    assert (done.returncode, done.stderr) == (1, "")
