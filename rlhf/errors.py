@@ -7,6 +7,7 @@ import os
 import reprlib
 import select
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,14 +51,16 @@ def path_sentence(error: OSError) -> str | None:
 def mistakes_in_a_sentence() -> Iterator[None]:
     """Around a command's work: a user's mistake ends it with one sentence on stderr and its exit code, usually 2.
 
+    Of several processes the first to end has the others ended by their launcher. So that the sentence comes, and comes
+    once, the main process says it, and the others wait for that before they say it themselves.
+
     Where nobody reads standard output any more, as in `rlhf recipe list | head -1`, it ends with 1 and without a word.
     """
     try:
         yield
         sys.stdout.flush()
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        _say(str(error))
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         output = select.poll()
@@ -69,8 +72,18 @@ def mistakes_in_a_sentence() -> Iterator[None]:
     except OSError as error:
         if (told := path_sentence(error)) is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        _say(told)
         raise SystemExit(2) from None
+
+
+MAIN_PROCESS_SECONDS = 60
+"""How long a process that is not the main one leaves it to that one to say what the user's mistake is."""
+
+
+def _say(sentence: str) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(MAIN_PROCESS_SECONDS)
+    print(f"error: {sentence}", file=sys.stderr)
 
 
 _QUOTED = reprlib.Repr()

@@ -51,6 +51,7 @@ def trace(word, config):
 
 def main(config: FakeConfig) -> None:
     if config.mode == "refuse":
+        time.sleep(config.seconds if os.environ.get("RANK") == "0" else 0)
         raise InputError("text: must be better")
     if config.mode == "stubborn":  # takes no hint, and has a child
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -38,7 +38,8 @@ def test_a_stage_is_not_tried_more_often_than_its_launch_says(fake_run: FakeRun)
 
 @pytest.mark.parametrize("launch", [{}, {"processes": 2}])
 def test_a_mistake_of_the_user_s_is_not_tried_again(fake_run: FakeRun, launch: dict[str, int]) -> None:
-    fake_run.add("a", mode="refuse", launch={**launch, "retries": 5, "retry_seconds": 0})
+    """Also where the main process meets it later than another, whose end has the launcher end them all."""
+    fake_run.add("a", mode="refuse", seconds=1, launch={**launch, "retries": 5, "retry_seconds": 0})
     failed = fake_run.drive()
     assert failed.returncode == 1 and "a: text: must be better" in failed.stderr
     assert [r["event"] for r in fake_run.ledger() if r.get("stage") == "a"] == ["started", "failed"]

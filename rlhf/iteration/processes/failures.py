@@ -8,7 +8,10 @@ import signal
 from pathlib import Path
 
 ERROR_LINE = re.compile(r"(?:\[rank\d+\]:\s*)?(error: .*|[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)")
-LAUNCHER_LINE = re.compile(r"torch\.distributed\.elastic|subprocess\.CalledProcessError|[=-]+$")
+LAUNCHER_LINE = re.compile(
+    r"torch\.distributed\.elastic|subprocess\.CalledProcessError|[=-]+$"
+    r"|(?:time|host|rank|exitcode|error_file|traceback)\s*: |Root Cause \(|(?:\[\d+\]|Failures):"
+)
 ROOT_CAUSE = re.compile(
     r"Root Cause \(first observed failure\):.*?rank\s*: (?P<rank>\d+).*?exitcode\s*: (?P<code>-?\d+)", re.DOTALL
 )
