@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     added = command(
         "average",
         lambda a: average(a.checkpoints, a.output, a.weights, a.rank),
-        "one reward model whose weights are the mean of several ones'",
+        "one reward model, or policy, whose weights are the mean of several ones'",
     )
     added.add_argument("checkpoints", nargs="+", type=Path, metavar="checkpoint")
     added.add_argument("--output", type=Path, required=True)
@@ -322,10 +322,10 @@ def look(rows: str, kind: Kind | None, tokenizer: Path | None) -> bool:
 
 
 def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] | None, rank: int | None) -> None:
-    """Write the mean of reward models (`rlhf.models.averaging`)."""
-    from rlhf.models.averaging import average_reward_models
+    """Write the mean of reward models or policies (`rlhf.models.averaging`)."""
+    from rlhf.models.averaging import average_checkpoints
 
-    average_reward_models(checkpoints, output, weights=weights, rank=rank)
+    average_checkpoints(checkpoints, output, weights=weights, rank=rank)
 
 
 def quality_gate(rows: str, output: Path | None, near: float) -> bool:
