@@ -48,12 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument(
         "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
     )
-    added.add_argument("--test-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off")
+    for part in ("validation", "test"):
+        added.add_argument(
+            f"--{part}-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off"
+        )
     added.add_argument("--preferences", nargs="+", default=(), metavar="FILE", help="pairs for helpfulness")
     added.add_argument("--safety-preferences", nargs="+", default=(), metavar="FILE", help="pairs for safety")
     added.add_argument(
         "--referee-preferences", nargs="+", default=(), metavar="FILE", help="pairs for a judge that trains nothing"
     )
+    added.add_argument("--system", help="a system message for every dialogue that has none, e.g. to keep answers short")
     added.add_argument("--reward", help="in their place: a reward-model folder, or package.module:function")
     added.add_argument("--safety-reward", help="the same for safety")
     added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
@@ -175,10 +179,12 @@ def new(arguments: argparse.Namespace) -> None:
         run=arguments.run,
         chat=arguments.chat,
         prompts=tuple(arguments.prompts),
+        validation_prompts=tuple(arguments.validation_prompts),
         test_prompts=tuple(arguments.test_prompts),
         helpfulness_preferences=tuple(arguments.preferences),
         safety_preferences=tuple(arguments.safety_preferences),
         referee_preferences=tuple(arguments.referee_preferences),
+        system=arguments.system,
         helpfulness=arguments.reward,
         safety=arguments.safety_reward,
         versions=arguments.versions,
