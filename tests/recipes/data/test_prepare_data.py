@@ -100,9 +100,7 @@ def test_a_system_message_stands_before_every_dialogue_that_has_none(tmp_path: P
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     given = {"prompts": [str(tmp_path / "prompts.jsonl")], "helpfulness_preferences": [str(tmp_path / "pairs.jsonl")]}
     assert prepare(tmp_path / "out", **given, system="Be short.").returncode == 0
-    seen = Counter(
-        row["messages"][0]["content"] for file in (tmp_path / "out").glob("*.jsonl") for row in rows(file)
-    )
+    seen = Counter(row["messages"][0]["content"] for file in (tmp_path / "out").glob("*.jsonl") for row in rows(file))
     assert seen == {"Be short.": 120, "Be kind.": 1}
 
 
