@@ -223,8 +223,10 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.disk import require_room
     from rlhf.iteration.plan import make_plan
     from rlhf.iteration.processes.stage_process import command_of
+    from rlhf.metrics import asked_trackers
 
     config = parse_config(IterativeConfig, options)
+    asked_trackers(config.trackers)
     stages = make_plan(config)
     check_plan(stages)
     states = preview(stages, config.run)
