@@ -16,9 +16,10 @@ from rlhf.configuration import to_dict
 from rlhf.errors import InputError, SuspiciousError
 from rlhf.lifetime import RUN_MARK
 from rlhf.metrics import MetricsLog, Tracked, asked_trackers
+from rlhf.stage.card import recipe_name, write_cards
 from rlhf.stage.closing import Closing, closing_lines
 from rlhf.stage.digests import FileDigests
-from rlhf.stage.fields import Effect, inputs_of, options_of, require_memory_of
+from rlhf.stage.fields import Effect, datasets_of, inputs_of, options_of, require_memory_of, starts_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
 
@@ -199,7 +200,7 @@ class Stage:
         self.went_on = take_over(self.folder, kept, self._digests, fresh=_asked("fresh", self.config))
 
     def _finish(self, kept: tuple[Kept, ...], started: float) -> None:
-        """The main process: stage.json, the closing block, the final name."""
+        """The main process: stage.json, the checkpoints' cards, the closing block, the final name."""
         done = [self.output.with_name(f"{self.output.name}.{kind.name}.done") for kind in kept]
         for kind, aside in zip(kept, done, strict=True):  # in one move: what is large takes a while to remove
             shutil.rmtree(aside, ignore_errors=True)
@@ -222,6 +223,8 @@ class Stage:
             "went_on": self.went_on,
             "closing": closing,
         }
+        starts = [self.inputs[name] for name in starts_of(self.config, self.inputs)]
+        write_cards(self.folder, record, recipe_name(self.config), starts, datasets_of(self.config))
         write_json(self.folder / STAGE_FILE, record)
         (self.folder / ATTEMPT_FILE).unlink()  # one of the two is there at any moment: they say that the folder is ours
         refused = self._strict and bool(closing["suspicious"])
