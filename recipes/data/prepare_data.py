@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences, load_prompts
 from rlhf.data.prompt_sets import draw_prompts, short_prompts
@@ -45,6 +46,7 @@ class PrepareDataConfig(StageConfig):
         referee_preferences: preferences that a referee is trained on, a reward model that nothing else reads; a pair of
             these files that stands in the training preferences too is left out here.
         versions: names of the run's versions.
+        system: a system message that every dialogue without one of its own begins with, prompts and preferences alike.
         rounds: which prompts a version gets: "all" of them each time, a "share" that no other version gets (the paper
             has new prompts each round), or the "files" in order, one a version.
         validation_share: share of the first turns split off for validation, where you give none.
@@ -65,6 +67,7 @@ class PrepareDataConfig(StageConfig):
     test_preferences: tuple[DataSource, ...] = ()
     referee_preferences: tuple[DataSource, ...] = ()
     versions: tuple[str, ...] = ("v1",)
+    system: str | None = None
     rounds: Literal["all", "share", "files"] = "all"
     validation_share: float = 0.05
     test_share: float = 0.1
@@ -78,6 +81,8 @@ class PrepareDataConfig(StageConfig):
     def __post_init__(self) -> None:
         if not (self.prompts or self.has_preferences):
             raise InputError("prompts: name files of prompts, or of preferences, whose prompts are taken then")
+        if self.system is not None and not self.system.strip():
+            raise InputError(f"system: must be a non-empty text, got {self.system!r}; leave it out for none")
         if not self.versions:
             raise InputError("versions: name at least one, e.g. [v1]")
         for name in ("validation_share", "test_share"):
@@ -199,7 +204,7 @@ def deal(files: Sequence[Sequence[Prompt]], config: PrepareDataConfig) -> dict[s
 def read_prompts(sources: Sequence[str], config: PrepareDataConfig, left_out: Counter[str]) -> list[Prompt]:
     """The distinct prompts of some sources, each with an id that names its source."""
     rows = [
-        replace(row, id=f"{source}#{row.id}")
+        replace(row, id=f"{source}#{row.id}", messages=with_system(config.system, row.messages))
         for source in sources
         for row in load_prompts(source, on_bad_row=config.on_bad_row, skipped=left_out)
     ]
@@ -211,10 +216,17 @@ def read_preferences(
 ) -> list[Preference]:
     """The rows of some sources, tagged with their domain (None: their own), which their ids begin with."""
     return [
-        replace(row, id=f"{row.domain}/{row.id}")
+        replace(row, id=f"{row.domain}/{row.id}", messages=with_system(config.system, row.messages))
         for source in sources
         for row in load_preferences(source, domain=domain, on_bad_row=config.on_bad_row, skipped=left_out)
     ]
+
+
+def with_system(system: str | None, messages: Conversation) -> Conversation:
+    """The messages behind this system message, where they have none of their own."""
+    if system is None or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def without_those_of(

@@ -49,7 +49,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         headline=headline(files.versions),
         facts=facts(files),
         measured=key_figures(files.versions),
-        version_table=tables.version_table(files.versions) if files.versions else None,
+        version_table=tables.version_table([*files.versions, *files.students]) if files.versions else None,
         version_panels=panels.version_panels(files.versions),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
@@ -150,8 +150,8 @@ def command_of(files: RunFiles) -> str | None:
     config = files.settings.get("config")
     if not isinstance(config, dict) or "configs" not in config:
         return None
-    options = {name: str(config[name]) for name in ("run", "data", "seed") if config.get(name) is not None}
+    if (files.path / "plan.yaml").is_file():  # of `rlhf new`, which says all of it
+        return shlex.join(["rlhf", "run", str(config.get("run", files.path))])
+    options = {name: str(config[name]) for name in ("run", "seed") if config.get(name) is not None}
     given = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return shlex.join(
-        ["python", "recipes/iterative_rlhf.py", "--config", f"{config['configs']}/iterative_rlhf.yaml", *given]
-    )
+    return shlex.join(["rlhf", "run", "--config", f"{config['configs']}/iterative_rlhf.yaml", *given])

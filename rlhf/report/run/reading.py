@@ -43,6 +43,7 @@ class RunFiles:
 
     Args:
         versions: entries of summary.json's "versions", from SFT on; where there is no summary yet, the evaluations'.
+        students: entries of "students".
         answers: version name -> rows of its answers.jsonl.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
         selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
@@ -52,6 +53,7 @@ class RunFiles:
     path: Path
     seconds: float | None = None
     versions: list[Row] = field(default_factory=list)
+    students: list[Row] = field(default_factory=list)
     answers: dict[str, list[Row]] = field(default_factory=dict)
     reward_models: list[Row] = field(default_factory=list)
     referee: Row | None = None
@@ -83,6 +85,7 @@ def read_run(run: Path) -> RunFiles:
         path=run,
         seconds=summary.get("seconds"),
         versions=versions,
+        students=summary.get("students") or [],
         answers={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in names if n in evaluations},
         reward_models=summary.get("reward_models") or _accuracies(run),
         referee=summary.get("referee") or _json(run / "referee_reward" / "accuracy.json") or None,
