@@ -23,27 +23,23 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.context import TooLong
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.watch import suspicious_run
-from rlhf.rewards.config import GateConfig
+from rlhf.rewards.gated_config import GatedConfig
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import InputPath, KeepingConfig, open_stage, require_files
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPORecipeConfig(KeepingConfig):
+class PPORecipeConfig(KeepingConfig, GatedConfig):
     """PPO.
 
     Args:
         policy: checkpoint folder to start from; its frozen copy is the reference.
-        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
-            ensemble of them.
-        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
         prompts: prompts to train on (file or hub name); those of domain "safety" are rewarded for safety alone.
         validation_prompts: held-out prompts for the early stop.
         referee: a reward of the same kinds that scores the held-out answers and trains nothing: the policy pleases the
@@ -57,10 +53,6 @@ class PPORecipeConfig(KeepingConfig):
         quantization: with shared roles, nf4 holds the base in 4 bit; null: as it is.
         dtype: with shared roles, of the base's weights that are not in 4 bit; null: that of the mixed precision, which
             is bfloat16 on a GPU that computes in it, else float32.
-        gate: when the safety score counts in place of the helpfulness score.
-        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
-            reward model, counts as not finished), or refuse. How many is said.
         max_prompt_tokens: leave out longer prompts; how many is said.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
         ppo: settings of PPO.
@@ -71,12 +63,8 @@ class PPORecipeConfig(KeepingConfig):
     """
 
     policy: Checkpoint
-    helpfulness: Reward
     prompts: DataSource
     validation_prompts: DataSource
-    safety: Reward | None = None
-    gate: GateConfig = field(default_factory=GateConfig)
-    too_long: TooLong = "cut"
     referee: Reward | None = None
     value_from: InputPath | None = None
     roles: Literal["separate", "shared"] = "separate"

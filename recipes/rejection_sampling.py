@@ -25,7 +25,6 @@ from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
-from rlhf.models.checkpoint.context import TooLong
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.rejection.selection import (
@@ -37,8 +36,7 @@ from rlhf.rejection.selection import (
     write_selected,
 )
 from rlhf.rejection.temperature import read_best_temperature
-from rlhf.rewards.config import GateConfig
-from rlhf.rewards.specs import Reward
+from rlhf.rewards.gated_config import GatedConfig
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
@@ -47,20 +45,13 @@ from rlhf.stage import InputPath, Kept, Stage, open_stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class RejectionSamplingConfig(MixedFinetuneConfig):
+class RejectionSamplingConfig(MixedFinetuneConfig, GatedConfig):
     """Rejection-sampling fine-tuning.
 
     Args:
         policy: whose answers are sampled, the newest (docs/policies.md).
         fine_tune_from: checkpoint folder that the fine-tuning starts from, the same for every version.
         prompts: prompts to answer (file or hub name); those of domain "safety" are rewarded for safety alone.
-        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
-            ensemble of them.
-        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
-        gate: when the safety score counts in place of the helpfulness score.
-        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
-            reward model, counts as not finished), or refuse. How many is said.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
         pool_top: of each earlier version rescore only its best answers to a prompt, this many, to save work; 0: all.
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
@@ -78,10 +69,6 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
     policy: TokenizedPolicy
     fine_tune_from: TrainedCheckpoint
     prompts: DataSource
-    helpfulness: Reward
-    safety: Reward | None = None
-    gate: GateConfig = field(default_factory=GateConfig)
-    too_long: TooLong = "cut"
     pool: InputPath | None = None
     pool_top: int = 0
     earlier_prompts: tuple[DataSource, ...] = ()

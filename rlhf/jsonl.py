@@ -8,14 +8,15 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import zstandard
 
 from rlhf.errors import InputError, quoted
 
+Made = TypeVar("Made")
 FORMATS = (".jsonl", ".json", ".csv", ".txt", ".parquet")
 LONGEST_ZSTD_WINDOW = 1 << 31  # bytes; raw Reddit dumps are packed with it, and a reader needs as much memory
 
@@ -54,6 +55,17 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any
         raise InputError(f"{file}: cannot be read after row {rows} ({error})") from error
     if rows == 0:
         raise InputError(f"{file}: is empty; there are no rows in it")
+
+
+def read_as(path: str | os.PathLike[str], make: Callable[[dict[str, Any]], Made]) -> list[Made]:
+    """What `make` makes of each row of a file, in its order. InputError, of the row or of the file, names the place."""
+    found = []
+    for number, row in read_rows(path):
+        try:
+            found.append(make(row))
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+    return found
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
-from rlhf.jsonl import read_rows
+from rlhf.jsonl import read_as
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicyCheck, PolicySource
 from rlhf.stage import StageConfig, open_stage
@@ -91,13 +91,7 @@ def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
     """The rows of a test file. InputError names file and line."""
     from rlhf.synthesis.time_awareness import question_of
 
-    found = []
-    for number, row in read_rows(path):
-        try:
-            found.append(question_of(row))
-        except InputError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
-    return found
+    return read_as(path, question_of)
 
 
 def answered(

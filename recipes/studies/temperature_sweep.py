@@ -20,30 +20,21 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.context import TooLong
 from rlhf.rejection.pool import completions_of, rescore, write_completions
 from rlhf.rejection.temperature import sweep_figures
-from rlhf.rewards.config import GateConfig
-from rlhf.rewards.specs import Reward
+from rlhf.rewards.gated_config import GatedConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import TokenizedPolicy
-from rlhf.stage import StageConfig, open_stage
+from rlhf.stage import open_stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemperatureSweepConfig(StageConfig):
+class TemperatureSweepConfig(GatedConfig):
     """A sweep over temperatures.
 
     Args:
         policy: whose answers are sampled, the newest (docs/policies.md).
         prompts: prompts to answer (file or hub name).
-        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
-            ensemble of them.
-        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
-        gate: when the safety score counts in place of the helpfulness score.
-        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
-            reward model, counts as not finished), or refuse. How many is said.
         temperatures: to draw at, two or more; the same random numbers decide the draws at each.
         num_prompts: this many prompts, drawn with the seed; 0: all of them.
         num_samples: K, answers drawn for each prompt at each temperature.
@@ -55,10 +46,6 @@ class TemperatureSweepConfig(StageConfig):
 
     policy: TokenizedPolicy
     prompts: DataSource
-    helpfulness: Reward
-    safety: Reward | None = None
-    gate: GateConfig = field(default_factory=GateConfig)
-    too_long: TooLong = "cut"
     temperatures: tuple[float, ...] = (0.6, 0.8, 1.0, 1.2, 1.4)
     num_prompts: int = 100
     num_samples: int = 25

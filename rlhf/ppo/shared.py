@@ -34,7 +34,7 @@ from rlhf.models.shared_base import SharedBase
 from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction
+from rlhf.rewards.scoring import RewardModelFunction, batch_tokens_on
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
 from rlhf.training.whole import WholeModel, refuse_4_bit
@@ -238,7 +238,7 @@ class AdapterReward:
         self.__name__ = str(folder)  # for messages
         model = base.reward_model(folder)
         renderer = Renderer(load_tokenizer(folder), max_length=Context.of(model.config).length, cut=True)
-        batch_tokens = DEFAULT_BATCH_TOKENS if torch.cuda.is_available() else 2048  # as in `load_reward`
+        batch_tokens = batch_tokens_on("cuda" if torch.cuda.is_available() else "cpu")
         self._function = RewardModelFunction(model, renderer, batch_tokens)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:

@@ -42,13 +42,13 @@ def load_reward(
     from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.models.reward_model import RewardModel
-    from rlhf.rewards.scoring import DEFAULT_BATCH_TOKENS, RewardModelFunction
+    from rlhf.rewards.scoring import RewardModelFunction, batch_tokens_on
     from rlhf.training.accelerator import frozen_dtype
 
     target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     model = RewardModel.load(text, dtype=frozen_dtype(target))
     if batch_tokens is None:
-        batch_tokens = 2048 if torch.device(target).type == "cpu" else DEFAULT_BATCH_TOKENS
+        batch_tokens = batch_tokens_on(target)
     renderer = Renderer(load_tokenizer(text), max_length=Context.of(model.config).length, cut=True)
     return RewardModelFunction(model.to(target), renderer, batch_tokens)
 

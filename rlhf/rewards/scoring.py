@@ -13,7 +13,13 @@ from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.rewards.protocol import RewardFunction
 
-DEFAULT_BATCH_TOKENS = 16384
+BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}
+"""Tokens of one forward pass of a reward model, where nobody says how many."""
+
+
+def batch_tokens_on(device: torch.device | str) -> int:
+    """`BATCH_TOKENS` of a device."""
+    return BATCH_TOKENS["cpu" if torch.device(device).type == "cpu" else "gpu"]
 
 
 class RewardModelFunction:
@@ -30,7 +36,7 @@ class RewardModelFunction:
     `too_long` says of each conversation of the last call whether the renderer had to cut it (`were_too_long`).
     """
 
-    def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
+    def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int = BATCH_TOKENS["gpu"]) -> None:
         self.model = model
         self.renderer = renderer
         self.batch_tokens = batch_tokens

@@ -29,7 +29,7 @@ from rlhf.sampling.decoding import Decoder, Owner, Written
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.memory import rows_at_once
 from rlhf.sampling.opening import Opening, load_weights, renderer_of
-from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler
 from rlhf.sampling.shared_prefix import sharing
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 REFILL = 0.5  # share of the places that must be free before new rows take them: every cohort has its price
 
 
-class InProcessSampler:
-    """A StreamingSampler over a causal LM.
+class InProcessSampler(StreamingSampler):
+    """Draws from a causal LM in this process.
 
     Args:
         model: the bare model (not wrapped by DDP or DeepSpeed), on its device. In eval mode until the last answer is
@@ -68,17 +68,6 @@ class InProcessSampler:
         self.early_rejection = early_rejection
         self.compile = compile
         self._step: CompiledStep | None = None  # for the next call of its shape
-
-    def sample(
-        self,
-        prompts: Sequence[Conversation],
-        num_samples: int,
-        params: SamplingParams,
-        keys: Sequence[int] | None = None,
-    ) -> list[list[Sample]]:
-        """Draw `num_samples` answers for each prompt; see `Sampler` and `stream`."""
-        answers = dict(self.stream(prompts, num_samples, params, keys))
-        return [answers[p] for p in range(len(prompts))]
 
     @torch.inference_mode()
     def stream(

@@ -92,3 +92,14 @@ class StreamingSampler(Sampler, Protocol):
     ) -> Iterator[tuple[int, list[Sample]]]:
         """(i, the answers to prompts[i]) of every prompt, in any order."""
         ...
+
+    def sample(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> list[list[Sample]]:
+        """Draw `num_samples` answers for each prompt, all of what `stream` gives out, in the prompts' order."""
+        answers = dict(self.stream(prompts, num_samples, params, keys))
+        return [answers[i] for i in range(len(prompts))]

@@ -14,7 +14,7 @@ from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.http_client import completed
 from rlhf.sampling.chat import Answers, ServerConfig, open_chat
-from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
@@ -26,8 +26,8 @@ SILENT_ANSWERS = 8  # answers without text at the start that are taken for the s
 WHY_SILENT = "only reasoning that it keeps apart; start it without its reasoning parser, or raise max_new_tokens"
 
 
-class ServerSampler:
-    """A StreamingSampler over a server.
+class ServerSampler(StreamingSampler):
+    """Draws from a server.
 
     A sample's seed is a function of (params.seed, key, index) here too, but whether the same seed draws the same answer
     is the server's affair. A Sample's token_ids are those of its text as `renderer` tokenizes it, which need not be the
@@ -44,17 +44,6 @@ class ServerSampler:
 
     def __init__(self, config: ServerConfig, renderer: Renderer | None = None, who: str = "server") -> None:
         self.config, self.renderer, self.who = config, renderer, who
-
-    def sample(
-        self,
-        prompts: Sequence[Conversation],
-        num_samples: int,
-        params: SamplingParams,
-        keys: Sequence[int] | None = None,
-    ) -> list[list[Sample]]:
-        """Draw `num_samples` answers for each prompt; see `Sampler`."""
-        answers = dict(self.stream(prompts, num_samples, params, keys))
-        return [answers[i] for i in range(len(prompts))]
 
     def stream(
         self,

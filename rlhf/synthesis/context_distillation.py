@@ -21,7 +21,7 @@ from rlhf.conversation import Conversation, check_conversation
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.jsonl import read_rows
+from rlhf.jsonl import read_as
 from rlhf.objectives.shapes import require_same_shape
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -66,13 +66,7 @@ class RiskCategory:
 
 def read_categories(path: Path) -> list[RiskCategory]:
     """The categories of a file, in its order. InputError names file and line."""
-    categories = []
-    for number, row in read_rows(path):
-        try:
-            categories.append(RiskCategory.from_dict(row))
-        except InputError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
-    return categories
+    return read_as(path, RiskCategory.from_dict)
 
 
 def category_of(prompt: Prompt, categories: Sequence[RiskCategory]) -> RiskCategory | None:

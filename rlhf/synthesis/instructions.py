@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
-from rlhf.jsonl import read_rows
+from rlhf.jsonl import read_as
 
 # kind -> long and short wording; the paper's examples are "You enjoy Tennis", "Act as Napoleon" and "Figure: Napoleon."
 WORDINGS = {
@@ -82,13 +82,7 @@ class Instruction:
 
 def read_constraints(path: Path) -> list[Constraint]:
     """The constraints of a file (jsonl, json, csv, parquet). InputError names file and line."""
-    constraints = []
-    for number, row in read_rows(path):
-        try:
-            constraints.append(Constraint.from_dict(row))
-        except InputError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
-    return constraints
+    return read_as(path, Constraint.from_dict)
 
 
 def constraints_from_lists(answers: Mapping[str, Sequence[str]]) -> list[Constraint]:

@@ -24,10 +24,10 @@ from rlhf.objectives.policy import entropy, token_logprobs
 from rlhf.ppo.planning.fake import Live, make_fake
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.models import FakeModels, Setting, bytes_of
+from rlhf.rewards.scoring import BATCH_TOKENS
 from rlhf.sampling.memory import LOGITS
 
 GIB = 2**30
-SCORED_TOKENS = {"cpu": 2048, "gpu": 16384}  # `rlhf.rewards.loading.load_reward`
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _scoring(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
     """A reward model's forward pass over as many tokens as it takes at once."""
     kind: Literal["cpu", "gpu"] = "cpu" if hardware.mixed_precision == "no" else "gpu"
     ids = _rows(setting, hardware, 1)
-    ids = _rows(setting, hardware, max(1, SCORED_TOKENS[kind] // ids.shape[1]))
+    ids = _rows(setting, hardware, max(1, BATCH_TOKENS[kind] // ids.shape[1]))
 
     @torch.no_grad()
     def score() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -31,6 +32,11 @@ def as_text(table: Table) -> str:
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     )
+
+
+def all_as_markdown(tables: Sequence[tuple[str, Table]]) -> str:
+    """Tables in Markdown, for the terminal: each below its name in bold."""
+    return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in tables)
 
 
 def as_markdown(table: Table) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.report.drawing.figures import BLUE, GREY, ORANGE, Panel, Series, lines, scatter
 from rlhf.report.drawing.page import page_template, write_page
-from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import interval, number, percent
 
 Row = Mapping[str, Any]
@@ -36,7 +36,7 @@ def build_gate_page(figures: Row, page: Path, title: str) -> None:
 
 def markdown_tables(figures: Row) -> str:
     """`gate_tables` of a gate_sweep.json as Markdown, for the terminal: each below its name in bold."""
-    return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in gate_tables(figures))
+    return all_as_markdown(gate_tables(figures))
 
 
 def gate_tables(figures: Row) -> list[tuple[str, Table]]:

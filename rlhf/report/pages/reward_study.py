@@ -9,7 +9,7 @@ from typing import Any
 from rlhf.data.rows import STRENGTHS
 from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Series, histogram, lines
 from rlhf.report.drawing.page import page_template, write_page
-from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import NBSP, NOTHING, interval, number, percent, signed
 
 Row = Mapping[str, Any]
@@ -69,7 +69,7 @@ _SIDES = {"chosen": BLUE, "rejected": ORANGE}
 
 def markdown_tables(study: Row) -> str:
     """The tables in Markdown: mean and 95 % interval over the seeds."""
-    return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in study_tables(study))
+    return all_as_markdown(study_tables(study))
 
 
 def study_tables(study: Row) -> list[tuple[str, Table]]:

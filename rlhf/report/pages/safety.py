@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import NOTHING, interval, number, percent
 
 Row = Mapping[str, Any]
@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 def markdown_tables(figures: Row) -> str:
     """The tables of a safety_evaluation.json, in Markdown."""
-    return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in safety_tables(figures))
+    return all_as_markdown(safety_tables(figures))
 
 
 def safety_tables(figures: Row) -> list[tuple[str, Table]]:

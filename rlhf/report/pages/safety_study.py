@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.report.drawing.figures import BLUE, INK, ORANGE, Panel, Series, histogram, lines, ramp
 from rlhf.report.drawing.page import page_template, write_page
-from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import NOTHING, interval, number, percent, signed
 
 Row = Mapping[str, Any]
@@ -41,7 +41,7 @@ def build_safety_study_page(study: Row, page: Path, title: str) -> None:
 
 def markdown_tables(study: Row) -> str:
     """`study_tables` of a study.json as Markdown, for the terminal: each below its name in bold."""
-    return "\n\n".join(f"**{name}**\n\n{as_markdown(table)}" for name, table in study_tables(study))
+    return all_as_markdown(study_tables(study))
 
 
 def study_tables(study: Row) -> list[tuple[str, Table]]:

@@ -25,6 +25,10 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
     def of(label: str, colour: str, key: str, ci: str, dashed: bool = False) -> Series:
         return Series(label, colour, x, [v.get(key) for v in versions], [v.get(ci) for v in versions], dashed)
 
+    def since_sft(label: str, key: str) -> Series:
+        y = _from_sft(versions, lambda v: v.get(key))
+        return Series(label, INK, x, y, [v.get(f"{key}_ci") for v in versions])
+
     panels = [
         lines(
             "Gold scores",
@@ -64,29 +68,13 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
         ),
         lines(
             "Reward over SFT",
-            [
-                Series(
-                    "reward",
-                    INK,
-                    x,
-                    _from_sft(versions, lambda v: v.get("proxy_reward_gain")),
-                    [v.get("proxy_reward_gain_ci") for v in versions],
-                )
-            ],
+            [since_sft("reward", "proxy_reward_gain")],
             names=names,
             note=f"Mean gated reward less SFT's, {by_models}.",
         ),
         lines(
             "Distance from SFT",
-            [
-                Series(
-                    "KL",
-                    INK,
-                    x,
-                    _from_sft(versions, lambda v: v.get("kl_from_sft")),
-                    [v.get("kl_from_sft_ci") for v in versions],
-                )
-            ],
+            [since_sft("KL", "kl_from_sft")],
             names=names,
             note="KL from SFT in nats per answer.",
         ),

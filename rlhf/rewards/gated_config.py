@@ -1,0 +1,30 @@
+"""What the config of every stage has whose answers two reward models score. Light: no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.rewards.config import GateConfig
+from rlhf.rewards.specs import Reward
+from rlhf.stage import StageConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedConfig(StageConfig):
+    """Two rewards and the gate between them (`rlhf.rewards.gate.GatedReward`).
+
+    Args:
+        helpfulness: reward-model folder, `package.module:attribute` of your own reward function, or the YAML file of an
+            ensemble of them.
+        safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
+        gate: when the safety score counts in place of the helpfulness score.
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
+            reward model, counts as not finished), or refuse. How many is said.
+    """
+
+    helpfulness: Reward
+    safety: Reward | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    too_long: TooLong = "cut"
