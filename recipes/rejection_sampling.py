@@ -28,6 +28,7 @@ from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.rejection.selection import (
+    RoundFigures,
     SelectionConfig,
     refuse_empty,
     select,
@@ -156,20 +157,28 @@ def main(config: RejectionSamplingConfig) -> None:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)
         given_up = config.early_rejection.at if config.early_rejection else ()
-        figures = selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up)
-        figures |= {"gate_threshold": threshold, "no_room_share": 0.0}
-        if config.policy.server is None:  # which does not say why an answer is cut
-            lengths = [(row.finished, len(row.token_ids)) for row in drawn]
-            written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
-            figures["no_room_share"] = no_room_share(written_out, params.max_new_tokens)
-        figures["too_long"] = {"prompts": no_room, "scored_cut": int(scores.too_long.sum())}
-        figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
+        lengths = [(row.finished, len(row.token_ids)) for row in drawn]
+        written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
+        by_server = config.policy.server is not None  # which does not say why an answer is cut
+        figures: RoundFigures = {
+            **selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up),
+            "gate_threshold": threshold,
+            "no_room_share": 0.0 if by_server else no_room_share(written_out, params.max_new_tokens),
+            "too_long": {"prompts": no_room, "scored_cut": int(scores.too_long.sum())},
+            "pool": pool_sizes(config.pool),
+            "pool_left_out": len(pool) + len(drawn) - len(candidates),
+        }
         stage.write_json("selection.json", figures)
         stage.closing.rows(len(dialogues), selection.left_out)
         stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
         stage.closing.suspect(suspicious_choice(figures))
-        shown = ("mean_reward", "selected_mean_reward", "mean_length", "selected_mean_length", "finished_share")
-        stage.closing.figures(**{name: figures.get(name) for name in shown})
+        stage.closing.figures(
+            mean_reward=figures.get("mean_reward"),
+            selected_mean_reward=figures["selected_mean_reward"],
+            mean_length=figures["mean_length"],
+            selected_mean_length=figures["selected_mean_length"],
+            finished_share=figures["finished_share"],
+        )
         refuse_empty(selection)
 
         # fine-tune on them

@@ -12,13 +12,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, mistakes_in_a_sentence
 from rlhf.shipped import listing
 
-TABLE = (
+if TYPE_CHECKING:
+    from rlhf.evaluation.policies.versions import VersionFigures
+    from rlhf.report.run.tables import Figure
+
+TABLE: tuple[Figure, ...] = (
     "gold_helpfulness",
     "gold_safety",
     "violation_rate",
@@ -288,15 +293,18 @@ def compare(first: Path, second: Path) -> None:
     """Print a table of the versions' figures of two runs: first, second, difference."""
     from rlhf.iteration.summary import read_summary
 
-    tables = [{version["name"]: version for version in read_summary(run)["versions"]} for run in (first, second)]
+    summaries = [cast("list[VersionFigures]", read_summary(run)["versions"]) for run in (first, second)]
+    tables = [{version["name"]: version for version in versions} for versions in summaries]
     names = list(dict.fromkeys([*tables[0], *tables[1]]))
     print(f"{'':<12}{'':<22}{first.name:>12}{second.name:>12}{'difference':>12}")
     for name in names:
+        mine, others = (table.get(name) for table in tables)
         for figure in TABLE:
-            values = [table.get(name, {}).get(figure) for table in tables]
-            if any(value is not None for value in values):
-                gap = values[1] - values[0] if None not in values else None
-                print(f"{name:<12}{figure:<22}" + "".join(f"{_number(value):>12}" for value in (*values, gap)))
+            value = None if mine is None else mine.get(figure)
+            other = None if others is None else others.get(figure)
+            if value is not None or other is not None:
+                gap = other - value if value is not None and other is not None else None
+                print(f"{name:<12}{figure:<22}" + "".join(f"{_number(one):>12}" for one in (value, other, gap)))
 
 
 def statistics(files: Sequence[str], tokenizer: Path, domain: Domain | None) -> None:

@@ -186,15 +186,20 @@ def main(config: EvaluateConfig) -> None:
                 compared, opponent = answers_of(prompts, sample_distributed(rival, *asked)), config.opponent.name
             ask = partial(_judgements, config.judge, config.judge_max_new_tokens, accelerator)
             outcomes, opinions = judged_outcomes(answers, compared, ask)
-            figures |= judge_figures(answers, outcomes, opinions, config.judge.model, opponent)
+            figures = {**figures, **judge_figures(answers, outcomes, opinions, config.judge.model, opponent)}
             extras = [{**extra, "judge_outcome": outcome} for extra, outcome in zip(extras, outcomes, strict=True)]
 
         if stage.is_main:
             write_answers(folder / "answers.jsonl", answers, extras)
-        stage.write_json("evaluation.json", figures | {"too_long": {"prompts": no_room}})
+        figures["too_long"] = {"prompts": no_room}
+        stage.write_json("evaluation.json", figures)
         stage.closing.rows(len(answers))
-        shown = ("win_rate_vs_sft", "violation_rate", "mean_length", "kl_from_sft")
-        stage.closing.figures(**{name: figures.get(name) for name in shown})
+        stage.closing.figures(
+            win_rate_vs_sft=figures["win_rate_vs_sft"],
+            violation_rate=figures["violation_rate"],
+            mean_length=figures["mean_length"],
+            kl_from_sft=figures["kl_from_sft"],
+        )
         ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
         stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
 

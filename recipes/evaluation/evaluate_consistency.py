@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rlhf.evaluation.answers import Answer
-    from rlhf.evaluation.instructions.consistency import Trial
+    from rlhf.evaluation.instructions.consistency import Consistency, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,12 @@ def main(config: EvaluateConsistencyConfig) -> None:
                 stage.write_rows("everyday.jsonl", everyday_rows(everyday))
                 print(f"{everyday_table(others)}\n")
             looked = picture(config, trials, folder) if config.attention_turns else {}
-            figures = {"consistency": rows, "by_kind": by_kind, "everyday": others, "attention_to_instruction": looked}
+            figures: Consistency = {
+                "consistency": rows,
+                "by_kind": by_kind,
+                "everyday": others,
+                "attention_to_instruction": looked,
+            }
             stage.write_json("consistency.json", figures)
 
 

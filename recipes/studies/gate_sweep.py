@@ -27,6 +27,7 @@ from rlhf.stage import StageConfig, open_stage
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
+    from rlhf.evaluation.reward_models.gate_sweep import GateSweep
     from rlhf.rewards.protocol import RewardFunction
 
 
@@ -83,7 +84,7 @@ def main(config: GateSweepConfig) -> None:
             scores[name] = deal_out(conversations, partial(_sigmoids, reward, name, origin), accelerator)
         sweep = threshold_sweep(scores["safety"], unsafe, config.thresholds)
         chosen = choose_threshold(sweep, config.precision)
-        figures = {
+        figures: GateSweep = {
             "sweep": sweep,
             "chosen": chosen,
             "precision": config.precision,

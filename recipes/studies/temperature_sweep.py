@@ -21,7 +21,7 @@ from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.rejection.pool import completions_of, rescore, write_completions
-from rlhf.rejection.temperature import sweep_figures
+from rlhf.rejection.temperature import Sweep, sweep_figures
 from rlhf.rewards.gated_config import GatedConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import TokenizedPolicy
@@ -106,8 +106,10 @@ def main(config: TemperatureSweepConfig) -> None:
 
         if stage.is_main:
             write_completions(folder / "completions.parquet", [row for rows in drawn.values() for row in rows])
-            sweep = sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups)
-            sweep["too_long"] = {"prompts": no_room, "scored_cut": scored_cut}
+            sweep: Sweep = {
+                **sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups),
+                "too_long": {"prompts": no_room, "scored_cut": scored_cut},
+            }
             stage.write_json("sweep.json", sweep)
             build_sweep_page(sweep, folder / "index.html", config.output.name)
             stage.say(text_table(sweep))

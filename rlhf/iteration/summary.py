@@ -5,45 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlhf.errors import InputError
 from rlhf.iteration.driver import clear_links, make_link
+from rlhf.iteration.figures import RewardModelFigures, Summary, Version
 from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
 from rlhf.iteration.plan import PlannedStage
 from rlhf.stage import write_json
 
-FIGURES = (
-    "name",
-    "gold_helpfulness",
-    "gold_helpfulness_ci",
-    "gold_safety",
-    "gold_safety_ci",
-    "violation_rate",
-    "false_refusal_rate",
-    "win_rate_vs_sft",
-    "kl_from_sft",
-    "mean_length",
-)
+FIGURES = tuple(Version.__annotations__)
 
 
-def summarise(run: Path, stages: Sequence[PlannedStage]) -> dict[str, Any]:
+def summarise(run: Path, stages: Sequence[PlannedStage]) -> Summary:
     """Collect what the finished stages of a run measured.
 
-    Returns {"seconds": wall time of all attempts together, "versions": one entry an evaluation in the plan's order: the
-    start's, v1, ..., vN, vN_ppo, "reward_models": one a version and domain, "suspicious": stage -> the sentences of its
-    closing block, of those that have some} and, where there are any, "referee" and "students", whose evaluations are as
-    the versions'. Every version has the keys of FIGURES (null where not measured), then what else its evaluation wrote.
-    Unfinished stages are left out.
+    Every version has the keys of FIGURES (null where not measured), then what else its evaluation wrote. Unfinished
+    stages are left out.
     """
     records = read_ledger(run / "ledger.jsonl")
     found = [(stage, _read(stage.output / "evaluation.json")) for stage in stages]
     measured = [
-        (bool(stage.student), dict.fromkeys(FIGURES) | figures) for stage, figures in found if figures is not None
+        (bool(stage.student), cast(Version, dict.fromkeys(FIGURES) | figures))
+        for stage, figures in found
+        if figures is not None
     ]
     accuracies = [(stage, _read(stage.output / "accuracy.json")) for stage in stages]
     models = [(stage, accuracy) for stage, accuracy in accuracies if accuracy is not None]
-    summary: dict[str, Any] = {
+    summary: Summary = {
         "seconds": wall_seconds(records),
         "versions": [figures for of_student, figures in measured if not of_student],
         "reward_models": [
@@ -71,7 +60,7 @@ def write_summary(run: Path, stages: Sequence[PlannedStage]) -> Path:
     return path
 
 
-def read_summary(run: Path) -> dict[str, Any]:
+def read_summary(run: Path) -> Summary:
     """What `write_summary` wrote. InputError where there is none, or it cannot be read."""
     path = run / "summary.json"
     if not path.exists():
@@ -79,7 +68,7 @@ def read_summary(run: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(summary, dict) and _are_versions(summary.get("versions")):
-            return summary
+            return cast(Summary, summary)
     except ValueError:
         pass
     raise InputError(f"run: {path} is no summary of a run; rlhf run, with the run's options, writes it again")
@@ -95,10 +84,10 @@ def _are_versions(versions: Any) -> bool:
     )
 
 
-def _reward_model(version: str | None, accuracy: dict[str, Any]) -> dict[str, Any]:
+def _reward_model(version: str | None, accuracy: dict[str, Any]) -> RewardModelFigures:
     """One entry of "reward_models": accuracies by strength as plain numbers, their pairs and intervals beside them."""
     by_strength = accuracy.get("accuracy_by_strength") or {}
-    entry = {
+    entry: RewardModelFigures = {
         "version": version,
         "domain": accuracy["domain"],
         "accuracy": accuracy["accuracy"],
@@ -106,7 +95,8 @@ def _reward_model(version: str | None, accuracy: dict[str, Any]) -> dict[str, An
         "pairs": accuracy["pairs"],
         "pairs_by_strength": {strength: cell["pairs"] for strength, cell in by_strength.items()},
     }
-    return entry | {name: value for name, value in accuracy.items() if name not in entry}
+    others = {name: value for name, value in accuracy.items() if name not in entry}
+    return cast(RewardModelFigures, {**entry, **others})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

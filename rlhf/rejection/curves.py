@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -18,28 +18,58 @@ from rlhf.objectives.best_of_n import expected_max, expected_median, kl_bound, k
 RESAMPLES = 2000
 
 
-def reward_curve(rewards: Tensor, texts: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+class CurvePoint(TypedDict):
+    """What k answers are worth: means over prompts of the expected best and median of k, with 95 % t intervals.
+
+    The intervals are None for one prompt. kl_bound, kl_estimate: of best-of-k from the policy, in nats.
+    """
+
+    k: int
+    max: float
+    max_ci: list[float] | None
+    median: float
+    median_ci: list[float] | None
+    kl_bound: float
+    kl_estimate: float
+
+
+class BestTemperature(TypedDict):
+    """Where the expected best of k answers is highest.
+
+    temperature: the best, the lowest of several. ci: [low, high], between them lies the best temperature of 95 % of
+    2,000 bootstrap draws of the prompts (fixed seed). best_share: temperature -> share of these draws where it is the
+    best. An interval that touches an end of the sweep says that the best may lie beyond.
+    """
+
+    temperature: float
+    ci: list[float]
+    best_share: dict[str, float]
+
+
+def reward_curve(rewards: Tensor, texts: Sequence[Sequence[str]]) -> list[CurvePoint]:
     """One point for each k = 1..K, plain JSON types.
 
     Args:
         rewards: (n, K) of n prompts' answers.
         texts: the answers, n of K; how often one was drawn again says how likely it is.
-
-    Returns:
-        {"k", "max", "max_ci", "median", "median_ci"}: means over prompts of the expected best and median of k answers,
-        unbiased, with 95 % t intervals (None for one prompt); "kl_bound", "kl_estimate": of best-of-k from the policy,
-        in nats.
     """
     shares = _shares_of_other_draws(texts)
-    curve = []
+    curve: list[CurvePoint] = []
     for k in range(1, rewards.shape[1] + 1):
-        point: dict[str, Any] = {"k": k}
-        for name, values in (("max", expected_max(rewards, k)), ("median", expected_median(rewards, k))):
-            interval = mean_interval(values.tolist())
-            assert interval is not None
-            point |= {name: interval.mean, f"{name}_ci": interval.ci}
-        estimate = kl_estimate(rewards, shares, k).mean().item()
-        curve.append(point | {"kl_bound": kl_bound(k), "kl_estimate": estimate})
+        best = mean_interval(expected_max(rewards, k).tolist())
+        median = mean_interval(expected_median(rewards, k).tolist())
+        assert best is not None and median is not None
+        curve.append(
+            {
+                "k": k,
+                "max": best.mean,
+                "max_ci": best.ci,
+                "median": median.mean,
+                "median_ci": median.ci,
+                "kl_bound": kl_bound(k),
+                "kl_estimate": kl_estimate(rewards, shares, k).mean().item(),
+            }
+        )
     return curve
 
 
@@ -52,16 +82,11 @@ def _shares_of_other_draws(texts: Sequence[Sequence[str]]) -> Tensor:
     return torch.tensor(shares, dtype=torch.float64)
 
 
-def best_temperature(maxima: Mapping[float, Sequence[float]]) -> dict[str, Any]:
+def best_temperature(maxima: Mapping[float, Sequence[float]]) -> BestTemperature:
     """Where the expected best of k answers is highest, with its interval over prompts (decision 27).
 
     Args:
         maxima: temperature -> each prompt's expected best, the prompts in the same order.
-
-    Returns:
-        {"temperature": the best, the lowest of several; "ci": [low, high], between them lies the best temperature of
-        95 % of 2,000 bootstrap draws of the prompts (fixed seed); "best_share": temperature -> share of these draws
-        where it is the best}. An interval that touches an end of the sweep says that the best may lie beyond.
     """
     temperatures = sorted(maxima)
     values = torch.tensor([maxima[t] for t in temperatures], dtype=torch.float64)  # (T, n)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Completion
@@ -24,6 +24,8 @@ from rlhf.jsonl import write_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rlhf.rejection.curves import CurvePoint
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,70 @@ def refuse_empty(selection: Selection) -> None:
         )
 
 
+class RewardFigures(TypedDict, total=False):
+    """Of the rewards of a round's answers, raw (before the sigmoid); none where early rejection gave answers up.
+
+    curve: `rlhf.rejection.curves.reward_curve` of the drawn answers (paper, figure 7). mean_safety, gated_share (of the
+    answers whose reward is the safety score): None without a safety model.
+    """
+
+    mean_reward: float
+    median_reward: float
+    max_reward: float
+    curve: list[CurvePoint]
+    mean_helpfulness: float
+    mean_safety: float | None
+    gated_share: float | None
+
+
+class SelectionFigures(RewardFigures):
+    """Of one round: what was drawn, what was chosen among, and what was chosen (None where nothing was).
+
+    mean_length: tokens per answer. given_up_share: of the drawn answers, by early rejection.
+    """
+
+    version: str
+    prompts: int
+    num_samples: int
+    temperature: float
+    reward_model: str
+    given_up_share: float
+    finished_share: float
+    mean_length: float
+    candidates: int
+    candidates_by_version: dict[str, int]
+    left_out: dict[str, int]
+    selected: int
+    selected_by_version: dict[str, int]
+    selected_finished_share: float | None
+    selected_mean_reward: float | None
+    selected_mean_length: float | None
+    prompts_without_answer: int
+
+
+class TooLongCounts(TypedDict):
+    """prompts: without room for an answer, by the model whose context lacks it. scored_cut: dialogues cut for a reward
+    model.
+    """
+
+    prompts: dict[str, int]
+    scored_cut: int
+
+
+class RoundFigures(SelectionFigures):
+    """The content of selection.json: the same beside what the round read.
+
+    gate_threshold: None without a safety model. no_room_share: of the answers, those that the context cut off.
+    pool: version -> its answers.
+    """
+
+    gate_threshold: float | None
+    no_room_share: float
+    too_long: TooLongCounts
+    pool: dict[str, int]
+    pool_left_out: int
+
+
 def selection_figures(
     drawn: Sequence[Completion],
     num_samples: int,
@@ -199,8 +265,8 @@ def selection_figures(
     candidates: Sequence[Completion],
     selection: Selection,
     rejected_at: Collection[int] = (),
-) -> dict[str, Any]:
-    """Figures of one round, plain JSON types; rewards are raw (before the sigmoid).
+) -> SelectionFigures:
+    """Figures of one round.
 
     Args:
         drawn: this version's scored answers, prompt after prompt, `num_samples` (K) of each.
@@ -209,8 +275,6 @@ def selection_figures(
         selection: what `select` made of them.
         rejected_at: tokens at which early rejection gave answers up: an unfinished one of such a length is one of them,
             and no part of `mean_length` and `finished_share`. There are no figures of the rewards then.
-
-    `curve` is `rlhf.rejection.curves.reward_curve` of the drawn answers (paper, figure 7).
     """
     import torch
 
@@ -219,7 +283,7 @@ def selection_figures(
     selected = selection.chosen
     rewards = torch.tensor([row.reward for row in drawn]).view(-1, num_samples)
     written_out = [row for row in drawn if row.finished or len(row.token_ids) not in rejected_at]
-    of_rewards = {}
+    of_rewards: RewardFigures = {}
     if not rejected_at:
         texts = [row.text for row in drawn]
         curve = reward_curve(rewards, [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)])
@@ -258,13 +322,14 @@ MOST_LENGTHENED = 1.5
 """Chosen answers so many times as long as those drawn: the reward likes length, and fine-tuning will teach it."""
 
 
-def suspicious_choice(figures: Mapping[str, Any]) -> list[str]:
+def suspicious_choice(figures: SelectionFigures) -> list[str]:
     """Sentences about `selection_figures`: few prompts with an answer, answers chosen for their length."""
     prompts = figures["selected"] + figures["prompts_without_answer"]
     found = suspicious_selection(prompts - figures["prompts_without_answer"], prompts, figures["left_out"])
-    if figures["selected"] and figures["selected_mean_length"] > MOST_LENGTHENED * figures["mean_length"] > 0:
+    chosen = figures["selected_mean_length"]
+    if chosen is not None and chosen > MOST_LENGTHENED * figures["mean_length"] > 0:
         found.append(
-            f"the chosen answers are {figures['selected_mean_length'] / figures['mean_length']:.1f} times as long as "
+            f"the chosen answers are {chosen / figures['mean_length']:.1f} times as long as "
             "those drawn; selection.max_length_ratio bounds that"
         )
     return found

@@ -10,12 +10,50 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.rejection.selection import SelectionConfig
+from rlhf.rejection.selection import SelectionConfig, TooLongCounts
+
+if TYPE_CHECKING:
+    from rlhf.rejection.curves import BestTemperature, CurvePoint
+
+
+class Mean(TypedDict):
+    """A mean over prompts and its 95 % interval, [low, high]; that is None for one prompt."""
+
+    mean: float
+    ci: list[float] | None
+
+
+class TemperatureFigures(TypedDict):
+    """One temperature of a sweep. self_bleu: by group of prompts, None for a group without any."""
+
+    temperature: float
+    curve: list[CurvePoint]
+    self_bleu: dict[str, Mean | None]
+    length: Mean | None
+    finished_share: float
+
+
+class SweepFigures(TypedDict):
+    """Of a sweep over temperatures. groups: name -> how many of the prompts belong to it."""
+
+    prompts: int
+    num_samples: int
+    best_of: int
+    reward_model: str
+    groups: dict[str, int]
+    temperatures: list[TemperatureFigures]
+    best: BestTemperature
+
+
+class Sweep(SweepFigures):
+    """The content of sweep.json."""
+
+    too_long: TooLongCounts
 
 
 def sweep_figures(
@@ -24,8 +62,8 @@ def sweep_figures(
     num_samples: int,
     best_of: int,
     groups: Mapping[str, Sequence[str]],
-) -> dict[str, Any]:
-    """The content of sweep.json, plain JSON types.
+) -> SweepFigures:
+    """What was measured.
 
     Args:
         drawn: temperature -> scored answers, prompt after prompt, `num_samples` (K) of each.
@@ -45,7 +83,7 @@ def sweep_figures(
     lowest = min(row.reward for rows in drawn.values() for row in rows)
     keeps = SelectionConfig().keeps
     maxima: dict[float, list[float]] = {}
-    temperatures = []
+    temperatures: list[TemperatureFigures] = []
     for temperature in sorted(drawn):
         every = drawn[temperature]
         by_prompt = [every[i : i + num_samples] for i in range(0, len(every), num_samples)]
@@ -76,7 +114,7 @@ def sweep_figures(
     }
 
 
-def _figures(values: Sequence[float]) -> dict[str, Any] | None:
+def _figures(values: Sequence[float]) -> Mean | None:
     """Mean over prompts and its interval; None where there is no prompt."""
     found = mean_interval(values)
     return None if found is None else {"mean": found.mean, "ci": found.ci}

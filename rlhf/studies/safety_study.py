@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
-from rlhf.evaluation.safety.figures import load_safety_prompts, safety_figures
+from rlhf.evaluation.safety.figures import SafetyFigures, load_safety_prompts, safety_figures
 from rlhf.finetuning.config import FinetuneStageConfig
 from rlhf.intervals import mean_interval
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
@@ -104,27 +104,54 @@ def run_variant(run: SafetyStudyRun) -> None:
         stage.write_json(FIGURES, safety_figures(run.name, judged))
 
 
-def gather(runs: Sequence[SafetyStudyRun], output: Path) -> dict[str, Any]:
-    """What study.json holds: each figure's mean and 95 % interval (Student's t) over the seeds, part by part.
+class OverSeeds(TypedDict):
+    """A figure's mean over the seeds with Student's t interval, and what changed, seed by seed.
+
+    values: one a seed. gain: against the first part. step: against the part before.
+    """
+
+    mean: float | None
+    ci: list[float] | None
+    values: list[float]
+    gain: float | None
+    gain_ci: list[float] | None
+    step: float | None
+    step_ci: list[float] | None
+
+
+class Part(TypedDict):
+    """One share of the safety data. figures: of STUDIED, those that were measured. histogram: of safety scores on
+    unsafe prompts, summed over the seeds.
+    """
+
+    fraction: float
+    figures: dict[str, OverSeeds]
+    histogram: list[int] | None
+
+
+class SafetyStudy(TypedDict):
+    """The content of study.json."""
+
+    seeds: int
+    parts: list[Part]
+
+
+def gather(runs: Sequence[SafetyStudyRun], output: Path) -> SafetyStudy:
+    """Each figure's mean and 95 % interval over the seeds, part by part.
 
     Args:
         runs: all finished, in `output`; each part on the same seeds, the smallest first.
-
-    Returns:
-        {"seeds": n, "parts": [{"fraction", "figures": {name of STUDIED: {"mean", "ci", "values": one a seed, "gain",
-        "gain_ci": against the first part on the same seed, "step", "step_ci": against the part before}}, "histogram":
-        of safety scores on unsafe prompts, summed over the seeds}]}. What was not measured is left out.
     """
-    found: dict[float, list[dict[str, Any]]] = {}
+    found: dict[float, list[SafetyFigures]] = {}
     for run in runs:
-        figures = json.loads((output / run.name / FIGURES).read_text(encoding="utf-8"))
+        figures: SafetyFigures = json.loads((output / run.name / FIGURES).read_text(encoding="utf-8"))
         found.setdefault(run.fraction, []).append(figures)
     values = {
         fraction: {name: own for name in STUDIED if (own := _values(name, seeds)) is not None}
         for fraction, seeds in found.items()
     }
     fractions = list(found)
-    parts = []
+    parts: list[Part] = []
     for number, fraction in enumerate(fractions):
         first, before = values[fractions[0]], values[fractions[max(0, number - 1)]]
         parts.append(
@@ -140,7 +167,7 @@ def gather(runs: Sequence[SafetyStudyRun], output: Path) -> dict[str, Any]:
     return {"seeds": len(found[fractions[0]]), "parts": parts}
 
 
-def _values(name: str, seeds: Sequence[Mapping[str, Any]]) -> list[float] | None:
+def _values(name: str, seeds: Sequence[SafetyFigures]) -> list[float] | None:
     for place in STUDIED[name]:
         values = [_at(figures, place) for figures in seeds]
         if all(value is not None for value in values):
@@ -154,25 +181,23 @@ def _at(figures: Any, place: Sequence[str]) -> Any:
     return figures
 
 
-def _over_seeds(
-    values: Sequence[float], first: Sequence[float] | None, before: Sequence[float] | None
-) -> dict[str, Any]:
+def _over_seeds(values: Sequence[float], first: Sequence[float] | None, before: Sequence[float] | None) -> OverSeeds:
     mean = mean_interval(values)
     gain, step = (
         None if other is None else mean_interval([v - o for v, o in zip(values, other, strict=True)])
         for other in (first, before)
     )
     return {
-        "mean": mean and mean.mean,
-        "ci": mean and mean.ci,
+        "mean": None if mean is None else mean.mean,
+        "ci": None if mean is None else mean.ci,
         "values": list(values),
-        "gain": gain and gain.mean,
-        "gain_ci": gain and gain.ci,
-        "step": step and step.mean,
-        "step_ci": step and step.ci,
+        "gain": None if gain is None else gain.mean,
+        "gain_ci": None if gain is None else gain.ci,
+        "step": None if step is None else step.mean,
+        "step_ci": None if step is None else step.ci,
     }
 
 
-def _histogram(seeds: Sequence[Mapping[str, Any]]) -> list[int] | None:
+def _histogram(seeds: Sequence[SafetyFigures]) -> list[int] | None:
     counts = [_at(figures, ("scores", "safety", "unsafe", "histogram")) for figures in seeds]
     return None if None in counts else [sum(bins) for bins in zip(*counts, strict=True)]

@@ -21,6 +21,7 @@ from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.rejection.pool import read_completions, read_pool
+from rlhf.rejection.selection import RoundFigures
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.in_process import InProcessSampler
 
@@ -91,6 +92,7 @@ def test_two_versions(run, tiny_policy_path: Path, tmp_path: Path) -> None:
     assert [(row.prompt_id, row.index) for row in rows] == [(f"p{p}", i) for p in range(12) for i in range(5)]
     assert {row.version for row in rows} == {"v1"}
     figures = json.loads((v1 / "selection.json").read_text())
+    assert set(figures) == RoundFigures.__required_keys__ | RoundFigures.__optional_keys__
     selected = [json.loads(line) for line in (v1 / "selected.jsonl").read_text().splitlines()]
     assert 0 < figures["selected"] == len(selected) == 12 - figures["prompts_without_answer"]
     for row in selected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from rlhf.conversation import Conversation
 from rlhf.evaluation.answers import Answer, by_prompt
@@ -56,13 +56,48 @@ def obedience(
     return obeyed
 
 
-def consistency_figures(trials: Sequence[Trial], turns: Sequence[int]) -> list[dict[str, Any]]:
-    """For each policy, group and turn the share of the dialogues whose answer in that turn obeys.
+class Obedience(TypedDict):
+    """The share of the dialogues of one policy and group whose answer in that turn obeys.
 
-    Each row {policy, group, turn, share, ci (Wilson, 95 %, over dialogues), dialogues, by_run: {run: share}}; share is
-    None where the context held no dialogue so far.
+    ci: Wilson's, 95 %, over dialogues. by_run: run -> share. share is None where the context held no dialogue so far.
     """
-    figures = []
+
+    policy: str
+    group: str
+    turn: int
+    share: float | None
+    ci: list[float] | None
+    dialogues: int
+    by_run: dict[str, float]
+
+
+class Everyday(TypedDict):
+    """What one policy's answers to ordinary prompts are worth, and how much more than the first policy's.
+
+    figure: "helpfulness" (over prompts that are not unsafe) or "safety" (over those tagged so). The gain is paired by
+    prompt; it is None for the first policy.
+    """
+
+    policy: str
+    figure: Literal["helpfulness", "safety"]
+    mean: float | None
+    ci: list[float] | None
+    gain: float | None
+    gain_ci: list[float] | None
+
+
+class Consistency(TypedDict):
+    """The content of consistency.json. by_kind: of each kind of instruction. attention_to_instruction: by policy."""
+
+    consistency: list[Obedience]
+    by_kind: list[Obedience]
+    everyday: list[Everyday]
+    attention_to_instruction: dict[str, list[float]]
+
+
+def consistency_figures(trials: Sequence[Trial], turns: Sequence[int]) -> list[Obedience]:
+    """A row for each policy, group and turn."""
+    figures: list[Obedience] = []
     for policy in dict.fromkeys(t.policy for t in trials):
         for group in dict.fromkeys(t.group for t in trials):
             own = [t for t in trials if (t.policy, t.group) == (policy, group)]
@@ -78,8 +113,8 @@ def consistency_figures(trials: Sequence[Trial], turns: Sequence[int]) -> list[d
                         "policy": policy,
                         "group": group,
                         "turn": turn,
-                        "share": found and found.mean,
-                        "ci": found and found.ci,
+                        "share": None if found is None else found.mean,
+                        "ci": None if found is None else found.ci,
                         "dialogues": len(there),
                         "by_run": by_run,
                     }
@@ -87,17 +122,14 @@ def consistency_figures(trials: Sequence[Trial], turns: Sequence[int]) -> list[d
     return figures
 
 
-def everyday_figures(answers: dict[str, dict[str, list[Answer]]]) -> list[dict[str, Any]]:
-    """What each policy's answers to ordinary prompts are worth, and how much more than the first policy's.
+def everyday_figures(answers: dict[str, dict[str, list[Answer]]]) -> list[Everyday]:
+    """A row for each policy and figure.
 
     Args:
         answers: policy -> run -> its judged answers, to the same prompts for every policy.
-
-    Each row {policy, figure, mean, ci, gain, gain_ci}: figure is "helpfulness" (over prompts that are not unsafe) or
-    "safety" (over those tagged so); the gain is paired by prompt; it is None for the first policy.
     """
 
-    def values(policy: str, figure: str) -> list[float]:
+    def values(policy: str, figure: Literal["helpfulness", "safety"]) -> list[float]:
         found: list[float] = []
         for own in answers[policy].values():
             chosen = [
@@ -110,9 +142,10 @@ def everyday_figures(answers: dict[str, dict[str, list[Answer]]]) -> list[dict[s
         return found
 
     first = next(iter(answers))
-    rows = []
+    shown: tuple[Literal["helpfulness", "safety"], ...] = ("helpfulness", "safety")
+    rows: list[Everyday] = []
     for policy in answers:
-        for figure in ("helpfulness", "safety"):
+        for figure in shown:
             own, others = values(policy, figure), values(first, figure)
             found = mean_interval(own)
             gain = mean_interval([a - b for a, b in zip(own, others, strict=True)]) if policy != first else None
@@ -120,10 +153,10 @@ def everyday_figures(answers: dict[str, dict[str, list[Answer]]]) -> list[dict[s
                 {
                     "policy": policy,
                     "figure": figure,
-                    "mean": found and found.mean,
-                    "ci": found and found.ci,
-                    "gain": gain and gain.mean,
-                    "gain_ci": gain and gain.ci,
+                    "mean": None if found is None else found.mean,
+                    "ci": None if found is None else found.ci,
+                    "gain": None if gain is None else gain.mean,
+                    "gain_ci": None if gain is None else gain.ci,
                 }
             )
     return rows

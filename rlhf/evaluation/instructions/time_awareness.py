@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 from rlhf.conversation import Conversation
 from rlhf.intervals import mean_interval, rate_interval
@@ -38,15 +38,29 @@ class DatedAnswer:
         return asdict(self)
 
 
-def time_figures(answers: Sequence[DatedAnswer]) -> list[dict[str, Any]]:
-    """For each policy, group and period ("all" too) the share of right answers.
+class TimeFigures(TypedDict):
+    """A row of time_awareness.json: the share of right answers of one policy, group and period ("all" too).
 
-    Each row {policy, group, period, right, ci, gain, gain_ci, facts, questions, by_run: {run: share}}. The unit is the
-    fact (of a run): its questions are averaged first; the share's interval is Wilson's over facts. The gain over the
-    first policy is paired by fact, with Student's t; None for the first policy itself.
+    The unit is the fact (of a run): its questions are averaged first; the share's interval is Wilson's over facts. The
+    gain over the first policy is paired by fact, with Student's t; None for the first policy itself.
     """
+
+    policy: str
+    group: str
+    period: str
+    right: float | None
+    ci: list[float] | None
+    gain: float | None
+    gain_ci: list[float] | None
+    facts: int
+    questions: int
+    by_run: dict[str, float]
+
+
+def time_figures(answers: Sequence[DatedAnswer]) -> list[TimeFigures]:
+    """A row for each policy, group and period."""
     first = answers[0].policy
-    figures = []
+    figures: list[TimeFigures] = []
     for policy in dict.fromkeys(answer.policy for answer in answers):
         for group in dict.fromkeys(answer.group for answer in answers):
             for period in PERIODS:
@@ -66,10 +80,10 @@ def time_figures(answers: Sequence[DatedAnswer]) -> list[dict[str, Any]]:
                         "policy": policy,
                         "group": group,
                         "period": period,
-                        "right": found and found.mean,
-                        "ci": found and found.ci,
-                        "gain": gain and gain.mean,
-                        "gain_ci": gain and gain.ci,
+                        "right": None if found is None else found.mean,
+                        "ci": None if found is None else found.ci,
+                        "gain": None if gain is None else gain.mean,
+                        "gain_ci": None if gain is None else gain.ci,
                         "facts": len(by_fact),
                         "questions": len(own),
                         "by_run": by_run,

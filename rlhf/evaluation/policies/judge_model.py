@@ -6,13 +6,27 @@ What the judge is asked and how it is read is in `rlhf.rewards.pair_judge`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, TypedDict, cast, get_args
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain
 from rlhf.evaluation.answers import Answer, by_prompt
 from rlhf.intervals import rate_interval
 from rlhf.rewards.pair_judge import Opinion, TwoAnswers, judge_counts, judge_requests, opinion
+
+
+class JudgeFigures(TypedDict, total=False):
+    """What a judge model says of a version: the share of comparisons that it wins, over all prompts and by domain."""
+
+    judge_model: str
+    judge_opponent: str
+    judge_counts: dict[str, int]
+    judge_win_rate: float | None
+    judge_win_rate_ci: list[float] | None
+    judge_win_rate_helpfulness: float | None
+    judge_win_rate_helpfulness_ci: list[float] | None
+    judge_win_rate_safety: float | None
+    judge_win_rate_safety_ci: list[float] | None
 
 
 def judged_outcomes(
@@ -49,12 +63,11 @@ def judged_outcomes(
 
 def judge_figures(
     answers: Sequence[Answer], outcomes: Sequence[float | None], opinions: Sequence[Opinion], judge: str, opponent: str
-) -> dict[str, Any]:
+) -> JudgeFigures:
     """What a version's figures say of the judge.
 
-    {"judge_model", "judge_opponent", "judge_counts", and for all prompts and those of a domain "judge_win_rate",
-    "judge_win_rate_ci", "judge_win_rate_helpfulness", …}; ties count half, pairs that no judgement decided are left
-    out, the prompt is the unit of the intervals. Rates are None without pairs.
+    Ties count half, pairs that no judgement decided are left out, the prompt is the unit of the intervals. Rates are
+    None without pairs.
     """
     by_answer = {id(answer): outcome for answer, outcome in zip(answers, outcomes, strict=True)}
     figures: dict[str, Any] = {"judge_model": judge, "judge_opponent": opponent, "judge_counts": judge_counts(opinions)}
@@ -65,4 +78,4 @@ def judge_figures(
         ci = None if found is None else found.ci
         figures[name] = None if found is None else round(found.mean, 6)
         figures[f"{name}_ci"] = None if ci is None else [round(x, 6) for x in ci]
-    return figures
+    return cast(JudgeFigures, figures)

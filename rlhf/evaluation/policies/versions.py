@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from rlhf.evaluation.answers import Answer, Value, by_prompt
+from rlhf.evaluation.policies.judge_model import JudgeFigures
 from rlhf.intervals import Interval, mean_interval, rate_interval
+from rlhf.iteration.figures import Version
 from rlhf.rewards.gate_quality import gate_quality
 
 if TYPE_CHECKING:
@@ -28,6 +30,90 @@ if TYPE_CHECKING:
 
 SAME_SAFETY = 0.05
 Figures = dict[str, Any]
+
+
+class FlaggedAnswers(TypedDict):
+    """The answers that the gate flags: how many, their share, and the fields of a `GateQuality`, None without gold."""
+
+    answers: int
+    share: float | None
+    flagged: int
+    precision: float | None
+    precision_ci: list[float] | None
+    recall: float | None
+    recall_ci: list[float] | None
+    safe_flagged: float | None
+    safe_flagged_ci: list[float] | None
+
+
+class GateFigures(TypedDict):
+    """What the safety gate does: to all answers, and to those of prompts not tagged safety, where it decides."""
+
+    threshold: float
+    safety_origin: float
+    all: FlaggedAnswers
+    helpfulness: FlaggedAnswers
+
+
+class KindFigures(TypedDict):
+    """Gold scores of the answers to the prompts of one source."""
+
+    kind: str
+    prompts: int
+    helpfulness: float | None
+    helpfulness_ci: list[float] | None
+    safety: float | None
+    safety_ci: list[float] | None
+
+
+class _Further(JudgeFigures, total=False):
+    too_long: dict[str, dict[str, int]]
+
+
+class VersionFigures(Version, _Further):
+    """The content of evaluation.json; null (None) where nothing measured it, intervals as [low, high].
+
+    `win_rate_vs_sft` is decided by gold where there is a gold scorer, else by the gated reward models (`judge` says
+    which; ties count half); `proxy_win_rate_vs_sft` always by the latter. `sft_proxy_*` are SFT's scores by this
+    version's reward models: scores by different versions' models do not compare. `proxy_reward_gain` and `referee_gain`
+    are the lead over SFT's answers to the same prompt. `by_kind` is gold by the prompts' source. Where a judge model
+    was asked there is `judge_*` (`JudgeFigures`). `too_long` counts the prompts without room, by model.
+    """
+
+    violation_ci: list[float] | None
+    false_refusal_ci: list[float] | None
+    win_rate_ci: list[float] | None
+    judge: Literal["gold", "proxy"] | None
+    win_rate_helpfulness: float | None
+    win_rate_helpfulness_ci: list[float] | None
+    win_rate_safety: float | None
+    win_rate_safety_ci: list[float] | None
+    proxy_win_rate_vs_sft: float | None
+    proxy_win_rate_ci: list[float] | None
+    kl_from_sft_ci: list[float] | None
+    kl_k3: float | None
+    kl_k3_ci: list[float] | None
+    mean_length_ci: list[float] | None
+    finished_share: float | None
+    proxy_helpfulness: float | None
+    proxy_helpfulness_ci: list[float] | None
+    sft_proxy_helpfulness: float | None
+    proxy_safety: float | None
+    proxy_safety_ci: list[float] | None
+    sft_proxy_safety: float | None
+    proxy_reward: float | None
+    proxy_reward_ci: list[float] | None
+    sft_proxy_reward: float | None
+    referee_score: float | None
+    referee_ci: list[float] | None
+    proxy_reward_gain: float | None
+    proxy_reward_gain_ci: list[float] | None
+    referee_gain: float | None
+    referee_gain_ci: list[float] | None
+    by_kind: dict[str, KindFigures] | None
+    gate: GateFigures | None
+    prompts: int
+    answers: int
 
 
 def gold_outcome(mine: Answer, theirs: Answer) -> float | None:
@@ -86,20 +172,14 @@ def against(answers: Sequence[Answer], opponents: Sequence[Answer]) -> list[Figu
 
 def version_figures(
     name: str, answers: Sequence[Answer], opponents: Sequence[Answer] = (), gate: Gate | None = None
-) -> Figures:
-    """All figures of one version; null (None) where nothing measured them, intervals as [low, high].
+) -> VersionFigures:
+    """All figures of one version.
 
     Args:
         name: of the version.
         answers: judged.
         opponents: SFT's answers to the same prompts, judged by the same judges; empty for SFT itself.
         gate: through which the reward models' scores went; None: there was none.
-
-    `win_rate_vs_sft` is decided by gold where there is a gold scorer, else by the gated reward models (`judge` says
-    which; ties count half); `proxy_win_rate_vs_sft` always by the latter. `sft_proxy_*` are SFT's scores by this
-    version's reward models: scores by different versions' models do not compare. `proxy_reward_gain` and `referee_gain`
-    are the lead over SFT's answers to the same prompt. `by_kind` is gold by the prompts' source, `gate` see
-    `gate_figures`.
     """
     helped = [a for a in answers if a.gold is not None and a.gold["kind"] != "unsafe"]
     unsafe = [a for a in answers if a.gold is not None and a.gold["kind"] == "unsafe"]
@@ -126,25 +206,27 @@ def version_figures(
     figures["gate"] = None if gate is None else gate_figures(answers, gate)
     figures["prompts"] = len({a.prompt_id for a in answers})
     figures["answers"] = len(answers)
-    rounded: Figures = _rounded(figures)
-    return rounded
+    return cast(VersionFigures, _rounded(figures))
 
 
-def gate_figures(answers: Sequence[Answer], gate: Gate) -> Figures:
-    """How often the gate finds a safety score below its threshold, and how often gold sees a violation there.
+def gate_figures(answers: Sequence[Answer], gate: Gate) -> GateFigures:
+    """How often the gate finds a safety score below its threshold, and how often gold sees a violation there."""
 
-    {"threshold", "safety_origin", "all", "helpfulness": the answers to prompts that are not tagged safety, where the
-    gate decides}, each of the latter two `rlhf.rewards.gate_quality.gate_quality` with "answers" and "share" flagged;
-    precision and recall are None without gold.
-    """
-
-    def measure(own: Sequence[Answer]) -> Figures:
+    def measure(own: Sequence[Answer]) -> FlaggedAnswers:
         scores = [_sigmoid((a.safety or 0.0) - gate.safety_origin) for a in own]
         found = gate_quality(scores, [bool(a.gold and a.gold["violation"]) for a in own], gate.threshold)
-        if not own or any(a.gold is None for a in own):
-            found |= {name: None for name in found if name not in ("threshold", "flagged")}
-        del found["threshold"]
-        return {"answers": len(own), "share": found["flagged"] / len(own) if own else None, **found}
+        known = bool(own) and all(a.gold is not None for a in own)
+        return {
+            "answers": len(own),
+            "share": found["flagged"] / len(own) if own else None,
+            "flagged": found["flagged"],
+            "precision": found["precision"] if known else None,
+            "precision_ci": found["precision_ci"] if known else None,
+            "recall": found["recall"] if known else None,
+            "recall_ci": found["recall_ci"] if known else None,
+            "safe_flagged": found["safe_flagged"] if known else None,
+            "safe_flagged_ci": found["safe_flagged_ci"] if known else None,
+        }
 
     scored = [a for a in answers if a.safety is not None]
     return {

@@ -7,28 +7,69 @@ paper's own data). Here an answer is unsafe where people labelled it so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
+from rlhf.conversation import Conversation
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
 from rlhf.objectives.reward import SAFETY_THRESHOLD
-from rlhf.rewards.gate_quality import gate_quality
+from rlhf.rewards.gate_quality import GateQuality, gate_quality
 
 THRESHOLDS = (0.01, 0.05, 0.1, SAFETY_THRESHOLD, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def labelled_answers(rows: Sequence[Preference]) -> tuple[list[Any], list[bool]]:
+class MeanScore(TypedDict):
+    """A mean and its 95 % interval, None where there is none."""
+
+    mean: float | None
+    ci: list[float] | None
+
+
+class Tension(TypedDict):
+    """Of some answers: both scores after the sigmoid, and Pearson's correlation (None where one does not vary)."""
+
+    answers: int
+    helpfulness: MeanScore
+    safety: MeanScore
+    correlation: float | None
+
+
+class ScoredAnswer(TypedDict):
+    """One answer's scores after the sigmoid."""
+
+    helpfulness: float
+    safety: float
+    unsafe: bool
+
+
+class GateSweep(TypedDict):
+    """The content of gate_sweep.json.
+
+    chosen: of `sweep`. precision: that was asked for. centre: whether the origins were taken off the scores. tension:
+    of "safe" and of "unsafe" answers.
+    """
+
+    sweep: list[GateQuality]
+    chosen: GateQuality
+    precision: float
+    centre: bool
+    origins: dict[str, float]
+    tension: dict[str, Tension]
+    points: list[ScoredAnswer]
+
+
+def labelled_answers(rows: Sequence[Preference]) -> tuple[list[Conversation], list[bool]]:
     """Each labelled answer's conversation, once, and whether it is unsafe.
 
     Raises:
         InputError: no answer is labelled, or all alike.
     """
-    found: dict[str, tuple[Any, bool]] = {}
+    found: dict[str, tuple[Conversation, bool]] = {}
     for row in rows:
-        for which, safe in (("chosen", row.chosen_safe), ("rejected", row.rejected_safe)):
+        answers = ((row.conversation("chosen"), row.chosen_safe), (row.conversation("rejected"), row.rejected_safe))
+        for conversation, safe in answers:
             if safe is not None:
-                conversation = row.conversation(which)  # type: ignore[arg-type]
                 found.setdefault(repr(conversation), (conversation, not safe))
     unsafe = [is_unsafe for _, is_unsafe in found.values()]
     if len(set(unsafe)) != 2:
@@ -40,12 +81,12 @@ def labelled_answers(rows: Sequence[Preference]) -> tuple[list[Any], list[bool]]
 
 def threshold_sweep(
     scores: Sequence[float], unsafe: Sequence[bool], thresholds: Sequence[float] = THRESHOLDS
-) -> list[dict[str, Any]]:
+) -> list[GateQuality]:
     """`rlhf.rewards.gate_quality.gate_quality` of each threshold, in their order."""
     return [gate_quality(scores, unsafe, threshold) for threshold in thresholds]
 
 
-def choose_threshold(sweep: Sequence[dict[str, Any]], precision: float) -> dict[str, Any]:
+def choose_threshold(sweep: Sequence[GateQuality], precision: float) -> GateQuality:
     """The row of a sweep that the gate is to use: the highest threshold that is as precise as asked for (decision 50).
 
     A higher threshold finds more unsafe answers. Where none is so precise, the most precise one that flags anything;
@@ -56,24 +97,24 @@ def choose_threshold(sweep: Sequence[dict[str, Any]], precision: float) -> dict[
     return precise[-1] if precise else max(rising, key=lambda row: row["precision"] or 0.0)
 
 
-def tension(helpfulness: Sequence[float], safety: Sequence[float], unsafe: Sequence[bool]) -> dict[str, Any]:
-    """For safe and for unsafe answers: {"answers", "helpfulness": {"mean", "ci"}, "safety": {"mean", "ci"},
-    "correlation": Pearson's between the two scores, None where one does not vary}; scores after the sigmoid.
-    """
-    found = {}
+def tension(helpfulness: Sequence[float], safety: Sequence[float], unsafe: Sequence[bool]) -> dict[str, Tension]:
+    """Of "safe" and of "unsafe" answers, from scores after the sigmoid."""
+    found: dict[str, Tension] = {}
     for name, wanted in (("safe", False), ("unsafe", True)):
         own = [(h, s) for h, s, u in zip(helpfulness, safety, unsafe, strict=True) if u == wanted]
-        columns = list(zip(*own, strict=True))
-        means = [mean_interval(column) for column in columns]
+        of_helpfulness, of_safety = zip(*own, strict=True)
         found[name] = {
             "answers": len(own),
-            **{
-                n: {"mean": m and m.mean, "ci": m and m.ci}
-                for n, m in zip(("helpfulness", "safety"), means, strict=True)
-            },
-            "correlation": correlation(*columns),
+            "helpfulness": _mean(of_helpfulness),
+            "safety": _mean(of_safety),
+            "correlation": correlation(of_helpfulness, of_safety),
         }
     return found
+
+
+def _mean(scores: Sequence[float]) -> MeanScore:
+    found = mean_interval(scores)
+    return {"mean": None, "ci": None} if found is None else {"mean": found.mean, "ci": found.ci}
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.figures import INK, Panel, Series, lines, ramp
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.rejection.curves import CurvePoint
 
 
-def kl_panel(curves: Mapping[str, Sequence[Row]]) -> Panel | None:
+def kl_panel(curves: Mapping[str, Sequence[CurvePoint]]) -> Panel | None:
     """What choosing the best of k costs: each reward curve's estimate by its name, and the bound for all."""
     series = []
     for i, (name, curve) in enumerate(curves.items()):
@@ -24,6 +25,6 @@ def kl_panel(curves: Mapping[str, Sequence[Row]]) -> Panel | None:
     return lines("KL of the best of k", series, log2=True, x_label="samples per prompt, k", note=note)
 
 
-def doublings(curve: Sequence[Row]) -> list[Row]:
+def doublings(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
     """The points at k = 1, 2, 4, .. and the last."""
     return [p for p in curve if p["k"] & (p["k"] - 1) == 0 or p["k"] == curve[-1]["k"]]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.evaluation.instructions.consistency import Everyday, Obedience
+
 COLOURS = ("#6b7280", "#1d4ed8", "#c2410c", "#047857")
 STYLES = {"trained": "-", "unseen": "--"}
 
 
-def consistency_table(rows: Sequence[Row]) -> str:
+def consistency_table(rows: Sequence[Obedience]) -> str:
     """A line a policy and group, a column a turn: the share that obeys, its interval, and its range over runs."""
     turns = list(dict.fromkeys(row["turn"] for row in rows))
     lines = [
@@ -29,8 +31,8 @@ def consistency_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _share(row: Row) -> str:
-    if row["share"] is None:
+def _share(row: Obedience) -> str:
+    if row["share"] is None or row["ci"] is None:
         return "–"
     low, high = row["ci"]
     by_run = list(row["by_run"].values())
@@ -38,7 +40,7 @@ def _share(row: Row) -> str:
     return f"{100 * row['share']:.0f} % ({100 * low:.0f} to {100 * high:.0f}{runs})"
 
 
-def everyday_table(rows: Sequence[Row]) -> str:
+def everyday_table(rows: Sequence[Everyday]) -> str:
     """A line a policy and figure: the mean, and the gain over the first policy, with their intervals."""
     lines = ["| policy | figure | mean | gain over the first |", "|---|---|---|---|"]
     for row in rows:
@@ -63,16 +65,17 @@ def attention_table(rows: Mapping[str, Sequence[float]]) -> str:
     return "\n".join(lines)
 
 
-def plot_consistency(rows: Sequence[Row], file: Path) -> None:
+def plot_consistency(rows: Sequence[Obedience], file: Path) -> None:
     """Obedience over turns with 95 % intervals: a colour a policy, dashed for unseen instructions (SVG)."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     for number, policy in enumerate(dict.fromkeys(row["policy"] for row in rows)):
         for group in dict.fromkeys(row["group"] for row in rows):
-            own = [r for r in rows if (r["policy"], r["group"]) == (policy, group) and r["share"] is not None]
-            x, y = [r["turn"] for r in own], [100 * r["share"] for r in own]
-            low, high = ([100 * r["ci"][end] for r in own] for end in (0, 1))
+            own = [r for r in rows if (r["policy"], r["group"]) == (policy, group)]
+            known = [(r["turn"], s, ci) for r in own if (s := r["share"]) is not None and (ci := r["ci"]) is not None]
+            x, y = [turn for turn, _, _ in known], [100 * share for _, share, _ in known]
+            low, high = ([100 * ci[end] for _, _, ci in known] for end in (0, 1))
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(x, y, STYLES.get(group, ":"), color=colour, marker="o", markersize=3, label=f"{policy}, {group}")
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.figures import BLUE, GREY, ORANGE, Panel, Series, lines, scatter
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import interval, number, percent
+from rlhf.rewards.gate_quality import SHARES
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.evaluation.reward_models.gate_sweep import GateSweep
+
 MOST_POINTS = 1500
 
 
-def build_gate_page(figures: Row, page: Path, title: str) -> None:
+def build_gate_page(figures: GateSweep, page: Path, title: str) -> None:
     """Write the page of a gate_sweep.json; `title` names it."""
     counts = {name: own["answers"] for name, own in figures["tension"].items()}
     content = page_template("safety.html.j2").render(
@@ -34,14 +36,13 @@ def build_gate_page(figures: Row, page: Path, title: str) -> None:
     write_page(page, content)
 
 
-def markdown_tables(figures: Row) -> str:
+def markdown_tables(figures: GateSweep) -> str:
     """`gate_tables` of a gate_sweep.json as Markdown, for the terminal: each below its name in bold."""
     return all_as_markdown(gate_tables(figures))
 
 
-def gate_tables(figures: Row) -> list[tuple[str, Table]]:
+def gate_tables(figures: GateSweep) -> list[tuple[str, Table]]:
     """(name, table): a row a threshold; both scores of safe and unsafe answers."""
-    shares = ("precision", "recall", "safe_flagged")
     sweep = Table(
         [
             ("Threshold", "on the safety score after the sigmoid"),
@@ -54,7 +55,7 @@ def gate_tables(figures: Row) -> list[tuple[str, Table]]:
             [
                 Cell(f"{row['threshold']:g}" + (", chosen" if row == figures["chosen"] else "")),
                 Cell(str(row["flagged"])),
-                *(Cell(percent(row[name]), interval(row[f"{name}_ci"], 1, share=True)) for name in shares),
+                *(Cell(percent(row[name]), interval(row[ci], 1, share=True)) for name, ci in SHARES),
             ]
             for row in figures["sweep"]
         ],
@@ -71,7 +72,7 @@ def gate_tables(figures: Row) -> list[tuple[str, Table]]:
             [
                 Cell(name),
                 Cell(str(own["answers"])),
-                *(Cell(number(own[s]["mean"]), interval(own[s]["ci"])) for s in ("helpfulness", "safety")),
+                *(Cell(number(s["mean"]), interval(s["ci"])) for s in (own["helpfulness"], own["safety"])),
                 Cell(number(own["correlation"], 2)),
             ]
             for name, own in figures["tension"].items()
@@ -80,18 +81,12 @@ def gate_tables(figures: Row) -> list[tuple[str, Table]]:
     return [("Thresholds", sweep), ("Both scores", scores)]
 
 
-def gate_panels(figures: Row) -> list[Panel]:
+def gate_panels(figures: GateSweep) -> list[Panel]:
     """Precision and recall over the threshold, and a scatter of both scores for safe and for unsafe answers."""
     sweep = figures["sweep"]
     x = [row["threshold"] for row in sweep]
-    series = [
-        Series(label, colour, x, [row[name] for row in sweep], [row[f"{name}_ci"] for row in sweep])
-        for label, colour, name in (
-            ("precision", BLUE, "precision"),
-            ("recall", ORANGE, "recall"),
-            ("safe below", GREY, "safe_flagged"),
-        )
-    ]
+    drawn = {"precision": ("precision", BLUE), "recall": ("recall", ORANGE), "safe_flagged": ("safe below", GREY)}
+    series = [Series(*drawn[name], x, [row[name] for row in sweep], [row[ci] for row in sweep]) for name, ci in SHARES]
     panels = [lines("Unsafe answers found", series, x_label="threshold", percent=True)]
     for name, colour, wanted in (("safe", BLUE, False), ("unsafe", ORANGE, True)):
         points = [point for point in figures["points"] if point["unsafe"] == wanted][:MOST_POINTS]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import NOTHING, interval, number, percent
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.evaluation.safety.figures import Rate, SafetyFigures
 
 
-def markdown_tables(figures: Row) -> str:
+def markdown_tables(figures: SafetyFigures) -> str:
     """The tables of a safety_evaluation.json, in Markdown."""
     return all_as_markdown(safety_tables(figures))
 
 
-def safety_tables(figures: Row) -> list[tuple[str, Table]]:
+def safety_tables(figures: SafetyFigures) -> list[tuple[str, Table]]:
     """(name, table): rates by judge, what goes wrong by source, scores by kind where a reward model or gold scored."""
     tables = [(f"{figures['name']}: what goes wrong, by judge", _judges(figures))]
     tables.append((f"{figures['name']}: what goes wrong, by source", _sources(figures)))
@@ -25,7 +25,7 @@ def safety_tables(figures: Row) -> list[tuple[str, Table]]:
     return tables
 
 
-def _judges(figures: Row) -> Table:
+def _judges(figures: SafetyFigures) -> Table:
     heads = [
         ("Judge", ""),
         ("Violations", "of answers to unsafe prompts"),
@@ -43,12 +43,12 @@ def _judges(figures: Row) -> Table:
     return Table(heads, rows)
 
 
-def rate_cell(rate: Row | None) -> Cell:
+def rate_cell(rate: Rate | None) -> Cell:
     """A rate with its interval; a dash for None."""
     return Cell(NOTHING) if rate is None else Cell(percent(rate["rate"]), interval(rate["ci"], 1, share=True))
 
 
-def _sources(figures: Row) -> Table:
+def _sources(figures: SafetyFigures) -> Table:
     heads = [("Source", ""), ("Kind", ""), ("Prompts", ""), *((judge, "") for judge in figures["judges"])]
     kinds = ("unsafe", "borderline", "ordinary")
     rows = [
@@ -63,7 +63,7 @@ def _sources(figures: Row) -> Table:
     return Table(heads, rows)
 
 
-def _scores(figures: Row) -> Table:
+def _scores(figures: SafetyFigures) -> Table:
     heads = [
         ("Score", "a reward model's after the sigmoid, or gold's"),
         ("Kind", "of prompt"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from rlhf.report.drawing.figures import BLUE, INK, ORANGE, Panel, Series, histogram, lines, ramp
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import NOTHING, interval, number, percent, signed
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.studies.safety_study import OverSeeds, Part, SafetyStudy
+
 # figure -> (title, what it means, is it a share)
 COLUMNS = {
     "safety": ("Safety", "mean safety score after the sigmoid, on unsafe prompts", False),
@@ -25,7 +26,7 @@ COLUMNS = {
 }
 
 
-def build_safety_study_page(study: Row, page: Path, title: str) -> None:
+def build_safety_study_page(study: SafetyStudy, page: Path, title: str) -> None:
     """Write the page of a study.json; `title` names it."""
     content = page_template("safety.html.j2").render(
         eyebrow="Study of safety data",
@@ -39,20 +40,22 @@ def build_safety_study_page(study: Row, page: Path, title: str) -> None:
     write_page(page, content)
 
 
-def markdown_tables(study: Row) -> str:
+def markdown_tables(study: SafetyStudy) -> str:
     """`study_tables` of a study.json as Markdown, for the terminal: each below its name in bold."""
     return all_as_markdown(study_tables(study))
 
 
-def study_tables(study: Row) -> list[tuple[str, Table]]:
+def study_tables(study: SafetyStudy) -> list[tuple[str, Table]]:
     """(name, table): the figures, and how they change seed by seed; shares change in points."""
     first = _label(study["parts"][0])
-    changes = [("Change from the part before", "step"), (f"Change from {first}", "gain")]
     tables = [("Parts of the safety data", study_table(study))]
-    return tables + [(name, _changes(study, key)) for name, key in changes if len(study["parts"]) > 1]
+    if len(study["parts"]) > 1:
+        tables.append(("Change from the part before", _changes(study, "step", "step_ci")))
+        tables.append((f"Change from {first}", _changes(study, "gain", "gain_ci")))
+    return tables
 
 
-def _changes(study: Row, key: str) -> Table:
+def _changes(study: SafetyStudy, key: Literal["step", "gain"], ci: Literal["step_ci", "gain_ci"]) -> Table:
     known = [name for name in COLUMNS if name in study["parts"][0]["figures"]]
     rows = []
     for part in study["parts"][1:]:
@@ -60,13 +63,14 @@ def _changes(study: Row, key: str) -> Table:
         for name in known:
             figure, share = part["figures"][name], COLUMNS[name][2]
             factor, digits = (100, 1) if share else (1, 3)
-            value = None if figure[key] is None else factor * figure[key]
-            cells.append(Cell(signed(value, digits), interval(figure[f"{key}_ci"], digits, share=share)))
+            change = figure[key]
+            value = None if change is None else factor * change
+            cells.append(Cell(signed(value, digits), interval(figure[ci], digits, share=share)))
         rows.append(cells)
     return Table([("Safety data", ""), *((COLUMNS[name][0], COLUMNS[name][1]) for name in known)], rows)
 
 
-def study_table(study: Row) -> Table:
+def study_table(study: SafetyStudy) -> Table:
     """A row a part, with the mean of each figure over the seeds and its interval; what was not measured is left out."""
     known = [name for name in COLUMNS if name in study["parts"][0]["figures"]]
     heads = [("Safety data", ""), *((COLUMNS[name][0], COLUMNS[name][1]) for name in known)]
@@ -79,11 +83,11 @@ def study_table(study: Row) -> Table:
     )
 
 
-def _label(part: Row) -> str:
+def _label(part: Part) -> str:
     return f"{100 * part['fraction']:g} %"
 
 
-def _cell(figure: Row | None, share: bool) -> Cell:
+def _cell(figure: OverSeeds | None, share: bool) -> Cell:
     if figure is None:
         return Cell(NOTHING)
     if share:
@@ -91,15 +95,15 @@ def _cell(figure: Row | None, share: bool) -> Cell:
     return Cell(number(figure["mean"]), interval(figure["ci"]))
 
 
-def study_panels(study: Row) -> list[Panel]:
+def study_panels(study: SafetyStudy) -> list[Panel]:
     """Safety, left tail, helpfulness, what goes wrong, over the parts; the distributions of safety scores."""
     parts = study["parts"]
     names = [_label(part) for part in parts]
 
     def of(label: str, colour: str, name: str) -> Series:
         figures = [part["figures"].get(name) for part in parts]
-        y, ci = [f and f["mean"] for f in figures], [f and f["ci"] for f in figures]
-        return Series(label, colour, range(len(parts)), y, ci)
+        means = [None if f is None else f["mean"] for f in figures]
+        return Series(label, colour, range(len(parts)), means, [None if f is None else f["ci"] for f in figures])
 
     panels = [
         lines("Safety", [of("reward model", BLUE, "safety"), of("gold", ORANGE, "gold_safety")], names=names),
@@ -123,7 +127,9 @@ def study_panels(study: Row) -> list[Panel]:
             percent=True,
         ),
     ]
-    histograms = [(n, p["histogram"]) for n, p in zip(names, parts, strict=True) if p["histogram"] is not None]
+    histograms = [
+        (name, counts) for name, part in zip(names, parts, strict=True) if (counts := part["histogram"]) is not None
+    ]
     if histograms:
         edges = [i / len(histograms[0][1]) for i in range(len(histograms[0][1]) + 1)]
         groups = [(name, ramp(i, len(histograms)), counts) for i, (name, counts) in enumerate(histograms)]

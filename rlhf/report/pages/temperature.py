@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from rlhf.report.drawing.curves import doublings, kl_panel
 from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp
@@ -12,11 +12,15 @@ from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table, as_text
 from rlhf.report.drawing.text import interval, number, percent, signed
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.rejection.temperature import Mean, SweepFigures, TemperatureFigures
+
+    Figure = Callable[[TemperatureFigures], Mean | None]
+
 GROUP_COLOURS = (BLUE, ORANGE, GREY, INK)
 
 
-def build_sweep_page(sweep: Row, page: Path, title: str) -> None:
+def build_sweep_page(sweep: SweepFigures, page: Path, title: str) -> None:
     """Write the page of a sweep.json; `title` names it."""
     content = page_template("temperature.html.j2").render(
         title=title,
@@ -28,12 +32,12 @@ def build_sweep_page(sweep: Row, page: Path, title: str) -> None:
     write_page(page, content)
 
 
-def text_table(sweep: Row) -> str:
+def text_table(sweep: SweepFigures) -> str:
     """The table and the choice, for the terminal."""
     return f"{as_text(sweep_table(sweep))}\n\n{headline(sweep)}"
 
 
-def headline(sweep: Row) -> str:
+def headline(sweep: SweepFigures) -> str:
     """Which temperature is best, and how sure that is."""
     best = sweep["best"]
     low, high = best["ci"]
@@ -41,39 +45,39 @@ def headline(sweep: Row) -> str:
     return f"The best of {sweep['best_of']} answers is best at temperature {best['temperature']:g}, {sure}."
 
 
-def sweep_panels(sweep: Row) -> list[Panel]:
+def sweep_panels(sweep: SweepFigures) -> list[Panel]:
     """Best, median and KL over k, a line a temperature; over the temperature: best of k, Self-BLEU, length."""
-    rows: Sequence[Row] = sweep["temperatures"]
+    rows = sweep["temperatures"]
     x = [row["temperature"] for row in rows]
     chosen = sweep["best_of"]
 
-    def over_k(title: str, key: str) -> Panel | None:
+    def over_k(title: str, key: Literal["max", "median"], ci: Literal["max_ci", "median_ci"]) -> Panel | None:
         series = []
         for i, row in enumerate(rows):
             curve = doublings(row["curve"])
-            ks, y, ci = ([p[name] for p in curve] for name in ("k", key, f"{key}_ci"))
-            series.append(Series(f"T = {row['temperature']:g}", ramp(i, len(rows)), ks, y, ci))
+            ks, y, intervals = [p["k"] for p in curve], [p[key] for p in curve], [p[ci] for p in curve]
+            series.append(Series(f"T = {row['temperature']:g}", ramp(i, len(rows)), ks, y, intervals))
         return lines(title, series, log2=True, x_label="samples per prompt, k")
 
-    def over_temperature(title: str, series: Sequence[tuple[str, str, Callable[[Row], Row | None]]], note: str) -> Any:
+    def over_temperature(title: str, series: Sequence[tuple[str, str, Figure]], note: str) -> Panel | None:
         found = []
         for label, colour, figure in series:
             values = [figure(row) for row in rows]
-            means, cis = ([None if v is None else v[key] for v in values] for key in ("mean", "ci"))
-            found.append(Series(label, colour, x, means, cis))
+            means = [None if v is None else v["mean"] for v in values]
+            found.append(Series(label, colour, x, means, [None if v is None else v["ci"] for v in values]))
         return lines(title, found, x_label="temperature", note=note)
 
-    def best(row: Row) -> Row:
+    def best(row: TemperatureFigures) -> Mean:
         point = row["curve"][chosen - 1]
         return {"mean": point["max"], "ci": point["max_ci"]}
 
-    def alike(name: str) -> Callable[[Row], Row | None]:
+    def alike(name: str) -> Figure:
         return lambda row: row["self_bleu"][name]
 
     groups = [(name, GROUP_COLOURS[i % len(GROUP_COLOURS)], alike(name)) for i, name in enumerate(sweep["groups"])]
     panels = [
-        over_k("Best of k", "max"),
-        over_k("Median of k", "median"),
+        over_k("Best of k", "max", "max_ci"),
+        over_k("Median of k", "median", "median_ci"),
         kl_panel({f"T = {row['temperature']:g}": row["curve"] for row in rows}),
         over_temperature(
             f"Best of {chosen}",
@@ -86,7 +90,7 @@ def sweep_panels(sweep: Row) -> list[Panel]:
     return [panel for panel in panels if panel is not None]
 
 
-def sweep_table(sweep: Row) -> Table:
+def sweep_table(sweep: SweepFigures) -> Table:
     """A row for each temperature: expected reward of one, of the median and of the best answer, Self-BLEU, length."""
     k = sweep["best_of"]
     heads = [
@@ -119,7 +123,7 @@ def sweep_table(sweep: Row) -> Table:
     return Table(heads, rows)
 
 
-def _mean(figures: Row | None, digits: int) -> Cell:
+def _mean(figures: Mean | None, digits: int) -> Cell:
     if figures is None:
         return Cell(number(None))
     return Cell(number(figures["mean"], digits), interval(figures["ci"], digits))

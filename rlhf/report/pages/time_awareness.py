@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.tables import Cell, Table, as_markdown
 from rlhf.report.drawing.text import NOTHING, interval, percent, signed
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.evaluation.instructions.time_awareness import TimeFigures
 
 
-def time_table(rows: Sequence[Row]) -> str:
+def time_table(rows: Sequence[TimeFigures]) -> str:
     """A line a policy and group, a column a period: the share of right answers; the gain over the first policy."""
     periods = list(dict.fromkeys(row["period"] for row in rows))
     heads = ["policy, questions", *periods, "gain over the first", "facts", "runs"]
@@ -33,5 +34,5 @@ def time_table(rows: Sequence[Row]) -> str:
     return as_markdown(Table([(head, "") for head in heads], lines))
 
 
-def _share(row: Row | None) -> Cell:
+def _share(row: TimeFigures | None) -> Cell:
     return Cell(NOTHING) if row is None else Cell(percent(row["right"]), interval(row["ci"], 1, share=True))

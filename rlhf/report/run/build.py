@@ -7,9 +7,9 @@ Everything that models or data wrote passes through the template's autoescape; f
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
@@ -22,7 +22,23 @@ from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.samples import RULE, pick_samples
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.evaluation.policies.versions import VersionFigures
+    from rlhf.report.run.tables import Figure, Interval
+
+SAID: Sequence[tuple[str, Figure, Interval]] = (
+    ("gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci"),
+    ("gold safety", "gold_safety", "gold_safety_ci"),
+    ("the referee's score", "referee_score", "referee_ci"),
+)
+KEY_FIGURES: Sequence[tuple[str, Figure, Interval, bool]] = (
+    ("Gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", False),
+    ("Gold safety", "gold_safety", "gold_safety_ci", False),
+    ("Referee's score", "referee_score", "referee_ci", False),
+    ("Wins against SFT", "win_rate_vs_sft", "win_rate_ci", True),
+    ("Tokens per answer", "mean_length", "mean_length_ci", False),
+)
+"""Name, figure, interval, and whether it is a share."""
 
 
 def build(run: Path, panels: Sequence[str] = ()) -> Path:
@@ -73,58 +89,49 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     )
 
 
-def headline(versions: list[dict[str, Any]]) -> str:
+def headline(versions: Sequence[VersionFigures]) -> str:
     """What happened from the first version to the last, in a sentence or two."""
     if len(versions) < 2:
         return "There are not two evaluated versions to compare yet."
     first, last = versions[0], versions[-1]
     says = [
-        f"{name} {_moved(first[key], last[key], first.get(ci), last.get(ci), digits)}"
-        for name, key, ci, digits in (
-            ("gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", 2),
-            ("gold safety", "gold_safety", "gold_safety_ci", 2),
-            ("the referee's score", "referee_score", "referee_ci", 2),
-        )
-        if first.get(key) is not None and last.get(key) is not None
+        f"{name} {_moved(before, after, first.get(ci), last.get(ci))}"
+        for name, key, ci in SAID
+        if (before := first.get(key)) is not None and (after := last.get(key)) is not None
     ]
     start, end = version_label(first["name"]), version_label(last["name"])
     sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
-    if last.get("win_rate_vs_sft") is not None:
+    if (won := last.get("win_rate_vs_sft")) is not None:
         judge = "" if last.get("gold_helpfulness") is not None else " by the reward models that trained it"
-        sentences.append(f"{end} wins {percent(last['win_rate_vs_sft'], 0)} of comparisons with SFT{judge}.")
+        sentences.append(f"{end} wins {percent(won, 0)} of comparisons with SFT{judge}.")
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
 
 
-def _moved(before: float, after: float, ci: Any, other: Any, digits: int) -> str:
+def _moved(before: float, after: float, ci: list[float] | None, other: list[float] | None) -> str:
     overlap = not ci or not other or (ci[0] <= other[1] and other[0] <= ci[1])
     verb = "moves" if overlap else "rises" if after > before else "falls"
-    return f"{verb} from {number(before, digits)} to {number(after, digits)}" + (
+    return f"{verb} from {number(before, 2)} to {number(after, 2)}" + (
         " (intervals overlap)" if overlap and ci and other else ""
     )
 
 
-def key_figures(versions: list[dict[str, Any]]) -> list[dict[str, str]]:
+def key_figures(versions: Sequence[VersionFigures]) -> list[dict[str, str]]:
     """The three or four figures at the top: name, before, after, interval after."""
     if len(versions) < 2:
         return []
     first, last = versions[0], versions[-1]
     found = []
-    for name, key, ci, share in (
-        ("Gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", False),
-        ("Gold safety", "gold_safety", "gold_safety_ci", False),
-        ("Referee's score", "referee_score", "referee_ci", False),
-        ("Wins against SFT", "win_rate_vs_sft", "win_rate_ci", True),
-        ("Tokens per answer", "mean_length", "mean_length_ci", False),
-    ):
-        if last.get(key) is None:
+    for name, key, ci, share in KEY_FIGURES:
+        before, after = first.get(key), last.get(key)
+        if after is None:
             continue
         digits = 1 if key == "mean_length" else 2
         show = percent if share else number
         found.append(
             {
                 "name": name,
-                "before": "" if first.get(key) is None else show(first[key], digits),
-                "after": show(last[key], 0 if share else digits),
+                "before": "" if before is None else show(before, digits),
+                "after": show(after, 0 if share else digits),
                 "ci": interval(last.get(ci), 0 if share else digits, share=share),
             }
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.intervals import wilson
@@ -11,23 +11,29 @@ from rlhf.report.drawing.curves import doublings, kl_panel
 from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp, ridges, scatter
 from rlhf.report.drawing.text import version_label
 
+if TYPE_CHECKING:
+    from rlhf.evaluation.policies.versions import VersionFigures
+    from rlhf.rejection.selection import RoundFigures
+    from rlhf.report.run.tables import Figure, Interval
+    from rlhf.rewards.training.accuracy import SummarisedReport
+
 Row = Mapping[str, Any]
 MOST_POINTS = 500
 
 
-def version_panels(versions: Sequence[Row]) -> list[Panel]:
+def version_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
     """Gold scores or the referee's, what goes wrong, win rate, reward, KL and length, each by version."""
     names = [version_label(v["name"]) for v in versions]
     x = range(len(versions))
     has_gold = any(v.get("gold_helpfulness") is not None for v in versions)
     by_models = "by the reward models that trained it"
 
-    def of(label: str, colour: str, key: str, ci: str, dashed: bool = False) -> Series:
+    def of(label: str, colour: str, key: Figure, ci: Interval, dashed: bool = False) -> Series:
         return Series(label, colour, x, [v.get(key) for v in versions], [v.get(ci) for v in versions], dashed)
 
-    def since_sft(label: str, key: str) -> Series:
+    def since_sft(label: str, key: Figure, ci: Interval) -> Series:
         y = _from_sft(versions, lambda v: v.get(key))
-        return Series(label, INK, x, y, [v.get(f"{key}_ci") for v in versions])
+        return Series(label, INK, x, y, [v.get(ci) for v in versions])
 
     panels = [
         lines(
@@ -68,13 +74,13 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
         ),
         lines(
             "Reward over SFT",
-            [since_sft("reward", "proxy_reward_gain")],
+            [since_sft("reward", "proxy_reward_gain", "proxy_reward_gain_ci")],
             names=names,
             note=f"Mean gated reward less SFT's, {by_models}.",
         ),
         lines(
             "Distance from SFT",
-            [since_sft("KL", "kl_from_sft")],
+            [since_sft("KL", "kl_from_sft", "kl_from_sft_ci")],
             names=names,
             note="KL from SFT in nats per answer.",
         ),
@@ -88,7 +94,9 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
     return _found(panels)
 
 
-def _from_sft(versions: Sequence[Row], value: Callable[[Row], float | None]) -> list[float | None]:
+def _from_sft(
+    versions: Sequence[VersionFigures], value: Callable[[VersionFigures], float | None]
+) -> list[float | None]:
     """Each version's value, and 0 for SFT itself where another version has one."""
     values = [value(v) for v in versions]
     known = any(v is not None for v in values)
@@ -99,7 +107,7 @@ def _found(panels: Sequence[Panel | None]) -> list[Panel]:
     return [panel for panel in panels if panel is not None]
 
 
-def accuracy_panels(models: Sequence[Row]) -> list[Panel]:
+def accuracy_panels(models: Sequence[SummarisedReport]) -> list[Panel]:
     """Accuracy by strength, a panel a domain and a line a version; none where no strengths are known."""
     panels = []
     for domain in ("helpfulness", "safety"):
@@ -122,13 +130,13 @@ def accuracy_panels(models: Sequence[Row]) -> list[Panel]:
     return _found(panels)
 
 
-def _strength_ci(model: Row, strength: str) -> Sequence[float] | None:
+def _strength_ci(model: SummarisedReport, strength: str) -> Sequence[float] | None:
     accuracy = model["accuracy_by_strength"].get(strength)
     pairs = (model.get("pairs_by_strength") or {}).get(strength)
     return wilson(accuracy, pairs).ci if accuracy is not None and pairs else None
 
 
-def selection_panels(selections: Sequence[Row]) -> list[Panel]:
+def selection_panels(selections: Sequence[RoundFigures]) -> list[Panel]:
     """Reward curves, a panel a version: best, median and mean of k samples against k; and what the best costs in KL."""
     panels = []
     for s in selections:

@@ -7,11 +7,17 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
 from rlhf.errors import InputError
+from rlhf.rejection.temperature import SweepFigures
+
+if TYPE_CHECKING:
+    from rlhf.evaluation.policies.versions import VersionFigures
+    from rlhf.rejection.selection import RoundFigures
+    from rlhf.rewards.training.accuracy import SummarisedReport
 
 Row = dict[str, Any]
 
@@ -37,6 +43,12 @@ class Ppo:
     result: Row
 
 
+class VersionSweep(SweepFigures):
+    """A temperature sweep and the version that it was made for."""
+
+    version: str
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """What was found in a run's folder.
@@ -52,13 +64,13 @@ class RunFiles:
 
     path: Path
     seconds: float | None = None
-    versions: list[Row] = field(default_factory=list)
-    students: list[Row] = field(default_factory=list)
+    versions: list[VersionFigures] = field(default_factory=list)
+    students: list[VersionFigures] = field(default_factory=list)
     answers: dict[str, list[Row]] = field(default_factory=dict)
-    reward_models: list[Row] = field(default_factory=list)
-    referee: Row | None = None
-    selections: list[Row] = field(default_factory=list)
-    sweeps: list[Row] = field(default_factory=list)
+    reward_models: list[SummarisedReport] = field(default_factory=list)
+    referee: SummarisedReport | None = None
+    selections: list[RoundFigures] = field(default_factory=list)
+    sweeps: list[VersionSweep] = field(default_factory=list)
     ppo: list[Ppo] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
@@ -84,14 +96,17 @@ def read_run(run: Path) -> RunFiles:
     files = RunFiles(
         path=run,
         seconds=summary.get("seconds"),
-        versions=versions,
+        versions=cast("list[VersionFigures]", versions),
         students=summary.get("students") or [],
         answers={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in names if n in evaluations},
         reward_models=summary.get("reward_models") or _accuracies(run),
-        referee=summary.get("referee") or _json(run / "referee_reward" / "accuracy.json") or None,
-        selections=[{"version": _version_of(run, path)} | _json(path) for path in _stage_files(run, "selection.json")],
+        referee=summary.get("referee") or _referee(run),
+        selections=[
+            cast("RoundFigures", {"version": _version_of(run, path)} | _json(path))
+            for path in _stage_files(run, "selection.json")
+        ],
         sweeps=[
-            sweep | {"version": _version_of(run, path)}
+            cast("VersionSweep", sweep | {"version": _version_of(run, path)})
             for path in _stage_files(run, "sweep.json")
             if (sweep := _json(path))
         ],
@@ -125,9 +140,14 @@ def _version_of(run: Path, path: Path) -> str:
     return path.relative_to(run).parts[0]
 
 
-def _accuracies(run: Path) -> list[Row]:
+def _referee(run: Path) -> SummarisedReport | None:
+    report = _json(run / "referee_reward" / "accuracy.json")
+    return cast("SummarisedReport", report) if report else None
+
+
+def _accuracies(run: Path) -> list[SummarisedReport]:
     found = [(_version_of(run, path), _json(path)) for path in _stage_files(run, "accuracy.json")]
-    return [
+    reports = [
         entry
         | {
             "version": version,
@@ -137,6 +157,7 @@ def _accuracies(run: Path) -> list[Row]:
         for version, entry in found
         if version != "referee_reward" and "accuracy" in entry
     ]
+    return cast("list[SummarisedReport]", reports)
 
 
 def _stages(run: Path) -> list[Stage]:

@@ -2,111 +2,154 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import NOTHING, interval, number, percent, signed, version_label
+from rlhf.rewards.gate_quality import SHARES
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.evaluation.policies.versions import FlaggedAnswers, VersionFigures
+    from rlhf.rejection.selection import RoundFigures
+    from rlhf.rewards.gate_quality import CountedGateQuality
+    from rlhf.rewards.training.accuracy import SummarisedReport
+
+Figure = Literal[
+    "gold_helpfulness",
+    "gold_safety",
+    "violation_rate",
+    "false_refusal_rate",
+    "win_rate_vs_sft",
+    "judge_win_rate_helpfulness",
+    "judge_win_rate_safety",
+    "proxy_win_rate_vs_sft",
+    "proxy_reward_gain",
+    "referee_score",
+    "kl_from_sft",
+    "mean_length",
+]
+"""A number of a version that is shown; each has its interval."""
+Interval = Literal[
+    "gold_helpfulness_ci",
+    "gold_safety_ci",
+    "violation_ci",
+    "false_refusal_ci",
+    "win_rate_ci",
+    "judge_win_rate_helpfulness_ci",
+    "judge_win_rate_safety_ci",
+    "proxy_win_rate_ci",
+    "proxy_reward_gain_ci",
+    "referee_ci",
+    "kl_from_sft_ci",
+    "mean_length_ci",
+]
 
 
 @dataclass(frozen=True)
 class _Column:
     title: str
     meaning: str
-    key: str
-    cell: Callable[[Row], Cell]
+    key: Figure
+    ci: Interval
+    text: Callable[[float | None], str]
+    digits: int = 3
+    share: bool = False
+
+    def cell(self, version: VersionFigures) -> Cell:
+        small = interval(version.get(self.ci), 1 if self.share else self.digits, share=self.share)
+        return Cell(self.text(version.get(self.key)), small)
 
 
-def _mean(key: str, ci: str, digits: int) -> Callable[[Row], Cell]:
-    return lambda row: Cell(number(row.get(key), digits), interval(row.get(ci), digits))
+def _mean(title: str, meaning: str, key: Figure, ci: Interval, digits: int) -> _Column:
+    return _Column(title, meaning, key, ci, lambda value: number(value, digits), digits)
 
 
-def _share(key: str, ci: str) -> Callable[[Row], Cell]:
-    return lambda row: Cell(percent(row.get(key)), interval(row.get(ci), 1, share=True))
+def _share(title: str, meaning: str, key: Figure, ci: Interval) -> _Column:
+    return _Column(title, meaning, key, ci, percent, share=True)
 
 
-def _gain(key: str) -> Callable[[Row], Cell]:
-    return lambda row: Cell(NOTHING if row.get(key) is None else signed(row[key], 2), interval(row.get(f"{key}_ci"), 2))
+def _gain(title: str, meaning: str, key: Figure, ci: Interval) -> _Column:
+    return _Column(title, meaning, key, ci, lambda value: NOTHING if value is None else signed(value, 2), 2)
 
 
+_JUDGED = (
+    "share of comparisons on prompts of domain {} that this version wins against the opponent, by the judge model "
+    "asked in both orders; ties, and verdicts that the order decides, count half"
+)
 _COLUMNS = [
-    _Column(
+    _mean(
         "Helpfulness",
         "gold helpfulness, 0 to 1, over ordinary and borderline prompts",
         "gold_helpfulness",
-        _mean("gold_helpfulness", "gold_helpfulness_ci", 3),
+        "gold_helpfulness_ci",
+        3,
     ),
-    _Column(
+    _mean(
         "Safety",
         "gold safety, 0 to 1, over the prompts of the domain safety",
         "gold_safety",
-        _mean("gold_safety", "gold_safety_ci", 3),
+        "gold_safety_ci",
+        3,
     ),
-    _Column(
-        "Violations",
-        "unsafe requests that were fulfilled",
-        "violation_rate",
-        _share("violation_rate", "violation_ci"),
-    ),
-    _Column(
+    _share("Violations", "unsafe requests that were fulfilled", "violation_rate", "violation_ci"),
+    _share(
         "False refusals",
         "ordinary and borderline requests that were refused",
         "false_refusal_rate",
-        _share("false_refusal_rate", "false_refusal_ci"),
+        "false_refusal_ci",
     ),
-    _Column(
+    _share(
         "Wins against SFT",
         "share of comparisons with SFT's answers to the same prompts that this version wins, ties half; by gold where "
         "there is gold, else by this version's reward models",
         "win_rate_vs_sft",
-        _share("win_rate_vs_sft", "win_rate_ci"),
+        "win_rate_ci",
     ),
-    *(
-        _Column(
-            f"Judge: {domain}",
-            f"share of comparisons on prompts of domain {domain} that this version wins against the opponent, by the "
-            "judge model asked in both orders; ties, and verdicts that the order decides, count half",
-            f"judge_win_rate_{domain}",
-            _share(f"judge_win_rate_{domain}", f"judge_win_rate_{domain}_ci"),
-        )
-        for domain in ("helpfulness", "safety")
+    _share(
+        "Judge: helpfulness",
+        _JUDGED.format("helpfulness"),
+        "judge_win_rate_helpfulness",
+        "judge_win_rate_helpfulness_ci",
     ),
-    _Column(
+    _share("Judge: safety", _JUDGED.format("safety"), "judge_win_rate_safety", "judge_win_rate_safety_ci"),
+    _gain(
         "Reward over SFT",
         "mean gated reward less that of SFT's answers, both by this version's reward models; raw score",
         "proxy_reward_gain",
-        _gain("proxy_reward_gain"),
+        "proxy_reward_gain_ci",
     ),
-    _Column(
+    _mean(
         "Referee",
         "raw score of a reward model of other data, which no training has seen",
         "referee_score",
-        _mean("referee_score", "referee_ci", 3),
+        "referee_ci",
+        3,
     ),
-    _Column(
+    _mean(
         "KL from SFT",
         "nats per answer, from the answers' log-probabilities under both",
         "kl_from_sft",
-        _mean("kl_from_sft", "kl_from_sft_ci", 2),
+        "kl_from_sft_ci",
+        2,
     ),
-    _Column("Length", "tokens per answer", "mean_length", _mean("mean_length", "mean_length_ci", 1)),
+    _mean("Length", "tokens per answer", "mean_length", "mean_length_ci", 1),
 ]
 
 
-def version_table(versions: Sequence[Row]) -> Table:
+def version_table(versions: Sequence[VersionFigures]) -> Table:
     """A row a version; columns that no version has are left out."""
     columns = [c for c in _COLUMNS if any(v.get(c.key) is not None for v in versions)]
     rows = [[Cell(version_label(v["name"])), *(c.cell(v) for c in columns)] for v in versions]
     return Table([("Version", ""), *((c.title, c.meaning) for c in columns)], rows)
 
 
-def accuracy_table(models: Sequence[Row], referee: Row | None) -> Table:
+def accuracy_table(models: Sequence[SummarisedReport], referee: SummarisedReport | None) -> Table:
     """A row a reward model: accuracy overall, by strength, on the other domain; and of taking the longer answer."""
-    models = [*models, *([dict(referee) | {"version": "referee"}] if referee else [])]
+    if referee:
+        models = [*models, {**referee, "version": "referee"}]
     strengths = [s for s in STRENGTHS if any((m.get("accuracy_by_strength") or {}).get(s) is not None for m in models)]
     across = any(m.get("cross_domain_accuracy") is not None for m in models)
     heads = [("Model", ""), ("Accuracy", "on held-out pairs of its domain"), ("Pairs", "held out")]
@@ -125,20 +168,21 @@ def accuracy_table(models: Sequence[Row], referee: Row | None) -> Table:
     return Table(heads, rows)
 
 
-def gate_table(versions: Sequence[Row], models: Sequence[Row]) -> Table | None:
+def gate_table(versions: Sequence[VersionFigures], models: Sequence[SummarisedReport]) -> Table | None:
     """What the safety gate finds: by people's labels, a row a safety model; by gold, a row a version's answers.
 
     None where neither was measured. Versions without gold have no precision and no recall.
     """
-    found = [
-        (f"{version_label(str(m.get('version')))} safety model, labelled pairs", m["gate"])
-        for m in models
-        if m.get("gate")
-    ]
+    found: list[tuple[str, float, CountedGateQuality | FlaggedAnswers]] = []
+    for m in models:
+        if labelled := m.get("gate"):
+            name = f"{version_label(str(m.get('version')))} safety model, labelled pairs"
+            found.append((name, labelled["threshold"], labelled))
     for v in versions:
-        for which, name in (("all", "all answers"), ("helpfulness", "prompts not tagged safety")):
-            if v.get("gate"):
-                found.append((f"{version_label(v['name'])}, {name}", {**v["gate"], **v["gate"][which]}))
+        if gate := v.get("gate"):
+            label = version_label(v["name"])
+            found.append((f"{label}, all answers", gate["threshold"], gate["all"]))
+            found.append((f"{label}, prompts not tagged safety", gate["threshold"], gate["helpfulness"]))
     if not found:
         return None
     heads = [
@@ -150,21 +194,20 @@ def gate_table(versions: Sequence[Row], models: Sequence[Row]) -> Table | None:
         ("Recall", "share of the unsafe answers that are below it"),
         ("Safe below it", "share of the safe answers that are below it"),
     ]
-    shares = ("precision", "recall", "safe_flagged")
     rows = [
         [
             Cell(name),
-            Cell(str(gate["answers"])),
-            Cell(f"{gate['threshold']:g}"),
-            Cell(str(gate["flagged"])),
-            *(Cell(percent(gate.get(s)), interval(gate.get(f"{s}_ci"), 1, share=True)) for s in shares),
+            Cell(str(flagged["answers"])),
+            Cell(f"{threshold:g}"),
+            Cell(str(flagged["flagged"])),
+            *(Cell(percent(flagged.get(s)), interval(flagged.get(ci), 1, share=True)) for s, ci in SHARES),
         ]
-        for name, gate in found
+        for name, threshold, flagged in found
     ]
     return Table(heads, rows)
 
 
-def selection_table(selections: Sequence[Row]) -> Table:
+def selection_table(selections: Sequence[RoundFigures]) -> Table:
     """A row a round of rejection sampling."""
     heads = [
         ("Version", ""),
@@ -194,18 +237,18 @@ def selection_table(selections: Sequence[Row]) -> Table:
     return Table(heads, rows)
 
 
-def kind_table(versions: Sequence[Row]) -> Table | None:
+def kind_table(versions: Sequence[VersionFigures]) -> Table | None:
     """Gold by kind of prompt, a column a version: safety for unsafe requests, helpfulness for the others."""
-    measured = [v for v in versions if v.get("by_kind")]
+    measured = [(v["name"], by_kind) for v in versions if (by_kind := v.get("by_kind"))]
     if not measured:
         return None
     order = {"ordinary": 0, "borderline": 1, "unsafe": 2}
-    kinds = {source: entry for v in measured for source, entry in v["by_kind"].items()}
+    kinds = {source: entry for _, by_kind in measured for source, entry in by_kind.items()}
     rows = []
-    for source, entry in sorted(kinds.items(), key=lambda item: (order.get(item[1].get("kind"), 3), item[0])):
-        score = "safety" if entry.get("kind") == "unsafe" else "helpfulness"
-        name = Cell(source.rpartition("/")[2] or "prompts", f"{entry.get('kind')}, {score}")
-        values = [(v["by_kind"].get(source) or {}).get(score) for v in measured]
-        rows.append([name, Cell(str(entry.get("prompts", ""))), *(Cell(number(x, 2), shade=x) for x in values)])
-    heads = [("Kind of prompt", ""), ("Prompts", ""), *((version_label(v["name"]), "") for v in measured)]
+    for source, entry in sorted(kinds.items(), key=lambda item: (order.get(item[1]["kind"], 3), item[0])):
+        score: Literal["safety", "helpfulness"] = "safety" if entry["kind"] == "unsafe" else "helpfulness"
+        name = Cell(source.rpartition("/")[2] or "prompts", f"{entry['kind']}, {score}")
+        values = [by_kind[source][score] if source in by_kind else None for _, by_kind in measured]
+        rows.append([name, Cell(str(entry["prompts"])), *(Cell(number(x, 2), shade=x) for x in values)])
+    heads = [("Kind of prompt", ""), ("Prompts", ""), *((version_label(name), "") for name, _ in measured)]
     return Table(heads, rows)

@@ -6,15 +6,16 @@ Paper, section 3.2.2 (tables 7 and 8): accuracy falls from "significantly better
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rlhf.data.rows import STRENGTHS, Domain, Preference
 from rlhf.intervals import rate_interval
+from rlhf.iteration.figures import RewardModelFigures
 from rlhf.models.reward_model import SAFETY_HEAD_FILE
 from rlhf.objectives.reward import SAFETY_THRESHOLD
-from rlhf.rewards.gate_quality import gate_quality
+from rlhf.rewards.gate_quality import CountedGateQuality, gate_quality
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import measure_origin, read_origin, write_origin
 from rlhf.rewards.protocol import RewardFunction
@@ -24,12 +25,70 @@ from rlhf.rewards.training.rows import RewardRows, seen_prompts
 ORIGIN_PAIRS = 500
 
 
-def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference]) -> dict[str, Any]:
-    """Share of the pairs whose chosen answer scores higher; a tie counts half (decision 22).
+class StrengthAccuracy(TypedDict):
+    """Of the pairs of one strength."""
 
-    Returns:
-        {"pairs", "accuracy", "accuracy_ci": [low, high], "accuracy_by_strength": {strength: {"accuracy", "pairs",
-        "ci"}}}: Wilson 95 % intervals, the strengths that occur from strongest to weakest; accuracy None without pairs.
+    accuracy: float | None
+    pairs: int
+    ci: list[float] | None
+
+
+class Accuracy(TypedDict):
+    """Share of the pairs whose chosen answer scores higher, with Wilson's 95 % intervals [low, high].
+
+    accuracy: None without pairs. accuracy_by_strength: the strengths that occur, from strongest to weakest.
+    """
+
+    pairs: int
+    accuracy: float | None
+    accuracy_ci: list[float] | None
+    accuracy_by_strength: dict[str, StrengthAccuracy]
+
+
+class AccuracyReport(Accuracy):
+    """Held-out accuracy on a model's own domain, and beside it.
+
+    cross_domain_accuracy: on the other domain's rows (None without them). longer_wins: what a length counter would
+    reach on its own rows.
+    """
+
+    domain: Domain
+    cross_domain_accuracy: float | None
+    cross_domain_ci: list[float] | None
+    cross_domain_pairs: int
+    longer_wins: float | None
+
+
+class HeldoutReport(AccuracyReport):
+    """The content of accuracy.json.
+
+    gate: of a safety model, `heldout_gate`. training_pairs: of its own domain. test_prompts_in_training: held-out rows
+    of that domain whose first question opens a row to train on, mixed-in ones too (the accuracy flatters if that is
+    not 0).
+    """
+
+    gate: CountedGateQuality | None
+    score_origin: float
+    training_pairs: int
+    test_prompts_in_training: int
+
+
+class SummarisedReport(RewardModelFigures, total=False):
+    """A `HeldoutReport` as summary.json has it: accuracies and pairs by strength apart."""
+
+    accuracy_ci: list[float] | None
+    cross_domain_accuracy: float | None
+    cross_domain_ci: list[float] | None
+    cross_domain_pairs: int
+    longer_wins: float | None
+    gate: CountedGateQuality | None
+    score_origin: float
+    training_pairs: int
+    test_prompts_in_training: int
+
+
+def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference]) -> Accuracy:
+    """Share of the pairs whose chosen answer scores higher; a tie counts half (decision 22).
 
     Raises:
         InputError: the reward function gave scores of wrong shape or not finite.
@@ -38,13 +97,14 @@ def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference
     conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in preferences]
     scores = check_scores(reward(conversations), 2 * n, name_of(reward)) if n else None
     hits = [] if scores is None else (0.5 + 0.5 * (scores[:n] - scores[n:]).sign()).tolist()
-    by_strength = {}
+    by_strength: dict[str, StrengthAccuracy] = {}
     for strength in STRENGTHS:
         own = [hit for hit, row in zip(hits, preferences, strict=True) if row.strength == strength]
         if own:
-            share = _share(own)
-            by_strength[strength] = {"accuracy": share["accuracy"], "pairs": len(own), "ci": share["accuracy_ci"]}
-    return {"pairs": n, **_share(hits), "accuracy_by_strength": by_strength}
+            accuracy, ci = _share(own)
+            by_strength[strength] = {"accuracy": accuracy, "pairs": len(own), "ci": ci}
+    accuracy, ci = _share(hits)
+    return {"pairs": n, "accuracy": accuracy, "accuracy_ci": ci, "accuracy_by_strength": by_strength}
 
 
 def longer_wins(preferences: Sequence[Preference]) -> float | None:
@@ -55,13 +115,8 @@ def longer_wins(preferences: Sequence[Preference]) -> float | None:
 
 def accuracy_report(
     reward: RewardFunction, own: Sequence[Preference], other: Sequence[Preference], domain: Domain
-) -> dict[str, Any]:
-    """What `accuracy.json` holds: `preference_accuracy` on held-out rows of the model's own domain, and beside it.
-
-    Returns:
-        {"domain", "pairs", "accuracy", "accuracy_ci", "accuracy_by_strength", "cross_domain_accuracy": on the other
-        domain's rows (None without them), "cross_domain_ci", "cross_domain_pairs", "longer_wins": on its own rows}.
-    """
+) -> AccuracyReport:
+    """`preference_accuracy` on held-out rows of the model's own domain, and on those of the other."""
     across = preference_accuracy(reward, other)
     return {
         "domain": domain,
@@ -87,7 +142,7 @@ def keep_origin(checkpoint: Path, preferences: Sequence[Preference], seed: int) 
     write_origin(checkpoint, measure_origin(scores, labels))
 
 
-def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], origin: float) -> dict[str, Any] | None:
+def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], origin: float) -> CountedGateQuality | None:
     """`gate_quality` at the paper's threshold on the labelled answers of held-out rows; None where there are none."""
     judged = [(row.conversation("chosen"), row.chosen_safe) for row in preferences]
     judged += [(row.conversation("rejected"), row.rejected_safe) for row in preferences]
@@ -100,16 +155,11 @@ def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], orig
     return {"answers": len(unsafe), **gate_quality(scores.sigmoid().tolist(), unsafe, SAFETY_THRESHOLD)}
 
 
-def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: RewardRows) -> dict[str, Any]:
+def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: RewardRows) -> HeldoutReport:
     """`accuracy_report` of a saved reward model on rows that fit it (`rlhf.rewards.training.train.fitting_rows`).
 
     Args:
         whole: the rows as they were read: where the oldest turns are cut, "yes" may open two that are strangers.
-
-    Returns:
-        besides: "training_pairs" of its own domain, and "test_prompts_in_training": held-out rows of that domain whose
-        first question opens a row to train on, mixed-in ones too (the accuracy flatters if that is not 0);
-        "score_origin", and of a safety model "gate": `heldout_gate`.
     """
     reward, origin = load_reward(checkpoint), read_origin(checkpoint)
     return {
@@ -121,13 +171,13 @@ def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: Re
     }
 
 
-def suspicious_accuracy(report: Mapping[str, Any]) -> list[str]:
+def suspicious_accuracy(report: HeldoutReport) -> list[str]:
     """Sentences about an `accuracy_report`: worse than a coin or a length counter, or measured on rows it has seen.
 
     Its 95 % interval must lie below one half, or below what counting characters reaches, as far as it is below.
     """
     found = []
-    if report["accuracy"] is not None:
+    if report["accuracy"] is not None and report["accuracy_ci"] is not None:
         highest = report["accuracy_ci"][1]
         if highest < 0.5:
             found.append(f"it prefers the rejected answer: held-out accuracy {report['accuracy']:.1%}")
@@ -144,9 +194,9 @@ def suspicious_accuracy(report: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _share(hits: Sequence[float]) -> dict[str, Any]:
+def _share(hits: Sequence[float]) -> tuple[float | None, list[float] | None]:
     rate = rate_interval(hits)
-    return {"accuracy": rate and rate.mean, "accuracy_ci": rate and rate.ci}
+    return (None, None) if rate is None else (rate.mean, rate.ci)
 
 
 def _sign(value: int) -> int:

@@ -20,6 +20,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.evaluation.policies import divergence
+from rlhf.evaluation.policies.versions import VersionFigures
 from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
 from rlhf.models.logprobs import score_rows
@@ -179,6 +180,7 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
         )
     )
     v1 = figures(tmp_path / "v1")
+    assert set(v1) == VersionFigures.__required_keys__ | VersionFigures.__optional_keys__
     assert v1["judge_model"] == "judge" and v1["judge_opponent"] == "rival"
     assert v1["judge_counts"] == {"pairs": 4, "decided": 1, "ties": 0, "order_decides": 2, "unreadable": 1}
     rows = [json.loads(line) for line in (tmp_path / "v1" / "answers.jsonl").read_text().splitlines()]

@@ -15,9 +15,11 @@ import torch
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
+from rlhf.evaluation.reward_models.gate_sweep import GateSweep
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.iteration.plan import find_recipe
 from rlhf.jsonl import read_rows, write_rows
+from rlhf.rewards.gate_quality import GateQuality
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicySource
 from rlhf.training.config import OptimizerConfig
@@ -115,6 +117,7 @@ def test_gate_sweep(recipe: Any, prompts: Path, tmp_path: Path, capsys: pytest.C
         )
     )
     figures = content(tmp_path / "out" / "gate_sweep.json")
+    assert set(figures) == GateSweep.__required_keys__ and set(figures["chosen"]) == GateQuality.__required_keys__
     # 12 and 4 characters: sigmoid(1.2) = 0.769 and sigmoid(0.4) = 0.599
     assert [(s["precision"], s["recall"], s["safe_flagged"]) for s in figures["sweep"]] == [(1, 1, 0), (0.5, 1, 1)]
     assert figures["tension"]["safe"]["safety"]["mean"] == pytest.approx(0.7685, abs=1e-4)

@@ -9,9 +9,10 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
+from rlhf.rejection.curves import BestTemperature, CurvePoint
 from rlhf.rejection.diversity import self_bleu
 from rlhf.rejection.pool import read_completions
-from rlhf.rejection.temperature import read_best_temperature
+from rlhf.rejection.temperature import Sweep, read_best_temperature
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/studies"))
 import temperature_sweep
@@ -61,6 +62,8 @@ def sweep(tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_figures_of_a_sweep(sweep, capsys: pytest.CaptureFixture[str]) -> None:
     folder = sweep()
     figures = json.loads((folder / "sweep.json").read_text())
+    assert set(figures) == Sweep.__required_keys__ and set(figures["best"]) == BestTemperature.__required_keys__
+    assert set(figures["temperatures"][0]["curve"][0]) == CurvePoint.__required_keys__
     rows = read_completions(folder / "completions.parquet")
     assert [row["temperature"] for row in figures["temperatures"]] == [0.05, 0.8, 1.5]
     assert (figures["prompts"], figures["groups"]) == (8, {"creative": 4, "factual": 4})

@@ -10,7 +10,14 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer, by_prompt, read_answers, write_answers
-from rlhf.evaluation.policies.versions import against, gold_outcome, outcomes_against, proxy_outcome, version_figures
+from rlhf.evaluation.policies.versions import (
+    VersionFigures,
+    against,
+    gold_outcome,
+    outcomes_against,
+    proxy_outcome,
+    version_figures,
+)
 
 
 def answer(
@@ -56,7 +63,7 @@ MINE = [
 
 def test_what_each_figure_averages_over() -> None:
     figures = version_figures("v1", MINE)
-    assert figures["name"] == "v1"
+    assert figures["name"] == "v1" and set(figures) == VersionFigures.__required_keys__
     assert figures["gold_helpfulness"] == pytest.approx(0.6)  # o1, o2, b1: not the unsafe ones
     assert figures["gold_safety"] == pytest.approx(0.6)  # b1, u1, u2: the domain safety
     assert figures["violation_rate"] == 0.5  # u1 of u1, u2

@@ -17,6 +17,7 @@ from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
 from rlhf.rewards.loading import load_reward
+from rlhf.rewards.training.accuracy import HeldoutReport
 
 OTHER = {"helpfulness": "safety", "safety": "helpfulness"}
 RECIPES = Path(__file__).resolve().parents[4] / "recipes"
@@ -79,6 +80,7 @@ def test_recipe_writes_checkpoint_metrics_mixture_and_accuracy(
     assert "mixture: all 12 own pairs of preferences" in said
     assert "mixture: 1 of 12 other pairs of preferences" in said
     accuracy = json.loads((tmp_path / "out/accuracy.json").read_text())
+    assert set(accuracy) == HeldoutReport.__required_keys__
     assert accuracy["domain"] == domain and accuracy["pairs"] == accuracy["cross_domain_pairs"] == 12
     assert list(accuracy["accuracy_by_strength"]) == ["better"] and accuracy["test_prompts_in_training"] == 12
     assert 0 <= accuracy["accuracy_ci"][0] <= accuracy["accuracy"] <= accuracy["accuracy_ci"][1] <= 1
