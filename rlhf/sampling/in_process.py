@@ -9,20 +9,19 @@ edge, about one in a million, can still move.)
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, StopStringCriteria
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context, TooLong
 from rlhf.models.ending import own_end_tokens
+from rlhf.progress import progress_bar
 from rlhf.sampling.cache import is_recurrent
 from rlhf.sampling.compiled import CompiledStep, step_shape
 from rlhf.sampling.decoding import Decoder, Owner, Written
@@ -112,7 +111,11 @@ class InProcessSampler:
                 "are written at once; raise policy.rows to num_samples, or lower num_samples"
             )
         ended: dict[int, dict[int, Sample]] = defaultdict(dict)
-        with _eval_mode(self.model), sharing(self.model) as shared, _progress(total, places) as progress:
+        with (
+            _eval_mode(self.model),
+            sharing(self.model) as shared,
+            progress_bar(total, "sampling", "answer") as progress,
+        ):
             if self.compile and not shared:
                 raise InputError("compile: works where all of a model's layers are plain full attention; leave it out")
             decoder = Decoder(
@@ -232,12 +235,6 @@ def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _progress(answers: int, at_once: int) -> tqdm:
-    """Shown on one process a machine, for more answers than are written at once."""
-    quiet = answers <= at_once or os.environ.get("LOCAL_RANK", "0") != "0"
-    return tqdm(total=answers, desc="sampling", unit="answer", disable=quiet, mininterval=1.0, leave=False)
 
 
 def open_in_process(source: PolicySource, opening: Opening) -> InProcessSampler:
