@@ -15,6 +15,9 @@ from rlhf.errors import InputError
 Choice = Literal["a", "b"]
 
 
+Part = Literal["train", "test"]
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two answers to one prompt, before anybody chose.
@@ -34,7 +37,7 @@ class Pair:
     domain: Domain = "helpfulness"
     id: str = ""
     models: tuple[str, str] = ("", "")
-    part: Literal["train", "test"] = "train"
+    part: Part = "train"
 
     def __post_init__(self) -> None:
         if not self.id:

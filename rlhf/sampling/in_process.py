@@ -135,7 +135,7 @@ class InProcessSampler:
                     left += self._reject(decoder, self.early_rejection)
                 progress.update(len(left))
                 for written in left:
-                    p, index = written.owner.prompt, written.owner.index
+                    p, index = written.owner.prompt, written.owner.sample
                     ended[p][index] = self._sample(written, params.stop)
                     if len(ended[p]) == num_samples:
                         answers = ended.pop(p)
