@@ -11,8 +11,8 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.reward_model import RewardModel, RewardOutput
-from rlhf.progress import progress_bar
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.stage.progress import progress_bar
 
 DEFAULT_BATCH_TOKENS = 16384
 

@@ -21,7 +21,6 @@ from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context, TooLong
 from rlhf.models.ending import own_end_tokens
-from rlhf.progress import progress_bar
 from rlhf.sampling.cache import is_recurrent
 from rlhf.sampling.compiled import CompiledStep, step_shape
 from rlhf.sampling.decoding import Decoder, Owner, Written
@@ -30,6 +29,7 @@ from rlhf.sampling.memory import rows_at_once
 from rlhf.sampling.opening import Opening, load_weights, renderer_of
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.shared_prefix import sharing
+from rlhf.stage.progress import progress_bar
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.http_client import completed
-from rlhf.progress import progress_bar
 from rlhf.sampling.chat import Answers, ServerConfig, open_chat
 from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.stage.progress import progress_bar
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # rooms of one floor know nothing of each other
     "errors intervals lifetime",
-    "architecture conversation http_client imports jsonl launch metrics objectives option_errors progress shipped "
+    "architecture conversation http_client imports jsonl launch metrics objectives option_errors shipped "
     "shorthand strict_yaml",
     "configuration",
     "stage",
