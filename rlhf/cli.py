@@ -1,6 +1,6 @@
-"""The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
-statistics | verify-reward | average`; for rows of any kind: `rlhf look | quality-gate`; for people who judge answers:
-`rlhf annotate`. Training itself is in the recipes: `rlhf recipe list | run | copy | path`.
+"""The tools around a run: `rlhf new | plan | run | report | verify | compare`; for checkpoints: `rlhf average | push`;
+for preferences and rewards: `rlhf statistics | verify-reward`; for rows of any kind: `rlhf look | quality-gate`; for
+people who judge answers: `rlhf annotate`. Training itself is in the recipes: `rlhf recipe list | run | copy | path`.
 """
 
 from __future__ import annotations
@@ -118,6 +118,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--weights", nargs="+", type=float, help="one a checkpoint; default: all the same")
     added.add_argument("--rank", type=int, help="of the mean of adapters; default: the sum of theirs, without loss")
     added = command(
+        "push",
+        lambda a: push(a.checkpoint, a.name, a.private, a.base),
+        "a checkpoint and its card to the Hugging Face hub",
+    )
+    added.add_argument("checkpoint", type=Path, help="of a policy or reward model, whole or an adapter")
+    added.add_argument("name", help="org/name")
+    added.add_argument("--private", action="store_true", help="make the repository private")
+    added.add_argument("--base", help="org/name of the model that it came from; default: what its card says")
+    added = command(
         "quality-gate",
         lambda a: quality_gate(a.rows, a.output, a.near),
         "are SFT rows consistent, do they follow their instruction, are they new, and no refusals?",
@@ -220,8 +229,10 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.disk import require_room
     from rlhf.iteration.plan import make_plan
     from rlhf.iteration.processes.stage_process import command_of
+    from rlhf.metrics import asked_trackers
 
     config = parse_config(IterativeConfig, options)
+    asked_trackers(config.trackers)
     stages = make_plan(config)
     check_plan(stages)
     states = preview(stages, config.run)
@@ -329,6 +340,13 @@ def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] 
     from rlhf.models.averaging import average_checkpoints
 
     average_checkpoints(checkpoints, output, weights=weights, rank=rank)
+
+
+def push(checkpoint: Path, name: str, private: bool, base: str | None) -> None:
+    """Upload a checkpoint (`rlhf.start.push`) and print its address."""
+    from rlhf.start.push import push
+
+    print(push(checkpoint, name, private=private, base=base))
 
 
 def quality_gate(rows: str, output: Path | None, near: float) -> bool:

@@ -16,6 +16,9 @@ Choice = Literal["a", "b"]
 Outcome = Literal["a", "b", "tie"]
 
 
+Part = Literal["train", "test"]
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two answers to one prompt, before anybody chose.
@@ -35,7 +38,7 @@ class Pair:
     domain: Domain = "helpfulness"
     id: str = ""
     models: tuple[str, str] = ("", "")
-    part: Literal["train", "test"] = "train"
+    part: Part = "train"
 
     def __post_init__(self) -> None:
         if not self.id:

@@ -68,6 +68,8 @@ class IterativeConfig:
         end_stalled: end such a stage, and with it the run, which the same command then goes on with.
         panels: import paths of panels of your own in the report, `package.module:function` (docs/extend.md).
         seed: decides every draw; version n's stages get seed + 1000 n.
+        trackers: where every stage's figures go beside metrics.jsonl and TensorBoard, as one group: any tracker of
+            accelerate's, e.g. wandb.
         strict: a stage with suspicious lines in its closing block (docs/stages.md) fails, and the run stops there.
         fresh: stages drop what a broken-off attempt left where it was made in another way, which they refuse otherwise.
     """
@@ -84,6 +86,7 @@ class IterativeConfig:
     end_stalled: bool = False
     panels: tuple[str, ...] = ()
     seed: int = 0
+    trackers: tuple[str, ...] = ()
     strict: bool = False
     fresh: bool = False
 

@@ -46,8 +46,10 @@ from rlhf.models.checkpoint.saving import probe_logits, probe_scores, read_back,
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import SAFETY_HEAD_FILE, RewardModel, save_safety_head
 from rlhf.stage import write_json
+from rlhf.stage.card import CARD_FILE
 from rlhf.training.finite import require_finite
 
+OF_ONE_ALONE = ("*.safetensors", "*.safetensors.index.json", CARD_FILE)
 SETTINGS_THAT_MAY_DIFFER = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
 
 
@@ -88,7 +90,7 @@ def average_checkpoints(
 
     partial = Path(f"{os.fspath(output)}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(folders[0], partial, ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"))
+    shutil.copytree(folders[0], partial, ignore=shutil.ignore_patterns(*OF_ONE_ALONE))
     if adapters:
         _average_adapters(folders, shares, rank, partial)
     else:

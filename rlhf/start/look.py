@@ -118,4 +118,4 @@ def _round_trip(folder: Path, renderer: Renderer) -> tuple[str, ...]:
             f"chat: the template of {folder} gives the answers {wanted} back as {texts}; "
             "give the checkpoint a template whose answers stand alone, e.g. by recipes/sft.py with --chat_template"
         )
-    return tuple(dict.fromkeys(renderer.tokenizer.decode(tokens[-1:]) for tokens in answers))
+    return tuple(dict.fromkeys(str(renderer.tokenizer.decode(tokens[-1:])) for tokens in answers))

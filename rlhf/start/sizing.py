@@ -226,7 +226,8 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
 
 def _batch(rows: int, most: int) -> int:
     """A power of two between 8 and `most` that leaves fifty steps where the rows allow."""
-    return max(8, min(most, 2 ** int(math.log2(max(8, rows / 50)))))
+    power: int = 2 ** int(math.log2(max(8, rows / 50)))
+    return max(8, min(most, power))
 
 
 def option_tree(settings: Mapping[str, tuple[object, str]]) -> dict[str, object]:
