@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlhf import annotate as annotate_command
+from rlhf.commands import annotate as annotate_command
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, mistakes_in_a_sentence
@@ -364,7 +364,7 @@ def quality_gate(rows: str, output: Path | None, near: float) -> bool:
 
 
 def annotate(arguments: argparse.Namespace) -> None:
-    """Serve the page, or write what was judged (`rlhf.annotate`)."""
+    """Serve the page, or write what was judged (`rlhf.commands.annotate`)."""
     annotate_command.annotate(arguments)
 
 

@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
-from rlhf.annotate import add_options, annotate
 from rlhf.annotation.agreement import gwet
 from rlhf.annotation.human_evaluation import turns_of, words_of
 from rlhf.annotation.page import serve
@@ -21,6 +20,7 @@ from rlhf.annotation.page.app import default_guidelines, make_app
 from rlhf.annotation.protocol import Judgement
 from rlhf.annotation.scales import EVALUATION, PREFERENCE
 from rlhf.annotation.store import Store
+from rlhf.commands.annotate import add_options, annotate
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
