@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from rlhf.commands import annotate as annotate_command
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, mistakes_in_a_sentence
@@ -141,14 +142,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     added = command(
         "annotate",
-        lambda a: annotate(a.what, a.port, a.guidelines, a.labels, a.export),
+        annotate,
         "people judge pairs of answers on a page of this machine; every judgement is kept at once",
     )
-    added.add_argument("what", type=Path, help="folder of a run that asks people, a .sqlite store, or a file of pairs")
-    added.add_argument("--port", type=int, default=8642, help="of this machine; default: 8642, 0: any that is free")
-    added.add_argument("--guidelines", type=Path, help="Markdown file, shown beside the pairs; default: our own")
-    added.add_argument("--labels", type=int, help="judgements that each pair of a file wants; default: 1")
-    added.add_argument("--export", type=Path, help="write the judgements as preference rows to this file, and end")
+    annotate_command.add_options(added)
 
     added = command("recipe", lambda a: a.call(a), "the recipes and settings that come with the package")
     actions = added.add_subparsers(required=True, metavar="list | run | copy | path")
@@ -374,17 +371,9 @@ def quality_gate(rows: str, output: Path | None, near: float) -> bool:
     return not verdict.failures
 
 
-def annotate(what: Path, port: int, guidelines: Path | None, labels: int | None, output: Path | None) -> None:
-    """Serve the page of `what`, or write what was judged there."""
-    from rlhf.annotation.page.serve import export, find_store, serve
-
-    if not 0 <= port < 65536:
-        raise InputError(f"port: must lie between 0 and 65535, got {port}")
-    store = find_store(what, labels)
-    if output is None:
-        serve(store, port=port, guidelines=guidelines)
-    else:
-        print(f"{export(store, output)} judgements in {output}")
+def annotate(arguments: argparse.Namespace) -> None:
+    """Serve the page, or write what was judged (`rlhf.commands.annotate`)."""
+    annotate_command.annotate(arguments)
 
 
 def run_recipe_file(name: str, options: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.text import clock, interval, number, percent, version_label
+from rlhf.report.pages.human_evaluation import human_panels, human_sentence, human_table, title_of
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
@@ -79,6 +80,9 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],
         distribution_panels=panels.distribution_panels(files.answers),
         change_panels=panels.change_panels(files.answers),
+        people=[
+            (title_of(found), human_sentence(found), human_table(found), human_panels(found)) for found in files.people
+        ],
         own_panels=own,
         samples=pick_samples(files.answers),
         rule=RULE.format(first=version_label(names[0]), last=version_label(names[-1])) if names else "",

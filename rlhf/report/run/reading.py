@@ -59,6 +59,7 @@ class RunFiles:
         answers: version name -> rows of its answers.jsonl.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
         selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
+        people: human_evaluation.json of each comparison that people rated (`rlhf annotate --compare`).
         config: text of config.yaml; `settings` its content.
     """
 
@@ -72,6 +73,7 @@ class RunFiles:
     selections: list[RoundFigures] = field(default_factory=list)
     sweeps: list[VersionSweep] = field(default_factory=list)
     ppo: list[Ppo] = field(default_factory=list)
+    people: list[Row] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
     settings: Row = field(default_factory=dict)
@@ -115,6 +117,7 @@ def read_run(run: Path) -> RunFiles:
             for path in _stage_files(run, "metrics.jsonl")
             if path.parent.name == "ppo"
         ],
+        people=[found for path in _stage_files(run, "human_evaluation.json") if (found := _json(path))],
         stages=_stages(run),
         config=config,
         settings=_yaml(config),
