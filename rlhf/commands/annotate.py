@@ -82,7 +82,8 @@ def compare(arguments: argparse.Namespace) -> None:
         raise InputError("labels, prompts: must be at least 1")
     if arguments.export:
         raise InputError("export: ratings are no preferences to train on; --figures writes what they say")
-    comparison = read_comparison(*arguments.compare, arguments.prompts)
+    first, second = arguments.compare
+    comparison = read_comparison(first, second, arguments.prompts)
     folder = arguments.what or _folder_of(arguments.compare, comparison.names)
     path = folder / "labels.sqlite"
     if folder.is_file() or folder.suffix == ".sqlite":
@@ -122,7 +123,8 @@ def gold_outcome(a: Given, b: Given) -> Outcome:
     from rlhf.simulation.annotator import difference, strength_of
     from rlhf.simulation.gold import Verdict
 
-    felt = difference(*(Verdict(**side.gold) for side in (a, b) if side.gold), a.domain)
+    assert a.gold is not None and b.gold is not None  # asked only where both have it
+    felt = difference(Verdict(**a.gold), Verdict(**b.gold), a.domain)
     return "tie" if strength_of(felt) == "negligibly" else "a" if felt > 0 else "b"
 
 
