@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
@@ -23,6 +23,9 @@ from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.rewards.specs import Reward, is_import_path
 from rlhf.stage import InputPath, StageConfig, open_stage
+
+if TYPE_CHECKING:
+    from rlhf.evaluation.reward_models.preference_figures import EvaluatedReward, RewardEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +79,12 @@ def main(config: EvaluateRewardsConfig) -> None:
     baselines = baseline_figures(test, train)
     accelerator = make_accelerator(seed=0)
     with stage.work(accelerator) as folder:
-        rewards: dict[str, Any] = {}
+        rewards: dict[str, EvaluatedReward] = {}
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
             scores = deal_out(test, partial(score_pairs, reward), accelerator)
             rewards[name] = {"spec": spec, "groups": reward_figures(test, scores, qualities)}
-        evaluation = {
+        evaluation: RewardEvaluation = {
             "test_pairs": {group: figures["pairs"] for group, figures in baselines[LONGER_WINS].items()},
             "test_prompts_in_training": seen_prompts(test, train) if train else None,
             "rewards": rewards,

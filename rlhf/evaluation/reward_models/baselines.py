@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
@@ -12,21 +12,23 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.pair_scores import score_pairs
-from rlhf.evaluation.reward_models.preference_figures import accuracy_figures, by_group, reward_figures
+from rlhf.evaluation.reward_models.preference_figures import RewardFigures, accuracy_figures, by_group, reward_figures
 
 LONGER_WINS = "longer wins"
 
 
-def baseline_figures(test: Sequence[Preference], train: Sequence[Preference]) -> dict[str, dict[str, Any]]:
+def baseline_figures(test: Sequence[Preference], train: Sequence[Preference]) -> dict[str, dict[str, RewardFigures]]:
     """name -> group -> figures on the test rows.
 
     "longer wins" has `accuracy_figures` alone, as characters are no log-odds; "bag of words, <domain>" for each domain
     of the training rows, and "bag of words, both" where they have two, have all of `reward_figures`.
     """
     lengths = score_pairs(answer_length, test)
-    figures: dict[str, dict[str, Any]] = {
-        LONGER_WINS: by_group(test, lambda own: accuracy_figures([test[i] for i in own], [lengths[i] for i in own]))
-    }
+
+    def by_length(own: list[int]) -> RewardFigures:
+        return cast(RewardFigures, accuracy_figures([test[i] for i in own], [lengths[i] for i in own]))
+
+    figures = {LONGER_WINS: by_group(test, by_length)}
     parts = {domain: [row for row in train if row.domain == domain] for domain in get_args(Domain)}
     parts = {domain: rows for domain, rows in parts.items() if rows}
     if len(parts) > 1:

@@ -9,7 +9,7 @@ the model expects with confidence sigmoid(|r_c - r_r|), 0.5 or more. The paper s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,69 @@ GRADES = 7
 HISTOGRAM_BINS = 20
 
 
+class ConfidenceBin(TypedDict):
+    """Pairs of like confidence: its mean, and the share that is right, with Wilson's interval."""
+
+    pairs: int
+    confidence: float
+    accuracy: float
+    ci: list[float] | None
+
+
+class Lead(TypedDict):
+    """Mean raw lead of the chosen answer over the other, with its interval."""
+
+    pairs: int
+    mean: float
+    ci: list[float] | None
+
+
+class Histogram(TypedDict):
+    """Counts of sigmoid(score) in 20 even bins of [0, 1], between 21 edges."""
+
+    edges: list[float]
+    chosen: list[int]
+    rejected: list[int]
+
+
+class GradeScore(TypedDict):
+    """The answers of one grade of true quality, 1..7: its mean, and the mean of sigmoid(score) with its interval."""
+
+    grade: int
+    answers: int
+    quality: float
+    score: float
+    ci: list[float] | None
+
+
+class Reliability(TypedDict):
+    """Calibration of sigmoid(difference).
+
+    nll: mean -log sigmoid(difference) (the ranking loss without margin; log 2 = 0.6931 knows nothing). brier: mean (1 -
+    sigmoid(difference))^2 (0.25 knows nothing). ece: mean over pairs of |accuracy - confidence| of the pair's bin.
+    curve: the bins. They hold about equally many pairs: ten, or fewer where they would hold less than 20; equal
+    confidences share a bin, so that the order of the rows decides nothing.
+    """
+
+    nll: float
+    nll_ci: list[float] | None
+    brier: float
+    ece: float
+    curve: list[ConfidenceBin]
+
+
+class Calibration(Reliability):
+    """What a reward function's scores mean. score_by_quality: None where no quality is known."""
+
+    difference_by_strength: dict[str, Lead]
+    histogram: Histogram
+    score_by_quality: list[GradeScore] | None
+
+
 def calibration_figures(
     preferences: Sequence[Preference], scores: Sequence[PairScore], qualities: Qualities | None = None
-) -> dict[str, Any]:
-    """What a reward function's scores mean on n >= 1 pairs.
-
-    Returns:
-        `reliability`'s figures; "difference_by_strength" {strength: {"pairs", "mean", "ci"}}, raw lead of the chosen
-        answer; "histogram" (`histogram`); "score_by_quality" (`score_by_quality`), None without qualities.
-    """
+) -> Calibration:
+    """What a reward function's scores mean on n >= 1 pairs."""
     leads = {
         strength: [pair.difference for row, pair in zip(preferences, scores, strict=True) if row.strength == strength]
         for strength in STRENGTHS
@@ -52,16 +106,8 @@ def calibration_figures(
     }
 
 
-def reliability(differences: NDArray[np.float64]) -> dict[str, Any]:
-    """Calibration of sigmoid(difference) on (n,) leads of the chosen answer, n >= 1.
-
-    Returns:
-        {"nll": mean -log sigmoid(difference) (the ranking loss without margin; log 2 = 0.6931 knows nothing), "nll_ci",
-        "brier": mean (1 - sigmoid(difference))^2 (0.25 knows nothing), "ece": mean over pairs of |accuracy -
-        confidence| of the pair's bin, "curve": [{"pairs", "confidence", "accuracy", "ci"}] of the bins}. Bins hold
-        about equally many pairs: ten, or fewer where they would hold less than 20; equal confidences share a bin, so
-        that the order of the rows decides nothing.
-    """
+def reliability(differences: NDArray[np.float64]) -> Reliability:
+    """Of (n,) leads of the chosen answer, n >= 1."""
     nll = mean_interval(np.logaddexp(0.0, -differences).tolist())
     assert nll is not None
     confidence = _sigmoid(np.abs(differences))
@@ -69,7 +115,7 @@ def reliability(differences: NDArray[np.float64]) -> dict[str, Any]:
     count = min(MOST_BINS, max(1, len(differences) // PAIRS_PER_BIN))
     edges = np.quantile(confidence, np.arange(1, count) / count)
     bins = np.searchsorted(edges, confidence)
-    curve: list[dict[str, Any]] = []
+    curve: list[ConfidenceBin] = []
     for number in np.unique(bins):
         own = bins == number
         rate = rate_interval(hits[own].tolist())
@@ -85,8 +131,8 @@ def reliability(differences: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def histogram(scores: Sequence[PairScore]) -> dict[str, list[float]]:
-    """Counts of sigmoid(score) in 20 even bins of [0, 1]: {"edges": 21, "chosen": 20, "rejected": 20}."""
+def histogram(scores: Sequence[PairScore]) -> Histogram:
+    """Of the chosen and of the rejected answers' scores."""
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
     chosen = _sigmoid(np.array([pair.chosen for pair in scores]))
     rejected = _sigmoid(np.array([pair.rejected for pair in scores]))
@@ -97,19 +143,19 @@ def histogram(scores: Sequence[PairScore]) -> dict[str, list[float]]:
     }
 
 
-def score_by_quality(scores: Sequence[PairScore], qualities: Qualities) -> list[dict[str, Any]]:
+def score_by_quality(scores: Sequence[PairScore], qualities: Qualities) -> list[GradeScore]:
     """Mean sigmoid(score) of the answers of each grade, seven even steps of true quality as the paper's raters had.
 
     Args:
         qualities: (chosen, rejected) of each pair, 0..1.
 
     Returns:
-        [{"grade": 1..7, "answers", "quality": mean, "score": mean, "ci"}] of the grades that occur.
+        Of the grades that occur.
     """
     values = _sigmoid(np.array([[pair.chosen, pair.rejected] for pair in scores])).ravel()
     truth = np.asarray(qualities, dtype=float).ravel()
     grades = np.minimum((truth * GRADES).astype(int), GRADES - 1) + 1
-    found = []
+    found: list[GradeScore] = []
     for grade in np.unique(grades):
         own = grades == grade
         score = mean_interval(values[own].tolist())

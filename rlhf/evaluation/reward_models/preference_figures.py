@@ -7,10 +7,10 @@ loss (by safety labels, and the recall of unsafe answers). Light: no torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, TypedDict, TypeVar, get_args
 
 from rlhf.data.rows import STRENGTHS, Domain, Preference
-from rlhf.evaluation.reward_models.calibration import Qualities, calibration_figures
+from rlhf.evaluation.reward_models.calibration import Calibration, Qualities, calibration_figures
 from rlhf.intervals import rate_interval
 
 if TYPE_CHECKING:
@@ -28,25 +28,94 @@ SAFETY_BINS = {
 }
 
 
+class Share(TypedDict):
+    """Share of some pairs whose chosen answer scores higher, a tie half, with Wilson's 95 % interval."""
+
+    pairs: int
+    accuracy: float | None
+    ci: list[float] | None
+
+
+class PrefersLonger(TypedDict):
+    """Of the pairs whose answers differ in characters, the share where the longer one scores higher."""
+
+    pairs: int
+    share: float | None
+
+
+class AccuracyFigures(Share):
+    """The same by bins, name -> share, of the bins that occur; rows without the label are in none."""
+
+    prefers_longer: PrefersLonger
+    by_strength: dict[str, Share]
+    by_safety: dict[str, Share]
+    by_source: dict[str, Share]
+    by_length: dict[str, Share]
+
+
+class Flagged(TypedDict):
+    """Recall of unsafe answers, at 0.5 and where a tenth of the safe ones is flagged; with Wilson's intervals."""
+
+    recall: float | None
+    recall_ci: list[float] | None
+    safe_flagged: float | None
+    safe_flagged_ci: list[float] | None
+    matched_recall: float | None
+    matched_recall_ci: list[float] | None
+
+
+class UnsafeRecall(TypedDict):
+    """By the score, and by the safety head's logits (None without that head)."""
+
+    unsafe_answers: int
+    safe_answers: int
+    score: Flagged
+    safety_head: Flagged | None
+
+
+class RewardFigures(AccuracyFigures, total=False):
+    """Of one reward function, or of a baseline; counting characters has neither of the two: they are no log-odds."""
+
+    unsafe_recall: UnsafeRecall | None
+    calibration: Calibration
+
+
+class EvaluatedReward(TypedDict):
+    """A reward function by its spec, and its figures: of all pairs, and of each domain."""
+
+    spec: str
+    groups: dict[str, RewardFigures]
+
+
+class RewardEvaluation(TypedDict):
+    """The content of reward_evaluation.json.
+
+    test_pairs: group ("all", and each domain) -> how many. test_prompts_in_training: None without training rows.
+    baselines: name -> group -> figures.
+    """
+
+    test_pairs: dict[str, int]
+    test_prompts_in_training: int | None
+    rewards: dict[str, EvaluatedReward]
+    baselines: dict[str, dict[str, RewardFigures]]
+
+
 def reward_figures(
     preferences: Sequence[Preference], scores: Sequence[PairScore], qualities: Qualities | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, RewardFigures]:
     """Every figure of one reward function: under "all", and under each domain that the rows have.
 
     Args:
         scores: of the rows, in their order.
         qualities: the true quality 0..1 of both answers of each row, where it is known.
-
-    Returns:
-        group -> `accuracy_figures`, "unsafe_recall" and "calibration" (`rlhf.evaluation.reward_models.calibration`).
     """
 
-    def measure(own: list[int]) -> dict[str, Any]:
+    def measure(own: list[int]) -> RewardFigures:
         rows, pairs = [preferences[i] for i in own], [scores[i] for i in own]
         return {
             **accuracy_figures(rows, pairs),
             "unsafe_recall": unsafe_recall(rows, pairs),
-            "calibration": calibration_figures(rows, pairs, qualities and [qualities[i] for i in own]),
+            "calibration": calibration_figures(rows, pairs, None if qualities is None else [qualities[i] for i in own]),
         }
 
     return by_group(preferences, measure)
@@ -71,14 +140,8 @@ def true_qualities(preferences: Sequence[Preference], scorer: GoldScorer) -> lis
     ]
 
 
-def accuracy_figures(preferences: Sequence[Preference], scores: Sequence[PairScore]) -> dict[str, Any]:
-    """Share of the pairs whose chosen answer scores higher, a tie half, with Wilson's 95 % interval; and by bins.
-
-    Returns:
-        {"pairs", "accuracy", "ci", "prefers_longer": {"pairs", "share"}, "by_strength", "by_safety", "by_source",
-        "by_length"}; each of the last four {bin: {"pairs", "accuracy", "ci"}} of the bins that occur; rows without
-        the label are in none.
-    """
+def accuracy_figures(preferences: Sequence[Preference], scores: Sequence[PairScore]) -> AccuracyFigures:
+    """Accuracy on all of the rows, and by bins of them."""
     hits = [pair.hit for pair in scores]
     return {
         **_share(hits),
@@ -98,17 +161,12 @@ def length_bin(row: Preference) -> str:
     return "longer_chosen" if gap > 0 else "shorter_chosen"
 
 
-def unsafe_recall(preferences: Sequence[Preference], scores: Sequence[PairScore]) -> dict[str, Any] | None:
+def unsafe_recall(preferences: Sequence[Preference], scores: Sequence[PairScore]) -> UnsafeRecall | None:
     """Share of the answers labelled unsafe whose sigmoid(score) is below 0.5, and of those labelled safe beside it.
 
     A model that calls everything unsafe has recall 1: the second share is what that costs. The ranking loss leaves open
     where 0.5 lies; so also the recall where a tenth of the safe answers is flagged, which a shift of all scores does
-    not change (decision 21).
-
-    Returns:
-        {"unsafe_answers", "safe_answers", "score": {"recall", "recall_ci", "safe_flagged", "safe_flagged_ci",
-        "matched_recall", "matched_recall_ci"}, "safety_head": the same by its logits, None without that head}; None
-        where no answer is labelled.
+    not change (decision 21). None where no answer is labelled.
     """
     answers = [
         (safe, score, logit)
@@ -132,23 +190,22 @@ def unsafe_recall(preferences: Sequence[Preference], scores: Sequence[PairScore]
     }
 
 
-def _flagged(answers: Sequence[tuple[bool, float]]) -> dict[str, Any]:
+def _flagged(answers: Sequence[tuple[bool, float]]) -> Flagged:
     unsafe, safe = (sorted(value for label, value in answers if label == which) for which in (False, True))
     recall, safe_flagged = (rate_interval([float(value < 0) for value in values]) for values in (unsafe, safe))
     limit = safe[int(FLAGGED_SAFE * len(safe))] if safe else None
     matched = None if limit is None else rate_interval([float(value < limit) for value in unsafe])
     return {
-        "recall": recall and recall.mean,
-        "recall_ci": recall and recall.ci,
-        "safe_flagged": safe_flagged and safe_flagged.mean,
-        "safe_flagged_ci": safe_flagged and safe_flagged.ci,
-        "matched_recall": matched and matched.mean,
-        "matched_recall_ci": matched and matched.ci,
+        "recall": None if recall is None else recall.mean,
+        "recall_ci": None if recall is None else recall.ci,
+        "safe_flagged": None if safe_flagged is None else safe_flagged.mean,
+        "safe_flagged_ci": None if safe_flagged is None else safe_flagged.ci,
+        "matched_recall": None if matched is None else matched.mean,
+        "matched_recall_ci": None if matched is None else matched.ci,
     }
 
 
-def _prefers_longer(preferences: Sequence[Preference], hits: Sequence[float]) -> dict[str, Any]:
-    """Of the pairs whose answers differ in characters, the share where the longer one scores higher."""
+def _prefers_longer(preferences: Sequence[Preference], hits: Sequence[float]) -> PrefersLonger:
     lengths = [(len(row.chosen), len(row.rejected)) for row in preferences]
     longer = [hit if c > r else 1 - hit for hit, (c, r) in zip(hits, lengths, strict=True) if c != r]
     return {"pairs": len(longer), "share": sum(longer) / len(longer) if longer else None}
@@ -160,8 +217,8 @@ def _safety_bin(row: Preference) -> str | None:
     return SAFETY_BINS[row.chosen_safe, row.rejected_safe]
 
 
-def _binned(names: Sequence[str | None], hits: Sequence[float], order: Sequence[str] = ()) -> dict[str, Any]:
-    shares = {}
+def _binned(names: Sequence[str | None], hits: Sequence[float], order: Sequence[str] = ()) -> dict[str, Share]:
+    shares: dict[str, Share] = {}
     for name in order or sorted({name for name in names if name is not None}):
         own = [hit for hit, of in zip(hits, names, strict=True) if of == name]
         if own:
@@ -169,6 +226,8 @@ def _binned(names: Sequence[str | None], hits: Sequence[float], order: Sequence[
     return shares
 
 
-def _share(hits: Sequence[float]) -> dict[str, Any]:
+def _share(hits: Sequence[float]) -> Share:
     rate = rate_interval(hits)
-    return {"pairs": len(hits), "accuracy": rate and rate.mean, "ci": rate and rate.ci}
+    if rate is None:
+        return {"pairs": 0, "accuracy": None, "ci": None}
+    return {"pairs": len(hits), "accuracy": rate.mean, "ci": rate.ci}

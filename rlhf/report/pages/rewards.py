@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, histogram, lines
@@ -12,9 +12,12 @@ from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table, as_text
 from rlhf.report.drawing.text import interval, number, percent
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf.evaluation.reward_models.preference_figures import Flagged, RewardEvaluation, RewardFigures, Share
+
+Bins = Literal["by_length", "by_strength", "by_safety", "by_source"]
 COLOURS = {"helpfulness": BLUE, "safety": ORANGE}
-BINS = {
+BINS: dict[Bins, dict[str, tuple[str, str]]] = {
     "by_length": {
         "shorter_chosen": ("Shorter chosen", "pairs whose chosen answer is the shorter one, by more than 10 %"),
         "matched": ("Matched", "pairs whose answers differ by at most 10 % in characters"),
@@ -30,10 +33,10 @@ BINS = {
 TITLES = {"by_length": "length", "by_strength": "how much better it was", "by_safety": "safety labels"}
 
 
-def build_rewards_page(evaluation: Row, page: Path, title: str) -> None:
+def build_rewards_page(evaluation: RewardEvaluation, page: Path, title: str) -> None:
     """Write the page of a reward_evaluation.json; `title` names it."""
     domains = [group for group in evaluation["test_pairs"] if group != "all"]
-    rewards: Row = evaluation["rewards"]
+    rewards = evaluation["rewards"]
     content = page_template("rewards.html.j2").render(
         title=title,
         rewards={name: reward["spec"] for name, reward in rewards.items()},
@@ -55,21 +58,19 @@ def build_rewards_page(evaluation: Row, page: Path, title: str) -> None:
     write_page(page, content)
 
 
-def text_table(evaluation: Row) -> str:
+def text_table(evaluation: RewardEvaluation) -> str:
     """Accuracy with its interval on each domain, NLL and ECE, and unsafe recall, a line a reward function."""
     domains = [group for group in evaluation["test_pairs"] if group != "all"]
     tables = [accuracy_table(evaluation, domains), calibration_table(evaluation, domains), unsafe_table(evaluation)]
     return "\n\n".join(as_text(table) for table in tables if table is not None)
 
 
-def _all(evaluation: Row) -> dict[str, Row]:
+def _all(evaluation: RewardEvaluation) -> dict[str, dict[str, RewardFigures]]:
     """name -> group -> figures, of the reward functions and then of the baselines."""
-    groups: dict[str, Row] = {name: reward["groups"] for name, reward in evaluation["rewards"].items()}
-    groups |= evaluation["baselines"]
-    return groups
+    return {name: reward["groups"] for name, reward in evaluation["rewards"].items()} | evaluation["baselines"]
 
 
-def accuracy_table(evaluation: Row, domains: Sequence[str]) -> Table:
+def accuracy_table(evaluation: RewardEvaluation, domains: Sequence[str]) -> Table:
     """Own and other domains side by side, a row a reward function or baseline (paper, table 7)."""
     heads = [("", "")]
     for domain in domains:
@@ -86,7 +87,7 @@ def accuracy_table(evaluation: Row, domains: Sequence[str]) -> Table:
     return Table(heads, rows)
 
 
-def _bins_table(evaluation: Row, domain: str, key: str) -> Table | None:
+def _bins_table(evaluation: RewardEvaluation, domain: str, key: Bins) -> Table | None:
     """Accuracy by the bins of `key` on one domain; None where no row has the label."""
     found = _all(evaluation)
     pairs = {name: bin_["pairs"] for groups in found.values() for name, bin_ in groups[domain][key].items()}
@@ -100,18 +101,18 @@ def _bins_table(evaluation: Row, domain: str, key: str) -> Table | None:
     return Table(heads, rows)
 
 
-def _source_table(evaluation: Row, domain: str) -> Table | None:
+def _source_table(evaluation: RewardEvaluation, domain: str) -> Table | None:
     table = _bins_table(evaluation, domain, "by_source")
     return table if table is not None and len(table.heads) > 2 else None
 
 
-def _accuracy(share: Row | None) -> Cell:
+def _accuracy(share: Share | None) -> Cell:
     if share is None:
         return Cell(percent(None))
     return Cell(percent(share["accuracy"]), interval(share["ci"], 1, share=True))
 
 
-def calibration_table(evaluation: Row, domains: Sequence[str]) -> Table:
+def calibration_table(evaluation: RewardEvaluation, domains: Sequence[str]) -> Table:
     """NLL, ECE and Brier score on each domain."""
     heads = [("", "")]
     for domain in domains:
@@ -131,12 +132,13 @@ def calibration_table(evaluation: Row, domains: Sequence[str]) -> Table:
     return Table(heads, rows)
 
 
-def unsafe_table(evaluation: Row) -> Table | None:
+def unsafe_table(evaluation: RewardEvaluation) -> Table | None:
     """Recall of unsafe answers at 0.5 over all rows, by the score and by the safety head; None without labels."""
     found = {name: reward["groups"]["all"]["unsafe_recall"] for name, reward in evaluation["rewards"].items()}
-    counts = next(iter(found.values()))
-    if counts is None:
+    known = {name: figures for name, figures in found.items() if figures is not None}  # all, or none of them
+    if not known:
         return None
+    counts = next(iter(known.values()))
     unsafe, safe = counts["unsafe_answers"], counts["safe_answers"]
     heads = [
         ("", ""),
@@ -147,19 +149,26 @@ def unsafe_table(evaluation: Row) -> Table | None:
         ("Safe flagged, safety head", "the same by the safety head's probability"),
         ("Recall, matched, safety head", "the same by the safety head's probability"),
     ]
-    rows = []
-    for name, figures in found.items():
-        row = [Cell(name)]
-        for reader in (figures["score"], figures["safety_head"] or {}):
-            row += [
-                Cell(percent(reader.get(key)), interval(reader.get(f"{key}_ci"), 1, share=True))
-                for key in ("recall", "safe_flagged", "matched_recall")
-            ]
-        rows.append(row)
-    return Table(heads, rows)
+    return Table(
+        heads,
+        [
+            [Cell(name), *_flagged(figures["score"]), *_flagged(figures["safety_head"])]
+            for name, figures in known.items()
+        ],
+    )
 
 
-def _bin_panels(evaluation: Row, domains: Sequence[str], key: str, names: Sequence[str]) -> list[Panel]:
+def _flagged(found: Flagged | None) -> list[Cell]:
+    if found is None:
+        return [Cell(percent(None))] * 3
+    return [
+        Cell(percent(found["recall"]), interval(found["recall_ci"], 1, share=True)),
+        Cell(percent(found["safe_flagged"]), interval(found["safe_flagged_ci"], 1, share=True)),
+        Cell(percent(found["matched_recall"]), interval(found["matched_recall_ci"], 1, share=True)),
+    ]
+
+
+def _bin_panels(evaluation: RewardEvaluation, domains: Sequence[str], key: Bins, names: Sequence[str]) -> list[Panel]:
     """A panel a domain and reward function: its accuracy by bin beside that of the baselines on the same rows."""
     found = []
     for domain in domains:
@@ -174,14 +183,13 @@ def _bin_panels(evaluation: Row, domains: Sequence[str], key: str, names: Sequen
     return [panel for panel in found if panel is not None]
 
 
-def _bin_series(label: str, colour: str, figures: Row, key: str, dashed: bool = False) -> Series:
+def _bin_series(label: str, colour: str, figures: RewardFigures, key: Bins, dashed: bool = False) -> Series:
     bins = [figures[key].get(name) for name in BINS[key]]
-    return Series(
-        label, colour, range(len(bins)), [b and b["accuracy"] for b in bins], [b and b["ci"] for b in bins], dashed
-    )
+    y, ci = [None if b is None else b["accuracy"] for b in bins], [None if b is None else b["ci"] for b in bins]
+    return Series(label, colour, range(len(bins)), y, ci, dashed)
 
 
-def _reliability_panel(name: str, groups: Row, domains: Sequence[str]) -> Panel | None:
+def _reliability_panel(name: str, groups: dict[str, RewardFigures], domains: Sequence[str]) -> Panel | None:
     perfect = Series("as it says", GREY, [0.5, 1], [0.5, 1], dashed=True, markers=False)
     series = [perfect]
     for domain in domains:
@@ -191,7 +199,7 @@ def _reliability_panel(name: str, groups: Row, domains: Sequence[str]) -> Panel 
     return lines(name, series, x_label="confidence, σ(|difference|)", y_label="accuracy", percent=True)
 
 
-def _quality_panels(name: str, groups: Row, domains: Sequence[str]) -> list[Panel]:
+def _quality_panels(name: str, groups: dict[str, RewardFigures], domains: Sequence[str]) -> list[Panel]:
     """The mean score by grade of true quality, where known; else the chosen answer's lead by strength."""
     graded, leads = [], []
     for domain in domains:
@@ -200,7 +208,8 @@ def _quality_panels(name: str, groups: Row, domains: Sequence[str]) -> list[Pane
         x, y = [p["grade"] for p in points], [p["score"] for p in points]
         graded.append(Series(f"{domain} pairs", COLOURS[domain], x, y, [p["ci"] for p in points]))
         by_strength = [figures["difference_by_strength"].get(s) for s in STRENGTHS]
-        means, cis = [p and p["mean"] for p in by_strength], [p and p["ci"] for p in by_strength]
+        means = [None if p is None else p["mean"] for p in by_strength]
+        cis = [None if p is None else p["ci"] for p in by_strength]
         leads.append(Series(f"{domain} pairs", COLOURS[domain], range(len(STRENGTHS)), means, cis))
     panels = [
         lines(
@@ -220,7 +229,7 @@ def _quality_panels(name: str, groups: Row, domains: Sequence[str]) -> list[Pane
     return [panel for panel in panels if panel is not None]
 
 
-def _histogram_panel(name: str, figures: Row, domain: str) -> Panel:
+def _histogram_panel(name: str, figures: RewardFigures, domain: str) -> Panel:
     counts = figures["calibration"]["histogram"]
     groups = [("chosen", BLUE, counts["chosen"]), ("rejected", ORANGE, counts["rejected"])]
     return histogram(f"{name}, {domain} pairs", counts["edges"], groups, x_label="σ(score)")
