@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from rlhf.configuration import to_dict
+from rlhf.conversation import give_kwargs
 from rlhf.errors import InputError, SuspiciousError
 from rlhf.lifetime import RUN_MARK
 from rlhf.stage.closing import Closing, closing_lines
@@ -33,10 +34,13 @@ class StageConfig:
         output: folder of this stage.
         strict: suspicious lines at the end (docs/stages.md lists them) are a failure: exit code 3, and what was made
             stands, whole, in `<output>.suspicious` for a look.
+        chat_template_kwargs: variables of the policies' chat template, e.g. {enable_thinking: false}; saved in the
+            template of each checkpoint that is made, for later stages and servers (docs/templates.md).
     """
 
     output: Annotated[Path, Effect.NONE]
     strict: Annotated[bool, Effect.NONE] = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,7 @@ class Stage:
                 f"strict: {found} is there from an earlier attempt; look at it, then move it to {output} to accept it, "
                 "or remove it to run the stage again"
             )
+        give_kwargs(getattr(config, "chat_template_kwargs", {}))
         self.inputs = inputs_of(config)
         self._log: MetricsLog | None = None
 
