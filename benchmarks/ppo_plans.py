@@ -57,9 +57,9 @@ def plan(name: str, shape: PretrainedConfig, hardware: str) -> str:
     policy = Path(settings["policy"])
     policy.mkdir(parents=True)
     shape.save_pretrained(policy)
-    sft = file.with_name("sft.yaml")
-    if sft.exists():  # its policy is an adapter over the base
-        trained = yaml.safe_load(sft.read_text(encoding="utf-8"))["adapter"]
+    sampling = yaml.safe_load(file.with_name("rejection_sampling.yaml").read_text(encoding="utf-8"))
+    if settings.get("roles") == "shared":  # its policy is an adapter over the base
+        trained = sampling["adapter"]
         adapter = {"r": trained["r"], "lora_alpha": trained["alpha"], "base_model_name_or_path": str(policy)}
         (policy / "adapter").mkdir()
         (policy / "adapter/adapter_config.json").write_text(json.dumps(adapter))

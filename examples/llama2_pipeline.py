@@ -39,8 +39,7 @@ from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward, read_gate
 from rlhf.rewards.training.accuracy import keep_origin
 from rlhf.rewards.training.config import RewardTrainingConfig
-from rlhf.rewards.training.helpfulness import train_helpfulness_model
-from rlhf.rewards.training.safety import train_safety_model
+from rlhf.rewards.training.train import train_reward_model
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.simulation.annotator import SimulatedAnnotator
@@ -127,12 +126,10 @@ def train_reward_models(
     optimizer = OptimizerConfig(learning_rate=1e-3, batch_size=16, micro_batch_size=8)
     config = RewardTrainingConfig(margin="small", safety_loss_weight=1.0, optimizer=optimizer)
     folders = []
-    for domain, other, share, train_model in (
-        ("helpfulness", "safety", 0.5, train_helpfulness_model),
-        ("safety", "helpfulness", 0.1, train_safety_model),
-    ):
+    kinds = (("helpfulness", "safety", 0.5, False), ("safety", "helpfulness", 0.1, True))
+    for domain, other, share, safety_head in kinds:
         rows = mix(own[domain], own[other], share, seed=0)  # the paper's mixtures: half and half; nine to one
-        model = train_model(sft, rows, config, pipeline.accelerator)
+        model = train_reward_model(sft, rows, config, pipeline.accelerator, safety_head=safety_head, seed=0)
         model.save(pipeline.folder / domain, tokenizer, pipeline.accelerator)
         keep_origin(pipeline.folder / domain, rows, seed=0)  # which score counts as 0, for the gate
         folders.append(pipeline.folder / domain)

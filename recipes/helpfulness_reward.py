@@ -15,23 +15,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
-from rlhf.rewards.training.mixture import OTHER_SHARE
-from rlhf.rewards.training.stage import RewardStageConfig, open_reward_stage, run_stage
+from rlhf.rewards.training.kinds import REWARD_KINDS
+from rlhf.rewards.training.stage import RewardStageConfig, run_reward_stage
 
 
 @dataclass(frozen=True)
 class HelpfulnessRewardConfig(RewardStageConfig):
     """The helpfulness reward model: half of the mixture are other rows."""
 
-    other_share: float = OTHER_SHARE["helpfulness"]
+    other_share: float = REWARD_KINDS["helpfulness"].other_share
 
 
 def main(config: HelpfulnessRewardConfig) -> None:
-    stage, rows = open_reward_stage("helpfulness", config)
-
-    from rlhf.rewards.training.helpfulness import train_helpfulness_model
-
-    run_stage(stage, config, rows, train_helpfulness_model)
+    run_reward_stage("helpfulness", config)
 
 
 if __name__ == "__main__":

@@ -16,23 +16,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
-from rlhf.rewards.training.mixture import OTHER_SHARE
-from rlhf.rewards.training.stage import RewardStageConfig, open_reward_stage, run_stage
+from rlhf.rewards.training.kinds import REWARD_KINDS
+from rlhf.rewards.training.stage import RewardStageConfig, run_reward_stage
 
 
 @dataclass(frozen=True)
 class SafetyRewardConfig(RewardStageConfig):
     """The safety reward model: a tenth of the mixture are other rows."""
 
-    other_share: float = OTHER_SHARE["safety"]
+    other_share: float = REWARD_KINDS["safety"].other_share
 
 
 def main(config: SafetyRewardConfig) -> None:
-    stage, rows = open_reward_stage("safety", config)
-
-    from rlhf.rewards.training.safety import train_safety_model
-
-    run_stage(stage, config, rows, train_safety_model)
+    run_reward_stage("safety", config)
 
 
 if __name__ == "__main__":

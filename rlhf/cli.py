@@ -1,6 +1,6 @@
-"""The tools around a run: `rlhf plan | report | verify | compare`; and for preferences and reward functions: `rlhf
-statistics | verify-reward | average`; for rows of any kind: `rlhf look | quality-gate`; for people who judge answers:
-`rlhf annotate`. Training itself is in the recipes: `rlhf recipe list | run | copy | path`.
+"""The tools around a run: `rlhf new | plan | run | report | verify | compare`; for checkpoints: `rlhf average | push`;
+for preferences and rewards: `rlhf statistics | verify-reward`; for rows of any kind: `rlhf look | quality-gate`; for
+people who judge answers: `rlhf annotate`. Training itself is in the recipes: `rlhf recipe list | run | copy | path`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.commands import annotate as annotate_command
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, mistakes_in_a_sentence
@@ -49,12 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument(
         "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
     )
-    added.add_argument("--test-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off")
+    for part in ("validation", "test"):
+        added.add_argument(
+            f"--{part}-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off"
+        )
     added.add_argument("--preferences", nargs="+", default=(), metavar="FILE", help="pairs for helpfulness")
     added.add_argument("--safety-preferences", nargs="+", default=(), metavar="FILE", help="pairs for safety")
     added.add_argument(
         "--referee-preferences", nargs="+", default=(), metavar="FILE", help="pairs for a judge that trains nothing"
     )
+    added.add_argument("--system", help="a system message for every dialogue that has none, e.g. to keep answers short")
     added.add_argument("--reward", help="in their place: a reward-model folder, or package.module:function")
     added.add_argument("--safety-reward", help="the same for safety")
     added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
@@ -114,12 +119,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     added = command(
         "average",
         lambda a: average(a.checkpoints, a.output, a.weights, a.rank),
-        "one reward model whose weights are the mean of several ones'",
+        "one reward model, or policy, whose weights are the mean of several ones'",
     )
     added.add_argument("checkpoints", nargs="+", type=Path, metavar="checkpoint")
     added.add_argument("--output", type=Path, required=True)
     added.add_argument("--weights", nargs="+", type=float, help="one a checkpoint; default: all the same")
     added.add_argument("--rank", type=int, help="of the mean of adapters; default: the sum of theirs, without loss")
+    added = command(
+        "push",
+        lambda a: push(a.checkpoint, a.name, a.private, a.base),
+        "a checkpoint and its card to the Hugging Face hub",
+    )
+    added.add_argument("checkpoint", type=Path, help="of a policy or reward model, whole or an adapter")
+    added.add_argument("name", help="org/name")
+    added.add_argument("--private", action="store_true", help="make the repository private")
+    added.add_argument("--base", help="org/name of the model that it came from; default: what its card says")
     added = command(
         "quality-gate",
         lambda a: quality_gate(a.rows, a.output, a.near),
@@ -131,14 +145,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     added = command(
         "annotate",
-        lambda a: annotate(a.what, a.port, a.guidelines, a.labels, a.export),
+        annotate,
         "people judge pairs of answers on a page of this machine; every judgement is kept at once",
     )
-    added.add_argument("what", type=Path, help="folder of a run that asks people, a .sqlite store, or a file of pairs")
-    added.add_argument("--port", type=int, default=8642, help="of this machine; default: 8642, 0: any that is free")
-    added.add_argument("--guidelines", type=Path, help="Markdown file, shown beside the pairs; default: our own")
-    added.add_argument("--labels", type=int, help="judgements that each pair of a file wants; default: 1")
-    added.add_argument("--export", type=Path, help="write the judgements as preference rows to this file, and end")
+    annotate_command.add_options(added)
 
     added = command("recipe", lambda a: a.call(a), "the recipes and settings that come with the package")
     actions = added.add_subparsers(required=True, metavar="list | run | copy | path")
@@ -196,10 +206,12 @@ def new(arguments: argparse.Namespace) -> None:
         run=arguments.run,
         chat=arguments.chat,
         prompts=tuple(arguments.prompts),
+        validation_prompts=tuple(arguments.validation_prompts),
         test_prompts=tuple(arguments.test_prompts),
         helpfulness_preferences=tuple(arguments.preferences),
         safety_preferences=tuple(arguments.safety_preferences),
         referee_preferences=tuple(arguments.referee_preferences),
+        system=arguments.system,
         helpfulness=arguments.reward,
         safety=arguments.safety_reward,
         versions=arguments.versions,
@@ -239,8 +251,10 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.disk import require_room
     from rlhf.iteration.plan import make_plan
     from rlhf.iteration.processes.stage_process import command_of
+    from rlhf.metrics import asked_trackers
 
     config = parse_config(IterativeConfig, options)
+    asked_trackers(config.trackers)
     stages = make_plan(config)
     check_plan(stages)
     states = preview(stages, config.run)
@@ -344,10 +358,17 @@ def look(rows: str, kind: Kind | None, tokenizer: Path | None) -> bool:
 
 
 def average(checkpoints: Sequence[Path], output: Path, weights: Sequence[float] | None, rank: int | None) -> None:
-    """Write the mean of reward models (`rlhf.models.averaging`)."""
-    from rlhf.models.averaging import average_reward_models
+    """Write the mean of reward models or policies (`rlhf.models.averaging`)."""
+    from rlhf.models.averaging import average_checkpoints
 
-    average_reward_models(checkpoints, output, weights=weights, rank=rank)
+    average_checkpoints(checkpoints, output, weights=weights, rank=rank)
+
+
+def push(checkpoint: Path, name: str, private: bool, base: str | None) -> None:
+    """Upload a checkpoint (`rlhf.start.push`) and print its address."""
+    from rlhf.start.push import push
+
+    print(push(checkpoint, name, private=private, base=base))
 
 
 def quality_gate(rows: str, output: Path | None, near: float) -> bool:
@@ -364,17 +385,9 @@ def quality_gate(rows: str, output: Path | None, near: float) -> bool:
     return not verdict.failures
 
 
-def annotate(what: Path, port: int, guidelines: Path | None, labels: int | None, output: Path | None) -> None:
-    """Serve the page of `what`, or write what was judged there."""
-    from rlhf.annotation.page.serve import export, find_store, serve
-
-    if not 0 <= port < 65536:
-        raise InputError(f"port: must lie between 0 and 65535, got {port}")
-    store = find_store(what, labels)
-    if output is None:
-        serve(store, port=port, guidelines=guidelines)
-    else:
-        print(f"{export(store, output)} judgements in {output}")
+def annotate(arguments: argparse.Namespace) -> None:
+    """Serve the page, or write what was judged (`rlhf.commands.annotate`)."""
+    annotate_command.annotate(arguments)
 
 
 def run_recipe_file(name: str, options: Sequence[str]) -> None:

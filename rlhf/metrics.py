@@ -1,18 +1,21 @@
 """Where a stage's figures go: one JSON line a step in `metrics.jsonl`, TensorBoard, and other trackers by name.
 
     tensorboard --logdir runs/demo
-    RLHF_TRACKERS=wandb accelerate launch recipes/ppo.py --config my_ppo.yaml     # any tracker that accelerate has
+    accelerate launch recipes/ppo.py --config my_ppo.yaml --trackers wandb     # any tracker that accelerate has
 
-Trackers are asked for by the environment and not by the config: they change nothing that a stage computes, and the
-driver's stages inherit them.
+In a run of several stages each stage is a run of the tracker's, named as its folder, and all of them are one group.
+Trackers change nothing that a stage computes. They are named in the config, or by RLHF_TRACKERS, parted by commas.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +26,84 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "wandb")
+"""Those of accelerate's beside TensorBoard, which is on where it is installed; each is the name of its package too."""
+PROJECT = "rlhf"
 
 
-def asked_trackers() -> list[str]:
-    """The names in `RLHF_TRACKERS`, parted by commas; InputError for one that accelerate does not know or lacks."""
-    names = [name.strip() for name in os.environ.get("RLHF_TRACKERS", "").split(",") if name.strip()]
-    if names:
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+def asked_trackers(named: Sequence[str] = ()) -> tuple[str, ...]:
+    """Those of a config, then those that RLHF_TRACKERS names. Loads none of them.
 
-        known = sorted(set(LOGGER_TYPE_TO_CLASS) - {"tensorboard"})
-        installed = {str(tracker) for tracker in get_available_trackers()}
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    f"RLHF_TRACKERS: must name some of {', '.join(known)} (TensorBoard is on), got {name!r}"
-                )
-            if name not in installed:
-                raise InputError(f"RLHF_TRACKERS: {name} is not installed; install it, or leave it out")
-    return names
+    Raises:
+        InputError: accelerate has no such tracker, or its package is not installed.
+    """
+    found = dict.fromkeys(named, "trackers")
+    for name in os.environ.get("RLHF_TRACKERS", "").split(","):
+        if name.strip():
+            found.setdefault(name.strip(), "RLHF_TRACKERS")
+    for name, option in found.items():
+        if name not in (*TRACKERS, TENSORBOARD_FOLDER):
+            near = difflib.get_close_matches(str(name), TRACKERS, 1, 0.5)
+            meant = f"did you mean {near[0]}?" if near else f"name some of {', '.join(TRACKERS)} (TensorBoard is on)"
+            raise InputError(f"{option}: there is no tracker {name!r}; {meant}")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"{option}: {name} is not installed; `pip install {name}`, or leave it out")
+    return tuple(name for name in found if name != TENSORBOARD_FOLDER)
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What trackers are told of a stage.
+
+    Args:
+        trackers: their names.
+        group: of the stages of one run: the name of its folder.
+        stage: its name in that run.
+        home: folder for what trackers write on this machine, beside the stages.
+        settings: option -> value, plain.
+    """
+
+    trackers: Sequence[str]
+    group: str
+    stage: str
+    home: Path
+    settings: Mapping[str, Any]
+
+
+def open_trackers(tracked: Tracked) -> list[Any]:
+    """accelerate's trackers, started. InputError where one does not start, which nothing is computed without."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    opened = []
+    for name in tracked.trackers:
+        project, options = _options_of(name, tracked)
+        try:
+            tracker = LOGGER_TYPE_TO_CLASS[name](project, **options)
+            tracker.start()
+            if name == "comet_ml":  # takes neither when it is opened
+                tracker.tracker.set_name(tracked.stage)
+                tracker.tracker.add_tag(tracked.group)
+            tracker.store_init_configuration(dict(tracked.settings))
+        except Exception as error:  # each raises its own kinds
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"trackers: {name} does not start ({why}); log in to it, or leave it out") from error
+        opened.append(tracker)
+    return opened
+
+
+def _options_of(name: str, tracked: Tracked) -> tuple[str, dict[str, Any]]:
+    """What accelerate calls the run (of most trackers the project), and the tracker's own words for group and name."""
+    stage, group = tracked.stage, tracked.group
+    return {
+        "aim": (stage, {"logging_dir": str(tracked.home), "experiment": group}),
+        "clearml": (f"{PROJECT}/{group}", {"task_name": stage, "tags": [group]}),
+        "comet_ml": (PROJECT, {}),
+        "dvclive": (PROJECT, {"dir": str(tracked.home / "dvclive" / stage), "save_dvc_exp": False}),
+        "mlflow": (f"{PROJECT}/{group}", {"run_name": stage, "tags": {"group": group}}),
+        "swanlab": (PROJECT, {"experiment_name": stage, "group": group}),
+        "trackio": (PROJECT, {"name": stage, "group": group}),
+        "wandb": (PROJECT, {"name": stage, "group": group}),
+    }[name]
 
 
 class MetricsLog:
@@ -48,15 +111,15 @@ class MetricsLog:
 
     Args:
         folder: the stage's folder; in it `metrics.jsonl`, and TensorBoard's events where that is installed.
-        accelerator: decides who is main, and passes the figures on to its trackers.
+        accelerator: decides who is main.
+        tracked: for trackers beside TensorBoard; None: there are none.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+    def __init__(self, folder: Path, accelerator: Accelerator, tracked: Tracked | None = None) -> None:
         self.path = folder / METRICS_FILE
         self.accelerator = accelerator
         self.board = self._open_board()
-        if accelerator.log_with:
-            accelerator.init_trackers("rlhf", init_kwargs={"wandb": {"name": folder.name.removesuffix(".partial")}})
+        self.trackers = open_trackers(tracked) if tracked is not None and accelerator.is_main_process else []
 
     def go_on(self, step: int) -> None:
         """Drop what a broken-off attempt wrote of `step` and later: a run that goes on writes that again."""
@@ -83,8 +146,17 @@ class MetricsLog:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
             self.board.flush()  # a stage that is killed has its events, and its folder can be renamed
-        if self.accelerator.trackers:
-            self.accelerator.log(numbers, step=step)
+        for tracker in self.trackers:
+            tracker.log(numbers, step=step)
+
+    def finish(self, figures: Mapping[str, Any]) -> None:
+        """Give the trackers the stage's closing figures, as closing/<name>, and end them."""
+        last = {f"closing/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
+        for tracker in self.trackers:
+            if last:
+                tracker.log(last)
+            tracker.finish()
+        self.trackers = []
 
 
 def keep_before(path: Path, step: int) -> None:

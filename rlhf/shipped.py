@@ -29,7 +29,7 @@ def shipped(path: Named) -> Named:
     It is left as it is where it exists from here, names something else, or nothing of the kind is shipped.
     """
     found = ROOT / path
-    named = os.fspath(path).startswith(("recipes/configs/", f"{LAUNCH_FILES}/"))
+    named = str(path).startswith(("recipes/configs/", f"{LAUNCH_FILES}/"))
     return type(path)(found) if named and not os.path.exists(path) and found.exists() else path
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from rlhf.annotation.labelling import batch_figures, label_batch, preferences_of, require_complete
-from rlhf.annotation.protocol import Pair
+from rlhf.annotation.protocol import Pair, Part
 from rlhf.annotation.registry import AnnotatorFiles, asked_of, make_annotator
 from rlhf.annotation.store import Store
 from rlhf.configuration import run_recipe
@@ -152,16 +152,16 @@ def main(config: CollectPreferencesConfig) -> None:
         judged.touch()
 
 
-def parts_of(config: CollectPreferencesConfig) -> dict[str, list[Prompt]]:
+def parts_of(config: CollectPreferencesConfig) -> dict[Part, list[Prompt]]:
     """The prompts of the rows that are trained on, and of those that measure."""
     prompts = load_prompts(config.prompts)
     if config.test_prompts is not None:
         return {"train": prompts, "test": load_prompts(config.test_prompts)}
-    shares = {"train": 1 - config.held_out, "test": config.held_out}
+    shares: dict[Part, float] = {"train": 1 - config.held_out, "test": config.held_out}
     return split_by_first_turn(prompts, shares, 0, lambda prompt: prompt.messages)
 
 
-def kept_draws(stage: Stage, config: CollectPreferencesConfig, parts: dict[str, list[Prompt]]) -> Kept:
+def kept_draws(stage: Stage, config: CollectPreferencesConfig, parts: dict[Part, list[Prompt]]) -> Kept:
     """The folder of what is drawn, taken over by an attempt that would draw the same."""
     prompts = [prompt for some in parts.values() for prompt in some]
     values = {name: getattr(config, name) for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "seed")}
@@ -172,7 +172,7 @@ def kept_draws(stage: Stage, config: CollectPreferencesConfig, parts: dict[str, 
 
 
 def draw_pairs(
-    config: CollectPreferencesConfig, parts: dict[str, list[Prompt]], folder: Path, accelerator: Accelerator
+    config: CollectPreferencesConfig, parts: dict[Part, list[Prompt]], folder: Path, accelerator: Accelerator
 ) -> list[Pair]:
     """`pairs_per_prompt` pairs of every prompt, in the prompts' order; those that an attempt before drew are read."""
     file = folder / "pairs.jsonl"

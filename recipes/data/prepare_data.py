@@ -18,10 +18,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeVar, get_args
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences, load_prompts
 from rlhf.data.prompt_sets import draw_prompts, short_prompts
@@ -45,11 +46,14 @@ class PrepareDataConfig(StageConfig):
         referee_preferences: preferences that a referee is trained on, a reward model that nothing else reads; a pair of
             these files that stands in the training preferences too is left out here.
         versions: names of the run's versions.
+        system: a system message that every dialogue without one of its own begins with, prompts and preferences alike.
         rounds: which prompts a version gets: "all" of them each time, a "share" that no other version gets (the paper
             has new prompts each round), or the "files" in order, one a version.
         validation_share: share of the first turns split off for validation, where you give none.
         test_share: the same for the test, and with the former for the held-out preferences.
-        max_prompt_characters: leave out a prompt whose messages have more together; 0: no limit, as for the next three.
+        max_preferences: most training pairs of a domain, and of the referee's; 0: no limit, as for the next five.
+        max_test_preferences: most held-out pairs of a domain, and of the referee's.
+        max_prompt_characters: leave out a prompt whose messages have more together.
         max_prompts: most training prompts of a version, as even over the domains as there are.
         max_validation_prompts: most validation prompts.
         max_test_prompts: most test prompts.
@@ -65,9 +69,12 @@ class PrepareDataConfig(StageConfig):
     test_preferences: tuple[DataSource, ...] = ()
     referee_preferences: tuple[DataSource, ...] = ()
     versions: tuple[str, ...] = ("v1",)
+    system: str | None = None
     rounds: Literal["all", "share", "files"] = "all"
     validation_share: float = 0.05
     test_share: float = 0.1
+    max_preferences: int = 0
+    max_test_preferences: int = 0
     max_prompt_characters: int = 2000
     max_prompts: int = 0
     max_validation_prompts: int = 64
@@ -78,6 +85,8 @@ class PrepareDataConfig(StageConfig):
     def __post_init__(self) -> None:
         if not (self.prompts or self.has_preferences):
             raise InputError("prompts: name files of prompts, or of preferences, whose prompts are taken then")
+        if self.system is not None and not self.system.strip():
+            raise InputError(f"system: must be a non-empty text, got {self.system!r}; leave it out for none")
         if not self.versions:
             raise InputError("versions: name at least one, e.g. [v1]")
         for name in ("validation_share", "test_share"):
@@ -85,7 +94,7 @@ class PrepareDataConfig(StageConfig):
                 raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")
         if self.validation_share + self.test_share >= 1:
             raise InputError("validation_share, test_share: together they must leave rows to train on")
-        for name in ("max_prompt_characters", "max_prompts", "max_validation_prompts", "max_test_prompts"):
+        for name in (field.name for field in fields(self) if field.name.startswith("max_")):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: must be 0 (no limit) or above, got {getattr(self, name)}")
         if self.rounds == "files" and len(self.prompts) != len(self.versions):
@@ -133,12 +142,12 @@ def main(config: PrepareDataConfig) -> None:
     }
     sets["validation_prompts"] = draw_prompts(held_out["validation"], config.max_validation_prompts, config.seed)
     sets["test_prompts"] = draw_prompts(held_out["test"], config.max_test_prompts, config.seed)
-    if preferences:
-        sets["preferences_train"] = pairs["train"]
-        sets["preferences_test"] = test_preferences or [*pairs["validation"], *pairs["test"]]
-    if config.referee_preferences:
-        parts = split.parts(referee)
-        sets["referee_train"], sets["referee_test"] = parts["train"], [*parts["validation"], *parts["test"]]
+    judged = {"preferences": (pairs, test_preferences)} if preferences else {}
+    judged |= {"referee": (split.parts(referee), [])} if config.referee_preferences else {}
+    for name, (parts, own) in judged.items():
+        held_out_pairs = own or [*parts["validation"], *parts["test"]]
+        sets[f"{name}_train"] = draw_preferences(parts["train"], config.max_preferences, config.seed, left_out)
+        sets[f"{name}_test"] = draw_preferences(held_out_pairs, config.max_test_preferences, config.seed, left_out)
     if empty := [name for name, rows in sets.items() if not rows]:
         raise InputError(
             f"prompts: nothing is left for {', '.join(empty)}; give more rows, or raise the limits or shares"
@@ -199,7 +208,7 @@ def deal(files: Sequence[Sequence[Prompt]], config: PrepareDataConfig) -> dict[s
 def read_prompts(sources: Sequence[str], config: PrepareDataConfig, left_out: Counter[str]) -> list[Prompt]:
     """The distinct prompts of some sources, each with an id that names its source."""
     rows = [
-        replace(row, id=f"{source}#{row.id}")
+        replace(row, id=f"{source}#{row.id}", messages=with_system(config.system, row.messages))
         for source in sources
         for row in load_prompts(source, on_bad_row=config.on_bad_row, skipped=left_out)
     ]
@@ -211,10 +220,29 @@ def read_preferences(
 ) -> list[Preference]:
     """The rows of some sources, tagged with their domain (None: their own), which their ids begin with."""
     return [
-        replace(row, id=f"{row.domain}/{row.id}")
+        replace(row, id=f"{row.domain}/{row.id}", messages=with_system(config.system, row.messages))
         for source in sources
         for row in load_preferences(source, domain=domain, on_bad_row=config.on_bad_row, skipped=left_out)
     ]
+
+
+def draw_preferences(pairs: Sequence[Preference], most: int, seed: int, left_out: Counter[str]) -> Sequence[Preference]:
+    """At most `most` pairs of a domain (0: all), drawn at random, in their order."""
+    if not most:
+        return pairs
+    kept: set[int] = set()
+    for domain in get_args(Domain):
+        of_domain = [number for number, row in enumerate(pairs) if row.domain == domain]
+        kept.update(random.Random(seed).sample(of_domain, min(most, len(of_domain))))
+    left_out["a pair more than asked for"] += len(pairs) - len(kept)
+    return [row for number, row in enumerate(pairs) if number in kept]
+
+
+def with_system(system: str | None, messages: Conversation) -> Conversation:
+    """The messages behind this system message, where they have none of their own."""
+    if system is None or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def without_those_of(

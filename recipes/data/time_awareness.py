@@ -94,6 +94,7 @@ def main(config: TimeAwarenessConfig) -> None:
     if config.facts is not None:
         facts, offices = read_facts(config.facts), []
     else:
+        assert config.world is not None  # the config asks for one of the two
         from rlhf.simulation.chronicle import tenures
         from rlhf.simulation.world import World
 

@@ -130,9 +130,8 @@ def main(config: EvaluateConsistencyConfig) -> None:
             renderer = renderer_of(source)
             sampler = open_sampler(source, accelerator.device, renderer=renderer, field=f"policies.{name}")
             for group, instructions in drawn.items():
-                checker = load_checker(
-                    config.checker, groups[group], config.judge and ServerSampler(config.judge, who="judge")
-                )
+                judge = None if config.judge is None else ServerSampler(config.judge, who="judge")
+                checker = load_checker(config.checker, groups[group], judge)
                 fits = fitting(source, renderer, config.sampling.max_new_tokens)
                 trials += hold(name, run, group, instructions, sampler, fits, checker, config, accelerator)
             if config.everyday_prompts is not None:

@@ -13,6 +13,7 @@ says what each one is) and index.html (tables and plots); prints a table.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
@@ -61,11 +62,11 @@ def main(config: EvaluateRewardsConfig) -> None:
     train = _load(config.train_preferences, config)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
 
-    from rlhf.evaluation.judging import deal_out
     from rlhf.evaluation.reward_models.baselines import LONGER_WINS, baseline_figures
     from rlhf.evaluation.reward_models.pair_scores import score_pairs
     from rlhf.evaluation.reward_models.preference_figures import reward_figures, true_qualities
     from rlhf.report.pages.rewards import build_rewards_page, text_table
+    from rlhf.rewards.distributed import deal_out
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.training.rows import seen_prompts
     from rlhf.training.accelerator import make_accelerator
@@ -78,7 +79,7 @@ def main(config: EvaluateRewardsConfig) -> None:
         rewards: dict[str, Any] = {}
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
-            scores = deal_out(test, lambda rows, reward=reward: score_pairs(reward, rows), accelerator)
+            scores = deal_out(test, partial(score_pairs, reward), accelerator)
             rewards[name] = {"spec": spec, "groups": reward_figures(test, scores, qualities)}
         evaluation = {
             "test_pairs": {group: figures["pairs"] for group, figures in baselines[LONGER_WINS].items()},

@@ -120,7 +120,7 @@ def figures(truth: list[str], given: list[str]) -> dict[str, Any]:
 
 def markdown(name: str, tables: dict[str, Any]) -> str:
     """Agreement of each detector on one model's answers, and their confusion tables."""
-    from rlhf.evaluation.safety.refusals import LABELS
+    from rlhf.data.refusals import LABELS
 
     said = [label.replace("_", " ") for label in LABELS]
     parts = [f"**{name}**", "| detector | refusal or not | kappa | three labels | kappa |\n|---|---|---|---|---|"]

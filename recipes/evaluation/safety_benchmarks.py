@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Message
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
@@ -181,7 +182,7 @@ def _answers(
 
     stop = (*config.sampling.stop, *ends)
     params = replace(config.sampling, stop=stop, seed=config.sampling.seed + config.seed)
-    prompts = [[{"role": "user", "content": text}] for text in asked]
+    prompts = [[Message(role="user", content=text)] for text in asked]
     drawn = sample_distributed(sampler, prompts, 1, params, accelerator)
     return [samples[0].text for samples in drawn]
 

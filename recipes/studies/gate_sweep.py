@@ -13,7 +13,10 @@ Markdown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
@@ -21,6 +24,10 @@ from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
 from rlhf.rewards.specs import Reward
 from rlhf.stage import StageConfig, open_stage
+
+if TYPE_CHECKING:
+    from rlhf.conversation import Conversation
+    from rlhf.rewards.protocol import RewardFunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +64,11 @@ def main(config: GateSweepConfig) -> None:
     stage = open_stage(config)
     rows = [row for source in config.preferences for row in load_preferences(source)]
 
-    from rlhf.evaluation.judging import deal_out
     from rlhf.evaluation.reward_models.gate_sweep import choose_threshold, labelled_answers, tension, threshold_sweep
     from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
+    from rlhf.rewards.distributed import deal_out
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.origin import read_origin
-    from rlhf.rewards.scoring import check_scores
     from rlhf.training.accelerator import make_accelerator
 
     conversations, unsafe = labelled_answers(rows)
@@ -74,14 +80,12 @@ def main(config: GateSweepConfig) -> None:
 
             origin = origins[name] = read_origin(spec) if config.centre else 0.0
 
-            def score(part, reward=reward, name=name, origin=origin):  # type: ignore[no-untyped-def]
-                return (check_scores(reward(part), len(part), name) - origin).sigmoid().tolist()
-
-            scores[name] = deal_out(conversations, score, accelerator)
+            scores[name] = deal_out(conversations, partial(_sigmoids, reward, name, origin), accelerator)
         sweep = threshold_sweep(scores["safety"], unsafe, config.thresholds)
+        chosen = choose_threshold(sweep, config.precision)
         figures = {
             "sweep": sweep,
-            "chosen": choose_threshold(sweep, config.precision),
+            "chosen": chosen,
             "precision": config.precision,
             "centre": config.centre,
             "origins": origins,
@@ -91,13 +95,20 @@ def main(config: GateSweepConfig) -> None:
                 for h, s, u in zip(scores["helpfulness"], scores["safety"], unsafe, strict=True)
             ],
         }
-        if (figures["chosen"]["precision"] or 0.0) < config.precision:
+        if (chosen["precision"] or 0.0) < config.precision:
             stage.say(f"precision: no threshold has {config.precision:g}; the most precise is taken", error=True)
         if stage.is_main:
             stage.write_json("gate_sweep.json", figures)
             build_gate_page(figures, folder / "index.html", config.output.name)
             stage.say(markdown_tables(figures))
             stage.closing.rows(len(conversations))
+
+
+def _sigmoids(reward: RewardFunction, name: str, origin: float, conversations: Sequence[Conversation]) -> list[float]:
+    from rlhf.rewards.scoring import check_scores
+
+    scores: list[float] = (check_scores(reward(conversations), len(conversations), name) - origin).sigmoid().tolist()
+    return scores
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ class LocalOrHub:
         require_files(**{re.sub(r"\.\d+$", "", field): path})  # the path tells which of several
         return {field if untagged(value) == value else f"{field}.rows": path}  # the tags in a name stay an option
 
+    def dataset(self, value: Any) -> str | None:
+        """See `rlhf.stage.fields.RowsCheck`."""
+        return None if source_path(value) is not None else untagged(value)
+
 
 DataSource = Annotated[str, LocalOrHub()]
 DataSources = DataSource | tuple[DataSource, ...]  # one name needs no list

@@ -117,13 +117,6 @@ def _turns(prompt: str) -> list[dict[str, Any]]:
     return [{"role": role, "content": content} for role, content in zip(roles, parts[::2], strict=True)]
 
 
-def _index(row: Row, field: str) -> int:
-    value = row.get(field)
-    if value not in (0, 1):
-        raise InputError(f"{field}: must be 0 or 1, got {value!r}")
-    return int(value)
-
-
 def _pair(prompt: Any, answers: Sequence[Any], chosen: int) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": answers[chosen], "rejected": answers[1 - chosen]}
 

@@ -169,6 +169,7 @@ HELP_FOLLOWS = (
 )
 
 _PLAIN = dict(zip("‘’‛ʼ´′“”„–—", "''''''\"\"\"--", strict=True))
+_TO_PLAIN = str.maketrans("".join(_PLAIN), "".join(_PLAIN.values()))
 # UTF-8 once read as Mac Roman or as Windows-1252, as spreadsheets leave it: ’ has become ‚Äô or â€™
 _GARBLED = {
     character.encode().decode(encoding, "ignore"): plain
@@ -201,7 +202,7 @@ def plain(answer: str) -> str:
     """
     for garbled, character in _GARBLED.items():
         answer = answer.replace(garbled, character)
-    text = unicodedata.normalize("NFKC", answer.translate(str.maketrans(_PLAIN))).lower()
+    text = unicodedata.normalize("NFKC", answer.translate(_TO_PLAIN)).lower()
     text = _EMPHASIS.sub("", text)
     for pattern, written in _CONTRACTIONS:
         text = re.sub(pattern, written, text)

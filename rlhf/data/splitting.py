@@ -11,6 +11,7 @@ from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 
 Item = TypeVar("Item")
+Part = TypeVar("Part", bound=str)
 
 
 def first_turn(messages: Conversation) -> str:
@@ -19,8 +20,8 @@ def first_turn(messages: Conversation) -> str:
 
 
 def split_by_first_turn(
-    items: Sequence[Item], fractions: Mapping[str, float], seed: int, key: Callable[[Item], Conversation]
-) -> dict[str, list[Item]]:
+    items: Sequence[Item], fractions: Mapping[Part, float], seed: int, key: Callable[[Item], Conversation]
+) -> dict[Part, list[Item]]:
     """Deal items into the named parts; equal first turns land in the same part.
 
     A part is drawn by a hash of (seed, first turn), so it depends neither on the other items nor on their order, files
@@ -34,13 +35,13 @@ def split_by_first_turn(
     """
     if any(share < 0 for share in fractions.values()) or not math.isclose(sum(fractions.values()), 1, abs_tol=1e-9):
         raise InputError(f"fractions: must be 0 or above and add up to 1, got {dict(fractions)}")
-    parts: dict[str, list[Item]] = {name: [] for name in fractions}
+    parts: dict[Part, list[Item]] = {name: [] for name in fractions}
     for item in items:
         parts[part_of(first_turn(key(item)), fractions, seed)].append(item)
     return parts
 
 
-def part_of(text: str, fractions: Mapping[str, float], seed: int) -> str:
+def part_of(text: str, fractions: Mapping[Part, float], seed: int) -> Part:
     """The part that `split_by_first_turn` deals an item to whose first turn is `text`: for items that come one by one.
 
     The fractions must add up to 1.
@@ -48,8 +49,8 @@ def part_of(text: str, fractions: Mapping[str, float], seed: int) -> str:
     return _part(_uniform(seed, text), fractions)
 
 
-def _part(draw: float, fractions: Mapping[str, float]) -> str:
-    name, edge = "", 0.0
+def _part(draw: float, fractions: Mapping[Part, float]) -> Part:
+    name, edge = next(iter(fractions)), 0.0
     for candidate, share in fractions.items():
         edge += share
         if share > 0:

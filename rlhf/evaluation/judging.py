@@ -49,8 +49,8 @@ def with_rewards(answers: Sequence[Answer], reward: GatedReward, accelerator: Ac
     judged = []
     for answer, (too_long, h, r, *s) in zip(answers, _score(answers, score, accelerator), strict=True):
         unfinished = bool(too_long) and reward.too_long == "unfinished"
-        given = {"helpfulness": h, "reward": r, "safety": s[0] if s else None}
-        judged.append(replace(answer, finished=answer.finished and not unfinished, **given))
+        finished = answer.finished and not unfinished
+        judged.append(replace(answer, finished=finished, helpfulness=h, reward=r, safety=s[0] if s else None))
     return judged
 
 

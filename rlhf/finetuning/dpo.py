@@ -74,7 +74,7 @@ def with_reference(
 
 def _parted(row: Rendered) -> tuple[list[int], list[int]]:
     """What stands before the trained tokens, and they."""
-    first, last = row.loss_mask.index(1), len(row.loss_mask) - row.loss_mask[::-1].index(1)
+    first, last = row.loss_mask.index(True), len(row.loss_mask) - row.loss_mask[::-1].index(True)
     return list(row.input_ids[:first]), list(row.input_ids[first:last])
 
 

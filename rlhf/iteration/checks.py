@@ -12,6 +12,7 @@ from types import ModuleType
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, recipe_file
+from rlhf.metrics import asked_trackers
 
 
 def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:
@@ -27,7 +28,8 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:
             modules[stage.recipe] = _import(recipe_file(stage, recipes), stage)
         config_class = typing.get_type_hints(modules[stage.recipe].main)["config"]
         try:
-            parse_config(config_class, stage.arguments)
+            config = parse_config(config_class, stage.arguments)
+            asked_trackers(getattr(config, "trackers", ()))
         except InputError as error:
             raise InputError(f"{stage.name} ({stage.config_file}): {error}") from error
     made = dependencies(stages)

@@ -70,6 +70,8 @@ class IterativeConfig:
         panels: import paths of panels of your own in the report, `package.module:function` (docs/extend.md).
         seed: decides every draw; version n's stages get seed + 1000 n.
         chat_template_kwargs: of every stage; see docs/templates.md.
+        trackers: where every stage's figures go beside metrics.jsonl and TensorBoard, as one group: any tracker of
+            accelerate's, e.g. wandb.
         strict: a stage with suspicious lines in its closing block (docs/stages.md) fails, and the run stops there.
         fresh: stages drop what a broken-off attempt left where it was made in another way, which they refuse otherwise.
     """
@@ -87,6 +89,7 @@ class IterativeConfig:
     panels: tuple[str, ...] = ()
     seed: int = 0
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    trackers: tuple[str, ...] = ()
     strict: bool = False
     fresh: bool = False
 

@@ -15,7 +15,7 @@ import yaml
 
 from rlhf.errors import InputError
 from rlhf.iteration.keeping import is_removed, lacking, removed_parts
-from rlhf.iteration.ledger import VOLATILE, Record, last_record, made_digest, read_ledger, read_stage_file
+from rlhf.iteration.ledger import Record, decides, last_record, made_digest, read_ledger, read_stage_file
 from rlhf.iteration.plan import PlannedStage, dependencies, maker_of
 from rlhf.stage import STAGE_FILE, digest
 from rlhf.stage.digests import FileDigests, changes
@@ -128,10 +128,8 @@ def damage_of(
         read: see `FileDigests.of`.
     """
     found = digests.of_folder(stage.output, read=read)
-    passed_over = VOLATILE | {*removed}
-    recorded = {
-        name: value for name, value in finished.get("files", {}).items() if Path(name).parts[0] not in passed_over
-    }
+    stays = (name for name in finished.get("files", {}) if Path(name).parts[0] not in removed)
+    recorded = {name: finished["files"][name] for name in stays if decides(name)}
     lost = changes(recorded, {name: found[name] for name in recorded if name in found})
     return None if not lost else lost[0] + (f", and {len(lost) - 1} more of its files" if len(lost) > 1 else "")
 

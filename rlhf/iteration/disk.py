@@ -7,6 +7,7 @@ go on from, its weights and two moments. Answers, figures and further states com
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ START_OF = {
     "safety_reward": "policy",
     "rejection_sampling": "fine_tune_from",
     "ppo": "policy",
+    "dpo": "policy",
+    "average_policies": "checkpoints",
     "ghost_attention": "policy",
     "context_distillation": "policy",
 }
@@ -83,6 +86,8 @@ def checkpoint_bytes(stage: PlannedStage, stages: Sequence[PlannedStage]) -> int
     if any((part.get("adapter") or {}).get("merge", True) is False for part in adapters):
         return 0
     named = given.get(option)
+    if str(named).startswith("["):  # of several that are averaged the first: they are alike
+        named = json.loads(named)[0]
     start = Path(str(named.get("checkpoint") if isinstance(named, Mapping) else named))
     maker = maker_of(start, stages)
     if maker is not None and not start.exists():

@@ -22,6 +22,7 @@ from typing import Any
 from rlhf.errors import InputError
 from rlhf.metrics import TENSORBOARD_FOLDER
 from rlhf.stage import STAGE_FILE
+from rlhf.stage.card import CARD_FILE
 
 Record = dict[str, Any]
 PROGRESS = ("started", "finished", "failed")
@@ -96,15 +97,20 @@ def wall_seconds(records: Iterable[Record]) -> float:
     return round(total + (last - first if first is not None else 0.0), 3)
 
 
+def decides(name: str) -> bool:
+    """Whether a file of a stage's folder decides anything: not what holds times, and not the cards of checkpoints."""
+    return Path(name).parts[0] not in VOLATILE and Path(name).name != CARD_FILE
+
+
 def output_digest(files: Mapping[str, str]) -> str:
-    """Digest of what a stage made, but for what holds times (`stage.json`, metrics and their events); 16 hex digits.
+    """Digest of what a stage made, but for what nothing reads (`decides`); 16 hex digits.
 
     Args:
         files: digest of every file of its folder, by path, from `rlhf.stage.digests`.
     """
     hasher = hashlib.sha256()
     for name in sorted(files, key=Path):
-        if Path(name).parts[0] not in VOLATILE:
+        if decides(name):
             hasher.update(f"{name}\0{files[name]}\n".encode())
     return hasher.hexdigest()[:16]
 

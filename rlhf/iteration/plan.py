@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from rlhf.data.loading import is_local
 from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.launching import Launch, Launches
-from rlhf.iteration.steps import ALIASES, KINDS, READ, Step, read_steps
+from rlhf.iteration.steps import ALIASES, FOLDER_NAME, KINDS, READ, Step, read_steps
 from rlhf.shipped import RECIPES as RECIPES
 from rlhf.shipped import find_recipe
 
@@ -41,6 +42,7 @@ class PlannedStage:
         links: link -> file, made before it starts.
         step: name of its step in the plan.
         makes: artifact -> where it lies in the folder.
+        student: name of the student that it trains or measures.
     """
 
     name: str
@@ -53,6 +55,7 @@ class PlannedStage:
     links: tuple[tuple[Path, Path], ...] = ()
     step: str = ""
     makes: Mapping[str, str] = field(default_factory=dict)
+    student: str = ""
 
     @property
     def processes(self) -> int:
@@ -102,7 +105,8 @@ def make_plan(config: IterativeConfig) -> list[PlannedStage]:
     """All stages of a run, each after those it reads from: the steps of `config.start`, then those of each version.
 
     The policy that stands at the end of the start is the artifact `start`: what fine-tunings and reward models start
-    from, and what every evaluation is against. It is evaluated itself before the first evaluation of a version.
+    from, and what every evaluation is against. It is evaluated itself before the first evaluation of a version. An
+    evaluation also measures the students trained since the one before, each first as it was given.
 
     Raises:
         InputError: a step reads an artifact that nothing before it makes, two steps have one folder, or an input of the
@@ -135,6 +139,8 @@ class _Planner:
         self.version = ""
         self.policy_name = self.start_name = START
         self.policy_folder = ""  # of the newest policy's step
+        self.students: list[tuple[PlannedStage, _Artifact]] = []  # trained since the last evaluation, and from what
+        self.measured: set[str] = set()  # students that are evaluated as they were given
 
     def plan(self) -> list[PlannedStage]:
         for step in read_steps(self.config.start, "start"):
@@ -148,6 +154,8 @@ class _Planner:
             for step in read_steps(version.steps, f"versions.{version.name}.steps"):
                 if step.kind.recipe == "evaluate":
                     self._evaluate(step)
+                elif step.kind.each in step.kind.reads:
+                    self._add_each(step, f"{version.name}/{step.folder}", self.config.seed + 1000 * number)
                 else:
                     self._add(step, f"{version.name}/{step.folder}", self.config.seed + 1000 * number)
                     if "policy" in step.kind.makes:
@@ -175,20 +183,58 @@ class _Planner:
 
     def _evaluate(self, step: Step) -> None:
         """Plan an evaluation of the newest policy; before the first one, that of the start, which it is set against."""
-        if "baseline" not in self.made:
+        if first := "baseline" not in self.made:
             newest = self.made["policy"], self.policy_name
             self.made["policy"], self.policy_name = self.made[START], self.start_name
             self._add(step, f"{self.start_name}_{step.folder}", self.config.seed)
             self.made["policy"], self.policy_name = newest
             self.made["baseline"] = self.made[START]
             self.made["baseline_evaluation"] = [_Artifact(self.stages[-1].output)]
-            if self.policy_name == self.start_name:
-                return
         prefix = "" if self.policy_name == self.version else f"{self.policy_folder}_"
-        self._add(step, f"{self.version}/{prefix}{step.folder}", self.config.seed)
+        name = f"{self.version}/{prefix}{step.folder}"
+        again = self.students and any(stage.name == name for stage in self.stages)
+        if not again and not (first and self.policy_name == self.start_name):
+            self._add(step, name, self.config.seed)
+        self._evaluate_students(step)
 
-    def _add(self, step: Step, name: str, seed: int) -> None:
-        """Plan a stage. Options that are paths are its inputs; those that read nothing are left out."""
+    def _evaluate_students(self, step: Step) -> None:
+        """Plan an evaluation of each new student beside the policy's: against the start too, without a KL from it."""
+        made, policy_name = self.made, self.policy_name
+        for stage, given in self.students:
+            trained = _Artifact(stage.output / next(iter(stage.makes.values())))
+            asked = [(f"{self.version}_{stage.student}", stage.name, trained)]
+            if str(given.place) not in self.measured:
+                asked.insert(0, (stage.student, f"{stage.step}_{stage.student}", given))
+            self.measured.add(str(given.place))
+            for label, folder, policy in asked:
+                self.made = {name: found for name, found in made.items() if name != "baseline"} | {"policy": [policy]}
+                self.policy_name = label
+                self._add(step, f"{folder}_{step.folder}", self.config.seed, student=stage.student)
+        self.made, self.policy_name, self.students = made, policy_name, []
+
+    def _add_each(self, step: Step, name: str, seed: int) -> None:
+        """Plan a stage for each of what the step reads one by one, called after the folder that it is in."""
+        assert step.kind.each is not None
+        each: dict[str, _Artifact] = {}
+        for artifact in self._read(step.kind.reads[step.kind.each], f"{name}: {step.kind.each}"):
+            place = Path(artifact.place)
+            called = place.parent.name if place.name == "checkpoint" else place.name
+            if re.fullmatch(FOLDER_NAME, called) is None or called in each:
+                other = f", as {each[called].place} is" if called in each else ""
+                raise InputError(f"{name}: {place} is called {called!r}{other}; give it a folder's name of its own")
+            each[called] = artifact
+        for called, artifact in each.items():
+            self._add(step, f"{name}_{called}", seed, one=artifact, student=called)
+            if "student" in step.kind.makes:
+                self.students.append((self.stages[-1], artifact))
+
+    def _add(self, step: Step, name: str, seed: int, *, one: _Artifact | None = None, student: str = "") -> None:
+        """Plan a stage. Options that are paths are its inputs; those that read nothing are left out.
+
+        Args:
+            one: what the option `each` of the kind takes.
+            student: see `PlannedStage`.
+        """
         kind, output = step.kind, self.config.run / name
         if any(f"{name}/".startswith(f"{stage.name}/") or stage.name.startswith(f"{name}/") for stage in self.stages):
             raise InputError(
@@ -197,8 +243,10 @@ class _Planner:
         values: dict[str, Any] = {"output": str(output)}
         inputs: list[Path] = []
         for option, text in kind.reads.items():
-            if found := self._read(text, f"{name}: {option}"):
-                values[option] = [str(a.place) for a in found] if "*" in text else str(found[0].place)
+            alone = one is not None and option == kind.each
+            if found := [one] if one is not None and alone else self._read(text, f"{name}: {option}"):
+                several = "*" in text and not alone
+                values[option] = [str(a.place) for a in found] if several else str(found[0].place)
                 inputs += [a.place for a in found if isinstance(a.place, Path)]
         links = tuple(link for option, artifact in kind.gathers.items() for link in self._links(option, artifact))
         inputs += [target for _, target in links]
@@ -220,7 +268,8 @@ class _Planner:
                 launch=self.launches.of(step.name, kind.recipe),
                 links=links,
                 step=step.name,
-                makes=kind.makes,
+                makes={f"{artifact}.{student}" if one else artifact: place for artifact, place in kind.makes.items()},
+                student=student,
             )
         )
         for artifact, place in kind.makes.items():
@@ -241,7 +290,9 @@ class _Planner:
             return [_of_version(a, name) for a in found[-1:] for name in earlier if _of_version(a, name) != a]
         if which == ".previous":
             found = [artifact for artifact in found if artifact.version != found[-1].version]
-        found = found if which == "*" else found[-1:]
+        if which == ".version*":
+            found = [artifact for artifact in found if artifact.version == self.version]
+        found = found if which in ("*", ".version*") else found[-1:]
         if not found and not match["optional"]:
             raise InputError(
                 f"{where} needs {name}, which no step before it makes; give it in inputs, or leave the step out"

@@ -12,6 +12,7 @@ What an option reads is written as
     policy.previous     the newest of the versions before (of the start, in the first version)
     preferences*        all of them so far, as a list
     prompts.earlier*    those that earlier versions had, where each version has its own
+    policy.version*     all that this version has made so far, as a list
     safety?             left out where there is none (also policy.previous?, preferences*?)
 
 A recipe that keeps to the stage contract can be a step: it takes `--config FILE`, `--output FOLDER` and the options
@@ -30,7 +31,7 @@ from typing import Any
 from rlhf.errors import InputError
 
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\.earlier\*|\*)?(?P<optional>\?)?")
+READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\.earlier\*|\.version\*|\*)?(?P<optional>\?)?")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class StepKind:
         folder: of the step in its version's; default: the kind's name.
         label: joined to the version's name for the policy it makes, where that is not the version's first ("v3_ppo").
         seed: option that takes the seed; None: the recipe draws nothing.
+        each: option that takes one by one what it reads all of: a stage for each, in a folder of its own.
     """
 
     recipe: str
@@ -59,6 +61,7 @@ class StepKind:
     folder: str | None = None
     label: str | None = None
     seed: str | None = "seed"
+    each: str | None = None
 
     def __post_init__(self) -> None:
         for option, text in self.reads.items():
@@ -168,6 +171,21 @@ KINDS: dict[str, StepKind] = {
         "dpo",
         reads={"policy": "policy", **_PREFERENCES},
         makes={"policy": "checkpoint"},
+    ),
+    "average_policies": StepKind(
+        "average_policies",
+        reads={"checkpoints": "policy.version*"},
+        makes={"policy": "checkpoint"},
+        label="average",
+        seed=None,
+    ),
+    "students": StepKind(
+        "sft",
+        reads={"policy": "students*", "data": "selected"},
+        makes={"student": "checkpoint"},
+        options={"finetuning.train": "last", "finetuning.on_bad_row": "skip"},
+        folder="student",
+        each="policy",
     ),
     "ghost_attention": StepKind(
         "ghost_attention",

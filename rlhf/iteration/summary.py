@@ -32,21 +32,27 @@ def summarise(run: Path, stages: Sequence[PlannedStage]) -> dict[str, Any]:
 
     Returns {"seconds": wall time of all attempts together, "versions": one entry an evaluation in the plan's order: the
     start's, v1, ..., vN, vN_ppo, "reward_models": one a version and domain, "suspicious": stage -> the sentences of its
-    closing block, of those that have some} and, where there is one, "referee". Every version has the keys of FIGURES
-    (null where not measured), then what else its evaluation wrote. Unfinished stages are left out.
+    closing block, of those that have some} and, where there are any, "referee" and "students", whose evaluations are as
+    the versions'. Every version has the keys of FIGURES (null where not measured), then what else its evaluation wrote.
+    Unfinished stages are left out.
     """
     records = read_ledger(run / "ledger.jsonl")
-    measured = [_read(stage.output / "evaluation.json") for stage in stages]
+    found = [(stage, _read(stage.output / "evaluation.json")) for stage in stages]
+    measured = [
+        (bool(stage.student), dict.fromkeys(FIGURES) | figures) for stage, figures in found if figures is not None
+    ]
     accuracies = [(stage, _read(stage.output / "accuracy.json")) for stage in stages]
     models = [(stage, accuracy) for stage, accuracy in accuracies if accuracy is not None]
     summary: dict[str, Any] = {
         "seconds": wall_seconds(records),
-        "versions": [dict.fromkeys(FIGURES) | figures for figures in measured if figures is not None],
+        "versions": [figures for of_student, figures in measured if not of_student],
         "reward_models": [
             _reward_model(stage.version, accuracy) for stage, accuracy in models if stage.step != "referee"
         ],
         "suspicious": {stage.name: lines for stage in stages if (lines := suspicious_lines(stage.output))},
     }
+    if students := [figures for of_student, figures in measured if of_student]:
+        summary["students"] = students
     for stage, accuracy in models:
         if stage.step == "referee":
             summary["referee"] = _reward_model(None, accuracy)

@@ -52,7 +52,7 @@ def lora_config(
 
     return LoraConfig(
         r=adapter.r,
-        lora_alpha=adapter.alpha,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # any number: peft divides it by r
         lora_dropout=adapter.dropout,
         target_modules="all-linear",
         task_type=task,
@@ -108,7 +108,7 @@ def restore_adapter(model: PreTrainedModel, folder: Path, adapter: AdapterConfig
     require_qlora("peft")
     from peft import LoraConfig
 
-    lora = LoraConfig.from_pretrained(folder / ADAPTER_FOLDER)
+    lora = LoraConfig.from_pretrained(os.fspath(folder / ADAPTER_FOLDER))
     lora.task_type, lora.inference_mode = "SEQ_CLS", False
     if adapter is not None:
         lora.lora_dropout = adapter.dropout
@@ -160,7 +160,7 @@ def save_adapter(
     require_finite(state.items(), "the trained adapter", way_out)
     in_file = {key: ADAPTER_PREFIX + key.removeprefix(ADAPTER_PREFIX).replace(f".{name}.", ".") for key in state}
     tensors = {in_file[key]: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    config.save_pretrained(folder / ADAPTER_FOLDER)
+    config.save_pretrained(os.fspath(folder / ADAPTER_FOLDER))
     save_file(tensors, folder / ADAPTER_FOLDER / ADAPTER_FILE, metadata={"format": "pt"})
     write_base_quantization(folder, "nf4" if is_quantized(base) else None)
 

@@ -1,8 +1,9 @@
-"""The average of several reward models' weights: one model, at the cost of one.
+"""The average of several models' weights: one model, at the cost of one. Of reward models, or of policies.
 
-Source: Ramé et al. 2024 (WARM, arXiv 2401.12187). They average models that were trained from ONE start, with other
-orders of the rows, other settings or other data; weights of different origin average to nothing. Heads are averaged
-with the rest, so the models should also share the seed of their heads, or all go on from one reward model.
+Sources: Ramé et al. 2024 (WARM, arXiv 2401.12187) for reward models, Ramé et al. 2024 (WARP, arXiv 2406.16768) for
+policies. They average models that were trained from ONE start, with other orders of the rows, other settings or other
+data; weights of different origin average to nothing. Heads are averaged with the rest, so reward models should also
+share the seed of their heads, or all go on from one reward model.
 
 With LoRA a model's update is a product B A, and the mean of products is not the product of means. Where LoRA was merged
 the products are in the saved weights, whose mean is right. Adapters saved alone become one adapter with the given
@@ -24,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf.errors import InputError
 from rlhf.models.adapters import adapter_tensors
@@ -34,21 +35,25 @@ from rlhf.models.checkpoint.folder import (
     adapter_settings,
     base_folder,
     base_quantization,
+    head_shapes,
     is_adapter_checkpoint,
+    require_policy,
     require_reward_head,
     weight_files,
     weight_shapes,
 )
-from rlhf.models.checkpoint.saving import probe_scores, read_back, verify_saved
+from rlhf.models.checkpoint.saving import probe_logits, probe_scores, read_back, verify_saved
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import SAFETY_HEAD_FILE, RewardModel, save_safety_head
 from rlhf.stage import write_json
+from rlhf.stage.card import CARD_FILE
 from rlhf.training.finite import require_finite
 
+OF_ONE_ALONE = ("*.safetensors", "*.safetensors.index.json", CARD_FILE)
 SETTINGS_THAT_MAY_DIFFER = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
 
 
-def average_reward_models(
+def average_checkpoints(
     checkpoints: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
@@ -60,21 +65,22 @@ def average_reward_models(
     Sums are float32; a tensor is written in the type that it has in the first checkpoint.
 
     Args:
-        checkpoints: reward models of one architecture with one tokenizer, all whole, or all adapters over the same
-            base, in 4 bit or whole.
+        checkpoints: reward models, or policies, of one architecture with one tokenizer, all whole, or all adapters over
+            the same base, in 4 bit or whole.
         output: folder to write; it must not exist.
         weights: one a checkpoint, above 0; they are divided by their sum. None: all the same.
         rank: of the adapter that is written; None: the sum of the ranks, which loses nothing.
 
     Raises:
-        InputError: a checkpoint is no reward model, two of them differ, or an argument does not fit them.
+        InputError: a checkpoint is not of the first one's kind, two of them differ, or an argument does not fit them.
     """
     folders = [Path(checkpoint) for checkpoint in checkpoints]
     shares = _shares(len(folders), weights)
     if Path(output).exists():
         raise InputError(f"output: {output} exists already; name another")
+    of_policies = not head_shapes(folders[0])
     for folder in folders:
-        require_reward_head(folder)
+        (require_policy if of_policies else require_reward_head)(folder)
         _require_alike(folders[0], folder)
     adapters = [adapter_settings(folder) for folder in folders] if is_adapter_checkpoint(folders[0]) else []
     ranks = sum(settings["r"] for settings in adapters)
@@ -84,7 +90,7 @@ def average_reward_models(
 
     partial = Path(f"{os.fspath(output)}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(folders[0], partial, ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"))
+    shutil.copytree(folders[0], partial, ignore=shutil.ignore_patterns(*OF_ONE_ALONE))
     if adapters:
         _average_adapters(folders, shares, rank, partial)
     else:
@@ -92,7 +98,7 @@ def average_reward_models(
         state = {name: _mean([tensors[name].get_tensor(name) for tensors in sources], shares) for name in sources[0]}
         require_finite(state.items(), "the average", "nothing was saved; look at the checkpoints that are averaged")
         save_torch_state_dict(state, partial)
-        read_back_average(partial, state)
+        read_back_policy(partial, state) if of_policies else read_back_average(partial, state)
     if (folders[0] / SAFETY_HEAD_FILE).is_file():
         heads = [load_file(folder / SAFETY_HEAD_FILE) for folder in folders]
         save_safety_head({name: _mean([h[name] for h in heads], shares) for name in heads[0]}, partial)
@@ -104,6 +110,11 @@ def read_back_average(folder: Path, state: Mapping[str, Tensor]) -> None:
     """Compare what plain transformers loads with the averages in memory; the scores are those of RewardModel too."""
     want = probe_scores(RewardModel.load(folder).model)
     read_back(folder, state, AutoModelForSequenceClassification, probe_scores, want)
+
+
+def read_back_policy(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """The same of a policy, whose logits are those of the averages put into its class."""
+    read_back(folder, state, AutoModelForCausalLM, probe_logits, None)
 
 
 def _shares(n: int, weights: Sequence[float] | None) -> list[float]:

@@ -56,7 +56,8 @@ def quantization_coverage(model: nn.Module) -> Coverage:
 def _coverage(model: nn.Module, reaches: Callable[[nn.Module, str, Tensor], bool]) -> Coverage:
     reached = total = largest = 0
     left_out = ""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    outputs = getattr(model, "get_output_embeddings", None)
+    head = None if outputs is None else outputs()
     for name, module in model.named_modules():
         plain = name.replace("base_layer", "").rstrip(".").rpartition(".")[2]
         if module is head or isinstance(module, nn.Embedding) or ".lora_" in name or plain in ("score", "lm_head"):
@@ -65,12 +66,12 @@ def _coverage(model: nn.Module, reaches: Callable[[nn.Module, str, Tensor], bool
             if weight is None or weight.ndim < 2:
                 continue
             four_bit = hasattr(weight, "quant_state")
-            size = module.in_features * module.out_features if four_bit else weight.numel()  # type: ignore[operator]
-            total += size  # type: ignore[operator]
+            size = module.in_features * module.out_features if four_bit else weight.numel()
+            total += size
             if reaches(module, key, weight):
-                reached += size  # type: ignore[operator]
-            elif size > largest:  # type: ignore[operator]
-                largest, left_out = size, f"{name}.{key}".replace(".base_layer", "")  # type: ignore[assignment]
+                reached += size
+            elif size > largest:
+                largest, left_out = size, f"{name}.{key}".replace(".base_layer", "")
     return Coverage(reached, total, left_out.removeprefix(ADAPTER_PREFIX))
 
 

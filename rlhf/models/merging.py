@@ -73,10 +73,11 @@ def merged_policy(checkpoint: str | os.PathLike[str], merge: Merge, dtype: str =
             layer: Any = base.get_submodule(name)
             layer.base_layer.weight.data.copy_(weight)
     weights = merged_weights(base, model.state_dict(), ADAPTER_PREFIX)
-    merged = model.unload()
+    merged: PreTrainedModel = model.unload()
     merged.load_state_dict(weights)
     remember_source(merged, SourceTypes({}, dtype_of(dtype)))
-    return merged.requires_grad_(False).eval()
+    merged.requires_grad_(False).eval()
+    return merged
 
 
 def layer_distances(checkpoint: str | os.PathLike[str]) -> list[LayerDistance]:
@@ -115,9 +116,10 @@ def _dequantized(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """(layer, its weights after 4 bit in float32) of every linear layer that is in 4 bit in training."""
     model = load_base(base_folder(folder), "nf4", "float32")
     from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
+            weight: Any = module.weight  # a Params4bit
             with torch.no_grad():
-                yield name, dequantize_4bit(module.weight.data, module.weight.quant_state)
+                yield name, dequantize_4bit(weight.data, weight.quant_state)

@@ -76,8 +76,8 @@ class PackedRows:
         """Attention of the N tokens: query (1, heads, N, d), key and value (1, kv heads, N, d) -> (1, N, heads, d)."""
         outputs = []
         if self.lengths is not None:
-            for part in zip(*(tensor.split(self.lengths, 2) for tensor in (query, key, value)), strict=True):
-                outputs.append(sdpa_attention_forward(module, *part, None, is_causal=True, **options)[0])
+            for q, k, v in zip(*(tensor.split(self.lengths, 2) for tensor in (query, key, value)), strict=True):
+                outputs.append(sdpa_attention_forward(module, q, k, v, None, is_causal=True, **options)[0])
             return torch.cat(outputs, 1)
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         for block in self.blocks:
@@ -250,7 +250,8 @@ def _attention(
 
 def _take(tokens: Tensor, places: Tensor) -> Tensor:
     """tokens (N, heads, d) at places (...,) -> (..., heads, d); an embedding's gradient is the quickest to add up."""
-    return embedding(places, tokens.flatten(1)).unflatten(-1, tokens.shape[1:])
+    taken: Tensor = embedding(places, tokens.flatten(1)).unflatten(-1, tokens.shape[1:])
+    return taken
 
 
 def _rows(tokens: Tensor, places: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from safetensors import safe_open
@@ -135,7 +135,8 @@ def load_policy(
     model = load_base(folder, quantization, dtype)
     add_pad_embedding(model, load_tokenizer(folder))
     if adapter is None:
-        return model.eval()
+        model.eval()
+        return model
     return _with_adapter(model, adapter, quantized=quantization is not None)
 
 
@@ -170,16 +171,17 @@ def load_base(
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     elif quantization is not None:
         raise InputError(f"quantization: must be nf4 or none, got {quantization!r}")
+    model: PreTrainedModel
     with quiet_transformers():
         model, info = from_pretrained(kind, folder, output_loading_info=True, **options)
     require_fitting(folder, info)
     way_out = "name an earlier checkpoint, or train again with a lower learning rate"
-    tensors = model.state_dict() if quantization is None else stored_tensors(folder)
-    require_finite(tensors.items() if quantization is None else tensors, folder, way_out)
+    require_finite(model.state_dict().items() if quantization is None else stored_tensors(folder), folder, way_out)
     remember_source(model, SourceTypes.of_folder(folder))
     if quantization is not None:
         say_coverage("quantization", "nf4", quantization_coverage(model))
-    for module in model.modules():
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
         # On CPUs with AVX512-BF16 an eval forward would repack these weights in place: wrong gradients ever after.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -214,13 +216,14 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Tell the config the pad id, and add embedding rows (the mean of the old ones) up to the tokenizer's size."""
-    old = model.get_input_embeddings().weight.shape[0]
+    old = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > old:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         with torch.no_grad():
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if layer is not None:
-                    layer.weight[old:] = layer.weight[:old].float().mean(0).to(layer.weight.dtype)
+                    weight = layer.get_parameter("weight")
+                    weight[old:] = weight[:old].float().mean(0).to(weight.dtype)
     model.config.pad_token_id = tokenizer.pad_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -233,7 +236,7 @@ def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: boo
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with peft_sentences():
-        model = get_peft_model(model, lora)
+        model = cast(PreTrainedModel, get_peft_model(model, lora))  # its wrapper answers to all that the model does
     say_coverage("adapter", "a LoRA adapter", adapter_coverage(model))
     return model
 
@@ -254,8 +257,8 @@ def _load_adapter_checkpoint(
         model.generation_config = from_pretrained(GenerationConfig, folder)
     adapter_tensors(folder)  # each is finite
     with peft_sentences():
-        model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
-    return model if adapter is not None else model.eval()
+        wrapped = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
+    return cast(PreTrainedModel, wrapped if adapter is not None else wrapped.eval())
 
 
 def load_over(

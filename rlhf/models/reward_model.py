@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from safetensors import safe_open
@@ -135,8 +135,9 @@ class RewardModel(nn.Module):
         with torch.random.fork_rng(devices=[]):  # peft draws an adapter without a generator
             torch.manual_seed(seed)
             model = _load_classifier(folder, adapter, quantization, dtype)
-            hidden = model.score.in_features
-            model.score = new_head(hidden, bias=model.score.bias is not None, generator=generator).to(model.device)
+            old = cast(nn.Linear, model.score)
+            hidden = old.in_features
+            model.score = new_head(hidden, bias=old.bias is not None, generator=generator).to(model.device)
             reward = cls(model, new_head(hidden, bias=True, generator=generator) if safety_head else None)
         if kept:
             reward.load_heads(folder)
@@ -167,14 +168,14 @@ class RewardModel(nn.Module):
                 raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
             reward = cls(load_base(folder, None, dtype, AutoModelForSequenceClassification, config=config))
         if (folder / SAFETY_HEAD_FILE).is_file():
-            reward.safety_head = nn.Linear(reward.model.score.in_features, 1).to(reward.device)
+            reward.safety_head = nn.Linear(reward.score_head.in_features, 1).to(reward.device)
         reward.load_heads(folder)
         return reward.eval()
 
     def load_heads(self, folder: Path) -> None:
         """Put in the heads that lie in a folder, as they were saved: in float32, whatever the backbone's type."""
         if self.has_token_scores:
-            self.model.score.float().requires_grad_(True).load_state_dict(_read_tensors(folder, "score."))
+            self.score_head.float().requires_grad_(True).load_state_dict(_read_tensors(folder, "score."))
         if self.safety_head is not None and (folder / SAFETY_HEAD_FILE).is_file():
             tensors = load_file(folder / SAFETY_HEAD_FILE)
             require_finite(tensors.items(), folder / SAFETY_HEAD_FILE, "train the model again")
@@ -240,7 +241,7 @@ class RewardModel(nn.Module):
             last = (positions * (attention_mask != 0)).argmax(-1)
             pooled = states[torch.arange(input_ids.shape[0], device=input_ids.device), last]
         safety = None if self.safety_head is None else _apply(self.safety_head, pooled)
-        return RewardOutput(_apply(self.model.score, pooled), safety)
+        return RewardOutput(_apply(self.score_head, pooled), safety)
 
     def token_scores(
         self,
@@ -261,15 +262,20 @@ class RewardModel(nn.Module):
             raise InputError(f"value model: a {self.config.model_type} has no `score` layer to read at every token")
         if packed is not None:
             places = packed.places if places is None else places
-            scores = _apply(self.model.score, packed_states(self.model.base_model, packed, places))[packed.places]
+            scores = _apply(self.score_head, packed_states(self.model.base_model, packed, places))[packed.places]
         else:
-            scores = _apply(self.model.score, self._states(input_ids, attention_mask))
+            scores = _apply(self.score_head, self._states(input_ids, attention_mask))
         return scores.masked_fill(attention_mask == 0, 0.0)
 
     @property
     def has_token_scores(self) -> bool:
         """Whether the score is a linear layer on the last state, as it is for every causal backbone."""
         return isinstance(getattr(self.model, "score", None), nn.Linear)
+
+    @property
+    def score_head(self) -> nn.Linear:
+        """The linear layer on the last state, where `has_token_scores`."""
+        return cast(nn.Linear, self.model.score)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Trade time for memory in the backbone."""
@@ -348,7 +354,8 @@ def new_head(hidden: int, *, bias: bool, generator: torch.Generator) -> nn.Linea
 
 def _apply(head: nn.Linear, states: Tensor) -> Tensor:
     """A head of one output in its own precision: (..., H) -> (...) float32."""
-    return head(states.to(head.weight.dtype)).squeeze(-1).float()
+    scores: Tensor = head(states.to(head.weight.dtype))
+    return scores.squeeze(-1).float()
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ only its head is its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,7 @@ class SharedBase:
         """
         from peft import LoraConfig
 
-        lora = LoraConfig.from_pretrained(folder / ADAPTER_FOLDER)
+        lora = LoraConfig.from_pretrained(os.fspath(folder / ADAPTER_FOLDER))
         lora.inference_mode = False
         self._add(name, lora, trained=trained)
         saved = {
@@ -93,7 +94,7 @@ class SharedBase:
         with peft_sentences():
             inject_adapter_in_model(lora, self.model, adapter_name=name)
         self._configs[name] = lora
-        self.model.peft_config = self._configs
+        self.model.peft_config = self._configs  # type: ignore[assignment]  # it would take any kind of adapter's
         self._layers = _adapted_layers(self.model)
         if trained:
             self.trained.add(name)

@@ -74,9 +74,10 @@ class _Encoder:
         self, texts: Sequence[str], read: Callable[[Any, Tensor], Tensor], pairs: Sequence[str] | None = None
     ) -> Tensor:
         """`read(outputs, attention_mask)` of every text (and its second one), float32 on the CPU, in their order."""
+        seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = [
-            self.tokenizer(text, pair, truncation=True, max_length=self.max_tokens)
-            for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)
+            self.tokenizer(text, second, truncation=True, max_length=self.max_tokens)
+            for text, second in zip(texts, seconds, strict=True)
         ]
         found: dict[int, Tensor] = {}
         for some in batches_by_length([len(row["input_ids"]) for row in rows], self.batch_tokens):
@@ -236,7 +237,10 @@ def _read(name: str, file: str) -> Any:
     path = Path(name) / file
     if not Path(name).is_dir():
         try:
-            path = Path(cached_file(name, file))
+            found = cached_file(name, file)
         except OSError:  # no such file, or no such model: loading it will say so
             return None
+        if found is None:
+            return None
+        path = Path(found)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

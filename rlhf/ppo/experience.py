@@ -191,5 +191,5 @@ def _batches(minibatches: Sequence[Minibatch]) -> list[tuple[Batch, float]]:
 
 def _variance(sums: Tensor) -> float:
     """Biased variance from count, sum and sum of squares."""
-    count, total, squares = sums.tolist()
+    count, total, squares = (float(figure) for figure in sums.tolist())
     return max(0.0, squares / count - (total / count) ** 2)

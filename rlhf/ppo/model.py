@@ -6,10 +6,11 @@ computed, answers to one prompt share it, and the last layer and the logits are 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlhf.models.packing import PackedRows, alone_in_last_layer, enable_packing, pack_rows
 from rlhf.objectives.policy import entropy, token_logprobs
@@ -23,7 +24,7 @@ class PolicyAndValue(nn.Module):
     dropout masks means nothing. `temperature` is that of the answers: the policy is its distribution at it.
     """
 
-    def __init__(self, policy: nn.Module, value: nn.Module | None) -> None:
+    def __init__(self, policy: PreTrainedModel, value: nn.Module | None) -> None:
         super().__init__()
         self.policy = policy
         self.value = value
@@ -37,8 +38,9 @@ class PolicyAndValue(nn.Module):
     def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-probability of each answer token, value before it, entropy (zeros unless asked): (n, A) float32 each."""
         packed = pack_batch(batch) if self.policy_packs else None
-        options = {"temperature": self.temperature, "with_entropy": with_entropy}
-        logprobs, spread = answer_logprobs(self.policy, batch, packed, **options)
+        logprobs, spread = answer_logprobs(
+            self.policy, batch, packed, temperature=self.temperature, with_entropy=with_entropy
+        )
         return logprobs, None if self.value is None else answer_values(self.value, batch, packed), spread
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
@@ -79,7 +81,7 @@ def answer_logprobs(
     ids, mask = batch["input_ids"], batch["mask"]
     if packed is not None:
         before = _places_before(batch, packed)
-        with alone_in_last_layer(model.base_model, before):
+        with alone_in_last_layer(cast(nn.Module, model.base_model), before):
             logits = model(**packed.inputs(), logits_to_keep=before).logits[0]
         logprobs = token_logprobs(logits, ids.gather(1, _columns(batch, 0))[mask], temperature)
         spread = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
@@ -108,7 +110,7 @@ def answer_values(value: Any, batch: Batch, packed: PackedRows | None = None) ->
     ids, attention = (
         batch[name] if packed is None else batch[name][:, :-1] for name in ("input_ids", "attention_mask")
     )
-    scores = value.token_scores(ids, attention, packed, before).float()
+    scores: Tensor = value.token_scores(ids, attention, packed, before).float()
     return scores.gather(1, _columns(batch, 1)).masked_fill(~batch["mask"], 0.0)
 
 

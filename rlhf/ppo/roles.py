@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.models.checkpoint.context import TooLong
@@ -80,7 +80,7 @@ class SeparateRoles:
     def __init__(
         self,
         policy: Any,
-        reference: nn.Module,
+        reference: PreTrainedModel,
         value: nn.Module | None,
         helpfulness: RewardFunction,
         safety: RewardFunction | None,
@@ -92,7 +92,7 @@ class SeparateRoles:
         self.policy = self._whole.model
         self._source = policy
         self._trained = PolicyAndValue(policy, value)
-        self._reference = reference
+        self._reference: nn.Module = reference
         self._reference_packs = enable_packing(reference)
 
     def prepare(self, optimizer: OptimizerConfig, temperature: float = 1.0) -> Stepper:
@@ -164,7 +164,7 @@ class PartitionedReward:
     def __init__(self, function: RewardModelFunction, accelerator: Accelerator) -> None:
         self._whole = WholeModel(function.model, accelerator)
         prepare_frozen(function.model, accelerator)
-        function.model = self._whole.model  # type: ignore[assignment]
+        function.model = self._whole.model
         self._function = function
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:

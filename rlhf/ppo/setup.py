@@ -121,5 +121,8 @@ def load_roles(
         )
     value = load_value_model(value_from, policy, load_tokenizer(policy), seed=seed) if with_value else None
     device = "cpu" if is_partitioned(accelerator) else accelerator.device  # whole, they may not fit the device
-    judges = (None if spec is None else load_reward(spec, device=device) for spec in (helpfulness, safety))
-    return SeparateRoles(load_policy(policy), load_policy(policy), value, *judges, accelerator)  # type: ignore[arg-type]
+    trained, reference = load_policy(policy), load_policy(policy)
+    judge = load_reward(helpfulness, device=device)
+    return SeparateRoles(
+        trained, reference, value, judge, None if safety is None else load_reward(safety, device=device), accelerator
+    )

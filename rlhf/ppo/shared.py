@@ -70,8 +70,9 @@ class SharedPolicyAndValue(nn.Module):
             # before the policy: the backward pass comes to the policy first, and frees it, before the value runs again
             values = self._run(VALUE, partial(answer_values, self._value[0], batch, packed))
         with self._base.using(self._reference if reference else POLICY) as model:
-            options = {"temperature": self.temperature, "with_entropy": with_entropy}
-            logprobs, spread = answer_logprobs(model, batch, packed, **options)
+            logprobs, spread = answer_logprobs(
+                model, batch, packed, temperature=self.temperature, with_entropy=with_entropy
+            )
         return logprobs, values, spread
 
     def _run(self, name: str, call: partial[Tensor]) -> Tensor:
@@ -124,8 +125,8 @@ class SharedRoles:
     def load(
         cls,
         policy: Path,
-        helpfulness: str,
-        safety: str | None,
+        helpfulness: str | os.PathLike[str],
+        safety: str | os.PathLike[str] | None,
         accelerator: Accelerator,
         *,
         value_from: Path | None = None,
@@ -232,7 +233,7 @@ class AdapterReward:
         whole: gathers the base's weights for a call, which every process then makes together.
     """
 
-    def __init__(self, base: SharedBase, name: str, folder: Path, whole: WholeModel) -> None:
+    def __init__(self, base: SharedBase, name: str, folder: Path, whole: WholeModel[PreTrainedModel]) -> None:
         self._base, self._name, self._whole = base, name, whole
         self.__name__ = str(folder)  # for messages
         model = base.reward_model(folder)
@@ -257,7 +258,7 @@ class AdapterReward:
                 head.to(device)
 
 
-def shares_base(spec: str | Path, root: Path, quantization: str | None) -> bool:
+def shares_base(spec: str | os.PathLike[str], root: Path, quantization: str | None) -> bool:
     """Whether `spec` is a checkpoint that holds an adapter over the weights in `root`, held as `quantization` says."""
     if not is_adapter_checkpoint(spec):
         return False

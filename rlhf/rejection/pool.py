@@ -120,7 +120,6 @@ def completions_of(
     prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], version: str, temperature: float
 ) -> list[Completion]:
     """Samples as completions, prompt after prompt, not yet scored (NaN)."""
-    unscored = {"helpfulness": math.nan, "safety": math.nan, "reward": math.nan, "reward_model": ""}
     return [
         Completion(
             prompt_id=prompt.id,
@@ -132,7 +131,10 @@ def completions_of(
             temperature=temperature,
             finished=sample.finished,
             thoughts=sample.thoughts,
-            **unscored,
+            helpfulness=math.nan,
+            safety=math.nan,
+            reward=math.nan,
+            reward_model="",
         )
         for prompt, answers in zip(prompts, samples, strict=True)
         for index, sample in enumerate(answers)

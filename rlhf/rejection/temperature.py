@@ -79,7 +79,7 @@ def sweep_figures(
 def _figures(values: Sequence[float]) -> dict[str, Any] | None:
     """Mean over prompts and its interval; None where there is no prompt."""
     found = mean_interval(values)
-    return found and {"mean": found.mean, "ci": found.ci}
+    return None if found is None else {"mean": found.mean, "ci": found.ci}
 
 
 def read_best_temperature(path: str | os.PathLike[str]) -> float:

@@ -80,4 +80,5 @@ def _ask(client: JsonClient, conversations: Sequence[Conversation]) -> torch.Ten
             raise WrongAnswer(f'does not answer {{"scores": […]}}, a finite number for each of {n} conversations')
         return scores
 
-    return client.ask_now("", {"conversations": list(conversations)}, read=read)
+    scores: torch.Tensor = client.ask_now("", {"conversations": list(conversations)}, read=read)
+    return scores

@@ -75,8 +75,9 @@ class GatedReward:
         device: object = None,
     ) -> GatedReward:
         """What the recipes' options name; see `rlhf.rewards.loading.load_reward`, and `read_gate`."""
-        functions = (None if spec is None else load_reward(spec, device=device) for spec in (helpfulness, safety))
-        return cls(*functions, read_gate(gate, helpfulness, safety), too_long)  # type: ignore[arg-type]
+        first = load_reward(helpfulness, device=device)
+        second = None if safety is None else load_reward(safety, device=device)
+        return cls(first, second, read_gate(gate, helpfulness, safety), too_long)
 
     def __call__(self, conversations: Sequence[Conversation], tags: Sequence[Domain]) -> GatedRewards:
         """Score with all models and gate.

@@ -84,7 +84,8 @@ def cache_name(model: PreTrainedModel) -> str:
     Raises:
         InputError: there is none, or the model does not keep all of its state there.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft
+    under = getattr(model, "get_base_model", None)  # peft
+    base = model if under is None else under()
     known = signature(type(base).forward).parameters  # the class's: accelerate wraps that of a 4-bit model
     found = next((name for name in ("past_key_values", "cache_params") if name in known), None)
     if found is None or model.config.model_type in STATE_INSIDE:
@@ -127,5 +128,5 @@ class RepeatedPrefix:
 
     def select(self, keep: Tensor) -> None:
         """Row i becomes the former row keep[i]."""
-        self.cache.reorder_cache(keep)
+        self.cache.reorder_cache(keep)  # type: ignore[arg-type]  # any tensor of indices does
         self.mask = self.mask[keep]

@@ -41,7 +41,8 @@ class CompiledStep:
         self._columns = torch.arange(length, device=model.device)
         row.copy_(torch.arange(rows))
         self._cache = DynamicCache(config=model.config)
-        self._cache.layers = [_PlacedLayer(row, self._positions, length) for _ in self._cache.layers]
+        self._layers = [_PlacedLayer(row, self._positions, length) for _ in self._cache.layers]
+        self._cache.layers = list(self._layers)
         mode = "reduce-overhead" if model.device.type == "cuda" else None
         self._step = torch.compile(self._forward, dynamic=False, mode=mode)
 
@@ -53,7 +54,7 @@ class CompiledStep:
             lengths: of the P prompts.
             places: (P, K).
         """
-        for layer, filled in zip(self._cache.layers, cache.layers, strict=True):
+        for layer, filled in zip(self._layers, cache.layers, strict=True):
             layer.begin(filled, lengths, places)
 
     def logits(self, ids: Tensor, places: Tensor, positions: Tensor) -> Tensor:
@@ -101,9 +102,11 @@ class _PlacedLayer(CacheLayerMixin):
     """Keys and values (rows, kv heads, length, head_dim); a step writes each row at its own position."""
 
     is_compileable = True
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, row: Tensor, positions: Tensor, length: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._row, self._positions, self._length = row, positions, length
 
     def begin(self, filled: Any, lengths: Sequence[int], places: Tensor) -> None:

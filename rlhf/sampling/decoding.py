@@ -26,11 +26,11 @@ from rlhf.sampling.shared_prefix import SharedPrefix
 
 
 class Owner(NamedTuple):
-    """Whose answer a row is: the prompt's position in the call, its key for the draws, the sample's index."""
+    """Whose answer a row is: the prompt's position in the call, its key for the draws, the sample's number."""
 
     prompt: int
     key: int
-    index: int
+    sample: int
 
 
 class Written(NamedTuple):
@@ -109,7 +109,7 @@ class Decoder:
         place = torch.tensor([i for i in range(len(self.tokens)) if i not in self.owners][: len(owners)], device=device)
         self.owners |= dict(zip(place.tolist(), owners, strict=True))
         self.draws[place] = uniforms(
-            self.params.seed, [(owner.key, owner.index) for owner in owners], self.params.max_new_tokens
+            self.params.seed, [(owner.key, owner.sample) for owner in owners], self.params.max_new_tokens
         ).to(device)
         self.logprobs[:, place] = 0.0
         logits, prefix = self._prefill(prompts, place.view(-1, repeats))
@@ -192,13 +192,15 @@ class Decoder:
             self.logits = self.step.logits(newest, self.place, positions)
             return
         prefixes = [cohort.prefix for cohort in self.cohorts]
+        first = prefixes[0]
+        if isinstance(first, RepeatedPrefix):  # it is the only one
+            kept = first.arguments()
+        else:
+            kept = {"shared_prefixes": prefixes, "use_cache": False}
         self.logits = self.model(
-            input_ids=newest[:, None],
-            position_ids=positions[:, None],
-            logits_to_keep=1,
-            **({"shared_prefixes": prefixes, "use_cache": False} if self.shares else prefixes[0].arguments()),
+            input_ids=newest[:, None], position_ids=positions[:, None], logits_to_keep=1, **kept
         ).logits[:, -1]
-        if self.shares and prefixes[0].own_length != self.cohorts[0].length:
+        if isinstance(first, SharedPrefix) and first.own_length != self.cohorts[0].length:
             raise RuntimeError(
                 "the model does not pass keyword arguments on to its attention; load it with eager attention"
             )

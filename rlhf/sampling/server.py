@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
-
-from tqdm import tqdm
 
 from rlhf.conversation import Conversation, split_thoughts
 from rlhf.conversation.messages import THOUGHT_CLOSES, THOUGHT_OPENS
@@ -16,6 +13,7 @@ from rlhf.errors import InputError
 from rlhf.http_client import completed
 from rlhf.sampling.chat import Answers, ServerConfig, open_chat
 from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.stage.progress import progress_bar
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
@@ -72,13 +70,11 @@ class ServerSampler:
         """
         keys = range(len(prompts)) if keys is None else keys
         c = self.config
-        quiet = len(prompts) <= c.concurrency or os.environ.get("LOCAL_RANK", "0") != "0"
         came, silent, cut = 0, 0, 0
         held: list[tuple[int, list[Sample]]] = []  # until an answer has a text
         with open_chat(c, num_samples, params, self.who) as chat:
             jobs = {chat.start(prompt, key): i for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))}
-            bar = tqdm(total=len(prompts), desc="sampling", unit="prompt", disable=quiet, leave=False)
-            with bar as progress:
+            with progress_bar(len(prompts), "sampling", "prompt") as progress:
                 for done, (i, answers) in enumerate(completed(jobs, chat.client), start=1):
                     samples, too_long = self._samples(prompts[i], answers, params.max_new_tokens)
                     came, cut = came + len(answers), cut + too_long

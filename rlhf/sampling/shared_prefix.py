@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,8 @@ class SharedPrefix:
     """
 
     def __init__(self, cache: DynamicCache, mask: Tensor, repeats: int) -> None:
-        self.keys = [layer.keys for layer in cache.layers]
-        self.values = [layer.values for layer in cache.layers]
+        layers = cast("list[BufferedLayer]", cache.layers)
+        self.keys, self.values = [layer.keys for layer in layers], [layer.values for layer in layers]
         self.own = [BufferedLayer() for _ in cache.layers]
         hidden = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         self.bias = hidden.masked_fill(mask == 0, -torch.inf)[:, None, None, :]
@@ -89,7 +89,7 @@ class SharedPrefix:
         own = query @ key.transpose(2, 3)
         weights = torch.cat([over_prompt, own], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
         over_prompt, own = weights.split([over_prompt.shape[-1], own.shape[-1]], -1)
-        output = self._gather(self._spread(over_prompt) @ self.values[layer], query) + own @ value
+        output: Tensor = self._gather(self._spread(over_prompt) @ self.values[layer], query) + own @ value
         return output.reshape(rows, 1, heads, size)
 
     def _spread(self, rows: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, Message
 from rlhf.data.rows import Domain, Prompt
 from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
@@ -149,7 +149,7 @@ class Author:
             messages.append(self.reply(messages, CHATTING))
         return messages
 
-    def reply(self, messages: Conversation, voice: Voice) -> dict[str, str]:
+    def reply(self, messages: Conversation, voice: Voice) -> Message:
         """The assistant's next message in `voice`."""
         request = self.grammar.understand(messages)
         return {"role": "assistant", "content": answer(self.world, request, voice, self.rng)}

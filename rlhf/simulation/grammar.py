@@ -251,7 +251,8 @@ class Grammar:
         """
         instructions: dict[str, str] = {}
         question: Question | None = None
-        rest, last, turns = "", {}, 0
+        last: dict[str, str] = {}
+        rest, turns = "", 0
         found: dict[str, str] = {}
         for message in conversation:
             if message["role"] == "assistant":
@@ -273,8 +274,7 @@ class Grammar:
                 last = {k: asked.slots[k] for k in ("attribute", "town")}
         year = instructions.pop("year", None)
         if question is not None and question.kind == "dated_now":
-            slots = {**question.slots, "year": year} if year else None
-            question = replace(question, kind="dated", slots=slots) if slots else None
+            question = replace(question, kind="dated", slots={**question.slots, "year": year}) if year else None
         if question is None:
             raise InputError(
                 f"messages: the simulated world has no such question, {conversation[-1]['content'][:80]!r}"

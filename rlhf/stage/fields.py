@@ -63,6 +63,15 @@ class MemoryCheck(Protocol):
         ...
 
 
+@runtime_checkable
+class RowsCheck(Protocol):
+    """An `InputCheck` of rows, which may lie on the hub."""
+
+    def dataset(self, value: Any) -> str | None:
+        """Their name there; None: they are files of this machine."""
+        ...
+
+
 class ExistingPath:
     """A file or folder that must exist; all of it, or one file in it, is read."""
 
@@ -130,6 +139,20 @@ def require_memory_of(config: Any, processes: Any) -> None:
         for check in field.checks:
             if isinstance(check, MemoryCheck):
                 check.require_memory(field.name, field.value, field.owner, processes)
+
+
+def starts_of(config: Any, inputs: Mapping[str, Path]) -> list[str]:
+    """Names of those inputs that the stage's checkpoint comes from: what it trains, else the policies that it reads."""
+    trained = [field.name for field in _leaves(config) if any(getattr(c, "trained", False) for c in field.checks)]
+    read = [name for name in inputs if name.partition(".")[0] in ("policy", "checkpoint", "checkpoints")]
+    return [name for name in trained if name in inputs] or read
+
+
+def datasets_of(config: Any) -> list[str]:
+    """Hub names of the rows that a config's fields name; files of this machine are inputs."""
+    found = [(check, field.value) for field in _leaves(config) for check in field.checks]
+    names = [check.dataset(value) for check, value in found if isinstance(check, RowsCheck)]
+    return [name for name in dict.fromkeys(names) if name is not None]
 
 
 def options_of(config: Any, inputs: Mapping[str, Path]) -> tuple[dict[str, Any], set[str]]:

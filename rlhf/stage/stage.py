@@ -10,20 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from rlhf.configuration import to_dict
 from rlhf.conversation import give_kwargs
 from rlhf.errors import InputError, SuspiciousError
 from rlhf.lifetime import RUN_MARK
+from rlhf.metrics import MetricsLog, Tracked, asked_trackers
+from rlhf.stage.card import recipe_name, write_cards
 from rlhf.stage.closing import Closing, closing_lines
 from rlhf.stage.digests import FileDigests
-from rlhf.stage.fields import Effect, inputs_of, require_memory_of
+from rlhf.stage.fields import Effect, datasets_of, inputs_of, options_of, require_memory_of, starts_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
-
-if TYPE_CHECKING:
-    from rlhf.metrics import MetricsLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +35,13 @@ class StageConfig:
             stands, whole, in `<output>.suspicious` for a look.
         chat_template_kwargs: variables of the policies' chat template, e.g. {enable_thinking: false}; saved in the
             template of each checkpoint that is made, for later stages and servers (docs/templates.md).
+        trackers: where the figures go beside metrics.jsonl and TensorBoard: any tracker of accelerate's, e.g. wandb.
     """
 
     output: Annotated[Path, Effect.NONE]
     strict: Annotated[bool, Effect.NONE] = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    trackers: Annotated[tuple[str, ...], Effect.NONE] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,7 @@ class Stage:
                 "or remove it to run the stage again"
             )
         give_kwargs(getattr(config, "chat_template_kwargs", {}))
+        self.trackers = asked_trackers(getattr(config, "trackers", ()))
         self.inputs = inputs_of(config)
         self._log: MetricsLog | None = None
 
@@ -146,6 +148,8 @@ class Stage:
         if processes is not None:
             require_memory_of(self.config, processes)
         self._together(lambda: self._begin(kept))
+        if self.trackers and processes is not None:
+            self._together(lambda: self.log)  # what does not start is said before anything is computed
         yield self.folder
         self.processes.wait_for_everyone()
         self._together(lambda: self._finish(kept, started))
@@ -159,10 +163,22 @@ class Stage:
     def log(self) -> MetricsLog:
         """The stage's `metrics.jsonl`, opened at first use."""
         if self._log is None:
-            from rlhf.metrics import MetricsLog
-
-            self._log = MetricsLog(self.folder, self.processes)
+            self._log = MetricsLog(self.folder, self.processes, self._tracked())
         return self._log
+
+    def _tracked(self) -> Tracked | None:
+        """What trackers are told; None where none are asked for, or the recipe has no accelerator, which they need."""
+        if not self.trackers or isinstance(self.processes, _ByRank):
+            return None
+        output, run = self.output.resolve(), os.environ.get(RUN_MARK)
+        home = Path(run) if run is not None and output.is_relative_to(run) else output.parent
+        return Tracked(
+            self.trackers,
+            group=home.name,
+            stage=output.relative_to(home).as_posix(),
+            home=home,
+            settings={name: value for name, value in options_of(self.config, {})[0].items() if value is not None},
+        )
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a file of the stage's; the main process does."""
@@ -189,13 +205,15 @@ class Stage:
         self.went_on = take_over(self.folder, kept, self._digests, fresh=_asked("fresh", self.config))
 
     def _finish(self, kept: tuple[Kept, ...], started: float) -> None:
-        """The main process: stage.json, the closing block, the final name."""
+        """The main process: stage.json, the checkpoints' cards, the closing block, the final name."""
         done = [self.output.with_name(f"{self.output.name}.{kind.name}.done") for kind in kept]
         for kind, aside in zip(kept, done, strict=True):  # in one move: what is large takes a while to remove
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(self.folder / kind.name, aside)
         seconds = round(time.time() - started, 3)
         closing = self.closing.record(self.folder)
+        if self._log is not None:
+            self._log.finish(closing["figures"])
         record = {
             "command": [Path(sys.executable).name, *sys.argv],
             "config": to_dict(self.config),
@@ -210,6 +228,8 @@ class Stage:
             "went_on": self.went_on,
             "closing": closing,
         }
+        starts = [self.inputs[name] for name in starts_of(self.config, self.inputs)]
+        write_cards(self.folder, record, recipe_name(self.config), starts, datasets_of(self.config))
         write_json(self.folder / STAGE_FILE, record)
         (self.folder / ATTEMPT_FILE).unlink()  # one of the two is there at any moment: they say that the folder is ours
         refused = self._strict and bool(closing["suspicious"])
@@ -224,7 +244,7 @@ class Stage:
                 "accept it)"
             )
 
-    def _together(self, action: Callable[[], None]) -> None:
+    def _together(self, action: Callable[[], object]) -> None:
         """The main process acts while the others wait; its InputError is raised by all of them."""
         failure: InputError | None = None
         if self.is_main:

@@ -21,7 +21,14 @@ from rlhf.start.sizing import Data, Settings, option_tree, settings_for, sizes_f
 
 PLAN_FILE = "plan.yaml"
 CONFIG_FOLDER = "config"
-SOURCES = ("prompts", "test_prompts", "helpfulness_preferences", "safety_preferences", "referee_preferences")
+SOURCES = (
+    "prompts",
+    "validation_prompts",
+    "test_prompts",
+    "helpfulness_preferences",
+    "safety_preferences",
+    "referee_preferences",
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,12 @@ class Request:
         run: folder of the run; must not exist.
         chat: chat checkpoint to start from.
         prompts: files or hub names of prompts; none: the preferences' own.
-        test_prompts: held-out prompts of the user's; none: split off.
+        validation_prompts: held-out prompts of the user's, by which PPO keeps its best policy; none: split off.
+        test_prompts: the same, which evaluations answer.
         helpfulness_preferences, safety_preferences: files or hub names of preferences.
         referee_preferences: files or hub names of preferences for a referee: a reward model that trains nothing, and is
             read by evaluations alone.
+        system: a system message for every dialogue that has none of its own, in training and in evaluations.
         helpfulness, safety: rewards that are there already, in place of preferences.
         versions: how many; the last one ends with PPO.
         ppo: whether it does.
@@ -45,10 +54,12 @@ class Request:
     run: Path
     chat: Path
     prompts: tuple[str, ...] = ()
+    validation_prompts: tuple[str, ...] = ()
     test_prompts: tuple[str, ...] = ()
     helpfulness_preferences: tuple[str, ...] = ()
     safety_preferences: tuple[str, ...] = ()
     referee_preferences: tuple[str, ...] = ()
+    system: str | None = None
     helpfulness: str | None = None
     safety: str | None = None
     versions: int = 3
@@ -88,6 +99,8 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
     give_kwargs(request.chat_template_kwargs)
     model = look_at(request.chat)
     settings = settings_for(model, machine, data)
+    if request.system is not None:
+        settings["prepare_data"]["system"] = (request.system, "before every dialogue that has no system message")
     plan = _plan(request, machine)
     recipes = _recipes_of(plan)
     folder = request.run / CONFIG_FOLDER

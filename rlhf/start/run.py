@@ -15,6 +15,7 @@ from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.driver import Driver, StageFailed
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.summary import write_summary
+from rlhf.metrics import asked_trackers
 from rlhf.shipped import ROOT
 from rlhf.stage import package_versions
 
@@ -29,6 +30,8 @@ def run_plan(config: IterativeConfig) -> None:
     for option in ("strict", "fresh"):
         if getattr(config, option):
             os.environ[f"RLHF_{option.upper()}"] = "true"  # for every stage: it changes nothing of a result
+    if config.trackers:
+        os.environ["RLHF_TRACKERS"] = ",".join(asked_trackers(config.trackers))
     stages = make_plan(config)
     check_plan(stages)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf.start.look import ChatModel
 from rlhf.start.machine import GIB, Machine
@@ -26,6 +26,8 @@ COLDEST = 0.5
 """Below it the K answers to a prompt are too alike to choose among, and to learn from."""
 MANY_PAIRS = 20_000
 """Below it the other domain's pairs are left out: in HH the two domains' judges prefer opposite answers."""
+CPU_PAIRS, CPU_PROMPTS = 800, 150
+"""What a CPU trains on and answers in an hour or two, with a model that is not tiny."""
 ROLES = 5
 """Of PPO: policy, reference, value and two reward models."""
 
@@ -87,11 +89,15 @@ def sizes_for(model: ChatModel, machine: Machine) -> Sizes:
 def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Settings]:
     """Recipe -> option -> (value, the reason for it), for every recipe that a plan of `rlhf new` runs."""
     sizes, temperature = sizes_for(model, machine), _temperature(model)
+    few = not machine.gpus and model.parameters > TINY
+    if few:
+        data = replace(data, pairs=min(data.pairs, CPU_PAIRS), prompts=min(data.prompts, CPU_PROMPTS))
     return {
         "prepare_data": {
             "on_bad_row": ("skip", "bad rows are left out, counted and said"),
             "rounds": ("share", "new prompts each round, as in the paper; all: the same ones each time"),
             "max_prompt_characters": (4 * (sizes.length - sizes.answer), "room for the answer, at about 4 a token"),
+            **(_few_rows() if few else {}),
         },
         "helpfulness_reward": _reward(sizes, data, "other_share", 0.5),
         "safety_reward": _reward(sizes, data, "other_share", 0.1),
@@ -120,6 +126,14 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
             "samples_per_prompt": (1, "more narrow the intervals"),
             "max_prompt_tokens": (sizes.length, "longer test prompts are left out, and said"),
         },
+    }
+
+
+def _few_rows() -> Settings:
+    return {
+        "max_preferences": (CPU_PAIRS, "pairs of a domain: a CPU trains on one in a second or more; 0: all"),
+        "max_test_preferences": (200, "held-out pairs of a domain; 0: all"),
+        "max_prompts": (CPU_PROMPTS, "prompts of a version, each answered K times; 0: all"),
     }
 
 
@@ -226,7 +240,8 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
 
 def _batch(rows: int, most: int) -> int:
     """A power of two between 8 and `most` that leaves fifty steps where the rows allow."""
-    return max(8, min(most, 2 ** int(math.log2(max(8, rows / 50)))))
+    power: int = 2 ** int(math.log2(max(8, rows / 50)))
+    return max(8, min(most, power))
 
 
 def option_tree(settings: Mapping[str, tuple[object, str]]) -> dict[str, object]:

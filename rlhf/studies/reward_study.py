@@ -11,7 +11,6 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,11 +139,11 @@ def run_model(run: StudyRun, rows: Rows) -> None:
     Args:
         rows: source -> its rows, of all sources that the run names.
     """
-    from rlhf.evaluation.judging import deal_out
     from rlhf.evaluation.reward_models.pair_scores import score_pairs
+    from rlhf.rewards.distributed import deal_out
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.training.stage import train_and_save
-    from rlhf.rewards.training.train import fitting_rows, train_reward_model
+    from rlhf.rewards.training.train import fitting_rows
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
@@ -155,8 +154,8 @@ def run_model(run: StudyRun, rows: Rows) -> None:
     test = fitting_rows(policy, pick(rows, run.test_preferences), config, "test_preferences")
     accelerator = make_accelerator(seed=run.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
-        head = partial(train_reward_model, safety_head=run.model.learns == "safety")
-        train_and_save(stage, accelerator, head, policy, train, config, run.seed)
+        learns_labels = run.model.learns == "safety"
+        train_and_save(stage, accelerator, policy, train, config, safety_head=learns_labels, seed=run.seed)
         reward = load_reward(folder / "checkpoint", device=accelerator.device)
         scores = deal_out(test, lambda part: score_pairs(reward, part), accelerator)
         figures = {"training_pairs": len(train), "test_pairs": len(test), "groups": reward_figures(test, scores)}

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf.conversation import Conversation, check_conversation
+from rlhf.conversation import Conversation, Message, check_conversation
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows
 
@@ -161,8 +161,9 @@ class DatedQuestion:
 
     def prompt(self, context: str, date_format: str) -> Conversation:
         """The context with the date as a system message (none for "no date"), and the question."""
-        told = {"role": "system", "content": context.replace("{date}", self.day.strftime(date_format))}
-        return [*([told] if self.group != NO_DATE else []), {"role": "user", "content": self.fact.question}]
+        told = Message(role="system", content=context.replace("{date}", self.day.strftime(date_format)))
+        asked = Message(role="user", content=self.fact.question)
+        return [asked] if self.group == NO_DATE else [told, asked]
 
     def row(self, context: str, date_format: str) -> dict[str, Any]:
         """A row of a test file; `question_of` reads it."""

@@ -11,11 +11,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
 from rlhf.launch import PRECISION_UNSAID
-from rlhf.metrics import asked_trackers
 
 
 def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerator:
-    """Accelerator for this process; seeds Python, numpy and torch. Its trackers are those that `RLHF_TRACKERS` names.
+    """Accelerator for this process; seeds Python, numpy and torch.
 
     On a GPU matrices are multiplied in bfloat16 unless another mixed precision is asked for (`mixed_precision`), and in
     TF32 where they are float32.
@@ -38,7 +37,6 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
         mixed_precision=mixed_precision(),
         gradient_accumulation_steps=accumulation_steps,
         kwargs_handlers=handlers,
-        log_with=asked_trackers() or None,
         step_scheduler_with_optimizer=False,
     )
     if accelerator.num_processes != asked:

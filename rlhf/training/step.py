@@ -78,8 +78,9 @@ class Stepper:
         self.name = name
         self.steps = self.skipped = self.skipped_in_a_row = 0
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-        if config.gradient_checkpointing and hasattr(model, "gradient_checkpointing_enable"):
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable = getattr(model, "gradient_checkpointing_enable", None)
+        if config.gradient_checkpointing and enable is not None:
+            enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.deepspeed:
             _fill_deepspeed(accelerator, config, model)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))

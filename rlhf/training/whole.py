@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from torch import nn
 
 from rlhf.errors import InputError
 
+Model = TypeVar("Model", bound=nn.Module)
 MIXED_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,14 +43,14 @@ def holds_4_bit(model: nn.Module) -> bool:
     return any(hasattr(parameter, "quant_state") for parameter in model.parameters())
 
 
-class WholeModel:
+class WholeModel(Generic[Model]):
     """`model` to run without gradients, with the current weights of `source` inside `gathered()`.
 
     Make it before `source` is prepared. Outside ZeRO-3 `model` is `source` itself and nothing is copied; under it
     `model` is a twin that owns no memory until its weights are gathered.
     """
 
-    def __init__(self, source: nn.Module, accelerator: Accelerator) -> None:
+    def __init__(self, source: Model, accelerator: Accelerator) -> None:
         if holds_4_bit(source):
             refuse_4_bit(accelerator)
         self.source = source
@@ -58,7 +59,7 @@ class WholeModel:
         self.model = _hollow_twin(source) if self.partitioned else source
 
     @contextmanager
-    def gathered(self) -> Iterator[nn.Module]:
+    def gathered(self) -> Iterator[Model]:
         """Every process enters and leaves together; the weights must not be changed inside."""
         if not self.partitioned:
             yield self.model
@@ -90,7 +91,7 @@ def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     settings: dict[str, Any] = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
     settings.pop("optimizer", None)
     settings["zero_optimization"].pop("offload_optimizer", None)
-    engine, *_ = deepspeed.initialize(model=model, config=settings)
+    engine: nn.Module = deepspeed.initialize(model=model, config=settings)[0]
     engine.eval()
     return engine
 
@@ -104,7 +105,7 @@ def settle(model: nn.Module) -> None:
         model.empty_partition_cache()  # type: ignore[operator]
 
 
-def _hollow_twin(source: nn.Module) -> nn.Module:
+def _hollow_twin(source: Model) -> Model:
     """A copy of the module tree and its buffers whose parameters are on the meta device."""
     hollow: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in source.parameters()

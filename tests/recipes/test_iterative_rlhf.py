@@ -7,15 +7,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rlhf.cli import main
 from rlhf.configuration import parse_config
-from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import make_plan
+from rlhf.iteration.steps import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,12 +45,48 @@ def configs(tmp_path: Path) -> Path:
     return shutil.copytree(ROOT / "recipes" / "configs" / "embedded", tmp_path / "configs")
 
 
-@pytest.mark.parametrize("name", ["embedded", "hh"])
-def test_every_stage_of_the_shipped_configs_parses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["embedded/iterative_rlhf", "embedded/five_versions", "hh/iterative_rlhf"])
+def test_the_shipped_plans_are_planned(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `rlhf plan`, which parses every stage's settings."""
     monkeypatch.chdir(ROOT)
-    options = ["--config", f"recipes/configs/{name}/iterative_rlhf.yaml", "--run", str(tmp_path / "run")]
-    config = parse_config(IterativeConfig, options + (["--inputs.hh", str(tmp_path)] if name == "hh" else []))
-    check_plan(make_plan(config))
+    hh = ["--inputs.hh", str(tmp_path)] if name.startswith("hh") else []
+    options = ["--config", f"recipes/configs/{name}.yaml", "--run", str(tmp_path / "run"), *hh]
+    main(["plan", *options])
+    said = capsys.readouterr().out
+    stages = make_plan(parse_config(IterativeConfig, options))
+    assert all(f"\n{stage.name:<24} to run" in f"\n{said}" for stage in stages) and "disk: " in said
+    outside = {str(path) for stage in stages for path in stage.inputs if not path.is_relative_to(tmp_path)}
+    assert not outside, "nothing is read of another run"
+
+
+def test_the_five_versions_are_the_paper_s_with_every_kind_of_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    options = ["--config", "recipes/configs/embedded/five_versions.yaml", "--run", str(tmp_path / "run")]
+    stages = make_plan(parse_config(IterativeConfig, options))
+    of_users_files = {"data", "referee"}
+    assert {stage.step for stage in stages} >= set(KINDS) - of_users_files
+    makers = [stage.name for stage in stages if "policy" in stage.makes and stage.version]
+    sampled = [name for name in makers if name.endswith("/rejection_sampling")]
+    assert sampled == [f"v{n}/rejection_sampling" for n in range(1, 6)]
+    assert [name for name in makers if name.endswith("/ppo")] == ["v5/ppo"] == makers[-1:]
+    assert [name for name in makers if name.endswith("/ghost_attention")] == ["v3/ghost_attention"]
+    yamls = {stage.name: yaml.safe_load(stage.config_file.read_text()) for stage in stages}
+    read = [text for stage in stages for text in _texts({**yamls[stage.name], **stage.overrides})]
+    assert not [text for text in read if text.startswith("runs/")], "what a YAML names of the demo's run is set anew"
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a config, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for part in value.values() for text in _texts(part))
+    elif isinstance(value, list):
+        yield from (text for part in value for text in _texts(part))
 
 
 def test_a_driver_that_is_refused_leaves_the_run_s_config_as_it_is(configs: Path, tmp_path: Path) -> None:

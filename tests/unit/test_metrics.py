@@ -1,15 +1,30 @@
 """A stage's figures: the JSON lines, TensorBoard's events, and other trackers by name."""
 
+import inspect
 import json
 import math
 
 import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhf.errors import InputError
+from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.ledger import output_digest
-from rlhf.metrics import TENSORBOARD_FOLDER, MetricsLog, asked_trackers, keep_before, read_metrics
+from rlhf.lifetime import RUN_MARK
+from rlhf.metrics import (
+    TENSORBOARD_FOLDER,
+    TRACKERS,
+    MetricsLog,
+    Tracked,
+    _options_of,
+    asked_trackers,
+    keep_before,
+    read_metrics,
+)
+from rlhf.stage import StageConfig, open_stage
 from rlhf.stage.digests import FileDigests
+from rlhf.start.run import run_plan
 from rlhf.training.accelerator import make_accelerator
 
 
@@ -51,26 +66,99 @@ def test_the_events_do_not_change_a_stages_digest(tmp_path):
     assert output_digest(FileDigests(tmp_path).of_folder(tmp_path)) == before
 
 
-def test_other_trackers_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["wandb"])
-    monkeypatch.setenv("RLHF_TRACKERS", "wandb, ")
-    assert asked_trackers() == ["wandb"]
-    monkeypatch.setenv("RLHF_TRACKERS", "wandb,aim")
-    with pytest.raises(InputError, match="RLHF_TRACKERS: aim is not installed"):
-        asked_trackers()
-    monkeypatch.setenv("RLHF_TRACKERS", "wundb")
-    with pytest.raises(InputError, match=r"must name some of .*wandb.*got 'wundb'"):
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    """A package of that name, and accelerate's tracker of it, which writes down what it is told."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "wandb.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.delenv("RLHF_TRACKERS", raising=False)
+    told = []
+
+    class Tracker:
+        def __init__(self, project, **options):
+            self.opened = (project, options)
+
+        def start(self):
+            if told == ["refuse"]:
+                raise RuntimeError("no login\nat all")
+            told.append(("start", *self.opened))
+
+        def store_init_configuration(self, settings):
+            told.append(("settings", settings))
+
+        def log(self, figures, step=None):
+            told.append(("log", step, figures))
+
+        def finish(self):
+            told.append(("finish",))
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Tracker)
+    return told
+
+
+def test_every_tracker_of_accelerate_s_can_be_named(tmp_path):
+    """And takes the words that we have for the group of a run and the name of a stage."""
+    assert {*TRACKERS, "tensorboard"} == set(LOGGER_TYPE_TO_CLASS)
+    tracked = Tracked(TRACKERS, "demo", "v1/ppo", tmp_path / "demo", {})
+    for name in TRACKERS:
+        project, options = _options_of(name, tracked)
+        inspect.signature(LOGGER_TYPE_TO_CLASS[name].__init__).bind(None, project, **options)
+        assert name == "comet_ml" or all(word in f"{project} {options}" for word in ("demo", "v1/ppo"))
+
+
+def test_trackers_by_name(wandb, monkeypatch):
+    assert asked_trackers(["wandb", "tensorboard"]) == asked_trackers(["wandb"]) == ("wandb",)
+    with pytest.raises(InputError, match="trackers: there is no tracker 'wundb'; did you mean wandb"):
+        asked_trackers(["wundb"])
+    with pytest.raises(
+        InputError, match=r"trackers: there is no tracker '3'; name some of aim, .* \(TensorBoard is on"
+    ):
+        asked_trackers(["3"])
+    monkeypatch.setattr("rlhf.metrics.TRACKERS", ("wandb", "lacking_here"))
+    with pytest.raises(InputError, match="trackers: lacking_here is not installed; `pip install lacking_here`, or"):
+        asked_trackers(["wandb", "lacking_here"])
+    monkeypatch.setenv("RLHF_TRACKERS", "wandb, lacking_here")
+    with pytest.raises(InputError, match="RLHF_TRACKERS: lacking_here is not installed"):
         asked_trackers()
 
 
-def test_a_trackers_figures_pass_through_accelerate(tmp_path):
-    accelerator = make_accelerator()
-    passed = []
-    accelerator.trackers = [object()]
-    accelerator.log = lambda figures, step: passed.append((step, figures))
-    MetricsLog(tmp_path, accelerator).log(3, loss=1.5, note="text")
-    assert passed == [(3, {"loss": 1.5})]
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 1.5, "note": "text"}
+def test_a_stage_tells_its_trackers_what_it_is_of_which_run_and_its_figures(wandb, tmp_path, monkeypatch):
+    monkeypatch.setenv(RUN_MARK, str(tmp_path / "demo"))
+    config = StageConfig(output=tmp_path / "demo" / "v1" / "ppo", trackers=("wandb",))
+    stage = open_stage(config)
+    with stage.work(make_accelerator()):
+        stage.log.log(0, loss=2.0, note="text")
+        stage.log.log(1, loss=math.inf, kl=0.5)
+        stage.closing.figures(win_rate=0.75, best="v1")
+    assert wandb == [
+        ("start", "rlhf", {"name": "v1/ppo", "group": "demo"}),
+        ("settings", {}),
+        ("log", 0, {"loss": 2.0}),
+        ("log", 1, {"kl": 0.5}),
+        ("log", None, {"closing/win_rate": 0.75}),
+        ("finish",),
+    ]
+    assert [row["loss"] for row in read_metrics(config.output / "metrics.jsonl")] == [2.0, None]
+
+
+def test_a_tracker_that_does_not_start_is_said_before_anything_is_computed(wandb, tmp_path):
+    wandb.append("refuse")
+    stage = open_stage(StageConfig(output=tmp_path / "sft", trackers=("wandb",)))
+    with (
+        pytest.raises(InputError, match=r"trackers: wandb does not start \(no login at all\); log in to it, or leave"),
+        stage.work(make_accelerator()),
+    ):
+        pytest.fail("it is computed")
+    assert not (tmp_path / "sft").exists()
+
+
+def test_a_plan_s_trackers_are_looked_for_before_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf.metrics.TRACKERS", ("lacking_here",))
+    config = IterativeConfig(tmp_path / "run", tmp_path, trackers=("lacking_here",))
+    with pytest.raises(InputError, match="trackers: lacking_here is not installed"):
+        run_plan(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_line_may_hold_what_unicode_calls_a_line_break(tmp_path):

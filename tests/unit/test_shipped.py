@@ -37,7 +37,7 @@ def test_settings_are_all_yaml_files() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("llama2_70b/sft", "there are llama2_70b/ppo, llama2_70b/ppo_zero3"),
+        ("llama2_70b/dpo", "there are llama2_70b/evaluate, .*llama2_70b/ppo_zero3"),
         ("llama/ppo", "name one as folder/recipe; the folders are .*embedded, .*llama2_13b"),
         ("ppo", "name one as folder/recipe; the folders are "),
     ],

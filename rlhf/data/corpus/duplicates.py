@@ -38,7 +38,8 @@ def signature(text: str) -> Signature:
     shingles = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
     hashes = np.array([zlib.crc32(shingle.encode()) for shingle in shingles], dtype=np.uint64) % _PRIME
     mixed = (_FACTORS[:, None] * hashes[None, :] + _OFFSETS[:, None]) % _PRIME
-    return mixed.min(axis=1).astype(np.uint32)
+    least: Signature = mixed.min(axis=1).astype(np.uint32)
+    return least
 
 
 class Signatures:

@@ -120,7 +120,7 @@ def passing_rows(source: str | os.PathLike[str], verdict: Verdict) -> Iterator[d
     bad = {failure.number for failure in verdict.failures}
     for number, row in source_rows(source):
         if number not in bad:
-            kept = {name: row[name] for name in ("id", "source") if name in row}
+            kept: dict[str, Any] = {name: row[name] for name in ("id", "source") if name in row}
             yield {**kept, "messages": conversation_of(row)}
 
 

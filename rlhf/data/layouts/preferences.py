@@ -23,14 +23,14 @@ from rlhf.data.layouts.conversations import (
     tree_of,
     tree_prompt,
 )
-from rlhf.data.layouts.declaration import Format, Row, assistant, before_answer, named, user
+from rlhf.data.layouts.declaration import Format, Kind, Row, assistant, before_answer, named, user
 from rlhf.data.layouts.dialogue_text import is_hh, parse_hh
 from rlhf.data.layouts.pairing import good_and_bad_pairs, ranked_pairs
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, quoted
 
 _OURS = ("strength", "chosen_safe", "rejected_safe", "domain")
-_GATHERED = frozenset({"preferences", "prompts"})
+_GATHERED: frozenset[Kind] = frozenset({"preferences", "prompts"})
 
 
 def plain_pair(row: Row) -> dict[str, Any]:

@@ -240,11 +240,11 @@ def run_task(
     scores = {name: float(line[metric]) for name, line in lines.items()}
     errors = [line.get(f"{TASKS[task].metric}_stderr,none") for line in lines.values()]
     known = [float(error) for error in errors if isinstance(error, (int, float))]
-    error = math.sqrt(sum(e * e for e in known)) / len(errors) if len(known) == len(errors) else None
+    combined = math.sqrt(sum(e * e for e in known)) / len(errors) if len(known) == len(errors) else None
     subjects = {name.removeprefix("local_").removeprefix("mmlu_"): score for name, score in scores.items()}
     return TaskScore(
         score=sum(scores.values()) / len(scores),
-        standard_error=error,
+        standard_error=combined,
         questions=sum(results["n-samples"][name]["effective"] for name in lines),
         by_subject=subjects if task == "mmlu" else {},
     )

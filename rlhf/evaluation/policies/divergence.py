@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from rlhf.errors import InputError
-from rlhf.evaluation.judging import deal_out
 from rlhf.models.logprobs import score_rows
 from rlhf.models.policy import load_tokenizer
 from rlhf.objectives.policy import kl_k1, kl_k3
+from rlhf.rewards.distributed import deal_out
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -62,5 +62,7 @@ def judge_figures(
         own = [answer for answer in answers if domain in (None, answer.domain)]
         found = rate_interval(by_prompt(own, lambda answer: by_answer[id(answer)]))
         name = "judge_win_rate" if domain is None else f"judge_win_rate_{domain}"
-        figures |= {name: found and round(found.mean, 6), f"{name}_ci": found and [round(x, 6) for x in found.ci]}
+        ci = None if found is None else found.ci
+        figures[name] = None if found is None else round(found.mean, 6)
+        figures[f"{name}_ci"] = None if ci is None else [round(x, 6) for x in ci]
     return figures

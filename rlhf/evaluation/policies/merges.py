@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,7 @@ def merge_report(
     def measure(model: nn.Module) -> dict[str, float]:
         return asdict(heldout_figures(model, trained, rows, renderer.pad_token_id))
 
+    merges: tuple[Literal["simple", "careful"], ...]
     merges = ("simple",) if base_quantization(Path(checkpoint)) is None else ("careful", "simple")
     report: dict[str, Any] = {"rows": len(rows), "tokens": sum(sum(row.loss_mask[1:]) for row in rows)}
     report["trained"] = measure(trained)
@@ -129,5 +130,5 @@ def _logprobs(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """log p of every token at each trained position, (N, V) float32."""
     inputs = {name: tensor.to(next(model.parameters()).device) for name, tensor in inputs.items()}
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits[inputs["rows"], inputs["positions"]].float().log_softmax(-1)

@@ -126,7 +126,8 @@ def version_figures(
     figures["gate"] = None if gate is None else gate_figures(answers, gate)
     figures["prompts"] = len({a.prompt_id for a in answers})
     figures["answers"] = len(answers)
-    return _rounded(figures)
+    rounded: Figures = _rounded(figures)
+    return rounded
 
 
 def gate_figures(answers: Sequence[Answer], gate: Gate) -> Figures:
@@ -220,7 +221,7 @@ def _rate(name: str, ci: str, answers: Sequence[Answer], value: Value) -> Figure
 
 
 def _plain(interval: Interval | None) -> float | None:
-    return interval and interval.mean
+    return None if interval is None else interval.mean
 
 
 def _rounded(value: Any) -> Any:

@@ -69,7 +69,7 @@ def reliability(differences: NDArray[np.float64]) -> dict[str, Any]:
     count = min(MOST_BINS, max(1, len(differences) // PAIRS_PER_BIN))
     edges = np.quantile(confidence, np.arange(1, count) / count)
     bins = np.searchsorted(edges, confidence)
-    curve = []
+    curve: list[dict[str, Any]] = []
     for number in np.unique(bins):
         own = bins == number
         rate = rate_interval(hits[own].tolist())

@@ -19,7 +19,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from rlhf.conversation import Conversation
 from rlhf.data.formats import prompt_of
@@ -101,7 +101,7 @@ def load_safety_prompts(
                 f"{source}:{number}: kind: must be one of {', '.join(KINDS)}, got {said!r}; give rows a field kind, "
                 f"or say what they are with --kinds.{name}"
             )
-        found.append(SafetyPrompt(prompt, said))
+        found.append(SafetyPrompt(prompt, cast(Kind, said)))
     return found
 
 
@@ -224,7 +224,7 @@ def rate(answers: Sequence[JudgedAnswer], verdict: Verdict) -> dict[str, Any] | 
     """{"rate", "ci": Wilson's, "prompts"} over prompts; None without a verdict."""
     values = _by_prompt(answers, verdict)
     found = rate_interval(values)
-    return found and {"rate": found.mean, "ci": found.ci, "prompts": len(values)}
+    return None if found is None else {"rate": found.mean, "ci": found.ci, "prompts": len(values)}
 
 
 def distribution(answers: Sequence[JudgedAnswer], value: Verdict) -> dict[str, Any] | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Conversation
+from rlhf.data.refusals import RefusalRules
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer, answers_of
 from rlhf.evaluation.judging import with_gold, with_referee
 from rlhf.evaluation.safety.figures import JudgedAnswer, SafetyPrompt
-from rlhf.evaluation.safety.refusals import RefusalDetector, RefusalRules, load_detector
+from rlhf.evaluation.safety.refusals import RefusalDetector, load_detector
 from rlhf.evaluation.scorers import GoldScorer, load_scorer
 from rlhf.imports import import_object
 

@@ -23,7 +23,7 @@ class Retries:
         if tried >= stage.launch.retries:
             return None
         self.tried[stage.name] = tried + 1
-        seconds = stage.launch.retry_seconds * 2**tried
+        seconds: float = stage.launch.retry_seconds * 2**tried
         self.pending[stage.name] = time.monotonic() + seconds
         return seconds
 

@@ -49,8 +49,10 @@ def command_of(stage: PlannedStage, recipes: Path = RECIPES, gpus: Sequence[str]
         variables["ACCELERATE_MIXED_PRECISION"] = launch.mixed_precision
     if launch.prefix:  # what starts processes elsewhere need not hand on the environment
         variables = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(OWN)} | variables
-    if gpus is None and (launch.gpus == 0 or isinstance(launch.gpus, tuple)):
-        gpus = [str(name) for name in launch.gpus or ()]
+    if gpus is None and isinstance(launch.gpus, tuple):
+        gpus = [str(name) for name in launch.gpus]
+    elif gpus is None and launch.gpus == 0:
+        gpus = []
     if gpus is not None:
         variables[VISIBLE] = ",".join(gpus)
     env = ["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []

@@ -29,7 +29,7 @@ class Live(TorchDispatchMode):
     """Adds up the storages that are alive, of tensors that operations inside have made."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 

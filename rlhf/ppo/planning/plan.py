@@ -111,7 +111,7 @@ def _rollout(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
     prefilled = _peak(models, prefill)
     models.policy.train()
     text = models.config.get_text_config(decoder=True)
-    decoded = rows * setting.max_new_tokens * _cache_bytes(models) + LOGITS * rows * text.vocab_size
+    decoded: int = rows * setting.max_new_tokens * _cache_bytes(models) + LOGITS * rows * text.vocab_size
     return models.gathered() + max(prefilled, len(prompts) * prompts.shape[1] * _cache_bytes(models) + decoded)
 
 

@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -21,11 +21,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 INK, MUTED, LINE, BLUE, ORANGE, GREY = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 RAMP = ("#0a0a00", "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05")
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", BLUE: "blue", ORANGE: "orange", GREY: "grey"}
 _VARIABLES |= {colour: f"ramp{i}" for i, colour in enumerate(RAMP)}
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rlhf",
     "font.size": 9,
@@ -213,7 +216,7 @@ def histogram(
 
 def _line(axes: Axes, s: Series, shift: float) -> None:
     kept = [i for i, y in enumerate(s.y) if y is not None]
-    x, y = [s.x[i] + shift for i in kept], [s.y[i] for i in kept]
+    x, y = [s.x[i] + shift for i in kept], [y for y in s.y if y is not None]
     style: dict[str, Any] = {"linestyle": (0, (4, 2)) if s.dashed else "-", "color": s.colour}
     axes.plot(x, y, marker="o" if s.markers else None, markeredgewidth=0, **style)
     for place, i in zip(x, kept, strict=True):
@@ -278,7 +281,8 @@ def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Gaussian kernel density with Silverman's bandwidth."""
     width = 1.06 * float(values.std()) * len(values) ** -0.2 or 0.1
     kernels = np.exp(-0.5 * ((grid[:, None] - values[None, :]) / width) ** 2)
-    return kernels.sum(axis=1) / (len(values) * width * np.sqrt(2 * np.pi))
+    density: np.ndarray = kernels.sum(axis=1) / (len(values) * width * np.sqrt(2 * np.pi))
+    return density
 
 
 def scatter(
@@ -306,8 +310,16 @@ def scatter(
         if diagonal:
             axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         for _, colour, x, y in groups:
-            x, y = np.round(x, 3), np.round(y, 3)
-            axes.plot(x, y, "o", color=colour, markersize=2.6, markeredgewidth=0, alpha=0.45, linestyle="none")
+            axes.plot(
+                np.round(x, 3),
+                np.round(y, 3),
+                "o",
+                color=colour,
+                markersize=2.6,
+                markeredgewidth=0,
+                alpha=0.45,
+                linestyle="none",
+            )
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
         axes.set_box_aspect(1)

@@ -64,7 +64,9 @@ def text_table(evaluation: Row) -> str:
 
 def _all(evaluation: Row) -> dict[str, Row]:
     """name -> group -> figures, of the reward functions and then of the baselines."""
-    return {name: reward["groups"] for name, reward in evaluation["rewards"].items()} | evaluation["baselines"]
+    groups: dict[str, Row] = {name: reward["groups"] for name, reward in evaluation["rewards"].items()}
+    groups |= evaluation["baselines"]
+    return groups
 
 
 def accuracy_table(evaluation: Row, domains: Sequence[str]) -> Table:
@@ -104,7 +106,9 @@ def _source_table(evaluation: Row, domain: str) -> Table | None:
 
 
 def _accuracy(share: Row | None) -> Cell:
-    return Cell(percent(share and share["accuracy"]), interval(share and share["ci"], 1, share=True))
+    if share is None:
+        return Cell(percent(None))
+    return Cell(percent(share["accuracy"]), interval(share["ci"], 1, share=True))
 
 
 def calibration_table(evaluation: Row, domains: Sequence[str]) -> Table:

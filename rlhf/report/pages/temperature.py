@@ -59,7 +59,8 @@ def sweep_panels(sweep: Row) -> list[Panel]:
         found = []
         for label, colour, figure in series:
             values = [figure(row) for row in rows]
-            found.append(Series(label, colour, x, [v and v["mean"] for v in values], [v and v["ci"] for v in values]))
+            means, cis = ([None if v is None else v[key] for v in values] for key in ("mean", "ci"))
+            found.append(Series(label, colour, x, means, cis))
         return lines(title, found, x_label="temperature", note=note)
 
     def best(row: Row) -> Row:
@@ -119,4 +120,6 @@ def sweep_table(sweep: Row) -> Table:
 
 
 def _mean(figures: Row | None, digits: int) -> Cell:
-    return Cell(number(figures and figures["mean"], digits), interval(figures and figures["ci"], digits))
+    if figures is None:
+        return Cell(number(None))
+    return Cell(number(figures["mean"], digits), interval(figures["ci"], digits))

@@ -14,6 +14,7 @@ from typing import Any
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.text import clock, interval, number, percent, version_label
+from rlhf.report.pages.human_evaluation import human_panels, human_sentence, human_table, title_of
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
@@ -49,7 +50,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         headline=headline(files.versions),
         facts=facts(files),
         measured=key_figures(files.versions),
-        version_table=tables.version_table(files.versions) if files.versions else None,
+        version_table=tables.version_table([*files.versions, *files.students]) if files.versions else None,
         version_panels=panels.version_panels(files.versions),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
@@ -63,6 +64,9 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],
         distribution_panels=panels.distribution_panels(files.answers),
         change_panels=panels.change_panels(files.answers),
+        people=[
+            (title_of(found), human_sentence(found), human_table(found), human_panels(found)) for found in files.people
+        ],
         own_panels=own,
         samples=pick_samples(files.answers),
         rule=RULE.format(first=version_label(names[0]), last=version_label(names[-1])) if names else "",
@@ -150,8 +154,8 @@ def command_of(files: RunFiles) -> str | None:
     config = files.settings.get("config")
     if not isinstance(config, dict) or "configs" not in config:
         return None
-    options = {name: str(config[name]) for name in ("run", "data", "seed") if config.get(name) is not None}
+    if (files.path / "plan.yaml").is_file():  # of `rlhf new`, which says all of it
+        return shlex.join(["rlhf", "run", str(config.get("run", files.path))])
+    options = {name: str(config[name]) for name in ("run", "seed") if config.get(name) is not None}
     given = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return shlex.join(
-        ["python", "recipes/iterative_rlhf.py", "--config", f"{config['configs']}/iterative_rlhf.yaml", *given]
-    )
+    return shlex.join(["rlhf", "run", "--config", f"{config['configs']}/iterative_rlhf.yaml", *given])

@@ -43,21 +43,25 @@ class RunFiles:
 
     Args:
         versions: entries of summary.json's "versions", from SFT on; where there is no summary yet, the evaluations'.
+        students: entries of "students".
         answers: version name -> rows of its answers.jsonl.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
         selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
+        people: human_evaluation.json of each comparison that people rated (`rlhf annotate --compare`).
         config: text of config.yaml; `settings` its content.
     """
 
     path: Path
     seconds: float | None = None
     versions: list[Row] = field(default_factory=list)
+    students: list[Row] = field(default_factory=list)
     answers: dict[str, list[Row]] = field(default_factory=dict)
     reward_models: list[Row] = field(default_factory=list)
     referee: Row | None = None
     selections: list[Row] = field(default_factory=list)
     sweeps: list[Row] = field(default_factory=list)
     ppo: list[Ppo] = field(default_factory=list)
+    people: list[Row] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
     settings: Row = field(default_factory=dict)
@@ -83,6 +87,7 @@ def read_run(run: Path) -> RunFiles:
         path=run,
         seconds=summary.get("seconds"),
         versions=versions,
+        students=summary.get("students") or [],
         answers={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in names if n in evaluations},
         reward_models=summary.get("reward_models") or _accuracies(run),
         referee=summary.get("referee") or _json(run / "referee_reward" / "accuracy.json") or None,
@@ -97,6 +102,7 @@ def read_run(run: Path) -> RunFiles:
             for path in _stage_files(run, "metrics.jsonl")
             if path.parent.name == "ppo"
         ],
+        people=[found for path in _stage_files(run, "human_evaluation.json") if (found := _json(path))],
         stages=_stages(run),
         config=config,
         settings=_yaml(config),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rlhf.report.drawing.text import NBSP, number
@@ -81,14 +82,16 @@ def _kinds(gold: bool) -> list[tuple[str, str, Callable[[Row, Row], float | None
     if not gold:
         return [(kind, "reward", _reward_change) for kind in ("helpfulness", "safety")]
     scores = {"ordinary": "helpfulness", "borderline": "helpfulness", "unsafe": "safety"}
-    return [
-        (kind, f"gold {score}", lambda before, after, score=score: after["gold"][score] - before["gold"][score])
-        for kind, score in scores.items()
-    ]
+    return [(kind, f"gold {score}", partial(_gold_change, score)) for kind, score in scores.items()]
 
 
 def _kind_of(row: Row, gold: bool) -> str:
     return str(row["gold"]["kind"] if gold else row.get("domain"))
+
+
+def _gold_change(score: str, before: Row, after: Row) -> float:
+    change: float = after["gold"][score] - before["gold"][score]
+    return change
 
 
 def _reward_change(before: Row, after: Row) -> float | None:

@@ -89,12 +89,9 @@ def keep_origin(checkpoint: Path, preferences: Sequence[Preference], seed: int) 
 
 def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], origin: float) -> dict[str, Any] | None:
     """`gate_quality` at the paper's threshold on the labelled answers of held-out rows; None where there are none."""
-    labelled = {
-        repr(row.conversation(which)): (row.conversation(which), not safe)
-        for row in preferences
-        for which, safe in (("chosen", row.chosen_safe), ("rejected", row.rejected_safe))
-        if safe is not None
-    }
+    judged = [(row.conversation("chosen"), row.chosen_safe) for row in preferences]
+    judged += [(row.conversation("rejected"), row.rejected_safe) for row in preferences]
+    labelled = {repr(conversation): (conversation, not safe) for conversation, safe in judged if safe is not None}
     if not labelled:
         return None
     conversations = [conversation for conversation, _ in labelled.values()]

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf.data.mixing import mix
-from rlhf.data.rows import Domain, Preference
+from rlhf.data.rows import Preference
 from rlhf.rewards.training.rows import RewardRows, Skipped
-
-OTHER_SHARE: Mapping[Domain, float] = {"helpfulness": 0.5, "safety": 0.1}
-"""Share of the other rows in the whole (paper, section 3.2.2)."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.kinds import REWARD_KINDS
 from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.training.rows import RewardRows, load_reward_rows
 from rlhf.stage import KeepingConfig, Stage, open_stage
@@ -59,8 +60,12 @@ class RewardStageConfig(KeepingConfig):
             raise InputError("preferences: must name at least one file")
 
 
-def open_reward_stage(domain: Domain, config: RewardStageConfig) -> tuple[Stage, RewardRows]:
-    """The stage and its rows; InputError, before torch is loaded, for a missing file or a bad row."""
+def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
+    """Write checkpoint/ with its score_origin.json, metrics.jsonl, mixture.json and accuracy.json into the folder.
+
+    Raises:
+        InputError: before torch is loaded, for a missing file or a bad row.
+    """
     stage = open_stage(config)
     rows = load_reward_rows(
         domain,
@@ -69,15 +74,7 @@ def open_reward_stage(domain: Domain, config: RewardStageConfig) -> tuple[Stage,
         config.test_preferences,
         config.on_bad_row,
     )
-    return stage, rows
 
-
-def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: Callable[..., RewardModel]) -> None:
-    """Write checkpoint/ with its score_origin.json, metrics.jsonl, mixture.json and accuracy.json into the folder.
-
-    Args:
-        train: `train_helpfulness_model` or `train_safety_model`.
-    """
     from rlhf.rewards.training.accuracy import heldout_report, keep_origin, suspicious_accuracy
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
@@ -88,12 +85,20 @@ def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: 
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
         stage.say("\n".join(mixture_lines(mixture)), error=True)
         stage.write_json("mixture.json", mixture_report(mixture, rows.skipped))
-        train_and_save(stage, accelerator, train, config.policy, mixture.rows, config.training, config.seed)
+        train_and_save(
+            stage,
+            accelerator,
+            config.policy,
+            mixture.rows,
+            config.training,
+            safety_head=REWARD_KINDS[domain].safety_head,
+            seed=config.seed,
+        )
         for field in ("preferences", "other_preferences"):
             stage.closing.rows(len(mixture.rows), sum(rows.skipped[field].values(), Counter()))
         if stage.is_main:
             keep_origin(folder / "checkpoint", mixture.rows, config.seed)
-            report = heldout_report(folder / "checkpoint", rows.domain, rows, whole)
+            report = heldout_report(folder / "checkpoint", domain, rows, whole)
             stage.write_json("accuracy.json", report)
             stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})
             stage.closing.suspect(suspicious_accuracy(report))
@@ -102,10 +107,11 @@ def run_stage(stage: Stage, config: RewardStageConfig, rows: RewardRows, train: 
 def train_and_save(
     stage: Stage,
     accelerator: Accelerator,
-    train: Callable[..., RewardModel],
     policy: Path,
     rows: Sequence[Preference],
     config: RewardTrainingConfig,
+    *,
+    safety_head: bool,
     seed: int,
 ) -> RewardModel:
     """Train a reward model inside `stage.work`, which keeps `kept_states`, and write <stage>/checkpoint.
@@ -113,17 +119,27 @@ def train_and_save(
     The studies' trainings too. The closing block gets rows, loss and what looks wrong.
 
     Args:
-        train: called as `train_helpfulness_model` is.
         rows: the mixture, the same on every process.
+        safety_head, seed: see `train_reward_model`.
     """
     from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.training.train import suspicious_margins
+    from rlhf.rewards.training.train import suspicious_margins, train_reward_model
     from rlhf.training.checkpoints import RESUME
     from rlhf.training.loop import TrainingResult
     from rlhf.training.suspicion import suspicious_training
 
     result = TrainingResult()
-    model = train(policy, rows, config, accelerator, stage.log, seed=seed, states=stage.folder / RESUME, result=result)
+    model = train_reward_model(
+        policy,
+        rows,
+        config,
+        accelerator,
+        stage.log,
+        safety_head=safety_head,
+        seed=seed,
+        states=stage.folder / RESUME,
+        result=result,
+    )
     stage.closing.rows(result.rows)
     stage.closing.figures(**result.figures())
     stage.closing.suspect([*suspicious_training(result), *suspicious_margins(rows, config)])

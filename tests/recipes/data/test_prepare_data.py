@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,37 @@ def test_a_file_a_version(files: dict[str, str], tmp_path: Path) -> None:
     assert refused.returncode == 2 and "rounds: files needs one file of prompts a version" in refused.stderr
 
 
+def test_a_system_message_stands_before_every_dialogue_that_has_none(tmp_path: Path) -> None:
+    questions = [{"messages": [{"role": "user", "content": f"question {i}"}]} for i in range(60)]
+    own = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "one of its own"}]
+    pairs = [{"prompt": f"pair {i}", "chosen": "yes", "rejected": "no"} for i in range(60)]
+    for name, content in {"prompts": [*questions, {"messages": own}], "pairs": pairs}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    given = {"prompts": [str(tmp_path / "prompts.jsonl")], "helpfulness_preferences": [str(tmp_path / "pairs.jsonl")]}
+    assert prepare(tmp_path / "out", **given, system="Be short.").returncode == 0
+    seen = Counter(row["messages"][0]["content"] for file in (tmp_path / "out").glob("*.jsonl") for row in rows(file))
+    assert seen == {"Be short.": 120, "Be kind.": 1}
+
+
+def test_no_more_pairs_than_asked_for(files: dict[str, str], tmp_path: Path) -> None:
+    given = {"helpfulness_preferences": [files["helpful"]], "safety_preferences": [files["harmless"]]}
+    assert prepare(tmp_path / "all", **given).returncode == 0
+    assert prepare(tmp_path / "few", **given, max_preferences=20, max_test_preferences=3).returncode == 0
+    for part, most in (("train", 20), ("test", 3)):
+        every, few = (rows(tmp_path / run / f"preferences_{part}.jsonl") for run in ("all", "few"))
+        assert Counter(row["domain"] for row in few) == {"helpfulness": most, "safety": most}
+        assert few == [row for row in every if row in few], "in their order"
+    counted = json.loads((tmp_path / "few" / "split.json").read_text())["left_out"]["a pair more than asked for"]
+    assert counted == 160 - 2 * 20 - 2 * 3
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({}, "prompts: name files of prompts"),
         ({"prompts": ["nowhere.jsonl"]}, "nowhere.jsonl does not exist"),
         ({"prompts": ["x.jsonl"], "test_share": 1.5}, "test_share: must lie between 0 and 1"),
+        ({"prompts": ["x.jsonl"], "system": " "}, "system: must be a non-empty text"),
         ({"prompts": ["x.jsonl"], "max_prompts": -1}, "max_prompts: must be 0"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.config import DEFAULT_STEPS, IterativeConfig, VersionConfig
+from rlhf.iteration.keeping import superseded
 from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, find_recipe, make_plan, recipe_file
 from rlhf.iteration.steps import KINDS
 from rlhf.sampling.chat import ServerConfig
@@ -155,6 +156,48 @@ def test_ghost_attention_follows_ppo_and_is_measured() -> None:
     assert plan["v1/ghost_attention_evaluation"].overrides["policy"] == "runs/x/v1/ghost_attention/checkpoint"
     assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/ghost_attention/checkpoint"
     assert not [name for name in by_name(make_plan(config())) if "ghost" in name]
+
+
+def test_students_learn_from_the_chosen_answers_and_are_measured_beside_the_policy() -> None:
+    steps = ("rewards", "rejection_sampling", {"students": {"heldout_share": 0.1}}, "evaluate")
+    stages = make_plan(chat(steps, students=["models/one", "runs/other/sft/checkpoint"]))
+    plan = by_name(stages)
+    for name, given in (("one", "models/one"), ("sft", "runs/other/sft/checkpoint")):
+        for version in ("v1", "v2"):
+            trained = plan[f"{version}/student_{name}"]
+            assert trained.recipe == "sft" and trained.overrides["policy"] == given
+            assert trained.overrides["data"] == f"runs/x/{version}/rejection_sampling/selected.jsonl"
+            assert trained.overrides["finetuning.train"] == "last" and trained.overrides["heldout_share"] == "0.1"
+            measured = plan[f"{version}/student_{name}_evaluation"]
+            assert measured.overrides["name"] == f"{version}_{name}" and measured.student == name
+            assert measured.overrides["policy"] == f"runs/x/{version}/student_{name}/checkpoint"
+            same = ("prompts", "baseline_evaluation", "helpfulness", "safety", "seed")
+            beside = plan[f"{version}/evaluation"].overrides
+            assert [measured.overrides[option] for option in same] == [beside[option] for option in same]
+            assert "baseline" not in measured.overrides, "the start is another model, there is no KL from it"
+        assert plan[f"students_{name}_evaluation"].overrides["policy"] == given
+        assert plan[f"students_{name}_evaluation"].overrides["name"] == name
+    assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/rejection_sampling/checkpoint"
+    gone = [stage.name for stage, _ in superseded(stages, set(plan), "newest")]
+    assert {f"v1/student_{name}" for name in ("one", "sft")} <= set(gone), "of each student the newest stays"
+    assert not [name for name in gone if name.startswith("v2")]
+    later = ("rewards", "rejection_sampling", "evaluate", "students", "evaluate")
+    assert "v1/student_one_evaluation" in by_name(make_plan(chat(later, students="models/one")))
+    with pytest.raises(InputError, match="a/one is called 'one', as b/one is; give it a folder's name of its own"):
+        make_plan(chat(steps, students=["b/one", "a/one"]))
+
+
+def test_the_average_is_of_what_the_version_made() -> None:
+    steps = (*PPO, "average_policies", "evaluate")
+    plan = by_name(make_plan(config(versions=(VersionConfig("v1"), VersionConfig("v2", steps), VersionConfig("v3")))))
+    own = [f"runs/x/v2/{name}/checkpoint" for name in ("rejection_sampling", "ppo")]
+    assert json.loads(plan["v2/average_policies"].overrides["checkpoints"]) == own
+    assert plan["v2/average_policies_evaluation"].overrides["name"] == "v2_average"
+    assert plan["v3/rejection_sampling"].overrides["policy"] == "runs/x/v2/average_policies/checkpoint"
+    everything = {"step": "average_policies", "reads": {"checkpoints": "policy*"}}
+    plan = by_name(make_plan(config(versions=(VersionConfig("v1", (*DEFAULT_STEPS, everything)),))))
+    wanted = ["runs/x/sft/checkpoint", "runs/x/v1/rejection_sampling/checkpoint"]
+    assert json.loads(plan["v1/average_policies"].overrides["checkpoints"]) == wanted
 
 
 def test_evaluation_is_against_sft() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rlhf.iteration.ledger import Ledger
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.summary import FIGURES, write_summary
+from rlhf.report import build_report
 
 STAGES = ("sft_evaluation", "v1/helpfulness_reward", "v1/safety_reward", "v1/rejection_sampling", "v1/evaluation")
 STAGES += ("v2/evaluation", "v2/ppo_evaluation", "v2/ghost_attention_evaluation")
@@ -65,6 +67,19 @@ def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path)
     shutil.copytree(tmp_path / "v1", tmp_path / "w1")
     write_summary(tmp_path, [planned(tmp_path, "w1/rejection_sampling")])
     assert [file.name for file in (tmp_path / "pool").iterdir()] == ["w1.parquet"], "v1 is no version of this run"
+
+
+def test_students_stand_beside_the_versions(tmp_path: Path) -> None:
+    stages = [planned(tmp_path, name) for name in ("sft_evaluation", "v1/evaluation")]
+    stages.insert(1, replace(planned(tmp_path, "v1/student_small_evaluation"), student="small"))
+    for stage, name in zip(stages, ("sft", "v1_small", "v1"), strict=True):
+        write(stage.output / "evaluation.json", {"name": name, "mean_length": 3.0})
+    summary = json.loads(write_summary(tmp_path, stages).read_text())
+    assert [version["name"] for version in summary["versions"]] == ["sft", "v1"]
+    assert [(student["name"], student["mean_length"]) for student in summary["students"]] == [("v1_small", 3.0)]
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "From SFT to V1" in page or "from SFT to V1" in page
+    assert "v1_small" in page
 
 
 def test_a_referee_has_its_own_place(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +13,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from rlhf.cli import main
+from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.models.averaging import average_reward_models
+from rlhf.models.averaging import average_checkpoints
 from rlhf.models.batching import pad_rows
 from rlhf.models.config import AdapterConfig
-from rlhf.models.policy import load_tokenizer
+from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes"))
+import average_policies
 
 IDS, MASK = pad_rows([[1, 5, 9, 33], [1, 60], [1, 7, 8, 9, 10, 11, 12, 4]], pad_id=2)
 
@@ -89,7 +94,7 @@ def test_the_mean_of_one_model_and_itself_is_that_model_whatever_its_shards(
         save_file({name: tensors[name] for name in names}, two / file, metadata={"format": "pt"})
     weight_map = {name: file for file, names in parts.items() for name in names}
     (two / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    average_reward_models([two, one], tmp_path / "mean")
+    average_checkpoints([two, one], tmp_path / "mean")
     assert torch.equal(scores(RewardModel.load(tmp_path / "mean")), scores(RewardModel.load(one)))
 
 
@@ -99,7 +104,7 @@ def test_of_adapters_the_products_are_averaged_not_the_factors(
 ) -> None:
     a = noisy(tiny_policy_path, tmp_path / "a", 1, r=2, quantization=quantization)
     b = noisy(tiny_policy_path, tmp_path / "b", 2, r=3, quantization=quantization)
-    average_reward_models([a, b], tmp_path / "mean", weights=[3, 1])
+    average_checkpoints([a, b], tmp_path / "mean", weights=[3, 1])
     mean, one, two = (updates(folder) for folder in (tmp_path / "mean", a, b))
     assert len(mean) == 14 and mean.keys() == one.keys()
     for name in mean:
@@ -119,13 +124,41 @@ def test_of_adapters_the_products_are_averaged_not_the_factors(
 @pytest.mark.parametrize("rank", [1, 3, 20])
 def test_a_lower_rank_is_the_nearest_one(rank: int, tiny_policy_path: Path, tmp_path: Path) -> None:
     a, b = (noisy(tiny_policy_path, tmp_path / name, seed, r=10) for seed, name in enumerate("ab"))
-    average_reward_models([a, b], tmp_path / "mean", rank=rank)
+    average_checkpoints([a, b], tmp_path / "mean", rank=rank)
     mean, one, two = (updates(folder) for folder in (tmp_path / "mean", a, b))
     for name in mean:
         u, s, v = torch.linalg.svd((0.5 * one[name] + 0.5 * two[name]).double(), full_matrices=False)
         nearest = (u[:, :rank] * s[:rank]) @ v[:rank]
         torch.testing.assert_close(mean[name].double(), nearest, atol=1e-5, rtol=0)
     assert RewardModel.load(tmp_path / "mean").model.peft_config["default"].r == rank
+
+
+@pytest.mark.parametrize("r", [None, 2])
+def test_policies_are_averaged_too(r: int | None, tiny_policy_path: Path, tmp_path: Path) -> None:
+    """Whole, or adapters over one base: by the recipe that a plan's step runs."""
+    policies, adapter = [], None if r is None else AdapterConfig(r=r, alpha=3 * r, dropout=0.0)
+    for seed, name in enumerate("ab"):
+        policy = load_policy(tiny_policy_path, adapter=adapter)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in policy.parameters():
+                p += 0.1 * torch.randn(p.shape, generator=generator) * p.requires_grad
+        save_policy(policy, load_tokenizer(tiny_policy_path), tmp_path / name, merge=False)
+        policies.append(tmp_path / name)
+    given = ["--checkpoints", json.dumps([str(p) for p in policies]), "--weights", "[1, 3]"]
+    options = [*given, "--output", str(tmp_path / "mean")]
+    average_policies.main(parse_config(average_policies.AveragePoliciesConfig, options))
+    mean = tmp_path / "mean" / "checkpoint"
+    if r is None:
+        one, two, found = (load_file(folder / "model.safetensors") for folder in (*policies, mean))
+    else:
+        one, two, found = (updates(folder) for folder in (*policies, mean))
+    assert found.keys() == one.keys() and found
+    for name in found:
+        torch.testing.assert_close(found[name], (one[name] + 3 * two[name]) / 4, atol=1e-6, rtol=0)
+    assert load_policy(mean).config.vocab_size == load_policy(policies[0]).config.vocab_size
+    with pytest.raises(InputError, match="checkpoints: an average takes two or more, got 1"):
+        parse_config(average_policies.AveragePoliciesConfig, ["--checkpoints", str(policies[0]), "--output", "x"])
 
 
 def test_models_that_differ_get_one_sentence(tiny_policy_path: Path, tmp_path: Path) -> None:
@@ -136,7 +169,7 @@ def test_models_that_differ_get_one_sentence(tiny_policy_path: Path, tmp_path: P
 
     def refused(message: str, *folders: Path, **options: object) -> None:
         with pytest.raises(InputError, match=message):
-            average_reward_models(folders, tmp_path / "mean", **options)  # type: ignore[arg-type]
+            average_checkpoints(folders, tmp_path / "mean", **options)  # type: ignore[arg-type]
         assert not (tmp_path / "mean").exists() and not (tmp_path / "mean.partial").exists()
 
     refused("two or more, got 1", a)
@@ -163,7 +196,7 @@ def test_models_that_differ_get_one_sentence(tiny_policy_path: Path, tmp_path: P
     save_file(tensors | {"score.bias": torch.zeros(1)}, b / "model.safetensors", metadata={"format": "pt"})
     refused("names or shapes of the weights", a, b)
     with pytest.raises(InputError, match=r"output: .* exists already"):
-        average_reward_models([a, a], b)
+        average_checkpoints([a, a], b)
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

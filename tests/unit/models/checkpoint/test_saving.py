@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForCausalLM
 
 from rlhf.errors import InputError
-from rlhf.models.averaging import average_reward_models
+from rlhf.models.averaging import average_checkpoints
 from rlhf.models.checkpoint.folder import weight_types
 from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.config import AdapterConfig
@@ -232,5 +232,5 @@ def test_an_average_is_read_back_too(tiny_policy_path: Path, tmp_path: Path, mon
     changed = {"score.weight": torch.zeros(1, 32)}
     monkeypatch.setattr("rlhf.models.averaging.save_torch_state_dict", lambda state, f: right(state | changed, f))
     with pytest.raises(InputError, match=r"at score\.weight"):
-        average_reward_models([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
+        average_checkpoints([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()

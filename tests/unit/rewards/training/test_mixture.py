@@ -8,7 +8,8 @@ import pytest
 
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Domain, Preference
-from rlhf.rewards.training.mixture import OTHER_SHARE, make_mixture, mixture_lines, mixture_report
+from rlhf.rewards.training.kinds import REWARD_KINDS
+from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.training.rows import RewardRows
 
 
@@ -22,12 +23,12 @@ OWN, OTHER = [*rows("meta", 60), *rows("helpful", 30)], [*rows("harmless", 200),
 
 @pytest.mark.parametrize(("domain", "others"), [("helpfulness", 90), ("safety", 10)])
 def test_the_paper_s_shares_and_counts_by_source(domain: Domain, others: int) -> None:
-    mixture = make_mixture(RewardRows(domain, OWN, OTHER, [], [], {}), OTHER_SHARE[domain], seed=1)
+    mixture = make_mixture(RewardRows(domain, OWN, OTHER, [], [], {}), REWARD_KINDS[domain].other_share, seed=1)
     assert mixture.own == {"meta": 60, "helpful": 30} and mixture.other.total() == others
     assert mixture.own + mixture.other == Counter(row.source for row in mixture.rows)
-    assert mixture.rows == mix(OWN, OTHER, OTHER_SHARE[domain], seed=1)
+    assert mixture.rows == mix(OWN, OTHER, REWARD_KINDS[domain].other_share, seed=1)
     report = mixture_report(mixture, {"preferences": {"meta.jsonl": Counter(tie=2), "helpful.jsonl": Counter()}})
-    assert report["pairs"] == 90 + others and report["other_share"] == pytest.approx(OTHER_SHARE[domain])
+    assert report["pairs"] == 90 + others and report["other_share"] == pytest.approx(REWARD_KINDS[domain].other_share)
     assert report["other_available"] == {"harmless": 200, "shp": 100}
     assert report["skipped"] == {"preferences": {"meta.jsonl": {"tie": 2}}}
     assert mixture_lines(mixture) == [
