@@ -1,6 +1,7 @@
 """The tools around a run: `rlhf new | plan | run | report | verify | compare`; for checkpoints: `rlhf average | push`;
 for preferences and rewards: `rlhf statistics | verify-reward`; for rows of any kind: `rlhf look | quality-gate`; for
-people who judge answers: `rlhf annotate`. Training itself is in the recipes: `rlhf recipe list | run | copy | path`.
+people who judge answers: `rlhf annotate`; to talk to a policy: `rlhf chat`. Training itself is in the recipes:
+`rlhf recipe list | run | copy | path`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.commands import annotate as annotate_command
+from rlhf.commands import chat as chat_command
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, mistakes_in_a_sentence
@@ -149,6 +151,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "people judge pairs of answers on a page of this machine; every judgement is kept at once",
     )
     annotate_command.add_options(added)
+
+    added = command(
+        "chat", chat_command.chat, "talk to a policy, or to two side by side, with what rewards say of each answer"
+    )
+    chat_command.add_options(added)
 
     added = command("recipe", lambda a: a.call(a), "the recipes and settings that come with the package")
     actions = added.add_subparsers(required=True, metavar="list | run | copy | path")
