@@ -1,6 +1,7 @@
 """The tools around a run: `rlhf new | plan | run | report | verify | compare`; for checkpoints: `rlhf average | push`;
 for preferences and rewards: `rlhf statistics | verify-reward`; for rows of any kind: `rlhf look | quality-gate`; for
-people who judge answers: `rlhf annotate`. Training itself is in the recipes: `rlhf recipe list | run | copy | path`.
+people who judge answers: `rlhf annotate`; to talk to a policy: `rlhf chat`. Training itself is in the recipes:
+`rlhf recipe list | run | copy | path`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rlhf.commands import annotate as annotate_command
+from rlhf.commands import chat as chat_command
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, mistakes_in_a_sentence
@@ -68,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--safety-reward", help="the same for safety")
     added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
     added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
+    added.add_argument(
+        "--chat-template-kwargs",
+        type=_mapping,
+        default={},
+        metavar="{NAME: VALUE}",
+        help="variables of the model's chat template, for every stage, e.g. '{enable_thinking: false}'",
+    )
     added = command(
         "plan",
         lambda a: plan([*_plan_of(a), *a.more]),
@@ -147,6 +156,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     annotate_command.add_options(added)
 
+    added = command(
+        "chat", chat_command.chat, "talk to a policy, or to two side by side, with what rewards say of each answer"
+    )
+    chat_command.add_options(added)
+
     added = command("recipe", lambda a: a.call(a), "the recipes and settings that come with the package")
     actions = added.add_subparsers(required=True, metavar="list | run | copy | path")
 
@@ -182,6 +196,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(0 if passed else 1)
 
 
+def _mapping(text: str) -> dict[str, Any]:
+    """A mapping in YAML's words, on one line."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"must be names with values, e.g. '{{enable_thinking: false}}', got {text!r}")
+    return found
+
+
 def new(arguments: argparse.Namespace) -> None:
     """Write a run's folder (`rlhf.start.new`) and say what it is made of."""
     from rlhf.start.new import Request, new_run
@@ -200,6 +227,7 @@ def new(arguments: argparse.Namespace) -> None:
         safety=arguments.safety_reward,
         versions=arguments.versions,
         ppo=not arguments.no_ppo,
+        chat_template_kwargs=arguments.chat_template_kwargs,
     )
     print("\n".join(new_run(request)))
 
