@@ -62,6 +62,10 @@ def _parts(conversation: Conversation) -> tuple[Conversation, Conversation]:
     return conversation[:cut], conversation[cut:]
 
 
+class TooLongError(InputError):
+    """A row's last turn alone is longer than it may be."""
+
+
 class Answer(NamedTuple):
     """What sampled ids say: the answer as a user reads it, and what was thought before it (mostly nothing)."""
 
@@ -364,10 +368,10 @@ class Renderer:
             end = texts[place][-1:] if keep <= 0 else texts[place][1:].strip()
         return [{**m, "content": end} if i == place else m for i, m in enumerate(turn)]
 
-    def _too_long(self, turn: Conversation, length: str, max_length: int) -> InputError:
-        return InputError(
+    def _too_long(self, turn: Conversation, length: str, max_length: int) -> TooLongError:
+        return TooLongError(
             f"messages: the last turn takes {length} tokens, above max_length={max_length}; "
-            f"raise it or leave the row out (it begins {quoted(turn[0]['content'])})"
+            f"raise it, or set too_long to skip (it begins {quoted(turn[0]['content'])})"
         )
 
     def _render(self, conversations: Sequence[Conversation]) -> list[str]:

@@ -214,15 +214,3 @@ def test_heldout_loss_is_that_of_the_rows_and_logged_once_an_epoch(
         nll += policy(ids, labels=ids.masked_fill(~mask, -100)).loss.item() * int(mask.sum())
         count += int(mask.sum())
     assert logged[-1][1] == pytest.approx(nll / count, rel=1e-5)
-
-
-def test_a_row_that_is_too_long_is_refused_by_number_or_skipped(
-    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [DIALOGUES[0], dialogue("hello", "goat " * 400)]
-    renderer = training_renderer(tiny_tokenizer, load(tiny_policy_path), FinetuningConfig())
-    assert renderer.max_length == 256
-    with pytest.raises(InputError, match=r"SFT: row 2: .*max_length=256"):
-        render_rows(renderer, rows, FinetuningConfig(), "SFT")
-    assert len(render_rows(renderer, rows, FinetuningConfig(on_bad_row="skip"), "SFT")) == 1
-    assert "SFT: skipped 1 of 2 rows: 1 x messages: the last turn takes n tokens" in capsys.readouterr().err
