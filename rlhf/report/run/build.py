@@ -18,25 +18,29 @@ from rlhf.report.pages.human_evaluation import human_panels, human_sentence, hum
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
+from rlhf.report.run.folders import Folders
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.samples import RULE, pick_samples
+from rlhf.report.run.training import training_panels
 
 Row = Mapping[str, Any]
 
 
-def build(run: Path, panels: Sequence[str] = ()) -> Path:
-    """Write `report/index.html` of a run's folder, whole or not at all, and return its path.
+def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
+    """Write the page of a run, or of stages made by hand, whole or not at all, and return its path.
 
     Args:
+        paths: one run's folder, whose page is its report/index.html; or stages' folders, whose page lies beside the
+            first one, in <stage>.report/.
         panels: see `rlhf.report.run.own.own_panels`.
 
     Raises:
         InputError: there is no such folder, or none of a run's files in it, or a panel cannot be made.
     """
-    files = read_run(run)
-    page = run / "report" / "index.html"
+    files = read_run(*paths)
+    page = Folders.of(paths).page
     page.parent.mkdir(exist_ok=True)
     write_page(page, render(files, own_panels(files, panels)))
     return page
@@ -46,7 +50,9 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     """The page as text; `own` are panels of the user's."""
     names = [v["name"] for v in files.versions]
     return page_template("run.html.j2").render(
-        title=files.path.resolve().name,
+        title=files.title,
+        suspicious=[(stage.name, stage.suspicious) for stage in files.stages if stage.suspicious],
+        trainings=[(stage.stage, training_panels(stage)) for stage in files.trainings],
         headline=headline(files.versions),
         facts=facts(files),
         measured=key_figures(files.versions),
