@@ -52,7 +52,7 @@ class Ppo:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What was found in a run's folder.
+    """What was found in a run's folder, or (`whole_run` False) in the folders of stages made by hand.
 
     Args:
         versions: entries of summary.json's "versions", from SFT on; where there is no summary yet, the evaluations'.
@@ -67,6 +67,7 @@ class RunFiles:
 
     path: Path
     title: str = ""
+    whole_run: bool = True
     seconds: float | None = None
     versions: list[Row] = field(default_factory=list)
     students: list[Row] = field(default_factory=list)
@@ -103,6 +104,7 @@ def read_run(*paths: Path) -> RunFiles:
     files = RunFiles(
         path=run,
         title=folders.title,
+        whole_run=not folders.stages,
         seconds=summary.get("seconds"),
         versions=versions,
         students=summary.get("students") or [],

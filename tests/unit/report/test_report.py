@@ -253,6 +253,8 @@ def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) 
     shown = _Page(page.read_text())
     assert "my sft, measured" in shown.text and "1 min 01 s" in shown.text
     assert shown.text.index("the loss rises") < shown.text.index("Versions"), "above all else"
+    assert "2 stages, 1 min 04 s in all; one thing looks wrong." in shown.text
+    assert "PPO" not in shown.text and "in this run" not in shown.text, "what stages do not do is not missed"
     assert "script" not in shown.tags and "img" not in shown.tags and "Gradient norm" in shown.text
     with pytest.raises(InputError, match="has no stage"):
         build_report(sft, run)
