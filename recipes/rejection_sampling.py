@@ -164,7 +164,7 @@ def main(config: RejectionSamplingConfig) -> None:
 
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
-        dialogues = [by_id[row.prompt_id].answered(row.text, row.finished) for row in selection.chosen]
+        dialogues = [by_id[row.prompt_id].answered(row.text, row.finished, row.thoughts) for row in selection.chosen]
         if stage.is_main:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlhf.commands import annotate as annotate_command
 from rlhf.commands import chat as chat_command
@@ -65,6 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--safety-reward", help="the same for safety")
     added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
     added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
+    added.add_argument(
+        "--chat-template-kwargs",
+        type=_mapping,
+        default={},
+        metavar="{NAME: VALUE}",
+        help="variables of the model's chat template, for every stage, e.g. '{enable_thinking: false}'",
+    )
     added = command(
         "plan",
         lambda a: plan([*_plan_of(a), *a.more]),
@@ -186,6 +194,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(0 if passed else 1)
 
 
+def _mapping(text: str) -> dict[str, Any]:
+    """A mapping in YAML's words, on one line."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"must be names with values, e.g. '{{enable_thinking: false}}', got {text!r}")
+    return found
+
+
 def new(arguments: argparse.Namespace) -> None:
     """Write a run's folder (`rlhf.start.new`) and say what it is made of."""
     from rlhf.start.new import Request, new_run
@@ -204,6 +225,7 @@ def new(arguments: argparse.Namespace) -> None:
         safety=arguments.safety_reward,
         versions=arguments.versions,
         ppo=not arguments.no_ppo,
+        chat_template_kwargs=arguments.chat_template_kwargs,
     )
     print("\n".join(new_run(request)))
 

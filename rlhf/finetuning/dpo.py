@@ -49,7 +49,8 @@ def dpo_pairs(
         name: for messages.
     """
     too_long = "skip" if on_bad_row == "skip" else "refuse"
-    kept = [p.preference for p in render_pairs(preferences, renderer, max_length, too_long, name)]  # type: ignore[arg-type]
+    pairs = render_pairs(preferences, renderer, max_length, too_long, name, thoughts=True)  # type: ignore[arg-type]
+    kept = [pair.preference for pair in pairs]
     chosen = renderer.dialogues([row.conversation("chosen") for row in kept], "last")
     rejected = renderer.dialogues([row.conversation("rejected") for row in kept], "last")
     return [DPOPair(a, b) for a, b in zip(chosen, rejected, strict=True)]

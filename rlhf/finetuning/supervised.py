@@ -96,18 +96,19 @@ def render_rows(
     name: str,
     left_out: Counter[str] | None = None,
 ) -> list[Rendered]:
-    """Dialogues as ids with their loss masks; what cannot be rendered is refused or skipped, as the config says.
+    """Dialogues as ids with their loss masks (see `Renderer.training_rows`); what cannot be rendered is refused or
+    skipped, as the config says.
 
     Skipped ones are added to `left_out`, by reason.
     """
     try:
-        return renderer.dialogues(conversations, config.train)
+        return renderer.training_rows(conversations, config.train)
     except InputError:  # find the rows
         rows: list[Rendered] = []
         reasons: Counter[str] = Counter()
     for number, conversation in enumerate(conversations, start=1):
         try:
-            rows.append(renderer.dialogue(conversation, config.train))
+            rows += renderer.training_rows([conversation], config.train)
         except InputError as error:
             if config.on_bad_row == "refuse":
                 raise InputError(f"{name}: row {number}: {error}") from error

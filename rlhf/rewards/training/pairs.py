@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rlhf.conversation import Renderer
+from rlhf.conversation import Renderer, split_thoughts
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 
@@ -32,6 +32,8 @@ def render_pairs(
     max_length: int | None,
     too_long: Literal["refuse", "skip"] = "refuse",
     name: str = "preferences",
+    *,
+    thoughts: bool = False,
 ) -> list[Pair]:
     """Both dialogues of each row as ids of at most max_length.
 
@@ -42,10 +44,12 @@ def render_pairs(
     Args:
         renderer: without a limit of its own.
         name: for messages.
+        thoughts: what stands before an answer as `<think>…</think>` is a part of it: for a policy, not for a judge.
     """
     pairs: dict[int, Pair] = {}
     skipped = 0
-    left = dict(enumerate(preferences))
+    rows = preferences if thoughts else [_spoken(row) for row in preferences]
+    left = dict(enumerate(rows))
     while left:
         chosen = renderer.dialogues([row.conversation("chosen") for row in left.values()])
         rejected = renderer.dialogues([row.conversation("rejected") for row in left.values()])
@@ -67,6 +71,11 @@ def render_pairs(
     if skipped:
         print(f"{name}: skipped {skipped} of {len(preferences)} pairs longer than {max_length} tokens", file=sys.stderr)
     return [pairs[number] for number in sorted(pairs)]
+
+
+def _spoken(row: Preference) -> Preference:
+    """The row with its answers as their user reads them."""
+    return replace(row, chosen=split_thoughts(row.chosen)[1], rejected=split_thoughts(row.rejected)[1])
 
 
 def _without_oldest_turn(row: Preference) -> Preference | None:
