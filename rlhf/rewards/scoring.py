@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation, Renderer, without_thoughts
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.reward_model import RewardModel, RewardOutput
@@ -43,7 +43,7 @@ class RewardModelFunction:
 
     def outputs(self, conversations: Sequence[Conversation]) -> RewardOutput:
         """Raw scores, and beside them the safety head's logits where the model has one: each (n,) float32, CPU."""
-        dialogues = self.renderer.dialogues(conversations, train="last")
+        dialogues = self.renderer.dialogues([without_thoughts(c) for c in conversations], train="last")
         self.too_long = [d.cut for d in dialogues]
         return self.score_ids([d.input_ids for d in dialogues], [d.loss_mask.index(True) for d in dialogues])
 

@@ -207,7 +207,7 @@ class InProcessSampler:
         return decoder.drop(rows[rejected]) if rejected else []
 
     def _sample(self, written: Written, stop: Sequence[str]) -> Sample:
-        text = self.renderer.answer_text(written.token_ids)
+        text, thoughts = self.renderer.answer(written.token_ids)
         cuts = [text.find(one) for one in stop if one in text]
         return Sample(
             text[: min(cuts)].rstrip() if cuts else text,
@@ -215,6 +215,7 @@ class InProcessSampler:
             written.logprob,
             written.finished,
             written.sampling_logprob,
+            thoughts,
         )
 
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, split_thoughts
+from rlhf.conversation.messages import THOUGHT_CLOSES, THOUGHT_OPENS
 from rlhf.errors import InputError
 from rlhf.http_client import completed
 from rlhf.sampling.chat import Answers, ServerConfig, open_chat
@@ -95,7 +96,8 @@ class ServerSampler:
     def _samples(self, prompt: Conversation, answers: Answers, most: int) -> tuple[list[Sample], int]:
         """Samples of a prompt's answers, each of `most` tokens at most, and how many had more."""
         longest = most * LONGEST_TOKEN
-        kept = [((text or "")[:longest], finished, len(text or "") > longest) for text, finished in answers]
+        texts = [(_opened(text or ""), finished) for text, finished in answers]
+        kept = [(text[:longest], finished, len(text) > longest) for text, finished in texts]
         if self.renderer is None:
             rows: list[tuple[int, ...]] = [()] * len(kept)
         else:
@@ -103,14 +105,22 @@ class ServerSampler:
             dialogues = self.renderer.dialogues(talks, train="last")
             rows = [tuple(t for t, own in zip(d.input_ids, d.loss_mask, strict=True) if own) for d in dialogues]
         samples, cut = [], 0
-        for (text, finished, too_long), ids in zip(kept, rows, strict=True):
+        for (given, finished, too_long), ids in zip(kept, rows, strict=True):
+            thoughts, text = split_thoughts(given)
             ids = ids if finished and not too_long else ids[:-1]
             if self.renderer is not None and len(ids) > most:
                 ids, too_long = ids[:most], True
-                text = self.renderer.answer_text(ids)
+                text, thoughts = self.renderer.answer(ids)
             cut += too_long
-            samples.append(Sample(text.strip(), ids, math.nan, finished and not too_long))
+            whole = finished and not too_long
+            samples.append(Sample(text.strip(), ids, math.nan, whole, thoughts=thoughts))
         return samples, cut
+
+
+def _opened(text: str) -> str:
+    """An answer whose thoughts the prompt opened, as DeepSeek-R1's does, with their beginning."""
+    is_open = THOUGHT_CLOSES in text and not text.lstrip().startswith(THOUGHT_OPENS)
+    return f"{THOUGHT_OPENS}\n{text}" if is_open else text
 
 
 def open_server(source: PolicySource, opening: Opening) -> ServerSampler:
