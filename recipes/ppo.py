@@ -15,6 +15,7 @@ kill the same command goes on from the last state, and ends where it would have 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -113,7 +114,7 @@ def main(config: PPORecipeConfig) -> None:
     from rlhf.ppo.setup import default_value, load_roles
     from rlhf.rewards.gate import read_gate
     from rlhf.rewards.loading import load_reward
-    from rlhf.sampling.room import check_room, prompts_of_at_most
+    from rlhf.sampling.room import prompts_of_at_most, with_room
     from rlhf.training.accelerator import frozen_dtype, make_accelerator
     from rlhf.training.checkpoints import kept_states
 
@@ -125,13 +126,15 @@ def main(config: PPORecipeConfig) -> None:
     readers = {"policy": config.policy, **({"value_from": value_from} if value_from else {})}
     context = Context(min((c for f in readers.values() if (c := Context.of_checkpoint(f).length)), default=None))
     renderer = context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
-    prompts, validation_prompts = (
-        prompts_of_at_most(name, source, load_prompts(source), renderer, config.max_prompt_tokens)
-        for name in ("prompts", "validation_prompts")
-        for source in [getattr(config, name)]
-    )
     readers = stage.inputs | readers
-    no_room = check_room([*prompts, *validation_prompts], readers, config.sampling.max_new_tokens, config.too_long)
+    no_room: Counter[str] = Counter()
+    fitting = {}
+    for name in ("prompts", "validation_prompts"):
+        source = getattr(config, name)
+        short = prompts_of_at_most(name, source, load_prompts(source), renderer, config.max_prompt_tokens)
+        fitting[name], over = with_room(short, readers, config.sampling.max_new_tokens, config.too_long)
+        no_room.update(over)
+    prompts, validation_prompts = fitting["prompts"], fitting["validation_prompts"]
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator, beside=(SAMPLES_FILE,))) as folder:
         roles = load_roles(
@@ -168,7 +171,7 @@ def main(config: PPORecipeConfig) -> None:
         result = train_ppo(ppo, prompts, validation_prompts, stage.log, saving)
         saving.take_best(result.best_iteration)
         stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
-        stage.closing.rows(len(prompts))
+        stage.closing.rows(len(prompts), {"too long a prompt": len(load_prompts(config.prompts)) - len(prompts)})
         stage.closing.figures(**vars(result))
         if stage.is_main:
             stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))

@@ -115,17 +115,18 @@ def main(config: RejectionSamplingConfig) -> None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
     config.read_mixed_data()  # a bad row is found before anything is sampled
     judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
-    messages = [prompt.messages for prompt in prompts]
 
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import open_sampler
-    from rlhf.sampling.room import check_room
+    from rlhf.sampling.room import with_room
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
-    no_room = check_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)
+    asked = len(prompts)
+    prompts, no_room = with_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)
+    messages = [prompt.messages for prompt in prompts]
     accelerator = make_accelerator(seed=config.seed)
     samples_kept = kept_answers(stage, config, prompts, params)
     with stage.work(accelerator, samples_kept, kept_states(stage, accelerator)) as folder:
@@ -169,7 +170,7 @@ def main(config: RejectionSamplingConfig) -> None:
             "pool_left_out": len(pool) + len(drawn) - len(candidates),
         }
         stage.write_json("selection.json", figures)
-        stage.closing.rows(len(dialogues), selection.left_out)
+        stage.closing.rows(len(dialogues), {**selection.left_out, "too long a prompt": asked - len(prompts)})
         stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
         stage.closing.suspect(suspicious_choice(figures))
         stage.closing.figures(

@@ -91,8 +91,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
-    added = command("report", lambda a: report(a.run, a.panel), "write report/index.html of a run")
-    added.add_argument("run", type=Path)
+    added = command("report", lambda a: report(a.folders, a.panel), "a page of a run, or of stages made by hand")
+    added.add_argument(
+        "folders", nargs="+", type=Path, metavar="folder", help="of a run: its report/index.html; or of stages"
+    )
     added.add_argument("--panel", action="append", default=[], help="package.module:function of panels of your own")
     added = command(
         "verify",
@@ -275,12 +277,11 @@ def plan(options: Sequence[str]) -> None:
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
 
 
-def report(run: Path, panels: Sequence[str] = ()) -> None:
-    """Build the report of what there is of a run, with panels of the user's own."""
+def report(folders: Sequence[Path], panels: Sequence[str] = ()) -> None:
+    """Build the page of what there is of a run, or of stages made by hand, with panels of the user's own."""
     from rlhf.report import build_report
 
-    _existing_run(run)
-    print(build_report(run, panels))
+    print(build_report(*folders, panels=panels))
 
 
 def verify_run(run: Path) -> bool:

@@ -82,10 +82,11 @@ def main(config: TemperatureSweepConfig) -> None:
     from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import open_sampler
-    from rlhf.sampling.room import check_room
+    from rlhf.sampling.room import with_room
     from rlhf.training.accelerator import make_accelerator
 
-    no_room = check_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
+    asked = len(prompts)
+    prompts, no_room = with_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator) as folder:
         given = {"too_long": config.too_long, "device": accelerator.device}
@@ -113,7 +114,8 @@ def main(config: TemperatureSweepConfig) -> None:
             stage.write_json("sweep.json", sweep)
             build_sweep_page(sweep, folder / "index.html", config.output.name)
             stage.say(text_table(sweep))
-            stage.closing.rows(sum(map(len, drawn.values())))
+            left_out = {"too long a prompt": asked - len(prompts)}
+            stage.closing.rows(sum(map(len, drawn.values())), left_out)
 
 
 if __name__ == "__main__":

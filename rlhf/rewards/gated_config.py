@@ -20,8 +20,8 @@ class GatedConfig(StageConfig):
         safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
         gate: when the safety score counts in place of the helpfulness score.
         too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
-            reward model, counts as not finished), or refuse. How many is said.
+            turns first, then from the left), skip (leave the prompt out), unfinished (an answer that ends with the
+            context, or had to be cut for a reward model, counts as not finished), or refuse. How many is said.
     """
 
     helpfulness: Reward
