@@ -17,7 +17,7 @@ from rlhf.conversation.messages import (
     with_thoughts,
     without_thoughts,
 )
-from rlhf.conversation.renderer import Rendered, Renderer
+from rlhf.conversation.renderer import Rendered, Renderer, TooLongError
 from rlhf.conversation.template import LLAMA2_CHAT_TEMPLATE, give_kwargs, given_kwargs, read_chat_template
 from rlhf.conversation.writing import apply_kwargs
 
@@ -27,6 +27,7 @@ __all__ = [
     "Message",
     "Rendered",
     "Renderer",
+    "TooLongError",
     "apply_kwargs",
     "check_characters",
     "check_conversation",

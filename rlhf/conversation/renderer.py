@@ -62,6 +62,10 @@ def _parts(conversation: Conversation) -> tuple[Conversation, Conversation]:
     return conversation[:cut], conversation[cut:]
 
 
+class TooLongError(InputError):
+    """A row's last turn alone is longer than it may be."""
+
+
 class Answer(NamedTuple):
     """What sampled ids say: the answer as a user reads it, and what was thought before it (mostly nothing)."""
 
@@ -125,7 +129,7 @@ class Renderer:
     def _require_round_trip(self) -> None:
         """Two turns must come back as they went in, first and last; see `PROBE`."""
         for turns in (2, 4):
-            prompt, whole = self._measured([PROBE[: turns - 1], PROBE[:turns]], "last")
+            prompt, whole = self._whole([PROBE[: turns - 1], PROBE[:turns]], "last")
             ids = whole.input_ids[len(prompt.input_ids) :]
             got, said = self.answer(ids).text, PROBE[turns - 1]["content"]
             said = self._decode(self._encode([said])[0]).strip()  # a small vocabulary may lack a letter
@@ -218,7 +222,7 @@ class Renderer:
         whole = checked
         if self.max_length is not None:
             checked = [self._without_hopeless_turns(conversation, self.max_length) for conversation in checked]
-        results = self._measured(checked, train)
+        results = self._whole(checked, train)
         cut = [shorter is not given for shorter, given in zip(checked, whole, strict=True)]
         if self.max_length is not None:
             for i, rendered in enumerate(results):
@@ -226,7 +230,7 @@ class Renderer:
                     results[i], cut[i] = self._shortened(checked[i], rendered, train, self.max_length), True
         return [Rendered(r.input_ids, r.loss_mask, was_cut) for r, was_cut in zip(results, cut, strict=True)]
 
-    def _measured(self, checked: Sequence[Conversation], train: Literal["all", "last"]) -> list[_Measured]:
+    def _whole(self, checked: Sequence[Conversation], train: Literal["all", "last"]) -> list[_Measured]:
         """Each conversation as it is, however long."""
         pieces: list[str] = []
         trained: list[bool] = []
@@ -319,14 +323,14 @@ class Renderer:
         while excess > 0 and dropped < most:
             excess -= sum(whole.lengths[2 * dropped : 2 * dropped + 2])
             dropped += 1
-        rendered = self._measured([[*system, *turns[2 * dropped :]]], train)[0]
+        rendered = self._whole([[*system, *turns[2 * dropped :]]], train)[0]
         while len(rendered.input_ids) > max_length:
             if dropped == most:
                 return self._cut_turn([*system, *turns[2 * most :]], rendered, train, max_length)
             dropped += 1
-            rendered = self._measured([[*system, *turns[2 * dropped :]]], train)[0]
+            rendered = self._whole([[*system, *turns[2 * dropped :]]], train)[0]
         while dropped > 1:
-            longer = self._measured([[*system, *turns[2 * dropped - 2 :]]], train)[0]
+            longer = self._whole([[*system, *turns[2 * dropped - 2 :]]], train)[0]
             if len(longer.input_ids) > max_length:
                 break
             rendered, dropped = longer, dropped - 1
@@ -345,7 +349,7 @@ class Renderer:
             if shorter is None:
                 raise self._too_long(turn, str(len(rendered.input_ids)), max_length)
             turn = shorter
-            rendered = self._measured([turn], train)[0]
+            rendered = self._whole([turn], train)[0]
         return rendered
 
     def _without_beginning(self, turn: Conversation, excess: int) -> Conversation | None:
@@ -364,10 +368,10 @@ class Renderer:
             end = texts[place][-1:] if keep <= 0 else texts[place][1:].strip()
         return [{**m, "content": end} if i == place else m for i, m in enumerate(turn)]
 
-    def _too_long(self, turn: Conversation, length: str, max_length: int) -> InputError:
-        return InputError(
+    def _too_long(self, turn: Conversation, length: str, max_length: int) -> TooLongError:
+        return TooLongError(
             f"messages: the last turn takes {length} tokens, above max_length={max_length}; "
-            f"raise it or leave the row out (it begins {quoted(turn[0]['content'])})"
+            f"raise it, or set too_long to skip (it begins {quoted(turn[0]['content'])})"
         )
 
     def _render(self, conversations: Sequence[Conversation]) -> list[str]:

@@ -151,7 +151,7 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
         share: mixed,
         "on_bad_row": ("skip", "bad rows are left out, counted and said"),
         "training.max_length": (sizes.length, "most tokens of a dialogue; oldest turns go first"),
-        "training.too_long": ("skip", "a pair whose last turn alone is longer"),
+        "training.too_long": ("cut", "a longer pair loses its oldest turns; if that does not do, it is left out"),
         "training.centering_weight": (0.01, "keeps the scores' mean near 0, where the safety gate reads them"),
     }
     if not data.strengths:
