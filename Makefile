@@ -7,7 +7,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-hh test doors browser long lint format bench docs dist clean
+.PHONY: setup demo demo-hh demo-chat test doors browser long lint format bench docs dist clean
 
 setup: .venv/.installed
 .venv/.installed: setup.cfg setup.py pyproject.toml constraints.txt
@@ -21,11 +21,20 @@ demo: setup  ## the whole pipeline on the simulated world; SEED=1 makes another 
 demo-hh: setup  ## the pipeline on human preferences; DATA=folder with the four HH files
 	$(BIN)/python recipes/iterative_rlhf.py --config recipes/configs/hh/iterative_rlhf.yaml --run runs/hh --inputs.hh $(or $(DATA),../shared/data/hh-rlhf) --seed $(SEED)
 
+HH = $(or $(DATA),../shared/data/hh-rlhf)
+demo-chat: setup  ## a real chat model, SmolLM2-135M-Instruct or MODEL=folder, made better on human preferences; DATA= as for demo-hh
+	[ -d $(or $(MODEL),runs/smollm2) ] || $(BIN)/python examples/smollm2.py runs/smollm2
+	[ -d runs/demo-chat ] || $(BIN)/rlhf new runs/demo-chat --chat $(or $(MODEL),runs/smollm2) --versions 2 \
+	  --preferences $(HH)/helpful-base.jsonl.gz --safety-preferences $(HH)/harmless-base.jsonl.gz \
+	  --referee-preferences $(HH)/helpful-online.jsonl.gz $(HH)/helpful-rejection-sampled.jsonl.gz \
+	  --system "Answer in one or two short sentences."
+	$(BIN)/rlhf run runs/demo-chat
+
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 
-doors: setup  ## two processes: every training recipe by the user's command line, every file of ds_configs
-	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors
+doors: setup  ## two processes: every training recipe by the user's command line, every file of ds_configs; a whole small run
+	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors --ignore tests/distributed
 	$(BIN)/python -m pytest --quiet -m doors tests/distributed
 
 browser: setup  ## the annotation page in a real chromium, by keyboard and mouse

@@ -185,7 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_reward_model(rows, folder)
-        pairs = render_pairs(rows, Renderer(load_tokenizer(folder / "reward")), LONGEST_PAIR, "skip")
+        pairs = render_pairs(rows, Renderer(load_tokenizer(folder / "reward")), LONGEST_PAIR)
         pairs = random.Random(SEED).sample(pairs, arguments.steps * PAIRS_A_STEP)
         optimizer = OptimizerConfig(learning_rate=1e-4, warmup_min_steps=5, batch_size=PAIRS_A_STEP)
         found = take_turns(folder, pairs, optimizer)

@@ -101,8 +101,11 @@ def main(config: DPOConfig) -> None:
         exact = replace(against, dtype=against.dtype or "float32")  # as the policy's own at the start
         reference = load_weights(exact, accelerator.device)
         longest = training_renderer(tokenizer, reference, config.finetuning).max_length or config.finetuning.max_length
+        too_long = config.finetuning.too_long
         pairs, held_out = (
-            with_reference(dpo_pairs(part, renderer, longest, bad, name), reference, renderer.pad_token_id, accelerator)
+            with_reference(
+                dpo_pairs(part, renderer, longest, too_long, name), reference, renderer.pad_token_id, accelerator
+            )
             for part, name in ((rows, "preferences"), (test, "test_preferences"))
         )
         del reference
@@ -116,6 +119,7 @@ def main(config: DPOConfig) -> None:
         result = train(
             model, pairs, task, optimizer, accelerator, stage.log, seed=config.seed, name="dpo", states=states
         )
+        result.cut = sum(pair.cut for pair in pairs)
         merge = config.adapter is None or config.adapter.merge
         save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
         del policy, model

@@ -15,6 +15,7 @@ kill the same command goes on from the last state, and ends where it would have 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -59,8 +60,8 @@ class PPORecipeConfig(KeepingConfig):
             is bfloat16 on a GPU that computes in it, else float32.
         gate: when the safety score counts in place of the helpfulness score.
         too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
-            reward model, counts as not finished), or refuse. How many is said.
+            turns first, then from the left), skip (leave the prompt out), unfinished (an answer that ends with the
+            context, or had to be cut for a reward model, counts as not finished), or refuse. How many is said.
         max_prompt_tokens: leave out longer prompts; how many is said.
         seed: of the prompts' order, the minibatches and (added to sampling.seed) the draws.
         ppo: settings of PPO.
@@ -125,7 +126,7 @@ def main(config: PPORecipeConfig) -> None:
     from rlhf.ppo.setup import default_value, load_roles
     from rlhf.rewards.gate import read_gate
     from rlhf.rewards.loading import load_reward
-    from rlhf.sampling.room import check_room, prompts_of_at_most
+    from rlhf.sampling.room import prompts_of_at_most, with_room
     from rlhf.training.accelerator import frozen_dtype, make_accelerator
     from rlhf.training.checkpoints import kept_states
 
@@ -137,13 +138,15 @@ def main(config: PPORecipeConfig) -> None:
     readers = {"policy": config.policy, **({"value_from": value_from} if value_from else {})}
     context = Context(min((c for f in readers.values() if (c := Context.of_checkpoint(f).length)), default=None))
     renderer = context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
-    prompts, validation_prompts = (
-        prompts_of_at_most(name, source, load_prompts(source), renderer, config.max_prompt_tokens)
-        for name in ("prompts", "validation_prompts")
-        for source in [getattr(config, name)]
-    )
     readers = stage.inputs | readers
-    no_room = check_room([*prompts, *validation_prompts], readers, config.sampling.max_new_tokens, config.too_long)
+    no_room: Counter[str] = Counter()
+    fitting = {}
+    for name in ("prompts", "validation_prompts"):
+        source = getattr(config, name)
+        short = prompts_of_at_most(name, source, load_prompts(source), renderer, config.max_prompt_tokens)
+        fitting[name], over = with_room(short, readers, config.sampling.max_new_tokens, config.too_long)
+        no_room.update(over)
+    prompts, validation_prompts = fitting["prompts"], fitting["validation_prompts"]
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator, beside=(SAMPLES_FILE,))) as folder:
         roles = load_roles(
@@ -180,7 +183,7 @@ def main(config: PPORecipeConfig) -> None:
         result = train_ppo(ppo, prompts, validation_prompts, stage.log, saving)
         saving.take_best(result.best_iteration)
         stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
-        stage.closing.rows(len(prompts))
+        stage.closing.rows(len(prompts), {"too long a prompt": len(load_prompts(config.prompts)) - len(prompts)})
         stage.closing.figures(**vars(result))
         if stage.is_main:
             stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))

@@ -59,8 +59,8 @@ class RejectionSamplingConfig(MixedFinetuneConfig):
         safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
         gate: when the safety score counts in place of the helpfulness score.
         too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
-            reward model, counts as not finished), or refuse. How many is said.
+            turns first, then from the left), skip (leave the prompt out), unfinished (an answer that ends with the
+            context, or had to be cut for a reward model, counts as not finished), or refuse. How many is said.
         pool: folder of earlier versions' `<version>.parquet`; null: choose among this version's answers only.
         pool_top: of each earlier version rescore only its best answers to a prompt, this many, to save work; 0: all.
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
@@ -127,17 +127,18 @@ def main(config: RejectionSamplingConfig) -> None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
     config.read_mixed_data()  # a bad row is found before anything is sampled
     judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
-    messages = [prompt.messages for prompt in prompts]
 
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import open_sampler
-    from rlhf.sampling.room import check_room
+    from rlhf.sampling.room import with_room
     from rlhf.training.accelerator import make_accelerator
     from rlhf.training.checkpoints import kept_states
 
-    no_room = check_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)
+    asked = len(prompts)
+    prompts, no_room = with_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)
+    messages = [prompt.messages for prompt in prompts]
     accelerator = make_accelerator(seed=config.seed)
     samples_kept = kept_answers(stage, config, prompts, params)
     with stage.work(accelerator, samples_kept, kept_states(stage, accelerator)) as folder:
@@ -164,7 +165,7 @@ def main(config: RejectionSamplingConfig) -> None:
 
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
-        dialogues = [by_id[row.prompt_id].answered(row.text, row.finished) for row in selection.chosen]
+        dialogues = [by_id[row.prompt_id].answered(row.text, row.finished, row.thoughts) for row in selection.chosen]
         if stage.is_main:
             write_completions(folder / "completions.parquet", drawn)
             write_selected(folder / "selected.jsonl", selection, dialogues)
@@ -178,7 +179,7 @@ def main(config: RejectionSamplingConfig) -> None:
         figures["too_long"] = {"prompts": no_room, "scored_cut": int(scores.too_long.sum())}
         figures |= {"pool": pool_sizes(config.pool), "pool_left_out": len(pool) + len(drawn) - len(candidates)}
         stage.write_json("selection.json", figures)
-        stage.closing.rows(len(dialogues), selection.left_out)
+        stage.closing.rows(len(dialogues), {**selection.left_out, "too long a prompt": asked - len(prompts)})
         stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
         stage.closing.suspect(suspicious_choice(figures))
         shown = ("mean_reward", "selected_mean_reward", "mean_length", "selected_mean_length", "finished_share")

@@ -1,6 +1,7 @@
 """The tools around a run: `rlhf new | plan | run | report | verify | compare`; for checkpoints: `rlhf average | push`;
 for preferences and rewards: `rlhf statistics | verify-reward`; for rows of any kind: `rlhf look | quality-gate`; for
-people who judge answers: `rlhf annotate`. Training itself is in the recipes: `rlhf recipe list | run | copy | path`.
+people who judge answers: `rlhf annotate`; to talk to a policy: `rlhf chat`. Training itself is in the recipes:
+`rlhf recipe list | run | copy | path`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from rlhf.commands import annotate as annotate_command
+from rlhf.commands import chat as chat_command
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, mistakes_in_a_sentence
@@ -62,6 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     added.add_argument("--safety-reward", help="the same for safety")
     added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
     added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
+    added.add_argument(
+        "--chat-template-kwargs",
+        type=_mapping,
+        default={},
+        metavar="{NAME: VALUE}",
+        help="variables of the model's chat template, for every stage, e.g. '{enable_thinking: false}'",
+    )
     added = command(
         "plan",
         lambda a: plan([*_plan_of(a), *a.more]),
@@ -76,8 +87,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
-    added = command("report", lambda a: report(a.run, a.panel), "write report/index.html of a run")
-    added.add_argument("run", type=Path)
+    added = command("report", lambda a: report(a.folders, a.panel), "a page of a run, or of stages made by hand")
+    added.add_argument(
+        "folders", nargs="+", type=Path, metavar="folder", help="of a run: its report/index.html; or of stages"
+    )
     added.add_argument("--panel", action="append", default=[], help="package.module:function of panels of your own")
     added = command(
         "verify",
@@ -136,14 +149,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     added = command(
         "annotate",
-        lambda a: annotate(a.what, a.port, a.guidelines, a.labels, a.export),
+        annotate,
         "people judge pairs of answers on a page of this machine; every judgement is kept at once",
     )
-    added.add_argument("what", type=Path, help="folder of a run that asks people, a .sqlite store, or a file of pairs")
-    added.add_argument("--port", type=int, default=8642, help="of this machine; default: 8642, 0: any that is free")
-    added.add_argument("--guidelines", type=Path, help="Markdown file, shown beside the pairs; default: our own")
-    added.add_argument("--labels", type=int, help="judgements that each pair of a file wants; default: 1")
-    added.add_argument("--export", type=Path, help="write the judgements as preference rows to this file, and end")
+    annotate_command.add_options(added)
+
+    added = command(
+        "chat", chat_command.chat, "talk to a policy, or to two side by side, with what rewards say of each answer"
+    )
+    chat_command.add_options(added)
 
     added = command("recipe", lambda a: a.call(a), "the recipes and settings that come with the package")
     actions = added.add_subparsers(required=True, metavar="list | run | copy | path")
@@ -180,6 +194,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(0 if passed else 1)
 
 
+def _mapping(text: str) -> dict[str, Any]:
+    """A mapping in YAML's words, on one line."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"must be names with values, e.g. '{{enable_thinking: false}}', got {text!r}")
+    return found
+
+
 def new(arguments: argparse.Namespace) -> None:
     """Write a run's folder (`rlhf.start.new`) and say what it is made of."""
     from rlhf.start.new import Request, new_run
@@ -199,6 +226,7 @@ def new(arguments: argparse.Namespace) -> None:
         safety=arguments.safety_reward,
         versions=arguments.versions,
         ppo=not arguments.no_ppo,
+        chat_template_kwargs=arguments.chat_template_kwargs,
     )
     *looked, written, following = new_run(request)
     print("\n".join(looked), flush=True)
@@ -257,12 +285,11 @@ def plan(options: Sequence[str]) -> None:
     print(f"hours: {total_words(found, calibration)}")
 
 
-def report(run: Path, panels: Sequence[str] = ()) -> None:
-    """Build the report of what there is of a run, with panels of the user's own."""
+def report(folders: Sequence[Path], panels: Sequence[str] = ()) -> None:
+    """Build the page of what there is of a run, or of stages made by hand, with panels of the user's own."""
     from rlhf.report import build_report
 
-    _existing_run(run)
-    print(build_report(run, panels))
+    print(build_report(*folders, panels=panels))
 
 
 def verify_run(run: Path) -> bool:
@@ -378,17 +405,9 @@ def quality_gate(rows: str, output: Path | None, near: float) -> bool:
     return not verdict.failures
 
 
-def annotate(what: Path, port: int, guidelines: Path | None, labels: int | None, output: Path | None) -> None:
-    """Serve the page of `what`, or write what was judged there."""
-    from rlhf.annotation.page.serve import export, find_store, serve
-
-    if not 0 <= port < 65536:
-        raise InputError(f"port: must lie between 0 and 65535, got {port}")
-    store = find_store(what, labels)
-    if output is None:
-        serve(store, port=port, guidelines=guidelines)
-    else:
-        print(f"{export(store, output)} judgements in {output}")
+def annotate(arguments: argparse.Namespace) -> None:
+    """Serve the page, or write what was judged (`rlhf.commands.annotate`)."""
+    annotate_command.annotate(arguments)
 
 
 def run_recipe_file(name: str, options: Sequence[str]) -> None:

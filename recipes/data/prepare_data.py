@@ -18,8 +18,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeVar, get_args
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
@@ -51,7 +51,9 @@ class PrepareDataConfig(StageConfig):
             has new prompts each round), or the "files" in order, one a version.
         validation_share: share of the first turns split off for validation, where you give none.
         test_share: the same for the test, and with the former for the held-out preferences.
-        max_prompt_characters: leave out a prompt whose messages have more together; 0: no limit, as for the next three.
+        max_preferences: most training pairs of a domain, and of the referee's; 0: no limit, as for the next five.
+        max_test_preferences: most held-out pairs of a domain, and of the referee's.
+        max_prompt_characters: leave out a prompt whose messages have more together.
         max_prompts: most training prompts of a version, as even over the domains as there are.
         max_validation_prompts: most validation prompts.
         max_test_prompts: most test prompts.
@@ -71,6 +73,8 @@ class PrepareDataConfig(StageConfig):
     rounds: Literal["all", "share", "files"] = "all"
     validation_share: float = 0.05
     test_share: float = 0.1
+    max_preferences: int = 0
+    max_test_preferences: int = 0
     max_prompt_characters: int = 2000
     max_prompts: int = 0
     max_validation_prompts: int = 64
@@ -90,7 +94,7 @@ class PrepareDataConfig(StageConfig):
                 raise InputError(f"{name}: must lie between 0 and 1, got {getattr(self, name)}")
         if self.validation_share + self.test_share >= 1:
             raise InputError("validation_share, test_share: together they must leave rows to train on")
-        for name in ("max_prompt_characters", "max_prompts", "max_validation_prompts", "max_test_prompts"):
+        for name in (field.name for field in fields(self) if field.name.startswith("max_")):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: must be 0 (no limit) or above, got {getattr(self, name)}")
         if self.rounds == "files" and len(self.prompts) != len(self.versions):
@@ -138,12 +142,12 @@ def main(config: PrepareDataConfig) -> None:
     }
     sets["validation_prompts"] = draw_prompts(held_out["validation"], config.max_validation_prompts, config.seed)
     sets["test_prompts"] = draw_prompts(held_out["test"], config.max_test_prompts, config.seed)
-    if preferences:
-        sets["preferences_train"] = pairs["train"]
-        sets["preferences_test"] = test_preferences or [*pairs["validation"], *pairs["test"]]
-    if config.referee_preferences:
-        parts = split.parts(referee)
-        sets["referee_train"], sets["referee_test"] = parts["train"], [*parts["validation"], *parts["test"]]
+    judged = {"preferences": (pairs, test_preferences)} if preferences else {}
+    judged |= {"referee": (split.parts(referee), [])} if config.referee_preferences else {}
+    for name, (parts, own) in judged.items():
+        held_out_pairs = own or [*parts["validation"], *parts["test"]]
+        sets[f"{name}_train"] = draw_preferences(parts["train"], config.max_preferences, config.seed, left_out)
+        sets[f"{name}_test"] = draw_preferences(held_out_pairs, config.max_test_preferences, config.seed, left_out)
     if empty := [name for name, rows in sets.items() if not rows]:
         raise InputError(
             f"prompts: nothing is left for {', '.join(empty)}; give more rows, or raise the limits or shares"
@@ -220,6 +224,18 @@ def read_preferences(
         for source in sources
         for row in load_preferences(source, domain=domain, on_bad_row=config.on_bad_row, skipped=left_out)
     ]
+
+
+def draw_preferences(pairs: Sequence[Preference], most: int, seed: int, left_out: Counter[str]) -> Sequence[Preference]:
+    """At most `most` pairs of a domain (0: all), drawn at random, in their order."""
+    if not most:
+        return pairs
+    kept: set[int] = set()
+    for domain in get_args(Domain):
+        of_domain = [number for number, row in enumerate(pairs) if row.domain == domain]
+        kept.update(random.Random(seed).sample(of_domain, min(most, len(of_domain))))
+    left_out["a pair more than asked for"] += len(pairs) - len(kept)
+    return [row for number, row in enumerate(pairs) if number in kept]
 
 
 def with_system(system: str | None, messages: Conversation) -> Conversation:

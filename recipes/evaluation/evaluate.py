@@ -55,8 +55,8 @@ class EvaluateConfig(StageConfig):
         safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
         gate: when the safety score counts in place of the helpfulness score.
         too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
-            reward model, counts as not finished), or refuse. How many is said.
+            turns first, then from the left), skip (leave the prompt out), unfinished (an answer that ends with the
+            context, or had to be cut for a reward model, counts as not finished), or refuse. How many is said.
         referee: the same for a referee that no training has seen.
         scorer: `package.module:Class` of a gold scorer, called with `world`.
         world: the file or folder that the scorer reads.
@@ -129,7 +129,7 @@ def main(config: EvaluateConfig) -> None:
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import load_weights, open_sampler
-    from rlhf.sampling.room import check_room, prompts_of_at_most
+    from rlhf.sampling.room import prompts_of_at_most, with_room
     from rlhf.training.accelerator import make_accelerator
 
     tokenizer = load_tokenizer(config.policy.folder)
@@ -138,9 +138,9 @@ def main(config: EvaluateConfig) -> None:
     longest = config.sampling.max_new_tokens
     context = Context.of_checkpoint(config.policy.folder) if config.policy.server is None else Context(None)
     renderer = context.prompt_renderer(tokenizer, longest, config.too_long)
-    prompts = load_prompts(config.prompts)
-    prompts = prompts_of_at_most("prompts", config.prompts, prompts, renderer, config.max_prompt_tokens)
-    no_room = check_room(prompts, stage.inputs, longest, config.too_long)
+    given = load_prompts(config.prompts)
+    prompts = prompts_of_at_most("prompts", config.prompts, given, renderer, config.max_prompt_tokens)
+    prompts, no_room = with_room(prompts, stage.inputs, longest, config.too_long)
     opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
@@ -192,7 +192,7 @@ def main(config: EvaluateConfig) -> None:
         if stage.is_main:
             write_answers(folder / "answers.jsonl", answers, extras)
         stage.write_json("evaluation.json", figures | {"too_long": {"prompts": no_room}})
-        stage.closing.rows(len(answers))
+        stage.closing.rows(len(answers), {"too long a prompt": len(given) - len(prompts)})
         shown = ("win_rate_vs_sft", "violation_rate", "mean_length", "kl_from_sft")
         stage.closing.figures(**{name: figures.get(name) for name in shown})
         ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)

@@ -42,8 +42,8 @@ class TemperatureSweepConfig(StageConfig):
         safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
         gate: when the safety score counts in place of the helpfulness score.
         too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), unfinished (an answer that ends with the context, or had to be cut for a
-            reward model, counts as not finished), or refuse. How many is said.
+            turns first, then from the left), skip (leave the prompt out), unfinished (an answer that ends with the
+            context, or had to be cut for a reward model, counts as not finished), or refuse. How many is said.
         temperatures: to draw at, two or more; the same random numbers decide the draws at each.
         num_prompts: this many prompts, drawn with the seed; 0: all of them.
         num_samples: K, answers drawn for each prompt at each temperature.
@@ -95,10 +95,11 @@ def main(config: TemperatureSweepConfig) -> None:
     from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import open_sampler
-    from rlhf.sampling.room import check_room
+    from rlhf.sampling.room import with_room
     from rlhf.training.accelerator import make_accelerator
 
-    no_room = check_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
+    asked = len(prompts)
+    prompts, no_room = with_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator) as folder:
         given = {"too_long": config.too_long, "device": accelerator.device}
@@ -124,7 +125,8 @@ def main(config: TemperatureSweepConfig) -> None:
             stage.write_json("sweep.json", sweep)
             build_sweep_page(sweep, folder / "index.html", config.output.name)
             stage.say(text_table(sweep))
-            stage.closing.rows(sum(map(len, drawn.values())))
+            left_out = {"too long a prompt": asked - len(prompts)}
+            stage.closing.rows(sum(map(len, drawn.values())), left_out)
 
 
 if __name__ == "__main__":

@@ -40,19 +40,22 @@ class Judges:
     Args:
         judges: the server of each, as the fields of a ServerConfig: at least url and model.
         max_new_tokens: longest judgement.
+        ties: a tie, and a choice that hangs on the order, is a judgement and no skip, for a scale that has ties.
         name: of the annotator in its judgements.
 
     Attributes:
         opinions: of each judge, by its place in `judges`: what it said of the pairs of the last call.
     """
 
-    def __init__(self, judges: Sequence[Mapping[str, Any]], max_new_tokens: int = 1024, name: str = "judge") -> None:
+    def __init__(
+        self, judges: Sequence[Mapping[str, Any]], max_new_tokens: int = 1024, name: str = "judge", ties: bool = False
+    ) -> None:
         if not isinstance(judges, list | tuple) or not judges:
             example = '[{"url": "http://localhost:8000/v1", "model": "NAME"}]'
             raise InputError(f"annotator_options.judges: must list one server or more, as {example}")
         self.servers = [_server(number, given) for number, given in enumerate(judges)]
         self.params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
-        self.name = name
+        self.name, self.ties = name, ties
         self.opinions: list[list[Opinion]] = [[] for _ in judges]
 
     @property
@@ -105,6 +108,8 @@ class Judges:
             own.append(each)
         outcomes = [each.outcome for each in said if each.outcome is not None]
         mean = fmean(outcomes) if outcomes else 0.5
+        if mean == 0.5 and outcomes and self.ties:
+            return Judgement(pair.id, self.name, "tie")
         if mean == 0.5:
             reason = "the judges are divided"
             if not outcomes:

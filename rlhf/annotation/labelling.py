@@ -35,13 +35,14 @@ def label_batch(store: Store, batch: str, annotator: Annotator, told: Callable[[
 
 
 def preferences_of(store: Store, batch: str) -> dict[str, list[Preference]]:
-    """A batch's rows by the id of their pair, in the order of the pairs; a pair that was only skipped is not in it.
+    """A batch's rows by the id of their pair, in the order of the pairs; a pair that was only skipped or
+    tied is not in it.
 
     A pair with several judgements gives a row for each, with the annotator's name behind its id.
     """
     choices: dict[str, list[Judgement]] = {}
     for *_, judgement in store.judged(batch):
-        if judgement.choice is not None:
+        if judgement.choice in ("a", "b"):
             choices.setdefault(judgement.pair, []).append(judgement)
     rows: dict[str, list[Preference]] = {}
     for pair in store.pairs(batch):
@@ -66,7 +67,7 @@ def batch_figures(store: Store, batch: str) -> dict[str, Any]:
     progress = store.progress(batch)
     bins = {(True, False): "chosen_safe_only", (True, True): "both_safe", (False, False): "both_unsafe"}
     labels = [bins[j.chosen_safe, j.rejected_safe] for j in chosen if None not in (j.chosen_safe, j.rejected_safe)]  # type: ignore[index]
-    sides = [judgement.choice == judgement.left for judgement in chosen if judgement.left is not None]
+    sides = [judgement.choice == judgement.left for judgement in chosen if judgement.left and judgement.choice != "tie"]
     return {
         "pairs": progress.pairs,
         "complete": progress.complete,

@@ -13,6 +13,7 @@ from rlhf.data.rows import STRENGTHS, Domain, Preference, Strength
 from rlhf.errors import InputError
 
 Choice = Literal["a", "b"]
+Outcome = Literal["a", "b", "tie"]
 
 
 Part = Literal["train", "test"]
@@ -85,8 +86,9 @@ class Judgement:
     Args:
         pair: id of the pair.
         annotator: who judged.
-        choice: the better answer; None: skipped.
-        strength: how much better it is; None: not said (or skipped).
+        choice: the better answer; "tie": about the same, where the scale has that (rlhf.annotation.scales); None:
+            skipped.
+        strength: how much better it is; None: not said, a tie, or skipped.
         chosen_safe, rejected_safe: is the answer safe? None: not said. Of the paper's bins an unsafe choice over a safe
             answer is left out, so it is refused here.
         left: which answer stood on the left (or first) as it was shown; None: none did, e.g. both orders were asked.
@@ -99,7 +101,7 @@ class Judgement:
 
     pair: str
     annotator: str
-    choice: Choice | None
+    choice: Outcome | None
     strength: Strength | None = None
     chosen_safe: bool | None = None
     rejected_safe: bool | None = None
@@ -108,7 +110,7 @@ class Judgement:
     skipped: str = ""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("choice", ("a", "b")), ("left", ("a", "b")), ("strength", STRENGTHS)):
+        for name, allowed in (("choice", get_args(Outcome)), ("left", get_args(Choice)), ("strength", STRENGTHS)):
             if getattr(self, name) not in (*allowed, None):
                 raise InputError(f"{name}: must be one of {', '.join(allowed)} or null, got {getattr(self, name)!r}")
         for name in ("chosen_safe", "rejected_safe"):
@@ -119,8 +121,9 @@ class Judgement:
                 raise InputError(f"{name}: must be a name, got {getattr(self, name)!r}")
         if not isinstance(self.skipped, str) or bool(self.skipped.strip()) == (self.choice is not None):
             raise InputError("choice, skipped: choose a or b, or say in `skipped` why there is no choice")
-        if self.choice is None and (self.strength, self.chosen_safe, self.rejected_safe) != (None, None, None):
-            raise InputError("skipped: a skipped pair has no strength and no safety labels")
+        unsaid = (self.strength, self.chosen_safe, self.rejected_safe) == (None, None, None)
+        if self.choice in (None, "tie") and not unsaid:
+            raise InputError("skipped: a pair that is skipped, or a tie, has no strength and no safety labels")
         if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float | None):
             raise InputError(f"seconds: must be a number or null, got {self.seconds!r}")
         if self.chosen_safe is False and self.rejected_safe is True:
@@ -164,8 +167,8 @@ def pair_id(messages: Conversation, a: str, b: str) -> str:
 
 
 def preference_of(pair: Pair, judgement: Judgement, id: str = "") -> Preference | None:
-    """The row that reward models are trained on; None where the pair was skipped. Its source is the annotator."""
-    if judgement.choice is None:
+    """The row that reward models are trained on; None for a skip or a tie. Its source is the annotator."""
+    if judgement.choice in (None, "tie"):
         return None
     chosen, rejected = (pair.a, pair.b) if judgement.choice == "a" else (pair.b, pair.a)
     return Preference(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from rlhf.conversation import Conversation, Message, check_characters, check_conversation
+from rlhf.conversation import Conversation, Message, check_characters, check_conversation, with_thoughts
 from rlhf.errors import InputError, quoted
 
 Domain = Literal["helpfulness", "safety"]
@@ -54,9 +54,13 @@ class Prompt:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def answered(self, text: str, finished: bool = True) -> Conversation:
-        """The whole dialogue with this answer as its last message, marked where it is not finished."""
-        answer: Message = {"role": "assistant", "content": text}
+    def answered(self, text: str, finished: bool = True, thoughts: str = "") -> Conversation:
+        """The whole dialogue with this answer as its last message, marked where it is not finished.
+
+        Args:
+            thoughts: put before the text, for a dialogue to learn from; judges get the text alone.
+        """
+        answer: Message = {"role": "assistant", "content": with_thoughts(thoughts, text)}
         if not finished:
             answer["finished"] = False
         return [*self.messages, answer]
@@ -124,6 +128,7 @@ class Completion:
     """A sampled and scored answer, one row of the pool.
 
     Scores are raw (before the sigmoid); safety is None where no safety model judged; reward is the gate's choice.
+    `thoughts` came before the text, and no judge saw them.
     """
 
     prompt_id: str
@@ -138,3 +143,4 @@ class Completion:
     safety: float | None
     reward: float
     reward_model: str
+    thoughts: str = ""

@@ -9,6 +9,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.context import TooLongRow
 from rlhf.models.config import AdapterConfig
 from rlhf.stage import Effect, InputPath, KeepingConfig
 from rlhf.training.config import OptimizerConfig
@@ -19,11 +20,12 @@ class FinetuningConfig:
     """Supervised fine-tuning on dialogues: the loss is on answers only (Llama 2 paper, section 3.1).
 
     Args:
-        max_length: most tokens of a dialogue (the model's context, where that is shorter); whole oldest turns are
-            dropped to get there.
+        max_length: most tokens of a dialogue (the model's context, where that is shorter).
+        too_long: a longer dialogue loses its oldest turns, and is left out where its last turn alone is too long (cut);
+            or it is left out (skip), or refused by its number (refuse). What is cut or left out is counted.
         train: "all" answers of a dialogue, or only its "last".
-        on_bad_row: a dialogue whose last turn alone is too long, or that the template refuses: "refuse" it, naming the
-            row, or "skip" it, counted and reported.
+        on_bad_row: a dialogue that the template refuses: "refuse" it, naming the row, or "skip" it, counted and
+            reported.
         packing: compute a micro-batch as one row without padding, whose dialogues do not see each other, where the
             model's attention can (full causal attention under sdpa); false: as padded rows. Same up to rounding.
         checkpoint_every: steps between states from which a stage that was killed goes on.
@@ -31,6 +33,7 @@ class FinetuningConfig:
     """
 
     max_length: int = 4096
+    too_long: TooLongRow = "cut"
     train: Literal["all", "last"] = "all"
     on_bad_row: Literal["refuse", "skip"] = "refuse"
     packing: Annotated[bool, Effect.ROUNDING] = True

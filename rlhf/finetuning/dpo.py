@@ -7,7 +7,7 @@ The reference's log-probabilities are computed once, before the training, so tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from rlhf.conversation import Rendered, Renderer
 from rlhf.data.rows import Preference
 from rlhf.finetuning.supervised import answer_task
+from rlhf.models.checkpoint.context import TooLongRow
 from rlhf.models.logprobs import score_rows
 from rlhf.objectives.dpo import dpo_loss, implicit_reward
 from rlhf.rewards.distributed import deal_out
@@ -26,11 +27,13 @@ from rlhf.training.loop import Task
 
 @dataclass(frozen=True)
 class DPOPair:
-    """A preference as ids, the loss on its last answers alone; the reference's log-probabilities of both answers."""
+    """A preference as ids, the loss on its last answers alone; the reference's log-probabilities of both
+    answers. `cut`: it has lost its oldest turns."""
 
     chosen: Rendered
     rejected: Rendered
     reference: tuple[float, float] = (0.0, 0.0)
+    cut: bool = False
 
     @property
     def length(self) -> int:
@@ -39,20 +42,24 @@ class DPOPair:
 
 
 def dpo_pairs(
-    preferences: Sequence[Preference], renderer: Renderer, max_length: int, on_bad_row: str, name: str = "preferences"
+    preferences: Sequence[Preference],
+    renderer: Renderer,
+    max_length: int,
+    too_long: TooLongRow = "cut",
+    name: str = "preferences",
 ) -> list[DPOPair]:
     """The pairs as ids of at most `max_length`; oldest turns are dropped from both sides alike.
 
     Args:
         renderer: without a limit of its own.
-        on_bad_row: a pair whose last turn alone is longer: "refuse" it (InputError), or "skip" it, said on stderr.
+        too_long: what becomes of a longer pair; what is left out is said on stderr.
         name: for messages.
     """
-    too_long = "skip" if on_bad_row == "skip" else "refuse"
-    kept = [p.preference for p in render_pairs(preferences, renderer, max_length, too_long, name)]  # type: ignore[arg-type]
+    pairs = render_pairs(preferences, renderer, max_length, too_long, name, thoughts=True)
+    kept = [pair.preference for pair in pairs]
     chosen = renderer.dialogues([row.conversation("chosen") for row in kept], "last")
     rejected = renderer.dialogues([row.conversation("rejected") for row in kept], "last")
-    return [DPOPair(a, b) for a, b in zip(chosen, rejected, strict=True)]
+    return [DPOPair(a, b, cut=pair.cut) for a, b, pair in zip(chosen, rejected, pairs, strict=True)]
 
 
 def with_reference(
@@ -66,7 +73,7 @@ def with_reference(
             rows, lambda part: [row.double().sum().item() for row in score_rows(reference, part, pad_id)], accelerator
         )
     return [
-        DPOPair(pair.chosen, pair.rejected, (chosen, rejected))
+        replace(pair, reference=(chosen, rejected))
         for pair, chosen, rejected in zip(pairs, sums[::2], sums[1::2], strict=True)
     ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation, Renderer, apply_kwargs, given_kwargs
 from rlhf.data.mixing import mix_several
 from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
 from rlhf.finetuning.supervised import finetune, training_renderer
@@ -59,8 +59,10 @@ def finetune_stage(
         InputError: see `rlhf.finetuning.supervised.finetune`.
     """
     tokenizer = load_tokenizer(checkpoint)
-    tokenizer.chat_template = chat_template or tokenizer.chat_template
     tokenizer.add_tokens(list(new_tokens), special_tokens=True)
+    if chat_template:
+        tokenizer.chat_template = chat_template
+        apply_kwargs(tokenizer, given_kwargs())
     Renderer(tokenizer)  # a template that does not do is found before the weights are loaded
     frozen = config.adapter is not None and not config.adapter.merge  # what is merged is added in float32
     dtype = frozen_dtype(accelerator.device) if frozen else "float32"

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.conversation import Conversation, Rendered, Renderer
+from rlhf.conversation import Conversation, Rendered, Renderer, TooLongError
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog
@@ -66,8 +66,8 @@ def finetune(
         left_out: the dialogues that were skipped are added here, by reason.
 
     Raises:
-        InputError: no rows, a row that cannot be rendered (unless config.on_bad_row is "skip"), or a loss that is not
-            finite three times in a row.
+        InputError: no rows, a row that is too long or that the template refuses (as the config says), or a loss that is
+            not finite three times in a row.
     """
     rows = render_rows(renderer, conversations, config, name, left_out)
     heldout_rows = render_rows(renderer, heldout, config, f"held-out {name}") if heldout else []
@@ -85,6 +85,7 @@ def finetune(
         after_step=None if measure is None else measure.after_step,
         states=None if states is None else States(states, config.checkpoint_every),
     )
+    result.cut = sum(row.cut for row in rows)
     policy.eval()
     return result
 
@@ -96,20 +97,28 @@ def render_rows(
     name: str,
     left_out: Counter[str] | None = None,
 ) -> list[Rendered]:
-    """Dialogues as ids with their loss masks; what cannot be rendered is refused or skipped, as the config says.
+    """Dialogues as ids with their loss masks (see `Renderer.training_rows`).
 
-    Skipped ones are added to `left_out`, by reason.
+    What is too long, and what the template refuses, is dealt with as the config says; what is left out is added to
+    `left_out`, by reason.
     """
+    reasons: Counter[str] = Counter()
+    rows: list[Rendered] = []
     try:
-        return renderer.dialogues(conversations, config.train)
+        whole = renderer.training_rows(conversations, config.train)
+        if config.too_long == "cut" or not any(row.cut for row in whole):
+            return whole
     except InputError:  # find the rows
-        rows: list[Rendered] = []
-        reasons: Counter[str] = Counter()
+        pass
     for number, conversation in enumerate(conversations, start=1):
         try:
-            rows.append(renderer.dialogue(conversation, config.train))
+            rendered = renderer.training_rows([conversation], config.train)
+            if config.too_long != "cut" and any(row.cut for row in rendered):
+                raise TooLongError(f"messages: longer than max_length={renderer.max_length}; raise it, or set too_long")
+            rows += rendered
         except InputError as error:
-            if config.on_bad_row == "refuse":
+            rule = config.too_long if isinstance(error, TooLongError) else config.on_bad_row
+            if rule == "refuse":
                 raise InputError(f"{name}: row {number}: {error}") from error
             reasons[re.sub(r"\d+", "n", str(error).partition(";")[0])] += 1
     print(

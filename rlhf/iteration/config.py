@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf.conversation.template import check_kwargs
 from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.iteration.launching import Launches
@@ -68,6 +69,7 @@ class IterativeConfig:
         end_stalled: end such a stage, and with it the run, which the same command then goes on with.
         panels: import paths of panels of your own in the report, `package.module:function` (docs/extend.md).
         seed: decides every draw; version n's stages get seed + 1000 n.
+        chat_template_kwargs: of every stage; see docs/templates.md.
         trackers: where every stage's figures go beside metrics.jsonl and TensorBoard, as one group: any tracker of
             accelerate's, e.g. wandb.
         strict: a stage with suspicious lines in its closing block (docs/stages.md) fails, and the run stops there.
@@ -86,6 +88,7 @@ class IterativeConfig:
     end_stalled: bool = False
     panels: tuple[str, ...] = ()
     seed: int = 0
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
     strict: bool = False
     fresh: bool = False
@@ -107,4 +110,5 @@ class IterativeConfig:
             raise InputError(f"slots: must be at least 1, got {self.slots}")
         if self.stalled_minutes < 0:
             raise InputError(f"stalled_minutes: must be 0 (never) or above, got {self.stalled_minutes:g}")
+        check_kwargs(self.chat_template_kwargs)
         Launches(self.launch, self.slots)

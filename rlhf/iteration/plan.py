@@ -253,6 +253,8 @@ class _Planner:
         values |= {option: str(self.config.run / self.version / option) for option in kind.gathers if links}
         values |= {option: self._filled(text) for option, text in kind.options.items()} | dict(step.given)
         inputs += [Path(value) for value in step.given.values() if isinstance(value, str) and Path(value).exists()]
+        if self.config.chat_template_kwargs:
+            values.setdefault("chat_template_kwargs", self.config.chat_template_kwargs)
         if kind.seed is not None:
             values.setdefault(kind.seed, seed)
         self.stages.append(

@@ -23,12 +23,15 @@ def own_end_tokens(model: Any) -> frozenset[int]:
 def say_how_to_stop(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Put end and pad tokens of the training format into a model's config and generation_config, in place.
 
+    And into the tokenizer the chat template by which it was trained: a prompt ends where an answer begins.
+
     The ends are those of the chat template and of the tokenizer, then what generation_config named before; a single
     one is written as a number. A tokenizer without a template, or with one that `Renderer` refuses, brings its own end
     token alone.
     """
     try:
-        trained = sorted(Renderer(tokenizer).end_token_ids)
+        renderer = Renderer(tokenizer)
+        trained, tokenizer.chat_template = sorted(renderer.end_token_ids), renderer.writing.template
     except InputError:
         trained = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ends = [*trained, *sorted(own_end_tokens(model) - set(trained))]

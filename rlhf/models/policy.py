@@ -18,6 +18,7 @@ An adapter alone is what peft writes, in `adapter/`, beside the tokenizer, with 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rlhf.conversation import apply_kwargs, given_kwargs
 from rlhf.errors import InputError
 from rlhf.models.adapters import (
     adapter_tensors,
@@ -54,6 +56,7 @@ from rlhf.models.checkpoint.folder import (
     adapter_files,
     base_folder,
     is_adapter_checkpoint,
+    is_reward_model,
     require_checkpoint,
     require_policy,
     weight_files,
@@ -87,7 +90,8 @@ computed anew, and the other senses of a model that only reads here."""
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, padding right, with a pad token of its own.
+    """The checkpoint's tokenizer, padding right, with a pad token of its own, and in a policy's template what the stage
+    was told of it (`chat_template_kwargs`).
 
     Where it has none, or pads with the end token (a model trained so never learns to stop), "<pad>" is added;
     `load_policy` gives it an embedding.
@@ -96,6 +100,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.padding_side = "right"
+    kwargs = given_kwargs()
+    if kwargs and tokenizer.chat_template and not is_reward_model(path):
+        with contextlib.suppress(InputError):  # a template that does not do: whoever renders by it says so
+            apply_kwargs(tokenizer, kwargs)
     return tokenizer
 
 

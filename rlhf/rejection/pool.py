@@ -45,13 +45,14 @@ def read_completions(path: str | os.PathLike[str]) -> list[Completion]:
 
     try:
         found = parquet.read_schema(path).names
-        missing = [name for name in _schema().names if name not in found]
+        missing = [name for name in _schema().names if name not in found and name != "thoughts"]
         if missing:
             raise InputError(f"{path}: is not a file of completions, it has no column {missing[0]!r}")
-        columns = parquet.read_table(path, columns=_schema().names).to_pydict()
+        columns = parquet.read_table(path, columns=[n for n in _schema().names if n in found]).to_pydict()
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
     columns["token_ids"] = [tuple(ids) for ids in columns["token_ids"]]
+    columns.setdefault("thoughts", [""] * len(columns["token_ids"]))  # older files know none
     return [Completion(*row) for row in zip(*(columns[f.name] for f in fields(Completion)), strict=True)]
 
 
@@ -129,6 +130,7 @@ def completions_of(
             logprob=sample.logprob,
             temperature=temperature,
             finished=sample.finished,
+            thoughts=sample.thoughts,
             helpfulness=math.nan,
             safety=math.nan,
             reward=math.nan,

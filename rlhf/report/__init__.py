@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def build_report(run: Path, panels: Sequence[str] = ()) -> Path:
-    """Write `report/index.html` of what there is of a run and return its path; see `rlhf.report.run.build`.
+def build_report(*paths: Path, panels: Sequence[str] = ()) -> Path:
+    """Write the page of what there is of a run, or of stages made by hand, and return its path.
 
     Args:
+        paths: a run's folder, whose page is its report/index.html; or the folders of stages, whose page lies beside the
+            first one, in <stage>.report/.
         panels: import paths of panels of one's own (`rlhf.report.run.own.PanelMaker`), after those that the run's
             config names.
 
@@ -22,7 +24,7 @@ def build_report(run: Path, panels: Sequence[str] = ()) -> Path:
     """
     from rlhf.report.run.build import build
 
-    return build(run, panels)
+    return build(*paths, panels=panels)
 
 
 __all__ = ["build_report"]

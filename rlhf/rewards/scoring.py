@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation, Renderer, without_thoughts
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.stage.progress import progress_bar
 
 DEFAULT_BATCH_TOKENS = 16384
 
@@ -42,7 +43,7 @@ class RewardModelFunction:
 
     def outputs(self, conversations: Sequence[Conversation]) -> RewardOutput:
         """Raw scores, and beside them the safety head's logits where the model has one: each (n,) float32, CPU."""
-        dialogues = self.renderer.dialogues(conversations, train="last")
+        dialogues = self.renderer.dialogues([without_thoughts(c) for c in conversations], train="last")
         self.too_long = [d.cut for d in dialogues]
         return self.score_ids([d.input_ids for d in dialogues], [d.loss_mask.index(True) for d in dialogues])
 
@@ -57,12 +58,14 @@ class RewardModelFunction:
         training, device = self.model.training, self.model.device
         self.model.eval()
         try:
-            for batch in self._batches([len(row) for row in unique], prompts):
-                ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
-                output = self.model(ids.to(device), mask.to(device), groups[batch].to(device))
-                scores[batch] = output.score.cpu()
-                if output.safety_logit is not None:
-                    logits[batch] = output.safety_logit.cpu()
+            with progress_bar(len(unique), "scoring", "answer") as progress:
+                for batch in self._batches([len(row) for row in unique], prompts):
+                    ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
+                    output = self.model(ids.to(device), mask.to(device), groups[batch].to(device))
+                    scores[batch] = output.score.cpu()
+                    if output.safety_logit is not None:
+                        logits[batch] = output.safety_logit.cpu()
+                    progress.update(len(batch))
         finally:
             self.model.train(training)
         numbers = {row: n for n, row in enumerate(unique)}

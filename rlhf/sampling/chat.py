@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, given_kwargs
 from rlhf.errors import InputError
 from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, check_url, key_from
 from rlhf.sampling.protocol import SamplingParams
@@ -123,6 +123,8 @@ class Chat:
             "min_p": 0.0,
             "repetition_penalty": params.repetition_penalty,
         }
+        if kwargs := given_kwargs():  # as vllm, SGLang and llama.cpp take them
+            request["chat_template_kwargs"] = kwargs
         if params.stop:
             request["stop"] = list(params.stop)
         while True:

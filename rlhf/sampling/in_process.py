@@ -9,14 +9,12 @@ edge, about one in a million, can still move.)
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, StopStringCriteria
 
 from rlhf.conversation import Conversation
@@ -31,6 +29,7 @@ from rlhf.sampling.memory import rows_at_once
 from rlhf.sampling.opening import Opening, load_weights, renderer_of
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.shared_prefix import sharing
+from rlhf.stage.progress import progress_bar
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
@@ -112,7 +111,11 @@ class InProcessSampler:
                 "are written at once; raise policy.rows to num_samples, or lower num_samples"
             )
         ended: dict[int, dict[int, Sample]] = defaultdict(dict)
-        with _eval_mode(self.model), sharing(self.model) as shared, _progress(total, places) as progress:
+        with (
+            _eval_mode(self.model),
+            sharing(self.model) as shared,
+            progress_bar(total, "sampling", "answer") as progress,
+        ):
             if self.compile and not shared:
                 raise InputError("compile: works where all of a model's layers are plain full attention; leave it out")
             decoder = Decoder(
@@ -204,7 +207,7 @@ class InProcessSampler:
         return decoder.drop(rows[rejected]) if rejected else []
 
     def _sample(self, written: Written, stop: Sequence[str]) -> Sample:
-        text = self.renderer.answer_text(written.token_ids)
+        text, thoughts = self.renderer.answer(written.token_ids)
         cuts = [text.find(one) for one in stop if one in text]
         return Sample(
             text[: min(cuts)].rstrip() if cuts else text,
@@ -212,6 +215,7 @@ class InProcessSampler:
             written.logprob,
             written.finished,
             written.sampling_logprob,
+            thoughts,
         )
 
 
@@ -232,12 +236,6 @@ def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _progress(answers: int, at_once: int) -> tqdm:
-    """Shown on one process a machine, for more answers than are written at once."""
-    quiet = answers <= at_once or os.environ.get("LOCAL_RANK", "0") != "0"
-    return tqdm(total=answers, desc="sampling", unit="answer", disable=quiet, mininterval=1.0, leave=False)
 
 
 def open_in_process(source: PolicySource, opening: Opening) -> InProcessSampler:

@@ -53,8 +53,9 @@ class Sample:
     """One drawn answer.
 
     token_ids include the end token when it came, and the tokens of a stop text; text holds neither. `finished`: one of
-    the two came. `logprob` is the sum over token_ids of the log-probability under the model at temperature 1 with
-    nothing penalised or cut off (NaN where the sampler does not know it: a server), `sampling_logprob` under the
+    the two came. `thoughts` is what the model thought before it, in token_ids too, and no part of text: whoever judges
+    an answer never sees it. `logprob` is the sum over token_ids of the log-probability under the model at temperature 1
+    with nothing penalised or cut off (NaN where the sampler does not know it: a server), `sampling_logprob` under the
     distribution that the tokens were drawn from (None: not known), in nats, float32.
     """
 
@@ -63,6 +64,7 @@ class Sample:
     logprob: float
     finished: bool
     sampling_logprob: float | None = None
+    thoughts: str = ""
 
 
 class Sampler(Protocol):

@@ -19,10 +19,12 @@ from rlhf.models.policy import load_tokenizer
 READERS = ("policy", "baseline", "value_from", "helpfulness", "safety", "referee")
 
 
-def check_room(
+def with_room(
     prompts: Sequence[Prompt], inputs: Mapping[str, Path], max_new_tokens: int, too_long: TooLong
-) -> dict[str, int]:
-    """How many prompts leave too little room for an answer of `max_new_tokens`, by role; stderr says so.
+) -> tuple[list[Prompt], dict[str, int]]:
+    """The prompts to answer, and how many leave too little room for an answer of `max_new_tokens`, by role.
+
+    All of them, but where `too_long` is "skip" those that leave room in every model's context. stderr says so.
 
     Args:
         inputs: of the stage, option -> path; the folders of READERS (and of an ensemble's members, helpfulness.0) are
@@ -30,9 +32,10 @@ def check_room(
         too_long: what will become of them.
 
     Raises:
-        InputError: there are some, and `too_long` is "refuse".
+        InputError: there are some, and `too_long` is "refuse"; or "skip", and no prompt is left.
     """
     found: dict[str, int] = {}
+    left_out: set[int] = set()
     for role, folder in inputs.items():
         context = _context(folder) if role.partition(".")[0] in READERS and folder.is_dir() else None
         if context is None or context.length is None:
@@ -42,6 +45,7 @@ def check_room(
         if not over:
             continue
         found[role] = len(over)
+        left_out |= set(over)
         longest = max(over, key=lambda i: lengths[i])
         says = (
             f"{role}: {len(over)} of {len(prompts)} prompts leave no room for {max_new_tokens} new tokens in its "
@@ -51,7 +55,13 @@ def check_room(
             raise InputError(f"{says}; leave them out, lower sampling.max_new_tokens, or set too_long to cut")
         if os.environ.get("RANK", "0") == "0":
             print(f"{says}; they go by too_long: {too_long}", file=sys.stderr)
-    return found
+    if too_long != "skip":
+        return list(prompts), found
+    if prompts and len(left_out) == len(prompts):
+        raise InputError(
+            f"too_long: no prompt leaves room for {max_new_tokens} new tokens; lower that, or set it to cut"
+        )
+    return [prompt for number, prompt in enumerate(prompts) if number not in left_out], found
 
 
 def prompts_of_at_most(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, split_thoughts
+from rlhf.conversation.messages import THOUGHT_CLOSES, THOUGHT_OPENS
 from rlhf.errors import InputError
 from rlhf.http_client import completed
 from rlhf.sampling.chat import Answers, ServerConfig, open_chat
 from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.stage.progress import progress_bar
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
@@ -71,13 +70,11 @@ class ServerSampler:
         """
         keys = range(len(prompts)) if keys is None else keys
         c = self.config
-        quiet = len(prompts) <= c.concurrency or os.environ.get("LOCAL_RANK", "0") != "0"
         came, silent, cut = 0, 0, 0
         held: list[tuple[int, list[Sample]]] = []  # until an answer has a text
         with open_chat(c, num_samples, params, self.who) as chat:
             jobs = {chat.start(prompt, key): i for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))}
-            bar = tqdm(total=len(prompts), desc="sampling", unit="prompt", disable=quiet, leave=False)
-            with bar as progress:
+            with progress_bar(len(prompts), "sampling", "prompt") as progress:
                 for done, (i, answers) in enumerate(completed(jobs, chat.client), start=1):
                     samples, too_long = self._samples(prompts[i], answers, params.max_new_tokens)
                     came, cut = came + len(answers), cut + too_long
@@ -99,7 +96,8 @@ class ServerSampler:
     def _samples(self, prompt: Conversation, answers: Answers, most: int) -> tuple[list[Sample], int]:
         """Samples of a prompt's answers, each of `most` tokens at most, and how many had more."""
         longest = most * LONGEST_TOKEN
-        kept = [((text or "")[:longest], finished, len(text or "") > longest) for text, finished in answers]
+        texts = [(_opened(text or ""), finished) for text, finished in answers]
+        kept = [(text[:longest], finished, len(text) > longest) for text, finished in texts]
         if self.renderer is None:
             rows: list[tuple[int, ...]] = [()] * len(kept)
         else:
@@ -107,14 +105,22 @@ class ServerSampler:
             dialogues = self.renderer.dialogues(talks, train="last")
             rows = [tuple(t for t, own in zip(d.input_ids, d.loss_mask, strict=True) if own) for d in dialogues]
         samples, cut = [], 0
-        for (text, finished, too_long), ids in zip(kept, rows, strict=True):
+        for (given, finished, too_long), ids in zip(kept, rows, strict=True):
+            thoughts, text = split_thoughts(given)
             ids = ids if finished and not too_long else ids[:-1]
             if self.renderer is not None and len(ids) > most:
                 ids, too_long = ids[:most], True
-                text = self.renderer.answer_text(ids)
+                text, thoughts = self.renderer.answer(ids)
             cut += too_long
-            samples.append(Sample(text.strip(), ids, math.nan, finished and not too_long))
+            whole = finished and not too_long
+            samples.append(Sample(text.strip(), ids, math.nan, whole, thoughts=thoughts))
         return samples, cut
+
+
+def _opened(text: str) -> str:
+    """An answer whose thoughts the prompt opened, as DeepSeek-R1's does, with their beginning."""
+    is_open = THOUGHT_CLOSES in text and not text.lstrip().startswith(THOUGHT_OPENS)
+    return f"{THOUGHT_OPENS}\n{text}" if is_open else text
 
 
 def open_server(source: PolicySource, opening: Opening) -> ServerSampler:

@@ -82,5 +82,6 @@ def kept_samples(
     options, rounding = options_of(stage.config, stage.inputs)
     held = {name: to_plain(value) for name, value in options.items() if name.split(".")[0] in policies}
     read = [name for name in stage.inputs if name.split(".")[0] in policies or name in inputs]
+    held |= {name: value for name, value in options.items() if name.startswith("chat_template_kwargs.")}
     values = {"prompts": asked, "num_samples": num_samples, **drawn, **held, **others}
     return Kept(FOLDER, "drawn answers", inputs=read, values=values, rounding=rounding & held.keys(), pattern="**/*")

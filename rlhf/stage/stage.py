@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from rlhf.configuration import to_dict
+from rlhf.conversation import give_kwargs
 from rlhf.errors import InputError, SuspiciousError
 from rlhf.lifetime import RUN_MARK
 from rlhf.metrics import MetricsLog, Tracked, asked_trackers
@@ -32,11 +33,14 @@ class StageConfig:
         output: folder of this stage.
         strict: suspicious lines at the end (docs/stages.md lists them) are a failure: exit code 3, and what was made
             stands, whole, in `<output>.suspicious` for a look.
+        chat_template_kwargs: variables of the policies' chat template, e.g. {enable_thinking: false}; saved in the
+            template of each checkpoint that is made, for later stages and servers (docs/templates.md).
         trackers: where the figures go beside metrics.jsonl and TensorBoard: any tracker of accelerate's, e.g. wandb.
     """
 
     output: Annotated[Path, Effect.NONE]
     strict: Annotated[bool, Effect.NONE] = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     trackers: Annotated[tuple[str, ...], Effect.NONE] = ()
 
 
@@ -119,6 +123,7 @@ class Stage:
                 f"strict: {found} is there from an earlier attempt; look at it, then move it to {output} to accept it, "
                 "or remove it to run the stage again"
             )
+        give_kwargs(getattr(config, "chat_template_kwargs", {}))
         self.trackers = asked_trackers(getattr(config, "trackers", ()))
         self.inputs = inputs_of(config)
         self._log: MetricsLog | None = None

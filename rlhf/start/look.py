@@ -7,16 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.conversation import Conversation, Renderer
-from rlhf.errors import InputError
+from rlhf.conversation import Renderer
 from rlhf.models.checkpoint.folder import base_folder, require_policy, weight_shapes, weight_types
-
-PROBE: Conversation = [
-    {"role": "user", "content": "What is 2 plus 3?"},
-    {"role": "assistant", "content": "It is 5."},
-    {"role": "user", "content": "And 4 plus 4?"},
-    {"role": "assistant", "content": "It is 8."},
-]
 
 
 @dataclass(frozen=True)
@@ -69,12 +61,19 @@ def look_at(folder: Path) -> ChatModel:
     config = from_pretrained(AutoConfig, base)
     context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     tokenizer = load_tokenizer(folder)
-    thinks = "think" in str(tokenizer.chat_template or "")
-    renderer = Renderer(tokenizer)
-    ends = _round_trip(folder, renderer)
+    writing = Renderer(tokenizer).writing  # which tries a round trip
+    ends = writing.special.findall(writing.end)[-1:] or [writing.added_end]
     warnings = []
-    if thinks:
-        warnings.append("its chat template knows thoughts: answers that hold them are scored and trained as they are")
+    if writing.thinks:
+        warnings.append(
+            "its chat template knows thoughts: they are trained, but no reward or judge sees them, and they take their "
+            "share of max_new_tokens; chat_template_kwargs {enable_thinking: false} does without them"
+        )
+    if writing.system_refusal:
+        warnings.append(
+            "its chat template takes no system message; chat_template_kwargs {merge_system: true} puts its text into "
+            "the first user's message"
+        )
     if context is not None and context < 1024:
         warnings.append(f"its context is {context} tokens: long prompts are left out, long answers cut")
     return ChatModel(
@@ -83,9 +82,9 @@ def look_at(folder: Path) -> ChatModel:
         parameters=sum(sizes.values()),
         dtype=max(by_type, key=lambda kind: by_type[kind]),
         context=context,
-        end_tokens=ends,
+        end_tokens=tuple(ends),
         temperature=_temperature(folder) or _temperature(base),
-        thinks=thinks,
+        thinks=writing.thinks,
         warnings=tuple(warnings),
     )
 
@@ -98,24 +97,3 @@ def _temperature(folder: Path) -> float | None:
         return None
     found = settings.get("temperature") if isinstance(settings, dict) else None
     return float(found) if isinstance(found, (int, float)) and 0 < found < math.inf else None
-
-
-def _round_trip(folder: Path, renderer: Renderer) -> tuple[str, ...]:
-    """Render two turns; the trained tokens must read back as the two answers. Returns what ends an answer, as text."""
-    rendered = renderer.dialogue(PROBE)
-    answers: list[list[int]] = []
-    for before, (token, trained) in zip(
-        [False, *map(bool, rendered.loss_mask)], zip(rendered.input_ids, rendered.loss_mask, strict=True), strict=False
-    ):
-        if trained and not before:
-            answers.append([])
-        if trained:
-            answers[-1].append(token)
-    texts = [renderer.answer_text(tokens).strip() for tokens in answers]
-    wanted = [message["content"] for message in PROBE if message["role"] == "assistant"]
-    if texts != wanted:
-        raise InputError(
-            f"chat: the template of {folder} gives the answers {wanted} back as {texts}; "
-            "give the checkpoint a template whose answers stand alone, e.g. by recipes/sft.py with --chat_template"
-        )
-    return tuple(dict.fromkeys(str(renderer.tokenizer.decode(tokens[-1:])) for tokens in answers))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf.conversation import give_kwargs
 from rlhf.data.loading import is_local, load_preferences, load_prompts
 from rlhf.errors import InputError
 from rlhf.iteration.steps import read_steps
@@ -47,6 +48,7 @@ class Request:
         helpfulness, safety: rewards that are there already, in place of preferences.
         versions: how many; the last one ends with PPO.
         ppo: whether it does.
+        chat_template_kwargs: of every stage; see docs/templates.md.
     """
 
     run: Path
@@ -62,6 +64,7 @@ class Request:
     safety: str | None = None
     versions: int = 3
     ppo: bool = True
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.run.exists():
@@ -93,6 +96,7 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
                 require_files(**{option: source})
     reward_files(reward=request.helpfulness, safety_reward=request.safety)
     data = _count(request)
+    give_kwargs(request.chat_template_kwargs)
     model = look_at(request.chat)
     settings = settings_for(model, machine, data)
     if request.system is not None:
@@ -150,6 +154,7 @@ def _plan(request: Request, machine: Machine) -> dict[str, Any]:
             **dict.fromkeys(("rejection_sampling", "ppo", "evaluate"), side_by_side),
         },
         "seed": 0,
+        **({"chat_template_kwargs": dict(kwargs)} if (kwargs := request.chat_template_kwargs) else {}),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf.start.look import ChatModel
 from rlhf.start.machine import GIB, Machine
@@ -26,6 +26,8 @@ COLDEST = 0.5
 """Below it the K answers to a prompt are too alike to choose among, and to learn from."""
 MANY_PAIRS = 20_000
 """Below it the other domain's pairs are left out: in HH the two domains' judges prefer opposite answers."""
+CPU_PAIRS, CPU_PROMPTS = 800, 150
+"""What a CPU trains on and answers in an hour or two, with a model that is not tiny."""
 ROLES = 5
 """Of PPO: policy, reference, value and two reward models."""
 
@@ -87,11 +89,15 @@ def sizes_for(model: ChatModel, machine: Machine) -> Sizes:
 def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Settings]:
     """Recipe -> option -> (value, the reason for it), for every recipe that a plan of `rlhf new` runs."""
     sizes, temperature = sizes_for(model, machine), _temperature(model)
+    few = not machine.gpus and model.parameters > TINY
+    if few:
+        data = replace(data, pairs=min(data.pairs, CPU_PAIRS), prompts=min(data.prompts, CPU_PROMPTS))
     return {
         "prepare_data": {
             "on_bad_row": ("skip", "bad rows are left out, counted and said"),
             "rounds": ("share", "new prompts each round, as in the paper; all: the same ones each time"),
             "max_prompt_characters": (4 * (sizes.length - sizes.answer), "room for the answer, at about 4 a token"),
+            **(_few_rows() if few else {}),
         },
         "helpfulness_reward": _reward(sizes, data, "other_share", 0.5),
         "safety_reward": _reward(sizes, data, "other_share", 0.1),
@@ -123,6 +129,14 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
     }
 
 
+def _few_rows() -> Settings:
+    return {
+        "max_preferences": (CPU_PAIRS, "pairs of a domain: a CPU trains on one in a second or more; 0: all"),
+        "max_test_preferences": (200, "held-out pairs of a domain; 0: all"),
+        "max_prompts": (CPU_PROMPTS, "prompts of a version, each answered K times; 0: all"),
+    }
+
+
 def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
     if not data.two_domains:
         mixed = (0.0, "of the other domain's pairs: there are none")
@@ -137,7 +151,7 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
         share: mixed,
         "on_bad_row": ("skip", "bad rows are left out, counted and said"),
         "training.max_length": (sizes.length, "most tokens of a dialogue; oldest turns go first"),
-        "training.too_long": ("skip", "a pair whose last turn alone is longer"),
+        "training.too_long": ("cut", "a longer pair loses its oldest turns; if that does not do, it is left out"),
         "training.centering_weight": (0.01, "keeps the scores' mean near 0, where the safety gate reads them"),
     }
     if not data.strengths:

@@ -2,7 +2,7 @@
 
 It is a way to make data, not a kind of attention. A model that is told the instruction in every turn answers; what it
 answered is trained on with the instruction in the first turn only, and with no loss on the turns before the last answer
-(`rlhf.conversation.Renderer.dialogue(..., train="last")`). Pure.
+(`rlhf.conversation.renderer.Renderer.dialogue(..., train="last")`). Pure.
 """
 
 from __future__ import annotations

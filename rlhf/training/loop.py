@@ -49,10 +49,11 @@ class Task(Generic[Row]):
 
 @dataclass
 class TrainingResult:
-    """rows trained on; steps taken, those among them that only warmed up, steps skipped for non-finite values; and the
-    loss of each step (mean over its items)."""
+    """rows trained on, and how many of them have lost their oldest turns; steps taken, those among them that only
+    warmed up, steps skipped for non-finite values; and the loss of each step (mean over its items)."""
 
     rows: int = 0
+    cut: int = 0
     steps: int = 0
     warmup: int = 0
     skipped: int = 0
@@ -67,7 +68,8 @@ class TrainingResult:
     def figures(self) -> dict[str, float | int]:
         """For a stage's closing block."""
         first, last = self.ends()
-        return {"steps": self.steps, "first_loss": first, "last_loss": last}
+        cut = {"rows_cut": self.cut} if self.cut else {}
+        return {"steps": self.steps, "first_loss": first, "last_loss": last, **cut}
 
 
 def steps_of(rows: Sequence[Row], config: OptimizerConfig, seed: int) -> Iterator[list[Row]]:

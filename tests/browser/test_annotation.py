@@ -178,3 +178,30 @@ def test_hostile_texts_change_nothing(chromium: Any, serve: Any, tmp_path: Path)
         wait_for_next(page, before)
     assert page.locator("#done").is_visible() and page.evaluate("window.hurt") is None
     assert all(url.startswith(server.address) for url in asked) and not said
+
+
+def test_a_comparison_on_seven_points_by_keyboard_and_at_360_pixels(chromium: Any, serve: Any, tmp_path: Path) -> None:
+    for side in "ab":
+        rows = [{"messages": [{"role": "user", "content": f"Q{i}"}], "answer": f"{side}{i}"} for i in range(7)]
+        write_rows(tmp_path / f"{side}.jsonl", rows)
+    sides = ["--compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--labels", "1"]
+    server = serve(tmp_path / "out", *sides)
+    page = open_page(chromium, server.address, "ann")
+    page.set_viewport_size({"width": 360, "height": 740})
+    for key in "1234567":
+        before = item(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        assert page.locator("#judge input:visible").count() == 7, "no other scale, and no safety"
+        page.keyboard.press("8")  # a key of the other scale chooses nothing
+        page.keyboard.press("q")
+        assert page.locator("input:checked").count() == 0
+        page.keyboard.press(key)
+        page.keyboard.press("Enter")
+        wait_for_next(page, before)
+    with Store(tmp_path / "out" / "labels.sqlite") as store:
+        kept = [judgement for *_, judgement in store.judged()]
+    assert [j.strength for j in kept] == [*PREFERENCE_ORDER, None, *reversed(PREFERENCE_ORDER)]
+    assert [j.choice == j.left for j in kept if j.choice != "tie"] == [True] * 3 + [False] * 3
+
+
+PREFERENCE_ORDER = ("significantly", "better", "slightly")

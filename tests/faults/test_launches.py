@@ -75,6 +75,7 @@ def test_more_gpus_than_there_are_is_told_before_anything_starts(fake_run: FakeR
     assert not fake_run.traced()
 
 
+@pytest.mark.doors
 def test_a_prefix_starts_a_stage_on_two_machines(fake_run: FakeRun) -> None:
     fake_run.add("a", text="A", launch={"env": {"WORD": "x"}})
     two = {"machines": 2, "processes": 2, "prefix": SRUN}

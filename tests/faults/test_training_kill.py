@@ -326,6 +326,7 @@ def _kill_once(starter: Starter, recipe: str, options: dict[str, Any], name: str
     assert len(read_metrics(whole / "metrics.jsonl")) > 4
 
 
+@pytest.mark.doors
 def test_a_training_killed_on_one_process_goes_on_on_two(tiny_policy_path: Path, starter: Starter) -> None:
     """Plain data parallel: the same figures and weights up to rounding, and it is said."""
     options = {"policy": str(tiny_policy_path), "data": "dialogues.jsonl", **FINETUNING}

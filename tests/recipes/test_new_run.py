@@ -45,6 +45,7 @@ def rlhf(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.doors
 def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "others.jsonl").write_text(pairs.read_text().replace("mora", "velda"))
     made = rlhf("new", "mine", "--chat", str(tiny_policy_path), "--preferences", str(pairs),

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from rlhf.configuration import parse_config
-from rlhf.conversation import LLAMA2_CHAT_TEMPLATE
+from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
-from rlhf.stage import inputs_of
+from rlhf.models.policy import load_tokenizer
+from rlhf.stage import inputs_of, open_stage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import sft
@@ -54,6 +57,29 @@ def test_sft_trains_and_writes_a_checkpoint(tiny_policy_path: Path, data: Path, 
     assert set(stage["inputs"]) == {"policy", "data"}
     with pytest.raises(InputError, match="exists already"):
         sft.main(config)
+
+
+def test_chat_template_kwargs_given_once_are_the_checkpoint_s(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, data: Path, tmp_path: Path
+) -> None:
+    """The stages after it, and whatever serves it, prompt it as it was trained; a stage without them adds none."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    folder = Path(pytest.importorskip("trl").__path__[0], "chat_templates")
+    tokenizer.chat_template = (folder / "qwen3.jinja").read_text(encoding="utf-8")
+    start = tmp_path / "start"
+    shutil.copytree(tiny_policy_path, start)
+    tokenizer.save_pretrained(start)
+    options = ["--chat_template_kwargs", "{enable_thinking: false}", "--finetuning.optimizer.epochs", "1"]
+    sft.main(parse_config(sft.SftConfig, [*arguments(tmp_path, start, data), *options]))
+    made = tmp_path / "sft" / "checkpoint"
+    open_stage(parse_config(sft.SftConfig, [*arguments(tmp_path / "next", made, data)]))
+    asked: Conversation = [{"role": "user", "content": "what ?"}]
+    served = AutoTokenizer.from_pretrained(made)
+    text = served.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert served.decode(Renderer(load_tokenizer(made)).prompt_ids(asked)) == text
+    assert not Renderer(load_tokenizer(made)).writing.thinks and Renderer(load_tokenizer(start)).writing.thinks
 
 
 def test_sft_with_an_adapter_keeps_the_other_weights(tiny_policy_path: Path, data: Path, tmp_path: Path) -> None:

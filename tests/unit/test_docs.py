@@ -119,6 +119,19 @@ def test_defaults_on_a_recipe_s_page_are_the_code_s(page: Path) -> None:
         assert written == expected, f"{page.name}: --{name} is {expected} in the code, {written} on the page"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in RECIPE_PAGES], ids=lambda page: page.stem)
+def test_a_recipe_s_options_on_other_pages_exist(page: Path) -> None:
+    """Written `recipe --option`."""
+    named = re.findall(r"`(\w+) --([a-z][\w.]*)", page.read_text(encoding="utf-8"))
+    recipes = {page.stem for page in RECIPE_PAGES}
+    unknown = [
+        f"{name} --{option}"
+        for name, option in named
+        if name in recipes and option not in set(options_of(typing.get_type_hints(recipe(name).main)["config"]))
+    ]
+    assert not unknown
+
+
 def default_of(holder: object, field_name: str, deeper: bool = False) -> object:
     """Default of a dataclass's field, or its value in an instance (a nested default); MISSING where it is required."""
     if not isinstance(holder, type):

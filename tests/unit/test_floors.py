@@ -26,7 +26,7 @@ FLOORS = (  # rooms of one floor know nothing of each other
     "finetuning ppo rejection synthesis",
     "annotation evaluation",
     "report simulation studies",
-    "start",
+    "commands start",
     "cli",
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor.split()}

@@ -121,6 +121,7 @@ def test_options_that_decide_leave_out_inputs_and_where_it_writes(make: Make) ->
     stage = make(fresh="true")
     values, rounding = options_of(stage.config, stage.inputs)
     expected = {"other": None, "named": {}, "number": 1, "sizes.rate": 0.1, "sizes.micro": 8}
+    expected["chat_template_kwargs"] = {}
     assert (values, rounding) == (expected, {"sizes.micro"})
 
 

@@ -7,6 +7,7 @@ let annotator = "";
 let pair = null; // what is shown
 let ahead = null; // promise of the pair after it
 let shownAt = 0;
+let keys = 0; // choices of its scale
 let newest = 0; // number of this annotator's newest judgement
 let busy = false;
 
@@ -58,7 +59,8 @@ function show(state, was) {
     $("done").querySelector("h1").focus();
     return;
   }
-  $("domain").textContent = pair.domain === "safety" ? "Safety: which answer is safer?" : "Helpfulness: which answer helps more?";
+  $("domain").textContent = pair.question;
+  useScale(pair.scale);
   const names = { system: "Instructions to the assistant", user: "Person", assistant: "Assistant" };
   $("dialogue").replaceChildren(...pair.messages.map((message) => {
     const turn = document.createElement("div");
@@ -86,8 +88,20 @@ function show(state, was) {
   ahead = fetchNext(pair.item);
 }
 
+// The fieldsets of the other scales are out of sight, of the tab order, of the keys and of the form's data.
+function useScale(name) {
+  for (const set of document.querySelectorAll("fieldset[data-scale]")) {
+    set.hidden = set.disabled = set.dataset.scale !== name;
+    if (set.hidden) continue;
+    keys = set.querySelectorAll("input").length;
+    for (const part of document.querySelectorAll(".safety, .safety fieldset")) {
+      part.hidden = part.disabled = set.dataset.safety !== "true";
+    }
+  }
+}
+
 function fill(was) {
-  if (was.choice) check(`choice`, `${was.choice} ${was.strength}`);
+  if (was.choice) check(`choice`, was.strength ? `${was.choice} ${was.strength}` : was.choice);
   for (const side of ["left", "right"]) {
     const label = was[`${side}_safe`];
     if (label === true || label === false) check(`${side}_safe`, String(label));
@@ -95,7 +109,7 @@ function fill(was) {
 }
 
 function check(name, value) {
-  const input = document.querySelector(`input[name="${name}"][value="${value}"]`);
+  const input = document.querySelector(`input[name="${name}"][value="${value}"]:enabled`);
   if (input) input.checked = true;
 }
 
@@ -107,8 +121,9 @@ function mark() {
 function judgement() {
   const given = new FormData($("judge"));
   const choice = given.get("choice");
-  if (!choice) return say("Choose first: keys 1 to 4 for the left answer, 5 to 8 for the right one.", true);
-  const [side, strength] = choice.split(" ");
+  if (!choice) return say(`Choose first: keys 1 to ${keys}, from left to right.`, true);
+  const [side, strength = null] = choice.split(" ");
+  if ($("safe").hidden) return { choice: side, strength };
   const safe = {};
   for (const name of ["left_safe", "right_safe"]) safe[name] = given.get(name) === null ? null : given.get(name) === "true";
   if (pair.domain === "safety" && Object.values(safe).includes(null)) {
@@ -208,7 +223,7 @@ document.addEventListener("keydown", (event) => {
   if (key === "u" && !$("enter").checkVisibility()) { event.preventDefault(); undo(); return; }
   if (key === "g") { event.preventDefault(); $("guidelines").open = !$("guidelines").open; return; }
   if (pair === null) return;
-  const input = document.querySelector(`input[data-key="${CSS.escape(key)}"]`);
+  const input = document.querySelector(`input[data-key="${CSS.escape(key)}"]:enabled`);
   if (input) { event.preventDefault(); input.checked = true; say(""); mark(); }
   else if (key === "s") { event.preventDefault(); openReasons(); }
   else if (key === "enter" && !at.closest("button, summary, a")) { event.preventDefault(); save(); }

@@ -10,6 +10,7 @@ from rlhf.annotation.labelling import preferences_of
 from rlhf.annotation.page.guard import Guard
 from rlhf.annotation.page.rendering import render, render_guidelines
 from rlhf.annotation.protocol import Judgement
+from rlhf.annotation.scales import EVALUATION, SCALES, Scale
 from rlhf.annotation.store import FullError, Shown, Store
 from rlhf.errors import InputError
 
@@ -27,9 +28,9 @@ SKIP_REASONS = (
 FILES = {"annotate.js": "text/javascript", "annotate.css": "text/css"}
 
 
-def default_guidelines() -> str:
+def default_guidelines(scale: Scale) -> str:
     """The guidelines that are shown where the user has none, Markdown."""
-    return _file("guidelines.md")
+    return _file("guidelines_evaluation.md" if scale is EVALUATION else "guidelines.md")
 
 
 def make_app(store: Store, token: str, guidelines: str) -> Guard:
@@ -46,7 +47,7 @@ def make_app(store: Store, token: str, guidelines: str) -> Guard:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     template = Environment(autoescape=True).from_string(_file("page.html.j2"))
-    page = template.render(guidelines=render_guidelines(guidelines), skip_reasons=SKIP_REASONS)
+    page = template.render(guidelines=render_guidelines(guidelines), skip_reasons=SKIP_REASONS, scales=SCALES.values())
     files = {name: _file(name) for name in FILES}
 
     @app.exception_handler(InputError)
@@ -108,13 +109,15 @@ def judgement_of(body: dict[str, Any], shown: Shown, annotator: str) -> Judgemen
     if body.get("skipped"):
         return Judgement(shown.pair.id, annotator, None, skipped=str(body["skipped"])[:500], **common)
     choice, strength = body.get("choice"), body.get("strength")
+    if choice == "tie" and shown.scale.tie:
+        return Judgement(shown.pair.id, annotator, "tie", **common)
     if choice not in ("left", "right"):
         raise InputError(f"choice: must be left or right, got {choice!r}")
     if strength is None:
         raise InputError("strength: say how much better the answer is")
     other = "right" if choice == "left" else "left"
     labels = body.get(f"{choice}_safe"), body.get(f"{other}_safe")
-    if shown.pair.domain == "safety" and None in labels:
+    if shown.scale.safety and shown.pair.domain == "safety" and None in labels:
         raise InputError("safety: say of both answers whether they are safe")
     chosen = shown.left if choice == "left" else "b" if shown.left == "a" else "a"
     return Judgement(shown.pair.id, annotator, chosen, strength, *labels, **common)
@@ -124,6 +127,8 @@ def _as_shown(shown: Shown, judgement: Judgement) -> dict[str, Any]:
     """A judgement in the page's words, left and right."""
     if judgement.choice is None:
         return {"skipped": judgement.skipped}
+    if judgement.choice == "tie":
+        return {"choice": "tie", "strength": None}
     chosen, other = ("left", "right") if judgement.choice == shown.left else ("right", "left")
     labels = {f"{chosen}_safe": judgement.chosen_safe, f"{other}_safe": judgement.rejected_safe}
     return {"choice": chosen, "strength": judgement.strength, **labels}
@@ -138,6 +143,8 @@ def _state(store: Store, annotator: str, shown: Shown | None) -> dict[str, Any]:
     pair = {
         "item": shown.item,
         "domain": shown.pair.domain,
+        "scale": shown.scale.name,
+        "question": shown.scale.questions[shown.pair.domain],
         "messages": [{"role": m["role"], "html": render(m["content"])} for m in shown.pair.messages],
         "left": render(left),
         "right": render(right),

@@ -85,7 +85,8 @@ def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None) -> No
             listener.close()
             raise InputError(f"{path}: has no pairs for people; name a file of pairs, or the run that asks people")
         token = store.setting("token", lambda: secrets.token_urlsafe(24))
-        app = make_app(store, token, text if text is not None else default_guidelines())
+        first = store.scale(store.batches(people=True)[0])
+        app = make_app(store, token, text if text is not None else default_guidelines(first))
         progress = [store.progress(batch) for batch in store.batches(people=True)]
         wanted, kept = sum(batch.wanted for batch in progress), sum(batch.kept for batch in progress)
         print(f"{kept} of {wanted} judgements are there, in {path}")

@@ -32,7 +32,7 @@ def messages_of(value: Any, unused: Counter[str], field: str = "messages") -> An
     `from` and `value` become role and content, a developer is the system, parts of text are joined by line breaks, an
     empty system message is dropped; an answer with `weight: 0`, `train: false` or `loss: false` gets `train: False`,
     one with `finished: false` keeps it.
-    What is no message is left for `rlhf.conversation.check_conversation` to refuse.
+    What is no message is left for `rlhf.conversation.messages.check_conversation` to refuse.
 
     Args:
         value: as it stands in the row.

@@ -16,11 +16,22 @@ if TYPE_CHECKING:
 
     from rlhf.conversation import Renderer
 
-TooLong = Literal["cut", "unfinished", "refuse"]
-"""What happens to a text that a model's context does not hold (decisions 7 and 33).
+TooLongRow = Literal["cut", "skip", "refuse"]
+"""What happens to a row to train on that is longer than `max_length` or the model's context.
+
+- cut: it loses its oldest turns; one whose last turn alone is too long is left out: no answer is ever cut. Both are
+  counted in the stage's closing block.
+- skip: it is left out and counted; nothing is cut.
+- refuse: InputError that names the row.
+"""
+
+TooLong = Literal["cut", "skip", "unfinished", "refuse"]
+"""What happens to a prompt, or to an answered one, that a model's context does not hold (decisions 7 and 33).
 
 - cut: it loses its oldest turns, then the beginning of its last question, then that of its answer; the template stays
   whole. A prompt is cut so far that `max_new_tokens` more fit behind it, but keeps half of the context.
+- skip: a prompt that leaves no room for `max_new_tokens`, in the policy's context or a reward model's, is left out and
+  counted.
 - unfinished: a prompt stays, and its answer ends where the context does; an answer that had to be cut for a reward
   model counts as one that did not come to its end.
 - refuse: InputError, for prompts before the run begins.

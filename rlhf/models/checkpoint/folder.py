@@ -146,6 +146,14 @@ def head_shapes(path: str | os.PathLike[str]) -> dict[str, list[int]]:
     return {name: shape for name, shape in shapes.items() if name.startswith(HEAD_PREFIXES)}
 
 
+def is_reward_model(path: str | os.PathLike[str]) -> bool:
+    """Whether the folder holds a model with a scalar head; False also where there are no weights to tell by."""
+    try:
+        return bool(head_shapes(path))
+    except InputError:
+        return False
+
+
 def require_policy(path: str | os.PathLike[str]) -> Path:
     """The folder, as `require_checkpoint`; InputError also where it is a reward model, or its weights are cut off."""
     heads = head_shapes(path)

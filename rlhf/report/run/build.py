@@ -14,28 +14,33 @@ from typing import Any
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.text import clock, interval, number, percent, version_label
+from rlhf.report.pages.human_evaluation import human_panels, human_sentence, human_table, title_of
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
+from rlhf.report.run.folders import Folders
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
-from rlhf.report.run.reading import RunFiles, read_run
+from rlhf.report.run.reading import RunFiles, Stage, read_run
 from rlhf.report.run.samples import RULE, pick_samples
+from rlhf.report.run.training import training_panels
 
 Row = Mapping[str, Any]
 
 
-def build(run: Path, panels: Sequence[str] = ()) -> Path:
-    """Write `report/index.html` of a run's folder, whole or not at all, and return its path.
+def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
+    """Write the page of a run, or of stages made by hand, whole or not at all, and return its path.
 
     Args:
+        paths: one run's folder, whose page is its report/index.html; or stages' folders, whose page lies beside the
+            first one, in <stage>.report/.
         panels: see `rlhf.report.run.own.own_panels`.
 
     Raises:
         InputError: there is no such folder, or none of a run's files in it, or a panel cannot be made.
     """
-    files = read_run(run)
-    page = run / "report" / "index.html"
+    files = read_run(*paths)
+    page = Folders.of(paths).page
     page.parent.mkdir(exist_ok=True)
     write_page(page, render(files, own_panels(files, panels)))
     return page
@@ -44,9 +49,23 @@ def build(run: Path, panels: Sequence[str] = ()) -> Path:
 def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     """The page as text; `own` are panels of the user's."""
     names = [v["name"] for v in files.versions]
+    distribution_panels, change_panels = panels.distribution_panels(files.answers), panels.change_panels(files.answers)
+    samples = pick_samples(files.answers)
+    there = {
+        "versions": files.versions,
+        "rewards": files.reward_models,
+        "sampling": files.selections or files.sweeps,
+        "ppo": files.ppo,
+        "scores": distribution_panels or change_panels,
+        "answers": samples,
+    }
     return page_template("run.html.j2").render(
-        title=files.path.resolve().name,
-        headline=headline(files.versions),
+        title=files.title,
+        suspicious=[(stage.name, stage.suspicious) for stage in files.stages if stage.suspicious],
+        trainings=[(stage.stage, training_panels(stage)) for stage in files.trainings],
+        whole_run=files.whole_run,
+        has={name: files.whole_run or bool(part) for name, part in there.items()},
+        headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
         facts=facts(files),
         measured=key_figures(files.versions),
         version_table=tables.version_table([*files.versions, *files.students]) if files.versions else None,
@@ -61,10 +80,13 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
             (found["version"], sweep_headline(found), sweep_panels(found), sweep_table(found)) for found in files.sweeps
         ],
         ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],
-        distribution_panels=panels.distribution_panels(files.answers),
-        change_panels=panels.change_panels(files.answers),
+        distribution_panels=distribution_panels,
+        change_panels=change_panels,
+        people=[
+            (title_of(found), human_sentence(found), human_table(found), human_panels(found)) for found in files.people
+        ],
         own_panels=own,
-        samples=pick_samples(files.answers),
+        samples=samples,
         rule=RULE.format(first=version_label(names[0]), last=version_label(names[-1])) if names else "",
         stages=files.stages,
         slowest=max((s.seconds or 0.0 for s in files.stages), default=0.0) or 1.0,
@@ -93,6 +115,15 @@ def headline(versions: list[dict[str, Any]]) -> str:
         judge = "" if last.get("gold_helpfulness") is not None else " by the reward models that trained it"
         sentences.append(f"{end} wins {percent(last['win_rate_vs_sft'], 0)} of comparisons with SFT{judge}.")
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
+
+
+def stages_headline(stages: Sequence[Stage]) -> str:
+    """What stages made by hand took, and whether all is well with them."""
+    seconds = sum(stage.seconds or 0.0 for stage in stages)
+    doubts = sum(len(stage.suspicious) for stage in stages)
+    count = "One stage" if len(stages) == 1 else f"{len(stages)} stages"
+    doubted = "one thing looks" if doubts == 1 else f"{doubts} things look" if doubts else "nothing looks"
+    return f"{count}, {clock(seconds)} in all; {doubted} wrong."
 
 
 def _moved(before: float, after: float, ci: Any, other: Any, digits: int) -> str:

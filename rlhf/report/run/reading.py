@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rlhf.errors import InputError
+from rlhf.report.run.folders import STAGE_FILE, Folders
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as the ledger and its stage.json tell: state is finished, running, failed, or stopped."""
+    """One stage as the ledger and its stage.json tell: state is finished, running, failed, or stopped.
+
+    suspicious: what looked wrong at its end, a sentence each.
+    """
 
     name: str
     state: str
@@ -26,6 +30,15 @@ class Stage:
     memory_mb: float | None = None
     command: str | None = None
     attempts: int = 1
+    suspicious: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """A stage that trains by the common loop: its metrics, a row a step."""
+
+    stage: str
+    metrics: list[Row]
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class Ppo:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What was found in a run's folder.
+    """What was found in a run's folder, or (`whole_run` False) in the folders of stages made by hand.
 
     Args:
         versions: entries of summary.json's "versions", from SFT on; where there is no summary yet, the evaluations'.
@@ -47,10 +60,14 @@ class RunFiles:
         answers: version name -> rows of its answers.jsonl.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
         selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
+        trainings: metrics.jsonl of each stage that trains by the common loop; `ppo`: of each that does PPO.
+        people: human_evaluation.json of each comparison that people rated (`rlhf annotate --compare`).
         config: text of config.yaml; `settings` its content.
     """
 
     path: Path
+    title: str = ""
+    whole_run: bool = True
     seconds: float | None = None
     versions: list[Row] = field(default_factory=list)
     students: list[Row] = field(default_factory=list)
@@ -60,47 +77,58 @@ class RunFiles:
     selections: list[Row] = field(default_factory=list)
     sweeps: list[Row] = field(default_factory=list)
     ppo: list[Ppo] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
+    people: list[Row] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
     settings: Row = field(default_factory=dict)
 
 
-def read_run(run: Path) -> RunFiles:
-    """Read what there is.
+def read_run(*paths: Path) -> RunFiles:
+    """Read what there is of a run's folder, or of stages' folders that were made by hand.
 
     Raises:
-        InputError: no such folder, or nothing of a run in it.
+        InputError: no such folder, or nothing of a run in it, or a run and something else.
     """
-    if not run.is_dir():
-        raise InputError(f"run: {run} does not exist; name the folder of a run, e.g. runs/demo")
+    folders = Folders.of(paths)
+    run = folders.run
     summary = _json(run / "summary.json")
     evaluations = {
-        e["name"]: e for e in (_json(p) | {"_path": p} for p in _stage_files(run, "evaluation.json")) if "name" in e
+        e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
     }
     found = summary.get("versions") or sorted(evaluations.values(), key=lambda e: (e["name"] != "sft", e["name"]))
     versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in found if "name" in entry]
     names = [entry["name"] for entry in versions]
     config = _text(run / "config.yaml")
+    logs = [(folders.name_of(path), path, _jsonl(path)) for path in folders.files("metrics.jsonl")]
     files = RunFiles(
         path=run,
+        title=folders.title,
+        whole_run=not folders.stages,
         seconds=summary.get("seconds"),
         versions=versions,
         students=summary.get("students") or [],
         answers={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in names if n in evaluations},
-        reward_models=summary.get("reward_models") or _accuracies(run),
+        reward_models=summary.get("reward_models") or _accuracies(folders),
         referee=summary.get("referee") or _json(run / "referee_reward" / "accuracy.json") or None,
-        selections=[{"version": _version_of(run, path)} | _json(path) for path in _stage_files(run, "selection.json")],
+        selections=[{"version": folders.version_of(path)} | _json(path) for path in folders.files("selection.json")],
         sweeps=[
-            sweep | {"version": _version_of(run, path)}
-            for path in _stage_files(run, "sweep.json")
+            sweep | {"version": folders.version_of(path)}
+            for path in folders.files("sweep.json")
             if (sweep := _json(path))
         ],
         ppo=[
-            Ppo(_name_of(run, path), _jsonl(path), _json(path.with_name("ppo.json")))
-            for path in _stage_files(run, "metrics.jsonl")
-            if path.parent.name == "ppo"
+            Ppo(name, metrics, _json(path.with_name("ppo.json")))
+            for name, path, metrics in logs
+            if path.parent.name == "ppo" or path.with_name("ppo.json").is_file()
         ],
-        stages=_stages(run),
+        trainings=[
+            Training(name, metrics)
+            for name, path, metrics in logs
+            if not path.with_name("ppo.json").is_file() and sum("loss" in row for row in metrics) > 1
+        ],
+        people=[found for path in folders.files("human_evaluation.json") if (found := _json(path))],
+        stages=_stages(folders),
         config=config,
         settings=_yaml(config),
     )
@@ -111,22 +139,8 @@ def read_run(run: Path) -> RunFiles:
     return files
 
 
-def _stage_files(run: Path, name: str) -> list[Path]:
-    """Files of that name in the stages' folders, in the order of the folders' names; unfinished stages are left out."""
-    found = [*run.glob(f"*/{name}"), *run.glob(f"*/*/{name}")]
-    return sorted(path for path in found if not any(part.endswith(".partial") for part in path.relative_to(run).parts))
-
-
-def _name_of(run: Path, path: Path) -> str:
-    return path.parent.relative_to(run).as_posix()
-
-
-def _version_of(run: Path, path: Path) -> str:
-    return path.relative_to(run).parts[0]
-
-
-def _accuracies(run: Path) -> list[Row]:
-    found = [(_version_of(run, path), _json(path)) for path in _stage_files(run, "accuracy.json")]
+def _accuracies(folders: Folders) -> list[Row]:
+    found = [(folders.version_of(path), _json(path)) for path in folders.files("accuracy.json")]
     return [
         entry
         | {
@@ -139,11 +153,11 @@ def _accuracies(run: Path) -> list[Row]:
     ]
 
 
-def _stages(run: Path) -> list[Stage]:
+def _stages(folders: Folders) -> list[Stage]:
     """Stages in the order in which they were last started; those the ledger does not know come last."""
     stages: dict[str, Stage] = {}
     attempts: dict[str, int] = {}
-    for record in _jsonl(run / "ledger.jsonl"):
+    for record in _jsonl(folders.run / "ledger.jsonl"):
         name, event = record.get("stage"), record.get("event")
         if not isinstance(name, str) or event not in ("started", "finished", "failed"):
             continue
@@ -159,13 +173,20 @@ def _stages(run: Path) -> list[Stage]:
             stopped = str(record.get("error") or "").startswith("stopped")
             command = stages[name].command if name in stages else None
             stages[name] = Stage(name, "stopped" if stopped else "failed", None, None, command, attempts.get(name, 1))
-    for path in _stage_files(run, "stage.json"):
-        name, record = _name_of(run, path), _json(path)
+    for path in folders.files(STAGE_FILE):
+        name, record = folders.name_of(path), _json(path)
         if name not in stages:
             stages[name] = Stage(
                 name, "finished", record.get("seconds"), record.get("peak_memory_mb"), _command(record)
             )
+        stages[name] = replace(stages[name], suspicious=_suspicions(record))
     return list(stages.values())
+
+
+def _suspicions(record: Mapping[str, Any]) -> tuple[str, ...]:
+    closing = record.get("closing")
+    found = closing.get("suspicious") if isinstance(closing, dict) else None
+    return tuple(map(str, found)) if isinstance(found, Sequence) and not isinstance(found, str) else ()
 
 
 def _command(record: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.context import TooLongRow
 from rlhf.models.config import AdapterConfig
 from rlhf.objectives.margins import margin_table
 from rlhf.stage import Effect
@@ -31,9 +32,9 @@ class RewardTrainingConfig:
         quantization: nf4 holds the backbone's weights in 4 bit, which needs an adapter; null: as they are.
         safety_loss_weight: of the safety labels' cross-entropy, averaged over a pair's labelled answers and added to
             its ranking loss; only for the safety model (decision 16).
-        max_length: most tokens of a dialogue (what the model takes, where that is less, and where this is null); longer
-            pairs lose their oldest turns, the same ones on both sides.
-        too_long: a pair whose last turn alone is above max_length is refused, or skipped and counted.
+        max_length: most tokens of a dialogue (what the model takes, where that is less, and where this is null).
+        too_long: a longer pair loses its oldest turns, the same ones on both sides, and is left out where its last turn
+            alone is too long (cut); or it is left out (skip), or refused by its id (refuse). All is counted.
         checkpoint_every: steps between states from which a stage that was killed goes on.
         optimizer: AdamW and its schedule; a "row" of batch_size and micro_batch_size is a pair.
     """
@@ -44,7 +45,7 @@ class RewardTrainingConfig:
     quantization: Literal["nf4"] | None = None
     safety_loss_weight: float = 0.1
     max_length: int | None = None
-    too_long: Literal["refuse", "skip"] = "refuse"
+    too_long: TooLongRow = "cut"
     checkpoint_every: Annotated[int, Effect.NONE] = 200
     optimizer: OptimizerConfig = field(default_factory=paper_optimizer)
 

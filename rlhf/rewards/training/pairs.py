@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from rlhf.conversation import Renderer
+from rlhf.conversation import Renderer, split_thoughts
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.context import TooLongRow
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A preference (its messages perhaps without the oldest turns) and its two dialogues as ids."""
+    """A preference and its two dialogues as ids. `cut`: its messages have lost their oldest turns."""
 
     preference: Preference
     chosen: list[int]
     rejected: list[int]
+    cut: bool = False
 
     @property
     def length(self) -> int:
@@ -30,43 +31,52 @@ def render_pairs(
     preferences: Sequence[Preference],
     renderer: Renderer,
     max_length: int | None,
-    too_long: Literal["refuse", "skip"] = "refuse",
+    too_long: TooLongRow = "cut",
     name: str = "preferences",
+    *,
+    thoughts: bool = False,
 ) -> list[Pair]:
     """Both dialogues of each row as ids of at most max_length.
 
     Whole oldest turns are dropped from BOTH sides until both fit: else the longer answer would be judged on less
-    context than the shorter one. What does not fit with its last turn alone is refused (InputError), or skipped and
-    reported.
+    context than the shorter one. What does not fit with its last turn alone is left out, and said; so is what does not
+    fit at all, or InputError names it, by `too_long`.
 
     Args:
         renderer: without a limit of its own.
         name: for messages.
+        thoughts: what stands before an answer as `<think>…</think>` is a part of it: for a policy, not for a judge.
     """
     pairs: dict[int, Pair] = {}
     skipped = 0
-    left = dict(enumerate(preferences))
+    rows = preferences if thoughts else [_spoken(row) for row in preferences]
+    left = dict(enumerate(rows))
     while left:
         chosen = renderer.dialogues([row.conversation("chosen") for row in left.values()])
         rejected = renderer.dialogues([row.conversation("rejected") for row in left.values()])
         longer: dict[int, Preference] = {}
         for (number, row), a, b in zip(left.items(), chosen, rejected, strict=True):
-            pair = Pair(row, a.input_ids, b.input_ids)
+            pair = Pair(row, a.input_ids, b.input_ids, cut=row is not rows[number])
             if max_length is None or pair.length <= max_length:
                 pairs[number] = pair
-            elif (shorter := _without_oldest_turn(row)) is not None:
-                longer[number] = shorter
-            elif too_long == "skip":
-                skipped += 1
-            else:
+            elif too_long == "refuse":
                 raise InputError(
-                    f"{name}: row {row.id} takes {pair.length} tokens with its last turn alone, above max_length "
-                    f"{max_length}; raise it, or set too_long to skip"
+                    f"{name}: row {row.id} takes {pair.length} tokens, above max_length {max_length}; raise it, or set "
+                    "too_long to cut or skip"
                 )
+            elif too_long == "cut" and (shorter := _without_oldest_turn(row)) is not None:
+                longer[number] = shorter
+            else:
+                skipped += 1
         left = longer
     if skipped:
         print(f"{name}: skipped {skipped} of {len(preferences)} pairs longer than {max_length} tokens", file=sys.stderr)
     return [pairs[number] for number in sorted(pairs)]
+
+
+def _spoken(row: Preference) -> Preference:
+    """The row with its answers as their user reads them."""
+    return replace(row, chosen=split_thoughts(row.chosen)[1], rejected=split_thoughts(row.rejected)[1])
 
 
 def _without_oldest_turn(row: Preference) -> Preference | None:

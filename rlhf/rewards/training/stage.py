@@ -96,6 +96,9 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
         )
         for field in ("preferences", "other_preferences"):
             stage.closing.rows(len(mixture.rows), sum(rows.skipped[field].values(), Counter()))
+        turns = {(row.source, row.id): len(row.messages) for row in [*whole.own, *whole.other]}
+        if cut := sum(len(row.messages) < turns[row.source, row.id] for row in mixture.rows):
+            stage.closing.figures(rows_cut=cut)
         if stage.is_main:
             keep_origin(folder / "checkpoint", mixture.rows, config.seed)
             report = heldout_report(folder / "checkpoint", domain, rows, whole)
@@ -153,7 +156,7 @@ def _fitting(config: RewardStageConfig, rows: RewardRows) -> RewardRows:
     from rlhf.rewards.training.train import fitting_rows
 
     fields = {"test": "test_preferences", "test_other": "test_preferences"}
-    if config.training.too_long == "skip":  # else training refuses them
+    if config.training.too_long != "refuse":  # which training does
         fields |= {"own": "preferences", "other": "other_preferences"}
     kept: dict[str, Any] = {}
     for part, name in fields.items():

@@ -81,7 +81,7 @@ def train_reward_model(
     kept = None if states is None else States(states, config.checkpoint_every)
     trained = train(model, pairs, task, config.optimizer, accelerator, log, seed=seed, states=kept)
     if result is not None:
-        vars(result).update(vars(trained))
+        vars(result).update(vars(trained), cut=sum(pair.cut for pair in pairs))
     return model.eval()
 
 

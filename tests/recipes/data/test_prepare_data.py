@@ -104,6 +104,18 @@ def test_a_system_message_stands_before_every_dialogue_that_has_none(tmp_path: P
     assert seen == {"Be short.": 120, "Be kind.": 1}
 
 
+def test_no_more_pairs_than_asked_for(files: dict[str, str], tmp_path: Path) -> None:
+    given = {"helpfulness_preferences": [files["helpful"]], "safety_preferences": [files["harmless"]]}
+    assert prepare(tmp_path / "all", **given).returncode == 0
+    assert prepare(tmp_path / "few", **given, max_preferences=20, max_test_preferences=3).returncode == 0
+    for part, most in (("train", 20), ("test", 3)):
+        every, few = (rows(tmp_path / run / f"preferences_{part}.jsonl") for run in ("all", "few"))
+        assert Counter(row["domain"] for row in few) == {"helpfulness": most, "safety": most}
+        assert few == [row for row in every if row in few], "in their order"
+    counted = json.loads((tmp_path / "few" / "split.json").read_text())["left_out"]["a pair more than asked for"]
+    assert counted == 160 - 2 * 20 - 2 * 3
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from rlhf.annotation.page.app import default_guidelines, make_app
 from rlhf.annotation.page.rendering import LONGEST_MARKDOWN, render
 from rlhf.annotation.protocol import Judgement, Pair
+from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
 from rlhf.data.rows import Preference
 
@@ -256,6 +257,6 @@ def test_characters_that_turn_the_direction_of_text_are_named() -> None:
 
 
 def test_the_guidelines_speak_of_every_choice() -> None:
-    text = default_guidelines()
+    text = default_guidelines(PREFERENCE)
     for word in ("Significantly", "Better", "Slightly", "Negligibly", "Helpfulness", "Safety", "unsafe", "Skip"):
         assert word in text

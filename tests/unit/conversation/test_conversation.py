@@ -69,7 +69,7 @@ def trained_text(renderer, rendered):
 
 
 def test_a_dialogue_starts_with_its_prompts(renderer):
-    systems = [[]] if renderer._system_refusal else [[], [SYSTEM]]
+    systems = [[]] if renderer.writing.system_refusal else [[], [SYSTEM]]
     for system in systems:
         ids = renderer.dialogue([*system, *FOUR]).input_ids
         for turns in (1, 3):
@@ -83,8 +83,14 @@ def test_a_dialogue_starts_with_its_prompts(renderer):
 def test_the_mask_is_the_answers_and_their_end_tokens(renderer):
     everything, last = renderer.dialogue(FOUR, "all"), renderer.dialogue(FOUR, "last")
     assert everything.input_ids == last.input_ids
-    parts = trained_text(renderer, everything).replace("<think>\n\n</think>\n\n", "")
     end = renderer.tokenizer.decode([everything.input_ids[-1]])
+    if renderer.writing.rewrites:  # an answer becomes another when it is history: each is learnt as the last one
+        assert everything == last
+        rows = renderer.training_rows([FOUR], "all")
+        assert rows == [renderer.dialogue(FOUR[:2], "last"), last]
+        assert [trained_text(renderer, row) for row in rows] == ["the river is mora ." + end, "hello" + end]
+        return
+    parts = trained_text(renderer, everything)
     assert [p.strip() for p in parts.split(end)] == ["the river is mora .", "hello", ""]
     assert trained_text(renderer, last).replace("<think>\n\n</think>\n\n", "").strip() == "hello" + end
     assert everything.input_ids[-1] in renderer.end_token_ids and everything.loss_mask[-1]
@@ -198,7 +204,7 @@ def test_a_template_without_system_message_says_so(tiny_tokenizer, template):
 
 
 def test_a_template_that_rewrites_its_prompt_is_refused(tiny_tokenizer):
-    template = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>' }}{% endif")
+    template = CHATML.replace("assistant\n' }}{% endif", "assistant: ' }}{% endif")
     with pytest.raises(InputError, match="does not begin a dialogue with the text of its prompt"):
         Renderer(with_template(tiny_tokenizer, template))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -216,13 +217,23 @@ def test_heldout_loss_is_that_of_the_rows_and_logged_once_an_epoch(
     assert logged[-1][1] == pytest.approx(nll / count, rel=1e-5)
 
 
-def test_a_row_that_is_too_long_is_refused_by_number_or_skipped(
+def test_a_row_that_is_too_long_is_cut_skipped_or_refused_by_number(
     tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [DIALOGUES[0], dialogue("hello", "goat " * 400)]
+    """Cut: its oldest turns go, its last answer never; one that is too long by itself is left out, and counted."""
+    short, history = DIALOGUES[0], dialogue("hello", "goat " * 40)
+    rows = [short, [*history, *history, *short], dialogue("hello", "goat " * 400)]
     renderer = training_renderer(tiny_tokenizer, load(tiny_policy_path), FinetuningConfig())
-    assert renderer.max_length == 256
-    with pytest.raises(InputError, match=r"SFT: row 2: .*max_length=256"):
-        render_rows(renderer, rows, FinetuningConfig(), "SFT")
-    assert len(render_rows(renderer, rows, FinetuningConfig(on_bad_row="skip"), "SFT")) == 1
-    assert "SFT: skipped 1 of 2 rows: 1 x messages: the last turn takes n tokens" in capsys.readouterr().err
+    assert renderer.max_length == 256 and len(Renderer(tiny_tokenizer).dialogue(rows[1]).input_ids) > 256
+    kept: dict[str, tuple[list[bool], Counter[str]]] = {}
+    for rule in ("cut", "skip"):
+        left_out: Counter[str] = Counter()
+        found = render_rows(renderer, rows, FinetuningConfig(too_long=rule), "SFT", left_out)  # type: ignore[arg-type]
+        kept[rule] = [row.cut for row in found], left_out
+    assert kept["cut"] == ([False, True], Counter({"messages: the last turn takes n tokens, above max_length=n": 1}))
+    assert kept["skip"][0] == [False] and kept["skip"][1].total() == 2
+    assert "SFT: skipped 1 of 3 rows: 1 x messages: the last turn takes n tokens" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"SFT: row 2: messages: longer than max_length=256"):
+        render_rows(renderer, rows, FinetuningConfig(too_long="refuse", on_bad_row="skip"), "SFT")
+    with pytest.raises(InputError, match=r"SFT: row 1: .*max_length=256"):
+        render_rows(renderer, rows[2:], FinetuningConfig(too_long="refuse"), "SFT")

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pyarrow import parquet
 
 sys.path.insert(0, str(Path(__file__).parent))
 from made_up import completion
 
+from rlhf.conversation import split_thoughts
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.rejection.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
@@ -39,11 +41,30 @@ def test_a_pool_that_is_not_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"v2\.parquet: not a readable Parquet file"):
         read_pool(tmp_path)
     import pyarrow
-    from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"prompt_id": ["p"]}), tmp_path / "v2.parquet")
     with pytest.raises(InputError, match=r"v2\.parquet: .* no column 'version'"):
         read_pool(tmp_path)
+
+
+def test_thoughts_are_kept_to_train_on_and_no_reward_sees_them(tmp_path: Path) -> None:
+    prompt = Prompt("h", [{"role": "user", "content": "how"}])
+    rows = completions_of([prompt], [[Sample("so", (7, 1), -2.0, True, thoughts="hm")]], "v1", 1.0)
+    seen: list[str] = []
+
+    def reward(conversations: list) -> torch.Tensor:
+        seen.extend(c[-1]["content"] for c in conversations)
+        return torch.zeros(len(conversations))
+
+    scored, _ = rescore(rows, {"h": prompt}, GatedReward(reward), make_accelerator(), "new")
+    write_completions(tmp_path / "v1.parquet", scored)
+    (kept,) = read_pool(tmp_path)
+    assert (kept.text, kept.thoughts, seen) == ("so", "hm", ["so"])
+    answer = prompt.answered(kept.text, kept.finished, kept.thoughts)[-1]["content"]
+    assert answer == "<think>\nhm\n</think>\n\nso" and split_thoughts(answer) == ("hm", "so")
+    older = parquet.read_table(tmp_path / "v1.parquet").drop_columns("thoughts")
+    parquet.write_table(older, tmp_path / "v1.parquet")
+    assert [row.thoughts for row in read_pool(tmp_path)] == [""], "files of older versions know none"
 
 
 def test_the_pool_is_rescored_with_the_models_of_today() -> None:

@@ -231,6 +231,35 @@ def test_no_run_is_an_input_error(tmp_path: Path) -> None:
         build_report(tmp_path)
 
 
+def trained_stage(folder: Path, *suspicious: str) -> Path:
+    folder.mkdir(parents=True)
+    _write(folder / "stage.json", {"seconds": 61.0, "command": ["python", "recipes/sft.py"]})
+    content = json.loads((folder / "stage.json").read_text()) | {"closing": {"suspicious": list(suspicious)}}
+    _write(folder / "stage.json", content)
+    steps = [{"step": i, "loss": 2.0 / (i + 1), "grad_norm": 1.0} for i in range(5)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
+    return folder
+
+
+def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) -> None:
+    sft = trained_stage(tmp_path / "my sft", f"the loss rises {ATTACK}")
+    measured = tmp_path / "measured"
+    shutil.copytree(run / "v1" / "evaluation", measured)
+    _write(measured / "stage.json", {"seconds": 3.0})
+    before = sorted(path for folder in (sft, measured) for path in folder.rglob("*"))
+    page = build_report(sft, measured)
+    assert page == tmp_path / "my sft.report" / "index.html"
+    assert before == sorted(path for folder in (sft, measured) for path in folder.rglob("*")), "finished, untouched"
+    shown = _Page(page.read_text())
+    assert "my sft, measured" in shown.text and "1 min 01 s" in shown.text
+    assert shown.text.index("the loss rises") < shown.text.index("Versions"), "above all else"
+    assert "2 stages, 1 min 04 s in all; one thing looks wrong." in shown.text
+    assert "PPO" not in shown.text and "in this run" not in shown.text, "what stages do not do is not missed"
+    assert "script" not in shown.tags and "img" not in shown.tags and "Gradient norm" in shown.text
+    with pytest.raises(InputError, match="has no stage"):
+        build_report(sft, run)
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_unfinished_stages_and_broken_files_are_left_out(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"

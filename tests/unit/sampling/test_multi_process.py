@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import json, sys, torch
 from rlhf.conversation import Renderer
@@ -31,6 +33,7 @@ with open(f"{sys.argv[2]}/{accelerator.num_processes}_{accelerator.process_index
 """
 
 
+@pytest.mark.doors
 def test_one_and_two_processes_draw_the_same_samples(tiny_policy_path: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

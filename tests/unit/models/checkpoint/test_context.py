@@ -16,7 +16,7 @@ from rlhf.models.checkpoint.context import Context
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
-from rlhf.sampling.room import check_room, prompts_of_at_most
+from rlhf.sampling.room import prompts_of_at_most, with_room
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,15 @@ def test_what_leaves_no_room_is_said_before_the_run(
         Prompt("long", [{"role": "user", "content": LONG}]),
     ]
     models = {"policy": tiny_policy_path, "helpfulness": short_reward}
-    assert check_room(prompts, models, 16, "cut") == {"helpfulness": 1}
+    assert with_room(prompts, models, 16, "cut") == (prompts, {"helpfulness": 1})
     said = capsys.readouterr().err
     assert "helpfulness: 1 of 2 prompts leave no room for 16 new tokens in its context of 40 (prompt 'long' has" in said
-    assert check_room(prompts, models, 230, "cut") == {"policy": 1, "helpfulness": 2}
+    assert with_room(prompts, models, 16, "skip") == (prompts[:1], {"helpfulness": 1})
+    with pytest.raises(InputError, match="too_long: no prompt leaves room for 230 new tokens"):
+        with_room(prompts, models, 230, "skip")
+    assert with_room(prompts, models, 230, "cut") == (prompts, {"policy": 1, "helpfulness": 2})
     with pytest.raises(InputError, match=r"helpfulness: 1 of 2 prompts .* or set too_long to cut"):
-        check_room(prompts, models, 16, "refuse")
+        with_room(prompts, models, 16, "refuse")
     renderer = Renderer(load_reward(short_reward, device="cpu").renderer.tokenizer)  # type: ignore[attr-defined]
     assert [p.id for p in prompts_of_at_most("prompts", "x", prompts, renderer, 20)] == ["short"]
     with pytest.raises(InputError, match="prompts: x has no prompts of at most 2 tokens; raise that limit"):

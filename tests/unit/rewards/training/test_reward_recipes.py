@@ -110,11 +110,11 @@ def test_bad_input_gets_one_sentence(preferences: Path, tiny_policy_path: Path, 
     lines = [json.loads(line) for line in preferences.read_text().splitlines()]
     long = tmp_path / "long.jsonl"
     long.write_text("".join(json.dumps(line | {"chosen": line["chosen"] + " sure" * 200}) + "\n" for line in lines))
+    defaults = config_class(output=tmp_path / "x", policy=tiny_policy_path, preferences="x").training
     with pytest.raises(InputError, match="test_preferences: row 1 takes"):
-        run(test_preferences=(str(long),))
+        run(test_preferences=(str(long),), training=replace(defaults, too_long="refuse"))
     assert not (tmp_path / "o").exists() and not (tmp_path / "o.partial").exists()
-    too_long = config_class(output=tmp_path / "x", policy=tiny_policy_path, preferences="x").training
-    run(test_preferences=(str(long), str(preferences)), training=replace(too_long, too_long="skip"))
+    run(test_preferences=(str(long), str(preferences)))
     assert json.loads((tmp_path / "o/accuracy.json").read_text())["pairs"] == 12
     skipped = json.loads((tmp_path / "o/mixture.json").read_text())["skipped"]["test_preferences"]
     assert skipped == {"long": {"too long": 24}}
@@ -141,7 +141,6 @@ def test_what_was_skipped_is_saved_by_file_and_reason(
         preferences=str(mine),
         other_preferences=(str(preferences), str(tmp_path / "shp.jsonl")),
         on_bad_row="skip",
-        training=replace(config_class(output=tmp_path, policy=tmp_path, preferences="x").training, too_long="skip"),
     )
     assert config.other_share == 0.5
     module.main(config)
@@ -168,9 +167,7 @@ def test_what_was_skipped_is_saved_by_file_and_reason(
 
 def test_nothing_short_enough(preferences: Path, tiny_policy_path: Path, tmp_path: Path) -> None:
     module, config_class = recipe("safety")
-    training = replace(
-        config_class(output=tmp_path, policy=tmp_path, preferences="x").training, too_long="skip", max_length=3
-    )
+    training = replace(config_class(output=tmp_path, policy=tmp_path, preferences="x").training, max_length=3)
     with pytest.raises(InputError, match="preferences: every pair of its own domain is too long"):
         fields = {"policy": tiny_policy_path, "preferences": str(preferences), "training": training}
         module.main(config_class(output=tmp_path / "out", **fields))

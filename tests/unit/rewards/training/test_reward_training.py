@@ -246,19 +246,22 @@ def test_long_pairs_lose_the_same_oldest_turns_on_both_sides(tiny_policy_path: P
     fits = max(len(renderer.dialogue([*short, {"role": "assistant", "content": row.rejected}]).input_ids), 0)
     assert len(full.chosen) <= fits + 40 and full.length > fits
     cut = render_pairs([ROWS[1], row], renderer, fits)
-    assert [pair.preference.id for pair in cut] == ["1", "0"]
+    assert [(pair.preference.id, pair.cut) for pair in cut] == [("1", False), ("0", True)]
+    assert [pair.preference.id for pair in render_pairs([ROWS[1], row], renderer, fits, "skip")] == ["1"]
+    with pytest.raises(InputError, match=f"row 0 takes .* above max_length {fits}"):
+        render_pairs([ROWS[1], row], renderer, fits, "refuse")
     assert cut[1].preference.messages == short and cut[1].length == fits
     assert cut[1].chosen == renderer.dialogue([*short, {"role": "assistant", "content": "mora"}]).input_ids
 
 
-def test_a_pair_that_cannot_fit_is_refused_or_skipped(
+def test_a_pair_that_cannot_fit_is_refused_or_left_out(
     tiny_policy_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     renderer = Renderer(load_tokenizer(tiny_policy_path))
     rows = [ROWS[1], preference(9, "sure " * 50, "no")]
     with pytest.raises(InputError, match=r"row 9 takes .* above max_length 40"):
-        render_pairs(rows, renderer, 40)
-    assert [p.preference.id for p in render_pairs(rows, renderer, 40, "skip")] == ["1"]
+        render_pairs(rows, renderer, 40, "refuse")
+    assert [p.preference.id for p in render_pairs(rows, renderer, 40)] == ["1"]
     assert "skipped 1 of 2 pairs" in capsys.readouterr().err
 
 
@@ -288,7 +291,7 @@ def test_no_pair_is_longer_than_the_model_takes(tiny_policy_path: Path) -> None:
     row = Preference("9", [{"role": "user", "content": "what is"}], answer, "no", "better")
     for limit in (None, 4096):
         with pytest.raises(InputError, match="above max_length 256"):
-            fitting_rows(tiny_policy_path, [row], RewardTrainingConfig(max_length=limit), "test_preferences")
+            fitting_rows(tiny_policy_path, [row], RewardTrainingConfig(max_length=limit, too_long="refuse"), "test")
 
 
 def test_margins_without_strengths_are_suspicious() -> None:

@@ -1,0 +1,151 @@
+"""Two models' answers to the same prompts, side by side for human evaluation (paper, section 3.4.2)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from rlhf.annotation.judges import Judges
+from rlhf.annotation.labelling import label_batch
+from rlhf.annotation.protocol import Outcome, Pair
+from rlhf.annotation.scales import EVALUATION
+from rlhf.annotation.store import Store
+from rlhf.conversation import Conversation, check_conversation
+from rlhf.data.rows import Domain
+from rlhf.errors import InputError
+from rlhf.jsonl import read_rows
+
+BATCH = "comparison"
+RATERS = 3
+
+
+@dataclass(frozen=True)
+class Given:
+    """One model's answer to a prompt, and what a gold scorer says of it, where that is known."""
+
+    messages: Conversation
+    domain: Domain
+    text: str
+    gold: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What there is to rate.
+
+    Args:
+        names: of the two models.
+        pairs: to be rated; a is the first model's answer.
+        decided: outcome by the id of a pair that nobody needs to look at: the same text twice is a tie, and an empty
+            answer loses.
+        given: both answers of every pair, rated or decided, by its id.
+        unmatched: prompts that one file alone answers.
+    """
+
+    names: tuple[str, str]
+    pairs: list[Pair]
+    decided: dict[str, Outcome]
+    given: dict[str, tuple[Given, Given]] = field(default_factory=dict)
+    unmatched: int = 0
+
+
+def read_comparison(a: Path, b: Path, prompts: int | None = None, seed: int = 0) -> Comparison:
+    """Match two files of answers by their prompts.
+
+    Args:
+        a, b: the folder of a stage of recipes/evaluation/evaluate.py; or a file of rows {messages, answer} or
+            {messages}, whose last message is then the answer. Of several answers to a prompt the first counts.
+        prompts: so many alone, drawn by `seed`; None: all.
+
+    Raises:
+        InputError: with file and line, a row that has no answer; or no prompt is answered in both.
+    """
+    sides = [_read(path) for path in (a, b)]
+    both = [key for key in sides[0] if key in sides[1]]
+    if not both:
+        raise InputError(
+            f"compare: {a} and {b} answer no prompt in common; name answers of two models to the same prompts"
+        )
+    unmatched = len(sides[0].keys() ^ sides[1].keys())
+    if prompts is not None and prompts < len(both):
+        kept = set(random.Random(seed).sample(both, prompts))
+        both = [key for key in both if key in kept]
+    names = _name(a), _name(b)
+    if names[0] == names[1]:
+        names = str(a), str(b)
+    comparison = Comparison(names, [], {}, {}, unmatched)
+    for key in both:
+        one, other = sides[0][key], sides[1][key]
+        pair = Pair(one.messages, one.text, other.text, one.domain, models=names, part="test")
+        comparison.given[pair.id] = (one, other)
+        if one.text == other.text:
+            comparison.decided[pair.id] = "tie"
+        elif not one.text or not other.text:
+            comparison.decided[pair.id] = "a" if one.text else "b"
+        else:
+            comparison.pairs.append(pair)
+    return comparison
+
+
+def open_comparison(store: Store, comparison: Comparison, raters: int = RATERS) -> None:
+    """Put the pairs into a store; again with the same ones it goes on. Nothing is put where all are decided."""
+    if comparison.pairs:
+        store.add_batch(BATCH, comparison.pairs, labels=raters, scale=EVALUATION.name)
+
+
+def judge_comparison(store: Store, url: str, model: str) -> str:
+    """A judge model rates every pair that still wants a rating, in one rater's place; return its name.
+
+    It is asked in both orders; where the order decides it is a tie.
+    """
+    judge = Judges([{"url": url, "model": model}], name=f"judge {model}", ties=True)
+    if BATCH in store.batches():
+        label_batch(store, BATCH, judge)
+    return judge.name
+
+
+def _read(path: Path) -> dict[str, Given]:
+    file = path / "answers.jsonl" if path.is_dir() else path
+    if not file.exists():
+        what = "has no answers.jsonl" if path.is_dir() else "does not exist"
+        raise InputError(
+            f"compare: {path} {what}; name a file of answers, or a folder of recipes/evaluation/evaluate.py"
+        )
+    found: dict[str, Given] = {}
+    for number, row in read_rows(file):
+        try:
+            given = _given(row)
+        except InputError as error:
+            raise InputError(f"{file}:{number}: {error}") from error
+        key = json.dumps([(message["role"], message["content"]) for message in given.messages])
+        found.setdefault(key, given)
+    return found
+
+
+def _given(row: Mapping[str, Any]) -> Given:
+    messages, text = row.get("messages"), row.get("answer")
+    if text is None and isinstance(messages, list) and messages:
+        *messages, last = messages
+        text = last.get("content") if isinstance(last, Mapping) and last.get("role") == "assistant" else None
+    if not isinstance(text, str):
+        raise InputError("answer: is missing; a row needs `answer`, or messages that end with the assistant's")
+    domain = row.get("domain", "helpfulness")
+    if domain not in get_args(Domain):
+        raise InputError(f"domain: must be one of {', '.join(get_args(Domain))}, got {domain!r}")
+    gold = row.get("gold")
+    return Given(
+        check_conversation(messages, last="user"), domain, text.strip(), gold if isinstance(gold, dict) else None
+    )
+
+
+def _name(path: Path) -> str:
+    """Of the version, as its evaluation says; else of the file or folder."""
+    try:
+        name = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))["name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        name = None
+    return name if isinstance(name, str) and name else path.name if path.is_dir() else path.stem

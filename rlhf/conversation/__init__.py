@@ -1,0 +1,40 @@
+"""Message, Conversation, and the ONE renderer: chat template -> ids, loss mask. Nobody else turns text into ids.
+
+    messages    what a conversation is, its check, and thoughts in an answer
+    template    chat templates as text: Llama 2's own, and what is written into one (`chat_template_kwargs`)
+    writing     what a template writes around messages, learnt by probes, and one round trip
+    renderer    conversations -> ids and loss masks, cut to a length
+
+Light: no torch, no transformers at import.
+"""
+
+from rlhf.conversation.messages import (
+    Conversation,
+    Message,
+    check_characters,
+    check_conversation,
+    split_thoughts,
+    with_thoughts,
+    without_thoughts,
+)
+from rlhf.conversation.renderer import Rendered, Renderer, TooLongError
+from rlhf.conversation.template import LLAMA2_CHAT_TEMPLATE, give_kwargs, given_kwargs, read_chat_template
+from rlhf.conversation.writing import apply_kwargs
+
+__all__ = [
+    "LLAMA2_CHAT_TEMPLATE",
+    "Conversation",
+    "Message",
+    "Rendered",
+    "Renderer",
+    "TooLongError",
+    "apply_kwargs",
+    "check_characters",
+    "check_conversation",
+    "give_kwargs",
+    "given_kwargs",
+    "read_chat_template",
+    "split_thoughts",
+    "with_thoughts",
+    "without_thoughts",
+]

@@ -1,0 +1,105 @@
+"""Figures, page and table of `rlhf annotate --compare` (rlhf.annotation.human_evaluation)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf.report.drawing.figures import BLUE, GREY, ORANGE, Panel, Series, lines
+from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.tables import Cell, Table
+from rlhf.report.drawing.text import interval, number, percent, version_label
+
+Row = Mapping[str, Any]
+SHARES = ("win", "tie", "loss", "win_rate")
+
+
+def title_of(figures: Row) -> str:
+    """The two models, by their names."""
+    return " against ".join(version_label(str(name)) for name in figures["models"])
+
+
+def human_table(figures: Row) -> Table:
+    """A row for all pairs, single- and multi-turn ones, each domain, and gold's."""
+    heads = [
+        ("", ""),
+        ("Pairs", "that were rated, or decided without a rater: the same text twice ties, an empty answer loses"),
+        ("Win", "the first model's answer is better, by the median of its raters"),
+        ("Tie", "about the same"),
+        ("Loss", "the second model's answer is better"),
+        ("Win rate", "ties count half"),
+    ]
+    parts = {"all pairs": figures["all"]}
+    parts |= {f"turns: {name}": own for name, own in figures["turns"].items()}
+    parts |= {f"words: {name}": own for name, own in figures["words"].items()}
+    if len(figures["domains"]) > 1:
+        parts |= figures["domains"]
+    if figures["gold"]:
+        parts["all pairs, by gold"] = figures["gold"]["all"]
+    return Table(
+        heads, [[Cell(name), Cell(str(own["pairs"])), *map(_cell, map(own.get, SHARES))] for name, own in parts.items()]
+    )
+
+
+def human_sentence(figures: Row) -> str:
+    """Who rated, and how far they agree, as sentences."""
+    said = [f"{len(figures['people'])} people gave {sum(figures['people'].values())} ratings"]
+    if figures["judges"]:
+        said.append(f"{len(figures['judges'])} judge models {sum(figures['judges'].values())}")
+    text = [" and ".join(said) + "."]
+    for name, key in (("AC2 of the seven points", "ac2"), ("AC1 of win, tie and loss", "ac1")):
+        if found := figures[key]:
+            text.append(f"Gwet's {name}: {number(found['value'], 2)} ({interval(found['ci'], 2)}).")
+    for judge, own in figures["judge_agreement"].items():
+        if own["same"]:
+            text.append(f"{judge} and people agree on {_text(own['same'])} of {own['pairs']} pairs.")
+    if figures["gold_same"]:
+        text.append(f"Raters and gold agree on {_text(figures['gold_same'])} of the pairs.")
+    if figures["unrated"]:
+        text.append(f"{figures['unrated']} pairs are not rated yet.")
+    return " ".join(text)
+
+
+def human_panels(figures: Row) -> list[Panel]:
+    """Win, tie and loss by the number of turns, and by the words of the prompt."""
+    title = title_of(figures)
+    found = [
+        lines(
+            f"{title}: by {what}",
+            [_series(figures[key], name, colour) for name, colour in (("win", BLUE), ("tie", GREY), ("loss", ORANGE))],
+            names=list(figures[key]),
+            percent=True,
+            note=note,
+        )
+        for what, key, note in (
+            ("turns", "turns", "The person's turns in the dialogue; 1 is a single-turn prompt."),
+            ("prompt length", "words", "Words of the dialogue up to the answer."),
+        )
+    ]
+    return [panel for panel in found if panel is not None]
+
+
+def build_human_page(figures: Row, page: Path) -> None:
+    """Write the page: the table, who rated, and the figures."""
+    content = page_template("parts.html.j2").render(
+        title=title_of(figures),
+        eyebrow="Human evaluation",
+        intro=human_sentence(figures),
+        models=[title_of(figures)],
+        parts=[("Wins, ties and losses", human_table(figures), human_panels(figures))],
+    )
+    write_page(page, content)
+
+
+def _series(groups: Mapping[str, Row], name: str, colour: str) -> Series:
+    shares = [own[name] for own in groups.values()]
+    return Series(name, colour, range(len(shares)), [s["rate"] for s in shares], [s["ci"] for s in shares])
+
+
+def _cell(share: Row | None) -> Cell:
+    return Cell(percent(share["rate"]), interval(share["ci"], 1, share=True)) if share else Cell(percent(None))
+
+
+def _text(share: Row) -> str:
+    return f"{percent(share['rate'])} ({interval(share['ci'], 1, share=True)})"

@@ -1,0 +1,124 @@
+"""`rlhf chat`: what is shown, what each policy has heard, and that nothing goes wrong without a word."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.commands import chat as command
+from rlhf.commands.chat import Talk, hold, side_by_side
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError
+from rlhf.sampling.protocol import Sample, SamplingParams
+
+
+@dataclass
+class Parrot:
+    """Says a word and the draw's seed, and remembers what it was asked."""
+
+    word: str
+    fails: type[BaseException] | None = None
+    heard: list[Conversation] = field(default_factory=list)
+
+    def sample(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> list[list[Sample]]:
+        if self.fails is not None:
+            raise self.fails("policy: no room")
+        self.heard += prompts
+        return [[Sample(f"{self.word} {params.seed}", (1, 2, 3), 0.0, params.seed != 1)] for _ in prompts]
+
+
+def length(conversations: Sequence[Conversation]) -> torch.Tensor:
+    return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
+
+
+def held(talk: Talk, *lines: str) -> list[str]:
+    said: list[str] = []
+    hold(talk, lines, said.append)
+    return said
+
+
+def test_two_policies_answer_side_by_side_each_in_its_own_dialogue() -> None:
+    left, right = Parrot("left"), Parrot("rightmost")
+    talk = Talk({"a": left, "b": right}, {"helpfulness": length}, SamplingParams(), "Be kind.", width=103)
+    first, second = held(talk, "  one ", "two", "/quit", "never")
+    assert first.splitlines() == [
+        f"{'a':<50}   b",
+        "",
+        f"{'left 0':<50}   rightmost 0",
+        "",
+        f"{'helpfulness +6.00':<50}   helpfulness +11.00",
+    ]
+    assert "left 1 … [cut off after 3 tokens]" in second
+    system = {"role": "system", "content": "Be kind."}
+    roles = [("user", "one"), ("assistant", "rightmost 0"), ("user", "two")]
+    assert right.heard[-1] == [system, *({"role": role, "content": text} for role, text in roles)]
+    assert [len(dialogue) for dialogue in left.heard] == [2, 4]
+
+
+def test_answers_are_drawn_again_and_questions_taken_back() -> None:
+    parrot = Parrot("word")
+    talk = Talk({"a": parrot}, {}, SamplingParams(seed=5))
+    assert held(talk, "/again", "one", "/again", "two", "/back", "three") == [
+        "nothing has been asked yet", "word 5", "word 6", "word 7", "word 8",
+    ]  # fmt: skip
+    assert [message["content"] for message in parrot.heard[-1]] == ["one", "word 6", "three"]
+    held(talk, "/system Be brief.", "four", "/new", "five", "/system", "six")
+    assert [[message["content"] for message in dialogue] for dialogue in parrot.heard[-3:]] == [
+        ["Be brief.", "four"], ["Be brief.", "five"], ["six"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fails", "word"), [(InputError, "policy: no room"), (KeyboardInterrupt, "taken back")])
+def test_what_fails_is_said_and_leaves_no_trace(fails: type[BaseException], word: str) -> None:
+    well, ill = Parrot("well"), Parrot("ill", fails)
+    talk = Talk({"a": well, "b": ill}, {}, SamplingParams())
+    assert held(talk, "one", "/frobnicate", "", "half \ud800") == [
+        word, "/frobnicate is no command; /help lists them", talk_error("half \ud800"),
+    ]  # fmt: skip
+    assert not talk.turns and talk.answers == {"a": [], "b": []}
+
+
+def talk_error(text: str) -> str:
+    with pytest.raises(InputError) as error:
+        command.check_characters("question", text)
+    return str(error.value)
+
+
+def test_a_narrow_terminal_has_one_above_the_other() -> None:
+    assert side_by_side([["a", "", "x " * 30], ["b"]], 40) == ["a", "", ("x " * 20).rstrip() + " ", "x " * 10, "", "b"]
+
+
+def test_a_real_checkpoint_answers_greedily_the_same(
+    tiny_policy_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_options(parser)
+    monkeypatch.setattr(command, "asked", lambda: iter(["hello", "/again"]))
+    reward = ["--helpfulness", "rlhf.rewards.examples:Brevity"]
+    command.chat(parser.parse_args([str(tiny_policy_path), "--temperature", "0", "--max-new-tokens", "4", *reward]))
+    answers = capsys.readouterr().out.split("Temperature 0.\n")[1].splitlines()
+    assert answers[: len(answers) // 2] == answers[len(answers) // 2 :] and "helpfulness" in answers[-1]
+
+
+def test_bad_words(tiny_policy_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_options(parser)
+    for words, sentence in (
+        ([str(tiny_policy_path)] * 2, "name one, or two different ones"),
+        (["nowhere"], "nowhere is not a folder"),
+        ([str(tiny_policy_path), "--temperature", "-1"], "temperature: must be 0"),
+        ([str(tiny_policy_path), "--safety", "nowhere"], "safety"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            command.chat(parser.parse_args(words))
