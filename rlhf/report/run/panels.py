@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.intervals import wilson
 from rlhf.report.drawing.curves import doublings, kl_panel
-from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp, ridges, scatter
+from rlhf.report.drawing.figures import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Panel,
+    Point,
+    Series,
+    lines,
+    plane,
+    ramp,
+    ridges,
+    scatter,
+)
 from rlhf.report.drawing.text import version_label
 
 if TYPE_CHECKING:
@@ -45,6 +58,7 @@ def version_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
             names=names,
             note="By the scorer that knows the truth, 0 to 1.",
         ),
+        _plane(versions),
         lines(
             "Referee's score",
             [of("referee", INK, "referee_score", "referee_ci")],
@@ -92,6 +106,43 @@ def version_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
         ),
     ]
     return _found(panels)
+
+
+def _plane(versions: Sequence[VersionFigures]) -> Panel | None:
+    """Where the versions stand on both axes (paper, figure 11): gold scores, else wins by the prompts' domain."""
+    gold = _points(
+        (v, v.get("gold_helpfulness"), v.get("gold_safety"), v.get("gold_helpfulness_ci"), v.get("gold_safety_ci"))
+        for v in versions
+    )
+    wins = _points(
+        (
+            v,
+            v.get("win_rate_helpfulness"),
+            v.get("win_rate_safety"),
+            v.get("win_rate_helpfulness_ci"),
+            v.get("win_rate_safety_ci"),
+        )
+        for v in versions
+    )
+    what = "gold score" if gold else "wins"
+    note = "By the scorer that knows the truth" if gold else "Wins against SFT on either domain's prompts"
+    return plane(
+        "Helpfulness and safety",
+        gold or wins,
+        x_label=f"helpfulness, {what}",
+        y_label=f"safety, {what}",
+        note=f"{note}; from version to version, darker.",
+    )
+
+
+def _points(
+    figures: Iterable[tuple[VersionFigures, float | None, float | None, list[float] | None, list[float] | None]],
+) -> list[Point]:
+    return [
+        Point(version_label(v["name"]), x, y, x_ci, y_ci)
+        for v, x, y, x_ci, y_ci in figures
+        if x is not None and y is not None
+    ]
 
 
 def _from_sft(
