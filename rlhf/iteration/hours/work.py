@@ -130,7 +130,8 @@ def _ppo(read: Reading) -> Work:
         + trained(ppo.batch_size, row, ppo.optimizer.micro_batch_size, ppo.optimizer.epochs) * learnt
     )
     look = written(held_out, answer, min(ppo.rows, max(held_out, 1))) + scored(held_out, row) * (2 + read.judges)
-    return Work(loads=4) + iteration * ppo.iterations + look * (1 + ppo.iterations // ppo.evaluate_every)
+    whole: Work = Work(loads=4) + iteration * ppo.iterations + look * (1 + ppo.iterations // ppo.evaluate_every)
+    return whole
 
 
 def _evaluate(read: Reading) -> Work:
@@ -139,12 +140,13 @@ def _evaluate(read: Reading) -> Work:
     answers, at_once = prompts.number * config.samples_per_prompt, config.policy.rows or ROWS_AT_ONCE
     sides = 2 if config.baseline_evaluation is not None else 1  # the start's answers are scored beside
     passes = read.judges * sides + (config.referee is not None) + 2 * config.measures_kl
-    return (
+    whole: Work = (
         Work(loads=1 + read.judges + (config.referee is not None) + config.measures_kl)
         + scored(prompts.number, asked)
         + written(answers, answer, at_once)
         + scored(answers, asked + answer) * passes
     )
+    return whole
 
 
 def _sweep(read: Reading) -> Work:

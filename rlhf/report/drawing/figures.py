@@ -358,9 +358,10 @@ def plane(title: str, points: Sequence[Point], *, x_label: str, y_label: str, no
         axes.plot([p.x for p in points], [p.y for p in points], color=MUTED, linewidth=0.7)
         for number, point in enumerate(points):
             colour = ramp(number, len(points))
-            for ends, place in ((point.x_ci, axes.hlines), (point.y_ci, axes.vlines)):
-                if ends is not None:
-                    place(point.y if place == axes.hlines else point.x, *ends, color=colour, linewidth=1.0)
+            if point.x_ci is not None:
+                axes.hlines(point.y, point.x_ci[0], point.x_ci[1], color=colour, linewidth=1.0)
+            if point.y_ci is not None:
+                axes.vlines(point.x, point.y_ci[0], point.y_ci[1], color=colour, linewidth=1.0)
             axes.plot([point.x], [point.y], "o", color=colour, markersize=4.5)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
