@@ -207,7 +207,7 @@ def selection_panels(selections: Sequence[Row]) -> list[Panel]:
 
 
 def distribution_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
-    """The first version's scores and each version's, by the latter's reward models; safety on prompts of that domain."""
+    """The first version's scores and each one's, by the latter's reward models; safety on prompts of that domain."""
     panels = []
     for score in ("helpfulness", "safety"):
         rows = []

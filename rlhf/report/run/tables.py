@@ -60,8 +60,8 @@ _COLUMNS = [
     ),
     _Column(
         "Wins against {first}",
-        "share of comparisons with {first}'s answers to the same prompts that this version wins, ties half; by gold where "
-        "there is gold, else by this version's reward models",
+        "share of comparisons with {first}'s answers to the same prompts that this version wins, ties half; by gold "
+        "where there is gold, else by this version's reward models",
         "win_rate_vs_sft",
         _share("win_rate_vs_sft", "win_rate_ci"),
     ),
@@ -102,9 +102,8 @@ def version_table(versions: Sequence[Row]) -> Table:
     first = first_label([v["name"] for v in versions])
     columns = [c for c in _COLUMNS if any(v.get(c.key) is not None for v in versions)]
     rows = [[Cell(version_label(v["name"])), *(c.cell(v) for c in columns)] for v in versions]
-    return Table(
-        [("Version", ""), *((c.title.format(first=first), c.meaning.format(first=first)) for c in columns)], rows
-    )
+    heads = [(c.title.format(first=first), c.meaning.format(first=first)) for c in columns]
+    return Table([("Version", ""), *heads], rows)
 
 
 def accuracy_table(models: Sequence[Row], referee: Row | None) -> Table:

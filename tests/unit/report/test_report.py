@@ -114,7 +114,7 @@ def test_a_run_from_a_chat_model_compares_with_its_start(tmp_path: Path) -> None
     _write(run / "summary.json", summary)
     shown = build_report(run).read_text()
     assert "Wins against the start" in shown and "KL from the start" in shown and "SFT" not in shown
-    assert "From start to V1" in shown
+    assert "From the start to V1" in shown
 
 
 def test_a_version_s_sweep_is_shown_where_there_is_one(page: str, tmp_path: Path) -> None:
