@@ -84,8 +84,8 @@ def main(config: RedTeamConfig) -> None:
     earlier = config.log.exists()
 
     from rlhf.evaluation.safety.red_team import read_log, round_figures
-    from rlhf.report.drawing.tables import Cell, Table, as_markdown
-    from rlhf.report.drawing.text import interval, number, percent
+    from rlhf.report.drawing.tables import as_markdown
+    from rlhf.report.pages.red_team import round_table
     from rlhf.sampling.opening import open_sampler
     from rlhf.training.accelerator import make_accelerator
 
@@ -100,17 +100,8 @@ def main(config: RedTeamConfig) -> None:
     accelerator.wait_for_everyone()  # the main process is done with the log
     if not accelerator.is_main_process:
         return
-    heads = ("Round", "People", "Prompts", "Violations", "Per prompt", "Hours", "Per person and hour")
-    rows = [
-        [
-            *(Cell(str(row[name])) for name in ("round", "people", "prompts", "violations")),
-            Cell(percent(row["rate"]), interval(row["ci"], 1, share=True)),
-            Cell(number(row["hours"], 2)),
-            Cell(number(row["per_person_hour"], 2)),
-        ]
-        for row in (round_figures(read_log(config.log)) if config.log.exists() else [])
-    ]
-    print(as_markdown(Table([(head, "") for head in heads], rows)))
+    rounds = round_figures(read_log(config.log)) if config.log.exists() else []
+    print(as_markdown(round_table(rounds)))
 
 
 def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) -> None:

@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf.annotation.writing import ROWS
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
     from rlhf.annotation.comparison import Comparison, Given
     from rlhf.annotation.human_evaluation import HumanEvaluation
     from rlhf.annotation.protocol import Outcome
+    from rlhf.annotation.writing import Mode, Writing
+    from rlhf.sampling.source import PolicySource
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", type=int, help="judgements that each pair wants; default: 1, and 3 raters with --compare"
     )
-    parser.add_argument("--export", type=Path, help="write the judgements as preference rows to this file, and end")
+    parser.add_argument("--export", type=Path, help="write what was judged or written to this file, and end")
+    parser.add_argument("--rows", choices=ROWS, default="preferences", help="which rows --export writes")
+    group = parser.add_argument_group("writing", "people write, in the folder or store that is named")
+    modes = group.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--write",
+        nargs="+",
+        metavar="MODEL",
+        help="prompts, which this model answers twice, or two of them once each; a checkpoint's folder, or URL#NAME of "
+        "an OpenAI-compatible server; the person chooses, and may go on from there",
+    )
+    modes.add_argument("--demonstrate", action="store_true", help="prompts with the answers that should be given")
+    modes.add_argument("--red-team", metavar="MODEL", help="prompts that are to make this model break its guidelines")
+    group.add_argument("--round", help="of the red team, e.g. the model's version")
+    group.add_argument("--max-new-tokens", type=int, default=512, help="of a model's answer; default: 512")
     group = parser.add_argument_group("human evaluation", "which of two models answers better, blind, on seven points")
     group.add_argument(
         "--compare",
@@ -47,7 +64,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar=("URL", "MODEL"),
         help="a judge model behind an OpenAI-compatible server takes one rater's place; may stand several times",
     )
-    group.add_argument("--figures", action="store_true", help="write the figures of what is rated so far, and end")
+    group.add_argument(
+        "--figures",
+        action="store_true",
+        help="write the figures of what is rated so far, and end; of a red team: print its rounds",
+    )
 
 
 def annotate(arguments: argparse.Namespace) -> None:
@@ -59,16 +80,84 @@ def annotate(arguments: argparse.Namespace) -> None:
     if arguments.compare:
         compare(arguments)
         return
-    for name in ("prompts", "judge", "figures"):
+    for name in ("prompts", "judge"):
         if getattr(arguments, name):
             raise InputError(f"{name}: goes with --compare A B")
     if arguments.what is None:
         raise InputError("what: name the folder of a run, a .sqlite store or a file of pairs, or --compare A B")
-    store = find_store(arguments.what, arguments.labels)
-    if arguments.export is None:
-        serve(store, port=arguments.port, guidelines=arguments.guidelines)
+    if arguments.figures:
+        print_rounds(find_store(arguments.what))
+    elif arguments.export is not None:
+        count = export(find_store(arguments.what, arguments.labels), arguments.export, arguments.rows)
+        print(f"{count} rows in {arguments.export}")
+    elif arguments.write or arguments.demonstrate or arguments.red_team:
+        writing, store = writing_of(arguments), _store_to_write(arguments.what)
+        serve(store, port=arguments.port, guidelines=arguments.guidelines, writing=writing)
     else:
-        print(f"{export(store, arguments.export)} judgements in {arguments.export}")
+        store = find_store(arguments.what, arguments.labels)
+        serve(store, port=arguments.port, guidelines=arguments.guidelines)
+
+
+def writing_of(arguments: argparse.Namespace) -> Writing:
+    """What is written on the page, with the models that answer; they are checked before they are loaded."""
+    from rlhf.annotation.writing import Answering, Writing
+    from rlhf.sampling.protocol import SamplingParams
+    from rlhf.sampling.source import PolicyCheck
+
+    if arguments.demonstrate:
+        return Writing("demonstrate")
+    mode: Mode = "write" if arguments.write else "red-team"
+    names = arguments.write or [arguments.red_team]
+    if len(names) > 2:
+        raise InputError(f"write: two models answer at most, got {len(names)}; name the newest two")
+    if mode == "red-team" and not (arguments.round or "").strip():
+        raise InputError("round: must be given, e.g. --round v1; its rates are compared over rounds")
+    sources = [_source(mode, name) for name in names]
+    for source in sources:
+        PolicyCheck().inputs(mode, source, None)
+    params = SamplingParams(max_new_tokens=arguments.max_new_tokens)
+
+    import torch
+
+    from rlhf.sampling.opening import open_sampler
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    samplers = [open_sampler(source, device, field=mode) for source in sources]
+    return Writing(mode, Answering(samplers, [source.name for source in sources], params), arguments.round or "")
+
+
+def print_rounds(path: Path) -> None:
+    """The red team's table of a store: violations by prompt, and by person and hour, a round a row."""
+    from rlhf.annotation.store import Store
+    from rlhf.annotation.writing import written_rows
+    from rlhf.evaluation.safety.red_team import Attempt, round_figures
+    from rlhf.report.drawing.tables import as_text
+    from rlhf.report.pages.red_team import round_table
+
+    with Store(path) as store:
+        attempts = [Attempt(**row) for row in written_rows(store, "attempts")]
+    if not attempts:
+        raise InputError(f"figures: {path} has no attempts of a red team; for two models' answers name --compare A B")
+    print(as_text(round_table(round_figures(attempts))))
+
+
+def _source(field: str, model: str) -> PolicySource:
+    """A checkpoint's folder, or the address and name of a served model."""
+    from rlhf.sampling.chat import ServerConfig
+    from rlhf.sampling.source import PolicySource
+
+    if not model.startswith(("http://", "https://")):
+        return PolicySource(checkpoint=Path(model))
+    url, _, name = model.partition("#")
+    if not name:
+        raise InputError(f"{field}: {model} needs the model's name behind it, as http://localhost:8000/v1#NAME")
+    return PolicySource(server=ServerConfig(url=url, model=name))
+
+
+def _store_to_write(what: Path) -> Path:
+    if what.is_file() and what.suffix != ".sqlite":
+        raise InputError(f"what: {what} is a file; name a folder or a .sqlite store for what is written")
+    return what if what.suffix == ".sqlite" else what / "labels.sqlite"
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -82,7 +171,8 @@ def compare(arguments: argparse.Namespace) -> None:
         raise InputError("labels, prompts: must be at least 1")
     if arguments.export:
         raise InputError("export: ratings are no preferences to train on; --figures writes what they say")
-    comparison = read_comparison(*arguments.compare, arguments.prompts)
+    a, b = arguments.compare
+    comparison = read_comparison(a, b, arguments.prompts)
     folder = arguments.what or _folder_of(arguments.compare, comparison.names)
     path = folder / "labels.sqlite"
     if folder.is_file() or folder.suffix == ".sqlite":
@@ -122,7 +212,8 @@ def gold_outcome(a: Given, b: Given) -> Outcome:
     from rlhf.simulation.annotator import difference, strength_of
     from rlhf.simulation.gold import Verdict
 
-    felt = difference(*(Verdict(**side.gold) for side in (a, b) if side.gold), a.domain)
+    one, other = (Verdict(**(side.gold or {})) for side in (a, b))
+    felt = difference(one, other, a.domain)
     return "tie" if strength_of(felt) == "negligibly" else "a" if felt > 0 else "b"
 
 

@@ -205,3 +205,27 @@ def test_a_comparison_on_seven_points_by_keyboard_and_at_360_pixels(chromium: An
 
 
 PREFERENCE_ORDER = ("significantly", "better", "slightly")
+
+
+def test_a_demonstration_by_keyboard_at_360_pixels_survives_a_kill(chromium: Any, serve: Any, tmp_path: Path) -> None:
+    server = serve(tmp_path / "mine", "--demonstrate")
+    page = chromium.new_context(viewport={"width": 360, "height": 740}).new_page()
+    page.goto(server.address)
+    page.keyboard.type("ann")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#write:not([hidden])")
+    for turn in range(2):
+        page.wait_for_function("document.activeElement.id === 'text'")
+        page.keyboard.type(f"usg {turn}")  # keys of the page's own, typed into a field, are letters
+        page.keyboard.press("Tab")
+        page.keyboard.type(f"answer {turn}")
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        server.kill()
+        page.keyboard.press("Control+Enter")
+        page.locator("#status", has_text="does not answer").wait_for()
+        server.start()
+        page.locator("#status", has_text="Kept").wait_for()
+    assert page.locator("#so-far .message").count() == 4 and "2 by you" in page.locator("#mine").inner_text()
+    with Store(tmp_path / "mine" / "labels.sqlite") as store:
+        kept = [[*(m["content"] for m in entry.messages), entry.answer] for entry in store.entries("demonstration")]
+    assert kept == [["usg 0", "answer 0"], ["usg 0", "answer 0", "usg 1", "answer 1"]]

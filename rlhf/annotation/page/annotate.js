@@ -33,7 +33,7 @@ function say(text, bad = false) {
 }
 
 function view(id) {
-  for (const name of ["enter", "done", "pair"]) $(name).hidden = name !== id;
+  for (const name of ["enter", "done", "pair", "write"]) if ($(name)) $(name).hidden = name !== id;
 }
 
 function count(progress) {
@@ -50,19 +50,15 @@ function fetchNext(after) {
   return ask(`api/next?${query}`);
 }
 
-function show(state, was) {
-  $("judge").reset();
-  pair = state.pair;
-  if (state.progress) count(state.progress);
-  if (pair === null) {
-    view("done");
-    $("done").querySelector("h1").focus();
-    return;
-  }
-  $("domain").textContent = pair.question;
-  useScale(pair.scale);
+// write.js puts the writing in this place.
+let whenNothing = () => {
+  view("done");
+  $("done").querySelector("h1").focus();
+};
+
+function turns(messages) {
   const names = { system: "Instructions to the assistant", user: "Person", assistant: "Assistant" };
-  $("dialogue").replaceChildren(...pair.messages.map((message) => {
+  return messages.map((message) => {
     const turn = document.createElement("div");
     const body = document.createElement("div");
     const name = document.createElement("b");
@@ -72,7 +68,20 @@ function show(state, was) {
     body.innerHTML = message.html; // escaped by the server
     turn.append(name, body);
     return turn;
-  }));
+  });
+}
+
+function show(state, was) {
+  $("judge").reset();
+  pair = state.pair;
+  if (state.progress) count(state.progress);
+  if (pair === null) {
+    whenNothing();
+    return;
+  }
+  $("domain").textContent = pair.question;
+  useScale(pair.scale);
+  $("dialogue").replaceChildren(...turns(pair.messages));
   $("left").innerHTML = pair.left;
   $("right").innerHTML = pair.right;
   $("dialogue").scrollTop = $("dialogue").scrollHeight;
@@ -135,6 +144,8 @@ function judgement() {
   return { choice: side, strength, ...safe };
 }
 
+let judged = () => {}; // write.js goes on from there
+
 async function send(given, said) {
   if (busy || pair === null) return;
   busy = true;
@@ -144,6 +155,7 @@ async function send(given, said) {
   if (answer.refused && answer.status !== 409) {
     say(answer.refused, true);
   } else {
+    if (!answer.refused && !given.skipped) judged(pair.item);
     let next = await ahead;
     if (next.refused) next = { pair: null };
     show({ pair: next.pair, progress: answer.progress || next.progress });
@@ -197,9 +209,12 @@ async function enter(name) {
   }
 }
 
+let left = () => {}; // write.js forgets what another person wrote
+
 function leave() {
   annotator = "";
   pair = null;
+  left();
   localStorage.removeItem("annotator");
   $("name").textContent = "";
   $("leave").hidden = true;
@@ -210,7 +225,7 @@ function leave() {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
   const at = event.target;
-  if (at.matches("input:not([type=radio])")) {
+  if (at.matches("input:not([type=radio]), textarea, select")) {
     if (event.key === "Enter" && at.id === "other") { event.preventDefault(); skip(at.value); }
     return;
   }
@@ -241,4 +256,4 @@ $("again").addEventListener("click", () => enter(annotator));
 $("leave").addEventListener("click", leave);
 $("guidelines").open = matchMedia("(min-width: 62rem)").matches;
 const asked = new URLSearchParams(location.search).get("annotator") || localStorage.getItem("annotator");
-if (asked) enter(asked); else leave();
+addEventListener("DOMContentLoaded", () => { if (asked) enter(asked); else leave(); });

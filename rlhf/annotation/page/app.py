@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlhf.annotation.labelling import preferences_of
+from rlhf.annotation.page.fields import name_of, number_of, seconds_of
 from rlhf.annotation.page.guard import Guard
 from rlhf.annotation.page.rendering import render, render_guidelines
+from rlhf.annotation.page.writing import add_writing
 from rlhf.annotation.protocol import Judgement
 from rlhf.annotation.scales import EVALUATION, SCALES, Scale
 from rlhf.annotation.store import FullError, Shown, Store
+from rlhf.annotation.writing import BATCH, CATEGORIES, STYLES, Mode, Writing, written_rows
 from rlhf.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
-LONGEST_NAME = 60
 SKIP_REASONS = (
     "both answers are equally good",
     "both answers are unreadable",
@@ -25,21 +23,25 @@ SKIP_REASONS = (
     "I prefer an answer that is unsafe to one that is safe",
     "the prompt is unclear",
 )
-FILES = {"annotate.js": "text/javascript", "annotate.css": "text/css"}
+FILES = {"annotate.js": "text/javascript", "write.js": "text/javascript", "annotate.css": "text/css"}
 
 
-def default_guidelines(scale: Scale) -> str:
+def default_guidelines(scale: Scale, mode: Mode | None = None) -> str:
     """The guidelines that are shown where the user has none, Markdown."""
+    if mode is not None:
+        writing = _file(f"guidelines_{mode.replace('-', '_')}.md")
+        return writing + "\n" + _file("guidelines.md") if mode == "write" else writing
     return _file("guidelines_evaluation.md" if scale is EVALUATION else "guidelines.md")
 
 
-def make_app(store: Store, token: str, guidelines: str) -> Guard:
+def make_app(store: Store, token: str, guidelines: str, writing: Writing | None = None) -> Guard:
     """The server of one store.
 
     Args:
         store: whose pairs are shown and which keeps the judgements; open it `durable`.
         token: the first part of every path.
         guidelines: Markdown, shown beside the pairs.
+        writing: what people write here; None: they judge alone.
     """
     from fastapi import FastAPI
     from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -47,7 +49,14 @@ def make_app(store: Store, token: str, guidelines: str) -> Guard:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     template = Environment(autoescape=True).from_string(_file("page.html.j2"))
-    page = template.render(guidelines=render_guidelines(guidelines), skip_reasons=SKIP_REASONS, scales=SCALES.values())
+    page = template.render(
+        guidelines=render_guidelines(guidelines),
+        skip_reasons=SKIP_REASONS,
+        scales=SCALES.values(),
+        mode=writing.mode if writing else "judge",
+        categories=CATEGORIES,
+        styles=STYLES,
+    )
     files = {name: _file(name) for name in FILES}
 
     @app.exception_handler(InputError)
@@ -64,36 +73,39 @@ def make_app(store: Store, token: str, guidelines: str) -> Guard:
 
     @app.get("/api/next")
     def next_pair(annotator: str, after: int | None = None) -> dict[str, Any]:
-        name = _name(annotator)
-        return _state(store, name, store.lease(name, after=after))
+        name = name_of(annotator)
+        if writing is None:
+            return _state(store, name, store.lease(name, after=after))
+        own = writing.mode == "write" and BATCH in store.batches()  # on this page nobody judges what others ask about
+        return _state(store, name, store.lease(name, after=after, batch=BATCH) if own else None)
 
     @app.post("/api/judge")
     def judge(body: dict[str, Any]) -> dict[str, Any]:
-        name = _name(body.get("annotator"))
-        shown = store.shown(_number(body, "item"), name)
+        name = name_of(body.get("annotator"))
+        shown = store.shown(number_of(body, "item"), name)
         store.keep(shown.batch, judgement_of(body, shown, name))
         return _state(store, name, None)
 
     @app.post("/api/undo")
     def undo(body: dict[str, Any]) -> dict[str, Any]:
-        name = _name(body.get("annotator"))
-        undone = store.undo(name, number=_number(body, "judgement"))
+        name = name_of(body.get("annotator"))
+        undone = store.undo(name, number=number_of(body, "judgement"))
         return _state(store, name, undone and undone[0]) | {"was": undone and _as_shown(*undone)}
 
     @app.get("/export.jsonl")
     def export() -> StreamingResponse:
         return StreamingResponse(export_lines(store), media_type="application/x-ndjson")
 
+    if writing is not None:
+        add_writing(app, store, writing)
     return Guard(app, token)
 
 
-def export_lines(store: Store) -> Iterator[str]:
-    """The rows of all people's batches as JSON lines (rlhf.data.rows.Preference)."""
+def export_lines(store: Store, rows: str = "preferences") -> Iterator[str]:
+    """Rows of what people judged and wrote (`rlhf.annotation.writing.written_rows`) as JSON lines."""
     import json
 
-    for batch in store.batches(people=True):
-        for rows in preferences_of(store, batch).values():
-            yield from (json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
+    yield from (json.dumps(row, ensure_ascii=False) + "\n" for row in written_rows(store, rows))
 
 
 def judgement_of(body: dict[str, Any], shown: Shown, annotator: str) -> Judgement:
@@ -102,10 +114,7 @@ def judgement_of(body: dict[str, Any], shown: Shown, annotator: str) -> Judgemen
     Raises:
         InputError: a field that is not what it should be; for a pair of domain safety also a missing safety label.
     """
-    seconds = body.get("seconds")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e7:
-        raise InputError(f"seconds: must be a number of 0 or above, got {seconds!r}")
-    common: dict[str, Any] = {"left": shown.left, "seconds": round(float(seconds), 2)}
+    common: dict[str, Any] = {"left": shown.left, "seconds": seconds_of(body)}
     if body.get("skipped"):
         return Judgement(shown.pair.id, annotator, None, skipped=str(body["skipped"])[:500], **common)
     choice, strength = body.get("choice"), body.get("strength")
@@ -150,19 +159,6 @@ def _state(store: Store, annotator: str, shown: Shown | None) -> dict[str, Any]:
         "right": render(right),
     }
     return {"pair": pair, "progress": progress}
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME or not value.isprintable():
-        raise InputError(f"annotator: must be a name of at most {LONGEST_NAME} characters")
-    return value.strip()
-
-
-def _number(body: dict[str, Any], name: str) -> int:
-    value = body.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
-        raise InputError(f"{name}: must be a number, got {value!r}")
-    return value
 
 
 def _file(name: str) -> str:

@@ -8,7 +8,9 @@ import socket
 from pathlib import Path
 
 from rlhf.annotation.protocol import Pair
+from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
+from rlhf.annotation.writing import Writing
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows
 
@@ -53,10 +55,11 @@ def find_store(what: Path, labels: int | None = None) -> Path:
     return path
 
 
-def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None) -> None:
+def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None, writing: Writing | None = None) -> None:
     """Serve the page of a store until it is interrupted; the address, secret and all, is printed first.
 
-    The same store has the same address each time: an open page goes on when the server is back.
+    The same store has the same address each time: an open page goes on when the server is back. `writing` is what
+    people write there, beside what they judge.
 
     Raises:
         InputError: the port is taken, the guidelines cannot be read, or the extra `annotate` is not installed.
@@ -81,31 +84,33 @@ def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None) -> No
     from rlhf.annotation.page.app import default_guidelines, make_app
 
     with Store(path, durable=True) as store:
-        if not store.batches(people=True):
+        people = store.batches(people=True)
+        if not people and writing is None:
             listener.close()
             raise InputError(f"{path}: has no pairs for people; name a file of pairs, or the run that asks people")
         token = store.setting("token", lambda: secrets.token_urlsafe(24))
-        first = store.scale(store.batches(people=True)[0])
-        app = make_app(store, token, text if text is not None else default_guidelines(first))
-        progress = [store.progress(batch) for batch in store.batches(people=True)]
+        scale = store.scale(people[0]) if people else PREFERENCE
+        shown = text if text is not None else default_guidelines(scale, writing.mode if writing else None)
+        app = make_app(store, token, shown, writing)
+        progress = [store.progress(batch) for batch in people]
         wanted, kept = sum(batch.wanted for batch in progress), sum(batch.kept for batch in progress)
-        print(f"{kept} of {wanted} judgements are there, in {path}")
+        print(f"{kept} of {wanted} judgements are there, in {path}" if writing is None else f"all is kept in {path}")
         address = f"http://{HOST}:{listener.getsockname()[1]}/{token}/"
         print(f"open {address} in a browser of this machine; Ctrl-C ends, everything is kept", flush=True)
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def export(path: Path, output: Path) -> int:
-    """Write the judgements of people's batches as rows of `rlhf.data.rows.Preference`; return how many."""
+def export(path: Path, output: Path, rows: str = "preferences") -> int:
+    """Write what people judged or wrote as rows (`rlhf.annotation.writing.written_rows`); return how many."""
     from rlhf.annotation.page.app import export_lines
 
     if output.exists():
         raise InputError(f"export: {output} exists already; name another file, or remove it")
     with Store(path) as store:
-        lines = list(export_lines(store))
+        lines = list(export_lines(store, rows))
     if not lines:
-        raise InputError(f"export: {path} has no judgements yet")
+        raise InputError(f"export: {path} has no {rows} yet")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("".join(lines), encoding="utf-8")
     return len(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -116,6 +117,35 @@ class Leases(Batches):
             raise InputError(f"item: {self.path} has no pair of number {item}")
         pair = pair_of(rows[0][1])
         return Shown(item, rows[0][0], pair, left_of(pair.id, annotator), SCALES[rows[0][2]])
+
+    def add_leased(self, batch: str, pair: Pair, annotator: str) -> Shown:
+        """Put one more pair into people's batch (made where there is none), wanting one judgement, and lease it.
+
+        A pair whose id is there already stays as it is.
+        """
+        text = json.dumps(pair.to_dict(), ensure_ascii=False)
+        with self._transaction():
+            self._sql.execute(
+                "INSERT OR IGNORE INTO batches (name, labels, asked, scale) VALUES (?, 1, ?, ?)",
+                (batch, PEOPLE, PREFERENCE.name),
+            )
+            number = self._batch(batch)
+            query = "INSERT OR IGNORE INTO items (batch, id, pair, places) VALUES (?, ?, ?, 1)"
+            self._sql.execute(query, (number, pair.id, text))
+            query = "SELECT number, places FROM items WHERE batch = ? AND id = ?"
+            item, places = self._sql.execute(query, (number, pair.id)).fetchone()
+            if places > 0:
+                self._sql.execute(
+                    "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = excluded.until",
+                    (item, annotator, self._clock() + self._lease_seconds),
+                )
+        return self.shown(item, annotator)
+
+    def pair_of_id(self, batch: str, id: str) -> Pair | None:
+        """The pair of a batch with this id; None where there is no such batch or pair."""
+        query = "SELECT pair FROM items JOIN batches ON batch = batches.number WHERE name = ? AND id = ?"
+        rows = self._rows(query, batch, id)
+        return pair_of(rows[0][0]) if rows else None
 
     def release(self, annotator: str) -> None:
         """Give back whatever is leased to this annotator, e.g. when they leave."""

@@ -51,11 +51,27 @@ WHEN old.undone_at IS NULL AND new.undone_at IS NOT NULL BEGIN
 END;
 """
 
+ENTRIES = """
+CREATE TABLE entries (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,         -- made by the page, so that what is sent twice is there once
+    kind TEXT NOT NULL,
+    annotator TEXT NOT NULL,
+    content TEXT NOT NULL,            -- [messages, answer, domain, about] as JSON
+    violation INTEGER,
+    better TEXT NOT NULL DEFAULT '',
+    seconds REAL,
+    kept_at REAL NOT NULL
+);
+CREATE INDEX entries_of ON entries (annotator, kind, number);
+"""
+
 # from the version before to this one; a file keeps all it has
 MIGRATIONS = {
     2: "ALTER TABLE batches ADD COLUMN scale TEXT NOT NULL DEFAULT 'preference';",
+    3: ENTRIES,
 }
-VERSION = 2
+VERSION = 3
 
 
 def require_schema(sql: sqlite3.Connection, path: Path) -> None:
@@ -68,7 +84,7 @@ def require_schema(sql: sqlite3.Connection, path: Path) -> None:
     tables = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if version > VERSION or (not version and tables):
         raise InputError(f"{path}: is no store of judgements of version {VERSION}; name another file")
-    scripts = [SCHEMA] if not version else [MIGRATIONS[step] for step in range(version + 1, VERSION + 1)]
+    scripts = [SCHEMA, ENTRIES] if not version else [MIGRATIONS[step] for step in range(version + 1, VERSION + 1)]
     for statement in (one for script in scripts for one in _statements(script)):
         sql.execute(statement)
     sql.execute(f"PRAGMA user_version = {VERSION}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store.batches import PEOPLE, pair_of
+from rlhf.annotation.store.entries import Entries
 from rlhf.annotation.store.leases import Leases, Shown
 from rlhf.errors import InputError
 
@@ -48,7 +49,7 @@ class Counts:
     newest: int
 
 
-class Store(Leases):
+class Store(Leases, Entries):
     """A file of pairs and judgements; made where there is none. Its arguments are those of `Database`."""
 
     def __enter__(self) -> Store:
@@ -151,6 +152,16 @@ class Store(Leases):
         while rows := self._rows(query, after, batch, annotator):
             for after, name, text, id, *values in rows:
                 yield after, name, pair_of(text), _judgement(id, values)
+
+    def judgement_of(self, item: int, annotator: str) -> Judgement | None:
+        """What this annotator says of the pair with this number; None where they have not judged it."""
+        rows = self._rows(
+            f"SELECT items.id, {_FIELDS} FROM judgements JOIN items ON items.number = item"
+            " WHERE item = ? AND annotator = ? AND undone_at IS NULL",
+            item,
+            annotator,
+        )
+        return _judgement(rows[0][0], rows[0][1:]) if rows else None
 
     def progress(self, batch: str | None = None, *, annotator: str | None = None) -> Progress:
         """Counts over a batch or all, of all annotators or (kept and skipped) of one."""

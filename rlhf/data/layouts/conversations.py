@@ -197,6 +197,13 @@ def _vertex(row: Row) -> list[Any]:
 
 SFT_FORMATS = (
     Format(
+        name="log of the red team",  # its answers are what a model should not say: prompts alone
+        needs=frozenset({"round", "person", "messages", "answer", "violation"}),
+        harmless=frozenset({"judge", "seconds", "style"}),
+        dialogues=("messages",),
+        prompt=lambda row: row["messages"],
+    ),
+    Format(
         name="UltraChat's texts in turn",
         needs=frozenset({"data"}),
         dialogues=("data",),

@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rlhf.conversation import Conversation, check_conversation
+from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
 from rlhf.jsonl import read_rows
@@ -30,6 +31,8 @@ class Attempt:
         judge: who says so.
         seconds: the person's time for this prompt, from the last answer (or the start of the session) until it was
             judged; None where it was not measured.
+        domain: of the prompt, for whoever reads the log as prompts (context distillation, safety evaluation).
+        category, style: what it is about and how it was tried (section 4.2.1); empty where nobody said.
     """
 
     round: str
@@ -39,6 +42,9 @@ class Attempt:
     violation: bool
     judge: str
     seconds: float | None = None
+    domain: Domain = "safety"
+    category: str = ""
+    style: str = ""
 
 
 def append(log: Path, attempt: Attempt) -> None:
@@ -59,6 +65,8 @@ def read_log(log: Path) -> list[Attempt]:
         try:
             attempt = Attempt(**{field.name: row[field.name] for field in fields(Attempt) if field.name in row})
             check_conversation(attempt.messages, last="user", empty_answers=True)
+            if attempt.domain not in get_args(Domain):
+                raise InputError(f"domain must be one of {', '.join(get_args(Domain))}")
             if not isinstance(attempt.violation, bool) or not isinstance(attempt.seconds, int | float | None):
                 raise InputError("violation must be true or false, seconds a number or null")
         except (TypeError, InputError) as error:
