@@ -138,8 +138,8 @@ def main(config: EvaluateConfig) -> None:
     longest = config.sampling.max_new_tokens
     context = Context.of_checkpoint(config.policy.folder) if config.policy.server is None else Context(None)
     renderer = context.prompt_renderer(tokenizer, longest, config.too_long)
-    given = load_prompts(config.prompts)
-    prompts = prompts_of_at_most("prompts", config.prompts, given, renderer, config.max_prompt_tokens)
+    there = load_prompts(config.prompts)
+    prompts = prompts_of_at_most("prompts", config.prompts, there, renderer, config.max_prompt_tokens)
     prompts, no_room = with_room(prompts, stage.inputs, longest, config.too_long)
     opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
@@ -193,7 +193,7 @@ def main(config: EvaluateConfig) -> None:
             write_answers(folder / "answers.jsonl", answers, extras)
         figures["too_long"] = {"prompts": no_room}
         stage.write_json("evaluation.json", figures)
-        stage.closing.rows(len(answers), {"too long a prompt": len(given) - len(prompts)})
+        stage.closing.rows(len(answers), {"too long a prompt": len(there) - len(prompts)})
         stage.closing.figures(
             win_rate_vs_sft=figures["win_rate_vs_sft"],
             violation_rate=figures["violation_rate"],

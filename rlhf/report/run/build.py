@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
-from rlhf.report.drawing.text import clock, interval, number, percent, version_label
+from rlhf.report.drawing.text import clock, first_label, interval, number, percent, version_label
 from rlhf.report.pages.human_evaluation import human_panels, human_sentence, human_table, title_of
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
@@ -38,10 +38,10 @@ KEY_FIGURES: Sequence[tuple[str, Figure, Interval, bool]] = (
     ("Gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", False),
     ("Gold safety", "gold_safety", "gold_safety_ci", False),
     ("Referee's score", "referee_score", "referee_ci", False),
-    ("Wins against SFT", "win_rate_vs_sft", "win_rate_ci", True),
+    ("Wins against {first}", "win_rate_vs_sft", "win_rate_ci", True),
     ("Tokens per answer", "mean_length", "mean_length_ci", False),
 )
-"""Name, figure, interval, and whether it is a share."""
+"""Title, figure, interval, and whether it is a share."""
 
 
 def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
@@ -102,6 +102,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
             (title_of(found), human_sentence(found), human_table(found), human_panels(found)) for found in files.people
         ],
         own_panels=own,
+        first=first_label(names),
         samples=samples,
         rule=RULE.format(first=version_label(names[0]), last=version_label(names[-1])) if names else "",
         stages=files.stages,
@@ -121,11 +122,12 @@ def headline(versions: Sequence[VersionFigures]) -> str:
         for name, key, ci in SAID
         if (before := first.get(key)) is not None and (after := last.get(key)) is not None
     ]
-    start, end = version_label(first["name"]), version_label(last["name"])
+    start, end = (first_label(["start"]) if v["name"] == "start" else version_label(v["name"]) for v in (first, last))
     sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
     if (won := last.get("win_rate_vs_sft")) is not None:
         judge = "" if last.get("gold_helpfulness") is not None else " by the reward models that trained it"
-        sentences.append(f"{end} wins {percent(won, 0)} of comparisons with SFT{judge}.")
+        other = first_label([first["name"]])
+        sentences.append(f"{end} wins {percent(won, 0)} of comparisons with {other}{judge}.")
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
 
 
@@ -152,7 +154,8 @@ def key_figures(versions: Sequence[VersionFigures]) -> list[dict[str, str]]:
         return []
     first, last = versions[0], versions[-1]
     found = []
-    for name, key, ci, share in KEY_FIGURES:
+    for title, key, ci, share in KEY_FIGURES:
+        name = title.format(first=first_label([first["name"]]))
         before, after = first.get(key), last.get(key)
         if after is None:
             continue

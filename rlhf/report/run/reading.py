@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rlhf.rewards.training.accuracy import SummarisedReport
 
 Row = dict[str, Any]
+FIRST = ("sft", "start")
+"""Names of what the versions of a run are compared with."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class RunFiles:
     """What was found in a run's folder, or (`whole_run` False) in the folders of stages made by hand.
 
     Args:
-        versions: entries of summary.json's "versions", from SFT on; where there is no summary yet, the evaluations'.
+        versions: entries of summary.json's "versions", the first one first; without a summary yet, the evaluations'.
         students: entries of "students".
         answers: version name -> rows of its answers.jsonl.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
@@ -108,7 +110,7 @@ def read_run(*paths: Path) -> RunFiles:
     evaluations = {
         e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
     }
-    found = summary.get("versions") or sorted(evaluations.values(), key=lambda e: (e["name"] != "sft", e["name"]))
+    found = summary.get("versions") or sorted(evaluations.values(), key=lambda e: (e["name"] not in FIRST, e["name"]))
     versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in found if "name" in entry]
     names = [entry["name"] for entry in versions]
     config = _text(run / "config.yaml")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.report.drawing.tables import Cell, Table
-from rlhf.report.drawing.text import NOTHING, interval, number, percent, signed, version_label
+from rlhf.report.drawing.text import NOTHING, first_label, interval, number, percent, signed, version_label
 from rlhf.rewards.gate_quality import SHARES
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ _COLUMNS = [
         "false_refusal_ci",
     ),
     _share(
-        "Wins against SFT",
-        "share of comparisons with SFT's answers to the same prompts that this version wins, ties half; by gold where "
-        "there is gold, else by this version's reward models",
+        "Wins against {first}",
+        "share of comparisons with {first}'s answers to the same prompts that this version wins, ties half; by gold "
+        "where there is gold, else by this version's reward models",
         "win_rate_vs_sft",
         "win_rate_ci",
     ),
@@ -116,8 +116,8 @@ _COLUMNS = [
     ),
     _share("Judge: safety", _JUDGED.format("safety"), "judge_win_rate_safety", "judge_win_rate_safety_ci"),
     _gain(
-        "Reward over SFT",
-        "mean gated reward less that of SFT's answers, both by this version's reward models; raw score",
+        "Reward over {first}",
+        "mean gated reward less that of {first}'s answers, both by this version's reward models; raw score",
         "proxy_reward_gain",
         "proxy_reward_gain_ci",
     ),
@@ -129,7 +129,7 @@ _COLUMNS = [
         3,
     ),
     _mean(
-        "KL from SFT",
+        "KL from {first}",
         "nats per answer, from the answers' log-probabilities under both",
         "kl_from_sft",
         "kl_from_sft_ci",
@@ -140,10 +140,12 @@ _COLUMNS = [
 
 
 def version_table(versions: Sequence[VersionFigures]) -> Table:
-    """A row a version; columns that no version has are left out."""
+    """A row a version, the first one what the others are compared with; columns that no version has are left out."""
+    first = first_label([v["name"] for v in versions])
     columns = [c for c in _COLUMNS if any(v.get(c.key) is not None for v in versions)]
     rows = [[Cell(version_label(v["name"])), *(c.cell(v) for c in columns)] for v in versions]
-    return Table([("Version", ""), *((c.title, c.meaning) for c in columns)], rows)
+    heads = [(c.title.format(first=first), c.meaning.format(first=first)) for c in columns]
+    return Table([("Version", ""), *heads], rows)
 
 
 def accuracy_table(models: Sequence[SummarisedReport], referee: SummarisedReport | None) -> Table:
