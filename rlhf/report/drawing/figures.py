@@ -336,3 +336,38 @@ def scatter(
         described = "Means: " + ", ".join(f"{label} {np.mean(x):.2f}, {np.mean(y):.2f}" for label, _, x, y in groups)
     svg = draw(f"{title}. {described}", paint, height=3.2)
     return Panel(title, svg, [(label, css(colour)) for label, colour, _, _ in groups], note)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a plane with its intervals, each [low, high] or None."""
+
+    label: str
+    x: float
+    y: float
+    x_ci: Sequence[float] | None = None
+    y_ci: Sequence[float] | None = None
+
+
+def plane(title: str, points: Sequence[Point], *, x_label: str, y_label: str, note: str = "") -> Panel | None:
+    """Points in their order, joined by a thin line, each with a cross of its two intervals; None for fewer than two."""
+    if len(points) < 2:
+        return None
+
+    def paint(axes: Axes) -> None:
+        axes.plot([p.x for p in points], [p.y for p in points], color=MUTED, linewidth=0.7)
+        for number, point in enumerate(points):
+            colour = ramp(number, len(points))
+            for ends, place in ((point.x_ci, axes.hlines), (point.y_ci, axes.vlines)):
+                if ends is not None:
+                    place(point.y if place == axes.hlines else point.x, *ends, color=colour, linewidth=1.0)
+            axes.plot([point.x], [point.y], "o", color=colour, markersize=4.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            axis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, False)))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+
+    described = ", ".join(f"{point.label} {point.x:.2f}, {point.y:.2f}" for point in points)
+    legend = [(point.label, css(ramp(number, len(points)))) for number, point in enumerate(points)]
+    return Panel(title, draw(f"{title}. {x_label}, {y_label}: {described}.", paint, height=3.0), legend, note)

@@ -8,7 +8,20 @@ from typing import Any
 from rlhf.data.rows import STRENGTHS
 from rlhf.intervals import wilson
 from rlhf.report.drawing.curves import doublings, kl_panel
-from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp, ridges, scatter
+from rlhf.report.drawing.figures import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Panel,
+    Point,
+    Series,
+    lines,
+    plane,
+    ramp,
+    ridges,
+    scatter,
+)
 from rlhf.report.drawing.text import version_label
 
 Row = Mapping[str, Any]
@@ -35,6 +48,7 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
             names=names,
             note="By the scorer that knows the truth, 0 to 1.",
         ),
+        _plane(versions),
         lines(
             "Referee's score",
             [of("referee", INK, "referee_score", "referee_ci")],
@@ -98,6 +112,29 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
         ),
     ]
     return _found(panels)
+
+
+def _plane(versions: Sequence[Row]) -> Panel | None:
+    """Where the versions stand on both axes (paper, figure 11): gold scores, else wins by the prompts' domain."""
+    gold = _on_axes(versions, "gold_helpfulness", "gold_safety")
+    points = gold or _on_axes(versions, "win_rate_helpfulness", "win_rate_safety")
+    what = "gold score" if gold else "wins"
+    note = "By the scorer that knows the truth" if gold else "Wins against SFT on either domain's prompts"
+    return plane(
+        "Helpfulness and safety",
+        points,
+        x_label=f"helpfulness, {what}",
+        y_label=f"safety, {what}",
+        note=f"{note}; from version to version, darker.",
+    )
+
+
+def _on_axes(versions: Sequence[Row], x: str, y: str) -> list[Point]:
+    return [
+        Point(version_label(v["name"]), v[x], v[y], v.get(f"{x}_ci"), v.get(f"{y}_ci"))
+        for v in versions
+        if v.get(x) is not None and v.get(y) is not None
+    ]
 
 
 def _from_sft(versions: Sequence[Row], value: Callable[[Row], float | None]) -> list[float | None]:
