@@ -94,7 +94,7 @@ def open_trackers(tracked: Tracked) -> list[Any]:
 def _options_of(name: str, tracked: Tracked) -> tuple[str, dict[str, Any]]:
     """What accelerate calls the run (of most trackers the project), and the tracker's own words for group and name."""
     stage, group = tracked.stage, tracked.group
-    known: dict[str, tuple[str, dict[str, Any]]] = {
+    options: dict[str, tuple[str, dict[str, Any]]] = {
         "aim": (stage, {"logging_dir": str(tracked.home), "experiment": group}),
         "clearml": (f"{PROJECT}/{group}", {"task_name": stage, "tags": [group]}),
         "comet_ml": (PROJECT, {}),
@@ -104,7 +104,7 @@ def _options_of(name: str, tracked: Tracked) -> tuple[str, dict[str, Any]]:
         "trackio": (PROJECT, {"name": stage, "group": group}),
         "wandb": (PROJECT, {"name": stage, "group": group}),
     }
-    return known[name]
+    return options[name]
 
 
 class MetricsLog:
