@@ -49,7 +49,8 @@ def parse_config(
     dataclass's own `__post_init__` refuses, a number that is not finite (.inf, .nan), whatever field it is in, a seed
     that a generator does not take, or a key that is given twice in a YAML file.
     """
-    parser = _parser_of(config_class, description)
+    of_any: type = config_class
+    parser = _parser_of(of_any, description)
     given = sys.argv[1:] if argv is None else argv
     for word, following in zip(given, [*given[1:], ""], strict=False):
         if word == "--config" or word.startswith("--config="):
