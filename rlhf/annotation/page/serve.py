@@ -12,7 +12,7 @@ from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
 from rlhf.annotation.writing import Writing
 from rlhf.errors import InputError
-from rlhf.jsonl import read_as
+from rlhf.jsonl import read_rows
 
 HOST = "127.0.0.1"
 STORES = ("labels.sqlite", "*.labels.sqlite", "v*/*.labels.sqlite")
@@ -43,7 +43,12 @@ def find_store(what: Path, labels: int | None = None) -> Path:
         raise InputError(f"{what}: there is no such file or folder; name a run, a .sqlite store or a file of pairs")
     if what.suffix == ".sqlite":
         return what
-    pairs = read_as(what, Pair.from_dict)
+    pairs: list[Pair] = []
+    for number, row in read_rows(what):
+        try:
+            pairs.append(Pair.from_dict(row))
+        except InputError as error:
+            raise InputError(f"{what}:{number}: {error}") from error
     path = what.with_name(f"{what.name}.labels.sqlite")
     with Store(path) as store:
         store.add_batch(what.name, pairs, labels=labels or 1)
