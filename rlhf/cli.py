@@ -210,6 +210,7 @@ def _mapping(text: str) -> dict[str, Any]:
 def new(arguments: argparse.Namespace) -> None:
     """Write a run's folder (`rlhf.start.new`) and say what it is made of."""
     from rlhf.start.new import Request, new_run
+    from rlhf.start.times import what_it_takes
 
     request = Request(
         run=arguments.run,
@@ -227,7 +228,9 @@ def new(arguments: argparse.Namespace) -> None:
         ppo=not arguments.no_ppo,
         chat_template_kwargs=arguments.chat_template_kwargs,
     )
-    print("\n".join(new_run(request)))
+    *looked, written, following = new_run(request)
+    print("\n".join(looked), flush=True)
+    print("\n".join([*what_it_takes(arguments.run), written, following]))
 
 
 def _plan_of(arguments: argparse.Namespace) -> list[str]:
@@ -258,19 +261,28 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.config import IterativeConfig
     from rlhf.iteration.decision import preview
     from rlhf.iteration.disk import require_room
+    from rlhf.iteration.hours.forecast import stage_words, total_words
+    from rlhf.iteration.ledger import read_ledger
     from rlhf.iteration.plan import make_plan
     from rlhf.iteration.processes.stage_process import command_of
     from rlhf.metrics import asked_trackers
+    from rlhf.start.calibrate import kept
+    from rlhf.start.times import memory_words, plan_forecast
 
     config = parse_config(IterativeConfig, options)
     asked_trackers(config.trackers)
     stages = make_plan(config)
-    check_plan(stages)
+    settings = check_plan(stages)
     states = preview(stages, config.run)
+    again = [stage.name for stage, state in zip(stages, states, strict=True) if state.startswith("to run")]
+    calibration, records = kept(config), read_ledger(config.run / "ledger.jsonl")
+    found = plan_forecast(config, stages, settings, calibration, records, again)
     for stage, state in zip(stages, states, strict=True):
-        print(f"{stage.name:<24} {state}\n    {shlex.join(command_of(stage))}")
+        print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}\n    {shlex.join(command_of(stage))}")
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
+    print(f"memory: {memory_words(stages, calibration, records)}")
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
+    print(f"hours: {total_words(found, calibration)}")
 
 
 def report(folders: Sequence[Path], panels: Sequence[str] = ()) -> None:

@@ -138,8 +138,8 @@ def main(config: EvaluateConfig) -> None:
     longest = config.sampling.max_new_tokens
     context = Context.of_checkpoint(config.policy.folder) if config.policy.server is None else Context(None)
     renderer = context.prompt_renderer(tokenizer, longest, config.too_long)
-    given = load_prompts(config.prompts)
-    prompts = prompts_of_at_most("prompts", config.prompts, given, renderer, config.max_prompt_tokens)
+    there = load_prompts(config.prompts)
+    prompts = prompts_of_at_most("prompts", config.prompts, there, renderer, config.max_prompt_tokens)
     prompts, no_room = with_room(prompts, stage.inputs, longest, config.too_long)
     opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
@@ -192,7 +192,7 @@ def main(config: EvaluateConfig) -> None:
         if stage.is_main:
             write_answers(folder / "answers.jsonl", answers, extras)
         stage.write_json("evaluation.json", figures | {"too_long": {"prompts": no_room}})
-        stage.closing.rows(len(answers), {"too long a prompt": len(given) - len(prompts)})
+        stage.closing.rows(len(answers), {"too long a prompt": len(there) - len(prompts)})
         shown = ("win_rate_vs_sft", "violation_rate", "mean_length", "kl_from_sft")
         stage.closing.figures(**{name: figures.get(name) for name in shown})
         ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)

@@ -90,7 +90,7 @@ def read_writing(tokenizer: PreTrainedTokenizerBase) -> Writing:
     Raises:
         InputError: the prompt is not the beginning of the dialogue, or an answer ends with what is no single token.
     """
-    template = cast(str, tokenizer.get_chat_template())
+    template = tokenizer.get_chat_template()
     return _read(tokenizer, template, at_once=False)
 
 
@@ -100,7 +100,7 @@ def apply_kwargs(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any]) 
     Raises:
         InputError: see `check_kwargs` and `read_writing`.
     """
-    template = with_kwargs(cast(str, tokenizer.get_chat_template()), kwargs)
+    template = with_kwargs(tokenizer.get_chat_template(), kwargs)
     if kwargs.get(ENABLE_THINKING) is False:
         template = _read(tokenizer, template, at_once=True).template
     if kwargs.get(MERGE_SYSTEM) and _read(tokenizer, template, at_once=False).system_refusal:

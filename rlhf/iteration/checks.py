@@ -8,6 +8,7 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
@@ -15,12 +16,15 @@ from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, recipe_file
 from rlhf.metrics import asked_trackers
 
 
-def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:
+def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[str, Any]:
     """Parse every stage's configuration as its recipe will; find inputs from outside the run.
+
+    Returns stage -> the config of its recipe.
 
     Raises InputError, one sentence that names the stage and the file.
     """
     modules: dict[str, ModuleType] = {}
+    configs: dict[str, Any] = {}
     for stage in stages:
         if not stage.config_file.is_file():
             raise InputError(f"{stage.name}: {stage.config_file} does not exist; configs needs a file for every recipe")
@@ -28,7 +32,7 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:
             modules[stage.recipe] = _import(recipe_file(stage, recipes), stage)
         config_class = typing.get_type_hints(modules[stage.recipe].main)["config"]
         try:
-            config = parse_config(config_class, stage.arguments)
+            configs[stage.name] = config = parse_config(config_class, stage.arguments)
             asked_trackers(getattr(config, "trackers", ()))
         except InputError as error:
             raise InputError(f"{stage.name} ({stage.config_file}): {error}") from error
@@ -37,6 +41,7 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> None:
         for path in () if made[stage.name] else stage.inputs:
             if not path.exists():
                 raise InputError(f"{stage.name}: {path} does not exist; name an existing one")
+    return configs
 
 
 def _import(path: Path, stage: PlannedStage) -> ModuleType:

@@ -23,6 +23,7 @@ from typing import Any
 from rlhf.errors import InputError
 from rlhf.iteration.decision import Decision, decide, input_digests, read_inputs, stage_key, wanted_again
 from rlhf.iteration.disk import folder_bytes, in_words, require_room
+from rlhf.iteration.hours.forecast import clock
 from rlhf.iteration.keeping import Keep, lacking, removable, removed_parts
 from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
@@ -94,6 +95,7 @@ class Driver:
         end_stalled: end such a stage, and with it the run.
         gpus: names of this machine's; None: those that are visible.
         keep: which checkpoints stay, see `rlhf.iteration.keeping`.
+        left: the ledger's records -> seconds that the rest takes, None where that is not known.
     """
 
     def __init__(
@@ -107,7 +109,9 @@ class Driver:
         end_stalled: bool = False,
         gpus: Sequence[str] | None = None,
         keep: Keep = "all",
+        left: Callable[[Sequence[Record]], float | None] = lambda records: None,
     ) -> None:
+        self.left = left
         self.stages = list(stages)
         self.run = run
         self.slots = slots
@@ -290,7 +294,8 @@ class Driver:
         for aside in stage.output.parent.glob(f"{stage.output.name}.*.done"):  # of a stage killed while it removed it
             if (aside / ORIGIN_FILE).exists():
                 remove_folder(aside)
-        self.progress.say(stage.name, text)
+        left = self.left(self.ledger.records)
+        self.progress.say(stage.name, text + (f", about {clock(left)} to go" if left else ""))
         for sentence in suspicious_lines(stage.output):
             self.progress.say(stage.name, f"suspicious: {sentence}")
 

@@ -6,6 +6,7 @@ a rule of one's own stands in its place by import path (`SelectionRule`).
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -31,9 +32,10 @@ class SelectionConfig:
     """Which of a prompt's answers are kept.
 
     Args:
-        rule: best keeps each prompt's best answers by the options below; or `package.module:attribute` of your own
-            (`SelectionRule`), which reads of them what it likes.
-        top_n: the best answers to a prompt, at most this many.
+        rule: best keeps each prompt's best answers by the options below; random and longest keep in their place any of
+            the answers, or the longest ones: controls, which say what choosing by reward is worth beside them; or
+            `package.module:attribute` of your own (`SelectionRule`), which reads of the options what it likes.
+        top_n: answers to a prompt, at most this many.
         minimum_reward: answers below this raw reward are not kept; null: no limit.
         max_similarity: an answer is not kept where the Jaccard index of its word 1- to 3-grams with a better kept
             answer to the same prompt is above this; 1: only a repeated text is left out.
@@ -131,7 +133,27 @@ def best_of_each(
     return [row for own in candidates for row in _best(own, config, left_out)]
 
 
-RULES: Mapping[str, SelectionRule] = {"best": best_of_each}
+def random_of_each(
+    candidates: Sequence[Sequence[Completion]], config: SelectionConfig, left_out: Counter[str]
+) -> list[Completion]:
+    """A control, a `SelectionRule`: any of the answers that may be kept, the same ones each time, within the limits."""
+
+    def draw(row: Completion) -> bytes:
+        return hashlib.sha256(f"{row.prompt_id}\n{row.version}\n{row.index}".encode()).digest()
+
+    return [row for own in candidates for row in _best(sorted(own, key=draw), config, left_out)]
+
+
+def longest_of_each(
+    candidates: Sequence[Sequence[Completion]], config: SelectionConfig, left_out: Counter[str]
+) -> list[Completion]:
+    """A control, a `SelectionRule`: the answers of the most tokens, the better one first where they are as long."""
+    return [
+        row for own in candidates for row in _best(sorted(own, key=lambda row: -len(row.token_ids)), config, left_out)
+    ]
+
+
+RULES: Mapping[str, SelectionRule] = {"best": best_of_each, "random": random_of_each, "longest": longest_of_each}
 """Rules by name; a new one is a function and a line here, or an import path in the config."""
 
 

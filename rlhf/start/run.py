@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 import yaml
@@ -13,11 +14,14 @@ from rlhf.configuration import to_dict
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.driver import Driver, StageFailed
+from rlhf.iteration.ledger import Record
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.summary import write_summary
 from rlhf.metrics import asked_trackers
 from rlhf.shipped import ROOT
 from rlhf.stage import package_versions
+from rlhf.start.calibrate import calibrated, kept
+from rlhf.start.times import plan_forecast
 
 
 def run_plan(config: IterativeConfig) -> None:
@@ -33,7 +37,13 @@ def run_plan(config: IterativeConfig) -> None:
     if config.trackers:
         os.environ["RLHF_TRACKERS"] = ",".join(asked_trackers(config.trackers))
     stages = make_plan(config)
-    check_plan(stages)
+    settings = check_plan(stages)
+    calibration = calibrated(config) if (config.run / "plan.yaml").is_file() else kept(config)
+
+    def left(records: Sequence[Record]) -> float | None:
+        found = plan_forecast(config, stages, settings, calibration, records)
+        return None if found.unknown else found.left
+
     try:
         driver = Driver(
             stages,
@@ -42,6 +52,7 @@ def run_plan(config: IterativeConfig) -> None:
             stalled_minutes=config.stalled_minutes,
             end_stalled=config.end_stalled,
             keep=config.keep,
+            left=left,
         )
         driver.execute(begin=partial(record_config, config))
     except StageFailed as error:

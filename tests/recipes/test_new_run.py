@@ -53,8 +53,12 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
                 "--versions", "1", folder=tmp_path)  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "LlamaForCausalLM" in made.stdout and "rlhf run mine" in made.stdout
+    takes = {line.split()[0]: line for line in made.stdout.splitlines() if line}
+    assert "in the calibration" in takes["memory"] and "to be written" in takes["disk"]
+    assert "to go, by the calibration" in takes["hours"] and "nothing is known" not in takes["hours"]
     planned = rlhf("plan", "mine", folder=tmp_path)
     assert planned.returncode == 0 and "v1/ppo_evaluation" in planned.stdout, planned.stderr
+    assert "hours: " in planned.stdout and "by the calibration" in planned.stdout and "; about " in planned.stdout
     settings = tmp_path / "mine" / "config" / "ppo.yaml"
     small = {"iterations": 1, "batch_size": 8, "evaluate_every": 1, "validation_size": 4}
     content = yaml.safe_load(settings.read_text())
@@ -68,7 +72,9 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     assert {model["domain"] for model in summary["reward_models"]} == {"helpfulness", "safety"}
     assert summary["referee"] and all(version["referee_score"] is not None for version in summary["versions"])
     assert (tmp_path / "mine" / "report" / "index.html").is_file()
-    assert "finished" in rlhf("plan", "mine", *short, folder=tmp_path).stdout
+    assert " to go" in done.stdout, "time left while it goes"
+    again = rlhf("plan", "mine", *short, folder=tmp_path).stdout
+    assert "finished; took " in again and "were estimated" in again and "finished stages" in again
 
 
 @pytest.mark.parametrize(

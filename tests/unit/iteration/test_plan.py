@@ -380,6 +380,16 @@ def test_the_gate_s_threshold_of_a_sweep_goes_to_every_step_that_gates() -> None
     assert "gate.threshold_from" not in by_name(make_plan(config()))["v1/rejection_sampling"].overrides
 
 
+def test_the_plan_s_chat_template_kwargs_are_those_of_every_stage() -> None:
+    stages = make_plan(replace(chat((*DEFAULT_STEPS[1:], "ppo")), chat_template_kwargs={"enable_thinking": False}))
+    for stage in stages:
+        options = [f"--{name}={value}" for name, value in stage.overrides.items()]
+        assert parse_config(config_of(stage), options).chat_template_kwargs == {"enable_thinking": False}, stage.name
+    assert not any("chat_template_kwargs" in stage.overrides for stage in make_plan(chat()))
+    with pytest.raises(InputError, match=r"chat_template_kwargs.enable_thinking: must be true or false"):
+        replace(chat(), chat_template_kwargs={"enable_thinking": "off"})
+
+
 def test_a_step_may_say_how_the_newest_policy_is_held(tmp_path: Path) -> None:
     """In its YAML, with dots, or as a group: the plan names the checkpoint alone."""
     configs = tmp_path / "configs"

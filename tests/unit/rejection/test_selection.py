@@ -57,6 +57,25 @@ def test_an_unfinished_answer_is_kept_where_it_is_better_by_more_than_the_penalt
     assert figures["selected_finished_share"] == 0.0 and figures["selected_mean_reward"] == 2.0, "a raw reward"
 
 
+def test_controls_choose_among_the_same_answers_without_the_reward() -> None:
+    rows = [
+        replace(completion(f"p{p}", "v1", i, float(i), text=f"answer {i}"), token_ids=(1,) * (9 - i))
+        for p in range(400)
+        for i in range(4)
+    ]
+    unfinished = [completion(f"p{p}", "v1", 4, 9.0, finished=False) for p in range(400)]
+    drawn = select([*rows, *unfinished], SelectionConfig(rule="random"))
+    assert [row.prompt_id for row in drawn.chosen] == [f"p{p}" for p in range(400)]
+    assert drawn.left_out == {"unfinished": 400}
+    assert drawn == select([*rows, *unfinished], SelectionConfig(rule="random")), "the same ones each time"
+    better = [replace(row, reward=-row.reward) for row in rows]
+    assert [r.index for r in select(better, SelectionConfig(rule="random")).chosen] == [r.index for r in drawn.chosen]
+    assert all(70 < [row.index for row in drawn.chosen].count(i) < 130 for i in range(4))
+    assert {row.index for row in select(rows, SelectionConfig(rule="longest")).chosen} == {0}
+    tied = [replace(row, token_ids=(1,)) for row in rows]
+    assert {row.index for row in select(tied, SelectionConfig(rule="longest")).chosen} == {3}, "then the better one"
+
+
 def test_ties_go_to_the_more_helpful_then_to_the_newer_version_then_to_the_lower_index() -> None:
     rows = [completion("a", v, i, 0.5) for v in ("v9", "v10") for i in (1, 0)]
     rows.append(completion("a", "v9", 2, 0.5, helpfulness=0.3))

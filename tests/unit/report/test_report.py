@@ -22,6 +22,7 @@ from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
 from rlhf.report.drawing.text import clock, interval, number, percent, signed, version_label
 from rlhf.report.run.build import headline
+from rlhf.report.run.panels import version_panels
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.samples import pick_samples
 
@@ -92,6 +93,28 @@ def test_numbers_on_the_page_are_the_summarys(run: Path, page: str) -> None:
     for model in summary["reward_models"]:
         assert percent(model["accuracy"]) in page
         assert all(percent(value) in page for value in model["accuracy_by_strength"].values())
+
+
+def test_versions_stand_on_the_plane_of_both_axes(run: Path, page: str) -> None:
+    versions = json.loads((run / "summary.json").read_text())["versions"]
+    places = ", ".join(
+        f"{version_label(v['name'])} {v['gold_helpfulness']:.2f}, {v['gold_safety']:.2f}" for v in versions
+    )
+    assert f"Helpfulness and safety. helpfulness, gold score, safety, gold score: {places}." in page
+    wins = [{"name": n, "win_rate_helpfulness": x, "win_rate_safety": 0.5} for n, x in (("v1", 0.6), ("v2", 0.7))]
+    found = {panel.title: panel for panel in version_panels([{"name": "sft"}, *wins])}
+    assert "V1 0.60, 0.50, V2 0.70, 0.50" in found["Helpfulness and safety"].svg
+    assert "Helpfulness and safety" not in [panel.title for panel in version_panels([{"name": "sft"}, wins[0]])]
+
+
+def test_a_run_from_a_chat_model_compares_with_its_start(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["versions"][0]["name"] = "start"
+    _write(run / "summary.json", summary)
+    shown = build_report(run).read_text()
+    assert "Wins against the start" in shown and "KL from the start" in shown and "SFT" not in shown
+    assert "From the start to V1" in shown
 
 
 def test_a_version_s_sweep_is_shown_where_there_is_one(page: str, tmp_path: Path) -> None:

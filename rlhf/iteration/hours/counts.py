@@ -1,0 +1,110 @@
+"""How many rows a stage reads, and how long they are: from its files where they are there, else as expected."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf.iteration.plan import PlannedStage, maker_of
+
+LOOKED_AT = 200
+"""Rows of a file that are read for lengths and domains."""
+CHARACTERS_PER_TOKEN = 4.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one kind.
+
+    Args:
+        number: how many.
+        characters: mean of a row's messages; of a preference's the prompt's and both answers', as they are computed.
+        helpfulness: share of them whose domain is not safety.
+    """
+
+    number: float
+    characters: float
+    helpfulness: float = 1.0
+
+    def of_domain(self, domain: str) -> float:
+        """How many are of a domain."""
+        return self.number * (1 - self.helpfulness if domain == "safety" else self.helpfulness)
+
+
+def rows_of(contents: Iterable[Any], number: float | None = None) -> Rows:
+    """Of rows as JSON has them; `number` of them where these are but some."""
+    read = [content for content in contents if isinstance(content, dict)]
+    if not read:
+        return Rows(0, 0.0)
+    characters = sum(_characters(content) for content in read) / len(read)
+    helpful = sum(content.get("domain") != "safety" for content in read) / len(read)
+    return Rows(len(read) if number is None else number, characters, helpful)
+
+
+def _characters(content: Mapping[str, Any]) -> int:
+    messages = content.get("messages")
+    said = sum(len(str(m.get("content"))) for m in messages if isinstance(m, dict)) if isinstance(messages, list) else 0
+    return said + sum(len(content[name]) for name in ("chosen", "rejected") if isinstance(content.get(name), str))
+
+
+def read_rows(path: Path) -> Rows:
+    """Of a JSON-lines file as we write it: all lines are counted, some hundred over the whole of it read."""
+    number = safe = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            number += 1
+            safe += b'"domain": "safety"' in line
+    every = max(1, number // LOOKED_AT)
+    with path.open("rb") as stream:
+        lines = [line for place, line in enumerate(stream) if place % every == 0 and line.strip()]
+    found = rows_of([json.loads(line) for line in lines], number)
+    return replace(found, helpfulness=1 - safe / number) if number else found
+
+
+def together(parts: Sequence[Rows]) -> Rows:
+    """Several files' rows."""
+    number = sum(part.number for part in parts)
+    if not number:
+        return Rows(0, 0.0)
+    characters = sum(part.number * part.characters for part in parts) / number
+    return Rows(number, characters, sum(part.number * part.helpfulness for part in parts) / number)
+
+
+class Counts:
+    """The rows behind a stage's options.
+
+    Args:
+        stages: of the plan.
+        expected: artifact -> what is expected of a file that is not made yet.
+    """
+
+    def __init__(self, stages: Sequence[PlannedStage], expected: Mapping[str, Rows]) -> None:
+        self.stages, self.expected = stages, expected
+
+    def rows(self, stage: PlannedStage, option: str) -> Rows | None:
+        """What an option of a stage names; None: nothing is known of it."""
+        text = stage.overrides.get(option)
+        if text is None:
+            return Rows(0, 0.0)
+        paths = json.loads(text) if text.startswith("[") else [text]
+        found = [self._of(Path(path)) for path in paths]
+        known = [rows for rows in found if rows is not None]
+        return together(known) if len(known) == len(found) else None
+
+    def _of(self, path: Path) -> Rows | None:
+        if path.is_file() and path.suffix == ".jsonl":
+            return read_rows(path)
+        maker = maker_of(path, self.stages)
+        if maker is None or path.exists():
+            return None
+        made = str(path.relative_to(maker.output))
+        names = (name for name, place in maker.makes.items() if re.fullmatch(_pattern(place), made))
+        return self.expected.get(next(names, ""))
+
+
+def _pattern(place: str) -> str:
+    return re.escape(place).replace(re.escape("{version}"), ".+")

@@ -1,0 +1,174 @@
+"""What each recipe has to do, by its settings and the rows it reads. One declaration a recipe, in `RECIPES`.
+
+Answers are taken to be as long as they may be; what they really take, the ledger's seconds put right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows
+from rlhf.iteration.hours.speed import Work, scored, trained, written
+from rlhf.iteration.plan import PlannedStage
+
+ROWS_AT_ONCE = 32
+"""Answers written at once where the settings leave it to memory."""
+ORIGIN_PAIRS = 500
+"""Most pairs of its training that a reward model's origin is measured on (`rlhf.rewards.training.accuracy`)."""
+
+
+class Reading:
+    """One stage with its settings and what it reads; raises Unknown for what is not known."""
+
+    def __init__(self, stage: PlannedStage, config: Any, counts: Counts, characters_per_token: float) -> None:
+        self.stage, self.config, self.counts, self.per_token = stage, config, counts, characters_per_token
+
+    def rows(self, option: str) -> Rows:
+        """What an option names."""
+        found = self.counts.rows(self.stage, option)
+        if found is None:
+            raise Unknown(option)
+        return found
+
+    def tokens(self, rows: Rows, most: int | None = None) -> float:
+        """Mean tokens of a row, `most` at most."""
+        found = rows.characters / self.per_token
+        return found if most is None else min(found, most)
+
+    @property
+    def judges(self) -> int:
+        """Reward models that score an answer."""
+        return sum(getattr(self.config, name, None) is not None for name in ("helpfulness", "safety"))
+
+
+class Unknown(Exception):
+    """Nothing is known of what an option names yet."""
+
+
+def work_of(
+    stage: PlannedStage, config: Any, counts: Counts, characters_per_token: float = CHARACTERS_PER_TOKEN
+) -> Work | None:
+    """What a stage has to do; None: its recipe is not among RECIPES, or nothing is known yet of what it reads."""
+    make = RECIPES.get(stage.recipe)
+    try:
+        return None if make is None else make(Reading(stage, config, counts, characters_per_token))
+    except Unknown:
+        return None
+
+
+def _reward(read: Reading) -> Work:
+    training, pairs = read.config.training, read.rows("preferences")
+    rows = pairs.of_domain("safety" if read.stage.recipe == "safety_reward" else "helpfulness")
+    if "other_preferences" in read.stage.overrides:
+        rows /= 1 - read.config.other_share
+    tokens, test = read.tokens(pairs), read.rows("test_preferences")
+    optimizer = training.optimizer
+    return (
+        Work(loads=2)
+        + trained(rows, tokens, optimizer.micro_batch_size, optimizer.epochs)
+        + scored(min(rows, ORIGIN_PAIRS) + test.number, tokens, 4)
+    )
+
+
+def _sft(read: Reading) -> Work:
+    rows, settings = read.rows("data"), read.config.finetuning
+    tokens, held_out = read.tokens(rows, settings.max_length), read.config.heldout_share
+    optimizer = settings.optimizer
+    return (
+        Work(loads=2)
+        + trained(rows.number * (1 - held_out), tokens, optimizer.micro_batch_size, optimizer.epochs)
+        + scored(rows.number * held_out * optimizer.epochs, tokens)
+    )
+
+
+def _dpo(read: Reading) -> Work:
+    pairs, test, settings = read.rows("preferences"), read.rows("test_preferences"), read.config.finetuning
+    tokens, optimizer = read.tokens(pairs), settings.optimizer
+    return (
+        Work(loads=3)
+        + scored(pairs.number + 2 * test.number, tokens, 4)
+        + trained(pairs.number, tokens, optimizer.micro_batch_size, optimizer.epochs)
+    )
+
+
+def _rejection_sampling(read: Reading) -> Work:
+    config, prompts = read.config, read.rows("prompts")
+    asked, answer, settings = read.tokens(prompts), config.sampling.max_new_tokens, config.finetuning
+    drawn, at_once = prompts.number * config.num_samples, config.policy.rows or ROWS_AT_ONCE
+    earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples)
+    to_score = Work(
+        score_passes=prompts.number,
+        score_tokens=prompts.number
+        * (asked + (config.num_samples + earlier) * answer),  # a prompt's are scored at once
+    )
+    shown = 1 - (config.sft_share if "sft_data" in read.stage.overrides else 0.0)
+    optimizer = settings.optimizer
+    return (
+        Work(loads=3 + read.judges)
+        + scored(prompts.number, asked)
+        + written(drawn, answer, at_once)
+        + to_score * read.judges
+        + trained(
+            prompts.number / shown,
+            min(asked + answer, settings.max_length),
+            optimizer.micro_batch_size,
+            optimizer.epochs,
+        )
+    )
+
+
+def _ppo(read: Reading) -> Work:
+    config, prompts = read.config, read.rows("prompts")
+    ppo, answer = config.ppo, config.sampling.max_new_tokens
+    row = read.tokens(prompts, config.max_prompt_tokens) + answer
+    held_out = min(ppo.validation_size, read.rows("validation_prompts").number)
+    learnt = 1 + ppo.learns_value  # policy and value
+    iteration = (
+        written(ppo.batch_size, answer, min(ppo.rows, ppo.batch_size))
+        + scored(ppo.batch_size, row) * (learnt + 1 + read.judges)
+        + trained(ppo.batch_size, row, ppo.optimizer.micro_batch_size, ppo.optimizer.epochs) * learnt
+    )
+    look = written(held_out, answer, min(ppo.rows, max(held_out, 1))) + scored(held_out, row) * (2 + read.judges)
+    return Work(loads=4) + iteration * ppo.iterations + look * (1 + ppo.iterations // ppo.evaluate_every)
+
+
+def _evaluate(read: Reading) -> Work:
+    config, prompts = read.config, read.rows("prompts")
+    asked, answer = read.tokens(prompts, config.max_prompt_tokens), config.sampling.max_new_tokens
+    answers, at_once = prompts.number * config.samples_per_prompt, config.policy.rows or ROWS_AT_ONCE
+    sides = 2 if config.baseline_evaluation is not None else 1  # the start's answers are scored beside
+    passes = read.judges * sides + (config.referee is not None) + 2 * config.measures_kl
+    return (
+        Work(loads=1 + read.judges + (config.referee is not None) + config.measures_kl)
+        + scored(prompts.number, asked)
+        + written(answers, answer, at_once)
+        + scored(answers, asked + answer) * passes
+    )
+
+
+def _sweep(read: Reading) -> Work:
+    config, prompts = read.config, read.rows("prompts")
+    number = min(config.num_prompts, prompts.number) if config.num_prompts else prompts.number
+    asked, answer = read.tokens(prompts), config.sampling.max_new_tokens
+    drawn = written(number * config.num_samples, answer, config.policy.rows or ROWS_AT_ONCE)
+    judged = Work(score_passes=number, score_tokens=number * (asked + config.num_samples * answer)) * read.judges
+    return Work(loads=1 + read.judges) + (scored(number, asked) + drawn + judged) * len(config.temperatures)
+
+
+def _loads(number: float) -> Callable[[Reading], Work]:
+    return lambda read: Work(loads=number)
+
+
+RECIPES: Mapping[str, Callable[[Reading], Work]] = {
+    "prepare_data": _loads(0),
+    "helpfulness_reward": _reward,
+    "safety_reward": _reward,
+    "sft": _sft,
+    "dpo": _dpo,
+    "rejection_sampling": _rejection_sampling,
+    "ppo": _ppo,
+    "evaluate": _evaluate,
+    "temperature_sweep": _sweep,
+    "average_policies": _loads(3),
+}

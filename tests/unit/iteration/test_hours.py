@@ -1,0 +1,164 @@
+"""How long a plan takes: exact sums by hand, and what finished stages change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace as Fields
+from typing import Any
+
+import pytest
+
+from rlhf.iteration.hours.counts import Counts, Rows, read_rows, together
+from rlhf.iteration.hours.forecast import clock, forecast, makespan, stage_words, total_words
+from rlhf.iteration.hours.speed import Line, Speed, Work, written
+from rlhf.iteration.hours.work import RECIPES, work_of
+from rlhf.iteration.launching import Launch
+from rlhf.iteration.plan import PlannedStage, find_recipe
+
+SPEED = Speed(load=3.0, score=Line(0.5, 0.01), train=Line(1.0, 0.1), decode=Line(0.2, 0.05))
+
+
+def stage(name: str, *inputs: str, recipe: str = "sft", processes: int = 1, **options: str) -> PlannedStage:
+    paths = tuple(Path(path) for path in inputs)
+    made = {"prompts": "prompts_{version}.jsonl", "selected": "selected.jsonl"}
+    launch = Launch(processes=processes)
+    return PlannedStage(name, recipe, Path("x.yaml"), options, paths, Path(name), launch=launch, makes=made)
+
+
+def test_a_line_goes_through_what_was_measured() -> None:
+    assert Line.through([(4, 1.0)]) == Line(0.0, 0.25), "of one size it is in proportion"
+    line = Line.through([(4, 1.0), (16, 2.5)])
+    assert line.each == pytest.approx(0.125) and line.fixed == pytest.approx(0.5)
+    assert line.seconds(3, 20) == pytest.approx(1.5 + 2.5)
+    assert Line.through([(1, 1.0), (4, 8.0)]) == Line(0.0, 2.0), "no part is below 0"
+    assert Line.through([(1, 2.0), (4, 1.0)]) == Line(0.0, 2.0), "the larger was quicker: noise"
+
+
+def test_work_times_speed() -> None:
+    work = Work(2, 4, 100, 3, 50, 10, 80) + Work(loads=1)
+    shared = 4 * 0.5 + 100 * 0.01 + 3 * 1.0 + 50 * 0.1 + 10 * 0.2 + 80 * 0.05
+    assert work.seconds(SPEED) == pytest.approx(3 * 3.0 + shared)
+    assert work.seconds(SPEED, processes=2) == pytest.approx(3 * 3.0 + shared / 2), "each process loads"
+    assert (work * 2).seconds(SPEED) == pytest.approx(2 * work.seconds(SPEED))
+    assert written(64, 10, at_once=32) == Work(steps=20, answer_tokens=640)
+    assert written(3, 10, at_once=32) == Work(steps=10, answer_tokens=30), "few answers take as many steps"
+
+
+def test_rows_are_counted_and_their_lengths_read(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "x" * 10}], "chosen": "y" * 6, "rejected": "z" * 4, "domain": domain}
+        for domain in ["helpfulness"] * 900 + ["safety"] * 100
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_rows(path)
+    assert found == Rows(1000, 20.0, pytest.approx(0.9)) and found.of_domain("safety") == pytest.approx(100)
+    (tmp_path / "none.jsonl").touch()
+    assert read_rows(tmp_path / "none.jsonl").number == 0
+    assert together([Rows(10, 8.0, 1.0), Rows(30, 4.0, 0.0)]) == Rows(40, 5.0, 0.25)
+    reader = stage("run/v1/rs", data=json.dumps([str(path), str(path)]), other=str(path.with_name("later.jsonl")))
+    counts = Counts([stage("run/data"), reader], {"prompts": Rows(50, 40.0)})
+    assert counts.rows(reader, "data") == Rows(2000, 20.0, pytest.approx(0.9))
+    assert counts.rows(reader, "not_given") == Rows(0, 0.0) and counts.rows(reader, "other") is None
+    planned = stage("run/v1/rs", data="run/data/prompts_v1.jsonl", more="run/data/else.jsonl")
+    assert counts.rows(planned, "data") == Rows(50, 40.0), "what is not made yet is expected"
+    assert counts.rows(planned, "more") is None
+
+
+def optimizer(epochs: int) -> Fields:
+    return Fields(micro_batch_size=4, epochs=epochs)
+
+
+def test_what_the_stages_do() -> None:
+    """Rows of 40 characters are 10 tokens."""
+    made = {name: f"data/{name}.jsonl" for name in ("prompts", "pairs", "test")}
+    expected = {"prompts": Rows(60, 40.0), "pairs": Rows(100, 80.0, 0.7), "test": Rows(20, 80.0)}
+    data = PlannedStage("data", "prepare_data", Path("x"), {}, (), Path("data"), makes={
+        name: f"{name}.jsonl" for name in made})  # fmt: skip
+    sampling, rewards = Fields(max_new_tokens=16), {"helpfulness": "h", "safety": None}
+
+    def work(recipe: str, config: Fields, **options: str) -> Work | None:
+        one = stage("v1/x", recipe=recipe, **options)
+        return work_of(one, config, Counts([data, one], expected), characters_per_token=4.0)
+
+    tuned = Fields(optimizer=optimizer(2), max_length=20)
+    pairs = {"preferences": json.dumps([made["pairs"]]), "test_preferences": made["test"]}
+    reward = Fields(training=tuned, other_share=0.5)
+    assert work("helpfulness_reward", reward, **pairs) == Work(
+        loads=2, train_passes=2 * 70 / 4, train_tokens=2 * 70 * 20, score_passes=90 / 4, score_tokens=90 * 20
+    )
+    assert work("safety_reward", reward, other_preferences="x", **pairs) == Work(
+        loads=2, train_passes=pytest.approx(2 * 60 / 4), train_tokens=pytest.approx(2 * 60 * 20),
+        score_passes=pytest.approx(80 / 4), score_tokens=pytest.approx(80 * 20),
+    )  # fmt: skip
+    drawing = Fields(
+        policy=Fields(rows=24), sampling=sampling, finetuning=tuned, num_samples=4, pool_top=0, sft_share=0.2, **rewards
+    )
+    drawn = work("rejection_sampling", drawing, prompts=made["prompts"])
+    assert drawn == Work(
+        loads=4, steps=16 * 10, answer_tokens=240 * 16,
+        score_passes=60 / 8 + 60, score_tokens=60 * 10 + 60 * (10 + 4 * 16),
+        train_passes=2 * 15, train_tokens=2 * 60 * 20,
+    )  # fmt: skip
+    ppo = Fields(batch_size=12, rows=12, iterations=5, evaluate_every=2, validation_size=6, learns_value=True,
+                 optimizer=optimizer(1))  # fmt: skip
+    acting = Fields(ppo=ppo, sampling=sampling, max_prompt_tokens=None, **rewards)
+    assert work("ppo", acting, prompts=made["prompts"], validation_prompts=made["test"]) == Work(
+        loads=4, steps=16 * 5 + 16 * 3, answer_tokens=16 * (12 * 5 + 6 * 3),
+        score_passes=(12 / 8) * 4 * 5 + (6 / 8) * 3 * 3, score_tokens=26 * (12 * 4 * 5 + 6 * 3 * 3),
+        train_passes=3 * 2 * 5, train_tokens=26 * 12 * 2 * 5,
+    )  # fmt: skip
+    asked = Fields(policy=Fields(rows=None), sampling=sampling, samples_per_prompt=2, max_prompt_tokens=8, referee=None,
+                   baseline_evaluation="x", measures_kl=True, **rewards)  # fmt: skip
+    assert work("evaluate", asked, prompts=made["prompts"]) == Work(
+        loads=3, steps=16 * 120 / 32, answer_tokens=16 * 120,
+        score_passes=60 / 8 + 4 * 120 / 8, score_tokens=60 * 8 + 4 * 120 * 24,
+    )  # fmt: skip
+    assert work("sft", Fields(finetuning=tuned, heldout_share=0.1), data="v0/unknown.jsonl") is None
+    assert work("my/own.py", Fields()) is None
+    assert all(find_recipe(recipe).is_file() for recipe in RECIPES)
+
+
+def test_the_makespan_is_the_driver_s() -> None:
+    first, second = stage("a"), stage("b")
+    last = stage("c", "a/x", "b/x")
+    wide = stage("d", "a/x", processes=2)
+    seconds = {"a": 10.0, "b": 4.0, "c": 5.0, "d": 7.0}
+    assert makespan([first, second, last], seconds, slots=2) == 15
+    assert makespan([first, second, last], seconds, slots=1) == 19
+    assert makespan([first, second, last, wide], seconds, slots=2) == 22, "two processes wait for both slots"
+    assert makespan([first, second, last, wide], seconds, slots=3) == 17
+    assert makespan([last], seconds, slots=2) == 5, "what it reads is finished"
+    assert makespan([], {}, slots=2) == 0
+
+
+def finished(name: str, seconds: float) -> dict[str, Any]:
+    return {"event": "finished", "time": 1.0, "stage": name, "seconds": seconds}
+
+
+def test_finished_stages_put_the_rest_right() -> None:
+    stages = [stage("v1/rs"), stage("v1/ppo", "v1/rs/x", recipe="ppo"), stage("v2/rs", "v1/ppo/x"), stage("v2/own",
+              "v2/rs/x", recipe="own.py")]  # fmt: skip
+    estimated = {"v1/rs": 100.0, "v1/ppo": 50.0, "v2/rs": 120.0}
+    fresh = forecast(stages, estimated, [], slots=2)
+    assert fresh.left == fresh.total == 270 and list(fresh.unknown) == ["v2/own"]
+    assert total_words(fresh, {}).startswith("at least 4 min in all, at least 4 min to go")
+    one = forecast(stages, estimated, [finished("v1/rs", 150.0)], slots=2)
+    assert one.expected == {"v1/ppo": pytest.approx(75), "v2/rs": pytest.approx(180)}, "half as much again"
+    assert one.left == pytest.approx(255) and one.total == pytest.approx(405)
+    two = forecast(stages, estimated, [finished("v1/rs", 150.0), finished("v1/ppo", 25.0)], slots=2)
+    assert two.expected == {"v2/rs": pytest.approx(180)}, "its own recipe tells more than another's"
+    assert stage_words(two, "v1/ppo") == "; took 25 s, 50 s were estimated"
+    assert stage_words(two, "v2/rs") == "; about 3 min" and stage_words(two, "v2/own") == ""
+    again = forecast(stages, estimated, [finished("v1/rs", 150.0)], 2, to_run=["v1/rs"])
+    assert again.expected["v1/rs"] == 150 and not again.taken
+    alone = forecast(stages, {}, [finished("v1/rs", 150.0)], slots=2)
+    assert alone.expected == {"v2/rs": 150.0} and list(alone.unknown) == ["v1/ppo", "v2/own"]
+    assert total_words(forecast(stages, {}, [], 2), None).startswith("not known")
+    quick = forecast(stages, estimated, [finished("v1/rs", 1.0)], slots=2)
+    assert quick.expected["v1/ppo"] == 50, "a second says nothing"
+
+
+def test_hours_in_words() -> None:
+    assert [clock(s) for s in (0.2, 89, 90, 3570, 11000)] == ["1 s", "89 s", "2 min", "1 h 00 min", "3 h 03 min"]
