@@ -218,7 +218,7 @@ def test_a_demonstration_by_keyboard_at_360_pixels_survives_a_kill(chromium: Any
     page.keyboard.press("Enter")
     page.wait_for_selector("#write:not([hidden])")
     for turn in range(2):
-        page.wait_for_function("document.activeElement.id === 'text'")
+        page.wait_for_function("() => document.activeElement.id === 'text'")
         page.keyboard.type(f"usg {turn}")  # keys of the page's own, typed into a field, are letters
         page.keyboard.press("Tab")
         page.keyboard.type(f"answer {turn}")
@@ -267,7 +267,7 @@ def test_models_answer_what_people_write_at_360_pixels(chromium: Any, tmp_path: 
     try:
         page.goto(f"http://127.0.0.1:{port}/token/?annotator=ann")
         for turn in range(2):
-            page.wait_for_function("document.activeElement.id === 'text'")
+            page.wait_for_function("() => document.activeElement.id === 'text'")
             page.keyboard.type(f"Question {turn}")
             page.keyboard.press("Control+Enter")
             page.wait_for_selector("#pair:not([hidden])" if mode == "write" else "#attempt:not([hidden])")
@@ -279,10 +279,10 @@ def test_models_answer_what_people_write_at_360_pixels(chromium: Any, tmp_path: 
                 page.locator("#attempt input[value=true]").check(force=True)
                 page.locator("#better").fill("Better not.")
                 page.keyboard.press("Control+Enter")
-            page.wait_for_function(f"document.querySelectorAll('#so-far .message').length === {2 * turn + 2}")
+            page.wait_for_function(f"() => document.querySelectorAll('#so-far .message').length === {2 * turn + 2}")
         page.locator("#text").fill("a draft")
         page.reload()
-        page.wait_for_function("document.querySelector('#text').value === 'a draft'")
+        page.wait_for_function("() => document.querySelector('#text').value === 'a draft'")
         kind = "preferences" if mode == "write" else "safe-answers"
         rows = list(written_rows(store, kind))
     finally:
