@@ -12,12 +12,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.evaluation.safety.figures import SafetyFigures, load_safety_prompts, safety_figures
+from rlhf.evaluation.safety.study import OverSeeds, Part, SafetyStudy
 from rlhf.finetuning.config import FinetuneStageConfig
 from rlhf.intervals import mean_interval
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
@@ -102,38 +103,6 @@ def run_variant(run: SafetyStudyRun) -> None:
         sampler = InProcessSampler(policy, Renderer(load_tokenizer(run.policy)))
         judged = answer_and_judge(sampler, prompts, judges, params, run.samples_per_prompt, accelerator)
         stage.write_json(FIGURES, safety_figures(run.name, judged))
-
-
-class OverSeeds(TypedDict):
-    """A figure's mean over the seeds with Student's t interval, and what changed, seed by seed.
-
-    values: one a seed. gain: against the first part. step: against the part before.
-    """
-
-    mean: float | None
-    ci: list[float] | None
-    values: list[float]
-    gain: float | None
-    gain_ci: list[float] | None
-    step: float | None
-    step_ci: list[float] | None
-
-
-class Part(TypedDict):
-    """One share of the safety data. figures: of STUDIED, those that were measured. histogram: of safety scores on
-    unsafe prompts, summed over the seeds.
-    """
-
-    fraction: float
-    figures: dict[str, OverSeeds]
-    histogram: list[int] | None
-
-
-class SafetyStudy(TypedDict):
-    """The content of study.json."""
-
-    seeds: int
-    parts: list[Part]
 
 
 def gather(runs: Sequence[SafetyStudyRun], output: Path) -> SafetyStudy:

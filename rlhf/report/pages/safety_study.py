@@ -11,7 +11,7 @@ from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import NOTHING, interval, number, percent, signed
 
 if TYPE_CHECKING:
-    from rlhf.studies.safety_study import OverSeeds, Part, SafetyStudy
+    from rlhf.evaluation.safety.study import OverSeeds, Part, SafetyStudy
 
 # figure -> (title, what it means, is it a share)
 COLUMNS = {
