@@ -17,6 +17,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,12 +49,7 @@ def parse_config(
     dataclass's own `__post_init__` refuses, a number that is not finite (.inf, .nan), whatever field it is in, a seed
     that a generator does not take, or a key that is given twice in a YAML file.
     """
-    _resolve_annotations(config_class)
-    parser = ArgumentParser(
-        description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_HelpFormatter
-    )
-    parser.add_argument("--config", action="config", help="YAML file with the fields below")
-    parser.add_class_arguments(config_class)
+    parser = _parser_of(config_class, description)
     given = sys.argv[1:] if argv is None else argv
     for word, following in zip(given, [*given[1:], ""], strict=False):
         if word == "--config" or word.startswith("--config="):
@@ -75,6 +71,18 @@ def parse_config(
         file = words[words.index("--config") + 1] if "--config" in words else words[-1]
         options = [word.removeprefix("--") for word in parser._option_string_actions if word.startswith("--")]
         raise InputError(_one_sentence(error, options, file)) from error
+
+
+@cache
+def _parser_of(config_class: type, description: str | None) -> ArgumentParser:
+    """Made once a class: a plan reads many stages of one recipe."""
+    _resolve_annotations(config_class)
+    parser = ArgumentParser(
+        description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_HelpFormatter
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the fields below")
+    parser.add_class_arguments(config_class)
+    return parser
 
 
 def _resolve_annotations(kind: type) -> None:

@@ -94,7 +94,7 @@ def open_trackers(tracked: Tracked) -> list[Any]:
 def _options_of(name: str, tracked: Tracked) -> tuple[str, dict[str, Any]]:
     """What accelerate calls the run (of most trackers the project), and the tracker's own words for group and name."""
     stage, group = tracked.stage, tracked.group
-    return {
+    options: dict[str, tuple[str, dict[str, Any]]] = {
         "aim": (stage, {"logging_dir": str(tracked.home), "experiment": group}),
         "clearml": (f"{PROJECT}/{group}", {"task_name": stage, "tags": [group]}),
         "comet_ml": (PROJECT, {}),
@@ -103,7 +103,8 @@ def _options_of(name: str, tracked: Tracked) -> tuple[str, dict[str, Any]]:
         "swanlab": (PROJECT, {"experiment_name": stage, "group": group}),
         "trackio": (PROJECT, {"name": stage, "group": group}),
         "wandb": (PROJECT, {"name": stage, "group": group}),
-    }[name]
+    }
+    return options[name]
 
 
 class MetricsLog:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf.annotation.exchange import WRITERS
 from rlhf.annotation.writing import ROWS
 from rlhf.errors import InputError
 
@@ -33,7 +34,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--labels", type=int, help="judgements that each pair wants; default: 1, and 3 raters with --compare"
     )
     parser.add_argument("--export", type=Path, help="write what was judged or written to this file, and end")
-    parser.add_argument("--rows", choices=ROWS, default="preferences", help="which rows --export writes")
+    parser.add_argument(
+        "--rows", choices=(*ROWS, *WRITERS), default="preferences", help="what --export writes; default: preferences"
+    )
+    parser.add_argument(
+        "--import", dest="bring_in", type=Path, metavar="FILE", help="judgements of these pairs by another tool"
+    )
+    parser.add_argument("--gold", type=Path, metavar="FILE", help="preference rows that everybody is tried with")
+    parser.add_argument("--gold-every", type=int, default=10, metavar="N", help="after N judgements; default: 10")
     group = parser.add_argument_group("writing", "people write, in the folder or store that is named")
     modes = group.add_mutually_exclusive_group()
     modes.add_argument(
@@ -73,7 +81,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def annotate(arguments: argparse.Namespace) -> None:
     """Do what the options say."""
-    from rlhf.annotation.page.serve import export, find_store, serve
+    from rlhf.annotation.exchange import bring_in
+    from rlhf.annotation.page.serve import export, find_store, gold_pairs, serve
+    from rlhf.annotation.store import Store
 
     if not 0 <= arguments.port < 65536:
         raise InputError(f"port: must lie between 0 and 65535, got {arguments.port}")
@@ -93,8 +103,17 @@ def annotate(arguments: argparse.Namespace) -> None:
     elif arguments.write or arguments.demonstrate or arguments.red_team:
         writing, store = writing_of(arguments), _store_to_write(arguments.what)
         serve(store, port=arguments.port, guidelines=arguments.guidelines, writing=writing)
+    elif arguments.bring_in is not None:
+        with Store(find_store(arguments.what)) as kept:
+            new, late = bring_in(kept, arguments.bring_in)
+        print(f"{new} judgements are new; {late} came too late, their pairs had all they wanted")
     else:
         store = find_store(arguments.what, arguments.labels)
+        if arguments.gold is not None:
+            if arguments.gold_every < 1:
+                raise InputError(f"gold-every: must be at least 1, got {arguments.gold_every}")
+            with Store(store) as kept:
+                kept.add_gold(gold_pairs(arguments.gold), arguments.gold_every)
         serve(store, port=arguments.port, guidelines=arguments.guidelines)
 
 

@@ -87,7 +87,7 @@ def checkpoint_bytes(stage: PlannedStage, stages: Sequence[PlannedStage]) -> int
         return 0
     named = given.get(option)
     if str(named).startswith("["):  # of several that are averaged the first: they are alike
-        named = json.loads(named)[0]
+        named = json.loads(str(named))[0]
     start = Path(str(named.get("checkpoint") if isinstance(named, Mapping) else named))
     maker = maker_of(start, stages)
     if maker is not None and not start.exists():

@@ -177,7 +177,11 @@ class Stage:
             group=home.name,
             stage=output.relative_to(home).as_posix(),
             home=home,
-            settings={name: value for name, value in options_of(self.config, {})[0].items() if value is not None},
+            settings={
+                name: value if isinstance(value, (bool, int, float)) else str(value)
+                for name, value in options_of(self.config, {})[0].items()
+                if value is not None and value not in ("", [], (), {})
+            },
         )
 
     def write_json(self, name: str, content: Any) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from rlhf.annotation.page.app import make_app
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.store import Store
+from rlhf.annotation.writing import Answering, Writing, written_rows
 from rlhf.jsonl import write_rows
+from rlhf.sampling.protocol import Sample, SamplingParams
 
 pytestmark = pytest.mark.browser
 
@@ -215,7 +218,7 @@ def test_a_demonstration_by_keyboard_at_360_pixels_survives_a_kill(chromium: Any
     page.keyboard.press("Enter")
     page.wait_for_selector("#write:not([hidden])")
     for turn in range(2):
-        page.wait_for_function("document.activeElement.id === 'text'")
+        page.wait_for_function("() => document.activeElement.id === 'text'")
         page.keyboard.type(f"usg {turn}")  # keys of the page's own, typed into a field, are letters
         page.keyboard.press("Tab")
         page.keyboard.type(f"answer {turn}")
@@ -229,3 +232,61 @@ def test_a_demonstration_by_keyboard_at_360_pixels_survives_a_kill(chromium: Any
     with Store(tmp_path / "mine" / "labels.sqlite") as store:
         kept = [[*(m["content"] for m in entry.messages), entry.answer] for entry in store.entries("demonstration")]
     assert kept == [["usg 0", "answer 0"], ["usg 0", "answer 0", "usg 1", "answer 1"]]
+
+
+class Echo:
+    """A model of a test: no two of its answers are the same."""
+
+    count = 0
+
+    def sample(self, prompts: Any, num_samples: int, params: Any, keys: Any = None) -> list[list[Sample]]:
+        self.count += 1
+        return [[Sample(f"answer {self.count}", (1,), 0.0, finished=True)]]
+
+
+@pytest.mark.parametrize("mode", ["write", "red-team"])
+def test_models_answer_what_people_write_at_360_pixels(chromium: Any, tmp_path: Path, mode: Any) -> None:
+    """Served from this process, whose model costs nothing."""
+    import threading
+
+    import uvicorn
+
+    store = Store(tmp_path / "labels.sqlite")
+    writing = Writing(mode, Answering([Echo()], ["model"], SamplingParams()), "v1")
+    app = make_app(store, "token", "", writing)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    page = chromium.new_context(viewport={"width": 360, "height": 740}).new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    try:
+        page.goto(f"http://127.0.0.1:{port}/token/?annotator=ann")
+        for turn in range(2):
+            page.wait_for_function("() => document.activeElement.id === 'text'")
+            page.keyboard.type(f"Question {turn}")
+            page.keyboard.press("Control+Enter")
+            page.wait_for_selector("#pair:not([hidden])" if mode == "write" else "#attempt:not([hidden])")
+            assert page.evaluate("document.documentElement.scrollWidth") == 360
+            if mode == "write":
+                page.keyboard.press("2")
+                page.keyboard.press("Enter")
+            else:
+                page.locator("#attempt input[value=true]").check(force=True)
+                page.locator("#better").fill("Better not.")
+                page.keyboard.press("Control+Enter")
+            page.wait_for_function(f"() => document.querySelectorAll('#so-far .message').length === {2 * turn + 2}")
+        page.locator("#text").fill("a draft")
+        page.reload()
+        page.wait_for_function("() => document.querySelector('#text').value === 'a draft'")
+        kind = "preferences" if mode == "write" else "safe-answers"
+        rows = list(written_rows(store, kind))
+    finally:
+        server.should_exit = True
+        thread.join()
+        store.close()
+    assert [len(row["messages"]) for row in rows] == ([1, 3] if mode == "write" else [2, 4]) and not said

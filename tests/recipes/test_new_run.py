@@ -17,6 +17,7 @@ from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import make_plan
+from rlhf.stage.card import read_metadata
 from rlhf.start.machine import Machine
 from rlhf.start.new import Request, new_run
 
@@ -73,6 +74,9 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     assert summary["referee"] and all(version["referee_score"] is not None for version in summary["versions"])
     assert (tmp_path / "mine" / "report" / "index.html").is_file()
     assert " to go" in done.stdout, "time left while it goes"
+    for step, kind in (("ppo", "rlhf-policy"), ("safety_reward", "reward-model")):
+        tags = read_metadata(tmp_path / "mine" / "v1" / step / "checkpoint")["tags"]
+        assert tags == ["rlhf", kind, step.replace("_", "-")], "every checkpoint has its card"
     again = rlhf("plan", "mine", *short, folder=tmp_path).stdout
     assert "finished; took " in again and "were estimated" in again and "finished stages" in again
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rlhf.annotation.owner import annotator_figures
 from rlhf.annotation.page.fields import name_of, number_of, seconds_of
 from rlhf.annotation.page.guard import Guard
 from rlhf.annotation.page.rendering import render, render_guidelines
@@ -15,6 +16,9 @@ from rlhf.annotation.scales import EVALUATION, SCALES, Scale
 from rlhf.annotation.store import FullError, Shown, Store
 from rlhf.annotation.writing import BATCH, CATEGORIES, STYLES, Mode, Writing, written_rows
 from rlhf.errors import InputError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 SKIP_REASONS = (
     "both answers are equally good",
@@ -34,7 +38,9 @@ def default_guidelines(scale: Scale, mode: Mode | None = None) -> str:
     return _file("guidelines_evaluation.md" if scale is EVALUATION else "guidelines.md")
 
 
-def make_app(store: Store, token: str, guidelines: str, writing: Writing | None = None) -> Guard:
+def make_app(
+    store: Store, token: str, guidelines: str, writing: Writing | None = None, owner: str | None = None
+) -> Guard:
     """The server of one store.
 
     Args:
@@ -42,6 +48,7 @@ def make_app(store: Store, token: str, guidelines: str, writing: Writing | None 
         token: the first part of every path.
         guidelines: Markdown, shown beside the pairs.
         writing: what people write here; None: they judge alone.
+        owner: the first part of every path of the owner's page; None: there is none.
     """
     from fastapi import FastAPI
     from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -98,7 +105,32 @@ def make_app(store: Store, token: str, guidelines: str, writing: Writing | None 
 
     if writing is not None:
         add_writing(app, store, writing)
-    return Guard(app, token)
+    return Guard({token: app} | ({} if owner is None else {owner: owner_app(store)}))
+
+
+def owner_app(store: Store) -> FastAPI:
+    """The page of whoever asks people: figures by annotator, to look at alone."""
+    from fastapi import FastAPI
+    from fastapi.responses import HTMLResponse, Response
+    from jinja2 import Environment
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    template = Environment(autoescape=True).from_string(_file("owner.html.j2"))
+
+    @app.get("/")
+    def index() -> HTMLResponse:
+        counts = store.counts("")
+        return HTMLResponse(template.render(figures=annotator_figures(store), kept=counts.kept, wanted=counts.wanted))
+
+    @app.get("/figures.json")
+    def figures() -> dict[str, Any]:
+        return dict(annotator_figures(store))
+
+    @app.get("/file/annotate.css")
+    def style() -> Response:
+        return Response(_file("annotate.css"), media_type="text/css")
+
+    return app
 
 
 def export_lines(store: Store, rows: str = "preferences") -> Iterator[str]:

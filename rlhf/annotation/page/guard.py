@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -26,18 +26,20 @@ App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[N
 class Guard:
     """An ASGI application around another: refuses what does not come from the page itself, before it is looked at.
 
+    Each secret opens an application of its own: that of those who judge, and that of their owner.
+
     Refused are another host's name (a rebound name of another site), another origin, a request that another site made
     the browser send, a path with dots or escapes, a wrong token, a body that is not JSON or is too long. Every answer
     carries `HEADERS`: no script, style or address but the page's own, in no frame, and never cached.
     """
 
-    def __init__(self, app: App, token: str) -> None:
-        self._app, self._token = app, token.encode()
+    def __init__(self, apps: Mapping[str, App]) -> None:
+        self._apps = {token.encode(): app for token, app in apps.items()}
 
     async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
+                await next(iter(self._apps.values()))(scope, receive, send)
             return
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
@@ -49,12 +51,20 @@ class Guard:
         refusal = self._refusal(scope)
         if refusal is None:
             path = "/" + scope["path"].split("/", 2)[2]
-            await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send_with_headers)
+            app = self._app_of(scope["path"])
+            assert app is not None  # or it was refused
+            await app({**scope, "path": path, "raw_path": path.encode()}, receive, send_with_headers)
             return
         status, text = refusal
         plain = [(b"content-type", b"text/plain; charset=utf-8")]
         await send_with_headers({"type": "http.response.start", "status": status, "headers": plain})
         await send({"type": "http.response.body", "body": (text + "\n").encode()})
+
+    def _app_of(self, path: str) -> App | None:
+        """The application that the path's first part opens; every secret is compared, in the same time."""
+        given, separator, _ = path.removeprefix("/").partition("/")
+        found = [app for token, app in self._apps.items() if hmac.compare_digest(given.encode(), token)]
+        return found[0] if found and separator else None
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -69,8 +79,7 @@ class Guard:
         path, raw = scope["path"], scope.get("raw_path") or scope["path"].encode()
         if ".." in path or "/." in path or "\\" in path or b"%" in raw.partition(b"?")[0]:
             return 400, "this path is refused"
-        token, separator, _ = path.removeprefix("/").partition("/")
-        if not separator or not hmac.compare_digest(token.encode(), self._token):
+        if self._app_of(path) is None:
             return 403, "this address is not valid; take the one that `rlhf annotate` prints"
         if scope["method"] not in ("GET", "POST"):
             return 405, "only GET and POST are answered"

@@ -7,6 +7,7 @@ import secrets
 import socket
 from pathlib import Path
 
+from rlhf.annotation.exchange import WRITERS, write_exchange
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
@@ -91,14 +92,33 @@ def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None, writi
         token = store.setting("token", lambda: secrets.token_urlsafe(24))
         scale = store.scale(people[0]) if people else PREFERENCE
         shown = text if text is not None else default_guidelines(scale, writing.mode if writing else None)
-        app = make_app(store, token, shown, writing)
+        owner = store.setting("owner token", lambda: secrets.token_urlsafe(24))
+        app = make_app(store, token, shown, writing, owner)
         progress = [store.progress(batch) for batch in people]
         wanted, kept = sum(batch.wanted for batch in progress), sum(batch.kept for batch in progress)
         print(f"{kept} of {wanted} judgements are there, in {path}" if writing is None else f"all is kept in {path}")
-        address = f"http://{HOST}:{listener.getsockname()[1]}/{token}/"
-        print(f"open {address} in a browser of this machine; Ctrl-C ends, everything is kept", flush=True)
+        address = f"http://{HOST}:{listener.getsockname()[1]}/"
+        print(f"open {address}{token}/ in a browser of this machine; Ctrl-C ends, everything is kept")
+        print(f"for you alone, how annotators agree, their pace and gold: {address}{owner}/", flush=True)
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def gold_pairs(file: Path) -> list[Pair]:
+    """The pairs of preference rows whose choice is known to be right, the chosen answer as a.
+
+    Raises:
+        InputError: a row is no preference, with file and line.
+    """
+    pairs = []
+    for number, row in read_rows(file):
+        if not {"chosen", "rejected"} <= row.keys():
+            raise InputError(f"{file}:{number}: gold needs preference rows, with chosen and rejected")
+        try:
+            pairs.append(Pair.from_dict(row))
+        except InputError as error:
+            raise InputError(f"{file}:{number}: {error}") from error
+    return pairs
 
 
 def export(path: Path, output: Path, rows: str = "preferences") -> int:
@@ -108,6 +128,9 @@ def export(path: Path, output: Path, rows: str = "preferences") -> int:
     if output.exists():
         raise InputError(f"export: {output} exists already; name another file, or remove it")
     with Store(path) as store:
+        if rows in WRITERS:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            return write_exchange(store, rows, output)
         lines = list(export_lines(store, rows))
     if not lines:
         raise InputError(f"export: {path} has no {rows} yet")

@@ -11,9 +11,9 @@ annotators look at it than it wants. Nothing is ever deleted: a judgement that w
 time.
 """
 
-from rlhf.annotation.store.batches import PEOPLE
+from rlhf.annotation.store.batches import GOLD, PEOPLE
 from rlhf.annotation.store.entries import Entry, EntryKind
 from rlhf.annotation.store.leases import Shown, left_of
 from rlhf.annotation.store.store import Counts, FullError, Progress, Store
 
-__all__ = ["PEOPLE", "Counts", "Entry", "EntryKind", "FullError", "Progress", "Shown", "Store", "left_of"]
+__all__ = ["GOLD", "PEOPLE", "Counts", "Entry", "EntryKind", "FullError", "Progress", "Shown", "Store", "left_of"]

@@ -11,6 +11,8 @@ from rlhf.annotation.store.database import Database
 from rlhf.errors import InputError
 
 PEOPLE = "people"
+GOLD = "gold"  # name of the batch of pairs whose answer is known, and who is asked about it
+ENDLESS = 1_000_000  # judgements that such a pair wants: one of everybody
 
 
 class Batches(Database):
@@ -86,6 +88,17 @@ class Batches(Database):
     def scale(self, name: str) -> Scale:
         """How the pairs of a batch are answered."""
         return SCALES[self._rows("SELECT scale FROM batches WHERE number = ?", self._batch(name))[0][0]]
+
+    def add_gold(self, pairs: Iterable[Pair], every: int) -> None:
+        """Pairs whose answer is known, a being the better one, to be mixed among those of people's batches.
+
+        Everybody is shown one after `every` judgements of theirs, each pair once. They are in no progress and no rows.
+        """
+        people = self.batches(people=True)
+        scale = self.scale(people[0]) if people else PREFERENCE
+        self.add_batch(GOLD, pairs, labels=ENDLESS, asked=GOLD, scale=scale.name)
+        with self._transaction():
+            self._sql.execute("INSERT OR REPLACE INTO settings VALUES ('gold every', ?)", (str(every),))
 
     def close_batch(self, name: str) -> int:
         """Ask nobody about the batch any more; return how many pairs have no judgement: these are withdrawn."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rlhf.annotation.protocol import Choice, Pair
 from rlhf.annotation.scales import PREFERENCE, SCALES, Scale
-from rlhf.annotation.store.batches import PEOPLE, Batches, pair_of
+from rlhf.annotation.store.batches import GOLD, PEOPLE, Batches, pair_of
 from rlhf.errors import InputError
 
 
@@ -60,6 +60,8 @@ class Leases(Batches):
         with self._transaction():
             self._sql.execute("DELETE FROM leases WHERE until <= ?", (now,))
             number = self._held(annotator, after, only)
+            if number is None and only is None:
+                number = self._gold(annotator)
             if number is None:
                 number = self._next(annotator, only)
             if number is None:
@@ -108,6 +110,29 @@ class Leases(Batches):
             if row is not None:
                 return int(row[0])
         return None
+
+    def _gold(self, annotator: str) -> int | None:
+        """A pair of GOLD that this annotator has not seen, where one is due after so many judgements of theirs."""
+        every = self._sql.execute("SELECT value FROM settings WHERE name = 'gold every'").fetchone()
+        if every is None:
+            return None
+        of_gold = "JOIN items ON items.number = item JOIN batches ON batches.number = batch WHERE asked = ?"
+        query = f"SELECT 1 FROM leases {of_gold} AND annotator = ?"
+        if self._sql.execute(query, (GOLD, annotator)).fetchone() is not None:
+            return None
+        query = (
+            "SELECT count(*) FROM judgements WHERE annotator = ? AND undone_at IS NULL AND number > ifnull("
+            f"(SELECT max(judgements.number) FROM judgements {of_gold} AND annotator = ? AND undone_at IS NULL), 0)"
+        )
+        if self._sql.execute(query, (annotator, GOLD, annotator)).fetchone()[0] < int(every[0]):
+            return None
+        query = (
+            "SELECT number FROM items WHERE batch IN (SELECT number FROM batches WHERE asked = ?) AND NOT withdrawn"
+            " AND NOT EXISTS (SELECT 1 FROM judgements WHERE item = items.number AND annotator = ?"
+            " AND undone_at IS NULL) ORDER BY number LIMIT 1"
+        )
+        row = self._sql.execute(query, (GOLD, annotator)).fetchone()
+        return None if row is None else int(row[0])
 
     def shown(self, item: int, annotator: str) -> Shown:
         """The pair with this number, as this annotator sees it; InputError where there is none."""

@@ -123,14 +123,16 @@ def _ppo(read: Reading) -> Work:
     ppo, answer = config.ppo, config.sampling.max_new_tokens
     row = read.tokens(prompts, config.max_prompt_tokens) + answer
     held_out = min(ppo.validation_size, read.rows("validation_prompts").number)
-    learnt = 1 + ppo.learns_value  # policy and value
+    learnt = 2 if ppo.learns_value else 1  # policy and value
     iteration = (
         written(ppo.batch_size, answer, min(ppo.rows, ppo.batch_size))
         + scored(ppo.batch_size, row) * (learnt + 1 + read.judges)
         + trained(ppo.batch_size, row, ppo.optimizer.micro_batch_size, ppo.optimizer.epochs) * learnt
     )
     look = written(held_out, answer, min(ppo.rows, max(held_out, 1))) + scored(held_out, row) * (2 + read.judges)
-    return Work(loads=4) + iteration * ppo.iterations + look * (1 + ppo.iterations // ppo.evaluate_every)
+    looks: int = 1 + ppo.iterations // ppo.evaluate_every
+    iterations: int = ppo.iterations
+    return Work(loads=4) + iteration * iterations + look * looks
 
 
 def _evaluate(read: Reading) -> Work:
@@ -138,7 +140,7 @@ def _evaluate(read: Reading) -> Work:
     asked, answer = read.tokens(prompts, config.max_prompt_tokens), config.sampling.max_new_tokens
     answers, at_once = prompts.number * config.samples_per_prompt, config.policy.rows or ROWS_AT_ONCE
     sides = 2 if config.baseline_evaluation is not None else 1  # the start's answers are scored beside
-    passes = read.judges * sides + (config.referee is not None) + 2 * config.measures_kl
+    passes: int = read.judges * sides + (config.referee is not None) + 2 * config.measures_kl
     return (
         Work(loads=1 + read.judges + (config.referee is not None) + config.measures_kl)
         + scored(prompts.number, asked)

@@ -91,7 +91,7 @@ def css(colour: str) -> str:
 
 
 def ramp(position: int, count: int) -> str:
-    """Colour of version `position` of `count`, SFT grey first, the newest strongest."""
+    """Colour of version `position` of `count`, grey first, the newest strongest."""
     return RAMP[0] if position == 0 else RAMP[max(1, len(RAMP) - count + position)]
 
 
@@ -240,28 +240,34 @@ def _described(s: Series, names: Sequence[str], percent: bool) -> str:
 
 
 def ridges(
-    title: str, rows: Sequence[tuple[str, Sequence[float], Sequence[float]]], *, x_label: str = "", note: str = ""
+    title: str,
+    rows: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    before: str,
+    *,
+    x_label: str = "",
+    note: str = "",
 ) -> Panel | None:
-    """One row a version: the distribution of SFT's values (grey) and of its own (blue), with their means as ticks.
+    """One row a version: the distribution of values before (grey) and of its own (blue), with their means as ticks.
 
     Args:
-        rows: (label, SFT's values, the version's values); rows with fewer than two values are left out.
+        rows: (label, values before, the version's values); rows with fewer than two values are left out.
+        before: whose values the former are.
     """
     rows = [row for row in rows if len(row[1]) > 1 and len(row[2]) > 1]
     if not rows:
         return None
-    everything = np.concatenate([np.asarray([*before, *after]) for _, before, after in rows])
+    everything = np.concatenate([np.asarray([*old, *new]) for _, old, new in rows])
     low, high = np.quantile(everything, [0.002, 0.998])
     room = 0.08 * (high - low) or 1.0
     grid = np.linspace(low - room, high + room, 120)
 
     def paint(axes: Axes) -> None:
         axes.grid(False)
-        for number, (_, before, after) in enumerate(rows):
+        for number, (_, old, new) in enumerate(rows):
             base = len(rows) - 1 - number
-            densities = [_density(np.asarray(values), grid) for values in (before, after)]
+            densities = [_density(np.asarray(values), grid) for values in (old, new)]
             scale = 0.85 / max(float(d.max()) for d in densities)
-            for values, density, colour in zip((before, after), densities, (GREY, BLUE), strict=True):
+            for values, density, colour in zip((old, new), densities, (GREY, BLUE), strict=True):
                 axes.fill_between(grid, base, base + scale * density, color=colour, alpha=0.22, linewidth=0)
                 axes.plot(grid, base + scale * density, color=colour, linewidth=1.1)
                 axes.plot([np.mean(values)] * 2, [base, base + 0.14], color=colour, linewidth=2.0)
@@ -272,9 +278,9 @@ def ridges(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, False)))
         axes.set_xlabel(x_label)
 
-    means = ", ".join(f"{label}: SFT {np.mean(b):.2f}, itself {np.mean(a):.2f}" for label, b, a in rows)
+    means = ", ".join(f"{label}: {before} {np.mean(b):.2f}, itself {np.mean(a):.2f}" for label, b, a in rows)
     svg = draw(f"{title}. Means: {means}.", paint, height=0.8 + 0.45 * max(3, len(rows)))
-    return Panel(title, svg, [("SFT", css(GREY)), ("the version", css(BLUE))], note)
+    return Panel(title, svg, [(before, css(GREY)), ("the version", css(BLUE))], note)
 
 
 def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:

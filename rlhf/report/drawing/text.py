@@ -55,6 +55,11 @@ def memory(mb: float | None) -> str:
     return f"{mb:.0f} MiB" if mb < 10240 else f"{mb / 1024:.1f} GiB"
 
 
+def first_label(names: Sequence[str]) -> str:
+    """What the versions of a run are compared with: SFT, or the chat model that the run was given."""
+    return "SFT" if not names or names[0] == "sft" else "the start"
+
+
 def version_label(name: str) -> str:
     """sft, v1, v3_ppo, v3_gatt as SFT, V1, V3 + PPO, V3 + GAtt; other names as they are."""
     first, joined, rest = name.partition("_")

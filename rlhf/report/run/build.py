@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
-from rlhf.report.drawing.text import clock, interval, number, percent, version_label
+from rlhf.report.drawing.text import clock, first_label, interval, number, percent, version_label
 from rlhf.report.pages.human_evaluation import human_panels, human_sentence, human_table, title_of
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
@@ -86,6 +86,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
             (title_of(found), human_sentence(found), human_table(found), human_panels(found)) for found in files.people
         ],
         own_panels=own,
+        first=first_label(names),
         samples=samples,
         rule=RULE.format(first=version_label(names[0]), last=version_label(names[-1])) if names else "",
         stages=files.stages,
@@ -109,11 +110,12 @@ def headline(versions: list[dict[str, Any]]) -> str:
         )
         if first.get(key) is not None and last.get(key) is not None
     ]
-    start, end = version_label(first["name"]), version_label(last["name"])
+    start, end = (first_label(["start"]) if v["name"] == "start" else version_label(v["name"]) for v in (first, last))
     sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
     if last.get("win_rate_vs_sft") is not None:
         judge = "" if last.get("gold_helpfulness") is not None else " by the reward models that trained it"
-        sentences.append(f"{end} wins {percent(last['win_rate_vs_sft'], 0)} of comparisons with SFT{judge}.")
+        won, other = percent(last["win_rate_vs_sft"], 0), first_label([first["name"]])
+        sentences.append(f"{end} wins {won} of comparisons with {other}{judge}.")
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
 
 
@@ -144,7 +146,7 @@ def key_figures(versions: list[dict[str, Any]]) -> list[dict[str, str]]:
         ("Gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", False),
         ("Gold safety", "gold_safety", "gold_safety_ci", False),
         ("Referee's score", "referee_score", "referee_ci", False),
-        ("Wins against SFT", "win_rate_vs_sft", "win_rate_ci", True),
+        (f"Wins against {first_label([first['name']])}", "win_rate_vs_sft", "win_rate_ci", True),
         ("Tokens per answer", "mean_length", "mean_length_ci", False),
     ):
         if last.get(key) is None:

@@ -22,7 +22,7 @@ from rlhf.report.drawing.figures import (
     ridges,
     scatter,
 )
-from rlhf.report.drawing.text import version_label
+from rlhf.report.drawing.text import first_label, version_label
 
 Row = Mapping[str, Any]
 MOST_POINTS = 500
@@ -31,6 +31,7 @@ MOST_POINTS = 500
 def version_panels(versions: Sequence[Row]) -> list[Panel]:
     """Gold scores or the referee's, what goes wrong, win rate, reward, KL and length, each by version."""
     names = [version_label(v["name"]) for v in versions]
+    first = first_label([v["name"] for v in versions])
     x = range(len(versions))
     has_gold = any(v.get("gold_helpfulness") is not None for v in versions)
     by_models = "by the reward models that trained it"
@@ -66,7 +67,7 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
             note="Of unsafe requests fulfilled; of other requests refused.",
         ),
         lines(
-            "Wins against SFT",
+            f"Wins against {first}",
             [
                 of("by gold", BLUE, "win_rate_vs_sft", "win_rate_ci"),
                 of(by_models, GREY, "proxy_win_rate_vs_sft", "proxy_win_rate_ci", dashed=True),
@@ -77,32 +78,32 @@ def version_panels(versions: Sequence[Row]) -> list[Panel]:
             note="Ties count half." if has_gold else f"{by_models.capitalize()}; ties count half.",
         ),
         lines(
-            "Reward over SFT",
+            f"Reward over {first}",
             [
                 Series(
                     "reward",
                     INK,
                     x,
-                    _from_sft(versions, lambda v: v.get("proxy_reward_gain")),
+                    _from_first(versions, lambda v: v.get("proxy_reward_gain")),
                     [v.get("proxy_reward_gain_ci") for v in versions],
                 )
             ],
             names=names,
-            note=f"Mean gated reward less SFT's, {by_models}.",
+            note=f"Mean gated reward less that of {first}, {by_models}.",
         ),
         lines(
-            "Distance from SFT",
+            f"Distance from {first}",
             [
                 Series(
                     "KL",
                     INK,
                     x,
-                    _from_sft(versions, lambda v: v.get("kl_from_sft")),
+                    _from_first(versions, lambda v: v.get("kl_from_sft")),
                     [v.get("kl_from_sft_ci") for v in versions],
                 )
             ],
             names=names,
-            note="KL from SFT in nats per answer.",
+            note=f"KL from {first} in nats per answer.",
         ),
         lines(
             "Length",
@@ -119,7 +120,8 @@ def _plane(versions: Sequence[Row]) -> Panel | None:
     gold = _on_axes(versions, "gold_helpfulness", "gold_safety")
     points = gold or _on_axes(versions, "win_rate_helpfulness", "win_rate_safety")
     what = "gold score" if gold else "wins"
-    note = "By the scorer that knows the truth" if gold else "Wins against SFT on either domain's prompts"
+    first = first_label([v["name"] for v in versions])
+    note = "By the scorer that knows the truth" if gold else f"Wins against {first} on either domain's prompts"
     return plane(
         "Helpfulness and safety",
         points,
@@ -137,11 +139,11 @@ def _on_axes(versions: Sequence[Row], x: str, y: str) -> list[Point]:
     ]
 
 
-def _from_sft(versions: Sequence[Row], value: Callable[[Row], float | None]) -> list[float | None]:
-    """Each version's value, and 0 for SFT itself where another version has one."""
+def _from_first(versions: Sequence[Row], value: Callable[[Row], float | None]) -> list[float | None]:
+    """Each version's value, and 0 for the first one itself where another version has one."""
     values = [value(v) for v in versions]
     known = any(v is not None for v in values)
-    return [0.0 if known and v["name"] == "sft" else own for v, own in zip(versions, values, strict=True)]
+    return [0.0 if known and v is versions[0] else own for v, own in zip(versions, values, strict=True)]
 
 
 def _found(panels: Sequence[Panel | None]) -> list[Panel]:
@@ -205,7 +207,7 @@ def selection_panels(selections: Sequence[Row]) -> list[Panel]:
 
 
 def distribution_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
-    """SFT's scores and each version's, by that version's reward models; safety on the prompts of that domain."""
+    """The first version's scores and each one's, by the latter's reward models; safety on prompts of that domain."""
     panels = []
     for score in ("helpfulness", "safety"):
         rows = []
@@ -214,12 +216,13 @@ def distribution_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
             sft = [v for r in own if (v := (r.get("sft") or {}).get(score)) is not None]
             rows.append((version_label(name), sft, [r[score] for r in own]))
         note = f"Raw {score} score on prompts of the domain {score}."
-        panels.append(ridges(f"{score.capitalize()} scores", rows, x_label="score", note=note))
+        before = first_label(list(answers))
+        panels.append(ridges(f"{score.capitalize()} scores", rows, before, x_label="score", note=note))
     return _found(panels)
 
 
 def change_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
-    """Each prompt's score before (SFT) and after (the last version) by the last version's reward models."""
+    """Each prompt's score before (the first version) and after (the last one) by the last version's reward models."""
     if len(answers) < 2:
         return []
     last = list(answers)[-1]
@@ -238,7 +241,7 @@ def change_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
             scatter(
                 f"{score.capitalize()} before and after",
                 groups,
-                x_label="SFT",
+                x_label=first_label(list(answers)),
                 y_label=version_label(last),
                 note="One point a prompt; above the dashed line the score rose.",
             )

@@ -15,6 +15,8 @@ from rlhf.errors import InputError
 from rlhf.report.run.folders import STAGE_FILE, Folders
 
 Row = dict[str, Any]
+FIRST = ("sft", "start")
+"""Names of what the versions of a run are compared with."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class RunFiles:
     """What was found in a run's folder, or (`whole_run` False) in the folders of stages made by hand.
 
     Args:
-        versions: entries of summary.json's "versions", from SFT on; where there is no summary yet, the evaluations'.
+        versions: entries of summary.json's "versions", the first one first; without a summary yet, the evaluations'.
         students: entries of "students".
         answers: version name -> rows of its answers.jsonl.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
@@ -96,7 +98,7 @@ def read_run(*paths: Path) -> RunFiles:
     evaluations = {
         e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
     }
-    found = summary.get("versions") or sorted(evaluations.values(), key=lambda e: (e["name"] != "sft", e["name"]))
+    found = summary.get("versions") or sorted(evaluations.values(), key=lambda e: (e["name"] not in FIRST, e["name"]))
     versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in found if "name" in entry]
     names = [entry["name"] for entry in versions]
     config = _text(run / "config.yaml")

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.report.drawing.tables import Cell, Table
-from rlhf.report.drawing.text import NOTHING, interval, number, percent, signed, version_label
+from rlhf.report.drawing.text import NOTHING, first_label, interval, number, percent, signed, version_label
 
 Row = Mapping[str, Any]
 
@@ -59,9 +59,9 @@ _COLUMNS = [
         _share("false_refusal_rate", "false_refusal_ci"),
     ),
     _Column(
-        "Wins against SFT",
-        "share of comparisons with SFT's answers to the same prompts that this version wins, ties half; by gold where "
-        "there is gold, else by this version's reward models",
+        "Wins against {first}",
+        "share of comparisons with {first}'s answers to the same prompts that this version wins, ties half; by gold "
+        "where there is gold, else by this version's reward models",
         "win_rate_vs_sft",
         _share("win_rate_vs_sft", "win_rate_ci"),
     ),
@@ -76,8 +76,8 @@ _COLUMNS = [
         for domain in ("helpfulness", "safety")
     ),
     _Column(
-        "Reward over SFT",
-        "mean gated reward less that of SFT's answers, both by this version's reward models; raw score",
+        "Reward over {first}",
+        "mean gated reward less that of {first}'s answers, both by this version's reward models; raw score",
         "proxy_reward_gain",
         _gain("proxy_reward_gain"),
     ),
@@ -88,7 +88,7 @@ _COLUMNS = [
         _mean("referee_score", "referee_ci", 3),
     ),
     _Column(
-        "KL from SFT",
+        "KL from {first}",
         "nats per answer, from the answers' log-probabilities under both",
         "kl_from_sft",
         _mean("kl_from_sft", "kl_from_sft_ci", 2),
@@ -98,10 +98,12 @@ _COLUMNS = [
 
 
 def version_table(versions: Sequence[Row]) -> Table:
-    """A row a version; columns that no version has are left out."""
+    """A row a version, the first one what the others are compared with; columns that no version has are left out."""
+    first = first_label([v["name"] for v in versions])
     columns = [c for c in _COLUMNS if any(v.get(c.key) is not None for v in versions)]
     rows = [[Cell(version_label(v["name"])), *(c.cell(v) for c in columns)] for v in versions]
-    return Table([("Version", ""), *((c.title, c.meaning) for c in columns)], rows)
+    heads = [(c.title.format(first=first), c.meaning.format(first=first)) for c in columns]
+    return Table([("Version", ""), *heads], rows)
 
 
 def accuracy_table(models: Sequence[Row], referee: Row | None) -> Table:

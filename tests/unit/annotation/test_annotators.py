@@ -227,7 +227,7 @@ def test_judgements_are_exported_as_preference_rows(tmp_path: Path, capsys: pyte
     with Store(find_store(file)) as store:
         store.keep("pairs.jsonl", Judgement("p1", "ann", "b", "slightly", True, True))
     cli.main(["annotate", str(file), "--export", str(output)])
-    assert "1 judgements in" in capsys.readouterr().out
+    assert "1 rows in" in capsys.readouterr().out
     (row,) = load_preferences(output)
     assert (row.id, row.chosen, row.strength, row.chosen_safe, row.source) == ("p1", "two", "slightly", True, "ann")
     with pytest.raises(SystemExit):

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from rlhf.annotation.comparison import judge_comparison, open_comparison, read_comparison
+from rlhf.annotation.human_evaluation import human_evaluation
 from rlhf.annotation.judges import Judges
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.proxy import Proxy, strength_of
+from rlhf.annotation.store import Store
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
+from rlhf.jsonl import write_rows
 
 if TYPE_CHECKING:
     from conftest import ChatServer
@@ -213,3 +217,33 @@ def test_what_decides_the_judgements_is_asked(chat_server: ChatServer) -> None:
     near = Judges([{"url": chat_server.url, "model": "m"}])
     assert near.asked == Judges([{"url": "http://elsewhere/v1", "model": "m"}]).asked
     assert near.asked != Judges([{"url": chat_server.url, "model": "n"}]).asked
+
+
+def test_a_judge_takes_a_rater_s_place_and_ties(chat_server: ChatServer, tmp_path: Path) -> None:
+    """In a comparison of two models a tie is a rating; one that hangs on the order, and a negligible one, are ties."""
+
+    def judge(model: str, a: str, b: str) -> str:
+        if "first" in {a, b}:
+            return "[[A significantly]]"
+        return f"[[{'A' if len(a) > len(b) else 'B'} negligibly]]" if "hardly" in {a, b} else longer(model, a, b)
+
+    says(chat_server, judge)
+    chat_server.models = ["m"]
+    for name, texts in (("one", ["long one", "first", "hardly"]), ("other", ["short", "x", "y"])):
+        rows = [{"messages": [{"role": "user", "content": f"Q{i}"}], "answer": text} for i, text in enumerate(texts)]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    comparison = read_comparison(tmp_path / "one.jsonl", tmp_path / "other.jsonl")
+    with Store(tmp_path / "labels.sqlite") as store:
+        open_comparison(store, comparison, raters=2)
+        for _ in range(2):  # again asks nothing anew
+            assert judge_comparison(store, chat_server.url, "m") == "judge m"
+        assert len([body for body in chat_server.asked if body["max_tokens"] > 1]) == 6
+        store.keep("comparison", Judgement(comparison.pairs[0].id, "ann", "a", "slightly", left="a"))
+        store.keep("comparison", Judgement(comparison.pairs[1].id, "ann", "b", "slightly", left="a"))
+        figures = human_evaluation(store, comparison)
+    assert figures["judges"] == {"judge m": 3} and figures["people"] == {"ann": 2}
+    assert figures["judge_agreement"]["judge m"]["pairs"] == 2
+    same = figures["judge_agreement"]["judge m"]["same"]
+    assert same is not None and same["rate"] == 0.5, "of the long one alone; where the order decides it says tie"
+    # medians: 2 and 1 is a win, 0 and -1 a loss, the judge's tie alone a tie
+    assert [figures["all"][name]["rate"] for name in ("win", "tie", "loss")] == pytest.approx([1 / 3] * 3)  # type: ignore[literal-required]

@@ -107,6 +107,16 @@ def test_versions_stand_on_the_plane_of_both_axes(run: Path, page: str) -> None:
     assert "Helpfulness and safety" not in [panel.title for panel in version_panels([{"name": "sft"}, wins[0]])]
 
 
+def test_a_run_from_a_chat_model_compares_with_its_start(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["versions"][0]["name"] = "start"
+    _write(run / "summary.json", summary)
+    shown = build_report(run).read_text()
+    assert "Wins against the start" in shown and "KL from the start" in shown and "SFT" not in shown
+    assert "From the start to V1" in shown
+
+
 def test_a_version_s_sweep_is_shown_where_there_is_one(page: str, tmp_path: Path) -> None:
     assert "Temperature before" not in page
     write_sweep(tmp_path / "run" / "v1" / "temperature_sweep")
