@@ -116,7 +116,9 @@ def main(config: RejectionSamplingConfig) -> None:
     config.read_mixed_data()  # a bad row is found before anything is sampled
     judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
 
+    from rlhf.conversation import Renderer
     from rlhf.finetuning.stage import finetune_stage
+    from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.gate import GatedReward
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import open_sampler
@@ -127,6 +129,7 @@ def main(config: RejectionSamplingConfig) -> None:
     asked = len(prompts)
     prompts, no_room = with_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)
     messages = [prompt.messages for prompt in prompts]
+    Renderer(load_tokenizer(config.fine_tune_from))  # a template that does not do is found before hours of sampling
     accelerator = make_accelerator(seed=config.seed)
     samples_kept = kept_answers(stage, config, prompts, params)
     with stage.work(accelerator, samples_kept, kept_states(stage, accelerator)) as folder:
