@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlhf.annotation.exchange import WRITERS
 from rlhf.annotation.writing import ROWS
+from rlhf.commands import Command
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from rlhf.annotation.protocol import Outcome
     from rlhf.annotation.writing import Mode, Writing
     from rlhf.sampling.source import PolicySource
+
+
+def add_to(command: Command) -> None:
+    """Add the command."""
+    text = "people judge pairs of answers on a page of this machine; every judgement is kept at once"
+    add_options(command("annotate", annotate, text))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -12,15 +12,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf.commands import Command
 from rlhf.conversation import Conversation, Message, check_characters
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.folder import require_checkpoint
-from rlhf.rewards.specs import reward_files
-from rlhf.sampling.protocol import Sample, Sampler, SamplingParams
-from rlhf.sampling.source import PolicySource
 
 if TYPE_CHECKING:
     from rlhf.rewards.protocol import RewardFunction
+    from rlhf.sampling.protocol import Sample, Sampler, SamplingParams
 
 HELP = """\
 /again        other answers to the same
@@ -31,6 +29,11 @@ HELP = """\
 NARROW = 80
 """Columns of a terminal below which two answers stand one above the other."""
 GAP = 3
+
+
+def add_to(command: Command) -> None:
+    """Add the command."""
+    add_options(command("chat", chat, "talk to a policy, or to two side by side, with what rewards say of each answer"))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +50,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def chat(arguments: argparse.Namespace) -> None:
     """Talk on the terminal until its end of input."""
+    from rlhf.models.checkpoint.folder import require_checkpoint
+    from rlhf.rewards.specs import reward_files
+    from rlhf.sampling.protocol import SamplingParams
+
     if len(arguments.checkpoints) > 2 or len(set(arguments.checkpoints)) < len(arguments.checkpoints):
         raise InputError(
             f"checkpoint: name one, or two different ones, got {' '.join(map(str, arguments.checkpoints))}"
@@ -66,6 +73,7 @@ def chat(arguments: argparse.Namespace) -> None:
 
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.opening import open_sampler
+    from rlhf.sampling.source import PolicySource
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policies = {

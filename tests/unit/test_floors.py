@@ -26,7 +26,8 @@ FLOORS = (  # rooms of one floor know nothing of each other
     "finetuning ppo rejection synthesis",
     "annotation evaluation",
     "report simulation studies",
-    "commands start",
+    "start",
+    "commands",
     "cli",
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor.split()}

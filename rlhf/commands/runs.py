@@ -1,0 +1,226 @@
+"""`rlhf new | plan | run | report | verify | compare`: a run, from its folder to its figures."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rlhf.commands import Command
+from rlhf.errors import InputError
+
+if TYPE_CHECKING:
+    from rlhf.evaluation.policies.versions import VersionFigures
+    from rlhf.report.run.tables import Figure
+
+TABLE: tuple[Figure, ...] = (
+    "gold_helpfulness",
+    "gold_safety",
+    "violation_rate",
+    "false_refusal_rate",
+    "win_rate_vs_sft",
+    "kl_from_sft",
+    "mean_length",
+    "referee_score",
+)
+
+
+def add_to(command: Command) -> None:
+    """Add the commands."""
+    added = command("new", new, "a run's folder from your chat model and files: its plan, and settings sized to both")
+    added.add_argument("run", type=Path, help="folder to write")
+    added.add_argument("--chat", type=Path, required=True, help="chat checkpoint to start from")
+    added.add_argument(
+        "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
+    )
+    for part in ("validation", "test"):
+        added.add_argument(
+            f"--{part}-prompts", nargs="+", default=(), metavar="FILE", help="held out; default: split off"
+        )
+    added.add_argument("--preferences", nargs="+", default=(), metavar="FILE", help="pairs for helpfulness")
+    added.add_argument("--safety-preferences", nargs="+", default=(), metavar="FILE", help="pairs for safety")
+    added.add_argument(
+        "--referee-preferences", nargs="+", default=(), metavar="FILE", help="pairs for a judge that trains nothing"
+    )
+    added.add_argument("--system", help="a system message for every dialogue that has none, e.g. to keep answers short")
+    added.add_argument("--reward", help="in their place: a reward-model folder, or package.module:function")
+    added.add_argument("--safety-reward", help="the same for safety")
+    added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
+    added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
+    added.add_argument(
+        "--chat-template-kwargs",
+        type=_mapping,
+        default={},
+        metavar="{NAME: VALUE}",
+        help="variables of the model's chat template, for every stage, e.g. '{enable_thinking: false}'",
+    )
+    added = command(
+        "plan",
+        lambda a: plan([*_plan_of(a), *a.more]),
+        "the stages of a run, their commands, and which are finished; options as for recipes/iterative_rlhf.py",
+    )
+    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
+    added = command(
+        "run",
+        lambda a: run([*_plan_of(a), *a.more]),
+        "start a run, or go on with it; options as for recipes/iterative_rlhf.py",
+    )
+    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
+    added = command("report", lambda a: report(a.folders, a.panel), "a page of a run, or of stages made by hand")
+    added.add_argument(
+        "folders", nargs="+", type=Path, metavar="folder", help="of a run: its report/index.html; or of stages"
+    )
+    added.add_argument("--panel", action="append", default=[], help="package.module:function of panels of your own")
+    added = command(
+        "verify",
+        lambda a: verify_run(a.run),
+        "are all files of the finished stages, the pools and the summary what they were?",
+    )
+    added.add_argument("run", type=Path)
+    added = command("compare", lambda a: compare(*a.runs), "two runs' figures side by side")
+    added.add_argument("runs", nargs=2, type=Path, metavar="run")
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """A mapping in YAML's words, on one line."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"must be names with values, e.g. '{{enable_thinking: false}}', got {text!r}")
+    return found
+
+
+def new(arguments: argparse.Namespace) -> None:
+    """Write a run's folder (`rlhf.start.new`) and say what it is made of."""
+    from rlhf.start.new import Request, new_run
+    from rlhf.start.times import what_it_takes
+
+    request = Request(
+        run=arguments.run,
+        chat=arguments.chat,
+        prompts=tuple(arguments.prompts),
+        validation_prompts=tuple(arguments.validation_prompts),
+        test_prompts=tuple(arguments.test_prompts),
+        helpfulness_preferences=tuple(arguments.preferences),
+        safety_preferences=tuple(arguments.safety_preferences),
+        referee_preferences=tuple(arguments.referee_preferences),
+        system=arguments.system,
+        helpfulness=arguments.reward,
+        safety=arguments.safety_reward,
+        versions=arguments.versions,
+        ppo=not arguments.no_ppo,
+        chat_template_kwargs=arguments.chat_template_kwargs,
+    )
+    *looked, written, following = new_run(request)
+    print("\n".join(looked), flush=True)
+    print("\n".join([*what_it_takes(arguments.run), written, following]))
+
+
+def _plan_of(arguments: argparse.Namespace) -> list[str]:
+    """The option that names the plan's file, where the run's folder is named and not that file itself."""
+    if (arguments.run is None) == ("--config" not in arguments.more):
+        raise InputError("run: name the folder of a run, or the YAML file of a plan with --config")
+    if arguments.run is None:
+        return []
+    file = arguments.run / "plan.yaml"
+    if not file.is_file():
+        raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
+    return ["--config", str(file)]
+
+
+def run(options: Sequence[str]) -> None:
+    """Start the driver, as recipes/iterative_rlhf.py does."""
+    from rlhf.configuration import parse_config
+    from rlhf.iteration.config import IterativeConfig
+    from rlhf.start.run import run_plan
+
+    run_plan(parse_config(IterativeConfig, options))
+
+
+def plan(options: Sequence[str]) -> None:
+    """Print every stage: whether the next start of the driver would run it, and the command to run it by hand."""
+    from rlhf.configuration import parse_config
+    from rlhf.iteration.checks import check_plan
+    from rlhf.iteration.config import IterativeConfig
+    from rlhf.iteration.decision import preview
+    from rlhf.iteration.disk import require_room
+    from rlhf.iteration.hours.forecast import stage_words, total_words
+    from rlhf.iteration.ledger import read_ledger
+    from rlhf.iteration.plan import make_plan
+    from rlhf.iteration.processes.stage_process import command_of
+    from rlhf.metrics import asked_trackers
+    from rlhf.start.calibrate import kept
+    from rlhf.start.times import memory_words, plan_forecast
+
+    config = parse_config(IterativeConfig, options)
+    asked_trackers(config.trackers)
+    stages = make_plan(config)
+    settings = check_plan(stages)
+    states = preview(stages, config.run)
+    again = [stage.name for stage, state in zip(stages, states, strict=True) if state.startswith("to run")]
+    calibration, records = kept(config), read_ledger(config.run / "ledger.jsonl")
+    found = plan_forecast(config, stages, settings, calibration, records, again)
+    for stage, state in zip(stages, states, strict=True):
+        print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}\n    {shlex.join(command_of(stage))}")
+    to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
+    print(f"memory: {memory_words(stages, calibration, records)}")
+    print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
+    print(f"hours: {total_words(found, calibration)}")
+
+
+def report(folders: Sequence[Path], panels: Sequence[str] = ()) -> None:
+    """Build the page of what there is of a run, or of stages made by hand, with panels of the user's own."""
+    from rlhf.report import build_report
+
+    print(build_report(*folders, panels=panels))
+
+
+def verify_run(run: Path) -> bool:
+    """Print what became of the run's files (`rlhf.iteration.verify`); False where they are not all as they were."""
+    from rlhf.iteration.verify import verify_run
+
+    _existing_run(run)
+    whole = True
+    for finding in verify_run(run):
+        whole = whole and not finding.problems
+        gone = f", {', '.join(finding.removed)} removed (keep)" if finding.removed else ""
+        print(f"{finding.name:<24} {'CHANGED' if finding.problems else 'ok'}{gone}")
+        for problem in finding.problems:
+            print(f"    {problem}")
+    print("all as it was" if whole else "not all as it was; a driver that starts makes changed stages again")
+    return whole
+
+
+def compare(first: Path, second: Path) -> None:
+    """Print a table of the versions' figures of two runs: first, second, difference."""
+    from rlhf.iteration.summary import read_summary
+
+    summaries = [cast("list[VersionFigures]", read_summary(run)["versions"]) for run in (first, second)]
+    tables = [{version["name"]: version for version in versions} for versions in summaries]
+    names = list(dict.fromkeys([*tables[0], *tables[1]]))
+    print(f"{'':<12}{'':<22}{first.name:>12}{second.name:>12}{'difference':>12}")
+    for name in names:
+        mine, others = (table.get(name) for table in tables)
+        for figure in TABLE:
+            value = None if mine is None else mine.get(figure)
+            other = None if others is None else others.get(figure)
+            if value is not None or other is not None:
+                gap = other - value if value is not None and other is not None else None
+                print(f"{name:<12}{figure:<22}" + "".join(f"{_number(one):>12}" for one in (value, other, gap)))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _existing_run(run: Path) -> None:
+    if not (run / "ledger.jsonl").exists():
+        raise InputError(f"run: {run} is not the folder of a run (it has no ledger.jsonl)")
