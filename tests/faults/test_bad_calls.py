@@ -86,7 +86,7 @@ CASES = {
     "broken YAML": Case("sft", {"config": "broken.yaml", **SFT, "data": "good.jsonl"}, r"broken.yaml|seed"),
     "missing file": Case(
         "rejection_sampling",
-        {**SAMPLE, "policy": "runs/demo/sft/checkpoint"},
+        {**SAMPLE, **OWN_REWARDS, "policy": "runs/demo/sft/checkpoint"},
         r"policy: runs/demo/sft/checkpoint does not exist; `make demo` writes it",
     ),
     "malformed line": Case("helpfulness_reward", {**REWARD, "preferences": '["cut.jsonl"]'}, r"cut.jsonl:2: "),

@@ -152,7 +152,10 @@ def test_a_panel(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (lambda: PPOConfig(estimator="my_parts:best_third"), "estimator: my_parts:best_third is no estimator"),
         (lambda: PPOConfig(estimator="my_parts:none"), "estimator: my_parts:none cannot be imported"),
         (lambda: PPOConfig(estimator="rloo"), "estimator: rloo compares answers .* set samples_per_prompt to 2"),
-        (lambda: SelectionConfig(rule="worst"), "selection.rule: must be one of best, or package.module:attribute"),
+        (
+            lambda: SelectionConfig(rule="worst"),
+            "selection.rule: must be one of best, random, longest, or package.module:attribute",
+        ),
         (lambda: SelectionConfig(rule="my_parts:TICKETS"), "selection.rule: my_parts:TICKETS is a Format; name a func"),
         (lambda: load_prompts("x.jsonl#my_parts:brevity"), "my_parts:brevity: is a function; name a .*Format"),
         (lambda: IterativeConfig(Path("r"), Path("c"), panels=("my_parts:no",)), "panels: my_parts:no cannot be impor"),

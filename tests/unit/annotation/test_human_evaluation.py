@@ -182,7 +182,7 @@ def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: P
         (("--compare", model, tmp_path / "none"), "none does not exist"),
         (("--compare", model, people, "--labels", 0), "must be at least 1"),
         (("--compare", model, people, "--export", tmp_path / "x"), "export: "),
-        (("--figures", people), "figures: goes with --compare"),
+        (("--figures", people), r"people.jsonl:1: a: must be an answer"),
         ((), "what: name"),
     ):
         with pytest.raises(InputError, match=message):

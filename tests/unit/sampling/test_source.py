@@ -43,8 +43,9 @@ PARAMS = SamplingParams(max_new_tokens=8, seed=3)
 TRAINED = {
     "sft.policy", "dpo.policy", "ppo.policy", "helpfulness_reward.policy", "safety_reward.policy",
     "rejection_sampling.fine_tune_from", "text_classifier.model", "reward_study.model.policy",
+    "average_policies.checkpoints",
 }  # fmt: skip
-"""Checkpoints that a recipe starts to train from: nothing samples from them as they are."""
+"""Checkpoints that a recipe starts to train from, or averages: nothing samples from them as they are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
