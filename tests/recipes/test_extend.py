@@ -152,7 +152,7 @@ def test_a_panel(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (lambda: PPOConfig(estimator="my_parts:best_third"), "estimator: my_parts:best_third is no estimator"),
         (lambda: PPOConfig(estimator="my_parts:none"), "estimator: my_parts:none cannot be imported"),
         (lambda: PPOConfig(estimator="rloo"), "estimator: rloo compares answers .* set samples_per_prompt to 2"),
-        (lambda: SelectionConfig(rule="worst"), "selection.rule: must be one of best, random, longest, or pack"),
+        (
             lambda: SelectionConfig(rule="worst"),
             "selection.rule: must be one of best, random, longest, or package.module:attribute",
         ),
