@@ -269,6 +269,7 @@ def _outcome(folder: Path, *files: str) -> dict[str, Any]:
     return {"metrics": rows, "found": found} | {name: (folder / name).read_bytes() for name in files}
 
 
+@pytest.mark.long
 def test_kill_9_of_ppo_at_random_moments(tiny_policy_path: Path, starter: Starter) -> None:
     options = {"policy": tiny_policy_path} | PPO_OPTIONS
     files = ("samples.jsonl", "ppo.json", "checkpoint/model.safetensors")
@@ -326,7 +327,7 @@ def _kill_once(starter: Starter, recipe: str, options: dict[str, Any], name: str
     assert len(read_metrics(whole / "metrics.jsonl")) > 4
 
 
-@pytest.mark.doors
+@pytest.mark.long
 def test_a_training_killed_on_one_process_goes_on_on_two(tiny_policy_path: Path, starter: Starter) -> None:
     """Plain data parallel: the same figures and weights up to rounding, and it is said."""
     options = {"policy": str(tiny_policy_path), "data": "dialogues.jsonl", **FINETUNING}
