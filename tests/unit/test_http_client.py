@@ -184,7 +184,7 @@ LIES: dict[str, tuple[Behaviour, str, dict[str, Any]]] = {
     "nothing": (lambda wire: None, r"breaks off its answer \(Server disconnected", {}),
     "no HTTP": (lambda wire: wire.send(b"\x16\x03\x01 hello\r\n\r\n"), "breaks off its answer", {}),
     "headers without end": (lambda wire: wire.send("HTTP/1.1 200 OK\r\nX: " + "a" * 999_999), "breaks off", {}),
-    "no content": (lambda wire: wire.send(b"HTTP/1.1 204 No Content\r\n\r\n"), "not JSON", {}),
+    "no content": (lambda wire: wire.send(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"), "not JSON", {}),
     "half JSON": (lambda wire: wire.answer(200, OK[:40]), "an answer that is not JSON, 2 times", {}),
     "HTML": (lambda wire: wire.answer(200, b"<html>busy</html>"), "an answer that is not JSON", {}),
     "HTML error": (
