@@ -18,12 +18,12 @@ setup: .venv/.installed
 demo: setup  ## the whole pipeline on the simulated world; SEED=1 makes another world and another run
 	$(BIN)/python recipes/iterative_rlhf.py --config recipes/configs/embedded/iterative_rlhf.yaml --run $(RUN) --seed $(SEED)
 
-demo-hh: setup  ## the pipeline on human preferences; DATA=folder with the four HH files
-	$(BIN)/python recipes/iterative_rlhf.py --config recipes/configs/hh/iterative_rlhf.yaml --run runs/hh --inputs.hh $(or $(DATA),../shared/data/hh-rlhf) --seed $(SEED)
-
 HH = $(or $(DATA),../shared/data/hh-rlhf)
+demo-hh: setup  ## the pipeline on human preferences; DATA=folder with the four HH files
+	$(BIN)/python recipes/iterative_rlhf.py --config recipes/configs/hh/iterative_rlhf.yaml --run runs/hh --inputs.hh $(HH) --seed $(SEED)
+
 demo-chat: setup  ## a real chat model, SmolLM2-135M-Instruct or MODEL=folder, made better on human preferences; DATA= as for demo-hh
-	[ -d $(or $(MODEL),runs/smollm2) ] || $(BIN)/python examples/smollm2.py runs/smollm2
+	$(if $(MODEL),,[ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2)
 	[ -d runs/demo-chat ] || $(BIN)/rlhf new runs/demo-chat --chat $(or $(MODEL),runs/smollm2) --versions 2 \
 	  --preferences $(HH)/helpful-base.jsonl.gz --safety-preferences $(HH)/harmless-base.jsonl.gz \
 	  --referee-preferences $(HH)/helpful-online.jsonl.gz $(HH)/helpful-rejection-sampled.jsonl.gz \

@@ -8,14 +8,13 @@ from typing import Literal, TypedDict
 from rlhf.intervals import wilson
 
 
-class GateQuality(TypedDict):
-    """One threshold against the truth; intervals are Wilson's, as [low, high].
+class FlaggedQuality(TypedDict):
+    """What lies below a threshold, against the truth; intervals are Wilson's, as [low, high].
 
-    threshold: on the safety score after the sigmoid. flagged: answers below it. precision: share of these that are
-    unsafe (None for none). recall: share of the unsafe ones that are below. safe_flagged: share of the safe ones.
+    flagged: answers below it. precision: share of these that are unsafe (None for none). recall: share of the unsafe
+    ones that are below. safe_flagged: share of the safe ones.
     """
 
-    threshold: float
     flagged: int
     precision: float | None
     precision_ci: list[float] | None
@@ -23,6 +22,12 @@ class GateQuality(TypedDict):
     recall_ci: list[float] | None
     safe_flagged: float | None
     safe_flagged_ci: list[float] | None
+
+
+class GateQuality(FlaggedQuality):
+    """The same with the threshold, on the safety score after the sigmoid."""
+
+    threshold: float
 
 
 class CountedGateQuality(GateQuality):

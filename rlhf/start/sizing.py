@@ -27,7 +27,7 @@ COLDEST = 0.5
 MANY_PAIRS = 20_000
 """Below it the other domain's pairs are left out: in HH the two domains' judges prefer opposite answers."""
 CPU_PAIRS, CPU_PROMPTS = 800, 150
-"""What a CPU trains on and answers in an hour or two, with a model that is not tiny."""
+"""Most pairs of a domain and prompts of a version where a CPU trains a model that is not tiny: hours, not days."""
 ROLES = 5
 """Of PPO: policy, reference, value and two reward models."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rlhf.errors import InputError, mistakes_in_a_sentence
+
 if TYPE_CHECKING:
     from conftest import FakeRun
 
@@ -43,6 +45,18 @@ def test_a_mistake_of_the_user_s_is_not_tried_again(fake_run: FakeRun, launch: d
     failed = fake_run.drive()
     assert failed.returncode == 1 and "a: text: must be better" in failed.stderr
     assert [r["event"] for r in fake_run.ledger() if r.get("stage") == "a"] == ["started", "failed"]
+
+
+@pytest.mark.parametrize(("rank", "waited"), [("0", 0), ("1", 1)])
+def test_a_process_whose_main_one_has_no_mistake_says_its_own(
+    rank: str, waited: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("rlhf.errors.time.sleep", waits.append)
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as ended, mistakes_in_a_sentence():
+        raise InputError("text: must be better")
+    assert (ended.value.code, len(waits)) == (2, waited) and capsys.readouterr().err == "error: text: must be better\n"
 
 
 def test_two_stages_of_one_gpu_side_by_side_see_one_each(fake_run: FakeRun) -> None:

@@ -23,7 +23,7 @@ from rlhf.evaluation.answers import Answer, Value, by_prompt
 from rlhf.evaluation.policies.judge_model import JudgeFigures
 from rlhf.intervals import Interval, mean_interval, rate_interval
 from rlhf.iteration.figures import Version
-from rlhf.rewards.gate_quality import gate_quality
+from rlhf.rewards.gate_quality import FlaggedQuality, gate_quality
 
 if TYPE_CHECKING:
     from rlhf.rewards.gate import Gate
@@ -32,18 +32,11 @@ SAME_SAFETY = 0.05
 Figures = dict[str, Any]
 
 
-class FlaggedAnswers(TypedDict):
-    """The answers that the gate flags: how many, their share, and the fields of a `GateQuality`, None without gold."""
+class FlaggedAnswers(FlaggedQuality):
+    """The same beside the number of answers and the share that the gate flags; the shares are None without gold."""
 
     answers: int
     share: float | None
-    flagged: int
-    precision: float | None
-    precision_ci: list[float] | None
-    recall: float | None
-    recall_ci: list[float] | None
-    safe_flagged: float | None
-    safe_flagged_ci: list[float] | None
 
 
 class GateFigures(TypedDict):
