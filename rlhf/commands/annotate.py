@@ -41,9 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--labels", type=int, help="judgements that each pair wants; default: 1, and 3 raters with --compare"
     )
     parser.add_argument("--export", type=Path, help="write what was judged or written to this file, and end")
-    parser.add_argument(
-        "--rows", choices=(*ROWS, *WRITERS), default="preferences", help="what --export writes; default: preferences"
-    )
+    parser.add_argument("--rows", choices=(*ROWS, *WRITERS), help="what --export writes; default: preferences")
     parser.add_argument(
         "--import", dest="bring_in", type=Path, metavar="FILE", help="judgements of these pairs by another tool"
     )
@@ -102,10 +100,11 @@ def annotate(arguments: argparse.Namespace) -> None:
             raise InputError(f"{name}: goes with --compare A B")
     if arguments.what is None:
         raise InputError("what: name the folder of a run, a .sqlite store or a file of pairs, or --compare A B")
+    require_one_job(arguments)
     if arguments.figures:
         print_rounds(find_store(arguments.what))
     elif arguments.export is not None:
-        count = export(find_store(arguments.what, arguments.labels), arguments.export, arguments.rows)
+        count = export(find_store(arguments.what, arguments.labels), arguments.export, arguments.rows or "preferences")
         print(f"{count} rows in {arguments.export}")
     elif arguments.write or arguments.demonstrate or arguments.red_team:
         writing, store = writing_of(arguments), _store_to_write(arguments.what)
@@ -122,6 +121,19 @@ def annotate(arguments: argparse.Namespace) -> None:
             with Store(store) as kept:
                 kept.add_gold(gold_pairs(arguments.gold), arguments.gold_every)
         serve(store, port=arguments.port, guidelines=arguments.guidelines)
+
+
+def require_one_job(arguments: argparse.Namespace) -> None:
+    """InputError where an option would be ignored beside another."""
+    given = vars(arguments) | {"import": arguments.bring_in}
+    jobs = [n for n in ("figures", "export", "import", "write", "demonstrate", "red_team") if given[n]]
+    if len(jobs) > 1:
+        raise InputError(f"{jobs[1]}: does not go with {jobs[0]}; give a command for each".replace("_", "-"))
+    for name, job in (("rows", "export"), ("round", "red_team")):
+        if given[name] is not None and jobs != [job]:
+            raise InputError(f"{name}: goes with --{job}".replace("_", "-"))
+    if arguments.gold is not None and jobs:
+        raise InputError(f"gold: goes with a page of pairs, not with {jobs[0]}".replace("_", "-"))
 
 
 def writing_of(arguments: argparse.Namespace) -> Writing:

@@ -203,6 +203,11 @@ def test_gold_comes_of_a_file_of_preferences(tmp_path: Path, monkeypatch: pytest
     for options, message in (
         (("--gold", tmp_path / "pairs.jsonl"), "pairs.jsonl:1: "),
         (("--gold", tmp_path / "gold.jsonl", "--gold-every", 0), "gold-every: "),
+        (("--gold", tmp_path / "gold.jsonl", "--export", tmp_path / "x"), "gold: goes with a page of pairs"),
+        (("--import", tmp_path / "x", "--export", tmp_path / "y"), "import: does not go with export"),
+        (("--demonstrate", "--figures"), "demonstrate: does not go with figures"),
+        (("--rows", "argilla"), "rows: goes with --export"),
+        (("--round", "v1"), "round: goes with --red-team"),
     ):
         with pytest.raises(InputError, match=message):
             command(tmp_path / "pairs.jsonl", *options)
