@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
@@ -151,7 +151,7 @@ def main(config: ContextDistillationConfig) -> None:
         rows = [
             dialogue(prompt, sample.text)
             for prompt, sample, keep in zip(prompts, chosen, kept, strict=True)
-            if (keep or config.rest == "plain") and sample.finished and sample.text.strip()
+            if (keep or config.rest == "plain") and sample.finished and not says_nothing(sample.text)
         ]
         if not any(kept):
             raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
