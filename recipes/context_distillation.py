@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
@@ -104,8 +104,8 @@ def main(config: ContextDistillationConfig) -> None:
 
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.report.pages.distillation import distillation_tables
+    from rlhf.rewards.distributed import answer_scores
     from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.scoring import check_scores
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import open_sampler
     from rlhf.synthesis.context_distillation import (
@@ -138,8 +138,8 @@ def main(config: ContextDistillationConfig) -> None:
             shards = folder / kept_answers.name / kind
             drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator, shards=shards)
             answers[kind] = [sample for samples in drawn for sample in samples]
-            dialogues = [dialogue(p, s.text or "…") for p, s in zip(prompts, answers[kind], strict=True)]
-            scores[kind] = check_scores(reward(dialogues), len(prompts), f"safety ({config.safety})")
+            texts = [sample.text for sample in answers[kind]]
+            scores[kind] = answer_scores(prompts, texts, reward, f"safety ({config.safety})", accelerator)
 
         # keep an answer only where it is safer than the plain one
         better = keeps_distilled(scores["plain"], scores[config.preprompts], config.min_gain).tolist()
@@ -151,7 +151,7 @@ def main(config: ContextDistillationConfig) -> None:
         rows = [
             dialogue(prompt, sample.text)
             for prompt, sample, keep in zip(prompts, chosen, kept, strict=True)
-            if (keep or config.rest == "plain") and sample.finished and sample.text.strip()
+            if (keep or config.rest == "plain") and sample.finished and not says_nothing(sample.text)
         ]
         if not any(kept):
             raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")

@@ -124,7 +124,7 @@ def main(config: PPORecipeConfig) -> None:
     if value_from is None and config.ppo.learns_value and config.roles == "separate":  # shared roles choose
         value_from = default_value(helpful, tokenizer)
     readers = {"policy": config.policy, **({"value_from": value_from} if value_from else {})}
-    context = Context(min((c for f in readers.values() if (c := Context.of_checkpoint(f).length)), default=None))
+    context = Context.of_checkpoint(*readers.values())
     renderer = context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
     readers = stage.inputs | readers
     no_room: Counter[str] = Counter()

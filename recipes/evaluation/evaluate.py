@@ -123,7 +123,6 @@ def main(config: EvaluateConfig) -> None:
     from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
     from rlhf.evaluation.policies.judge_model import judge_figures, judged_outcomes
     from rlhf.evaluation.policies.versions import against, version_figures
-    from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.loading import load_reward
@@ -136,8 +135,7 @@ def main(config: EvaluateConfig) -> None:
     if config.baseline is not None:
         require_same_tokenizer(tokenizer, config.baseline.folder)
     longest = config.sampling.max_new_tokens
-    context = Context.of_checkpoint(config.policy.folder) if config.policy.server is None else Context(None)
-    renderer = context.prompt_renderer(tokenizer, longest, config.too_long)
+    renderer = config.policy.context.prompt_renderer(tokenizer, longest, config.too_long)
     there = load_prompts(config.prompts)
     prompts = prompts_of_at_most("prompts", config.prompts, there, renderer, config.max_prompt_tokens)
     prompts, no_room = with_room(prompts, stage.inputs, longest, config.too_long)

@@ -166,9 +166,7 @@ def test_dialogues(config: EvaluateConsistencyConfig, run: str) -> list[Conversa
 
 def fitting(source: PolicySource, renderer: Renderer, max_new_tokens: int) -> Fits:
     """Which prompts leave room for an answer in the policy's context; all of them in a server's, which is not known."""
-    from rlhf.models.checkpoint.context import Context
-
-    context = Context.of_checkpoint(source.folder) if source.server is None else Context(None)
+    context = source.context
     return lambda prompts: [context.holds(len(ids) + max_new_tokens) for ids in renderer.prompts(prompts)]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.rows import Completion
 from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
@@ -72,7 +72,7 @@ class SelectionConfig:
 
     def keeps(self, row: Completion) -> bool:
         """Whether an answer has text and came to its end, or may lack it."""
-        return (row.finished or self.missing_end_penalty is not None) and bool(row.text.strip())
+        return (row.finished or self.missing_end_penalty is not None) and not says_nothing(row.text)
 
     def reward(self, row: Completion) -> float:
         """The reward by which answers are compared: raw, less the penalty where there is no end."""
