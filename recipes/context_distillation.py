@@ -16,6 +16,7 @@ kept; held-out answers before and after), metrics.jsonl; prints the tables in Ma
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +107,7 @@ def main(config: ContextDistillationConfig) -> None:
     from rlhf.report.pages.distillation import distillation_tables
     from rlhf.rewards.distributed import answer_scores
     from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.scoring import suspicious_scoring
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import open_sampler
     from rlhf.synthesis.context_distillation import (
@@ -148,11 +150,17 @@ def main(config: ContextDistillationConfig) -> None:
             distilled if keep else plain
             for plain, distilled, keep in zip(answers["plain"], answers[config.preprompts], kept, strict=True)
         ]
-        rows = [
-            dialogue(prompt, sample.text)
-            for prompt, sample, keep in zip(prompts, chosen, kept, strict=True)
-            if (keep or config.rest == "plain") and sample.finished and not says_nothing(sample.text)
-        ]
+        rows: list[Conversation] = []
+        left_out: Counter[str] = Counter()
+        for prompt, sample, keep in zip(prompts, chosen, kept, strict=True):
+            if not keep and config.rest != "plain":
+                left_out["not safer than the plain answer"] += 1
+            elif not sample.finished:
+                left_out["unfinished"] += 1
+            elif says_nothing(sample.text):
+                left_out["empty"] += 1
+            else:
+                rows.append(dialogue(prompt, sample.text))
         if not any(kept):
             raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
         if not rows:
@@ -167,7 +175,9 @@ def main(config: ContextDistillationConfig) -> None:
         no_room = no_room_share(lengths, params.max_new_tokens) if config.policy.server is None else 0.0
         finished_share = sum(finished for finished, _ in lengths) / len(lengths)
         stage.closing.suspect(suspicious_answers(finished_share, no_room=no_room))
-        stage.closing.suspect(suspicious_selection(len(rows), len(prompts), {}))
+        stage.closing.suspect(suspicious_selection(len(rows), len(prompts), left_out))
+        stage.closing.rows(len(rows), left_out)
+        stage.closing.suspect(suspicious_scoring(safety=reward))
         stage.closing.figures(answers=len(prompts), kept_by_the_gate=sum(kept))
         start, name = config.policy.folder, "context distillation"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)

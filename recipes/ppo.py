@@ -175,6 +175,7 @@ def main(config: PPORecipeConfig) -> None:
         stage.closing.figures(**vars(result))
         if stage.is_main:
             stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
+            stage.closing.suspect(ppo.environment.reward.suspicious())
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:

@@ -152,6 +152,7 @@ def main(config: RejectionSamplingConfig) -> None:
         drawn = candidates[-len(drawn) :]
         used_safety = None if scores.safety is None else scores.used_safety[-len(drawn) :]
         threshold = None if scores.safety is None else reward.gate.threshold
+        stage.closing.suspect(reward.suspicious())
         del reward
 
         # keep the best answer of each prompt

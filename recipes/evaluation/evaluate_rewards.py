@@ -71,6 +71,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     from rlhf.report.pages.rewards import build_rewards_page, text_table
     from rlhf.rewards.distributed import deal_out
     from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.scoring import suspicious_scoring
     from rlhf.rewards.training.rows import seen_prompts
     from rlhf.training.accelerator import make_accelerator
 
@@ -83,6 +84,7 @@ def main(config: EvaluateRewardsConfig) -> None:
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
             scores = deal_out(test, partial(score_pairs, reward), accelerator)
+            stage.closing.suspect(suspicious_scoring(**{f"rewards.{name}": reward}))
             rewards[name] = {"spec": spec, "groups": reward_figures(test, scores, qualities)}
         evaluation: RewardEvaluation = {
             "test_pairs": {group: figures["pairs"] for group, figures in baselines[LONGER_WINS].items()},

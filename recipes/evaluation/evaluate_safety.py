@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.safety.fields import Refusals
 from rlhf.rewards.specs import Reward
@@ -89,6 +90,7 @@ def main(config: EvaluateSafetyConfig) -> None:
     from rlhf.evaluation.safety.figures import after_dialogues, load_safety_prompts, safety_figures
     from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
     from rlhf.report.pages.safety import markdown_tables
+    from rlhf.rewards.scoring import suspicious_scoring
     from rlhf.sampling.opening import open_sampler
     from rlhf.training.accelerator import make_accelerator
 
@@ -125,6 +127,8 @@ def main(config: EvaluateSafetyConfig) -> None:
             stage.write_json("safety_evaluation.json", figures)
             stage.say(markdown_tables(figures))
             stage.closing.rows(len(judged))
+            stage.closing.suspect(suspicious_ends(one.answer.finished for one in judged))
+            stage.closing.suspect(suspicious_scoring(safety=judges.safety, helpfulness=judges.helpfulness))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.text_metrics import (
     bert_scores,
@@ -92,6 +93,8 @@ def main(config: EvaluateTextConfig) -> None:
             figures = _figures(rows, config, str(accelerator.device))
             stage.write_rows("answers.jsonl", rows)
             stage.write_json("text_metrics.json", figures)
+            stage.closing.rows(len(rows))
+            stage.closing.suspect(suspicious_ends(row["finished"] for row in rows))
             build_text_page(figures, rows, folder / "index.html", config.output.name)
             for name, table in text_tables(figures):
                 print(f"**{name}**\n\n{as_markdown(table)}\n")

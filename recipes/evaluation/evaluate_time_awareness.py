@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.jsonl import read_as
 from rlhf.sampling.protocol import SamplingParams
@@ -85,6 +86,7 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
             stage.write_json("time_awareness.json", figures)
             stage.say(time_table(figures))
             stage.closing.rows(len(answers))
+            stage.closing.suspect(suspicious_ends(answer.finished for answer in answers))
 
 
 def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
@@ -119,6 +121,7 @@ def answered(
             messages,
             sample.text,
             asked.fact.is_right(sample.text, asked.day),
+            sample.finished,
         )
         for (messages, asked), (sample,) in zip(questions, drawn, strict=True)
     ]

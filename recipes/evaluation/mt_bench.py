@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe, to_plain
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.mt_bench import (
     TEMPERATURES,
@@ -108,8 +109,9 @@ def main(config: MTBenchConfig) -> None:
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept) as folder:
         drawn = folder / kept.name
+        ended: list[bool] = []
         answers = {
-            name: _answers(name, questions, config, accelerator, drawn / f"model{i}")
+            name: _answers(name, questions, config, accelerator, drawn / f"model{i}", ended)
             for i, name in enumerate(config.models)
         }
 
@@ -156,6 +158,7 @@ def main(config: MTBenchConfig) -> None:
             build_mt_bench_page(figures, folder / "index.html", config.output.name, config.mode, config.baseline)
             stage.say(as_markdown(mt_bench_table(figures, config.mode)))
             stage.closing.rows(len(rows))
+            stage.closing.suspect(suspicious_ends(ended, "max_new_tokens"))
 
 
 def _cases(config: MTBenchConfig, questions: int) -> Iterator[tuple[str, int, int]]:
@@ -168,9 +171,17 @@ def _cases(config: MTBenchConfig, questions: int) -> Iterator[tuple[str, int, in
 
 
 def _answers(
-    name: str, questions: Sequence[Question], config: MTBenchConfig, accelerator: Any, shards: Path
+    name: str,
+    questions: Sequence[Question],
+    config: MTBenchConfig,
+    accelerator: Any,
+    shards: Path,
+    ended: list[bool],
 ) -> list[list[str]]:
-    """A model's two answers to each question: all first turns, then all second ones, at the category's temperature."""
+    """A model's two answers to each question: all first turns, then all second ones, at the category's temperature.
+
+    `ended` gets of each answer whether it came to its end.
+    """
     from rlhf.sampling.multi_process import sample_distributed
     from rlhf.sampling.opening import open_sampler
 
@@ -193,6 +204,7 @@ def _answers(
             )
             for i, (sample,) in zip(chosen, drawn, strict=True):
                 talks[i].append({"role": "assistant", "content": sample.text})
+                ended.append(sample.finished)
     return [[message["content"] for message in talk if message["role"] == "assistant"] for talk in talks]
 
 

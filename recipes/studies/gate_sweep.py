@@ -70,6 +70,7 @@ def main(config: GateSweepConfig) -> None:
     from rlhf.rewards.distributed import deal_out
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.origin import read_origin
+    from rlhf.rewards.scoring import suspicious_scoring
     from rlhf.training.accelerator import make_accelerator
 
     conversations, unsafe = labelled_answers(rows)
@@ -82,6 +83,7 @@ def main(config: GateSweepConfig) -> None:
             origin = origins[name] = read_origin(spec) if config.centre else 0.0
 
             scores[name] = deal_out(conversations, partial(_sigmoids, reward, name, origin), accelerator)
+            stage.closing.suspect(suspicious_scoring(**{name: reward}))
         sweep = threshold_sweep(scores["safety"], unsafe, config.thresholds)
         chosen = choose_threshold(sweep, config.precision)
         figures: GateSweep = {

@@ -281,7 +281,10 @@ class Renderer:
         return lead + text + end
 
     def _without_hopeless_turns(self, conversation: Conversation, max_length: int) -> Conversation:
-        """Without the oldest turns that even the vocabulary's longest tokens could not hold: they are never encoded."""
+        """Without the oldest turns that even the vocabulary's longest tokens could not hold: they are never encoded.
+
+        The conversation itself where it keeps all of them.
+        """
         sizes = [len(message["content"]) for message in conversation]
         if sum(sizes) <= max_length:
             return conversation
@@ -299,6 +302,8 @@ class Renderer:
             system, turn = (
                 [Message(role=m["role"], content=m["content"].strip()[-most:]) for m in part] for part in (system, turn)
             )
+        elif first == len(system):
+            return conversation  # itself: nothing of it was left out
         return [*system, *turn]
 
     @cached_property

@@ -18,7 +18,7 @@ from rlhf.rewards.config import GateConfig
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import ask_all, name_of, were_too_long
+from rlhf.rewards.scoring import ask_all, name_of, suspicious_scoring, were_too_long
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,10 @@ class GatedReward:
             self.gate.threshold,
         )
         return GatedRewards(helpfulness, scores[1], reward, used_safety, too_long)
+
+    def suspicious(self) -> list[str]:
+        """A sentence for each of the two that had to cut most of what it scored so far."""
+        return suspicious_scoring(helpfulness=self.helpfulness, safety=self.safety)
 
     def refuse_broken(self, prompts: Sequence[Prompt]) -> None:
         """Score a short answer to the first two prompts: a broken reward fails here, before hours of sampling."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf.conversation import Conversation, Renderer, without_thoughts
+from rlhf.data.suspicion import suspicious_cuts
 from rlhf.errors import InputError
 from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.reward_model import RewardModel, RewardOutput
@@ -34,7 +35,8 @@ class RewardModelFunction:
         renderer: of the reward model's own tokenizer.
         batch_tokens: tokens of one forward pass, with the padding where rows are computed one by one.
 
-    `too_long` says of each conversation of the last call whether the renderer had to cut it (`were_too_long`).
+    `too_long` says of each conversation of the last call whether the renderer had to cut it (`were_too_long`);
+    `scored` and `cut` count the conversations of all calls, and those that were cut (`suspicious_scoring`).
     """
 
     def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int = BATCH_TOKENS["gpu"]) -> None:
@@ -42,6 +44,7 @@ class RewardModelFunction:
         self.renderer = renderer
         self.batch_tokens = batch_tokens
         self.too_long: list[bool] = []
+        self.scored = self.cut = 0
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores on the CPU, in the conversations' order."""
@@ -51,6 +54,7 @@ class RewardModelFunction:
         """Raw scores, and beside them the safety head's logits where the model has one: each (n,) float32, CPU."""
         dialogues = self.renderer.dialogues([without_thoughts(c) for c in conversations], train="last")
         self.too_long = [d.cut for d in dialogues]
+        self.scored, self.cut = self.scored + len(dialogues), self.cut + sum(self.too_long)
         return self.score_ids([d.input_ids for d in dialogues], [d.loss_mask.index(True) for d in dialogues])
 
     @torch.inference_mode()
@@ -114,6 +118,15 @@ def were_too_long(function: RewardFunction, n: int) -> Tensor:
     """(n,) bool: which conversations of its last call a reward function saw cut; False where it has no such limit."""
     found = getattr(function, "too_long", None)
     return torch.tensor(found if found is not None and len(found) == n else [False] * n, dtype=torch.bool)
+
+
+def suspicious_scoring(**functions: RewardFunction | None) -> list[str]:
+    """A sentence for each reward function, by its option's name, that had to cut most of what it scored so far.
+
+    What this process scored counts. A function that knows no context has cut nothing.
+    """
+    counts = {name: (getattr(f, "cut", 0), getattr(f, "scored", 0)) for name, f in functions.items()}
+    return suspicious_cuts({name: cut / scored for name, (cut, scored) in counts.items() if scored})
 
 
 def check_scores(scores: object, n: int, name: str) -> Tensor:
