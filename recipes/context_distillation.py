@@ -115,7 +115,7 @@ def main(config: ContextDistillationConfig) -> None:
         score_figures,
     )
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     categories = read_categories(config.categories)
     prompts = [p for p in load_prompts(config.prompts) if p.domain == "safety"]

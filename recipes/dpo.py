@@ -87,7 +87,7 @@ def main(config: DPOConfig) -> None:
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
     from rlhf.sampling.opening import load_weights
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import RESUME, States, kept_states
+    from rlhf.training.kept import RESUME, States, kept_states
     from rlhf.training.loop import train
     from rlhf.training.suspicion import suspicious_training
 

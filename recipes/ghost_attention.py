@@ -118,7 +118,7 @@ def main(config: GhostAttentionConfig) -> None:
     from rlhf.sampling.opening import open_sampler, renderer_of
     from rlhf.synthesis.asking import make_ask
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     checker = chosen_checker(config.checker, constraints)
     accelerator = make_accelerator(seed=config.seed)

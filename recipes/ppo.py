@@ -116,7 +116,7 @@ def main(config: PPORecipeConfig) -> None:
     from rlhf.rewards.loading import load_reward
     from rlhf.sampling.room import prompts_of_at_most, with_room
     from rlhf.training.accelerator import frozen_dtype, make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     tokenizer = load_tokenizer(config.policy)
     helpful = [path for name, path in stage.inputs.items() if name.startswith("helpfulness") and path.is_dir()]

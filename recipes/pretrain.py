@@ -66,7 +66,7 @@ def main(config: PretrainConfig) -> None:
     from rlhf.models.policy import save_policy
     from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import RESUME, States, kept_states
+    from rlhf.training.kept import RESUME, States, kept_states
     from rlhf.training.loop import train
     from rlhf.training.suspicion import suspicious_training
 

@@ -124,7 +124,7 @@ def main(config: RejectionSamplingConfig) -> None:
     from rlhf.sampling.opening import open_sampler
     from rlhf.sampling.room import with_room
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     asked = len(prompts)
     prompts, no_room = with_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)

@@ -68,7 +68,7 @@ def main(config: SftConfig) -> None:
 
     from rlhf.finetuning.stage import finetune_stage
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)):

@@ -64,7 +64,7 @@ def main(config: TextClassifierConfig) -> None:
     from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
     from rlhf.models.text_judges import TextClassifier
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import RESUME, States, kept_states
+    from rlhf.training.kept import RESUME, States, kept_states
     from rlhf.training.suspicion import suspicious_training
 
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}

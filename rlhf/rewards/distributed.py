@@ -1,17 +1,16 @@
-"""Scoring dealt out over the processes of an accelerate launch; every process gets all scores."""
+"""Scoring dealt out over the processes of an accelerate launch; every process gets all scores. Light."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
-
-import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.rewards.gate import GatedReward, GatedRewards
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +27,9 @@ def score_answers(
     Raises:
         InputError: on every process, where a reward function fails on one; or no answer has text.
     """
+    import torch
+    from accelerate.utils import gather_object
+
     spoken = [i for i, answer in enumerate(answers) if answer.strip()]
     if not spoken:
         raise InputError("policy: all of its answers are empty; name a policy that answers")
@@ -71,6 +73,8 @@ def deal_out(
     Raises:
         InputError: on every process, where `work` raised it on one.
     """
+    from accelerate.utils import gather_object
+
     mine = range(accelerator.process_index, len(items), accelerator.num_processes)
     results: Sequence[Result] = []
     failures: list[str] = []
