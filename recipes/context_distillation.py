@@ -27,12 +27,23 @@ from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
+from rlhf.evaluation.answers import answers_of
+from rlhf.evaluation.judging import with_gold
+from rlhf.evaluation.policies.distillation import before_and_after
+from rlhf.evaluation.scorers import load_scorer
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.finetuning.stage import finetune_stage
+from rlhf.report.pages.distillation import distillation_tables
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TrainedPolicy
 from rlhf.stage import InputPath, open_stage
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.kept import kept_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -102,20 +113,13 @@ class ContextDistillationConfig(MixedFinetuneConfig):
 def main(config: ContextDistillationConfig) -> None:
     stage = open_stage(config)
 
-    from rlhf.finetuning.stage import finetune_stage
-    from rlhf.report.pages.distillation import distillation_tables
-    from rlhf.rewards.loading import load_reward
     from rlhf.rewards.scoring import check_scores
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
     from rlhf.synthesis.context_distillation import (
         gain_by_plain_score,
         keeps_distilled,
         read_categories,
         score_figures,
     )
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import kept_states
 
     categories = read_categories(config.categories)
     prompts = [p for p in load_prompts(config.prompts) if p.domain == "safety"]
@@ -175,8 +179,6 @@ def main(config: ContextDistillationConfig) -> None:
         after = judged(config, open_sampler(trained, accelerator.device), accelerator) if config.test_prompts else []
 
         if stage.is_main:
-            from rlhf.evaluation.policies.distillation import before_and_after
-
             by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
             figures = {
                 "answers": len(prompts),
@@ -214,11 +216,6 @@ def dialogue(prompt: Prompt, answer: str) -> Conversation:
 
 def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Accelerator) -> list[Answer]:
     """The held-out prompts' answers with the gold scorer's verdicts; none where none are asked for."""
-    from rlhf.evaluation.answers import answers_of
-    from rlhf.evaluation.judging import with_gold
-    from rlhf.evaluation.scorers import load_scorer
-    from rlhf.sampling.multi_process import sample_distributed
-
     if config.test_prompts is None or config.scorer is None or config.world is None:
         return []
     prompts = load_prompts(config.test_prompts)

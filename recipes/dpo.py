@@ -15,14 +15,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Renderer
 from rlhf.data.fields import DataSources
 from rlhf.data.loading import load_preferences, sources_of
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
+from rlhf.sampling.opening import load_weights
 from rlhf.sampling.source import PolicySource, ScoringPolicy, named
 from rlhf.stage import open_stage
+from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import RESUME, States, kept_states
+from rlhf.training.suspicion import suspicious_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,16 +85,11 @@ def main(config: DPOConfig) -> None:
     rows = [row for source in config.preferences for row in load_preferences(source, on_bad_row=bad)]
     test = [row for source in config.test_preferences for row in load_preferences(source, on_bad_row=bad)]
 
-    from rlhf.conversation import Renderer
     from rlhf.evaluation.policies.divergence import require_same_tokenizer
     from rlhf.finetuning.dpo import dpo_pairs, dpo_task, with_reference
     from rlhf.finetuning.supervised import AnswerLogprobs, training_renderer
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
-    from rlhf.sampling.opening import load_weights
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import RESUME, States, kept_states
     from rlhf.training.loop import train
-    from rlhf.training.suspicion import suspicious_training
 
     tokenizer = load_tokenizer(config.policy)
     renderer = Renderer(tokenizer)

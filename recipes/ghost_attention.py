@@ -30,11 +30,14 @@ from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.context import Context
+from rlhf.sampling.opening import open_sampler, renderer_of
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TrainedPolicy
 from rlhf.stage import InputPath, inputs_of, open_stage
+from rlhf.synthesis.asking import make_ask
 from rlhf.synthesis.ghost_attention import (
     Answered,
     Ask,
@@ -53,6 +56,8 @@ from rlhf.synthesis.instructions import (
     read_constraints,
 )
 from rlhf.synthesis.showing import coloured
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.kept import kept_states
 
 LIST_KEYS = 1_000_000_000  # keys of the draws of the lists, beyond those of the dialogues
 
@@ -113,12 +118,6 @@ def main(config: GhostAttentionConfig) -> None:
     constraints = read_constraints(config.instructions) if config.instructions is not None else []
     dialogues = several_turns(config)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None and not config.dry_run else []
-
-    from rlhf.finetuning.stage import finetune_stage
-    from rlhf.sampling.opening import open_sampler, renderer_of
-    from rlhf.synthesis.asking import make_ask
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import kept_states
 
     checker = chosen_checker(config.checker, constraints)
     accelerator = make_accelerator(seed=config.seed)

@@ -24,15 +24,23 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
+from rlhf.metrics import read_metrics
+from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.watch import suspicious_run
+from rlhf.rewards.gate import read_gate
 from rlhf.rewards.gated_config import GatedConfig
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import prompts_of_at_most, with_room
 from rlhf.stage import InputPath, KeepingConfig, open_stage, require_files
+from rlhf.training.accelerator import frozen_dtype, make_accelerator
+from rlhf.training.kept import kept_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +114,10 @@ def main(config: PPORecipeConfig) -> None:
     for source in (config.prompts, config.validation_prompts):
         load_prompts(source)  # a bad row is found before torch is loaded
 
-    from rlhf.metrics import read_metrics
-    from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_tokenizer
     from rlhf.ppo.loop import PPO, train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
     from rlhf.ppo.setup import default_value, load_roles
-    from rlhf.rewards.gate import read_gate
-    from rlhf.rewards.loading import load_reward
-    from rlhf.sampling.room import prompts_of_at_most, with_room
-    from rlhf.training.accelerator import frozen_dtype, make_accelerator
-    from rlhf.training.kept import kept_states
 
     tokenizer = load_tokenizer(config.policy)
     helpful = [path for name, path in stage.inputs.items() if name.startswith("helpfulness") and path.is_dir()]
@@ -188,7 +189,6 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         judges |= {name: planned_folder(spec) for name, spec in specs.items() if not is_import_path(spec)}
 
     from rlhf.models.adapters import saved_quantization
-    from rlhf.models.checkpoint.folder import is_adapter_checkpoint
     from rlhf.ppo.planning.models import Setting
     from rlhf.ppo.planning.report import report
 

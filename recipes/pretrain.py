@@ -15,10 +15,14 @@ from typing import Annotated
 
 from rlhf.architecture import LlamaSize
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Renderer
 from rlhf.data.loading import load_pretraining
 from rlhf.errors import InputError
 from rlhf.stage import Effect, InputPath, KeepingConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import RESUME, States, kept_states
+from rlhf.training.suspicion import suspicious_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +66,9 @@ def main(config: PretrainConfig) -> None:
     stage = open_stage(config)
     rows = load_pretraining(config.data)
 
-    from rlhf.conversation import Renderer
     from rlhf.models.policy import save_policy
     from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import RESUME, States, kept_states
     from rlhf.training.loop import train
-    from rlhf.training.suspicion import suspicious_training
 
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:

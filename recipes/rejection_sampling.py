@@ -19,12 +19,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
 from rlhf.rejection.selection import (
@@ -37,12 +39,18 @@ from rlhf.rejection.selection import (
     write_selected,
 )
 from rlhf.rejection.temperature import read_best_temperature
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.gated_config import GatedConfig
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import with_room
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TokenizedPolicy
 from rlhf.stage import InputPath, Kept, Stage, open_stage
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.kept import kept_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +124,7 @@ def main(config: RejectionSamplingConfig) -> None:
     config.read_mixed_data()  # a bad row is found before anything is sampled
     judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
 
-    from rlhf.conversation import Renderer
-    from rlhf.finetuning.stage import finetune_stage
     from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.gate import GatedReward
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.sampling.room import with_room
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import kept_states
 
     asked = len(prompts)
     prompts, no_room = with_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)

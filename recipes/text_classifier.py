@@ -18,10 +18,15 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
+from rlhf.evaluation.safety.refusals import agreement
+from rlhf.intervals import wilson
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.stage import Effect, KeepingConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import RESUME, States, kept_states
+from rlhf.training.suspicion import suspicious_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +68,6 @@ def main(config: TextClassifierConfig) -> None:
 
     from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
     from rlhf.models.text_judges import TextClassifier
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import RESUME, States, kept_states
-    from rlhf.training.suspicion import suspicious_training
 
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
     parts: dict[str, dict[str, str]] = {name: {} for name in shares}
@@ -96,9 +98,6 @@ def main(config: TextClassifierConfig) -> None:
 def agreement_figures(labels: list[str], given: list[str]) -> dict[str, Any]:
     """Confusion (a row a label of people's), agreement with Wilson's interval, Cohen's kappa, and the agreement of
     always saying the most frequent label."""
-    from rlhf.evaluation.safety.refusals import agreement
-    from rlhf.intervals import wilson
-
     names = sorted({*labels, *given})
     pairs = list(zip(labels, given, strict=True))
     table = [[pairs.count((row, column)) for column in names] for row in names]

@@ -45,6 +45,7 @@ from rlhf.data.loading import OnBadRow, source_rows
 from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import LocalOrHubModel
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, named
 from rlhf.stage import StageConfig, open_stage, peak_memory_mb, write_json
@@ -183,8 +184,6 @@ def question_writer(config: SimpleTextDataConfig) -> Ask | None:
     if config.articles is None or source is None:
         return None
     import torch
-
-    from rlhf.sampling.opening import open_sampler
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = open_sampler(source, device, field="question_model")

@@ -25,14 +25,25 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
+from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
+from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
+from rlhf.evaluation.policies.judge_model import judge_figures, judged_outcomes
+from rlhf.evaluation.policies.versions import against, version_figures
 from rlhf.evaluation.scorers import load_scorer
-from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.context import Context, TooLong
 from rlhf.rewards.config import GateConfig
+from rlhf.rewards.gate import GatedReward
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import load_weights, open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import prompts_of_at_most, with_room
+from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy, ScoringPolicy, TokenizedPolicy, named
 from rlhf.stage import ExistingPath, InputPath, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -118,19 +129,8 @@ def main(config: EvaluateConfig) -> None:
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
     load_prompts(config.prompts)  # a bad row is found before torch is loaded
 
-    from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
-    from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
     from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
-    from rlhf.evaluation.policies.judge_model import judge_figures, judged_outcomes
-    from rlhf.evaluation.policies.versions import against, version_figures
-    from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.gate import GatedReward
-    from rlhf.rewards.loading import load_reward
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import load_weights, open_sampler
-    from rlhf.sampling.room import prompts_of_at_most, with_room
-    from rlhf.training.accelerator import make_accelerator
 
     tokenizer = load_tokenizer(config.policy.folder)
     if config.baseline is not None:
@@ -208,9 +208,6 @@ def _judgements(
     judge: ServerConfig, max_new_tokens: int, accelerator: Accelerator, requests: Sequence[Conversation]
 ) -> list[str]:
     """The judge's text for each request, greedily."""
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.server import ServerSampler
-
     params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
     drawn = sample_distributed(ServerSampler(judge, who="judge"), requests, 1, params, accelerator)
     return [sample.text for (sample,) in drawn]

@@ -22,15 +22,24 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.errors import InputError
+from rlhf.evaluation.answers import answers_of
 from rlhf.evaluation.instructions.checkers import load_checker
+from rlhf.evaluation.instructions.consistency import Trial, consistency_figures, everyday_figures, obedience
+from rlhf.evaluation.judging import with_gold
+from rlhf.evaluation.scorers import load_scorer
+from rlhf.models.checkpoint.context import Context
 from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import PolicyCheck, PolicySource
 from rlhf.stage import InputPath, StageConfig, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
+from rlhf.synthesis.asking import make_ask
 from rlhf.synthesis.ghost_attention import Fits, answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -107,10 +116,7 @@ def main(config: EvaluateConsistencyConfig) -> None:
     if config.unseen_instructions is not None:
         groups["unseen"] = read_constraints(config.unseen_instructions)
 
-    from rlhf.evaluation.instructions.consistency import consistency_figures, everyday_figures
     from rlhf.report.pages.consistency import consistency_table, everyday_table, plot_consistency
-    from rlhf.sampling.opening import open_sampler, renderer_of
-    from rlhf.training.accelerator import make_accelerator
 
     drawn = {
         group: draw_instructions(
@@ -166,8 +172,6 @@ def test_dialogues(config: EvaluateConsistencyConfig, run: str) -> list[Conversa
 
 def fitting(source: PolicySource, renderer: Renderer, max_new_tokens: int) -> Fits:
     """Which prompts leave room for an answer in the policy's context; all of them in a server's, which is not known."""
-    from rlhf.models.checkpoint.context import Context
-
     context = Context.of_checkpoint(source.folder) if source.server is None else Context(None)
     return lambda prompts: [context.holds(len(ids) + max_new_tokens) for ids in renderer.prompts(prompts)]
 
@@ -184,9 +188,6 @@ def hold(
     accelerator: Accelerator,
 ) -> list[Trial]:
     """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
-    from rlhf.evaluation.instructions.consistency import Trial, obedience
-    from rlhf.synthesis.asking import make_ask
-
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     ask = make_ask(sampler, params, accelerator)
     texts = [instruction.text for instruction in instructions]
@@ -202,11 +203,6 @@ def answer_everyday(
     config: EvaluateConsistencyConfig, run: str, sampler: Sampler, accelerator: Accelerator
 ) -> list[Answer]:
     """The policy's answers to a run's everyday prompts, judged by the scorer."""
-    from rlhf.evaluation.answers import answers_of
-    from rlhf.evaluation.judging import with_gold
-    from rlhf.evaluation.scorers import load_scorer
-    from rlhf.sampling.multi_process import sample_distributed
-
     assert config.everyday_prompts is not None and config.scorer is not None and config.world is not None
     prompts = load_prompts(in_run(config.everyday_prompts, run))
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
@@ -232,7 +228,6 @@ def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: 
 
     from rlhf.evaluation.instructions.attention import answer_spans, attention_to, binned, largest_attention, text_span
     from rlhf.report.pages.consistency import attention_table, plot_attention
-    from rlhf.sampling.opening import load_weights, renderer_of
 
     run, last = config.runs[0], list(config.policies)[-1]
     held = (t for t in trials if (t.policy, t.run, t.group) == (last, run, "trained") and t.messages)

@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
+from rlhf.rewards.distributed import deal_out
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_import_path
+from rlhf.rewards.training.rows import seen_prompts
 from rlhf.stage import InputPath, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from rlhf.evaluation.reward_models.preference_figures import EvaluatedReward, RewardEvaluation
@@ -69,10 +74,6 @@ def main(config: EvaluateRewardsConfig) -> None:
     from rlhf.evaluation.reward_models.pair_scores import score_pairs
     from rlhf.evaluation.reward_models.preference_figures import reward_figures, true_qualities
     from rlhf.report.pages.rewards import build_rewards_page, text_table
-    from rlhf.rewards.distributed import deal_out
-    from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.training.rows import seen_prompts
-    from rlhf.training.accelerator import make_accelerator
 
     imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}
     qualities = None if scorer is None else true_qualities(test, scorer)
@@ -98,7 +99,6 @@ def main(config: EvaluateRewardsConfig) -> None:
 
 
 def _load(sources: tuple[str, ...], config: EvaluateRewardsConfig) -> list[Preference]:
-    from rlhf.data.loading import load_preferences
 
     return [row for source in sources for row in load_preferences(source, on_bad_row=config.on_bad_row)]
 

@@ -16,12 +16,19 @@ from dataclasses import dataclass, field, replace
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
+from rlhf.evaluation.answers import write_answers
 from rlhf.evaluation.safety.fields import Refusals
+from rlhf.evaluation.safety.figures import after_dialogues, load_safety_prompts, safety_figures
+from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
+from rlhf.report.pages.safety import markdown_tables
 from rlhf.rewards.specs import Reward
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +90,6 @@ class EvaluateSafetyConfig(StageConfig):
 
 def main(config: EvaluateSafetyConfig) -> None:
     stage = open_stage(config)
-
-    from rlhf.data.loading import load_conversations
-    from rlhf.evaluation.answers import write_answers
-    from rlhf.evaluation.safety.figures import after_dialogues, load_safety_prompts, safety_figures
-    from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
-    from rlhf.report.pages.safety import markdown_tables
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
     judges = load_judges(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.text_metrics import (
     bert_scores,
@@ -27,9 +28,13 @@ from rlhf.evaluation.benchmarks.text_metrics import (
     require_packages,
     rouge,
 )
+from rlhf.report.drawing.tables import as_markdown
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, PolicySource
 from rlhf.stage import Effect, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -79,9 +84,7 @@ def main(config: EvaluateTextConfig) -> None:
         require_encoder(config.bert_model, config.bert_layers)
     data = {name: _drawn(name, source, config) for name, source in config.data.items()}
 
-    from rlhf.report.drawing.tables import as_markdown
     from rlhf.report.pages.text_metrics import build_text_page, text_tables
-    from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator) as folder:
@@ -100,8 +103,6 @@ def main(config: EvaluateTextConfig) -> None:
 def _drawn(name: str, source: str, config: EvaluateTextConfig) -> list[Conversation]:
     import random
 
-    from rlhf.data.loading import load_conversations
-
     conversations = load_conversations(source)
     if any(conversation[-1]["role"] != "assistant" for conversation in conversations):
         raise InputError(f"data.{name}: a row of {source} does not end with an assistant's answer, the reference")
@@ -113,9 +114,6 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """A model's answers: model, data, prompt, reference, answer, finished."""
     from dataclasses import replace
-
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
 
     sampler = open_sampler(model, accelerator.device, field=f"models.{name}")
     asked = [(source, conversation) for source, some in data.items() for conversation in some]

@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
+from rlhf.evaluation.instructions.time_awareness import DatedAnswer, time_figures
 from rlhf.jsonl import read_as
+from rlhf.report.pages.time_awareness import time_table
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicyCheck, PolicySource
 from rlhf.stage import StageConfig, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
+from rlhf.synthesis.time_awareness import question_of
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -70,10 +76,6 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     tests = {run: Path(in_run(config.test, run)) for run in config.runs}
     questions = {run: read_questions(path) for run, path in tests.items()}
 
-    from rlhf.evaluation.instructions.time_awareness import time_figures
-    from rlhf.report.pages.time_awareness import time_table
-    from rlhf.training.accelerator import make_accelerator
-
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator):
         answers: list[DatedAnswer] = []
@@ -89,8 +91,6 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
 
 def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
     """The rows of a test file. InputError names file and line."""
-    from rlhf.synthesis.time_awareness import question_of
-
     return read_as(path, question_of)
 
 
@@ -103,10 +103,6 @@ def answered(
     accelerator: Accelerator,
 ) -> list[Any]:
     """One policy's answers to a run's questions, checked."""
-    from rlhf.evaluation.instructions.time_awareness import DatedAnswer
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-
     sampler = open_sampler(source, accelerator.device, field=f"policies.{name}")
     params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     drawn = sample_distributed(sampler, [messages for messages, _ in questions], 1, params, accelerator)

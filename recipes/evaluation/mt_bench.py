@@ -32,10 +32,15 @@ from rlhf.evaluation.benchmarks.mt_bench import (
     single_request,
     verdict,
 )
+from rlhf.report.drawing.tables import as_markdown
 from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, KeepingConfig, Kept, open_stage, options_of
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -99,11 +104,7 @@ def main(config: MTBenchConfig) -> None:
         pattern="**/*",
     )
 
-    from rlhf.report.drawing.tables import as_markdown
     from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.server import ServerSampler
-    from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept) as folder:
@@ -171,9 +172,6 @@ def _answers(
     name: str, questions: Sequence[Question], config: MTBenchConfig, accelerator: Any, shards: Path
 ) -> list[list[str]]:
     """A model's two answers to each question: all first turns, then all second ones, at the category's temperature."""
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-
     sampler = open_sampler(config.models[name], accelerator.device, field=f"models.{name}")
     talks: list[Conversation] = [[] for _ in questions]
     for turn in range(TURNS):

@@ -21,12 +21,19 @@ from typing import Any, TextIO
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
-from rlhf.data.loading import is_local, untagged
+from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.errors import InputError
+from rlhf.evaluation.safety.figures import SafetyPrompt, judges
+from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
+from rlhf.evaluation.safety.red_team import Attempt, append, read_log, round_figures
+from rlhf.report.drawing.tables import as_markdown
+from rlhf.report.pages.red_team import round_table
 from rlhf.rewards.specs import reward_files
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import inputs_of, require_files
+from rlhf.training.accelerator import make_accelerator
 
 
 @dataclass(frozen=True)
@@ -83,12 +90,6 @@ def main(config: RedTeamConfig) -> None:
     reward_files(safety=config.safety)
     earlier = config.log.exists()
 
-    from rlhf.evaluation.safety.red_team import read_log, round_figures
-    from rlhf.report.drawing.tables import as_markdown
-    from rlhf.report.pages.red_team import round_table
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.training.accelerator import make_accelerator
-
     if earlier:
         read_log(config.log)  # a broken log is named before anybody's work
     accelerator = make_accelerator(seed=config.seed)
@@ -106,8 +107,6 @@ def main(config: RedTeamConfig) -> None:
 
 def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) -> None:
     """A session: prompts from `typed`, answers to `shown`, each kept in the log as soon as it is judged."""
-    from rlhf.evaluation.safety.red_team import Attempt, append
-
     messages: Conversation = []
     started, number = time.monotonic(), 0
     while True:
@@ -139,11 +138,6 @@ def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) 
 
 def from_file(config: RedTeamConfig, sampler: Sampler, accelerator: Any) -> None:
     """Every prompt of the file once, judged by `config.judge`; nobody's time is measured."""
-    from rlhf.data.loading import load_prompts
-    from rlhf.evaluation.safety.figures import SafetyPrompt, judges
-    from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
-    from rlhf.evaluation.safety.red_team import Attempt, append
-
     judge = load_judges(
         config.refusals,
         config.safety,

@@ -22,8 +22,12 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
+from rlhf.rewards.distributed import deal_out
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.origin import read_origin
 from rlhf.rewards.specs import Reward
 from rlhf.stage import StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -67,10 +71,6 @@ def main(config: GateSweepConfig) -> None:
 
     from rlhf.evaluation.reward_models.gate_sweep import choose_threshold, labelled_answers, tension, threshold_sweep
     from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
-    from rlhf.rewards.distributed import deal_out
-    from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.origin import read_origin
-    from rlhf.training.accelerator import make_accelerator
 
     conversations, unsafe = labelled_answers(rows)
     accelerator = make_accelerator(seed=0)

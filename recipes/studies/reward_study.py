@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
+from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
 from rlhf.stage import KeepingConfig, inputs_of, require_files, write_json
 from rlhf.studies.reward_study import StudyModel, StudyRun, inside, is_finished, make_variant
@@ -113,8 +114,6 @@ def plan(config: RewardStudyConfig) -> list[StudyRun]:
 
 def load(runs: list[StudyRun], config: RewardStudyConfig) -> dict[str, Any]:
     """source -> its rows, of all sources that the runs name; each is read once."""
-    from rlhf.data.loading import load_preferences
-
     for run in runs:
         inputs_of(run)  # a missing file is named before any is read
     sources = dict.fromkeys(source for run in runs for source in (*run.model.preferences, *run.test_preferences))

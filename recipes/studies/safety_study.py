@@ -23,7 +23,7 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import KeepingConfig, inputs_of, write_json
 from rlhf.studies.reward_study import inside, is_finished
-from rlhf.studies.safety_study import SafetyStudyRun
+from rlhf.studies.safety_study import SafetyStudyRun, gather, run_variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,6 @@ def main(config: SafetyStudyConfig) -> None:
     left = [run for run in runs if not is_finished(run)]
 
     from rlhf.report.pages.safety_study import build_safety_study_page, markdown_tables
-    from rlhf.studies.safety_study import gather, run_variant
 
     for number, run in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {run.name}", file=sys.stderr)

@@ -22,10 +22,15 @@ from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.rejection.pool import completions_of, rescore, write_completions
 from rlhf.rejection.temperature import Sweep, sweep_figures
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.gated_config import GatedConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import with_room
 from rlhf.sampling.source import TokenizedPolicy
 from rlhf.stage import open_stage
+from rlhf.training.accelerator import make_accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +84,6 @@ def main(config: TemperatureSweepConfig) -> None:
     judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
 
     from rlhf.report.pages.temperature import build_sweep_page, text_table
-    from rlhf.rewards.gate import GatedReward
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.sampling.room import with_room
-    from rlhf.training.accelerator import make_accelerator
 
     asked = len(prompts)
     prompts, no_room = with_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)

@@ -103,7 +103,7 @@ def test_the_table_is_the_main_process_s_when_all_is_written(
     """Another process would read the log while the main one is adding to it."""
     done: list[str] = []
     other = SimpleNamespace(device="cpu", is_main_process=False, wait_for_everyone=lambda: done.append("waited"))
-    monkeypatch.setattr("rlhf.training.accelerator.make_accelerator", lambda seed: other)
+    monkeypatch.setattr(recipe, "make_accelerator", lambda seed: other)
     monkeypatch.setattr(recipe, "from_file", lambda *given: done.append("answered"))
     append(tmp_path / "log.jsonl", Attempt("v1", "ann", ASK, "no", False, "ann"))
     capsys.readouterr()
