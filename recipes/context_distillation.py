@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
@@ -127,7 +127,7 @@ def main(config: ContextDistillationConfig) -> None:
         raise InputError(f"prompts: none of {config.prompts} has the domain safety; tag the adversarial ones")
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
     accelerator = make_accelerator(seed=config.seed)
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     asked = preprompted(prompts, categories, config)
     contexts_asked = [context for contexts in asked.values() for context in contexts]
     kept_answers = kept_samples(contexts_asked, config.num_samples, params, stage, "policy")
@@ -219,7 +219,7 @@ def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Acc
     if config.test_prompts is None or config.scorer is None or config.world is None:
         return []
     prompts = load_prompts(config.test_prompts)
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, config.world))
 

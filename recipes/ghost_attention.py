@@ -18,7 +18,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -130,7 +130,7 @@ def main(config: GhostAttentionConfig) -> None:
     def write_data(shards: Path | None = None) -> tuple[list[Instruction], list[Answered]]:
         """Each dialogue's instruction, and the dialogue answered by the policy under it."""
         sampler = open_sampler(config.policy, accelerator.device, renderer=renderer)
-        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        params = config.sampling.seeded(config.seed)
         ask = make_ask(sampler, params, accelerator, shards)
         instructions = draw_instructions(
             constraints or own_lists(ask, config.list_samples),
@@ -149,7 +149,7 @@ def main(config: GhostAttentionConfig) -> None:
         return
     asked = {name: getattr(config, name) for name in ("list_samples", "most_constraints", "short_share", "history")}
     asked |= {"seed": config.seed, "finetuning.max_length": config.finetuning.max_length}
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     kept = kept_samples(dialogues, 1, params, stage, "policy", inputs=["instructions"], **asked)
     with stage.work(accelerator, kept, kept_states(stage, accelerator)) as folder:
         instructions, answered = write_data(folder / kept.name)

@@ -16,7 +16,7 @@ kill the same command goes on from the last state, and ends where it would have 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -155,7 +155,7 @@ def main(config: PPORecipeConfig) -> None:
             roles,
             renderer,
             config.ppo,
-            replace(config.sampling, seed=config.sampling.seed + config.seed),
+            config.sampling.seeded(config.seed),
             accelerator,
             seed=config.seed,
             gate=read_gate(config.gate, config.helpfulness, config.safety),

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,7 @@ def question_writer(config: SimpleTextDataConfig) -> Ask | None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = open_sampler(source, device, field="question_model")
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
 
     def ask(prompts: Sequence[Conversation], asked: int) -> list[str]:
         samples = sampler.sample(prompts, 1, params, keys=range(asked, asked + len(prompts)))

@@ -150,7 +150,7 @@ def main(config: EvaluateConfig) -> None:
         sampler = open_sampler(
             config.policy, accelerator.device, too_long=config.too_long, renderer=renderer, model=policy
         )
-        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        params = config.sampling.seeded(config.seed)
         asked = ([prompt.messages for prompt in prompts], config.samples_per_prompt, params, accelerator)
         drawn = sample_distributed(sampler, *asked)
         answers = answers_of(prompts, drawn)

@@ -188,7 +188,7 @@ def hold(
     accelerator: Accelerator,
 ) -> list[Trial]:
     """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     ask = make_ask(sampler, params, accelerator)
     texts = [instruction.text for instruction in instructions]
     answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits)
@@ -205,7 +205,7 @@ def answer_everyday(
     """The policy's answers to a run's everyday prompts, judged by the scorer."""
     assert config.everyday_prompts is not None and config.scorer is not None and config.world is not None
     prompts = load_prompts(in_run(config.everyday_prompts, run))
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, Path(in_run(config.world, run))))
 

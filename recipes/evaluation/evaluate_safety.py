@@ -12,7 +12,7 @@ Writes into the output folder: answers.jsonl (a row an answer), safety_evaluatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
@@ -114,7 +114,7 @@ def main(config: EvaluateSafetyConfig) -> None:
             open_sampler(config.policy, accelerator.device),
             prompts,
             judges,
-            replace(config.sampling, seed=config.sampling.seed + config.seed),
+            config.sampling.seeded(config.seed),
             config.samples_per_prompt,
             accelerator,
         )

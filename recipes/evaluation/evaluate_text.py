@@ -113,11 +113,10 @@ def _answers(
     name: str, model: PolicySource, data: dict[str, list[Conversation]], config: EvaluateTextConfig, accelerator: Any
 ) -> list[dict[str, Any]]:
     """A model's answers: model, data, prompt, reference, answer, finished."""
-    from dataclasses import replace
 
     sampler = open_sampler(model, accelerator.device, field=f"models.{name}")
     asked = [(source, conversation) for source, some in data.items() for conversation in some]
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [conversation[:-1] for _, conversation in asked], 1, params, accelerator)
     return [
         {

@@ -12,7 +12,7 @@ table in Markdown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +104,7 @@ def answered(
 ) -> list[Any]:
     """One policy's answers to a run's questions, checked."""
     sampler = open_sampler(source, accelerator.device, field=f"policies.{name}")
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [messages for messages, _ in questions], 1, params, accelerator)
     return [
         DatedAnswer(

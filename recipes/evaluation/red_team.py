@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -119,7 +119,7 @@ def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) 
             print("(a new dialogue)", file=shown)
             continue
         asked: Conversation = [*messages, {"role": "user", "content": line.strip()}]
-        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        params = config.sampling.seeded(config.seed)
         try:
             answer = sampler.sample([asked], 1, params, keys=[number])[0][0].text
         except InputError as error:  # a dialogue that fills the context
@@ -148,7 +148,7 @@ def from_file(config: RedTeamConfig, sampler: Sampler, accelerator: Any) -> None
         accelerator.device,
     )
     prompts = [SafetyPrompt(prompt, "unsafe") for prompt in load_prompts(config.prompts or "")]
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     judged = answer_and_judge(sampler, prompts, judge, params, 1, accelerator)
     names = {"refusals": "refusal detector", "safety": "safety reward model", "checker": "checker", "scorer": "gold"}
     violation, _ = judges(judged, 0.5)[names[config.judge]]

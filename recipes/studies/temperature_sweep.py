@@ -22,7 +22,6 @@ from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.rejection.pool import completions_of, rescore, write_completions
 from rlhf.rejection.temperature import Sweep, sweep_figures
-from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.gated_config import GatedConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
@@ -81,7 +80,6 @@ def main(config: TemperatureSweepConfig) -> None:
     unknown = {s for sources in config.groups.values() for s in sources} - {prompt.source for prompt in prompts}
     if unknown:
         raise InputError(f"groups: no drawn prompt has the source {min(unknown)!r}; raise num_prompts or leave it out")
-    judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
 
     from rlhf.report.pages.temperature import build_sweep_page, text_table
 
@@ -89,20 +87,19 @@ def main(config: TemperatureSweepConfig) -> None:
     prompts, no_room = with_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator) as folder:
-        given = {"too_long": config.too_long, "device": accelerator.device}
-        reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+        reward = config.load_rewards(accelerator.device)
         reward.refuse_broken(prompts)
         sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
 
         drawn: dict[float, list[Completion]] = {}
         scored_cut = 0
         for temperature in config.temperatures:
-            params = replace(config.sampling, temperature=temperature, seed=config.sampling.seed + config.seed)
+            params = replace(config.sampling.seeded(config.seed), temperature=temperature)
             samples = sample_distributed(
                 sampler, [prompt.messages for prompt in prompts], config.num_samples, params, accelerator
             )
             rows = completions_of(prompts, samples, "sweep", temperature)
-            drawn[temperature], scores = rescore(rows, by_id, reward, accelerator, judges)
+            drawn[temperature], scores = rescore(rows, by_id, reward, accelerator, config.reward_name)
             scored_cut += int(scores.too_long.sum())
 
         if stage.is_main:
