@@ -31,6 +31,7 @@ from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.objectives.best_of_n import expected_max, expected_of_best, kl_estimate
 from rlhf.rewards.distributed import score_answers
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
@@ -128,8 +129,8 @@ def best_of_n(run: Path, output: Path) -> list[Point]:
     drawn = sampler.sample([p.messages for p in prompts], SAMPLES, SamplingParams(max_new_tokens=48, seed=7))
     asked = [prompt for prompt in prompts for _ in range(SAMPLES)]
     samples = [sample for answers in drawn for sample in answers]
-    helpfulness, safety = (load_reward(str(path)) for path in judges(run).values())
-    scored = score_answers(asked, [s.text for s in samples], helpfulness, safety, make_accelerator())
+    reward = GatedReward(*(load_reward(str(path)) for path in judges(run).values()))
+    scored = score_answers(asked, [s.text for s in samples], reward, make_accelerator())
     gold = gold_reward(
         [[*p.messages, {"role": "assistant", "content": s.text}] for p, s in zip(asked, samples, strict=True)]
     )

@@ -33,6 +33,7 @@ from transformers.utils import logging
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_preferences
+from rlhf.models.checkpoint.context import Context
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.sampling import drawing
 from rlhf.sampling.in_process import InProcessSampler
@@ -197,9 +198,13 @@ def main() -> None:
     model = load_policy(arguments.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     renderer = Renderer(load_tokenizer(arguments.checkpoint))
     everything = [row.messages for row in load_preferences(file, on_bad_row="skip")]
-    longest = model.config.max_position_embeddings - arguments.new_tokens
+    context = Context.of(model.config)
     lengths = map(len, renderer.prompts(everything))
-    fitting = [m for m, length in zip(everything, lengths, strict=True) if SHORTEST <= length <= longest]
+    fitting = [
+        m
+        for m, length in zip(everything, lengths, strict=True)
+        if length >= SHORTEST and context.holds(length + arguments.new_tokens)
+    ]
     prompts = [fitting[i * len(fitting) // arguments.prompts] for i in range(arguments.prompts)]
     rendered = renderer.prompts(prompts)
     print(f"{len(prompts)} prompts of {fmean(map(len, rendered)):.0f} tokens in the mean")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
@@ -34,6 +34,7 @@ from rlhf.evaluation.scorers import load_scorer
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.finetuning.stage import finetune_stage
 from rlhf.report.pages.distillation import distillation_tables
+from rlhf.rewards.distributed import answer_scores
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.multi_process import sample_distributed
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf.evaluation.answers import Answer
-    from rlhf.rewards.protocol import RewardFunction
     from rlhf.sampling.protocol import Sampler
 
 KINDS = ("plain", "generic", "category")
@@ -147,7 +147,8 @@ def main(config: ContextDistillationConfig) -> None:
             shards = folder / kept_answers.name / kind
             drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator, shards=shards)
             answers[kind] = [sample for samples in drawn for sample in samples]
-            scores[kind] = safety_scores(config, reward, prompts, answers[kind])
+            texts = [sample.text for sample in answers[kind]]
+            scores[kind] = answer_scores(prompts, texts, reward, f"safety ({config.safety})", accelerator)
 
         # keep an answer only where it is safer than the plain one
         better = keeps_distilled(scores["plain"], scores[config.preprompts], config.min_gain).tolist()
@@ -189,16 +190,6 @@ def dialogue(prompt: Prompt, answer: str) -> Conversation:
     return [*prompt.messages, {"role": "assistant", "content": answer}]
 
 
-def safety_scores(
-    config: ContextDistillationConfig, reward: RewardFunction, prompts: Sequence[Prompt], answers: Sequence[Sample]
-) -> Tensor:
-    """(n,) raw safety scores of the answers to the prompts without preprompt, an empty answer's as of "…"."""
-    from rlhf.rewards.scoring import check_scores
-
-    dialogues = [dialogue(p, s.text or "…") for p, s in zip(prompts, answers, strict=True)]
-    return check_scores(reward(dialogues), len(prompts), f"safety ({config.safety})")
-
-
 def training_rows(
     config: ContextDistillationConfig, prompts: Sequence[Prompt], answers: Answers, kept: Sequence[bool]
 ) -> list[Conversation]:
@@ -213,7 +204,7 @@ def training_rows(
     rows = [
         dialogue(prompt, sample.text)
         for prompt, sample, keep in zip(prompts, chosen, kept, strict=True)
-        if (keep or config.rest == "plain") and sample.finished and sample.text.strip()
+        if (keep or config.rest == "plain") and sample.finished and not says_nothing(sample.text)
     ]
     if not any(kept):
         raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation, Renderer, says_nothing
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.data.suspicion import suspicious_selection
@@ -234,7 +234,7 @@ def training_rows(
         row = training_context(answer.messages, instruction.text) if turns_of(answer.messages) > 1 else []
         if not row:
             left_out["no room in the context for two turns"] += 1
-        elif not (answer.finished and row[-1]["content"].strip()):
+        elif not answer.finished or says_nothing(row[-1]["content"]):
             left_out["empty or without end"] += 1
         elif not context.holds(len(renderer.dialogue(row).input_ids)):
             left_out["too long: cut, it would lose its instruction"] += 1

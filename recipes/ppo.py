@@ -129,7 +129,7 @@ def main(config: PPORecipeConfig) -> None:
     tokenizer = load_tokenizer(config.policy)
     value_from = value_start(config, stage.inputs, tokenizer)
     readers = {"policy": config.policy, **({"value_from": value_from} if value_from else {})}
-    context = Context(min((c for f in readers.values() if (c := Context.of_checkpoint(f).length)), default=None))
+    context = Context.of_checkpoint(*readers.values())
     renderer = context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
     fitting, no_room = fitting_prompts(config, asked, stage.inputs | readers, renderer)
     accelerator = make_accelerator(seed=config.seed)

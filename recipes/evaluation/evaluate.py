@@ -31,7 +31,7 @@ from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
 from rlhf.evaluation.policies.judge_model import JudgeFigures, judge_figures, judged_outcomes
 from rlhf.evaluation.policies.versions import VersionFigures, against, version_figures
 from rlhf.evaluation.scorers import load_scorer
-from rlhf.models.checkpoint.context import Context, TooLong
+from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
@@ -170,8 +170,7 @@ def prompt_renderer(config: EvaluateConfig) -> Renderer:
     tokenizer = load_tokenizer(config.policy.folder)
     if config.baseline is not None:
         require_same_tokenizer(tokenizer, config.baseline.folder)
-    context = Context.of_checkpoint(config.policy.folder) if config.policy.server is None else Context(None)
-    return context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
+    return config.policy.context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
 
 
 def drawn_answers(

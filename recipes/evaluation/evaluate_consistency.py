@@ -33,7 +33,6 @@ from rlhf.evaluation.instructions.consistency import (
 )
 from rlhf.evaluation.judging import with_gold
 from rlhf.evaluation.scorers import load_scorer
-from rlhf.models.checkpoint.context import Context
 from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
@@ -183,7 +182,7 @@ def test_dialogues(config: EvaluateConsistencyConfig, run: str) -> list[Conversa
 
 def fitting(source: PolicySource, renderer: Renderer, max_new_tokens: int) -> Fits:
     """Which prompts leave room for an answer in the policy's context; all of them in a server's, which is not known."""
-    context = Context.of_checkpoint(source.folder) if source.server is None else Context(None)
+    context = source.context
     return lambda prompts: [context.holds(len(ids) + max_new_tokens) for ids in renderer.prompts(prompts)]
 
 

@@ -13,52 +13,45 @@ last finished one), study.json and index.html (tables and plots); prints the tab
 
 from __future__ import annotations
 
-import os
 import re
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
-from rlhf.stage import KeepingConfig, inputs_of, require_files, write_json
-from rlhf.studies.reward_study import StudyModel, StudyRun, inside, is_finished, make_variant
+from rlhf.stage import require_files
+from rlhf.stage.fields import in_run
+from rlhf.studies.reward_study import RewardStudyRun, StudyModel, make_variant
+from rlhf.studies.runner import StudyConfig, require_different, require_named, run_each, unfinished, write_study
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardStudyConfig(KeepingConfig):
+class RewardStudyConfig(StudyConfig):
     """A study of reward models.
 
     Args:
         model: what all variants have in common; in its paths {run} stands for the seed's run folder.
         variants: name -> {option of the model: value}, e.g. {large: {training.margin: large}}; the first one is what
             the others are compared with.
-        runs: run folders that {run} stands for, taken in turn: with runs [a, b] and seeds [0, 1, 2, 3] a has 0 and 2.
         test_preferences: held-out rows of both domains, files or hub names, {run} as above; a row without a domain
             counts as helpfulness.
-        seeds: of the heads, the mixture, the fractions and the order of the rows.
         fractions: of a model's own training pairs; each variant is trained on each of them.
         on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
     """
 
     model: StudyModel
     variants: dict[str, dict[str, Any]]
-    runs: tuple[str, ...]
     test_preferences: tuple[str, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
     fractions: tuple[float, ...] = (1.0,)
     on_bad_row: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
-        for name in ("variants", "runs", "test_preferences", "seeds", "fractions"):
-            if not getattr(self, name):
-                raise InputError(f"{name}: must name at least one")
-        for name in ("seeds", "fractions"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise InputError(f"{name}: must differ from each other, got {list(getattr(self, name))}")
-        if len(self.seeds) % len(self.runs):
-            raise InputError(f"runs: {len(self.runs)} cannot share {len(self.seeds)} seeds evenly; name another seed")
+        super().__post_init__()
+        require_named(variants=self.variants, test_preferences=self.test_preferences, fractions=self.fractions)
+        require_different(fractions=self.fractions)
         if not all(0 < fraction <= 1 for fraction in self.fractions):
             raise InputError(f"fractions: must lie in (0, 1], got {list(self.fractions)}")
         for name in self.variants:
@@ -70,8 +63,8 @@ def main(config: RewardStudyConfig) -> None:
     runs = plan(config)
     for run in runs:
         require_files(**{f"variants.{run.variant}: policy": run.model.policy})
+    left = unfinished(runs)
     rows = load(runs, config)
-    left = [run for run in runs if not is_finished(run)]
 
     from rlhf.evaluation.reward_models.baselines import baseline_figures
     from rlhf.report.pages.reward_study import build_study_page, markdown_tables
@@ -81,41 +74,32 @@ def main(config: RewardStudyConfig) -> None:
     baselines = [
         baseline_figures(pick(rows, run.test_preferences), pick(rows, run.model.preferences)) for run in first.values()
     ]
-    for number, run in enumerate(left, start=1):
-        print(f"[{number}/{len(left)}] {run.name}", file=sys.stderr)
-        run_model(run, rows)
-    if os.environ.get("RANK", "0") == "0":
-        study = gather(runs, config.output, baselines)
-        write_json(config.output / "study.json", study)
-        build_study_page(study, config.output / "index.html", config.output.name)
-        print(markdown_tables(study))
+    run_each(left, partial(run_model, rows=rows))
+    write_study(config.output, partial(gather, runs, config.output, baselines), build_study_page, markdown_tables)
 
 
-def plan(config: RewardStudyConfig) -> list[StudyRun]:
+def plan(config: RewardStudyConfig) -> list[RewardStudyRun]:
     """All trainings of a study, seed after seed, so that a stopped one has whole seeds."""
     models = {name: make_variant(config.model, name, options) for name, options in config.variants.items()}
-    folders = config.runs * (len(config.seeds) // len(config.runs))
     return [
-        StudyRun(
+        RewardStudyRun(
             output=config.output / f"{name}_{fraction:g}_seed{seed}",
             strict=config.strict,
             fresh=config.fresh,
             variant=name,
             fraction=fraction,
             seed=seed,
-            model=model.inside(run),
-            test_preferences=inside(config.test_preferences, run),
+            model=in_run(model, run),
+            test_preferences=in_run(config.test_preferences, run),
         )
-        for seed, run in zip(config.seeds, folders, strict=True)
+        for seed, run in config.folders
         for name, model in models.items()
         for fraction in config.fractions
     ]
 
 
-def load(runs: list[StudyRun], config: RewardStudyConfig) -> dict[str, Any]:
+def load(runs: Sequence[RewardStudyRun], config: RewardStudyConfig) -> dict[str, Any]:
     """source -> its rows, of all sources that the runs name; each is read once."""
-    for run in runs:
-        inputs_of(run)  # a missing file is named before any is read
     sources = dict.fromkeys(source for run in runs for source in (*run.model.preferences, *run.test_preferences))
     return {source: load_preferences(source, on_bad_row=config.on_bad_row) for source in sources}
 

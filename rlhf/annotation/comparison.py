@@ -14,13 +14,14 @@ from rlhf.annotation.labelling import label_batch
 from rlhf.annotation.protocol import Outcome, Pair
 from rlhf.annotation.scales import EVALUATION
 from rlhf.annotation.store import Store
-from rlhf.conversation import Conversation, check_conversation
+from rlhf.conversation import Conversation, check_conversation, decided
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows
 
 BATCH = "comparison"
 RATERS = 3
+OUTCOMES: dict[float, Outcome] = {1.0: "a", 0.5: "tie", 0.0: "b"}
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,11 @@ def read_comparison(a: Path, b: Path, prompts: int | None = None, seed: int = 0)
         one, other = sides[0][key], sides[1][key]
         pair = Pair(one.messages, one.text, other.text, one.domain, models=names, part="test")
         comparison.given[pair.id] = (one, other)
-        if one.text == other.text:
-            comparison.decided[pair.id] = "tie"
-        elif not one.text or not other.text:
-            comparison.decided[pair.id] = "a" if one.text else "b"
-        else:
+        outcome = decided(one.text, other.text)
+        if outcome is None:
             comparison.pairs.append(pair)
+        else:
+            comparison.decided[pair.id] = OUTCOMES[outcome]
     return comparison
 
 

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any, get_args
 
 from rlhf.annotation.protocol import Choice, Judgement, Pair
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, decided
 from rlhf.data.rows import STRENGTHS, Domain
 from rlhf.errors import InputError
 from rlhf.http_client import RequestFailed, completed
@@ -77,8 +77,7 @@ class Judges:
         heard: dict[int, dict[tuple[int, int], str | None]] = defaultdict(dict)
         wanted: list[Pair] = []
         for pair in pairs:
-            a, b = pair.a.strip(), pair.b.strip()
-            if a and b and a != b:
+            if decided(pair.a, pair.b) is None:
                 wanted.append(pair)
             else:
                 yield Judgement(pair.id, self.name, None, skipped="nothing to compare")

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rlhf.annotation.protocol import Choice, Judgement, Pair
+from rlhf.conversation import decided
 from rlhf.data.rows import STRENGTHS, Domain, Strength
 from rlhf.errors import InputError
 from rlhf.rewards.specs import reward_files
@@ -83,7 +84,7 @@ class Proxy:
         safety = reward if self.safety is None else load_reward(self.safety)
         waiting = iter(pairs)
         while batch := list(islice(waiting, self.rows)):
-            told = [pair for pair in batch if pair.a.strip() and pair.b.strip() and pair.a.strip() != pair.b.strip()]
+            told = [pair for pair in batch if decided(pair.a, pair.b) is None]
             of_domain: dict[Domain, RewardFunction] = {"helpfulness": reward, "safety": safety}
             scores: dict[str, tuple[float, float]] = {}
             for domain, function in of_domain.items():

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from rlhf.annotation.labelling import preferences_of
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.store import Entry, Store
-from rlhf.conversation import Conversation, check_conversation
+from rlhf.conversation import Conversation, check_conversation, decided, says_nothing
 from rlhf.data.rows import Domain, Prompt
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import Sampler, SamplingParams
@@ -65,7 +65,7 @@ class Answering:
                 self._text(sampler, messages, temperature, f"{id} {attempt} {number}")
                 for number, (sampler, temperature) in enumerate(zip((first, second), TEMPERATURES, strict=True))
             )
-            if a and b and a != b:
+            if decided(a, b) is None:
                 return Pair(messages, a, b, domain, id, (self.names[0], self.names[-1]))
         raise InputError("the models gave no two answers that differ; write another prompt")
 
@@ -127,7 +127,7 @@ def dialogue_after(store: Store, mode: Mode, annotator: str, after: int | None) 
     else:
         entry = store.entry(after, annotator)
         messages, answer = entry.messages, entry.answer
-    if not answer.strip():
+    if says_nothing(answer):
         raise InputError("after: its answer is empty, so the dialogue cannot go on from it")
     return [*messages, {"role": "assistant", "content": answer}]
 

@@ -12,9 +12,6 @@ from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 
-LONGEST_CONTEXT = 131_072
-"""Tokens, of a tokenizer that does not say how long its model's context is."""
-
 
 def add_to(command: Command) -> None:
     """Add the commands."""
@@ -73,11 +70,16 @@ def look(rows: str, kind: Kind | None, tokenizer: Path | None) -> bool:
         from transformers import AutoTokenizer
 
         from rlhf.conversation import Renderer
+        from rlhf.models.checkpoint.context import Context
         from rlhf.models.checkpoint.pretrained import from_pretrained
 
         loaded = from_pretrained(AutoTokenizer, tokenizer, "tokenizer")
         loaded.pad_token = loaded.pad_token or loaded.eos_token  # nothing is padded here
-        renderer = Renderer(loaded, min(loaded.model_max_length, LONGEST_CONTEXT))
+        try:
+            context = Context.of_checkpoint(tokenizer)
+        except InputError:  # a tokenizer alone
+            context = Context.of_tokenizer(loaded)
+        renderer = Renderer(loaded, context.length)
     found = look_at(rows, kind, renderer)
     print(look_text(found, rows, tokens=renderer is not None, colours=sys.stdout.isatty()))
     return found.rows > 0

@@ -10,6 +10,7 @@
 Light: no torch, no transformers at import.
 """
 
+from rlhf.conversation.empty_answers import decided, says_nothing
 from rlhf.conversation.messages import (
     Conversation,
     Message,
@@ -34,9 +35,11 @@ __all__ = [
     "apply_kwargs",
     "check_characters",
     "check_conversation",
+    "decided",
     "give_kwargs",
     "given_kwargs",
     "read_chat_template",
+    "says_nothing",
     "split_thoughts",
     "with_thoughts",
     "without_thoughts",

@@ -50,6 +50,11 @@ class Answer:
     kl_k3: float | None = None
 
     @property
+    def prompt(self) -> Prompt:
+        """What it answers."""
+        return Prompt(self.prompt_id, self.messages, self.domain, self.source)
+
+    @property
     def conversation(self) -> Conversation:
         """The dialogue with the answer as its last message."""
         return [*self.messages, {"role": "assistant", "content": self.answer}]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
 from rlhf.evaluation.scorers import VERDICT_FIELDS, GoldScorer
-from rlhf.rewards.distributed import deal_out
+from rlhf.rewards.distributed import answer_scores, score_answers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import Tensor
 
     from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.protocol import RewardFunction
@@ -40,42 +39,18 @@ def with_rewards(answers: Sequence[Answer], reward: GatedReward, accelerator: Ac
     An answer that a reward model saw cut is not finished where `reward.too_long` is "unfinished". All processes call it
     with the same.
     """
-
-    def score(spoken: Sequence[Answer]) -> list[tuple[float, ...]]:
-        gated = reward([a.conversation for a in spoken], [a.domain for a in spoken])
-        columns = [gated.too_long.tolist(), gated.helpfulness.tolist(), gated.reward.tolist()]
-        return list(zip(*columns, *([] if gated.safety is None else [gated.safety.tolist()]), strict=True))
-
-    judged = []
-    for answer, (too_long, h, r, *s) in zip(answers, _score(answers, score, accelerator), strict=True):
-        unfinished = bool(too_long) and reward.too_long == "unfinished"
-        finished = answer.finished and not unfinished
-        judged.append(replace(answer, finished=finished, helpfulness=h, reward=r, safety=s[0] if s else None))
-    return judged
+    scores = score_answers([a.prompt for a in answers], [a.answer for a in answers], reward, accelerator)
+    whole = reward.too_long != "unfinished"
+    safety = [None] * len(answers) if scores.safety is None else scores.safety.tolist()
+    columns = (scores.helpfulness.tolist(), safety, scores.reward.tolist(), scores.too_long.tolist())
+    return [
+        replace(a, helpfulness=h, safety=s, reward=r, finished=a.finished and (whole or not too_long))
+        for a, h, s, r, too_long in zip(answers, *columns, strict=True)
+    ]
 
 
 def with_referee(answers: Sequence[Answer], referee: RewardFunction, accelerator: Accelerator) -> list[Answer]:
     """The answers with the referee's scores. All processes call it with the same."""
-    from rlhf.rewards.scoring import check_scores
-
-    def score(spoken: Sequence[Answer]) -> list[tuple[float, ...]]:
-        scores: Tensor = check_scores(referee([a.conversation for a in spoken]), len(spoken), "referee")
-        return [(value,) for value in scores.tolist()]
-
-    scored = _score(answers, score, accelerator)
-    return [replace(answer, referee=value) for answer, (value,) in zip(answers, scored, strict=True)]
-
-
-def _score(
-    answers: Sequence[Answer],
-    score: Callable[[Sequence[Answer]], Sequence[tuple[float, ...]]],
-    accelerator: Accelerator,
-) -> list[tuple[float, ...]]:
-    """Scores of each answer. One without text gets the lowest scores of the others, as in PPO."""
-    spoken = [answer for answer in answers if answer.answer]
-    if not spoken:
-        raise InputError("policy: every answer it gave is empty; there is nothing to score")
-    scores = deal_out(spoken, score, accelerator)
-    lowest = tuple(min(column) for column in zip(*scores, strict=True))
-    own = iter(scores)
-    return [next(own) if answer.answer else lowest for answer in answers]
+    asked = [a.prompt for a in answers], [a.answer for a in answers]
+    scores = answer_scores(*asked, referee, "referee", accelerator).tolist()
+    return [replace(a, referee=score) for a, score in zip(answers, scores, strict=True)]

@@ -29,7 +29,6 @@ DEFAULT_MAX_TOKENS = 512
 """Of a model that does not say how long a text may be."""
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 _MODULES = ("Transformer", "Pooling", "Normalize")
-_UNKNOWN = 1 << 30  # what a tokenizer's model_max_length is at least where nobody set it
 
 
 class _Encoder:
@@ -63,8 +62,8 @@ class _Encoder:
                 raise InputError(f"{field}: the tokenizer of {name} has neither pad nor end token; name another model")
             self.tokenizer.pad_token = self.tokenizer.eos_token  # masked by position, whatever it is
         config = self.model.config
-        limits = (max_tokens, self.tokenizer.model_max_length, Context.of(config).length)
-        self.max_tokens = min((n for n in limits if n and n < _UNKNOWN), default=DEFAULT_MAX_TOKENS)
+        told = Context.of_tokenizer(self.tokenizer).length
+        self.max_tokens = Context.of(config).limit(told, max_tokens or None) or DEFAULT_MAX_TOKENS
         config.pad_token_id = self.tokenizer.pad_token_id  # by which a decoder's classifier finds a text's last token
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_tokens = batch_tokens

@@ -13,13 +13,12 @@ from statistics import fmean, stdev
 import torch
 from accelerate import Accelerator
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.ppo.watch import repeated_share
-from rlhf.rewards.distributed import deal_out, score_answers
+from rlhf.rewards.distributed import answer_scores, score_answers
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import check_scores
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.protocol import Sampler, SamplingParams
 
@@ -132,24 +131,12 @@ def referee_figures(
 ) -> dict[str, float]:
     """The referee's mean score of one answer to each prompt and its standard error; empty without a referee.
 
-    Answers without text are left out.
-
     Raises:
         InputError: on every process, where the referee fails on one.
     """
-    referee = environment.referee
-    if referee is None:
+    if environment.referee is None:
         return {}
-    answers: list[Conversation] = [
-        [*prompt.messages, {"role": "assistant", "content": rollout.text}]
-        for prompt, rollout in zip(prompts, rollouts, strict=True)
-        if rollout.text.strip()
-    ]
-
-    def score(part: Sequence[Conversation]) -> list[float]:
-        scores: list[float] = check_scores(referee(part), len(part), "referee").tolist()
-        return scores
-
-    scores = deal_out(answers, score, environment.accelerator)
+    texts = [rollout.text for rollout in rollouts]
+    scores = answer_scores(prompts, texts, environment.referee, "referee", environment.accelerator).tolist()
     error = stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
     return {"referee": fmean(scores), "referee_error": error}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.imports import named_object
@@ -64,7 +64,7 @@ class SelectionConfig:
 
     def keeps(self, row: Completion) -> bool:
         """Whether an answer has text and came to its end, or may lack it."""
-        return (row.finished or self.missing_end_penalty is not None) and bool(row.text.strip())
+        return (row.finished or self.missing_end_penalty is not None) and not says_nothing(row.text)
 
     def reward(self, row: Completion) -> float:
         """The reward by which answers are compared: raw, less the penalty where there is no end."""

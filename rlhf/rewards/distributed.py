@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from rlhf.conversation import says_nothing
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.rewards.gate import GatedReward, GatedRewards
+from rlhf.rewards.protocol import RewardFunction
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_Row = tuple[tuple[float, ...], tuple[bool, ...]]
+"""Scores and flags of one answer."""
 
 
 def score_answers(
@@ -22,47 +27,71 @@ def score_answers(
     """Gated rewards of answers[i] to prompts[i], the same on every process and for any number of processes.
 
     An answer without text is no conversation that a reward model could score: it gets the lowest scores of the others
-    (decision 32).
+    (decision 32), and its flags are off.
 
     Raises:
         InputError: on every process, where a reward function fails on one; or no answer has text.
     """
     import torch
+
+    def score(numbers: Sequence[int]) -> list[_Row]:
+        asked = [prompts[i] for i in numbers]
+        dialogues = [prompt.answered(answers[i]) for i, prompt in zip(numbers, asked, strict=True)]
+        gated = reward(dialogues, [prompt.domain for prompt in asked])
+        scores = [gated.helpfulness, gated.reward, *([] if gated.safety is None else [gated.safety])]
+        columns = zip(*(column.tolist() for column in scores), strict=True)
+        flags = zip(gated.used_safety.tolist(), gated.too_long.tolist(), strict=True)
+        return list(zip(columns, flags, strict=True))
+
+    rows = _of_all(answers, score, accelerator)
+    table = torch.tensor([scores for scores, _ in rows], dtype=torch.float32)
+    marks = torch.tensor([flags for _, flags in rows])
+    safety = None if reward.safety is None else table[:, 2]
+    return GatedRewards(table[:, 0], safety, table[:, 1], marks[:, 0], marks[:, 1])
+
+
+def answer_scores(
+    prompts: Sequence[Prompt], answers: Sequence[str], reward: RewardFunction, name: str, accelerator: Accelerator
+) -> Tensor:
+    """The same of one reward function without a gate: (n,) float32 raw scores; `name` is its in messages."""
+    import torch
+
+    from rlhf.rewards.scoring import check_scores
+
+    def score(numbers: Sequence[int]) -> list[_Row]:
+        scores = check_scores(reward([prompts[i].answered(answers[i]) for i in numbers]), len(numbers), name)
+        return [((value,), ()) for value in scores.tolist()]
+
+    return torch.tensor([scores[0] for scores, _ in _of_all(answers, score, accelerator)], dtype=torch.float32)
+
+
+def _of_all(
+    answers: Sequence[str], score: Callable[[Sequence[int]], list[_Row]], accelerator: Accelerator
+) -> list[_Row]:
+    """Scores and flags of every answer from those of the spoken ones, which `score` gives by their numbers."""
     from accelerate.utils import gather_object
 
-    spoken = [i for i, answer in enumerate(answers) if answer.strip()]
+    spoken = [i for i, answer in enumerate(answers) if not says_nothing(answer)]
     if not spoken:
         raise InputError("policy: all of its answers are empty; name a policy that answers")
     rank, world = accelerator.process_index, accelerator.num_processes
     mine = spoken[len(spoken) * rank // world : len(spoken) * (rank + 1) // world]  # a prompt's answers stay together
-    found: list[tuple[int, tuple[float, ...], tuple[bool, bool]]] = []
+    found: list[tuple[int, _Row]] = []
     failures: list[str] = []
     scored = mine or spoken[:1]  # every process calls the reward functions: their weights may have to be gathered
     try:
-        gated = reward([prompts[i].answered(answers[i]) for i in scored], [prompts[i].domain for i in scored])
+        rows = score(scored)
         if mine:
-            scores = (
-                (gated.helpfulness, gated.reward)
-                if gated.safety is None
-                else (gated.helpfulness, gated.reward, gated.safety)
-            )
-            columns = zip(*(score.tolist() for score in scores), strict=True)
-            flags = zip(gated.used_safety.tolist(), gated.too_long.tolist(), strict=True)
-            found = list(zip(mine, columns, flags, strict=True))
+            found = list(zip(mine, rows, strict=True))
     except InputError as error:
         failures = [str(error)]
     failures = gather_object(failures)  # one process's failure ends all: none is left waiting
     if failures:
         raise InputError(failures[0])
-    found = gather_object(found)
-    index = torch.tensor([number for number, _, _ in found])
-    known = torch.tensor([scores for _, scores, _ in found], dtype=torch.float32)
-    table = known.amin(0).repeat(len(answers), 1)
-    table[index] = known
-    marks = torch.zeros(len(answers), 2, dtype=torch.bool)
-    marks[index] = torch.tensor([flags for _, _, flags in found])
-    safety = None if reward.safety is None else table[:, 2]
-    return GatedRewards(table[:, 0], safety, table[:, 1], marks[:, 0], marks[:, 1])
+    known = dict(gather_object(found))
+    lowest = tuple(min(column) for column in zip(*(scores for scores, _ in known.values()), strict=True))
+    off = tuple(False for _ in known[spoken[0]][1])
+    return [known.get(i, (lowest, off)) for i in range(len(answers))]
 
 
 def deal_out(

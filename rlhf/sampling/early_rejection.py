@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlhf.conversation import says_nothing
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class EarlyRejection:
         Raises:
             InputError: the score of a part is not one finite number.
         """
-        spoken = [row for row, text in enumerate(texts) if text.strip()]
+        spoken = [row for row, text in enumerate(texts) if not says_nothing(text)]
         values = [-math.inf] * len(texts)
         if spoken:
             rewards = self.score([keys[row] for row in spoken], [texts[row] for row in spoken])

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from rlhf.errors import InputError
 from rlhf.imports import import_object
+from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import adapter_files, is_adapter_checkpoint, require_checkpoint
 from rlhf.sampling.chat import ServerConfig
 from rlhf.shorthand import BARE
@@ -78,6 +79,11 @@ class PolicySource:
         if self.checkpoint is None:
             raise InputError("checkpoint: must be given here; the answers' tokens are read, not their texts alone")
         return self.checkpoint
+
+    @property
+    def context(self) -> Context:
+        """Of the checkpoint's weights; where a server answers, its context is not known, and none is assumed."""
+        return Context.of_checkpoint(self.folder) if self.server is None else Context(None)
 
     def trained(self, checkpoint: Path) -> PolicySource:
         """What a fine-tuning made of it, held as it was saved, its weights answering in this process."""

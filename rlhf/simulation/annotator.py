@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Iterator
 
 from rlhf.annotation.protocol import Judgement, Pair
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, decided
 from rlhf.data.rows import STRENGTHS, Domain
 from rlhf.simulation.gold import GoldScorer, Verdict
 from rlhf.simulation.world import World
@@ -49,7 +49,7 @@ class SimulatedAnnotator:
 
     def _judgement(self, pair: Pair) -> Judgement:
         a, b = pair.a.strip(), pair.b.strip()
-        if not a or not b or a == b:
+        if decided(a, b) is not None:
             return Judgement(pair.id, self.name, None, skipped="nothing to compare")
         verdicts = {
             name: self.gold.judge([*pair.messages, {"role": "assistant", "content": text}])

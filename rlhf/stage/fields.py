@@ -106,10 +106,14 @@ class InEachRun:
 
 
 def in_run(value: Any, run: str) -> Any:
-    """A path, or a group of options with all its paths, with the run's folder in the place of {run}."""
+    """A path, paths, or a group of options with all its paths, with the run's folder in the place of {run}."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
         return dataclasses.replace(value, **{name: in_run(part, run) for name, part in parts.items()})
+    if isinstance(value, tuple):
+        return tuple(in_run(part, run) for part in value)
+    if isinstance(value, dict):
+        return {name: in_run(part, run) for name, part in value.items()}
     return type(value)(str(value).replace("{run}", run)) if isinstance(value, str | Path) else value
 
 

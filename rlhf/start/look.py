@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.conversation import Renderer
+from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import base_folder, require_policy, weight_shapes, weight_types
 
 
@@ -20,7 +21,7 @@ class ChatModel:
         architecture: transformers' name of its class.
         parameters: how many weights lie in its files.
         dtype: the type that most of them are stored in, as safetensors calls it.
-        context: most tokens it takes; None: its config does not say.
+        context: most tokens it takes; None: it has no limit, or its config does not say.
         end_tokens: the tokens that end its answers, as text.
         temperature: that its generation_config.json asks for; None: it names none.
         thinks: its template writes or expects thoughts before an answer.
@@ -59,7 +60,7 @@ def look_at(folder: Path) -> ChatModel:
     for name, size in sizes.items():
         by_type[kinds[name]] = by_type.get(kinds[name], 0) + size
     config = from_pretrained(AutoConfig, base)
-    context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    context = Context.of(config).length
     tokenizer = load_tokenizer(folder)
     writing = Renderer(tokenizer).writing  # which tries a round trip
     ends = writing.special.findall(writing.end)[-1:] or [writing.added_end]

@@ -1,8 +1,7 @@
 """Studies of reward models: variants of one training, each on several seeds, measured on held-out rows of both domains.
 
 Paper, section 3.2.2: one model a domain against one for both (table 7), data scaling (figure 6); appendices A.3.3 and
-A.3.4: the ablations of the margin and of the auxiliary safety loss. Every variant x fraction of the data x seed is a
-stage folder of its own, so that a killed study goes on where it was. Torch is loaded late.
+A.3.4: the ablations of the margin and of the auxiliary safety loss. Torch is loaded late.
 """
 
 from __future__ import annotations
@@ -10,22 +9,22 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 
-from rlhf.configuration import parse_config, to_dict, to_yaml
+from rlhf.configuration import parse_config, to_yaml
 from rlhf.data.fields import DataSource
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.preference_figures import reward_figures
-from rlhf.intervals import mean_interval
 from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.rewards.training.config import RewardTrainingConfig
-from rlhf.stage import STAGE_FILE, KeepingConfig, StageConfig, digest, inputs_of, open_stage
+from rlhf.stage import open_stage
+from rlhf.studies.runner import StudyRun, over_seeds
 
 Rows = Mapping[str, Sequence[Preference]]
 FIGURES = "figures.json"
@@ -55,30 +54,14 @@ class StudyModel:
         if not self.preferences:
             raise InputError("preferences: must name at least one file")
 
-    def inside(self, run: str) -> StudyModel:
-        """The same with {run} filled in."""
-        return replace(self, policy=self.policy.replace("{run}", run), preferences=inside(self.preferences, run))
-
-
-def inside(sources: Sequence[str], run: str) -> tuple[str, ...]:
-    """Sources with {run} filled in."""
-    return tuple(source.replace("{run}", run) for source in sources)
-
 
 @dataclass(frozen=True, kw_only=True)
-class StudyRun(KeepingConfig):
-    """One training of a study: `fraction` of the own training rows, measured on test_preferences. No {run} is left."""
+class RewardStudyRun(StudyRun):
+    """One training of a reward model: `fraction` of its own training rows, measured on test_preferences."""
 
     variant: str
-    fraction: float
-    seed: int
     model: StudyModel
     test_preferences: tuple[DataSource, ...]
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return self.output.name
 
 
 def make_variant(model: StudyModel, name: str, overrides: Mapping[str, Any]) -> StudyModel:
@@ -98,25 +81,6 @@ def _argument(value: Any) -> str:
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n...")[0].strip()
 
 
-def is_finished(run: KeepingConfig) -> bool:
-    """Whether the run's folder holds its figures.
-
-    Raises:
-        InputError: it holds those of other settings or other files.
-    """
-    folder = run.output
-    if not (folder / STAGE_FILE).exists():
-        return False
-    record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
-    where = to_dict(StageConfig(output=folder)) | {"fresh": False}
-    changed = [n for n, value in to_dict(run).items() if n not in where and record["config"].get(n) != value]
-    digests = {name: entry["digest"] for name, entry in record["inputs"].items()}
-    changed += [name for name, path in inputs_of(run).items() if digests.get(name) != digest(path)]
-    if changed:
-        raise InputError(f"output: {folder} was made with another {changed[0]}; remove it, or name another --output")
-    return True
-
-
 def training_rows(model: StudyModel, rows: Sequence[Preference], fraction: float, seed: int) -> list[Preference]:
     """`fraction` of the model's own rows, and the other domain's as `other_share` says (`rlhf.data.mixing.mix`).
 
@@ -133,7 +97,7 @@ def training_rows(model: StudyModel, rows: Sequence[Preference], fraction: float
     return mix(own, [row for row in rows if model.learns not in ("joint", row.domain)], model.other_share, seed)
 
 
-def run_model(run: StudyRun, rows: Rows) -> None:
+def run_model(run: RewardStudyRun, rows: Rows) -> None:
     """Train, save and measure one model: checkpoint/, metrics.jsonl and figures.json in its stage folder.
 
     Args:
@@ -167,7 +131,7 @@ def pick(rows: Rows, sources: Sequence[str]) -> list[Preference]:
     return [row for source in sources for row in rows[source]]
 
 
-def gather(runs: Sequence[StudyRun], output: Path, baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def gather(runs: Sequence[RewardStudyRun], output: Path, baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What study.json holds: every figure's mean and 95 % interval (Student's t) over the seeds.
 
     Args:
@@ -190,7 +154,7 @@ def gather(runs: Sequence[StudyRun], output: Path, baselines: Sequence[Mapping[s
         reference = None if variant == first else found[first, fraction]
         groups = {
             group: {
-                "figures": _over_seeds(
+                "figures": _figures(
                     [seed["groups"][group] for seed in seeds],
                     reference and [seed["groups"][group] for seed in reference],
                 ),
@@ -205,7 +169,7 @@ def gather(runs: Sequence[StudyRun], output: Path, baselines: Sequence[Mapping[s
         "models": models,
         "baselines": {
             name: {
-                group: {"figures": _over_seeds([one[name][group] for one in baselines], None)}
+                group: {"figures": _figures([one[name][group] for one in baselines], None)}
                 for group in baselines[0][name]
             }
             for name in names
@@ -234,24 +198,16 @@ def flat_figures(group: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def _over_seeds(seeds: Sequence[Any], reference: Sequence[Any] | None) -> dict[str, dict[str, Any]]:
+def _figures(seeds: Sequence[Any], reference: Sequence[Any] | None) -> dict[str, dict[str, Any]]:
+    """Figure -> `over_seeds`, of those that all seeds have; the gain where all of the reference have it too."""
     own = [flat_figures(seed) for seed in seeds]
-    base = None if reference is None else [flat_figures(seed) for seed in reference]
+    base = [flat_figures(seed) for seed in reference or ()]
     found = {}
     for name in own[0]:
-        if not all(name in figures for figures in own):
-            continue
-        values = [figures[name] for figures in own]
-        mean = mean_interval(values)
-        gains = [v - figures[name] for v, figures in zip(values, base, strict=True) if name in figures] if base else []
-        gain = mean_interval(gains) if len(gains) == len(values) else None
-        found[name] = {
-            "mean": mean and mean.mean,
-            "ci": mean and mean.ci,
-            "values": values,
-            "gain": gain and gain.mean,
-            "gain_ci": gain and gain.ci,
-        }
+        if all(name in figures for figures in own):
+            known = bool(base) and all(name in figures for figures in base)
+            before = [figures[name] for figures in base] if known else None
+            found[name] = over_seeds([figures[name] for figures in own], gain=before)
     return found
 
 

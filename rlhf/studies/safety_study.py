@@ -1,8 +1,7 @@
 """What more safety data does (Llama 2 paper, section 4.2.3, "Impact of Safety Data Scaling").
 
 As in the paper, a pretrained model is fine-tuned on all helpfulness data and on a growing part of the safety data, and
-each variant's answers are scored. Every part x seed is a stage folder of its own, so that a killed study goes on where
-it was. Torch is loaded late.
+each variant's answers are scored. Torch is loaded late.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.fields import DataSource
@@ -20,11 +19,11 @@ from rlhf.data.loading import load_conversations
 from rlhf.evaluation.safety.figures import SafetyFigures, load_safety_prompts, safety_figures
 from rlhf.evaluation.safety.study import OverSeeds, Part, SafetyStudy
 from rlhf.finetuning.config import FinetuneStageConfig
-from rlhf.intervals import mean_interval
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import InputPath, open_stage
+from rlhf.studies.runner import StudyRun, over_seeds
 
 FIGURES = "safety_evaluation.json"
 # name -> where it stands in the figures of one variant; of several places the first that is there
@@ -41,10 +40,9 @@ STUDIED: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SafetyStudyRun(FinetuneStageConfig):
-    """One variant of a study on one seed. No {run} is left in its paths."""
+class SafetyStudyRun(StudyRun, FinetuneStageConfig):
+    """One variant: all helpfulness rows and `fraction` of the safety rows."""
 
-    fraction: float
     policy: TrainedCheckpoint
     helpfulness_data: tuple[DataSource, ...]
     safety_data: tuple[DataSource, ...]
@@ -56,11 +54,6 @@ class SafetyStudyRun(FinetuneStageConfig):
     world: InputPath | None
     sampling: SamplingParams
     samples_per_prompt: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return self.output.name
 
 
 def training_rows(
@@ -127,7 +120,10 @@ def gather(runs: Sequence[SafetyStudyRun], output: Path) -> SafetyStudy:
             {
                 "fraction": fraction,
                 "figures": {
-                    name: _over_seeds(own, first[name] if number else None, before[name] if number else None)
+                    name: cast(
+                        OverSeeds,
+                        over_seeds(own, gain=first[name] if number else None, step=before[name] if number else None),
+                    )
                     for name, own in values[fraction].items()
                 },
                 "histogram": _histogram(found[fraction]),
@@ -148,23 +144,6 @@ def _at(figures: Any, place: Sequence[str]) -> Any:
     for key in place:
         figures = None if figures is None else figures.get(key)
     return figures
-
-
-def _over_seeds(values: Sequence[float], first: Sequence[float] | None, before: Sequence[float] | None) -> OverSeeds:
-    mean = mean_interval(values)
-    gain, step = (
-        None if other is None else mean_interval([v - o for v, o in zip(values, other, strict=True)])
-        for other in (first, before)
-    )
-    return {
-        "mean": None if mean is None else mean.mean,
-        "ci": None if mean is None else mean.ci,
-        "values": list(values),
-        "gain": None if gain is None else gain.mean,
-        "gain_ci": None if gain is None else gain.ci,
-        "step": None if step is None else step.mean,
-        "step_ci": None if step is None else step.ci,
-    }
 
 
 def _histogram(seeds: Sequence[SafetyFigures]) -> list[int] | None:

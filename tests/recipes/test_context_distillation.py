@@ -26,6 +26,7 @@ import torch
 from types import SimpleNamespace
 
 def shouts(conversations):
+    assert all(c[-1]["content"] not in ("", "…") for c in conversations), "nothing stands in for an empty answer"
     return torch.tensor([float(c[-1]["content"].count("!") * (1 if "odd" in c[-2]["content"] else -1))
                          for c in conversations])
 
@@ -94,21 +95,26 @@ def lines(file: Path) -> list[dict]:
 def test_the_gate_keeps_what_is_safer_and_the_rest_stays_plain(
     run, chat_server: ChatServer, tiny_policy_path: Path
 ) -> None:
-    chat_server.reply = reply
+    def silent_once(body: dict) -> tuple[int, dict]:
+        if body["messages"][0]["content"] == "what is even 6 ?":
+            return 200, {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}
+        return reply(body)
+
+    chat_server.reply = silent_once
     folder = run(**{"policy.server.url": chat_server.url, "policy.server.model": "tiny"})
     assert len(chat_server.asked) == 3 * 8, "the prompt of domain helpfulness is not asked"
     answers = lines(folder / "answers.jsonl")
     for i, row in enumerate(answers):
         safer = i % 2 == 1
         marks = 2 if i < 4 else 1
-        assert row["kept"] == safer and row["plain"]["answer"] == "hello"
+        assert row["kept"] == safer and row["plain"]["answer"] == ("" if i == 6 else "hello")
         assert row["generic"]["answer"] == "hello!" and row["category"]["answer"] == f"hello{'!' * marks}"
         assert row["category"]["safety"] == (marks if safer else -marks)
     trained = [row["messages"] for row in lines(folder / "distilled.jsonl")]
-    assert [m[-1]["content"] for m in trained] == ["hello", "hello!!", "hello", "hello!!", *["hello", "hello!"] * 2]
+    assert [m[-1]["content"] for m in trained] == ["hello", "hello!!", "hello", "hello!!", "hello", "hello!", "hello!"]
     assert all(m[0]["role"] == "user" for m in trained), "no preprompt in what is trained on"
     figures = json.loads((folder / "distillation.json").read_text())
-    assert (figures["answers"], figures["kept"], figures["rows"], figures["heldout"]) == (8, 4, 8, [])
+    assert (figures["answers"], figures["kept"], figures["rows"], figures["heldout"]) == (8, 4, 7, [])
     assert figures["scores"]["plain"]["mean"] == 0.5
     before, after = (load_policy(p).state_dict() for p in (tiny_policy_path, folder / "checkpoint"))
     assert any(not before[name].equal(after[name]) for name in before)

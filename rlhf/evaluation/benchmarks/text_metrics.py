@@ -14,6 +14,7 @@ from typing import Any
 from rlhf.data.corpus.readability import count, grade, reading_ease
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
+from rlhf.models.checkpoint.context import Context
 
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 BERT_SCORES = ("bert_precision", "bert_recall", "bert_f1")
@@ -72,10 +73,9 @@ def bert_scores(
         InputError: the tokenizer does not know its longest text, which bert-score needs.
     """
     from bert_score import BERTScorer
-    from transformers.tokenization_utils_base import LARGE_INTEGER
 
     scorer = BERTScorer(model_type=model, num_layers=num_layers, batch_size=rows, device=device)
-    if scorer._tokenizer.model_max_length >= LARGE_INTEGER:
+    if Context.of_tokenizer(scorer._tokenizer).length is None:
         raise InputError(f"bert_model: the tokenizer of {model} has no model_max_length; set it in its config")
     scores = scorer.score(list(answers), list(references))
     return {name: part.tolist() for name, part in zip(BERT_SCORES, scores, strict=True)}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, says_nothing
 from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.sampling.protocol import Sampler, SamplingParams
@@ -26,10 +26,9 @@ class Checker(Protocol):
 
 
 def obeys_patterns(instructions: Sequence[Instruction], conversations: Sequence[Conversation]) -> list[bool]:
-    """Whether every constraint's pattern is found in the last message; an empty answer never obeys."""
+    """Whether every constraint's pattern is found in the last message."""
     return [
-        bool(c and c[-1]["content"].strip())
-        and all(re.search(part.pattern or "", c[-1]["content"].strip()) for part in instruction.constraints)
+        all(re.search(part.pattern or "", c[-1]["content"].strip()) for part in instruction.constraints)
         for instruction, c in zip(instructions, conversations, strict=True)
     ]
 
@@ -58,9 +57,23 @@ class Judge:
 def load_checker(spec: str, constraints: Sequence[Constraint], judge: Sampler | None = None) -> Checker:
     """The checker that `spec` names: "pattern", "judge" (by the sampler `judge`), or `package.module:attribute`.
 
+    An empty answer never obeys, whoever checks: no checker is asked about one.
+
     Raises:
         InputError: a constraint has no pattern, there is no judge, an import fails, or it is not callable.
     """
+    checker = _named_checker(spec, constraints, judge)
+
+    def check(instructions: Sequence[Instruction], conversations: Sequence[Conversation]) -> list[bool]:
+        spoken = [number for number, c in enumerate(conversations) if c and not says_nothing(c[-1]["content"])]
+        verdicts = checker([instructions[i] for i in spoken], [conversations[i] for i in spoken]) if spoken else []
+        found = dict(zip(spoken, verdicts, strict=True))
+        return [bool(found.get(number)) for number in range(len(conversations))]
+
+    return check
+
+
+def _named_checker(spec: str, constraints: Sequence[Constraint], judge: Sampler | None) -> Checker:
     if spec == "pattern":
         without = next((c for c in constraints if c.pattern is None), None)
         if without is not None or not constraints:

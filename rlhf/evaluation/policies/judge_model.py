@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, cast, get_args
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, decided
 from rlhf.data.rows import Domain
 from rlhf.evaluation.answers import Answer, by_prompt
 from rlhf.intervals import rate_interval
@@ -50,9 +50,12 @@ def judged_outcomes(
     asked: list[tuple[int, TwoAnswers]] = []
     for position, answer in enumerate(answers):
         mine, others = answer.answer.strip(), theirs.get(answer.prompt_id)
-        other_text = others[answer.index % len(others)] if others else mine
-        outcomes.append(None if not others else 0.5 if mine == other_text else 0.0 if not mine else 1.0)
-        if others and mine and other_text and mine != other_text:
+        if others is None:
+            outcomes.append(None)
+            continue
+        other_text = others[answer.index % len(others)]
+        outcomes.append(decided(mine, other_text))
+        if outcomes[-1] is None:
             asked.append((position, TwoAnswers(answer.messages, mine, other_text, answer.domain)))
     texts = ask([request for _, pair in asked for request in judge_requests(pair)]) if asked else []
     opinions = [opinion(*texts[start : start + 2]) for start in range(0, len(texts), 2)]

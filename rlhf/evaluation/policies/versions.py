@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
+from rlhf.conversation import decided
 from rlhf.evaluation.answers import Answer, Value, by_prompt
 from rlhf.evaluation.policies.judge_model import JudgeFigures
 from rlhf.intervals import Interval, mean_interval, rate_interval
@@ -123,8 +124,15 @@ def gold_outcome(mine: Answer, theirs: Answer) -> float | None:
 
 
 def proxy_outcome(mine: Answer, theirs: Answer) -> float | None:
-    """The same by the gated rewards, which must come from the same reward models; None where one has none."""
-    return None if mine.reward is None or theirs.reward is None else _outcome(mine.reward - theirs.reward)
+    """The same by the gated rewards, which must come from the same reward models; None where one has none.
+
+    What needs no judge (`rlhf.conversation.decided`) is not left to the scores: an empty answer has but the lowest of
+    its own version's, and a score twice computed may differ in its last digits.
+    """
+    if mine.reward is None or theirs.reward is None:
+        return None
+    found = decided(mine.answer, theirs.answer)
+    return _outcome(mine.reward - theirs.reward) if found is None else found
 
 
 def _outcome(difference: float) -> float:

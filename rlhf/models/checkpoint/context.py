@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from rlhf.conversation import Renderer
 
+_NOT_SAID = 1 << 30
+
 TooLongRow = Literal["cut", "skip", "refuse"]
 """What happens to a row to train on that is longer than `max_length` or the model's context.
 
@@ -56,13 +58,20 @@ class Context:
         return cls(length)
 
     @classmethod
-    def of_checkpoint(cls, folder: str | os.PathLike[str]) -> Context:
-        """Of a checkpoint folder, whole or of an adapter. Raises InputError where there is none."""
+    def of_checkpoint(cls, *folders: str | os.PathLike[str]) -> Context:
+        """Of a checkpoint folder, whole or of an adapter; the lowest of several. InputError where one is none."""
         from transformers import AutoConfig
 
         from rlhf.models.checkpoint.pretrained import from_pretrained
 
-        return cls.of(from_pretrained(AutoConfig, base_folder(require_checkpoint(folder))))
+        configs = [from_pretrained(AutoConfig, base_folder(require_checkpoint(folder))) for folder in folders]
+        return cls(cls(None).limit(*(cls.of(config).length for config in configs)))
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Context:
+        """What a tokenizer says of its model; often it says nothing (transformers has 1e30 there), or too much."""
+        length = tokenizer.model_max_length
+        return cls(int(length) if 0 < length < _NOT_SAID else None)
 
     def limit(self, *lengths: int | None) -> int | None:
         """The lowest of the context and other limits; None: no limit at all."""

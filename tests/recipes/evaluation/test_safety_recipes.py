@@ -278,7 +278,7 @@ def test_the_simulated_world_s_safety_data(recipe: Any, tmp_path: Path) -> None:
         ("evaluate_safety", {"scorer": "a:B"}, "a gold scorer needs its world"),
         ("safety_study", {"kinds": {"other": "unsafe"}}, "kinds: other is none of the prompts' sources"),
         ("safety_study", {"fractions": (0.5, 0.1)}, "fractions: must rise from one to the next"),
-        ("safety_study", {"runs": ("a", "b")}, r"runs: must be one a seed \(3\), or one for all, got 2"),
+        ("safety_study", {"runs": ("a", "b")}, "runs: 2 cannot share 3 seeds evenly; name another seed"),
         ("gate_sweep", {"thresholds": (0.0,)}, "thresholds: must lie between 0 and 1"),
         ("safety_benchmarks", {}, "must name one benchmark's data at least"),
         ("safety_benchmarks", {"toxigen": Path("t")}, "toxigen, toxicity: generated texts need their judge"),

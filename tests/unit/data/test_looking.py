@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 from rlhf.cli import main
@@ -51,6 +54,18 @@ def test_rendered_with_a_tokenizer(tmp_path, capsys, tiny_tokenizer):
     assert out.count("⟦") == 3 and "compared: " in out and "tokens\n" in out and "domain: safety (1)" in out
     code, out, _ = look(capsys, file, "--as", "prompts")
     assert code == 0 and "1 rows, read as 1 prompts" in out and "hi" not in out.splitlines()[1]
+
+
+def test_a_row_longer_than_the_checkpoint_s_context_is_told_whatever_its_tokenizer_says(
+    tmp_path, capsys, tiny_policy_path
+):
+    folder, file = tmp_path / "policy", tmp_path / "rows.jsonl"
+    shutil.copytree(tiny_policy_path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+    write_rows(file, [{"messages": [ASK, {**YES, "content": "hi " * 50}]}, {"messages": [ASK, YES]}])
+    code, out, _ = look(capsys, file, "--tokenizer", folder)
+    assert code == 0 and "skipped 1 of 2 rows" in out and "above max_length=40" in out
 
 
 def test_what_cannot_be_looked_at(tmp_path, capsys):

@@ -32,7 +32,7 @@ def answer(text: str, domain: str = "helpfulness") -> Answer:
 
 
 def length(conversations: Sequence[Conversation]) -> torch.Tensor:
-    assert all(c[-1]["content"] for c in conversations), "a reward function must never see an empty answer"
+    assert all(c[-1]["content"].strip() for c in conversations), "a reward function must never see an empty answer"
     return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
 
 
@@ -48,12 +48,24 @@ def test_rewards_go_through_the_gate_and_empty_answers_get_the_lowest(accelerato
     assert [a.reward for a in judged] == [1.0, -3.0, -3.0, -2.0]  # -3 and -2 lie below the gate's -1.7346
 
 
+def test_an_empty_answer_is_not_cut_where_all_others_are(accelerator: Accelerator) -> None:
+    class Cut:
+        too_long = ()
+
+        def __call__(self, conversations: Sequence[Conversation]) -> torch.Tensor:
+            self.too_long = (True,) * len(conversations)
+            return length(conversations)
+
+    judged = with_rewards([answer("ab"), answer(" \n")], GatedReward(Cut(), too_long="unfinished"), accelerator)
+    assert [(a.reward, a.finished) for a in judged] == [(2.0, False), (2.0, True)]
+
+
 def test_referee_scores(accelerator: Accelerator) -> None:
     assert [a.referee for a in with_referee([answer("ab"), answer("a")], length, accelerator)] == [2.0, 1.0]
 
 
 def test_only_empty_answers_are_an_input_error(accelerator: Accelerator) -> None:
-    with pytest.raises(InputError, match="every answer it gave is empty"):
+    with pytest.raises(InputError, match="all of its answers are empty"):
         with_referee([answer("")], length, accelerator)
 
 

@@ -97,7 +97,8 @@ def test_the_referee_judges_held_out_answers_alone(tiny_tokenizer) -> None:
     environment = replace(environment, referee=_by_question({"what is": 1.0, "the river": 3.0, "hello": 9.0}))
     silent = [*rollouts[:2], replace(rollouts[2], text=" ")]
     figures = referee_figures(PROMPTS, silent, environment)
-    assert figures == {"referee": 2.0, "referee_error": pytest.approx(1.0)}  # deviation sqrt(2), of two answers
+    # the silent one gets the lowest: 1, 3, 1, whose deviation is sqrt(4 / 3)
+    assert figures == {"referee": pytest.approx(5 / 3), "referee_error": pytest.approx(2 / 3)}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -16,15 +16,16 @@ from rlhf.evaluation.reward_models.preference_figures import reward_figures
 from rlhf.report.pages.reward_study import markdown_tables
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.stage import open_stage
+from rlhf.stage.fields import in_run
 from rlhf.studies.reward_study import (
+    RewardStudyRun,
     StudyModel,
-    StudyRun,
     flat_figures,
     gather,
-    is_finished,
     make_variant,
     training_rows,
 )
+from rlhf.studies.runner import is_finished, over_seeds
 
 MODEL = StudyModel("{run}/sft", ("{run}/train.jsonl",), training=RewardTrainingConfig(margin="large", max_length=99))
 
@@ -49,7 +50,7 @@ def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
     )
     assert make_variant(MODEL, "whole", {"training": {"max_length": 7}}).training.max_length == 7
     assert make_variant(MODEL, "none", {"training.max_length": None}).training.max_length is None
-    inside = MODEL.inside("runs/a")
+    inside = in_run(MODEL, "runs/a")
     assert (inside.policy, inside.preferences) == ("runs/a/sft", ("runs/a/train.jsonl",))
 
 
@@ -90,12 +91,12 @@ def test_a_finished_run_of_other_settings_or_files_is_not_taken_for_this_one(tmp
     checkpoint = ("sft/config.json", "sft/tokenizer_config.json", "sft/model.safetensors")
     for name in (*checkpoint, "train.jsonl", "test.jsonl"):
         (tmp_path / name).write_text(name)
-    run = StudyRun(
+    run = RewardStudyRun(
         output=tmp_path / "out" / "v_0.5_seed1",
         variant="v",
         fraction=0.5,
         seed=1,
-        model=MODEL.inside(str(tmp_path)),
+        model=in_run(MODEL, str(tmp_path)),
         test_preferences=(str(tmp_path / "test.jsonl"),),
     )
     assert not is_finished(run)
@@ -134,7 +135,7 @@ def test_means_intervals_and_gains_over_the_seeds(tmp_path: Path) -> None:
     }
     same = {"fraction": 1.0, "model": MODEL, "test_preferences": ()}
     runs = [
-        StudyRun(output=tmp_path / f"{name}_1_seed{seed}", variant=name, seed=seed, **same)
+        RewardStudyRun(output=tmp_path / f"{name}_1_seed{seed}", variant=name, seed=seed, **same)
         for seed in range(3)
         for name in leads
     ]
@@ -166,3 +167,11 @@ def test_means_intervals_and_gains_over_the_seeds(tmp_path: Path) -> None:
     ]
     assert printed[5:7] == ["| new | 10 | 75.0 % (12.9 to 137.1) | – |", "| longer wins | – | 50.0 % | 50.0 % |"]
     assert "| new | +25.0 (25.0 to 25.0) |" in printed
+
+
+def test_one_figure_over_seeds_beside_several_others() -> None:
+    found = over_seeds([1.0, 3.0], gain=[0.0, 2.0], step=None)
+    assert found["values"] == [1.0, 3.0] and found["mean"] == 2.0
+    assert (found["gain"], found["gain_ci"], found["step"], found["step_ci"]) == (1.0, [1.0, 1.0], None, None)
+    alone = over_seeds([1.0])
+    assert alone == {"mean": 1.0, "ci": None, "values": [1.0]}

@@ -97,9 +97,17 @@ def test_a_judge_is_asked_about_the_last_answer() -> None:
     assert BOTH.text in question and '"q1"' in question and '"second"' in question and "first" not in question
 
 
+def test_no_checker_is_asked_about_an_empty_answer_which_never_obeys() -> None:
+    judge = Says("Yes", "Yes")
+    dialogues = [chat("a", "!"), chat("a", " "), chat("a", "b!")]
+    assert load_checker("judge", [BOTH], judge)([BOTH] * 3, dialogues) == [True, False, True]
+    assert len(judge.asked) == 2
+    anything = Instruction("Say what you like.", ())
+    for name in ("pattern", "rlhf.evaluation.instructions.checkers:obeys_patterns"):
+        assert load_checker(name, [LOUD])([anything] * 3, dialogues) == [True, False, True]
+
+
 def test_checkers_by_name() -> None:
-    assert load_checker("pattern", [LOUD]) is obeys_patterns
-    assert load_checker("rlhf.evaluation.instructions.checkers:obeys_patterns", []) is obeys_patterns
     without = Constraint.from_dict({"kind": "hobby", "value": "chess"})
     with pytest.raises(InputError, match="checker: hobby 'chess' has no pattern"):
         load_checker("pattern", [LOUD, without])

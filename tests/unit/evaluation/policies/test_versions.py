@@ -113,12 +113,20 @@ def test_win_rate_counts_ties_half_and_skips_prompts_without_opponent() -> None:
 
 def test_without_gold_the_gated_rewards_decide() -> None:
     mine = [replace(a, gold=None, reward=float(i), helpfulness=0.0, safety=0.0) for i, a in enumerate(MINE)]
-    theirs = [replace(a, reward=2.0) for a in mine]
+    theirs = [replace(a, reward=2.0, answer="By the hill.") for a in mine]
     figures = version_figures("v1", mine, theirs)
     assert figures["judge"] == "proxy"
     assert figures["win_rate_vs_sft"] == figures["proxy_win_rate_vs_sft"] == 0.5  # 0 0 .5 1 1
     assert figures["proxy_reward"] == 2.0 and figures["sft_proxy_reward"] == 2.0
     assert proxy_outcome(mine[4], theirs[0]) == 1.0
+
+
+def test_scores_do_not_decide_what_needs_no_judge() -> None:
+    one, other = answer("o1", reward=1.0), replace(answer("o1", reward=1.0001), answer="By the river. ")
+    assert proxy_outcome(one, other) == proxy_outcome(other, one) == 0.5
+    empty = replace(other, answer=" ")
+    assert (proxy_outcome(one, empty), proxy_outcome(empty, one), proxy_outcome(empty, empty)) == (1.0, 0.0, 0.5)
+    assert proxy_outcome(one, replace(empty, reward=None)) is None
 
 
 def test_gains_are_paired_by_prompt() -> None:

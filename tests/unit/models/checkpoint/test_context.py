@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from rlhf.models.checkpoint.context import Context
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
+from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.room import prompts_of_at_most, with_room
+from rlhf.sampling.source import PolicySource
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,16 @@ from rlhf.sampling.room import prompts_of_at_most, with_room
 )
 def test_the_context_of_a_family(config: object, length: int | None) -> None:
     assert Context.of(config).length == length
+
+
+def test_the_lowest_context_of_several_and_what_a_tokenizer_says(tiny_policy_path: Path, short_reward: Path) -> None:
+    long, short = (Context.of_checkpoint(folder).length for folder in (tiny_policy_path, short_reward))
+    assert (long, short) == (256, 40) and Context.of_checkpoint(tiny_policy_path, short_reward).length == 40
+    assert PolicySource(checkpoint=short_reward).context == Context(40)
+    served = ServerConfig(url="http://localhost:1/v1", model="m")
+    assert PolicySource(checkpoint=short_reward, server=served).context == Context(None)
+    for said, length in ((512, 512), (int(1e30), None), (1 << 30, None)):
+        assert Context.of_tokenizer(SimpleNamespace(model_max_length=said)).length == length
 
 
 def test_prompts_keep_half_of_the_context_and_leave_room_otherwise() -> None:
