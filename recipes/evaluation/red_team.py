@@ -98,11 +98,9 @@ def main(config: RedTeamConfig) -> None:
         talk(config, sampler, sys.stdin, sys.stdout)
     else:
         from_file(config, sampler, accelerator)
-    accelerator.wait_for_everyone()  # the main process is done with the log
-    if not accelerator.is_main_process:
-        return
-    rounds = round_figures(read_log(config.log)) if config.log.exists() else []
-    print(as_markdown(round_table(rounds)))
+    if accelerator.is_main_process:  # the one that wrote the log: it is done
+        rounds = round_figures(read_log(config.log)) if config.log.exists() else []
+        print(as_markdown(round_table(rounds)))
 
 
 def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) -> None:
