@@ -33,6 +33,7 @@ from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
+from rlhf.paths import require_files
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.watch import suspicious_run
@@ -42,7 +43,7 @@ from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
-from rlhf.stage import InputPath, KeepingConfig, open_stage, require_files
+from rlhf.stage import InputPath, KeepingConfig, open_stage
 from rlhf.training.accelerator import frozen_dtype, make_accelerator
 from rlhf.training.kept import kept_states
 

@@ -26,13 +26,14 @@ from rlhf.errors import InputError
 from rlhf.evaluation.safety.figures import SafetyPrompt, judges
 from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
 from rlhf.evaluation.safety.red_team import Attempt, append, read_log, round_figures
+from rlhf.paths import require_files
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.red_team import round_table
 from rlhf.rewards.specs import reward_files
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
-from rlhf.stage import inputs_of, require_files
+from rlhf.stage import inputs_of
 from rlhf.training.accelerator import make_accelerator
 
 

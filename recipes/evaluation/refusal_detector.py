@@ -26,7 +26,8 @@ from rlhf.data.refusals import LABELS, RefusalRules
 from rlhf.errors import InputError
 from rlhf.evaluation.safety.refusals import RefusalClassifier, agreement, as_refusals, confusion, read_labelled
 from rlhf.intervals import wilson
-from rlhf.stage import Effect, InputPath, open_stage, require_files
+from rlhf.paths import require_files
+from rlhf.stage import Effect, InputPath, open_stage
 
 if TYPE_CHECKING:
     from rlhf.evaluation.safety.refusals import LabelledAnswer

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from rlhf.configuration import run_recipe
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 from rlhf.stage.fields import in_run
 from rlhf.studies.reward_study import RewardStudyRun, StudyModel, make_variant
 from rlhf.studies.runner import StudyConfig, require_different, require_named, run_each, unfinished, write_study

@@ -10,9 +10,9 @@ from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.imports import import_object
+from rlhf.paths import require_files
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
-from rlhf.stage import require_files
 
 
 def load_reward(

@@ -15,11 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # rooms of one floor know nothing of each other
     "errors intervals lifetime",
-    "architecture conversation http_client imports jsonl launch metrics objectives option_errors shipped "
+    "architecture conversation http_client imports jsonl launch metrics objectives option_errors paths shipped "
     "shorthand strict_yaml",
     "configuration",
-    "stage",
-    "data",
+    "data stage",
     "iteration training",
     "models",
     "rewards sampling",
