@@ -163,11 +163,9 @@ def main(config: ContextDistillationConfig) -> None:
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
         trained = config.policy.trained(folder / "checkpoint")
         after = judged(config, open_sampler(trained, accelerator.device), accelerator) if config.test_prompts else []
-        figures = distillation_figures(config, scores, kept, rows, before_and_after(before, after))
         stage.write_rows("distilled.jsonl", ({"messages": row} for row in rows))
         stage.write_rows("answers.jsonl", answer_rows(prompts, answers, scores, kept))
-        stage.write_json("distillation.json", figures)
-        stage.say(distillation_tables(figures))
+        record_figures(stage, config, scores, kept, rows, before_and_after(before, after))
 
 
 def preprompted(
@@ -242,16 +240,17 @@ def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Acc
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, config.world))
 
 
-def distillation_figures(
+def record_figures(
+    stage: Stage,
     config: ContextDistillationConfig,
     scores: Mapping[str, Tensor],
     kept: Sequence[bool],
     rows: Sequence[Conversation],
     heldout: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """The content of distillation.json; `heldout`: of `before_and_after`."""
+) -> None:
+    """Write distillation.json and show its tables; `heldout`: of `before_and_after`."""
     by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
-    return {
+    figures = {
         "answers": len(kept),
         "kept": sum(kept),
         "rows": len(rows),
@@ -259,6 +258,8 @@ def distillation_figures(
         "gain": {kind: gain_by_plain_score(by_prompt["plain"], by_prompt[kind]) for kind in KINDS[1:]},
         "heldout": heldout,
     }
+    stage.write_json("distillation.json", figures)
+    stage.say(distillation_tables(figures))
 
 
 def answer_rows(

@@ -24,7 +24,7 @@ from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.sampling.opening import load_weights
 from rlhf.sampling.source import PolicySource, ScoringPolicy, named
-from rlhf.stage import open_stage
+from rlhf.stage import Stage, open_stage
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import RESUME, States, kept_states
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rlhf.finetuning.dpo import DPOPair
+    from rlhf.training.loop import TrainingResult
 
 
 def dpo_finetuning() -> FinetuningConfig:
@@ -116,15 +117,22 @@ def main(config: DPOConfig) -> None:
         del policy, model
 
         # measure what was saved: whole on every process, however the training divided it
-        left_out = len(rows) - len(pairs)
-        figures: dict[str, Any] = {"pairs": len(pairs), "left_out": left_out, "beta": config.beta}
+        measured: dict[str, float] = {}
         if held_out:
             saved = load_policy(folder / "checkpoint", quantization=config.quantization).to(accelerator.device)
-            figures["test"] = heldout_figures(config.beta, held_out, saved, renderer.pad_token_id, accelerator)
-        stage.write_json("dpo.json", figures)
-        stage.closing.rows(len(pairs), {"too long": left_out})
-        stage.closing.figures(**result.figures(), **figures.get("test", {}))
-        stage.closing.suspect(suspicious_training(result))
+            measured = heldout_figures(config.beta, held_out, saved, renderer.pad_token_id, accelerator)
+        record_training(stage, config, result, len(pairs), len(rows) - len(pairs), measured)
+
+
+def record_training(
+    stage: Stage, config: DPOConfig, result: TrainingResult, pairs: int, left_out: int, measured: dict[str, float]
+) -> None:
+    """Write dpo.json; the closing block says the most of it. `measured`: on held-out pairs, where there are any."""
+    figures: dict[str, Any] = {"pairs": pairs, "left_out": left_out, "beta": config.beta}
+    stage.write_json("dpo.json", figures | ({"test": measured} if measured else {}))
+    stage.closing.rows(pairs, {"too long": left_out})
+    stage.closing.figures(**result.figures(), **measured)
+    stage.closing.suspect(suspicious_training(result))
 
 
 def referenced_pairs(

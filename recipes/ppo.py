@@ -43,14 +43,14 @@ from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
-from rlhf.stage import InputPath, KeepingConfig, open_stage
+from rlhf.stage import InputPath, KeepingConfig, Stage, open_stage
 from rlhf.training.accelerator import frozen_dtype, make_accelerator
 from rlhf.training.kept import kept_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from rlhf.ppo.loop import PPO
+    from rlhf.ppo.loop import PPO, PPOResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +140,7 @@ def main(config: PPORecipeConfig) -> None:
         saving = Saving(folder, ppo.stepper, accelerator, save_policy, keep=config.ppo.keep_checkpoints)
         result = train_ppo(ppo, fitting["prompts"], fitting["validation_prompts"], stage.log, saving)
         saving.take_best(result.best_iteration)
-        stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
-        used = len(fitting["prompts"])
-        stage.closing.rows(used, {"too long a prompt": len(asked["prompts"]) - used})
-        stage.closing.figures(**vars(result))
-        if stage.is_main:
-            stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
+        record_run(stage, result, no_room, len(fitting["prompts"]), len(asked["prompts"]))
 
 
 def ready_to_train(
@@ -202,6 +197,15 @@ def fitting_prompts(
         fitting[name], over = with_room(short, readers, config.sampling.max_new_tokens, config.too_long)
         no_room.update(over)
     return fitting, no_room
+
+
+def record_run(stage: Stage, result: PPOResult, no_room: Mapping[str, int], used: int, asked: int) -> None:
+    """Write ppo.json; the closing block says how it went, and how many of the `asked` prompts were used."""
+    stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
+    stage.closing.rows(used, {"too long a prompt": asked - used})
+    stage.closing.figures(**vars(result))
+    if stage.is_main:
+        stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:

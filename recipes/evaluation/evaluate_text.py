@@ -33,7 +33,7 @@ from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, PolicySource
-from rlhf.stage import Effect, StageConfig, open_stage
+from rlhf.stage import Effect, Stage, StageConfig, open_stage
 from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
@@ -84,20 +84,26 @@ def main(config: EvaluateTextConfig) -> None:
         require_encoder(config.bert_model, config.bert_layers)
     data = {name: _drawn(name, source, config) for name, source in config.data.items()}
 
-    from rlhf.report.pages.text_metrics import build_text_page, text_tables
-
     accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator) as folder:
+    with stage.work(accelerator):
         rows = [
             row for name, model in config.models.items() for row in _answers(name, model, data, config, accelerator)
         ]
         if stage.is_main:
-            figures = _figures(rows, config, str(accelerator.device))
-            stage.write_rows("answers.jsonl", rows)
-            stage.write_json("text_metrics.json", figures)
-            build_text_page(figures, rows, folder / "index.html", config.output.name)
-            for name, table in text_tables(figures):
-                print(f"**{name}**\n\n{as_markdown(table)}\n")
+            record_texts(stage, config, rows, _figures(rows, config, str(accelerator.device)))
+
+
+def record_texts(
+    stage: Stage, config: EvaluateTextConfig, rows: Sequence[dict[str, Any]], figures: dict[str, Any]
+) -> None:
+    """Write answers, figures and the page, and show the tables."""
+    from rlhf.report.pages.text_metrics import build_text_page, text_tables
+
+    stage.write_rows("answers.jsonl", rows)
+    stage.write_json("text_metrics.json", figures)
+    build_text_page(figures, rows, stage.folder / "index.html", config.output.name)
+    for name, table in text_tables(figures):
+        print(f"**{name}**\n\n{as_markdown(table)}\n")
 
 
 def _drawn(name: str, source: str, config: EvaluateTextConfig) -> list[Conversation]:

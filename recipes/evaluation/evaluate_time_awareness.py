@@ -12,6 +12,7 @@ table in Markdown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +26,7 @@ from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicyCheck, PolicySource
-from rlhf.stage import StageConfig, open_stage
+from rlhf.stage import Stage, StageConfig, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
 from rlhf.synthesis.time_awareness import question_of
 from rlhf.training.accelerator import make_accelerator
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rlhf.conversation import Conversation
-    from rlhf.evaluation.instructions.time_awareness import DatedAnswer
     from rlhf.synthesis.time_awareness import DatedQuestion
 
 
@@ -81,12 +81,16 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
         answers: list[DatedAnswer] = []
         for name, run, source in policies:
             answers += answered(name, run, source, questions[run], config, accelerator)
-        if stage.is_main:
-            figures = time_figures(answers)
-            stage.write_rows("answers.jsonl", (answer.to_dict() for answer in answers))
-            stage.write_json("time_awareness.json", figures)
-            stage.say(time_table(figures))
-            stage.closing.rows(len(answers))
+        record_answers(stage, answers)
+
+
+def record_answers(stage: Stage, answers: Sequence[DatedAnswer]) -> None:
+    """Write answers and figures, and show the table."""
+    figures = time_figures(answers)
+    stage.write_rows("answers.jsonl", (answer.to_dict() for answer in answers))
+    stage.write_json("time_awareness.json", figures)
+    stage.say(time_table(figures))
+    stage.closing.rows(len(answers))
 
 
 def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
