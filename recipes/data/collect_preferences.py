@@ -15,6 +15,7 @@ statistics.json (the paper's table: sizes, lengths, strengths, safety labels, by
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -114,8 +115,6 @@ def main(config: CollectPreferencesConfig) -> None:
     annotator = make_annotator(config.annotator, config.annotator_options, **given, store=labels, batch=batch)
     asked = asked_of(annotator, config.annotator, config.annotator_options, **given)
 
-    from rlhf.models.policy import load_tokenizer
-
     accelerator = make_accelerator(seed=config.seed)
     kept = kept_draws(stage, config, parts)
     with stage.work(accelerator, kept) as folder:
@@ -140,19 +139,38 @@ def main(config: CollectPreferencesConfig) -> None:
                 f"annotator: {config.annotator} chose an answer in none of the pairs to train on, so there is nothing "
                 "to write; name more prompts, or another file of --labels to judge them anew"
             )
+        every = [row for some in rows.values() for row in some]
         for part, some in rows.items():
             stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in some))
-        both = [row for some in rows.values() for row in some]
-        domains = {"all": both} | {d: [row for row in both if row.domain == d] for d in get_args(Domain)}
-        tokenizer = load_tokenizer(config.policy.folder)
-        statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
-        figures["agreement_with_rewards"] = agreement_with_rewards(config, domains, accelerator.device)
-        figures["nothing_to_compare"] = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
-        left_out = sum(pair.id not in rows_of for pair in drawn)
-        stage.write_json("statistics.json", statistics | {"left_out": left_out, "batch": figures})
-        skipped = left_out - figures["nothing_to_compare"]
-        stage.closing.rows(len(both), {"nothing to compare": figures["nothing_to_compare"], "skipped": skipped})
+        alike = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
+        left_out = {"nothing to compare": alike, "skipped": sum(pair.id not in rows_of for pair in drawn) - alike}
+        record_statistics(stage, config, every, figures, left_out, accelerator)
         judged.touch()
+
+
+def record_statistics(
+    stage: Stage,
+    config: CollectPreferencesConfig,
+    rows: list[Preference],
+    figures: dict[str, Any],
+    left_out: Mapping[str, int],
+    accelerator: Accelerator,
+) -> None:
+    """Write what the preferences are like; the closing block says how many there are.
+
+    Args:
+        figures: of the batch: who judged, how they agree.
+        left_out: why -> pairs without a preference.
+    """
+    from rlhf.models.policy import load_tokenizer
+
+    domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
+    tokenizer = load_tokenizer(config.policy.folder)
+    statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
+    figures["agreement_with_rewards"] = agreement_with_rewards(config, domains, accelerator.device)
+    figures["nothing_to_compare"] = left_out["nothing to compare"]
+    stage.write_json("statistics.json", statistics | {"left_out": sum(left_out.values()), "batch": figures})
+    stage.closing.rows(len(rows), left_out)
 
 
 def parts_of(config: CollectPreferencesConfig) -> dict[Part, list[Prompt]]:
