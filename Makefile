@@ -6,6 +6,7 @@ RUN := runs/demo$(if $(filter-out 0,$(SEED)),-$(SEED))
 export PATH := $(abspath $(BIN)):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+export PYTHONDONTWRITEBYTECODE :=  # a test session starts hundreds of Pythons: ours is compiled once, not in each
 
 .PHONY: setup demo demo-hh demo-chat test doors browser long lint format bench docs dist clean
 

@@ -31,11 +31,15 @@ from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, TokenizedPolicy, named
 from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -111,7 +115,6 @@ def main(config: CollectPreferencesConfig) -> None:
     asked = asked_of(annotator, config.annotator, config.annotator_options, **given)
 
     from rlhf.models.policy import load_tokenizer
-    from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(seed=config.seed)
     kept = kept_draws(stage, config, parts)
@@ -179,9 +182,6 @@ def draw_pairs(
     if file.is_file():
         return [Pair(**{**row, "models": tuple(row["models"])}) for _, row in read_rows(file)]
 
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-
     prompts = [(part, prompt) for part, some in parts.items() for prompt in some]
     counts = {"helpfulness": config.pairs_per_prompt}
     counts["safety"] = config.safety_pairs_per_prompt or config.pairs_per_prompt
@@ -217,7 +217,6 @@ def agreement_with_rewards(
     """Each domain's rows by its newest reward model: domain -> `accuracy_figures`; nothing where none is named."""
     from rlhf.evaluation.reward_models.pair_scores import score_pairs
     from rlhf.evaluation.reward_models.preference_figures import accuracy_figures
-    from rlhf.rewards.loading import load_reward
 
     figures = {}
     for domain in get_args(Domain):

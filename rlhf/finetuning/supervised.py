@@ -27,7 +27,7 @@ from rlhf.models.batching import batch_tokens_on, batches_by_length, pad_rows
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.packing import enable_packing, pack_rows
 from rlhf.objectives.policy import token_logprobs
-from rlhf.training.checkpoints import States
+from rlhf.training.kept import States
 from rlhf.training.loop import Task, TrainingResult, micro_batches, train
 
 

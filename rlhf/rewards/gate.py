@@ -1,31 +1,33 @@
-"""The reward models' scores of some conversations, and the one reward that the paper combines them into."""
+"""The reward models' scores of some conversations, and the one reward that the paper combines them into.
+
+torch is loaded when called.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import TooLong
-from rlhf.objectives.reward import SAFETY_THRESHOLD, gate
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import ask_all, name_of, were_too_long
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Gate:
     """The gate's figures: its threshold, after the sigmoid, and the raw scores that count as 0."""
 
-    threshold: float = SAFETY_THRESHOLD
+    threshold: float = GateConfig.threshold
     helpfulness_origin: float = 0.0
     safety_origin: float = 0.0
 
@@ -91,6 +93,11 @@ class GatedReward:
                 `too_long` refuses that.
             ValueError: not one tag a conversation.
         """
+        import torch
+
+        from rlhf.objectives.reward import gate
+        from rlhf.rewards.scoring import ask_all, name_of, were_too_long
+
         if len(tags) != len(conversations):
             raise ValueError(f"GatedReward: {len(conversations)} conversations but {len(tags)} tags")
         functions = {f"helpfulness ({name_of(self.helpfulness)})": self.helpfulness}

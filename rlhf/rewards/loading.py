@@ -1,17 +1,18 @@
-"""A reward function from what a user names: a checkpoint folder, an import path of their own, or an ensemble's file."""
+"""A reward function from what a user names: a checkpoint folder, an import path of their own, or an ensemble's file.
+
+torch is loaded when called.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-import torch
-
 from rlhf.errors import InputError
 from rlhf.imports import import_object
+from rlhf.paths import require_files
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
-from rlhf.stage import require_files
 
 
 def load_reward(
@@ -38,6 +39,8 @@ def load_reward(
         return _imported(text)
     if is_ensemble(text):
         return _ensemble(text, batch_tokens, device)
+    import torch
+
     from rlhf.models.reward_model import RewardModel
     from rlhf.rewards.scoring import RewardModelFunction
     from rlhf.training.accelerator import frozen_dtype

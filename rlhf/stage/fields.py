@@ -20,8 +20,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Protocol, runtime_checkable
 
+from rlhf.paths import require_files
 from rlhf.shorthand import bare_field
-from rlhf.stage.files import require_files
 
 
 class Effect(enum.Enum):

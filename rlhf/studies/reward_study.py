@@ -110,7 +110,7 @@ def run_model(run: RewardStudyRun, rows: Rows) -> None:
     from rlhf.rewards.training.stage import train_and_save
     from rlhf.rewards.training.train import fitting_rows
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     policy, config = Path(run.model.policy), run.model.training
     stage = open_stage(run)

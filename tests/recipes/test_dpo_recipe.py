@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import subprocess
@@ -11,14 +12,20 @@ from typing import Any
 
 import pytest
 
+from rlhf.configuration import parse_config
 from rlhf.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def words_of(folder: Path, options: dict[str, Any]) -> list[str]:
+    return ["--output", str(folder)] + [
+        part for name, value in options.items() for part in (f"--{name.replace('__', '.')}", str(value))
+    ]
+
+
 def dpo(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    words = [part for name, value in options.items() for part in (f"--{name.replace('__', '.')}", str(value))]
-    command = [sys.executable, "recipes/dpo.py", "--output", str(folder), *words]
+    command = [sys.executable, "recipes/dpo.py", *words_of(folder, options)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
 
 
@@ -30,12 +37,16 @@ def pairs(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_policy_comes_to_prefer_what_was_chosen(tiny_policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+def test_the_policy_comes_to_prefer_what_was_chosen(
+    tiny_policy_path: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = {"optimizer__batch_size": 8, "optimizer__epochs": 4, "optimizer__learning_rate": 1e-3}
     finetuning = {f"finetuning__{name}": value for name, value in steps.items()}
     out = tmp_path / "out"
-    done = dpo(out, policy=tiny_policy_path, preferences=pairs, test_preferences=pairs, **finetuning)
-    assert done.returncode == 0, done.stderr
+    options = {"policy": tiny_policy_path, "preferences": pairs, "test_preferences": pairs} | finetuning
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("dpo")
+    recipe.main(parse_config(recipe.DPOConfig, words_of(out, options)))
     metrics = read_metrics(out / "metrics.jsonl")
     assert metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and len(metrics) == 12
     figures = json.loads((out / "dpo.json").read_text())

@@ -81,6 +81,14 @@ def _run(world: Path, policy: Path, *extra: str) -> subprocess.CompletedProcess[
     )
 
 
+def _run_here(world: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, *extra: str) -> None:
+    """The same in this process, which has torch loaded."""
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("ppo")
+    recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(policy, *extra)))
+
+
 def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -> None:
     done = _run(world, tiny_policy_path, "--referee", "my_rewards:safe")
     assert done.returncode == 0, done.stderr
@@ -144,11 +152,8 @@ def test_roles_on_one_base_in_4_bit(world: Path, tiny_policy_path: Path, monkeyp
     pytest.importorskip("bitsandbytes")
     from rlhf.models.policy import load_policy
 
-    monkeypatch.chdir(world)
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    recipe = importlib.import_module("ppo")
     extra = ("--roles", "shared", "--quantization", "nf4", "--adapter.r", "2", "--ppo.iterations", "1")
-    recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(tiny_policy_path, *extra)))
+    _run_here(world, tiny_policy_path, monkeypatch, *extra)
     rows = read_metrics(world / "out" / "metrics.jsonl")
     assert rows[0]["kl"] == 0.0 and rows[0]["first_ratio"] == pytest.approx(1.0, abs=1e-6)
     assert rows[1]["heldout_kl"] != 0.0
@@ -282,13 +287,11 @@ def test_the_value_starts_from_helpfulness_where_it_can(
     assert capsys.readouterr().err.count("the value starts from the policy with a new head") == 2
 
 
-def test_a_broken_reward_function_ends_it_with_one_sentence(world: Path, tiny_policy_path: Path) -> None:
-    done = _run(world, tiny_policy_path, "--helpfulness", "my_rewards:broken")
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "helpfulness (broken): score 0 is nan" in lines[0]
-    assert "Traceback" not in done.stderr
+def test_a_broken_reward_function_ends_it_with_one_sentence(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"^helpfulness \(broken\): score 0 is nan.*$"):
+        _run_here(world, tiny_policy_path, monkeypatch, "--helpfulness", "my_rewards:broken")
     assert not (world / "out").exists()
 
 
@@ -342,11 +345,12 @@ def _other_reward(folder: Path, policy: Path) -> None:
     RewardModel.from_policy(policy, safety_head=False, seed=0).save(folder, tokenizer)
 
 
-def test_ppo_that_kept_its_start_says_so(world: Path, tiny_policy_path: Path) -> None:
+def test_ppo_that_kept_its_start_says_so(
+    world: Path, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Nothing is better than a reward that is the same for every answer."""
     extra = ("--helpfulness", "my_rewards:safe", "--ppo.iterations", "1", "--ppo.evaluate_every", "1")
-    done = _run(world, tiny_policy_path, *extra)
-    assert done.returncode == 0, done.stderr
+    _run_here(world, tiny_policy_path, monkeypatch, *extra)
     sentence = "the policy kept is the one it started from: no evaluation had a better reward"
-    assert f"  suspicious: {sentence}\n" in done.stderr
+    assert f"  suspicious: {sentence}\n" in capsys.readouterr().err
     assert sentence in json.loads((world / "out" / "stage.json").read_text())["closing"]["suspicious"]

@@ -18,6 +18,7 @@ import torch
 
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store import Store
+from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.sampling.protocol import SamplingParams
@@ -122,23 +123,22 @@ def test_a_reward_judges_in_a_person_s_place(recipe: ModuleType, options: dict[s
         assert len(row["chosen"]) < len(row["rejected"])
 
 
-def test_killed_it_goes_on_and_nothing_doubles(options: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_it_goes_on_and_nothing_doubles(recipe: ModuleType, options: dict[str, Any], tmp_path: Path) -> None:
     """The annotator kills the recipe at its fourth pair; the second start has but three left."""
     options |= {"annotator_options": json.dumps({"log": str(tmp_path / "log"), "stop": 3})}
     options |= {"labels": tmp_path / "labels.sqlite", "sampling": json.dumps({"max_new_tokens": 4})}
     options |= {"policy": options["policy"].folder}
-    command = [sys.executable, "recipes/data/collect_preferences.py"]
-    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "recipes/data/collect_preferences.py", *words]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    drawn = set()
-    for kept, code in ((3, -signal.SIGKILL), (6, 0)):
-        assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == code
-        with Store(options["labels"]) as store:
-            assert store.progress().kept == kept
-        if code:
-            drawn.add((tmp_path / "out.partial" / "samples" / "pairs.jsonl").read_text())
-    (text,) = drawn
-    ids = [json.loads(line)["id"] for line in text.splitlines()]
+    assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == -signal.SIGKILL
+    with Store(options["labels"]) as store:
+        assert store.progress().kept == 3
+    drawn = (tmp_path / "out.partial" / "samples" / "pairs.jsonl").read_text()
+    recipe.main(parse_config(recipe.CollectPreferencesConfig, words))
+    with Store(options["labels"]) as store:
+        assert store.progress().kept == 6
+    ids = [json.loads(line)["id"] for line in drawn.splitlines()]
     assert (tmp_path / "log").read_text().split() == ids, "every pair was judged once, in the order of the draws"
     found = rows(options["output"])
     assert [row["id"] for part in ("train", "test") for row in found[part]] == ids
