@@ -125,6 +125,10 @@ class GatedReward:
         )
         return GatedRewards(helpfulness, scores[1], reward, used_safety, too_long)
 
+    def counts_as_finished(self, ended: bool, was_cut: bool) -> bool:
+        """Whether an answer came to its end: one that a model saw cut did not, where `too_long` is "unfinished"."""
+        return ended and not (was_cut and self.too_long == "unfinished")
+
     def refuse_broken(self, prompts: Sequence[Prompt]) -> None:
         """Score a short answer to the first two prompts: a broken reward fails here, before hours of sampling."""
         tried = prompts[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,18 +10,12 @@ from torch import Tensor
 
 from rlhf.conversation import Conversation, Renderer, without_thoughts
 from rlhf.errors import InputError
-from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
+from rlhf.models.batching import batch_tokens_on, batches_by_length, batches_by_prompt, pad_rows
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.stage.progress import progress_bar
-
-BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}
-"""Tokens of one forward pass of a reward model, where nobody says how many."""
-
-
-def batch_tokens_on(device: torch.device | str) -> int:
-    """`BATCH_TOKENS` of a device."""
-    return BATCH_TOKENS["cpu" if torch.device(device).type == "cpu" else "gpu"]
 
 
 class RewardModelFunction:
@@ -32,16 +27,25 @@ class RewardModelFunction:
     Args:
         model: in any mode; scoring runs in eval mode and puts the mode back.
         renderer: of the reward model's own tokenizer.
-        batch_tokens: tokens of one forward pass, with the padding where rows are computed one by one.
+        batch_tokens: tokens of one forward pass, with the padding where rows are computed one by one; None: by the
+            device (`rlhf.models.batching`).
 
     `too_long` says of each conversation of the last call whether the renderer had to cut it (`were_too_long`).
     """
 
-    def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int = BATCH_TOKENS["gpu"]) -> None:
+    def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int | None = None) -> None:
         self.model = model
         self.renderer = renderer
         self.batch_tokens = batch_tokens
         self.too_long: list[bool] = []
+
+    @classmethod
+    def of(
+        cls, model: RewardModel, folder: str | os.PathLike[str], batch_tokens: int | None = None
+    ) -> RewardModelFunction:
+        """With the tokenizer of the model's checkpoint; what the model's context does not hold is cut."""
+        renderer = Renderer(load_tokenizer(folder), max_length=Context.of(model.config).length, cut=True)
+        return cls(model, renderer, batch_tokens)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores on the CPU, in the conversations' order."""
@@ -79,9 +83,10 @@ class RewardModelFunction:
         return RewardOutput(scores[places], None if self.model.safety_head is None else logits[places])
 
     def _batches(self, lengths: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+        tokens = self.batch_tokens or batch_tokens_on(self.model.device)
         if self.model.shares_prefixes:
-            return batches_by_prompt(lengths, prompts, self.batch_tokens)
-        return batches_by_length(lengths, self.batch_tokens)
+            return batches_by_prompt(lengths, prompts, tokens)
+        return batches_by_length(lengths, tokens)
 
     @property
     def _pad_id(self) -> int:
