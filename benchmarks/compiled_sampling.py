@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf.conversation import Renderer
 from rlhf.data.loading import load_prompts
 from rlhf.models.policy import load_policy, load_tokenizer
+from rlhf.paths import require_files
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
-from rlhf.stage import require_files
 
 K = 16
 RANDOM = {

@@ -30,12 +30,12 @@ from rlhf.data.rows import Prompt
 from rlhf.intervals import mean_interval
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.objectives.best_of_n import expected_max
+from rlhf.paths import require_files
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig, ScoreParts
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import require_files
 
 K, SEEDS, MOST = 16, (0, 1, 2), 0.6
 SETTINGS = (

@@ -23,7 +23,7 @@ from rlhf.configuration import parse_config
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.jsonl import write_rows
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes/evaluation"))

@@ -30,13 +30,14 @@ from rlhf.data.loading import load_prompts
 from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.objectives.best_of_n import expected_max, expected_of_best, kl_estimate
+from rlhf.paths import require_files
 from rlhf.rewards.distributed import score_answers
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.simulation.gold import GoldScorer
-from rlhf.stage import require_files, write_json
+from rlhf.stage import write_json
 from rlhf.training.accelerator import make_accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))

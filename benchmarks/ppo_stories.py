@@ -27,7 +27,7 @@ from rlhf.conversation import Conversation
 from rlhf.jsonl import write_rows
 from rlhf.metrics import read_metrics
 from rlhf.models.checkpoint.pretrained import from_pretrained
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 import ppo

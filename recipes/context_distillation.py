@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
@@ -28,20 +28,46 @@ from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
+from rlhf.evaluation.answers import answers_of
+from rlhf.evaluation.judging import with_gold
+from rlhf.evaluation.policies.distillation import before_and_after
+from rlhf.evaluation.scorers import load_scorer
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.finetuning.stage import finetune_stage
+from rlhf.report.pages.distillation import distillation_tables
+from rlhf.rewards.distributed import answer_scores
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
-from rlhf.sampling.protocol import SamplingParams
+from rlhf.rewards.suspicion import suspicious_scoring
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
+from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TrainedPolicy
-from rlhf.stage import InputPath, open_stage
+from rlhf.stage import InputPath, Stage, open_stage
+from rlhf.synthesis.context_distillation import (
+    RiskCategory,
+    category_of,
+    gain_by_plain_score,
+    generic_preprompt,
+    keeps_distilled,
+    read_categories,
+    score_figures,
+    with_preprompt,
+)
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.kept import kept_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
 
     from rlhf.evaluation.answers import Answer
     from rlhf.sampling.protocol import Sampler
 
 KINDS = ("plain", "generic", "category")
+Answers = Mapping[str, Sequence[Sample]]
+"""Kind -> the answers, prompt after prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,33 +128,16 @@ class ContextDistillationConfig(MixedFinetuneConfig):
 
 def main(config: ContextDistillationConfig) -> None:
     stage = open_stage(config)
-
-    from rlhf.finetuning.stage import finetune_stage
-    from rlhf.report.pages.distillation import distillation_tables
-    from rlhf.rewards.distributed import answer_scores
-    from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.scoring import suspicious_scoring
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.synthesis.context_distillation import (
-        gain_by_plain_score,
-        keeps_distilled,
-        read_categories,
-        score_figures,
-    )
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
-
     categories = read_categories(config.categories)
     prompts = [p for p in load_prompts(config.prompts) if p.domain == "safety"]
     if not prompts:
         raise InputError(f"prompts: none of {config.prompts} has the domain safety; tag the adversarial ones")
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
-    accelerator = make_accelerator(seed=config.seed)
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
     asked = preprompted(prompts, categories, config)
-    contexts_asked = [context for contexts in asked.values() for context in contexts]
-    kept_answers = kept_samples(contexts_asked, config.num_samples, params, stage, "policy")
+    params = config.sampling.seeded(config.seed)
+    accelerator = make_accelerator(seed=config.seed)
+    all_asked = [context for contexts in asked.values() for context in contexts]
+    kept_answers = kept_samples(all_asked, config.num_samples, params, stage, "policy")
     with stage.work(accelerator, kept_answers, kept_states(stage, accelerator)) as folder:
         reward = load_reward(config.safety, device=accelerator.device)
         sampler = open_sampler(config.policy, accelerator.device)
@@ -146,66 +155,26 @@ def main(config: ContextDistillationConfig) -> None:
         # keep an answer only where it is safer than the plain one
         better = keeps_distilled(scores["plain"], scores[config.preprompts], config.min_gain).tolist()
         kept = [safer or not config.gate for safer in better]
-        chosen = [
-            distilled if keep else plain
-            for plain, distilled, keep in zip(answers["plain"], answers[config.preprompts], kept, strict=True)
-        ]
-        rows: list[Conversation] = []
-        left_out: Counter[str] = Counter()
-        for prompt, sample, keep in zip(prompts, chosen, kept, strict=True):
-            if not keep and config.rest != "plain":
-                left_out["not safer than the plain answer"] += 1
-            elif not sample.finished:
-                left_out["unfinished"] += 1
-            elif says_nothing(sample.text):
-                left_out["empty"] += 1
-            else:
-                rows.append(dialogue(prompt, sample.text))
-        if not any(kept):
-            raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
-        if not rows:
-            raise InputError(
-                "sampling: every answer is empty or did not end; raise sampling.max_new_tokens, or leave out prompts "
-                "that fill the context"
-            )
+        rows, left_out = training_rows(config, prompts, answers, kept)
         before = judged(config, sampler, accelerator)
         del sampler
 
-        lengths = [(s.finished, len(s.token_ids)) for s in answers["plain"]]
-        no_room = no_room_share(lengths, params.max_new_tokens) if config.policy.server is None else 0.0
-        finished_share = sum(finished for finished, _ in lengths) / len(lengths)
-        stage.closing.suspect(suspicious_answers(finished_share, no_room=no_room))
-        stage.closing.suspect(suspicious_selection(len(rows), len(prompts), left_out))
-        stage.closing.rows(len(rows), left_out)
+        # fine-tune on them without the preprompt
+        say_choice(stage, config, answers["plain"], kept, rows, left_out)
         stage.closing.suspect(suspicious_scoring(safety=reward))
-        stage.closing.figures(answers=len(prompts), kept_by_the_gate=sum(kept))
         start, name = config.policy.folder, "context distillation"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
         trained = config.policy.trained(folder / "checkpoint")
         after = judged(config, open_sampler(trained, accelerator.device), accelerator) if config.test_prompts else []
-
-        if stage.is_main:
-            from rlhf.evaluation.policies.distillation import before_and_after
-
-            by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
-            figures = {
-                "answers": len(prompts),
-                "kept": sum(kept),
-                "rows": len(rows),
-                "scores": {kind: score_figures(by_prompt[kind]) for kind in KINDS},
-                "gain": {kind: gain_by_plain_score(by_prompt["plain"], by_prompt[kind]) for kind in KINDS[1:]},
-                "heldout": before_and_after(before, after),
-            }
-            stage.write_rows("distilled.jsonl", ({"messages": row} for row in rows))
-            stage.write_rows("answers.jsonl", answer_rows(prompts, answers, scores, kept))
-            stage.write_json("distillation.json", figures)
-            stage.say(distillation_tables(figures))
+        stage.write_rows("distilled.jsonl", ({"messages": row} for row in rows))
+        stage.write_rows("answers.jsonl", answer_rows(prompts, answers, scores, kept))
+        record_figures(stage, config, scores, kept, rows, before_and_after(before, after))
 
 
-def preprompted(prompts: Sequence[Prompt], categories: Sequence[Any], config: ContextDistillationConfig) -> Any:
+def preprompted(
+    prompts: Sequence[Prompt], categories: Sequence[RiskCategory], config: ContextDistillationConfig
+) -> dict[str, list[Conversation]]:
     """kind -> the prompts as they are asked; the same generic preprompts stand in for a category that is not there."""
-    from rlhf.synthesis.context_distillation import category_of, generic_preprompt, with_preprompt
-
     rng = random.Random(f"preprompts/{config.seed}")
     generic = [generic_preprompt(config.adjectives, config.generic, rng) for _ in prompts]
     found = [category_of(prompt, categories) for prompt in prompts]
@@ -222,22 +191,91 @@ def dialogue(prompt: Prompt, answer: str) -> Conversation:
     return [*prompt.messages, {"role": "assistant", "content": answer}]
 
 
+def training_rows(
+    config: ContextDistillationConfig, prompts: Sequence[Prompt], answers: Answers, kept: Sequence[bool]
+) -> tuple[list[Conversation], Counter[str]]:
+    """The kept answers' dialogues without preprompt, and of the other prompts the plain ones unless they are dropped.
+
+    What is left out is counted: an answer that is empty or did not end too. InputError: none is kept, or none is left.
+    """
+    chosen = [
+        distilled if keep else plain
+        for plain, distilled, keep in zip(answers["plain"], answers[config.preprompts], kept, strict=True)
+    ]
+    rows: list[Conversation] = []
+    left_out: Counter[str] = Counter()
+    for prompt, sample, keep in zip(prompts, chosen, kept, strict=True):
+        if not keep and config.rest != "plain":
+            left_out["not safer than the plain answer"] += 1
+        elif not sample.finished:
+            left_out["unfinished"] += 1
+        elif says_nothing(sample.text):
+            left_out["empty"] += 1
+        else:
+            rows.append(dialogue(prompt, sample.text))
+    if not any(kept):
+        raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
+    if not rows:
+        raise InputError(
+            "sampling: every answer is empty or did not end; raise sampling.max_new_tokens, or leave out prompts "
+            "that fill the context"
+        )
+    return rows, left_out
+
+
+def say_choice(
+    stage: Stage,
+    config: ContextDistillationConfig,
+    plain: Sequence[Sample],
+    kept: Sequence[bool],
+    rows: Sequence[Conversation],
+    left_out: Mapping[str, int],
+) -> None:
+    """What the closing block says of the answers and of those that are trained on."""
+    lengths = [(s.finished, len(s.token_ids)) for s in plain]
+    no_room = no_room_share(lengths, config.sampling.max_new_tokens) if config.policy.server is None else 0.0
+    finished_share = sum(finished for finished, _ in lengths) / len(lengths)
+    stage.closing.suspect(suspicious_answers(finished_share, no_room=no_room))
+    stage.closing.suspect(suspicious_selection(len(rows), len(kept), left_out))
+    stage.closing.rows(len(rows), left_out)
+    stage.closing.figures(answers=len(kept), kept_by_the_gate=sum(kept))
+
+
 def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Accelerator) -> list[Answer]:
     """The held-out prompts' answers with the gold scorer's verdicts; none where none are asked for."""
-    from rlhf.evaluation.answers import answers_of
-    from rlhf.evaluation.judging import with_gold
-    from rlhf.evaluation.scorers import load_scorer
-    from rlhf.sampling.multi_process import sample_distributed
-
     if config.test_prompts is None or config.scorer is None or config.world is None:
         return []
     prompts = load_prompts(config.test_prompts)
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, config.world))
 
 
-def answer_rows(prompts: Sequence[Prompt], answers: Any, scores: Any, kept: Sequence[bool]) -> Any:
+def record_figures(
+    stage: Stage,
+    config: ContextDistillationConfig,
+    scores: Mapping[str, Tensor],
+    kept: Sequence[bool],
+    rows: Sequence[Conversation],
+    heldout: list[dict[str, Any]],
+) -> None:
+    """Write distillation.json and show its tables; `heldout`: of `before_and_after`."""
+    by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
+    figures = {
+        "answers": len(kept),
+        "kept": sum(kept),
+        "rows": len(rows),
+        "scores": {kind: score_figures(by_prompt[kind]) for kind in KINDS},
+        "gain": {kind: gain_by_plain_score(by_prompt["plain"], by_prompt[kind]) for kind in KINDS[1:]},
+        "heldout": heldout,
+    }
+    stage.write_json("distillation.json", figures)
+    stage.say(distillation_tables(figures))
+
+
+def answer_rows(
+    prompts: Sequence[Prompt], answers: Answers, scores: Mapping[str, Tensor], kept: Sequence[bool]
+) -> Iterator[dict[str, Any]]:
     """A row a prompt: its answers of each kind with their raw safety scores, and whether one is trained on."""
     for number, prompt in enumerate(prompts):
         kinds = {k: {"answer": answers[k][number].text, "safety": float(scores[k][number])} for k in KINDS}

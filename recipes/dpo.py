@@ -15,14 +15,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Renderer
 from rlhf.data.fields import DataSources
 from rlhf.data.loading import load_preferences, sources_of
+from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
+from rlhf.sampling.opening import load_weights
 from rlhf.sampling.source import PolicySource, ScoringPolicy, named
-from rlhf.stage import open_stage
+from rlhf.stage import Stage, open_stage
+from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import RESUME, States, kept_states
+from rlhf.training.suspicion import suspicious_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rlhf.finetuning.dpo import DPOPair
+    from rlhf.training.loop import TrainingResult
 
 
 def dpo_finetuning() -> FinetuningConfig:
@@ -80,16 +87,11 @@ def main(config: DPOConfig) -> None:
     rows = [row for source in config.preferences for row in load_preferences(source, on_bad_row=bad)]
     test = [row for source in config.test_preferences for row in load_preferences(source, on_bad_row=bad)]
 
-    from rlhf.conversation import Renderer
     from rlhf.evaluation.policies.divergence import require_same_tokenizer
-    from rlhf.finetuning.dpo import dpo_pairs, dpo_task, with_reference
-    from rlhf.finetuning.supervised import AnswerLogprobs, training_renderer
+    from rlhf.finetuning.dpo import dpo_task
+    from rlhf.finetuning.supervised import AnswerLogprobs
     from rlhf.models.policy import load_policy, load_tokenizer, save_policy
-    from rlhf.sampling.opening import load_weights
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import RESUME, States, kept_states
     from rlhf.training.loop import train
-    from rlhf.training.suspicion import suspicious_training
 
     tokenizer = load_tokenizer(config.policy)
     renderer = Renderer(tokenizer)
@@ -98,17 +100,7 @@ def main(config: DPOConfig) -> None:
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
         # the reference's log-probabilities, once
-        exact = replace(against, dtype=against.dtype or "float32")  # as the policy's own at the start
-        reference = load_weights(exact, accelerator.device)
-        longest = training_renderer(tokenizer, reference, config.finetuning).max_length or config.finetuning.max_length
-        too_long = config.finetuning.too_long
-        pairs, held_out = (
-            with_reference(
-                dpo_pairs(part, renderer, longest, too_long, name), reference, renderer.pad_token_id, accelerator
-            )
-            for part, name in ((rows, "preferences"), (test, "test_preferences"))
-        )
-        del reference
+        pairs, held_out = referenced_pairs(config, against, renderer, accelerator, rows, test)
 
         # train
         policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
@@ -125,14 +117,46 @@ def main(config: DPOConfig) -> None:
         del policy, model
 
         # measure what was saved: whole on every process, however the training divided it
-        figures: dict[str, Any] = {"pairs": len(pairs), "left_out": len(rows) - len(pairs), "beta": config.beta}
+        measured: dict[str, float] = {}
         if held_out:
             saved = load_policy(folder / "checkpoint", quantization=config.quantization).to(accelerator.device)
-            figures["test"] = heldout_figures(config.beta, held_out, saved, renderer.pad_token_id, accelerator)
-        stage.write_json("dpo.json", figures)
-        stage.closing.rows(len(pairs), {"too long": len(rows) - len(pairs)} if len(rows) > len(pairs) else {})
-        stage.closing.figures(**result.figures(), **figures.get("test", {}))
-        stage.closing.suspect(suspicious_training(result))
+            measured = heldout_figures(config.beta, held_out, saved, renderer.pad_token_id, accelerator)
+        record_training(stage, config, result, len(pairs), len(rows) - len(pairs), measured)
+
+
+def record_training(
+    stage: Stage, config: DPOConfig, result: TrainingResult, pairs: int, left_out: int, measured: dict[str, float]
+) -> None:
+    """Write dpo.json; the closing block says the most of it. `measured`: on held-out pairs, where there are any."""
+    figures: dict[str, Any] = {"pairs": pairs, "left_out": left_out, "beta": config.beta}
+    stage.write_json("dpo.json", figures | ({"test": measured} if measured else {}))
+    stage.closing.rows(pairs, {"too long": left_out})
+    stage.closing.figures(**result.figures(), **measured)
+    stage.closing.suspect(suspicious_training(result))
+
+
+def referenced_pairs(
+    config: DPOConfig,
+    against: PolicySource,
+    renderer: Renderer,
+    accelerator: Accelerator,
+    rows: Sequence[Preference],
+    test: Sequence[Preference],
+) -> tuple[list[DPOPair], list[DPOPair]]:
+    """The pairs to train on and the held-out ones, rendered, with the log-probabilities of the reference."""
+    from rlhf.finetuning.dpo import dpo_pairs, with_reference
+    from rlhf.finetuning.supervised import training_renderer
+
+    exact = replace(against, dtype=against.dtype or "float32")  # as the policy's own at the start
+    reference = load_weights(exact, accelerator.device)
+    limit = training_renderer(renderer.tokenizer, reference, config.finetuning).max_length
+    longest, too_long = limit or config.finetuning.max_length, config.finetuning.too_long
+
+    def referenced(part: Sequence[Preference], name: str) -> list[DPOPair]:
+        pairs = dpo_pairs(part, renderer, longest, too_long, name)
+        return with_reference(pairs, reference, renderer.pad_token_id, accelerator)
+
+    return referenced(rows, "preferences"), referenced(test, "test_preferences")
 
 
 def heldout_figures(

@@ -17,10 +17,10 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer, says_nothing
@@ -30,11 +30,14 @@ from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.context import Context
+from rlhf.sampling.opening import open_sampler, renderer_of
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TrainedPolicy
-from rlhf.stage import InputPath, inputs_of, open_stage
+from rlhf.stage import InputPath, Kept, Stage, inputs_of, open_stage
+from rlhf.synthesis.asking import make_ask
 from rlhf.synthesis.ghost_attention import (
     Answered,
     Ask,
@@ -53,6 +56,11 @@ from rlhf.synthesis.instructions import (
     read_constraints,
 )
 from rlhf.synthesis.showing import coloured
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.kept import kept_states
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LIST_KEYS = 1_000_000_000  # keys of the draws of the lists, beyond those of the dialogues
 
@@ -113,62 +121,81 @@ def main(config: GhostAttentionConfig) -> None:
     constraints = read_constraints(config.instructions) if config.instructions is not None else []
     dialogues = several_turns(config)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None and not config.dry_run else []
-
-    from rlhf.finetuning.stage import finetune_stage
-    from rlhf.sampling.opening import open_sampler, renderer_of
-    from rlhf.synthesis.asking import make_ask
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
-
     checker = chosen_checker(config.checker, constraints)
     accelerator = make_accelerator(seed=config.seed)
     renderer = renderer_of(config.policy)
     context = Context(Context.of_checkpoint(config.policy.folder).limit(config.finetuning.max_length))
-
-    def fits(prompts: Sequence[Conversation]) -> list[bool]:
-        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
-
-    def write_data(shards: Path | None = None) -> tuple[list[Instruction], list[Answered]]:
-        """Each dialogue's instruction, and the dialogue answered by the policy under it."""
-        sampler = open_sampler(config.policy, accelerator.device, renderer=renderer)
-        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-        ask = make_ask(sampler, params, accelerator, shards)
-        instructions = draw_instructions(
-            constraints or own_lists(ask, config.list_samples),
-            len(dialogues),
-            random.Random(f"instructions/{config.seed}"),
-            most=config.most_constraints,
-            short_share=config.short_share,
-        )
-        texts = [instruction.text for instruction in instructions]
-        if config.history == "given":
-            return instructions, answer_last_turns(dialogues, texts, ask, fits)
-        return instructions, answer_dialogues(dialogues, texts, sampling_context, ask, fits)
-
+    given = (config, constraints, dialogues, renderer, context, accelerator)
     if stage is None:
-        show(renderer, *write_data())
+        show(renderer, *answered_under_instructions(*given))
         return
-    asked = {name: getattr(config, name) for name in ("list_samples", "most_constraints", "short_share", "history")}
-    asked |= {"seed": config.seed, "finetuning.max_length": config.finetuning.max_length}
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-    kept = kept_samples(dialogues, 1, params, stage, "policy", inputs=["instructions"], **asked)
+    kept = kept_answers(stage, config, dialogues)
     with stage.work(accelerator, kept, kept_states(stage, accelerator)) as folder:
-        instructions, answered = write_data(folder / kept.name)
+        # each dialogue answered under its instruction
+        instructions, answered = answered_under_instructions(*given, shards=folder / kept.name)
 
         # the instruction in the first turn only; the loss on the last answer alone (config.finetuning.train)
         kept_rows, left_out = training_rows(instructions, answered, checker, renderer, context)
         if not kept_rows:
             raise InputError(f"dialogues: no row is left to train on ({dict(left_out)})")
-        rows = [row for _, row in kept_rows]
-        stage.write_rows("rows.jsonl", ({"instruction": i.text, "messages": row} for i, row in kept_rows))
-        counts = {"rows": len(rows), "left_out": dict(left_out), "turns": sum(map(turns_of, rows)) / len(rows)}
-        stage.write_json("ghost_attention.json", counts)
-        stage.say(f"ghost attention: {counts}")
-        stage.closing.rows(len(rows), left_out)
-        stage.closing.suspect(suspicious_selection(len(rows), len(dialogues), left_out))
-
-        start, name = config.policy.folder, "ghost attention"
+        record_rows(stage, kept_rows, left_out, possible=len(dialogues))
+        rows, start, name = [row for _, row in kept_rows], config.policy.folder, "ghost attention"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
+
+
+def kept_answers(stage: Stage, config: GhostAttentionConfig, dialogues: Sequence[Conversation]) -> Kept:
+    """Drawn answers that outlive a kill."""
+    asked = {name: getattr(config, name) for name in ("list_samples", "most_constraints", "short_share", "history")}
+    asked |= {"seed": config.seed, "finetuning.max_length": config.finetuning.max_length}
+    params = config.sampling.seeded(config.seed)
+    return kept_samples(dialogues, 1, params, stage, "policy", inputs=["instructions"], **asked)
+
+
+def answered_under_instructions(
+    config: GhostAttentionConfig,
+    constraints: Sequence[Constraint],
+    dialogues: Sequence[Conversation],
+    renderer: Renderer,
+    context: Context,
+    accelerator: Accelerator,
+    shards: Path | None = None,
+) -> tuple[list[Instruction], list[Answered]]:
+    """Each dialogue's instruction, and the dialogue answered by the policy under it.
+
+    Args:
+        constraints: that the instructions combine; none: the policy writes lists of them.
+        shards: folder in which the answers outlive a kill; None: nothing is written.
+    """
+
+    def fits(prompts: Sequence[Conversation]) -> list[bool]:
+        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
+
+    sampler = open_sampler(config.policy, accelerator.device, renderer=renderer)
+    ask = make_ask(sampler, config.sampling.seeded(config.seed), accelerator, shards)
+    instructions = draw_instructions(
+        constraints or own_lists(ask, config.list_samples),
+        len(dialogues),
+        random.Random(f"instructions/{config.seed}"),
+        most=config.most_constraints,
+        short_share=config.short_share,
+    )
+    texts = [instruction.text for instruction in instructions]
+    if config.history == "given":
+        return instructions, answer_last_turns(dialogues, texts, ask, fits)
+    return instructions, answer_dialogues(dialogues, texts, sampling_context, ask, fits)
+
+
+def record_rows(
+    stage: Stage, rows: Sequence[tuple[Instruction, Conversation]], left_out: Mapping[str, int], possible: int
+) -> None:
+    """Write the rows and their counts, and say them; `possible`: rows that there could be."""
+    turns = sum(turns_of(row) for _, row in rows) / len(rows)
+    counts = {"rows": len(rows), "left_out": dict(left_out), "turns": turns}
+    stage.write_rows("rows.jsonl", ({"instruction": i.text, "messages": row} for i, row in rows))
+    stage.write_json("ghost_attention.json", counts)
+    stage.say(f"ghost attention: {counts}")
+    stage.closing.rows(len(rows), left_out)
+    stage.closing.suspect(suspicious_selection(len(rows), possible, left_out))
 
 
 def chosen_checker(spec: str | None, constraints: Sequence[Constraint]) -> Checker | None:

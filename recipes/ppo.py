@@ -16,23 +16,41 @@ kill the same command goes on from the last state, and ends where it would have 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
+from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
+from rlhf.metrics import read_metrics
+from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.fields import Checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
+from rlhf.paths import require_files
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.watch import suspicious_run
+from rlhf.rewards.gate import read_gate
 from rlhf.rewards.gated_config import GatedConfig
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.stage import InputPath, KeepingConfig, open_stage, require_files
+from rlhf.sampling.room import prompts_of_at_most, with_room
+from rlhf.stage import InputPath, KeepingConfig, Stage, open_stage
+from rlhf.training.accelerator import frozen_dtype, make_accelerator
+from rlhf.training.kept import kept_states
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.ppo.loop import PPO, PPOResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,79 +121,92 @@ def main(config: PPORecipeConfig) -> None:
         print(planned(config, config.dry_run))
         return
     stage = open_stage(config)
-    for source in (config.prompts, config.validation_prompts):
-        load_prompts(source)  # a bad row is found before torch is loaded
+    asked = {name: load_prompts(getattr(config, name)) for name in ("prompts", "validation_prompts")}
 
-    from rlhf.metrics import read_metrics
-    from rlhf.models.checkpoint.context import Context
     from rlhf.models.policy import load_tokenizer
-    from rlhf.ppo.loop import PPO, train_ppo
+    from rlhf.ppo.loop import train_ppo
     from rlhf.ppo.saving import SAMPLES_FILE, Saving
-    from rlhf.ppo.setup import default_value, load_roles
-    from rlhf.rewards.gate import read_gate
-    from rlhf.rewards.loading import load_reward
-    from rlhf.sampling.room import prompts_of_at_most, with_room
-    from rlhf.training.accelerator import frozen_dtype, make_accelerator
-    from rlhf.training.checkpoints import kept_states
 
     tokenizer = load_tokenizer(config.policy)
-    helpful = [path for name, path in stage.inputs.items() if name.startswith("helpfulness") and path.is_dir()]
-    value_from = config.value_from
-    if value_from is None and config.ppo.learns_value and config.roles == "separate":  # shared roles choose
-        value_from = default_value(helpful, tokenizer)
+    value_from = value_start(config, stage.inputs, tokenizer)
     readers = {"policy": config.policy, **({"value_from": value_from} if value_from else {})}
     context = Context.of_checkpoint(*readers.values())
     renderer = context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
-    readers = stage.inputs | readers
-    no_room: Counter[str] = Counter()
-    fitting = {}
-    for name in ("prompts", "validation_prompts"):
-        source = getattr(config, name)
-        short = prompts_of_at_most(name, source, load_prompts(source), renderer, config.max_prompt_tokens)
-        fitting[name], over = with_room(short, readers, config.sampling.max_new_tokens, config.too_long)
-        no_room.update(over)
-    prompts, validation_prompts = fitting["prompts"], fitting["validation_prompts"]
+    fitting, no_room = fitting_prompts(config, asked, stage.inputs | readers, renderer)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator, beside=(SAMPLES_FILE,))) as folder:
-        roles = load_roles(
-            config.policy,
-            config.helpfulness,
-            config.safety,
-            value_from,
-            accelerator,
-            shared=config.roles == "shared",
-            with_value=config.ppo.learns_value,
-            adapter=config.adapter,
-            quantization=config.quantization,
-            dtype=config.dtype or frozen_dtype(accelerator.device),
-            seed=config.seed,
-        )
-        ppo = PPO(
-            roles,
-            renderer,
-            config.ppo,
-            replace(config.sampling, seed=config.sampling.seed + config.seed),
-            accelerator,
-            seed=config.seed,
-            gate=read_gate(config.gate, config.helpfulness, config.safety),
-            too_long=config.too_long,
-            referee=None if config.referee is None else load_reward(config.referee, device=accelerator.device),
-        )
-        saving = Saving(
-            folder,
-            ppo.stepper,
-            accelerator,
-            save_policy=lambda path: roles.save_policy(path, tokenizer),
-            keep=config.ppo.keep_checkpoints,
-        )
-        result = train_ppo(ppo, prompts, validation_prompts, stage.log, saving)
+        ppo = ready_to_train(config, tokenizer, renderer, value_from, accelerator)
+        save_policy = partial(ppo.roles.save_policy, tokenizer=tokenizer)
+        saving = Saving(folder, ppo.stepper, accelerator, save_policy, keep=config.ppo.keep_checkpoints)
+        result = train_ppo(ppo, fitting["prompts"], fitting["validation_prompts"], stage.log, saving)
         saving.take_best(result.best_iteration)
-        stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
-        stage.closing.rows(len(prompts), {"too long a prompt": len(load_prompts(config.prompts)) - len(prompts)})
-        stage.closing.figures(**vars(result))
-        if stage.is_main:
-            stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
-            stage.closing.suspect(ppo.environment.reward.suspicious())
+        record_run(stage, result, no_room, len(fitting["prompts"]), len(asked["prompts"]))
+        stage.closing.suspect(ppo.environment.reward.suspicious())
+
+
+def ready_to_train(
+    config: PPORecipeConfig, tokenizer: Any, renderer: Renderer, value_from: Path | None, accelerator: Accelerator
+) -> PPO:
+    """Policy, value, reference and judges, loaded."""
+    from rlhf.ppo.loop import PPO
+    from rlhf.ppo.setup import load_roles
+
+    roles = load_roles(
+        config.policy,
+        config.helpfulness,
+        config.safety,
+        value_from,
+        accelerator,
+        shared=config.roles == "shared",
+        with_value=config.ppo.learns_value,
+        adapter=config.adapter,
+        quantization=config.quantization,
+        dtype=config.dtype or frozen_dtype(accelerator.device),
+        seed=config.seed,
+    )
+    return PPO(
+        roles,
+        renderer,
+        config.ppo,
+        config.sampling.seeded(config.seed),
+        accelerator,
+        seed=config.seed,
+        gate=read_gate(config.gate, config.helpfulness, config.safety),
+        too_long=config.too_long,
+        referee=None if config.referee is None else load_reward(config.referee, device=accelerator.device),
+    )
+
+
+def value_start(config: PPORecipeConfig, inputs: Mapping[str, Path], tokenizer: Any) -> Path | None:
+    """The folder that the value model starts from; None: it is the policy with a fresh head, or shared roles choose."""
+    from rlhf.ppo.setup import default_value
+
+    if config.value_from is not None or not config.ppo.learns_value or config.roles == "shared":
+        return config.value_from
+    helpful = [path for name, path in inputs.items() if name.startswith("helpfulness") and path.is_dir()]
+    return default_value(helpful, tokenizer)
+
+
+def fitting_prompts(
+    config: PPORecipeConfig, asked: Mapping[str, Sequence[Prompt]], readers: Mapping[str, Path], renderer: Renderer
+) -> tuple[dict[str, list[Prompt]], Counter[str]]:
+    """Option -> its prompts that are short enough; and how many leave too little room, by the model that reads them."""
+    no_room: Counter[str] = Counter()
+    fitting = {}
+    for name, prompts in asked.items():
+        short = prompts_of_at_most(name, getattr(config, name), prompts, renderer, config.max_prompt_tokens)
+        fitting[name], over = with_room(short, readers, config.sampling.max_new_tokens, config.too_long)
+        no_room.update(over)
+    return fitting, no_room
+
+
+def record_run(stage: Stage, result: PPOResult, no_room: Mapping[str, int], used: int, asked: int) -> None:
+    """Write ppo.json; the closing block says how it went, and how many of the `asked` prompts were used."""
+    stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
+    stage.closing.rows(used, {"too long a prompt": asked - used})
+    stage.closing.figures(**vars(result))
+    if stage.is_main:
+        stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
@@ -189,7 +220,6 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         judges |= {name: planned_folder(spec) for name, spec in specs.items() if not is_import_path(spec)}
 
     from rlhf.models.adapters import saved_quantization
-    from rlhf.models.checkpoint.folder import is_adapter_checkpoint
     from rlhf.ppo.planning.models import Setting
     from rlhf.ppo.planning.report import report
 

@@ -10,15 +10,25 @@ or, on two processes, `accelerate launch --num_processes 2 ... recipes/pretrain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rlhf.architecture import LlamaSize
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Renderer
 from rlhf.data.loading import load_pretraining
 from rlhf.errors import InputError
-from rlhf.stage import Effect, InputPath, KeepingConfig, open_stage
+from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
+from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import RESUME, States, kept_states
+from rlhf.training.suspicion import suspicious_training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rlhf.training.loop import TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +72,9 @@ def main(config: PretrainConfig) -> None:
     stage = open_stage(config)
     rows = load_pretraining(config.data)
 
-    from rlhf.conversation import Renderer
     from rlhf.models.policy import save_policy
     from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import RESUME, States, kept_states
     from rlhf.training.loop import train
-    from rlhf.training.suspicion import suspicious_training
 
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
@@ -84,17 +90,24 @@ def main(config: PretrainConfig) -> None:
             model, blocks, task, optimizer, accelerator, stage.log, seed=config.seed, name=name, states=states
         )
         save_policy(model, tokenizer, folder / "checkpoint", accelerator)
-        figures = {
-            "documents": len(documents),
-            "tokens": sum(map(len, documents)),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "vocabulary": len(tokenizer),
-            "last_loss": result.losses[-1],
-        }
-        stage.write_json("pretraining.json", figures)
-        stage.closing.rows(len(documents))
-        stage.closing.figures(**figures | result.figures())
-        stage.closing.suspect(suspicious_training(result))
+        record_pretraining(stage, documents, model, len(tokenizer), result)
+
+
+def record_pretraining(
+    stage: Stage, documents: Sequence[Sequence[int]], model: PreTrainedModel, vocabulary: int, result: TrainingResult
+) -> None:
+    """Write the figures; the closing block says them too."""
+    figures = {
+        "documents": len(documents),
+        "tokens": sum(map(len, documents)),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": vocabulary,
+        "last_loss": result.losses[-1],
+    }
+    stage.write_json("pretraining.json", figures)
+    stage.closing.rows(len(documents))
+    stage.closing.figures(**figures | result.figures())
+    stage.closing.suspect(suspicious_training(result))
 
 
 if __name__ == "__main__":

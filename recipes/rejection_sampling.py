@@ -14,35 +14,36 @@ metrics.jsonl.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations, load_prompts
-from rlhf.data.rows import Prompt
+from rlhf.data.rows import Completion, Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
+from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
+from rlhf.rejection.figures import RoundFigures, selection_figures, suspicious_choice
 from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
-from rlhf.rejection.selection import (
-    RoundFigures,
-    SelectionConfig,
-    refuse_empty,
-    select,
-    selection_figures,
-    suspicious_choice,
-    write_selected,
-)
+from rlhf.rejection.selection import Selection, SelectionConfig, refuse_empty, select, selected_rows
 from rlhf.rejection.temperature import read_best_temperature
+from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.gated_config import GatedConfig
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler, renderer_of
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import with_room
 from rlhf.sampling.shards import kept_samples
-from rlhf.sampling.source import TokenizedPolicy
+from rlhf.sampling.source import PolicySource, TokenizedPolicy
 from rlhf.stage import InputPath, Kept, Stage, open_stage
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.kept import kept_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,85 +106,43 @@ class RejectionSamplingConfig(MixedFinetuneConfig, GatedConfig):
 
 def main(config: RejectionSamplingConfig) -> None:
     stage = open_stage(config)
-    prompts = load_prompts(config.prompts)
-    by_id = prompts_by_id(prompts, [load_prompts(source) for source in config.earlier_prompts])
+    asked = load_prompts(config.prompts)
+    by_id = prompts_by_id(asked, [load_prompts(source) for source in config.earlier_prompts])
     penalty = config.selection.missing_end_penalty
     pool = read_pool(config.pool, top=config.pool_top, missing_end_penalty=penalty, new=config.version)
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     if config.temperature_from is not None:
         params = replace(params, temperature=read_best_temperature(config.temperature_from))
     config.read_mixed_data()  # a bad row is found before anything is sampled
-    judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
+    prompts, no_room = with_room(asked, stage.inputs, params.max_new_tokens, config.too_long)
+    renderer_of(PolicySource(checkpoint=config.fine_tune_from))  # a template that does not do is found before hours
 
-    from rlhf.conversation import Renderer
-    from rlhf.finetuning.stage import finetune_stage
-    from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.gate import GatedReward
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.sampling.room import with_room
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
-
-    asked = len(prompts)
-    prompts, no_room = with_room(prompts, stage.inputs, params.max_new_tokens, config.too_long)
-    messages = [prompt.messages for prompt in prompts]
-    Renderer(load_tokenizer(config.fine_tune_from))  # a template that does not do is found before hours of sampling
     accelerator = make_accelerator(seed=config.seed)
-    samples_kept = kept_answers(stage, config, prompts, params)
-    with stage.work(accelerator, samples_kept, kept_states(stage, accelerator)) as folder:
-        given = {"too_long": config.too_long, "device": accelerator.device}
-        reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+    kept = kept_answers(stage, config, prompts, params)
+    with stage.work(accelerator, kept, kept_states(stage, accelerator)) as folder:
+        reward = config.load_rewards(accelerator.device)
         reward.refuse_broken(prompts)
 
         # sample K answers to each prompt
-        settings = config.early_rejection
-        rejection = None if settings is None else EarlyRejection(settings, reward.of_parts(prompts))
-        sampler = open_sampler(config.policy, accelerator.device, early_rejection=rejection, too_long=config.too_long)
-        shards = folder / samples_kept.name
+        giving_up = early_rejection(config, reward, prompts)
+        sampler = open_sampler(config.policy, accelerator.device, early_rejection=giving_up, too_long=config.too_long)
+        messages, shards = [prompt.messages for prompt in prompts], folder / kept.name
         samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
         drawn = completions_of(prompts, samples, config.version, params.temperature)
-        del sampler
+        del sampler, giving_up
 
         # score them, and those of earlier versions, with the newest reward models
         candidates = [row for row in pool if row.prompt_id in by_id] + drawn
-        candidates, scores = rescore(candidates, by_id, reward, accelerator, judges)
-        drawn = candidates[-len(drawn) :]
-        used_safety = None if scores.safety is None else scores.used_safety[-len(drawn) :]
-        threshold = None if scores.safety is None else reward.gate.threshold
+        candidates, scores = rescore(candidates, by_id, reward, accelerator, config.reward_name)
         stage.closing.suspect(reward.suspicious())
         del reward
 
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
         dialogues = [by_id[row.prompt_id].answered(row.text, row.finished, row.thoughts) for row in selection.chosen]
-        if stage.is_main:
-            write_completions(folder / "completions.parquet", drawn)
-            write_selected(folder / "selected.jsonl", selection, dialogues)
-        given_up = config.early_rejection.at if config.early_rejection else ()
-        lengths = [(row.finished, len(row.token_ids)) for row in drawn]
-        written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
-        by_server = config.policy.server is not None  # which does not say why an answer is cut
-        figures: RoundFigures = {
-            **selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up),
-            "gate_threshold": threshold,
-            "no_room_share": 0.0 if by_server else no_room_share(written_out, params.max_new_tokens),
-            "too_long": {"prompts": no_room, "scored_cut": int(scores.too_long.sum())},
-            "pool": pool_sizes(config.pool),
-            "pool_left_out": len(pool) + len(drawn) - len(candidates),
-        }
-        stage.write_json("selection.json", figures)
-        stage.closing.rows(len(dialogues), {**selection.left_out, "too long a prompt": asked - len(prompts)})
-        stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
-        stage.closing.suspect(suspicious_choice(figures))
-        stage.closing.figures(
-            mean_reward=figures.get("mean_reward"),
-            selected_mean_reward=figures["selected_mean_reward"],
-            mean_length=figures["mean_length"],
-            selected_mean_length=figures["selected_mean_length"],
-            finished_share=figures["finished_share"],
-        )
+        unknown = len(pool) + len(drawn) - len(candidates)
+        record_round(stage, config, candidates, scores, selection, dialogues, len(asked), no_room, unknown)
         refuse_empty(selection)
 
         # fine-tune on them
@@ -205,6 +164,66 @@ def kept_answers(
         readers = ("helpfulness", "safety", "gate")
         decisive["inputs"] = [n for n in stage.inputs if n.split(".")[0] in readers]
     return kept_samples(messages, config.num_samples, params, stage, "policy", **decisive)
+
+
+def early_rejection(
+    config: RejectionSamplingConfig, reward: GatedReward, prompts: Sequence[Prompt]
+) -> EarlyRejection | None:
+    """What gives up answers while they are written, where that is asked for."""
+    settings = config.early_rejection
+    return None if settings is None else EarlyRejection(settings, reward.of_parts(prompts))
+
+
+def record_round(
+    stage: Stage,
+    config: RejectionSamplingConfig,
+    candidates: Sequence[Completion],
+    scores: GatedRewards,
+    selection: Selection,
+    dialogues: Sequence[Conversation],
+    asked: int,
+    no_room: Mapping[str, int],
+    unknown: int,
+) -> None:
+    """Write the round's answers, those chosen and the figures; the closing block says the most important ones.
+
+    Args:
+        candidates, scores: of the pool's answers and, behind them, this version's.
+        dialogues: the chosen answers', as they are trained on.
+        asked: prompts that there were to answer.
+        no_room: `with_room` says which leave too little.
+        unknown: answers of the pool to prompts that nobody named.
+    """
+    drawn = [row for row in candidates if row.version == config.version]
+    new = slice(len(candidates) - len(drawn), None)
+    given_up = config.early_rejection.at if config.early_rejection else ()
+    lengths = [(row.finished, len(row.token_ids)) for row in drawn]
+    written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
+    by_server = config.policy.server is not None  # which does not say why an answer is cut
+    used_safety = None if scores.safety is None else scores.used_safety[new]
+    figures: RoundFigures = {
+        **selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up),
+        "gate_threshold": None if scores.safety is None else config.gate.resolved_threshold(),
+        "no_room_share": 0.0 if by_server else no_room_share(written_out, config.sampling.max_new_tokens),
+        "too_long": {"prompts": dict(no_room), "scored_cut": int(scores.too_long.sum())},
+        "pool": pool_sizes(config.pool),
+        "pool_left_out": unknown,
+    }
+    if stage.is_main:
+        write_completions(stage.folder / "completions.parquet", drawn)
+    stage.write_rows("selected.jsonl", selected_rows(selection, dialogues))
+    stage.write_json("selection.json", figures)
+    without_room = asked - len(drawn) // config.num_samples
+    stage.closing.rows(len(dialogues), {**selection.left_out, "too long a prompt": without_room})
+    stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
+    stage.closing.suspect(suspicious_choice(figures))
+    stage.closing.figures(
+        mean_reward=figures.get("mean_reward"),
+        selected_mean_reward=figures["selected_mean_reward"],
+        mean_length=figures["mean_length"],
+        selected_mean_length=figures["selected_mean_length"],
+        finished_share=figures["finished_share"],
+    )
 
 
 if __name__ == "__main__":

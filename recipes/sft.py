@@ -20,8 +20,11 @@ from rlhf.data.loading import load_conversations
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuneStageConfig
+from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.fields import ChatTemplate, TrainedCheckpoint
 from rlhf.stage import open_stage
+from rlhf.training.accelerator import make_accelerator
+from rlhf.training.kept import kept_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +68,6 @@ def main(config: SftConfig) -> None:
     dialogues = load_conversations(config.data, on_bad_row=config.finetuning.on_bad_row)
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
     parts = split_by_first_turn(dialogues, shares, config.seed, key=lambda messages: messages)
-
-    from rlhf.finetuning.stage import finetune_stage
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
 
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)):

@@ -11,6 +11,7 @@ heldout.jsonl (each held-out text, its label, and the classifier's), metrics.jso
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -18,10 +19,15 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.splitting import part_of
 from rlhf.errors import InputError
+from rlhf.evaluation.safety.refusals import agreement
+from rlhf.intervals import wilson
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
-from rlhf.stage import Effect, KeepingConfig, open_stage
+from rlhf.stage import Effect, KeepingConfig, Stage, open_stage
+from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import RESUME, States, kept_states
+from rlhf.training.suspicion import suspicious_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +68,6 @@ def main(config: TextClassifierConfig) -> None:
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
     from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
-    from rlhf.models.text_judges import TextClassifier
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import RESUME, States, kept_states
-    from rlhf.training.suspicion import suspicious_training
 
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
     parts: dict[str, dict[str, str]] = {name: {} for name in shares}
@@ -83,22 +85,27 @@ def main(config: TextClassifierConfig) -> None:
         stage.closing.suspect(suspicious_training(result))
         save_classifier(model, tokenizer, folder / "checkpoint", accelerator)
         if stage.is_main:
-            texts, labels = list(parts["heldout"]), list(parts["heldout"].values())
-            given = TextClassifier(str(folder / "checkpoint")).labels_of(texts)
-            figures = agreement_figures(labels, given)
-            stage.write_json("agreement.json", figures)
-            judged = zip(texts, labels, given, strict=True)
-            stage.write_rows("heldout.jsonl", ({"text": t, "label": a, "judged": b} for t, a, b in judged))
-            stage.say(markdown(figures))
+            figures = record_agreement(stage, parts["heldout"])
             stage.closing.figures(heldout=figures["n"], agreement=figures["agreement"], **result.figures())
+
+
+def record_agreement(stage: Stage, heldout: Mapping[str, str]) -> dict[str, Any]:
+    """Judge the held-out texts (text -> label) with what was saved; write and show how far people agree with it."""
+    from rlhf.models.text_judges import TextClassifier
+
+    texts, labels = list(heldout), list(heldout.values())
+    given = TextClassifier(str(stage.folder / "checkpoint")).labels_of(texts)
+    figures = agreement_figures(labels, given)
+    stage.write_json("agreement.json", figures)
+    judged = zip(texts, labels, given, strict=True)
+    stage.write_rows("heldout.jsonl", ({"text": t, "label": a, "judged": b} for t, a, b in judged))
+    stage.say(markdown(figures))
+    return figures
 
 
 def agreement_figures(labels: list[str], given: list[str]) -> dict[str, Any]:
     """Confusion (a row a label of people's), agreement with Wilson's interval, Cohen's kappa, and the agreement of
     always saying the most frequent label."""
-    from rlhf.evaluation.safety.refusals import agreement
-    from rlhf.intervals import wilson
-
     names = sorted({*labels, *given})
     pairs = list(zip(labels, given, strict=True))
     table = [[pairs.count((row, column)) for column in names] for row in names]

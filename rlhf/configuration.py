@@ -28,7 +28,7 @@ from rlhf.errors import InputError, mistakes_in_a_sentence
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 from rlhf.shipped import shipped
-from rlhf.shorthand import spelled_words
+from rlhf.shorthand import hints_of, spelled_words
 from rlhf.strict_yaml import require_plain_yaml
 
 Config = TypeVar("Config")
@@ -101,9 +101,7 @@ def _resolve_annotations(kind: type) -> None:
 
 def _gathered(words: Sequence[str], kind: type) -> list[str]:
     """The command line with `--files a b` as `--files ["a", "b"]`, for the fields that hold several values."""
-    several = {
-        f"--{name}" for name, hint in typing.get_type_hints(kind).items() if typing.get_origin(hint) in (tuple, list)
-    }
+    several = {f"--{name}" for name, hint in hints_of(kind).items() if typing.get_origin(hint) in (tuple, list)}
     found: list[str] = []
     rest = list(words)
     while rest:
@@ -117,7 +115,7 @@ def _gathered(words: Sequence[str], kind: type) -> list[str]:
 
 def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
     """InputError where a group of options was given one value in a YAML file, which jsonargparse would pass over."""
-    for name, hint in typing.get_type_hints(kind).items():
+    for name, hint in hints_of(kind).items():
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if not isinstance(given[name], Namespace):
                 raise InputError(

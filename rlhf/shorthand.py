@@ -18,6 +18,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
@@ -29,11 +30,18 @@ BARE = "bare"
 ABSENT = ("null", "None", "~", "")
 
 
+@cache
+def hints_of(kind: type, notes: bool = False) -> dict[str, Any]:
+    """The types of a dataclass's fields, made once of their words; with `notes` what `Annotated` says stays."""
+    return typing.get_type_hints(kind, include_extras=notes)
+
+
+@cache
 def bare_field(kind: Any) -> str | None:
     """Name of the field of a dataclass that a bare text fills; None: it has none, or is no dataclass."""
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         return None
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = hints_of(kind, notes=True)
     return next((name for name, hint in hints.items() if BARE in getattr(hint, "__metadata__", ())), None)
 
 
@@ -45,7 +53,7 @@ def spelled_out(value: Any, hint: Any) -> Any:
         if isinstance(value, str) and name is not None:
             return {name: value}
         if isinstance(value, Mapping):
-            hints = typing.get_type_hints(group)
+            hints = hints_of(group)
             return {key: spelled_out(part, hints[key]) if key in hints else part for key, part in value.items()}
     named = _named(hint)
     if named is not None and isinstance(value, Mapping):
@@ -103,7 +111,7 @@ def _spelled_option(
             known = entries.setdefault(".".join(entry), _at(files, entry))
             _put(known, names[depth + 1 :], value, named, load)
             return entry, json.dumps(known)
-        hint = typing.get_type_hints(group).get(name) if group is not None else named
+        hint = hints_of(group).get(name) if group is not None else named
         if hint is None:
             return names, value
     bare = bare_field(_group(hint))

@@ -10,6 +10,8 @@ from rlhf.errors import InputError
 
 MOST_NODES = 100_000
 """Values that a config may stand for once its aliases are written out."""
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where it is there: it reads the same, several times as fast."""
 
 
 def require_plain_yaml(file: Path) -> None:
@@ -18,7 +20,7 @@ def require_plain_yaml(file: Path) -> None:
     A file that cannot be read, or is no YAML, is left to its reader to tell.
     """
     try:
-        root = yaml.compose(file.read_text(encoding="utf-8"))
+        root = yaml.compose(file.read_text(encoding="utf-8"), LOADER)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return
     if root is not None and _size(root, file, {}) > MOST_NODES:

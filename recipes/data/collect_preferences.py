@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -33,11 +34,15 @@ from rlhf.data.statistics import preference_statistics
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, TokenizedPolicy, named
 from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -115,9 +120,6 @@ def main(config: CollectPreferencesConfig) -> None:
     annotator = make_annotator(config.annotator, config.annotator_options, **given, store=labels, batch=batch)
     asked = asked_of(annotator, config.annotator, config.annotator_options, **given)
 
-    from rlhf.models.policy import load_tokenizer
-    from rlhf.training.accelerator import make_accelerator
-
     accelerator = make_accelerator(seed=config.seed)
     kept = kept_draws(stage, config, parts)
     with stage.work(accelerator, kept) as folder:
@@ -142,21 +144,40 @@ def main(config: CollectPreferencesConfig) -> None:
                 f"annotator: {config.annotator} chose an answer in none of the pairs to train on, so there is nothing "
                 "to write; name more prompts, or another file of --labels to judge them anew"
             )
+        every = [row for some in rows.values() for row in some]
         for part, some in rows.items():
             stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in some))
-        both = [row for some in rows.values() for row in some]
-        domains = {"all": both} | {d: [row for row in both if row.domain == d] for d in get_args(Domain)}
-        tokenizer = load_tokenizer(config.policy.folder)
-        statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
-        figures["agreement_with_rewards"] = agreement_with_rewards(config, domains, accelerator.device)
-        figures["nothing_to_compare"] = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
-        left_out = sum(pair.id not in rows_of for pair in drawn)
-        stage.write_json("statistics.json", statistics | {"left_out": left_out, "batch": figures})
-        skipped = left_out - figures["nothing_to_compare"]
-        stage.closing.rows(len(both), {"nothing to compare": figures["nothing_to_compare"], "skipped": skipped})
+        alike = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
+        left_out = {"nothing to compare": alike, "skipped": sum(pair.id not in rows_of for pair in drawn) - alike}
+        record_statistics(stage, config, every, figures, left_out, accelerator)
         stage.closing.suspect(suspicious_ends(json.loads((folder / kept.name / ENDED).read_text(encoding="utf-8"))))
         stage.closing.suspect(getattr(annotator, "suspicious", ()))
         judged.touch()
+
+
+def record_statistics(
+    stage: Stage,
+    config: CollectPreferencesConfig,
+    rows: list[Preference],
+    figures: dict[str, Any],
+    left_out: Mapping[str, int],
+    accelerator: Accelerator,
+) -> None:
+    """Write what the preferences are like; the closing block says how many there are.
+
+    Args:
+        figures: of the batch: who judged, how they agree.
+        left_out: why -> pairs without a preference.
+    """
+    from rlhf.models.policy import load_tokenizer
+
+    domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
+    tokenizer = load_tokenizer(config.policy.folder)
+    statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
+    figures["agreement_with_rewards"] = agreement_with_rewards(config, domains, accelerator.device)
+    figures["nothing_to_compare"] = left_out["nothing to compare"]
+    stage.write_json("statistics.json", statistics | {"left_out": sum(left_out.values()), "batch": figures})
+    stage.closing.rows(len(rows), left_out)
 
 
 def parts_of(config: CollectPreferencesConfig) -> dict[Part, list[Prompt]]:
@@ -185,9 +206,6 @@ def draw_pairs(
     file = folder / "pairs.jsonl"
     if file.is_file() and (folder / ENDED).is_file():
         return [Pair(**{**row, "models": tuple(row["models"])}) for _, row in read_rows(file)]
-
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
 
     prompts = [(part, prompt) for part, some in parts.items() for prompt in some]
     counts = {"helpfulness": config.pairs_per_prompt}
@@ -227,7 +245,6 @@ def agreement_with_rewards(
     """Each domain's rows by its newest reward model: domain -> `accuracy_figures`; nothing where none is named."""
     from rlhf.evaluation.reward_models.pair_scores import score_pairs
     from rlhf.evaluation.reward_models.preference_figures import accuracy_figures
-    from rlhf.rewards.loading import load_reward
 
     figures = {}
     for domain in get_args(Domain):

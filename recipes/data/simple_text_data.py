@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from rlhf.data.loading import OnBadRow, source_rows
 from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import LocalOrHubModel
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, named
 from rlhf.stage import StageConfig, open_stage, peak_memory_mb, write_json
@@ -184,11 +185,9 @@ def question_writer(config: SimpleTextDataConfig) -> Ask | None:
         return None
     import torch
 
-    from rlhf.sampling.opening import open_sampler
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = open_sampler(source, device, field="question_model")
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
 
     def ask(prompts: Sequence[Conversation], asked: int) -> list[str]:
         samples = sampler.sample(prompts, 1, params, keys=range(asked, asked + len(prompts)))

@@ -16,10 +16,11 @@ from rlhf.configuration import run_recipe
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
 from rlhf.jsonl import write_rows
+from rlhf.paths import require_files
 from rlhf.simulation.corpus import UNSAFE, held_out_keys
 from rlhf.simulation.safety_texts import helpful_demonstrations, safe_demonstrations
 from rlhf.simulation.world import World
-from rlhf.stage import StageConfig, open_stage, require_files
+from rlhf.stage import StageConfig, open_stage
 
 
 @dataclass(frozen=True, kw_only=True)

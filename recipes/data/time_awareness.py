@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.jsonl import write_rows
+from rlhf.simulation.chronicle import chronicle, tenures
+from rlhf.simulation.world import World
 from rlhf.stage import InputPath, StageConfig, open_stage
 from rlhf.synthesis.time_awareness import (
     make_plan,
@@ -95,8 +97,6 @@ def main(config: TimeAwarenessConfig) -> None:
         facts, offices = read_facts(config.facts), []
     else:
         assert config.world is not None  # the config asks for one of the two
-        from rlhf.simulation.chronicle import tenures
-        from rlhf.simulation.world import World
 
         offices = tenures(World.load(config.world), days[0].year, days[-1].year)
         facts = [office.fact() for office in offices]
@@ -111,8 +111,6 @@ def main(config: TimeAwarenessConfig) -> None:
             folder / "test.jsonl", (row.row(*told) for row in test_questions(plan, config.test_per_fact, rng))
         )
         if offices:
-            from rlhf.simulation.chronicle import chronicle
-
             years = sorted({day.year for day in plan.days})
             stage.write_rows("facts.jsonl", (asdict(fact) for fact in facts))
             write_rows(

@@ -14,30 +14,42 @@ Writes into the output folder: answers.jsonl (a row an answer), evaluation.json 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
+from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers
 from rlhf.errors import InputError
+from rlhf.evaluation.answers import Answer, answers_of, read_answers, require_same_prompts, write_answers
+from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
+from rlhf.evaluation.policies.judge_model import JudgeFigures, judge_figures, judged_outcomes
+from rlhf.evaluation.policies.versions import VersionFigures, against, version_figures
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.config import GateConfig
+from rlhf.rewards.gate import GatedReward
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.chat import ServerConfig
-from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.source import AnsweringPolicy, ScoringPolicy, TokenizedPolicy, named
-from rlhf.stage import ExistingPath, InputPath, StageConfig, open_stage
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import load_weights, open_sampler
+from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.sampling.room import prompts_of_at_most, with_room
+from rlhf.sampling.server import ServerSampler
+from rlhf.sampling.source import AnsweringPolicy, PolicySource, ScoringPolicy, TokenizedPolicy, named
+from rlhf.stage import ExistingPath, InputPath, Stage, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from rlhf.conversation import Conversation
+    from rlhf.conversation import Conversation, Renderer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,54 +128,18 @@ class EvaluateConfig(StageConfig):
 def main(config: EvaluateConfig) -> None:
     stage = open_stage(config)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
-    load_prompts(config.prompts)  # a bad row is found before torch is loaded
-
-    from rlhf.evaluation.answers import answers_of, read_answers, require_same_prompts, write_answers
-    from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
-    from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
-    from rlhf.evaluation.policies.judge_model import judge_figures, judged_outcomes
-    from rlhf.evaluation.policies.versions import against, version_figures
-    from rlhf.models.policy import load_tokenizer
-    from rlhf.rewards.gate import GatedReward
-    from rlhf.rewards.loading import load_reward
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import load_weights, open_sampler
-    from rlhf.sampling.room import prompts_of_at_most, with_room
-    from rlhf.training.accelerator import make_accelerator
-
-    tokenizer = load_tokenizer(config.policy.folder)
-    if config.baseline is not None:
-        require_same_tokenizer(tokenizer, config.baseline.folder)
-    longest = config.sampling.max_new_tokens
-    renderer = config.policy.context.prompt_renderer(tokenizer, longest, config.too_long)
     there = load_prompts(config.prompts)
-    prompts = prompts_of_at_most("prompts", config.prompts, there, renderer, config.max_prompt_tokens)
-    prompts, no_room = with_room(prompts, stage.inputs, longest, config.too_long)
+    renderer = prompt_renderer(config)
+    short = prompts_of_at_most("prompts", config.prompts, there, renderer, config.max_prompt_tokens)
+    prompts, no_room = with_room(short, stage.inputs, config.sampling.max_new_tokens, config.too_long)
     opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
     accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator) as folder:
-        policy = load_weights(config.policy, accelerator.device) if config.measures_kl else None
-        sampler = open_sampler(
-            config.policy, accelerator.device, too_long=config.too_long, renderer=renderer, model=policy
-        )
-        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
-        asked = ([prompt.messages for prompt in prompts], config.samples_per_prompt, params, accelerator)
-        drawn = sample_distributed(sampler, *asked)
-        answers = answers_of(prompts, drawn)
-        del sampler
+    with stage.work(accelerator):
+        answers = drawn_answers(config, prompts, renderer, accelerator)
 
-        if config.baseline is not None and policy is not None:
-            starts = renderer.prompts([prompt.messages for prompt in prompts])
-            rows = [(start, s.token_ids) for start, samples in zip(starts, drawn, strict=True) for s in samples]
-            drawn_at = (rows, renderer.pad_token_id, accelerator, params.temperature)
-            own = answer_logprobs(policy, *drawn_at)
-            del policy
-            baseline = load_weights(config.baseline, accelerator.device)
-            kls = answer_kls(own, answer_logprobs(baseline, *drawn_at))
-            answers = [replace(a, kl=k1, kl_k3=k3) for a, (k1, k3) in zip(answers, kls, strict=True)]
-
+        # the judges: both reward models with the gate, a referee, a gold scorer
         gate = None
         if config.helpfulness is not None:
             options = {"too_long": config.too_long, "device": accelerator.device}
@@ -177,39 +153,109 @@ def main(config: EvaluateConfig) -> None:
         if scorer is not None:
             answers, opponents = with_gold(answers, scorer), with_gold(opponents, scorer)
 
+        # against SFT's answers by what they say, and by a judge model
         extras, figures = against(answers, opponents), version_figures(config.name, answers, opponents, gate)
         if config.judge is not None and (config.opponent is not None or opponents):
-            compared, opponent = opponents, "sft"
-            if config.opponent is not None:
-                rival = open_sampler(config.opponent, accelerator.device, too_long=config.too_long, field="opponent")
-                compared, opponent = answers_of(prompts, sample_distributed(rival, *asked)), config.opponent.name
-            ask = partial(_judgements, config.judge, config.judge_max_new_tokens, accelerator)
-            outcomes, opinions = judged_outcomes(answers, compared, ask)
-            figures = {**figures, **judge_figures(answers, outcomes, opinions, config.judge.model, opponent)}
+            outcomes, of_judge = compared(config, config.judge, prompts, answers, opponents, accelerator)
+            figures = {**figures, **of_judge}
             extras = [{**extra, "judge_outcome": outcome} for extra, outcome in zip(extras, outcomes, strict=True)]
-
-        if stage.is_main:
-            write_answers(folder / "answers.jsonl", answers, extras)
         figures["too_long"] = {"prompts": no_room}
-        stage.write_json("evaluation.json", figures)
-        stage.closing.rows(len(answers), {"too long a prompt": len(there) - len(prompts)})
-        stage.closing.figures(
-            win_rate_vs_sft=figures["win_rate_vs_sft"],
-            violation_rate=figures["violation_rate"],
-            mean_length=figures["mean_length"],
-            kl_from_sft=figures["kl_from_sft"],
-        )
-        ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
-        stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
+        record_evaluation(stage, config, answers, extras, figures, left_out=len(there) - len(prompts))
+
+
+def prompt_renderer(config: EvaluateConfig) -> Renderer:
+    """Renders prompts for the policy as `too_long` says. InputError where SFT's tokenizer is another one."""
+    from rlhf.evaluation.policies.divergence import require_same_tokenizer
+    from rlhf.models.policy import load_tokenizer
+
+    tokenizer = load_tokenizer(config.policy.folder)
+    if config.baseline is not None:
+        require_same_tokenizer(tokenizer, config.baseline.folder)
+    return config.policy.context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
+
+
+def drawn_answers(
+    config: EvaluateConfig, prompts: Sequence[Prompt], renderer: Renderer, accelerator: Accelerator
+) -> list[Answer]:
+    """The policy's answers, each with its KL from SFT where that is measured. The weights are loaded one by one."""
+    from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs
+
+    policy = load_weights(config.policy, accelerator.device) if config.measures_kl else None
+    options = {"too_long": config.too_long, "renderer": renderer, "model": policy}
+    drawn = sampled(config, config.policy, prompts, accelerator, **options)
+    answers = answers_of(prompts, drawn)
+    if config.baseline is None or policy is None:
+        return answers
+    starts = renderer.prompts([prompt.messages for prompt in prompts])
+    rows = [(start, s.token_ids) for start, samples in zip(starts, drawn, strict=True) for s in samples]
+    drawn_at = (rows, renderer.pad_token_id, accelerator, config.sampling.temperature)
+    own = answer_logprobs(policy, *drawn_at)
+    del policy, options
+    baseline = load_weights(config.baseline, accelerator.device)
+    kls = answer_kls(own, answer_logprobs(baseline, *drawn_at))
+    return [replace(a, kl=k1, kl_k3=k3) for a, (k1, k3) in zip(answers, kls, strict=True)]
+
+
+def sampled(
+    config: EvaluateConfig, policy: PolicySource, prompts: Sequence[Prompt], accelerator: Accelerator, **options: Any
+) -> list[list[Sample]]:
+    """A policy's answers to the prompts; `options` are those of `open_sampler`."""
+    sampler = open_sampler(policy, accelerator.device, **options)
+    messages = [prompt.messages for prompt in prompts]
+    params = config.sampling.seeded(config.seed)
+    return sample_distributed(sampler, messages, config.samples_per_prompt, params, accelerator)
+
+
+def compared(
+    config: EvaluateConfig,
+    judge: ServerConfig,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Answer],
+    opponents: Sequence[Answer],
+    accelerator: Accelerator,
+) -> tuple[list[float | None], JudgeFigures]:
+    """Each answer's outcome by the judge model, against the opponent's answers or SFT's, and what the figures say."""
+    opponent = "sft"
+    if config.opponent is not None:
+        options = {"too_long": config.too_long, "field": "opponent"}
+        opponents = answers_of(prompts, sampled(config, config.opponent, prompts, accelerator, **options))
+        opponent = config.opponent.name
+    ask = partial(_judgements, judge, config.judge_max_new_tokens, accelerator)
+    outcomes, opinions = judged_outcomes(answers, opponents, ask)
+    return outcomes, judge_figures(answers, outcomes, opinions, judge.model, opponent)
+
+
+def record_evaluation(
+    stage: Stage,
+    config: EvaluateConfig,
+    answers: Sequence[Answer],
+    extras: Sequence[Mapping[str, Any]],
+    figures: VersionFigures,
+    *,
+    left_out: int,
+) -> None:
+    """Write answers.jsonl (`extras`: what a row has besides) and evaluation.json; the closing block says the rest.
+
+    left_out: prompts that are too long.
+    """
+    if stage.is_main:
+        write_answers(stage.folder / "answers.jsonl", answers, extras)
+    stage.write_json("evaluation.json", figures)
+    stage.closing.rows(len(answers), {"too long a prompt": left_out})
+    stage.closing.figures(
+        win_rate_vs_sft=figures["win_rate_vs_sft"],
+        violation_rate=figures["violation_rate"],
+        mean_length=figures["mean_length"],
+        kl_from_sft=figures["kl_from_sft"],
+    )
+    ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
+    stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
 
 
 def _judgements(
     judge: ServerConfig, max_new_tokens: int, accelerator: Accelerator, requests: Sequence[Conversation]
 ) -> list[str]:
     """The judge's text for each request, greedily."""
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.server import ServerSampler
-
     params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
     drawn = sample_distributed(ServerSampler(judge, who="judge"), requests, 1, params, accelerator)
     return [sample.text for (sample,) in drawn]

@@ -23,21 +23,35 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
+from rlhf.evaluation.answers import Answer, answers_of
 from rlhf.evaluation.instructions.checkers import load_checker
+from rlhf.evaluation.instructions.consistency import (
+    Consistency,
+    Trial,
+    consistency_figures,
+    everyday_figures,
+    obedience,
+)
+from rlhf.evaluation.judging import with_gold
+from rlhf.evaluation.scorers import load_scorer
 from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import PolicyCheck, PolicySource
-from rlhf.stage import InputPath, StageConfig, open_stage
+from rlhf.stage import InputPath, Stage, StageConfig, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
+from rlhf.synthesis.asking import make_ask
 from rlhf.synthesis.ghost_attention import Fits, answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from rlhf.evaluation.answers import Answer
-    from rlhf.evaluation.instructions.consistency import Consistency, Trial
+Everyday = dict[str, dict[str, list[Answer]]]
+"""Policy -> run -> its answers to everyday prompts, judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +122,6 @@ def main(config: EvaluateConsistencyConfig) -> None:
     if config.unseen_instructions is not None:
         groups["unseen"] = read_constraints(config.unseen_instructions)
 
-    from rlhf.evaluation.instructions.consistency import consistency_figures, everyday_figures
-    from rlhf.report.pages.consistency import consistency_table, everyday_table, plot_consistency
-    from rlhf.sampling.opening import open_sampler, renderer_of
-    from rlhf.training.accelerator import make_accelerator
-
     drawn = {
         group: draw_instructions(
             constraints,
@@ -124,9 +133,9 @@ def main(config: EvaluateConsistencyConfig) -> None:
         for group, constraints in groups.items()
     }
     accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator) as folder:
+    with stage.work(accelerator):
         trials: list[Trial] = []
-        everyday: dict[str, dict[str, list[Answer]]] = {}
+        everyday: Everyday = {}
         for name, run, source in policies:
             renderer = renderer_of(source)
             sampler = open_sampler(source, accelerator.device, renderer=renderer, field=f"policies.{name}")
@@ -138,27 +147,34 @@ def main(config: EvaluateConsistencyConfig) -> None:
             if config.everyday_prompts is not None:
                 everyday.setdefault(name, {})[run] = answer_everyday(config, run, sampler, accelerator)
         if stage.is_main:
-            rows = consistency_figures(trials, config.turns)
-            by_kind = consistency_figures([replace(t, group=f"{t.group}: {t.kind}") for t in trials], config.turns)
-            others = everyday_figures(everyday) if everyday else []
-            stage.write_rows("trials.jsonl", (trial.to_dict() for trial in trials))
-            plot_consistency(rows, folder / "consistency.svg")
-            print(f"{consistency_table([*rows, *by_kind])}\n")
-            if others:
-                stage.write_rows("everyday.jsonl", everyday_rows(everyday))
-                print(f"{everyday_table(others)}\n")
-            looked = picture(config, trials, folder) if config.attention_turns else {}
-            figures: Consistency = {
-                "consistency": rows,
-                "by_kind": by_kind,
-                "everyday": others,
-                "attention_to_instruction": looked,
-            }
-            stage.write_json("consistency.json", figures)
-            stage.closing.rows(len(trials))
-            ended = [trial.finished for trial in trials if trial.obeyed]
-            ended += [answer.finished for own in everyday.values() for some in own.values() for answer in some]
-            stage.closing.suspect(suspicious_ends(ended))
+            record_trials(stage, config, trials, everyday)
+
+
+def record_trials(stage: Stage, config: EvaluateConsistencyConfig, trials: Sequence[Trial], everyday: Everyday) -> None:
+    """Write trials, everyday answers, figures and pictures, and show the tables."""
+    from rlhf.report.pages.consistency import consistency_table, everyday_table, plot_consistency
+
+    rows = consistency_figures(trials, config.turns)
+    by_kind = consistency_figures([replace(t, group=f"{t.group}: {t.kind}") for t in trials], config.turns)
+    others = everyday_figures(everyday) if everyday else []
+    stage.write_rows("trials.jsonl", (trial.to_dict() for trial in trials))
+    plot_consistency(rows, stage.folder / "consistency.svg")
+    print(f"{consistency_table([*rows, *by_kind])}\n")
+    if others:
+        stage.write_rows("everyday.jsonl", everyday_rows(everyday))
+        print(f"{everyday_table(others)}\n")
+    looked = picture(config, trials, stage.folder) if config.attention_turns else {}
+    figures: Consistency = {
+        "consistency": rows,
+        "by_kind": by_kind,
+        "everyday": others,
+        "attention_to_instruction": looked,
+    }
+    stage.write_json("consistency.json", figures)
+    stage.closing.rows(len(trials))
+    ended = [trial.finished for trial in trials if trial.obeyed]
+    ended += [answer.finished for own in everyday.values() for some in own.values() for answer in some]
+    stage.closing.suspect(suspicious_ends(ended))
 
 
 def test_dialogues(config: EvaluateConsistencyConfig, run: str) -> list[Conversation]:
@@ -187,10 +203,7 @@ def hold(
     accelerator: Accelerator,
 ) -> list[Trial]:
     """Let the policy hold the dialogues, the instruction in the first turn only, and check its answers."""
-    from rlhf.evaluation.instructions.consistency import Trial, obedience
-    from rlhf.synthesis.asking import make_ask
-
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     ask = make_ask(sampler, params, accelerator)
     texts = [instruction.text for instruction in instructions]
     answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits)
@@ -205,19 +218,14 @@ def answer_everyday(
     config: EvaluateConsistencyConfig, run: str, sampler: Sampler, accelerator: Accelerator
 ) -> list[Answer]:
     """The policy's answers to a run's everyday prompts, judged by the scorer."""
-    from rlhf.evaluation.answers import answers_of
-    from rlhf.evaluation.judging import with_gold
-    from rlhf.evaluation.scorers import load_scorer
-    from rlhf.sampling.multi_process import sample_distributed
-
     assert config.everyday_prompts is not None and config.scorer is not None and config.world is not None
     prompts = load_prompts(in_run(config.everyday_prompts, run))
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, Path(in_run(config.world, run))))
 
 
-def everyday_rows(everyday: dict[str, dict[str, list[Answer]]]) -> Iterator[dict[str, Any]]:
+def everyday_rows(everyday: Everyday) -> Iterator[dict[str, Any]]:
     """The judged answers with the policy and the run that they are from."""
     for policy, runs in everyday.items():
         for run, answers in runs.items():
@@ -235,7 +243,6 @@ def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: 
 
     from rlhf.evaluation.instructions.attention import answer_spans, attention_to, binned, largest_attention, text_span
     from rlhf.report.pages.consistency import attention_table, plot_attention
-    from rlhf.sampling.opening import load_weights, renderer_of
 
     run, last = config.runs[0], list(config.policies)[-1]
     held = (t for t in trials if (t.policy, t.run, t.group) == (last, run, "trained") and t.messages)

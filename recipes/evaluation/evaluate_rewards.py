@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.scorers import load_scorer
+from rlhf.rewards.distributed import deal_out
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_import_path
-from rlhf.stage import InputPath, StageConfig, open_stage
+from rlhf.rewards.suspicion import suspicious_scoring
+from rlhf.rewards.training.rows import seen_prompts
+from rlhf.stage import InputPath, Stage, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from rlhf.evaluation.reward_models.preference_figures import EvaluatedReward, RewardEvaluation
@@ -68,18 +74,12 @@ def main(config: EvaluateRewardsConfig) -> None:
     from rlhf.evaluation.reward_models.baselines import LONGER_WINS, baseline_figures
     from rlhf.evaluation.reward_models.pair_scores import score_pairs
     from rlhf.evaluation.reward_models.preference_figures import reward_figures, true_qualities
-    from rlhf.report.pages.rewards import build_rewards_page, text_table
-    from rlhf.rewards.distributed import deal_out
-    from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.scoring import suspicious_scoring
-    from rlhf.rewards.training.rows import seen_prompts
-    from rlhf.training.accelerator import make_accelerator
 
     imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}
     qualities = None if scorer is None else true_qualities(test, scorer)
     baselines = baseline_figures(test, train)
     accelerator = make_accelerator(seed=0)
-    with stage.work(accelerator) as folder:
+    with stage.work(accelerator):
         rewards: dict[str, EvaluatedReward] = {}
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
@@ -92,16 +92,21 @@ def main(config: EvaluateRewardsConfig) -> None:
             "rewards": rewards,
             "baselines": baselines,
         }
+        stage.closing.rows(len(test))
         if stage.is_main:
-            stage.write_json("reward_evaluation.json", evaluation)
-            build_rewards_page(evaluation, folder / "index.html", config.output.name)
-            stage.say(text_table(evaluation))
-            stage.closing.rows(len(test))
+            record_rewards(stage, config, evaluation)
+
+
+def record_rewards(stage: Stage, config: EvaluateRewardsConfig, evaluation: RewardEvaluation) -> None:
+    """Write the figures and the page, and show the table."""
+    from rlhf.report.pages.rewards import build_rewards_page, text_table
+
+    stage.write_json("reward_evaluation.json", evaluation)
+    build_rewards_page(evaluation, stage.folder / "index.html", config.output.name)
+    stage.say(text_table(evaluation))
 
 
 def _load(sources: tuple[str, ...], config: EvaluateRewardsConfig) -> list[Preference]:
-    from rlhf.data.loading import load_preferences
-
     return [row for source in sources for row in load_preferences(source, on_bad_row=config.on_bad_row)]
 
 

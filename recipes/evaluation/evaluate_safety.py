@@ -12,17 +12,26 @@ Writes into the output folder: answers.jsonl (a row an answer), safety_evaluatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
+from rlhf.evaluation.answers import write_answers
 from rlhf.evaluation.safety.fields import Refusals
+from rlhf.evaluation.safety.figures import JudgedAnswer, after_dialogues, load_safety_prompts, safety_figures
+from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
+from rlhf.report.pages.safety import markdown_tables
 from rlhf.rewards.specs import Reward
+from rlhf.rewards.suspicion import suspicious_scoring
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
-from rlhf.stage import InputPath, StageConfig, open_stage
+from rlhf.stage import InputPath, Stage, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +93,6 @@ class EvaluateSafetyConfig(StageConfig):
 
 def main(config: EvaluateSafetyConfig) -> None:
     stage = open_stage(config)
-
-    from rlhf.data.loading import load_conversations
-    from rlhf.evaluation.answers import write_answers
-    from rlhf.evaluation.safety.figures import after_dialogues, load_safety_prompts, safety_figures
-    from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
-    from rlhf.report.pages.safety import markdown_tables
-    from rlhf.rewards.scoring import suspicious_scoring
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.training.accelerator import make_accelerator
-
     accelerator = make_accelerator(seed=config.seed)
     judges = load_judges(
         config.refusals,
@@ -112,23 +111,28 @@ def main(config: EvaluateSafetyConfig) -> None:
     if config.dialogues is not None:
         risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
         prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
-    with stage.work(accelerator) as folder:
+    with stage.work(accelerator):
         judged = answer_and_judge(
             open_sampler(config.policy, accelerator.device),
             prompts,
             judges,
-            replace(config.sampling, seed=config.sampling.seed + config.seed),
+            config.sampling.seeded(config.seed),
             config.samples_per_prompt,
             accelerator,
         )
         if stage.is_main:
-            figures = safety_figures(config.name, judged, config.threshold)
-            write_answers(folder / "answers.jsonl", [one.answer for one in judged], judged_rows(judged))
-            stage.write_json("safety_evaluation.json", figures)
-            stage.say(markdown_tables(figures))
-            stage.closing.rows(len(judged))
-            stage.closing.suspect(suspicious_ends(one.answer.finished for one in judged))
+            record_safety(stage, config, judged)
             stage.closing.suspect(suspicious_scoring(safety=judges.safety, helpfulness=judges.helpfulness))
+
+
+def record_safety(stage: Stage, config: EvaluateSafetyConfig, judged: Sequence[JudgedAnswer]) -> None:
+    """Write answers and figures, and show the tables."""
+    figures = safety_figures(config.name, judged, config.threshold)
+    write_answers(stage.folder / "answers.jsonl", [one.answer for one in judged], judged_rows(judged))
+    stage.write_json("safety_evaluation.json", figures)
+    stage.say(markdown_tables(figures))
+    stage.closing.rows(len(judged))
+    stage.closing.suspect(suspicious_ends(one.answer.finished for one in judged))
 
 
 if __name__ == "__main__":

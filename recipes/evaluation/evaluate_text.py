@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_conversations
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.text_metrics import (
@@ -28,9 +29,13 @@ from rlhf.evaluation.benchmarks.text_metrics import (
     require_packages,
     rouge,
 )
+from rlhf.report.drawing.tables import as_markdown
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, PolicySource
-from rlhf.stage import Effect, StageConfig, open_stage
+from rlhf.stage import Effect, Stage, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -80,30 +85,32 @@ def main(config: EvaluateTextConfig) -> None:
         require_encoder(config.bert_model, config.bert_layers)
     data = {name: _drawn(name, source, config) for name, source in config.data.items()}
 
-    from rlhf.report.drawing.tables import as_markdown
-    from rlhf.report.pages.text_metrics import build_text_page, text_tables
-    from rlhf.training.accelerator import make_accelerator
-
     accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator) as folder:
+    with stage.work(accelerator):
         rows = [
             row for name, model in config.models.items() for row in _answers(name, model, data, config, accelerator)
         ]
         if stage.is_main:
-            figures = _figures(rows, config, str(accelerator.device))
-            stage.write_rows("answers.jsonl", rows)
-            stage.write_json("text_metrics.json", figures)
-            stage.closing.rows(len(rows))
-            stage.closing.suspect(suspicious_ends(row["finished"] for row in rows))
-            build_text_page(figures, rows, folder / "index.html", config.output.name)
-            for name, table in text_tables(figures):
-                print(f"**{name}**\n\n{as_markdown(table)}\n")
+            record_texts(stage, config, rows, _figures(rows, config, str(accelerator.device)))
+
+
+def record_texts(
+    stage: Stage, config: EvaluateTextConfig, rows: Sequence[dict[str, Any]], figures: dict[str, Any]
+) -> None:
+    """Write answers, figures and the page, and show the tables."""
+    from rlhf.report.pages.text_metrics import build_text_page, text_tables
+
+    stage.write_rows("answers.jsonl", rows)
+    stage.write_json("text_metrics.json", figures)
+    stage.closing.rows(len(rows))
+    stage.closing.suspect(suspicious_ends(row["finished"] for row in rows))
+    build_text_page(figures, rows, stage.folder / "index.html", config.output.name)
+    for name, table in text_tables(figures):
+        print(f"**{name}**\n\n{as_markdown(table)}\n")
 
 
 def _drawn(name: str, source: str, config: EvaluateTextConfig) -> list[Conversation]:
     import random
-
-    from rlhf.data.loading import load_conversations
 
     conversations = load_conversations(source)
     if any(conversation[-1]["role"] != "assistant" for conversation in conversations):
@@ -115,14 +122,10 @@ def _answers(
     name: str, model: PolicySource, data: dict[str, list[Conversation]], config: EvaluateTextConfig, accelerator: Any
 ) -> list[dict[str, Any]]:
     """A model's answers: model, data, prompt, reference, answer, finished."""
-    from dataclasses import replace
-
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
 
     sampler = open_sampler(model, accelerator.device, field=f"models.{name}")
     asked = [(source, conversation) for source, some in data.items() for conversation in some]
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [conversation[:-1] for _, conversation in asked], 1, params, accelerator)
     return [
         {

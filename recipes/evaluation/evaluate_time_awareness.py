@@ -12,24 +12,30 @@ table in Markdown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
+from rlhf.evaluation.instructions.time_awareness import DatedAnswer, time_figures
 from rlhf.jsonl import read_as
+from rlhf.report.pages.time_awareness import time_table
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicyCheck, PolicySource
-from rlhf.stage import StageConfig, open_stage
+from rlhf.stage import Stage, StageConfig, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
+from rlhf.synthesis.time_awareness import question_of
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rlhf.conversation import Conversation
-    from rlhf.evaluation.instructions.time_awareness import DatedAnswer
     from rlhf.synthesis.time_awareness import DatedQuestion
 
 
@@ -71,28 +77,26 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     tests = {run: Path(in_run(config.test, run)) for run in config.runs}
     questions = {run: read_questions(path) for run, path in tests.items()}
 
-    from rlhf.evaluation.instructions.time_awareness import time_figures
-    from rlhf.report.pages.time_awareness import time_table
-    from rlhf.training.accelerator import make_accelerator
-
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator):
         answers: list[DatedAnswer] = []
         for name, run, source in policies:
             answers += answered(name, run, source, questions[run], config, accelerator)
-        if stage.is_main:
-            figures = time_figures(answers)
-            stage.write_rows("answers.jsonl", (answer.to_dict() for answer in answers))
-            stage.write_json("time_awareness.json", figures)
-            stage.say(time_table(figures))
-            stage.closing.rows(len(answers))
-            stage.closing.suspect(suspicious_ends(answer.finished for answer in answers))
+        record_answers(stage, answers)
+
+
+def record_answers(stage: Stage, answers: Sequence[DatedAnswer]) -> None:
+    """Write answers and figures, and show the table."""
+    figures = time_figures(answers)
+    stage.write_rows("answers.jsonl", (answer.to_dict() for answer in answers))
+    stage.write_json("time_awareness.json", figures)
+    stage.say(time_table(figures))
+    stage.closing.rows(len(answers))
+    stage.closing.suspect(suspicious_ends(answer.finished for answer in answers))
 
 
 def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
     """The rows of a test file. InputError names file and line."""
-    from rlhf.synthesis.time_awareness import question_of
-
     return read_as(path, question_of)
 
 
@@ -105,12 +109,8 @@ def answered(
     accelerator: Accelerator,
 ) -> list[Any]:
     """One policy's answers to a run's questions, checked."""
-    from rlhf.evaluation.instructions.time_awareness import DatedAnswer
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-
     sampler = open_sampler(source, accelerator.device, field=f"policies.{name}")
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [messages for messages, _ in questions], 1, params, accelerator)
     return [
         DatedAnswer(

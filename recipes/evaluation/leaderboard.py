@@ -30,8 +30,11 @@ from rlhf.evaluation.benchmarks.leaderboard import (
     run_task,
     write_local_task,
 )
+from rlhf.report.drawing.tables import as_markdown
+from rlhf.report.pages.leaderboard import leaderboard_table
 from rlhf.sampling.source import ScoringPolicy
 from rlhf.stage import InputPath, KeepingConfig, Kept, digest, open_stage, options_of, write_json
+from rlhf.training.accelerator import make_accelerator
 
 TaskName = Literal["arc", "hellaswag", "mmlu", "truthfulqa"]
 
@@ -84,8 +87,6 @@ def main(config: LeaderboardConfig) -> None:
             files = {task: folder / kept.name / f"{quote(name, safe='')}.{task}.json" for task in config.tasks}
             missing = [task for task, file in files.items() if not file.is_file()]
             if missing:
-                from rlhf.training.accelerator import make_accelerator
-
                 model, tokenizer = load_as_saved(source, make_accelerator(seed=0).device)
             for task in missing:
                 score = run_task(
@@ -99,9 +100,6 @@ def main(config: LeaderboardConfig) -> None:
                 )
                 write_json(files[task], asdict(score))
             scores[name] = {task: TaskScore(**json.loads(file.read_text())) for task, file in files.items()}
-
-        from rlhf.report.drawing.tables import as_markdown
-        from rlhf.report.pages.leaderboard import leaderboard_table
 
         table = as_markdown(leaderboard_table(scores))
         stage.say(table)

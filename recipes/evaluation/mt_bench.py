@@ -13,7 +13,7 @@ table. A run that breaks off goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.mt_bench import (
     TEMPERATURES,
     TURNS,
+    JudgePrompt,
     Question,
     agreed,
     load_judge_prompts,
@@ -33,13 +34,24 @@ from rlhf.evaluation.benchmarks.mt_bench import (
     single_request,
     verdict,
 )
+from rlhf.report.drawing.tables import as_markdown
 from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy
-from rlhf.stage import InputPath, KeepingConfig, Kept, open_stage, options_of
+from rlhf.stage import InputPath, KeepingConfig, Kept, Stage, open_stage, options_of
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
+
+Answers = Mapping[str, Sequence[Sequence[str]]]
+"""Model -> question by question, its answer at each turn."""
+
+Case = tuple[str, int, int, bool]
+"""Model, question, turn, and whether its answers come first: what the judge is asked about at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,25 +99,7 @@ def main(config: MTBenchConfig) -> None:
     stage = open_stage(config)
     questions = load_questions(config.questions, config.references)
     prompts = load_judge_prompts(config.judge_prompts, config.mode)
-    names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "seed")
-    values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
-    options, rounding = options_of(config, stage.inputs)
-    held = {name: to_plain(value) for name, value in options.items() if name.startswith("models.")}
-    kept = Kept(
-        "drawn",
-        "drawn answers and judgements",
-        inputs=tuple(stage.inputs),
-        values=values | held,
-        rounding=rounding,
-        pattern="**/*",
-    )
-
-    from rlhf.report.drawing.tables import as_markdown
-    from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.server import ServerSampler
-    from rlhf.training.accelerator import make_accelerator
-
+    kept = kept_work(stage, config)
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept) as folder:
         drawn = folder / kept.name
@@ -114,51 +108,93 @@ def main(config: MTBenchConfig) -> None:
             name: _answers(name, questions, config, accelerator, drawn / f"model{i}", ended)
             for i, name in enumerate(config.models)
         }
-
-        # what the judge is asked: (model, question, turn, its answers come first), conversation
-        asked: list[tuple[tuple[str, int, int, bool], Conversation]] = []
-        for name, q, turn in _cases(config, len(questions)):
-            own = answers[name][q]
-            if config.mode == "single":
-                asked.append(((name, q, turn, True), single_request(prompts, questions[q], own, turn)))
-                continue
-            other = answers[str(config.baseline)][q]
-            for first, pair in ((True, (own, other)), (False, (other, own))):
-                asked.append(((name, q, turn, first), pairwise_request(prompts, questions[q], *pair, turn)))
+        asked = requests(config, questions, prompts, answers)
         judged = sample_distributed(
             ServerSampler(config.judge, who="judge"),
-            [request for _, request in asked],
+            list(asked.values()),
             1,
             SamplingParams(temperature=0.0, max_new_tokens=config.judge_max_new_tokens),
             accelerator,
             shards=drawn / "judge",
         )
-        said = {case: sample[0].text for (case, _), sample in zip(asked, judged, strict=True)}
-
-        rows = []
-        for name, q, turn in _cases(config, len(questions)):
-            row = {"model": name, **asdict(questions[q]), "turn": turn + 1, "answer": answers[name][q][turn]}
-            if config.mode == "single":
-                text = said[name, q, turn, True]
-                row |= {"figure": rating(text), "judgements": [text]}
-            else:
-                texts = [said[name, q, turn, first] for first in (True, False)]
-                row |= {"figure": agreed(*map(verdict, texts)), "judgements": texts}
-            rows.append(row)
+        said = {case: sample[0].text for case, sample in zip(asked, judged, strict=True)}
+        rows = judged_rows(config, questions, answers, said)
         if stage.is_main:
-            figures = mt_bench_figures(rows)
-            spoken = [
-                {"model": n, "question_id": q.id, "turns": a}
-                for n in answers
-                for q, a in zip(questions, answers[n], strict=True)
-            ]
-            stage.write_rows("answers.jsonl", spoken)
-            stage.write_rows("judgements.jsonl", rows)
-            stage.write_json("mt_bench.json", {"mode": config.mode, "baseline": config.baseline, "models": figures})
-            build_mt_bench_page(figures, folder / "index.html", config.output.name, config.mode, config.baseline)
-            stage.say(as_markdown(mt_bench_table(figures, config.mode)))
-            stage.closing.rows(len(rows))
+            record_judgements(stage, config, questions, answers, rows)
             stage.closing.suspect(suspicious_ends(ended, "max_new_tokens"))
+
+
+def kept_work(stage: Stage, config: MTBenchConfig) -> Kept:
+    """Drawn answers and judgements that outlive a kill."""
+    names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "seed")
+    values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
+    options, rounding = options_of(config, stage.inputs)
+    held = {name: to_plain(value) for name, value in options.items() if name.startswith("models.")}
+    return Kept(
+        "drawn",
+        "drawn answers and judgements",
+        inputs=tuple(stage.inputs),
+        values=values | held,
+        rounding=rounding,
+        pattern="**/*",
+    )
+
+
+def requests(
+    config: MTBenchConfig, questions: Sequence[Question], prompts: Mapping[str, JudgePrompt], answers: Answers
+) -> dict[Case, Conversation]:
+    """What the judge is asked: each answer by itself, or with the baseline's in both orders."""
+    asked: dict[Case, Conversation] = {}
+    for name, q, turn in _cases(config, len(questions)):
+        own = answers[name][q]
+        if config.mode == "single":
+            asked[name, q, turn, True] = single_request(prompts, questions[q], own, turn)
+            continue
+        other = answers[str(config.baseline)][q]
+        for first, pair in ((True, (own, other)), (False, (other, own))):
+            asked[name, q, turn, first] = pairwise_request(prompts, questions[q], *pair, turn)
+    return asked
+
+
+def judged_rows(
+    config: MTBenchConfig, questions: Sequence[Question], answers: Answers, said: Mapping[Case, str]
+) -> list[dict[str, Any]]:
+    """A row an answer: its question, what the judge said of it, and the figure that this comes to."""
+    rows = []
+    for name, q, turn in _cases(config, len(questions)):
+        row = {"model": name, **asdict(questions[q]), "turn": turn + 1, "answer": answers[name][q][turn]}
+        if config.mode == "single":
+            text = said[name, q, turn, True]
+            row |= {"figure": rating(text), "judgements": [text]}
+        else:
+            texts = [said[name, q, turn, first] for first in (True, False)]
+            row |= {"figure": agreed(*map(verdict, texts)), "judgements": texts}
+        rows.append(row)
+    return rows
+
+
+def record_judgements(
+    stage: Stage,
+    config: MTBenchConfig,
+    questions: Sequence[Question],
+    answers: Answers,
+    rows: Sequence[dict[str, Any]],
+) -> None:
+    """Write answers, judgements, figures and the page, and show the table."""
+    from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
+
+    figures = mt_bench_figures(rows)
+    spoken = [
+        {"model": name, "question_id": question.id, "turns": turns}
+        for name in answers
+        for question, turns in zip(questions, answers[name], strict=True)
+    ]
+    stage.write_rows("answers.jsonl", spoken)
+    stage.write_rows("judgements.jsonl", rows)
+    stage.write_json("mt_bench.json", {"mode": config.mode, "baseline": config.baseline, "models": figures})
+    build_mt_bench_page(figures, stage.folder / "index.html", config.output.name, config.mode, config.baseline)
+    stage.say(as_markdown(mt_bench_table(figures, config.mode)))
+    stage.closing.rows(len(rows))
 
 
 def _cases(config: MTBenchConfig, questions: int) -> Iterator[tuple[str, int, int]]:
@@ -182,9 +218,6 @@ def _answers(
 
     `ended` gets of each answer whether it came to its end.
     """
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-
     sampler = open_sampler(config.models[name], accelerator.device, field=f"models.{name}")
     talks: list[Conversation] = [[] for _ in questions]
     for turn in range(TURNS):

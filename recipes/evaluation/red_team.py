@@ -15,18 +15,26 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
-from rlhf.data.loading import is_local, untagged
+from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.errors import InputError
+from rlhf.evaluation.safety.figures import SafetyPrompt, judges
+from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
+from rlhf.evaluation.safety.red_team import Attempt, append, read_log, round_figures
+from rlhf.paths import require_files
+from rlhf.report.drawing.tables import as_markdown
+from rlhf.report.pages.red_team import round_table
 from rlhf.rewards.specs import reward_files
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
-from rlhf.stage import inputs_of, require_files
+from rlhf.stage import inputs_of
+from rlhf.training.accelerator import make_accelerator
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,6 @@ def main(config: RedTeamConfig) -> None:
     reward_files(safety=config.safety)
     earlier = config.log.exists()
 
-    from rlhf.evaluation.safety.red_team import read_log, round_figures
-    from rlhf.report.drawing.tables import as_markdown
-    from rlhf.report.pages.red_team import round_table
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.training.accelerator import make_accelerator
-
     if earlier:
         read_log(config.log)  # a broken log is named before anybody's work
     accelerator = make_accelerator(seed=config.seed)
@@ -97,17 +99,13 @@ def main(config: RedTeamConfig) -> None:
         talk(config, sampler, sys.stdin, sys.stdout)
     else:
         from_file(config, sampler, accelerator)
-    accelerator.wait_for_everyone()  # the main process is done with the log
-    if not accelerator.is_main_process:
-        return
-    rounds = round_figures(read_log(config.log)) if config.log.exists() else []
-    print(as_markdown(round_table(rounds)))
+    if accelerator.is_main_process:  # the one that wrote the log: it is done
+        rounds = round_figures(read_log(config.log)) if config.log.exists() else []
+        print(as_markdown(round_table(rounds)))
 
 
 def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) -> None:
     """A session: prompts from `typed`, answers to `shown`, each kept in the log as soon as it is judged."""
-    from rlhf.evaluation.safety.red_team import Attempt, append
-
     messages: Conversation = []
     started, number = time.monotonic(), 0
     while True:
@@ -120,7 +118,7 @@ def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) 
             print("(a new dialogue)", file=shown)
             continue
         asked: Conversation = [*messages, {"role": "user", "content": line.strip()}]
-        params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+        params = config.sampling.seeded(config.seed)
         try:
             answer = sampler.sample([asked], 1, params, keys=[number])[0][0].text
         except InputError as error:  # a dialogue that fills the context
@@ -139,11 +137,6 @@ def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) 
 
 def from_file(config: RedTeamConfig, sampler: Sampler, accelerator: Any) -> None:
     """Every prompt of the file once, judged by `config.judge`; nobody's time is measured."""
-    from rlhf.data.loading import load_prompts
-    from rlhf.evaluation.safety.figures import SafetyPrompt, judges
-    from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
-    from rlhf.evaluation.safety.red_team import Attempt, append
-
     judge = load_judges(
         config.refusals,
         config.safety,
@@ -154,7 +147,7 @@ def from_file(config: RedTeamConfig, sampler: Sampler, accelerator: Any) -> None
         accelerator.device,
     )
     prompts = [SafetyPrompt(prompt, "unsafe") for prompt in load_prompts(config.prompts or "")]
-    params = replace(config.sampling, seed=config.sampling.seed + config.seed)
+    params = config.sampling.seeded(config.seed)
     judged = answer_and_judge(sampler, prompts, judge, params, 1, accelerator)
     names = {"refusals": "refusal detector", "safety": "safety reward model", "checker": "checker", "scorer": "gold"}
     violation, _ = judges(judged, 0.5)[names[config.judge]]

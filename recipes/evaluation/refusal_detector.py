@@ -22,8 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.data.refusals import LABELS, RefusalRules
 from rlhf.errors import InputError
-from rlhf.stage import Effect, InputPath, open_stage, require_files
+from rlhf.evaluation.safety.refusals import RefusalClassifier, agreement, as_refusals, confusion, read_labelled
+from rlhf.intervals import wilson
+from rlhf.paths import require_files
+from rlhf.stage import Effect, InputPath, open_stage
 
 if TYPE_CHECKING:
     from rlhf.evaluation.safety.refusals import LabelledAnswer
@@ -66,9 +70,6 @@ def main(config: RefusalDetectorConfig) -> None:
         return
     stage = open_stage(config)
 
-    from rlhf.data.refusals import RefusalRules
-    from rlhf.evaluation.safety.refusals import RefusalClassifier, read_labelled
-
     labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
     with stage.work() as folder:
         tables: dict[str, dict[str, Any]] = {}
@@ -89,9 +90,6 @@ def check(files: tuple[Path, ...]) -> None:
     """Print how far the rules agree with people, a table a file, and the agreement as JSON in the last line."""
     require_files(**{f"check.{place}": file for place, file in enumerate(files)})
 
-    from rlhf.data.refusals import RefusalRules
-    from rlhf.evaluation.safety.refusals import read_labelled
-
     tables = {str(file): compared(read_labelled(file), {"rules": RefusalRules().label}) for file in files}
     print("\n\n".join(markdown(name, found) for name, found in tables.items()))
     print(json.dumps({name: found["rules"]["refusal_or_not"]["agreement"] for name, found in tables.items()}))
@@ -109,9 +107,6 @@ def compared(rows: list[LabelledAnswer], detectors: dict[str, Callable[[str], st
 
 def figures(truth: list[str], given: list[str]) -> dict[str, Any]:
     """Confusion and agreement, with three labels and as refusal or not, and the interval of the latter."""
-    from rlhf.evaluation.safety.refusals import agreement, as_refusals, confusion
-    from rlhf.intervals import wilson
-
     table = confusion(truth, given)
     found = agreement(as_refusals(table))
     found["ci"] = wilson(found["agreement"], found["n"]).ci
@@ -120,8 +115,6 @@ def figures(truth: list[str], given: list[str]) -> dict[str, Any]:
 
 def markdown(name: str, tables: dict[str, Any]) -> str:
     """Agreement of each detector on one model's answers, and their confusion tables."""
-    from rlhf.data.refusals import LABELS
-
     said = [label.replace("_", " ") for label in LABELS]
     parts = [f"**{name}**", "| detector | refusal or not | kappa | three labels | kappa |\n|---|---|---|---|---|"]
     for detector, found in tables.items():

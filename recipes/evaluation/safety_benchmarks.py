@@ -19,9 +19,14 @@ from typing import Any, Literal
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Message
 from rlhf.errors import InputError
+from rlhf.report.drawing.tables import Cell, Table, as_markdown
+from rlhf.report.drawing.text import interval, number
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 # the text itself is continued, as by a model that was only pretrained
 PLAIN_TEMPLATE = "{{- bos_token -}}{%- for message in messages -%}{{- message['content'] -}}{%- endfor -%}"
@@ -106,8 +111,6 @@ def main(config: SafetyBenchmarksConfig) -> None:
     stage = open_stage(config)
 
     from rlhf.evaluation.benchmarks import generated_groups, truthfulqa
-    from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
-    from rlhf.training.accelerator import make_accelerator
 
     questions = truthfulqa.read_questions(str(config.truthfulqa))[: config.questions] if config.truthfulqa else []
     drawn = {"toxigen": generated_groups.read_toxigen(config.toxigen)} if config.toxigen else {}
@@ -178,8 +181,6 @@ def _answers(
     sampler: Sampler, asked: list[str], config: SafetyBenchmarksConfig, accelerator: Any, ends: tuple[str, ...] = ()
 ) -> Any:
     """One text for each prompt, cut before any of `ends`; InputError where one leaves no room for it in the context."""
-    from rlhf.sampling.multi_process import sample_distributed
-
     stop = (*config.sampling.stop, *ends)
     params = replace(config.sampling, stop=stop, seed=config.sampling.seed + config.seed)
     prompts = [[Message(role="user", content=text)] for text in asked]
@@ -196,9 +197,6 @@ def _rows(benchmark: str, asked: list[str], texts: list[str], **columns: list[An
 
 def markdown(figures: dict[str, Any]) -> str:
     """A table a benchmark: mean with its 95 % interval, and the number of texts where groups differ in it."""
-    from rlhf.report.drawing.tables import Cell, Table, as_markdown
-    from rlhf.report.drawing.text import interval, number
-
     return "\n\n".join(
         f"**{name}**\n\n"
         + as_markdown(

@@ -13,7 +13,7 @@ Markdown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,8 +22,13 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
+from rlhf.rewards.distributed import deal_out
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.origin import read_origin
 from rlhf.rewards.specs import Reward
-from rlhf.stage import StageConfig, open_stage
+from rlhf.rewards.suspicion import suspicious_scoring
+from rlhf.stage import Stage, StageConfig, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -65,46 +70,52 @@ def main(config: GateSweepConfig) -> None:
     stage = open_stage(config)
     rows = [row for source in config.preferences for row in load_preferences(source)]
 
-    from rlhf.evaluation.reward_models.gate_sweep import choose_threshold, labelled_answers, tension, threshold_sweep
-    from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
-    from rlhf.rewards.distributed import deal_out
-    from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.origin import read_origin
-    from rlhf.rewards.scoring import suspicious_scoring
-    from rlhf.training.accelerator import make_accelerator
+    from rlhf.evaluation.reward_models.gate_sweep import labelled_answers
 
     conversations, unsafe = labelled_answers(rows)
     accelerator = make_accelerator(seed=0)
-    with stage.work(accelerator) as folder:
+    with stage.work(accelerator):
         scores, origins = {}, {}
         for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):
             reward = load_reward(spec, device=accelerator.device)
-
-            origin = origins[name] = read_origin(spec) if config.centre else 0.0
-
-            scores[name] = deal_out(conversations, partial(_sigmoids, reward, name, origin), accelerator)
+            origins[name] = read_origin(spec) if config.centre else 0.0
+            scores[name] = deal_out(conversations, partial(_sigmoids, reward, name, origins[name]), accelerator)
             stage.closing.suspect(suspicious_scoring(**{name: reward}))
-        sweep = threshold_sweep(scores["safety"], unsafe, config.thresholds)
-        chosen = choose_threshold(sweep, config.precision)
-        figures: GateSweep = {
-            "sweep": sweep,
-            "chosen": chosen,
-            "precision": config.precision,
-            "centre": config.centre,
-            "origins": origins,
-            "tension": tension(scores["helpfulness"], scores["safety"], unsafe),
-            "points": [
-                {"helpfulness": round(h, 4), "safety": round(s, 4), "unsafe": u}
-                for h, s, u in zip(scores["helpfulness"], scores["safety"], unsafe, strict=True)
-            ],
-        }
-        if (chosen["precision"] or 0.0) < config.precision:
-            stage.say(f"precision: no threshold has {config.precision:g}; the most precise is taken", error=True)
-        if stage.is_main:
-            stage.write_json("gate_sweep.json", figures)
-            build_gate_page(figures, folder / "index.html", config.output.name)
-            stage.say(markdown_tables(figures))
-            stage.closing.rows(len(conversations))
+        record_sweep(stage, config, sweep_figures(config, scores, origins, unsafe), len(conversations))
+
+
+def sweep_figures(
+    config: GateSweepConfig, scores: Mapping[str, list[float]], origins: dict[str, float], unsafe: Sequence[bool]
+) -> GateSweep:
+    """The content of gate_sweep.json: what each threshold finds, and the one that is chosen."""
+    from rlhf.evaluation.reward_models.gate_sweep import choose_threshold, tension, threshold_sweep
+
+    sweep = threshold_sweep(scores["safety"], unsafe, config.thresholds)
+    return {
+        "sweep": sweep,
+        "chosen": choose_threshold(sweep, config.precision),
+        "precision": config.precision,
+        "centre": config.centre,
+        "origins": origins,
+        "tension": tension(scores["helpfulness"], scores["safety"], unsafe),
+        "points": [
+            {"helpfulness": round(h, 4), "safety": round(s, 4), "unsafe": u}
+            for h, s, u in zip(scores["helpfulness"], scores["safety"], unsafe, strict=True)
+        ],
+    }
+
+
+def record_sweep(stage: Stage, config: GateSweepConfig, figures: GateSweep, answers: int) -> None:
+    """Write the figures and the page, and show the tables."""
+    from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
+
+    if (figures["chosen"]["precision"] or 0.0) < config.precision:
+        stage.say(f"precision: no threshold has {config.precision:g}; the most precise is taken", error=True)
+    if stage.is_main:
+        stage.write_json("gate_sweep.json", figures)
+        build_gate_page(figures, stage.folder / "index.html", config.output.name)
+        stage.say(markdown_tables(figures))
+        stage.closing.rows(answers)
 
 
 def _sigmoids(reward: RewardFunction, name: str, origin: float, conversations: Sequence[Conversation]) -> list[float]:

@@ -20,8 +20,9 @@ from functools import partial
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
+from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 from rlhf.stage.fields import in_run
 from rlhf.studies.reward_study import RewardStudyRun, StudyModel, make_variant
 from rlhf.studies.runner import StudyConfig, require_different, require_named, run_each, unfinished, write_study
@@ -99,8 +100,6 @@ def plan(config: RewardStudyConfig) -> list[RewardStudyRun]:
 
 def load(runs: Sequence[RewardStudyRun], config: RewardStudyConfig) -> dict[str, Any]:
     """source -> its rows, of all sources that the runs name; each is read once."""
-    from rlhf.data.loading import load_preferences
-
     sources = dict.fromkeys(source for run in runs for source in (*run.model.preferences, *run.test_preferences))
     return {source: load_preferences(source, on_bad_row=config.on_bad_row) for source in sources}
 

@@ -22,7 +22,7 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage.fields import in_run
 from rlhf.studies.runner import StudyConfig, require_named, run_each, unfinished, write_study
-from rlhf.studies.safety_study import SafetyStudyRun
+from rlhf.studies.safety_study import SafetyStudyRun, gather, run_variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,6 @@ def main(config: SafetyStudyConfig) -> None:
     left = unfinished(runs)
 
     from rlhf.report.pages.safety_study import build_safety_study_page, markdown_tables
-    from rlhf.studies.safety_study import gather, run_variant
 
     run_each(left, run_variant)
     write_study(config.output, partial(gather, runs, config.output), build_safety_study_page, markdown_tables)

@@ -13,6 +13,7 @@ completions.parquet (all answers with their scores), index.html (the figures, to
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rlhf.configuration import run_recipe
@@ -24,9 +25,13 @@ from rlhf.errors import InputError
 from rlhf.rejection.pool import completions_of, rescore, write_completions
 from rlhf.rejection.temperature import Sweep, sweep_figures
 from rlhf.rewards.gated_config import GatedConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import with_room
 from rlhf.sampling.source import TokenizedPolicy
-from rlhf.stage import open_stage
+from rlhf.stage import Stage, open_stage
+from rlhf.training.accelerator import make_accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,48 +82,47 @@ def main(config: TemperatureSweepConfig) -> None:
     unknown = {s for sources in config.groups.values() for s in sources} - {prompt.source for prompt in prompts}
     if unknown:
         raise InputError(f"groups: no drawn prompt has the source {min(unknown)!r}; raise num_prompts or leave it out")
-    judges = config.helpfulness if config.safety is None else f"{config.helpfulness} & {config.safety}"
-
-    from rlhf.report.pages.temperature import build_sweep_page, text_table
-    from rlhf.rewards.gate import GatedReward
-    from rlhf.sampling.multi_process import sample_distributed
-    from rlhf.sampling.opening import open_sampler
-    from rlhf.sampling.room import with_room
-    from rlhf.training.accelerator import make_accelerator
 
     asked = len(prompts)
     prompts, no_room = with_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
     accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator) as folder:
-        given = {"too_long": config.too_long, "device": accelerator.device}
-        reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **given)
+    with stage.work(accelerator):
+        reward = config.load_rewards(accelerator.device)
         reward.refuse_broken(prompts)
         sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
 
         drawn: dict[float, list[Completion]] = {}
         scored_cut = 0
         for temperature in config.temperatures:
-            params = replace(config.sampling, temperature=temperature, seed=config.sampling.seed + config.seed)
+            params = replace(config.sampling.seeded(config.seed), temperature=temperature)
             samples = sample_distributed(
                 sampler, [prompt.messages for prompt in prompts], config.num_samples, params, accelerator
             )
             rows = completions_of(prompts, samples, "sweep", temperature)
-            drawn[temperature], scores = rescore(rows, by_id, reward, accelerator, judges)
+            drawn[temperature], scores = rescore(rows, by_id, reward, accelerator, config.reward_name)
             scored_cut += int(scores.too_long.sum())
 
+        sweep: Sweep = {
+            **sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups),
+            "too_long": {"prompts": no_room, "scored_cut": scored_cut},
+        }
         if stage.is_main:
-            write_completions(folder / "completions.parquet", [row for rows in drawn.values() for row in rows])
-            sweep: Sweep = {
-                **sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups),
-                "too_long": {"prompts": no_room, "scored_cut": scored_cut},
-            }
-            stage.write_json("sweep.json", sweep)
-            build_sweep_page(sweep, folder / "index.html", config.output.name)
-            stage.say(text_table(sweep))
-            left_out = {"too long a prompt": asked - len(prompts)}
-            stage.closing.rows(sum(map(len, drawn.values())), left_out)
-            ended = [row.finished for rows in drawn.values() for row in rows]
-            stage.closing.suspect([*suspicious_ends(ended), *reward.suspicious()])
+            record_sweep(stage, config, drawn, sweep)
+        stage.closing.rows(sum(map(len, drawn.values())), {"too long a prompt": asked - len(prompts)})
+        ended = [row.finished for rows in drawn.values() for row in rows]
+        stage.closing.suspect([*suspicious_ends(ended), *reward.suspicious()])
+
+
+def record_sweep(
+    stage: Stage, config: TemperatureSweepConfig, drawn: Mapping[float, Sequence[Completion]], sweep: Sweep
+) -> None:
+    """Write answers, figures and the page, and show the table."""
+    from rlhf.report.pages.temperature import build_sweep_page, text_table
+
+    write_completions(stage.folder / "completions.parquet", [row for rows in drawn.values() for row in rows])
+    stage.write_json("sweep.json", sweep)
+    build_sweep_page(sweep, stage.folder / "index.html", config.output.name)
+    stage.say(text_table(sweep))
 
 
 if __name__ == "__main__":

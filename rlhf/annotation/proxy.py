@@ -81,7 +81,7 @@ class Proxy:
             InputError: a reward gives anything but one finite score for each conversation.
         """
         from rlhf.rewards.loading import load_reward
-        from rlhf.rewards.scoring import suspicious_scoring
+        from rlhf.rewards.suspicion import suspicious_scoring
 
         reward = load_reward(self.reward)
         safety = reward if self.safety is None else load_reward(self.safety)

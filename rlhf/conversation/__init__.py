@@ -3,7 +3,9 @@
     messages    what a conversation is, its check, and thoughts in an answer
     template    chat templates as text: Llama 2's own, and what is written into one (`chat_template_kwargs`)
     writing     what a template writes around messages, learnt by probes, and one round trip
-    renderer    conversations -> ids and loss masks, cut to a length
+    pieces      texts in pieces -> ids, a piece by itself
+    shortening  what a limit does not hold: the oldest turns, then text
+    renderer    conversations -> ids and loss masks
 
 Light: no torch, no transformers at import.
 """
@@ -18,7 +20,8 @@ from rlhf.conversation.messages import (
     with_thoughts,
     without_thoughts,
 )
-from rlhf.conversation.renderer import Rendered, Renderer, TooLongError
+from rlhf.conversation.renderer import Renderer
+from rlhf.conversation.shortening import Rendered, TooLongError
 from rlhf.conversation.template import LLAMA2_CHAT_TEMPLATE, give_kwargs, given_kwargs, read_chat_template
 from rlhf.conversation.writing import apply_kwargs
 

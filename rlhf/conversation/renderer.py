@@ -1,4 +1,4 @@
-"""Conversations -> token ids and loss masks, cut to a length.
+"""Conversations -> token ids and loss masks, cut to a length (`rlhf.conversation.shortening`).
 
 A prompt is rendered once, with an invisible mark at the end of every user's and assistant's message; the marks say
 where each answer begins and ends, and a last answer is written behind its prompt. The text is cut there and every piece
@@ -11,8 +11,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from rlhf.conversation.messages import (
@@ -23,6 +21,8 @@ from rlhf.conversation.messages import (
     split_thoughts,
     without_thoughts,
 )
+from rlhf.conversation.pieces import Pieces
+from rlhf.conversation.shortening import Measured, Rendered, Shortener
 from rlhf.conversation.writing import CUT, END, read_writing, render
 from rlhf.errors import InputError, quoted
 
@@ -35,35 +35,6 @@ PROBE: Conversation = [
     {"role": "user", "content": "And 4 plus 4?"},
     {"role": "assistant", "content": "It is 8."},
 ]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A dialogue as token ids; `loss_mask[i]`: token i belongs to a trained answer or is its end token.
-
-    `cut`: it was too long, and has lost its oldest turns, or more.
-    """
-
-    input_ids: list[int]
-    loss_mask: list[bool]
-    cut: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True)
-class _Measured(Rendered):
-    """`lengths`: tokens of each user's and assistant's message with what the template writes around it."""
-
-    lengths: list[int] = field(default_factory=list)
-
-
-def _parts(conversation: Conversation) -> tuple[Conversation, Conversation]:
-    """(system message or nothing, user's and assistant's messages)."""
-    cut = 1 if conversation[0]["role"] == "system" else 0
-    return conversation[:cut], conversation[cut:]
-
-
-class TooLongError(InputError):
-    """A row's last turn alone is longer than it may be."""
 
 
 class Answer(NamedTuple):
@@ -115,14 +86,10 @@ class Renderer:
         self.pad_token_id: int = tokenizer.pad_token_id
         self.writing = read_writing(tokenizer)
         self.end_token_ids = self.writing.end_token_ids
-        probe = ["Hello", " Hello", "[INST] Hello"]
-        self._anchor = self._encode(["\n"])[0]
-        self._anchored = self._encode(probe) != [
-            ids[len(self._anchor) :] for ids in self._encode(["\n" + p for p in probe])
-        ]
+        self._pieces = Pieces(tokenizer)
         begin = tokenizer.bos_token_id
         begins = begin is not None and list(tokenizer("a")["input_ids"])[:1] == [begin]
-        first = self._encode([self.writing.head])[0][:1]
+        first = self._pieces.encode([self.writing.head])[0][:1]
         self._prefix: list[int] = [cast(int, begin)] if begins and first != [begin] else []
         self._require_round_trip()
 
@@ -132,7 +99,7 @@ class Renderer:
             prompt, whole = self._whole([PROBE[: turns - 1], PROBE[:turns]], "last")
             ids = whole.input_ids[len(prompt.input_ids) :]
             got, said = self.answer(ids).text, PROBE[turns - 1]["content"]
-            said = self._decode(self._encode([said])[0]).strip()  # a small vocabulary may lack a letter
+            said = self._pieces.decode(self._pieces.encode([said])[0]).strip()  # a small vocabulary may lack a letter
             if whole.input_ids[: len(prompt.input_ids)] != prompt.input_ids or got != said:
                 raise InputError(
                     f"tokenizer: its chat template gives the answer {quoted(said)} back as {quoted(got)}; use another"
@@ -185,30 +152,26 @@ class Renderer:
         """Sampled ids as text, what was thought parted from what was said; an answer that is all thoughts is empty."""
         ids = list(token_ids)
         ids = ids[:-1] if ids and ids[-1] in self.end_token_ids else ids
-        text = self._decode(ids)
+        text = self._pieces.decode(ids)
         opens, closes = (mark.strip() for mark in self.writing.thought)
         if not self.writing.thinks and THOUGHT_OPENS not in text:
             return Answer(text.strip(), "")
-        whole = self._decode(ids, special=True)
+        whole = self._pieces.decode(ids, special=True)
         direct = self.writing.lead.strip()
         if closes in whole:
             first = self._first_with(ids, closes)
-            thoughts = self._decode(ids[:first], special=True).strip()
+            thoughts = self._pieces.decode(ids[:first], special=True).strip()
             thoughts = thoughts.removesuffix(closes).strip().removeprefix(opens).strip()
-            return Answer(self._decode(ids[first:]).strip(), thoughts)
+            return Answer(self._pieces.decode(ids[first:]).strip(), thoughts)
         if direct and whole.strip().startswith(direct):
-            return Answer(self._decode(ids[self._first_with(ids, direct) :]).strip(), "")
+            return Answer(self._pieces.decode(ids[self._first_with(ids, direct) :]).strip(), "")
         if whole.strip().startswith(opens) and (opens or self.writing.thinks):
             return Answer("", whole.strip().removeprefix(opens).strip())
         return Answer(text.strip(), "")
 
     def _first_with(self, ids: list[int], mark: str) -> int:
         """How many of the ids it takes until their text holds the mark."""
-        return bisect_left(range(len(ids)), True, key=lambda n: mark in self._decode(ids[:n], special=True))
-
-    def _decode(self, ids: list[int], special: bool = False) -> str:
-        text = self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
-        return cast(str, text)
+        return bisect_left(range(len(ids)), True, key=lambda n: mark in self._pieces.decode(ids[:n], special=True))
 
     def _rendered(
         self, conversations: Sequence[Conversation], last: Literal["user", "assistant"], train: Literal["all", "last"]
@@ -220,17 +183,19 @@ class Renderer:
                 "set chat_template_kwargs {merge_system: true}, which lets the user's begin with it, or remove it"
             )
         whole = checked
+        shortener = None
         if self.max_length is not None:
-            checked = [self._without_hopeless_turns(conversation, self.max_length) for conversation in checked]
+            shortener = Shortener(self.max_length, self.cut, self._pieces, lambda given: self._whole(given, train))
+            checked = [shortener.without_hopeless_turns(conversation) for conversation in checked]
         results = self._whole(checked, train)
         cut = [shorter is not given for shorter, given in zip(checked, whole, strict=True)]
-        if self.max_length is not None:
+        if shortener is not None:
             for i, rendered in enumerate(results):
-                if len(rendered.input_ids) > self.max_length:
-                    results[i], cut[i] = self._shortened(checked[i], rendered, train, self.max_length), True
+                if len(rendered.input_ids) > shortener.max_length:
+                    results[i], cut[i] = shortener.shortened(checked[i], rendered), True
         return [Rendered(r.input_ids, r.loss_mask, was_cut) for r, was_cut in zip(results, cut, strict=True)]
 
-    def _whole(self, checked: Sequence[Conversation], train: Literal["all", "last"]) -> list[_Measured]:
+    def _whole(self, checked: Sequence[Conversation], train: Literal["all", "last"]) -> list[Measured]:
         """Each conversation as it is, however long."""
         pieces: list[str] = []
         trained: list[bool] = []
@@ -247,7 +212,7 @@ class Renderer:
                 trained.append(is_answer)
             ends.append(len(pieces))
         starts = [0, *ends][: len(ends)]
-        encoded = self._encode_pieces(pieces, set(starts))
+        encoded = self._pieces.encode_within(pieces, set(starts))
         results = []
         for conversation, start, end in zip(checked, starts, ends, strict=True):
             answers = [m.get("train", True) for m in conversation if m["role"] == "assistant"]
@@ -265,7 +230,7 @@ class Renderer:
                 ids += encoded[p]
                 mask += [learn] * len(encoded[p])
                 lengths[-1] += len(encoded[p])
-            results.append(_Measured(ids, mask, lengths=lengths))
+            results.append(Measured(ids, mask, lengths=lengths))
         return results
 
     def _written(self, answer: Message) -> str:
@@ -279,105 +244,6 @@ class Renderer:
             return opens + self._plain(thoughts) + (closes + text + end if text or finished else "")
         lead = writing.lead if text or writing.lead.strip() else ""  # an empty answer is sampled as its end token alone
         return lead + text + end
-
-    def _without_hopeless_turns(self, conversation: Conversation, max_length: int) -> Conversation:
-        """Without the oldest turns that even the vocabulary's longest tokens could not hold: they are never encoded.
-
-        The conversation itself where it keeps all of them.
-        """
-        sizes = [len(message["content"]) for message in conversation]
-        if sum(sizes) <= max_length:
-            return conversation
-        most = 4 * max_length * self._longest_token  # a normalizer may join characters, at most a few into one
-        system, _ = _parts(conversation)
-        kept = sum(sizes)
-        first = len(system)
-        while kept > most and len(conversation) - first > 2:
-            kept -= sizes[first] + sizes[first + 1]
-            first += 2
-        turn = conversation[first:]
-        if kept > most:
-            if not self.cut:
-                raise self._too_long(turn, f"more than {max_length}", max_length)
-            system, turn = (
-                [Message(role=m["role"], content=m["content"].strip()[-most:]) for m in part] for part in (system, turn)
-            )
-        elif first == len(system):
-            return conversation  # itself: nothing of it was left out
-        return [*system, *turn]
-
-    @cached_property
-    def _longest_token(self) -> int:
-        """Characters of the longest entry of the vocabulary."""
-        return max(map(len, self.tokenizer.get_vocab()))
-
-    def _shortened(
-        self,
-        conversation: Conversation,
-        whole: _Measured,
-        train: Literal["all", "last"],
-        max_length: int,
-    ) -> _Measured:
-        """Without as few of its oldest pairs of messages as will do; InputError where the last turn alone is too long.
-
-        The lengths in the whole dialogue say how many to drop; rendering what is left corrects it.
-        """
-        system, turns = _parts(conversation)
-        most = (len(turns) - 1) // 2
-        excess, dropped = len(whole.input_ids) - max_length, 0
-        while excess > 0 and dropped < most:
-            excess -= sum(whole.lengths[2 * dropped : 2 * dropped + 2])
-            dropped += 1
-        rendered = self._whole([[*system, *turns[2 * dropped :]]], train)[0]
-        while len(rendered.input_ids) > max_length:
-            if dropped == most:
-                return self._cut_turn([*system, *turns[2 * most :]], rendered, train, max_length)
-            dropped += 1
-            rendered = self._whole([[*system, *turns[2 * dropped :]]], train)[0]
-        while dropped > 1:
-            longer = self._whole([[*system, *turns[2 * dropped - 2 :]]], train)[0]
-            if len(longer.input_ids) > max_length:
-                break
-            rendered, dropped = longer, dropped - 1
-        return rendered
-
-    def _cut_turn(
-        self,
-        turn: Conversation,
-        rendered: _Measured,
-        train: Literal["all", "last"],
-        max_length: int,
-    ) -> _Measured:
-        """A last turn with less text; InputError where nothing is to be cut, or nothing is left to."""
-        while (excess := len(rendered.input_ids) - max_length) > 0:
-            shorter = self._without_beginning(turn, excess) if self.cut else None
-            if shorter is None:
-                raise self._too_long(turn, str(len(rendered.input_ids)), max_length)
-            turn = shorter
-            rendered = self._whole([turn], train)[0]
-        return rendered
-
-    def _without_beginning(self, turn: Conversation, excess: int) -> Conversation | None:
-        """With about `excess` tokens less, at least one character; None: there is no text left to cut."""
-        texts = [m["content"].strip() for m in turn]
-        ids = self._encode(texts)
-        asked = [i for i, m in enumerate(turn) if m["role"] != "assistant" and len(texts[i]) > 1]
-        said = [i for i, m in enumerate(turn) if m["role"] == "assistant" and len(texts[i]) > 1]
-        if not (asked or said):
-            return None
-        place = max(asked or said, key=lambda i: len(ids[i]))
-        keep = len(ids[place]) - excess
-        end = str(self.tokenizer.decode(ids[place][-keep:], clean_up_tokenization_spaces=False)) if keep > 0 else ""
-        end = end.lstrip("\ufffd").strip()  # a character may have been parted
-        if not 0 < len(end) < len(texts[place]):
-            end = texts[place][-1:] if keep <= 0 else texts[place][1:].strip()
-        return [{**m, "content": end} if i == place else m for i, m in enumerate(turn)]
-
-    def _too_long(self, turn: Conversation, length: str, max_length: int) -> TooLongError:
-        return TooLongError(
-            f"messages: the last turn takes {length} tokens, above max_length={max_length}; "
-            f"raise it, or set too_long to skip (it begins {quoted(turn[0]['content'])})"
-        )
 
     def _render(self, conversations: Sequence[Conversation]) -> list[str]:
         """The prompts' text, with `END` behind the user's and assistant's messages, `CUT` in special tokens."""
@@ -415,28 +281,6 @@ class Renderer:
             for piece in (before + after).split(CUT):
                 yield piece, not after_user
             before = rest
-
-    def _encode_pieces(self, pieces: list[str], starts: set[int]) -> list[list[int]]:
-        """Ids of each piece as they are inside a text; `starts` are the pieces that begin one.
-
-        SentencePiece-like tokenizers put a space before any text: their later pieces are tokenized behind a line break.
-        """
-        if not self._anchored:
-            return self._encode(pieces)
-        ids = self._encode([piece if p in starts else "\n" + piece for p, piece in enumerate(pieces)])
-        size = len(self._anchor)
-        return [
-            row if p in starts else row[size:] if row[:size] == self._anchor else self._encode([pieces[p]])[0]
-            for p, row in enumerate(ids)
-        ]
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        encoded = self.tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
-        )
-        return cast("list[list[int]]", encoded["input_ids"])
 
 
 def _unlike(part: str, after: str) -> InputError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rlhf.data.loading import source_path, untagged, use_layout
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 
 
 class LocalOrHub:

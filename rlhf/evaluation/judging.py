@@ -40,11 +40,10 @@ def with_rewards(answers: Sequence[Answer], reward: GatedReward, accelerator: Ac
     with the same.
     """
     scores = score_answers([a.prompt for a in answers], [a.answer for a in answers], reward, accelerator)
-    whole = reward.too_long != "unfinished"
     safety = [None] * len(answers) if scores.safety is None else scores.safety.tolist()
     columns = (scores.helpfulness.tolist(), safety, scores.reward.tolist(), scores.too_long.tolist())
     return [
-        replace(a, helpfulness=h, safety=s, reward=r, finished=a.finished and (whole or not too_long))
+        replace(a, helpfulness=h, safety=s, reward=r, finished=reward.counts_as_finished(a.finished, too_long))
         for a, h, s, r, too_long in zip(answers, *columns, strict=True)
     ]
 

@@ -18,8 +18,8 @@ from rlhf.models.batching import pad_rows
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
-from rlhf.training.checkpoints import States
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import States
 from rlhf.training.loop import Batch, Task, TrainingResult, train
 
 LONGEST = 512

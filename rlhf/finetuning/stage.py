@@ -1,6 +1,7 @@
 """The one fine-tuning stage: render, mix, train with states to go on from, merge, save.
 
-SFT, rejection sampling, Ghost Attention, context distillation and the safety study all fine-tune here.
+SFT, rejection sampling, Ghost Attention, context distillation and the safety study all fine-tune here. torch is loaded
+when called.
 """
 
 from __future__ import annotations
@@ -8,19 +9,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-
-from accelerate import Accelerator
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from rlhf.conversation import Conversation, Renderer, apply_kwargs, given_kwargs
 from rlhf.data.mixing import mix_several
 from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
-from rlhf.finetuning.supervised import finetune, training_renderer
-from rlhf.models.policy import add_pad_embedding, load_policy, load_tokenizer, save_policy
 from rlhf.stage import Stage
 from rlhf.training.accelerator import frozen_dtype
-from rlhf.training.checkpoints import RESUME
+from rlhf.training.kept import RESUME
 from rlhf.training.suspicion import suspicious_training
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
 
 
 def finetune_stage(
@@ -58,6 +59,9 @@ def finetune_stage(
     Raises:
         InputError: see `rlhf.finetuning.supervised.finetune`.
     """
+    from rlhf.finetuning.supervised import finetune, training_renderer
+    from rlhf.models.policy import add_pad_embedding, load_policy, load_tokenizer, save_policy
+
     tokenizer = load_tokenizer(checkpoint)
     tokenizer.add_tokens(list(new_tokens), special_tokens=True)
     if chat_template:

@@ -23,11 +23,11 @@ from rlhf.conversation import Conversation, Rendered, Renderer, TooLongError
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog
-from rlhf.models.batching import batches_by_length, pad_rows
+from rlhf.models.batching import batch_tokens_on, batches_by_length, pad_rows
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.packing import enable_packing, pack_rows
 from rlhf.objectives.policy import token_logprobs
-from rlhf.training.checkpoints import States
+from rlhf.training.kept import States
 from rlhf.training.loop import Task, TrainingResult, micro_batches, train
 
 
@@ -210,13 +210,14 @@ def answer_task(pad_id: int) -> Task[Rendered]:
 
 @torch.no_grad()
 def heldout_loss(
-    policy: PreTrainedModel, rows: Sequence[Rendered], pad_id: int, micro_batch_tokens: int = 8192
+    policy: PreTrainedModel, rows: Sequence[Rendered], pad_id: int, batch_tokens: int | None = None
 ) -> float:
     """Negative log-likelihood a trained token of `rows`, in nats, by a policy that is not wrapped; dropout off."""
     training, device = policy.training, next(policy.parameters()).device
     policy.eval()
     task, total = answer_task(pad_id), 0.0
-    for batch in batches_by_length([len(row.input_ids) for row in rows], micro_batch_tokens):
+    most = batch_tokens or batch_tokens_on(device, logits=True)
+    for batch in batches_by_length([len(row.input_ids) for row in rows], most):
         inputs = {name: tensor.to(device) for name, tensor in task.collate([rows[i] for i in batch]).items()}
         total += float(task.loss(AnswerLogprobs(policy), inputs)[0])
     policy.train(training)

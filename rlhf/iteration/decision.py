@@ -19,6 +19,7 @@ from rlhf.iteration.ledger import Record, decides, last_record, made_digest, rea
 from rlhf.iteration.plan import PlannedStage, dependencies, maker_of
 from rlhf.stage import STAGE_FILE, digest
 from rlhf.stage.digests import FileDigests, changes
+from rlhf.strict_yaml import LOADER
 
 
 def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Record:
@@ -27,7 +28,7 @@ def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Reco
     Raises InputError where the stage's YAML cannot be read.
     """
     try:
-        content = yaml.safe_load(stage.config_file.read_text(encoding="utf-8"))
+        content = yaml.load(stage.config_file.read_text(encoding="utf-8"), LOADER)
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{stage.name}: {stage.config_file} cannot be read: {' '.join(str(error).split())}") from error
     config = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

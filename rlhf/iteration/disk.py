@@ -19,6 +19,7 @@ from rlhf.architecture import LlamaSize
 from rlhf.errors import InputError
 from rlhf.iteration.keeping import Keep, superseded
 from rlhf.iteration.plan import PlannedStage, maker_of
+from rlhf.strict_yaml import LOADER
 
 START_OF = {
     "sft": "policy",
@@ -101,7 +102,7 @@ def in_words(size: int) -> str:
 
 
 def _given(stage: PlannedStage) -> dict[str, Any]:
-    content = yaml.safe_load(stage.config_file.read_text(encoding="utf-8")) or {}
+    content = yaml.load(stage.config_file.read_text(encoding="utf-8"), LOADER) or {}
     return {**content, **stage.overrides}
 
 

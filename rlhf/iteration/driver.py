@@ -10,12 +10,10 @@ import contextlib
 import fcntl
 import os
 import shlex
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +24,7 @@ from rlhf.iteration.disk import folder_bytes, in_words, require_room
 from rlhf.iteration.hours.forecast import clock
 from rlhf.iteration.keeping import Keep, lacking, removable, removed_parts
 from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
+from rlhf.iteration.links import make_links
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
 from rlhf.iteration.processes.failures import describe_failure, is_users_mistake, out_of_memory_kills
 from rlhf.iteration.processes.gpus import Dealer
@@ -33,6 +32,7 @@ from rlhf.iteration.processes.retries import Retries
 from rlhf.iteration.processes.stage_process import StageProcess, command_of, extra_environment, stop
 from rlhf.iteration.processes.stalls import StallWatch
 from rlhf.iteration.processes.warm import WarmStart
+from rlhf.iteration.progress import Progress, elapsed
 from rlhf.launch import visible_gpus
 from rlhf.lifetime import end_leftovers
 from rlhf.stage import ORIGIN_FILE, digest, remove_folder, require_ours
@@ -44,42 +44,6 @@ LOCK = ".lock"
 
 class StageFailed(Exception):
     """A stage ended without its folder; the message says what the user needs to go on."""
-
-
-@dataclass
-class Progress:
-    """Lines on the terminal: one when a stage starts, one when it ends, and on a real terminal a live one below."""
-
-    total: int
-    begun: float = field(default_factory=time.monotonic)
-    done: int = 0
-    _live: str = ""
-
-    def say(self, stage: str, text: str) -> None:
-        """A lasting line."""
-        self._clear()
-        print(f"[{_clock(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  {stage:<24} {text}", flush=True)
-
-    def tick(self, running: Sequence[StageProcess]) -> None:
-        """Redraw the live line."""
-        if not sys.stdout.isatty():
-            return
-        parts = [f"{process.stage.name} {_clock(process.seconds)}" for process in running]
-        text = f"[{_clock(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  … {', '.join(parts)}"
-        text = text[: shutil.get_terminal_size().columns - 1]
-        if text != self._live:
-            self._clear()
-            print(text, end="", flush=True)
-            self._live = text
-
-    def _clear(self) -> None:
-        if self._live:
-            print("\r\033[K", end="")
-            self._live = ""
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class Driver:
@@ -206,7 +170,7 @@ class Driver:
                 self.made[stage.name] = last.get("files", {})
                 self.progress.done += 1
                 self.ledger.append("skipped", stage.name)
-                self.progress.say(stage.name, f"finished earlier, in {_clock(last['seconds'])}")
+                self.progress.say(stage.name, f"finished earlier, in {elapsed(last['seconds'])}")
             self.waiting.remove(stage)
 
     def _make_again(self, lost: Sequence[str], reader: PlannedStage) -> None:
@@ -260,7 +224,7 @@ class Driver:
             self._ended(process)
             if status == 0 and read_stage_file(process.stage.output) is not None:
                 self._finished(
-                    process.stage, process.seconds, process.peak_memory_mb, "done in " + _clock(process.seconds)
+                    process.stage, process.seconds, process.peak_memory_mb, "done in " + elapsed(process.seconds)
                 )
             else:
                 process.signal_group(signal.SIGKILL)
@@ -322,7 +286,7 @@ class Driver:
         self.ledger.append("failed", stage.name, key=self.keys[stage.name], error=line, status=status)
         mistake = status is not None and is_users_mistake(status, process.log, process.log_start)
         seconds = None if mistake else self.retries.next(stage)
-        failed = f"FAILED after {_clock(process.seconds)}"
+        failed = f"FAILED after {elapsed(process.seconds)}"
         if seconds is not None:
             tried = f"{self.retries.tried[stage.name]} of {stage.launch.retries}"
             self.progress.say(stage.name, f"{failed}: {line}; starts again in {seconds:g} s (retry {tried})")
@@ -344,41 +308,6 @@ class Driver:
 
     def _log_of(self, stage: PlannedStage) -> Path:
         return self.run / "logs" / f"{stage.name}.log"
-
-
-def make_links(stage: PlannedStage) -> None:
-    """The stage's links, alone in their folders: what an earlier plan linked there is no input of this one.
-
-    Raises InputError where one of these folders holds what the run did not put there.
-    """
-    for folder in {link.parent for link, _ in stage.links}:
-        if foreign := clear_links(folder, {link.name for link, _ in stage.links}):
-            raise InputError(
-                f"run: {foreign[0]} was not put there by the run, which reads all of {folder}; move it away"
-            )
-    for link, target in stage.links:
-        make_link(link, target)
-
-
-def clear_links(folder: Path, names: Collection[str]) -> list[Path]:
-    """Remove the hard links in a folder, and the copies of these names that may stand in for them; returns the rest."""
-    foreign = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_file() and not path.is_symlink() and (path.stat().st_nlink > 1 or path.name in names):
-            path.unlink()
-        else:
-            foreign.append(path)
-    return foreign
-
-
-def make_link(link: Path, target: Path) -> None:
-    """Hard link to a file, replacing what was there; a copy where the file system has no links."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    try:
-        os.link(target, link)
-    except OSError:
-        shutil.copyfile(target, link)
 
 
 @contextlib.contextmanager

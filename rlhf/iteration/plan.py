@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,7 +83,8 @@ def recipe_file(stage: PlannedStage, recipes: Path = RECIPES) -> Path:
 
 def maker_of(path: Path, stages: Iterable[PlannedStage]) -> PlannedStage | None:
     """The stage in whose folder `path` lies; None: it comes from outside."""
-    return next((stage for stage in stages if stage.output == path or stage.output in path.parents), None)
+    inside = f"{path}{os.sep}"
+    return next((stage for stage in stages if inside.startswith(f"{stage.output}{os.sep}")), None)
 
 
 def dependencies(stages: Sequence[PlannedStage]) -> dict[str, tuple[str, ...]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlhf.errors import InputError
-from rlhf.iteration.driver import clear_links, make_link
 from rlhf.iteration.figures import RewardModelFigures, Summary, Version
 from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
+from rlhf.iteration.links import clear_links, make_link
 from rlhf.iteration.plan import PlannedStage
 from rlhf.stage import write_json
 

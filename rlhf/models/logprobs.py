@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rlhf.models.batching import batches_by_length, pad_rows
+from rlhf.models.batching import batch_tokens_on, batches_by_length, pad_rows
 from rlhf.objectives.policy import token_logprobs
 
 
@@ -31,7 +31,7 @@ def score_rows(
     model: nn.Module,
     rows: Sequence[tuple[Sequence[int], Sequence[int]]],
     pad_id: int,
-    micro_batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     temperature: float = 1.0,
 ) -> list[Tensor]:
     """Log-probabilities of each row's completion tokens given its prompt, without gradients, dropout off.
@@ -40,7 +40,7 @@ def score_rows(
         model: causal LM of transformers, not wrapped; its train/eval mode is restored.
         rows: (prompt ids, completion ids); the prompt has at least one token.
         pad_id: any valid id; never looked at, padding is masked by position.
-        micro_batch_tokens: rows x padded length of one forward pass.
+        batch_tokens: rows x padded length of one forward pass; None: by the device (`rlhf.models.batching`).
         temperature: above 0; divides the logits before the softmax.
 
     Returns:
@@ -53,7 +53,8 @@ def score_rows(
     training = model.training
     model.eval()
     try:
-        for batch in batches_by_length([len(p) + len(c) for p, c in rows], micro_batch_tokens):
+        most = batch_tokens or batch_tokens_on(device, logits=True)
+        for batch in batches_by_length([len(p) + len(c) for p, c in rows], most):
             ids, mask = (t.to(device) for t in pad_rows([[*rows[i][0], *rows[i][1]] for i in batch], pad_id))
             first = min(len(rows[i][0]) for i in batch)
             kept = ids.shape[1] - first + 1  # logits from the position before the first completion token on

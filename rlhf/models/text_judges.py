@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from transformers.utils.hub import cached_file
 
 from rlhf.errors import InputError
-from rlhf.models.batching import batches_by_length
+from rlhf.models.batching import batch_tokens_on, batches_by_length
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.checkpoint.saving import quiet_transformers
@@ -39,7 +39,7 @@ class _Encoder:
         name: local folder or hub name.
         kind: the auto class of the model.
         device: None is a GPU where there is one.
-        batch_tokens: rows x padded length of one forward pass.
+        batch_tokens: rows x padded length of one forward pass; None: by the device (`rlhf.models.batching`).
         max_tokens: a limit beside the model's own.
         folder: of the model, below `name`.
     """
@@ -50,7 +50,7 @@ class _Encoder:
         name: str,
         kind: Any,
         device: object = None,
-        batch_tokens: int = 4096,
+        batch_tokens: int | None = None,
         max_tokens: int | None = None,
         folder: str = "",
     ) -> None:
@@ -66,7 +66,7 @@ class _Encoder:
         self.max_tokens = Context.of(config).limit(told, max_tokens or None) or DEFAULT_MAX_TOKENS
         config.pad_token_id = self.tokenizer.pad_token_id  # by which a decoder's classifier finds a text's last token
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or batch_tokens_on(self.model.device)
 
     @torch.inference_mode()
     def run(
@@ -96,13 +96,15 @@ class TextClassifier:
         spec: folder or hub name; weights as safetensors, no code of the checkpoint's own is run.
         field: the option that names it, for errors.
         device: None is a GPU where there is one.
-        batch_tokens: rows x padded length of one forward pass.
+        batch_tokens: rows x padded length of one forward pass; None: by the device (`rlhf.models.batching`).
 
     Raises:
         InputError: it cannot be loaded; it is a regression, whose output is no probability.
     """
 
-    def __init__(self, spec: str, field: str = "classifier", device: object = None, batch_tokens: int = 4096) -> None:
+    def __init__(
+        self, spec: str, field: str = "classifier", device: object = None, batch_tokens: int | None = None
+    ) -> None:
         self._encoder = _Encoder(field, spec, AutoModelForSequenceClassification, device, batch_tokens)
         self.tokenizer, self.model = self._encoder.tokenizer, self._encoder.model
         config = self.model.config
@@ -161,7 +163,9 @@ class ToxicityClassifier:
         InputError: it cannot be loaded, a label that it does not have, or none that is known as toxic.
     """
 
-    def __init__(self, name: str, labels: Sequence[str] = (), device: object = None, batch_tokens: int = 4096) -> None:
+    def __init__(
+        self, name: str, labels: Sequence[str] = (), device: object = None, batch_tokens: int | None = None
+    ) -> None:
         self.classifier = TextClassifier(name, "toxicity_model", device, batch_tokens)
         known = self.classifier.labels
         wanted = list(labels) or [
@@ -193,7 +197,7 @@ class Embedder:
         InputError: it cannot be loaded, or has a sentence-transformers module that is not known here.
     """
 
-    def __init__(self, name: str, device: object = None, batch_tokens: int = 4096) -> None:
+    def __init__(self, name: str, device: object = None, batch_tokens: int | None = None) -> None:
         self._pooling, max_tokens, folder = _sentence_transformer(name)
         self._encoder = _Encoder("embedding_model", name, AutoModel, device, batch_tokens, max_tokens, folder)
 

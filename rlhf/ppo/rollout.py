@@ -88,8 +88,8 @@ def roll_out(
     samples = [sample for answers in drawn for sample in answers]
     scored = score_answers(asked, [s.text for s in samples], environment.reward, environment.accelerator)
     rendered = [tuple(ids) for ids in environment.renderer.prompts(conversations) for _ in range(num_samples)]
-    whole = environment.reward.too_long != "unfinished"
-    finished = [s.finished and (whole or not bool(cut)) for s, cut in zip(samples, scored.too_long, strict=True)]
+    cut = scored.too_long.tolist()
+    finished = [environment.reward.counts_as_finished(s.finished, c) for s, c in zip(samples, cut, strict=True)]
     return [
         Rollout(
             prompt_ids,
@@ -100,7 +100,7 @@ def roll_out(
             float(scored.reward[i]),
             bool(scored.used_safety[i]),
             sample.text,
-            bool(scored.too_long[i]),
+            cut[i],
             not finished[i] and len(sample.token_ids) < sampling.max_new_tokens,
         )
         for i, (prompt_ids, sample) in enumerate(zip(rendered, samples, strict=True))

@@ -20,7 +20,8 @@ from rlhf.data.rows import Prompt
 from rlhf.metrics import keep_before
 from rlhf.ppo.rollout import Rollout
 from rlhf.stage import remove_folder
-from rlhf.training.checkpoints import RESUME, Checkpoints
+from rlhf.training.checkpoints import Checkpoints
+from rlhf.training.kept import RESUME
 from rlhf.training.step import Stepper
 
 SAMPLES_FILE = "samples.jsonl"

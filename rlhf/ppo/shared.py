@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.models.adapters import saved_quantization
-from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import base_folder, base_quantization, is_adapter_checkpoint, require_policy
 from rlhf.models.config import AdapterConfig
 from rlhf.models.ending import say_how_to_draw, say_how_to_stop
@@ -34,7 +33,7 @@ from rlhf.models.shared_base import SharedBase
 from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import RewardModelFunction, batch_tokens_on
+from rlhf.rewards.scoring import RewardModelFunction
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
 from rlhf.training.whole import WholeModel, refuse_4_bit
@@ -237,9 +236,7 @@ class AdapterReward:
         self._base, self._name, self._whole = base, name, whole
         self.__name__ = str(folder)  # for messages
         model = base.reward_model(folder)
-        renderer = Renderer(load_tokenizer(folder), max_length=Context.of(model.config).length, cut=True)
-        batch_tokens = batch_tokens_on("cuda" if torch.cuda.is_available() else "cpu")
-        self._function = RewardModelFunction(model, renderer, batch_tokens)
+        self._function = RewardModelFunction.of(model, folder)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         with self._whole.gathered(), self._base.using(self._name):

@@ -162,7 +162,6 @@ def rescore(
     scores = score_answers([prompts[row.prompt_id] for row in rows], [row.text for row in rows], reward, accelerator)
     safety = [None] * len(rows) if scores.safety is None else scores.safety.tolist()
     columns = (scores.helpfulness.tolist(), safety, scores.reward.tolist(), scores.too_long.tolist())
-    whole = reward.too_long != "unfinished"
     scored = [
         replace(
             row,
@@ -170,7 +169,7 @@ def rescore(
             safety=s,
             reward=r,
             reward_model=reward_model,
-            finished=row.finished and (whole or not too_long),
+            finished=reward.counts_as_finished(row.finished, too_long),
         )
         for row, h, s, r, too_long in zip(rows, *columns, strict=True)
     ]

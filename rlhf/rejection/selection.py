@@ -1,4 +1,4 @@
-"""Which answers of a round of rejection sampling are trained on, and its figures (Llama 2 paper, section 3.2.3).
+"""Which answers of a round of rejection sampling are trained on (Llama 2 paper, section 3.2.3).
 
 The paper keeps the best answer of each prompt by the gated reward. Everything else here is an option, off by default;
 a rule of one's own stands in its place by import path (`SelectionRule`).
@@ -10,23 +10,15 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean, median
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from statistics import median
+from typing import Any, Protocol
 
 from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.rows import Completion
-from rlhf.data.suspicion import suspicious_selection
 from rlhf.errors import InputError
 from rlhf.imports import named_object
-from rlhf.jsonl import write_rows
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from rlhf.rejection.curves import CurvePoint
 
 
 @dataclass(frozen=True)
@@ -200,10 +192,10 @@ def _grams(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
 
 
-def write_selected(path: Path, selection: Selection, dialogues: Sequence[Conversation]) -> None:
-    """Write `selected.jsonl`: each chosen answer's dialogue, and where it comes from."""
-    pairs = zip(selection.chosen, dialogues, strict=True)
-    write_rows(path, ({"id": c.prompt_id, "messages": m, "version": c.version, "reward": c.reward} for c, m in pairs))
+def selected_rows(selection: Selection, dialogues: Sequence[Conversation]) -> Iterator[dict[str, Any]]:
+    """The rows of `selected.jsonl`: each chosen answer's dialogue, and where it comes from."""
+    for row, messages in zip(selection.chosen, dialogues, strict=True):
+        yield {"id": row.prompt_id, "messages": messages, "version": row.version, "reward": row.reward}
 
 
 def refuse_empty(selection: Selection) -> None:
@@ -214,144 +206,3 @@ def refuse_empty(selection: Selection) -> None:
             f"selection: no answer is left to train on ({reasons}); raise sampling.max_new_tokens, leave out prompts "
             "that fill the context, or ask for less"
         )
-
-
-class RewardFigures(TypedDict, total=False):
-    """Of the rewards of a round's answers, raw (before the sigmoid); none where early rejection gave answers up.
-
-    curve: `rlhf.rejection.curves.reward_curve` of the drawn answers (paper, figure 7). mean_safety, gated_share (of the
-    answers whose reward is the safety score): None without a safety model.
-    """
-
-    mean_reward: float
-    median_reward: float
-    max_reward: float
-    curve: list[CurvePoint]
-    mean_helpfulness: float
-    mean_safety: float | None
-    gated_share: float | None
-
-
-class SelectionFigures(RewardFigures):
-    """Of one round: what was drawn, what was chosen among, and what was chosen (None where nothing was).
-
-    mean_length: tokens per answer. given_up_share: of the drawn answers, by early rejection.
-    """
-
-    version: str
-    prompts: int
-    num_samples: int
-    temperature: float
-    reward_model: str
-    given_up_share: float
-    finished_share: float
-    mean_length: float
-    candidates: int
-    candidates_by_version: dict[str, int]
-    left_out: dict[str, int]
-    selected: int
-    selected_by_version: dict[str, int]
-    selected_finished_share: float | None
-    selected_mean_reward: float | None
-    selected_mean_length: float | None
-    prompts_without_answer: int
-
-
-class TooLongCounts(TypedDict):
-    """prompts: without room for an answer, by the model whose context lacks it. scored_cut: dialogues cut for a reward
-    model.
-    """
-
-    prompts: dict[str, int]
-    scored_cut: int
-
-
-class RoundFigures(SelectionFigures):
-    """The content of selection.json: the same beside what the round read.
-
-    gate_threshold: None without a safety model. no_room_share: of the answers, those that the context cut off.
-    pool: version -> its answers.
-    """
-
-    gate_threshold: float | None
-    no_room_share: float
-    too_long: TooLongCounts
-    pool: dict[str, int]
-    pool_left_out: int
-
-
-def selection_figures(
-    drawn: Sequence[Completion],
-    num_samples: int,
-    used_safety: Tensor | None,
-    candidates: Sequence[Completion],
-    selection: Selection,
-    rejected_at: Collection[int] = (),
-) -> SelectionFigures:
-    """Figures of one round.
-
-    Args:
-        drawn: this version's scored answers, prompt after prompt, `num_samples` (K) of each.
-        used_safety: (len(drawn),) bool: the reward is the safety score; None: there is no safety model.
-        candidates: answers that were chosen among, those of earlier versions included, all scored by the same models.
-        selection: what `select` made of them.
-        rejected_at: tokens at which early rejection gave answers up: an unfinished one of such a length is one of them,
-            and no part of `mean_length` and `finished_share`. There are no figures of the rewards then.
-    """
-    import torch
-
-    from rlhf.rejection.curves import reward_curve
-
-    selected = selection.chosen
-    rewards = torch.tensor([row.reward for row in drawn]).view(-1, num_samples)
-    written_out = [row for row in drawn if row.finished or len(row.token_ids) not in rejected_at]
-    of_rewards: RewardFigures = {}
-    if not rejected_at:
-        texts = [row.text for row in drawn]
-        curve = reward_curve(rewards, [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)])
-        of_rewards = {
-            "mean_reward": rewards.mean().item(),
-            "median_reward": curve[-1]["median"],
-            "max_reward": curve[-1]["max"],
-            "curve": curve,
-            "mean_helpfulness": fmean(row.helpfulness for row in drawn),
-            "mean_safety": None if used_safety is None else fmean(row.safety or 0.0 for row in drawn),
-            "gated_share": None if used_safety is None else used_safety.float().mean().item(),
-        }
-    return {
-        "version": drawn[0].version,
-        "prompts": len(rewards),
-        "num_samples": num_samples,
-        "temperature": drawn[0].temperature,
-        "reward_model": drawn[0].reward_model,
-        **of_rewards,
-        "given_up_share": 1 - len(written_out) / len(drawn),
-        "finished_share": fmean(row.finished for row in written_out),
-        "mean_length": fmean(len(row.token_ids) for row in written_out),
-        "candidates": len(candidates),
-        "candidates_by_version": dict(Counter(row.version for row in candidates)),
-        "left_out": dict(selection.left_out),
-        "selected": len(selected),
-        "selected_by_version": dict(Counter(row.version for row in selected)),
-        "selected_finished_share": fmean(row.finished for row in selected) if selected else None,
-        "selected_mean_reward": fmean(row.reward for row in selected) if selected else None,
-        "selected_mean_length": fmean(len(row.token_ids) for row in selected) if selected else None,
-        "prompts_without_answer": len({row.prompt_id for row in candidates} - {row.prompt_id for row in selected}),
-    }
-
-
-MOST_LENGTHENED = 1.5
-"""Chosen answers so many times as long as those drawn: the reward likes length, and fine-tuning will teach it."""
-
-
-def suspicious_choice(figures: SelectionFigures) -> list[str]:
-    """Sentences about `selection_figures`: few prompts with an answer, answers chosen for their length."""
-    prompts = figures["selected"] + figures["prompts_without_answer"]
-    found = suspicious_selection(prompts - figures["prompts_without_answer"], prompts, figures["left_out"])
-    chosen = figures["selected_mean_length"]
-    if chosen is not None and chosen > MOST_LENGTHENED * figures["mean_length"] > 0:
-        found.append(
-            f"the chosen answers are {chosen / figures['mean_length']:.1f} times as long as "
-            "those drawn; selection.max_length_ratio bounds that"
-        )
-    return found

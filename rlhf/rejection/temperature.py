@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypedDict
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.rejection.selection import SelectionConfig, TooLongCounts
+from rlhf.rejection.figures import TooLongCounts
+from rlhf.rejection.selection import SelectionConfig
 
 if TYPE_CHECKING:
     from rlhf.rejection.curves import BestTemperature, CurvePoint

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rlhf.errors import InputError
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 
 
 class SweepFile:

@@ -1,21 +1,19 @@
-"""Scoring dealt out over the processes of an accelerate launch; every process gets all scores."""
+"""Scoring dealt out over the processes of an accelerate launch; every process gets all scores. Light."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
-
-import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf.conversation import says_nothing
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import check_scores
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,6 +32,7 @@ def score_answers(
     Raises:
         InputError: on every process, where a reward function fails on one; or no answer has text.
     """
+    import torch
 
     def score(numbers: Sequence[int]) -> list[_Row]:
         asked = [prompts[i] for i in numbers]
@@ -55,6 +54,9 @@ def answer_scores(
     prompts: Sequence[Prompt], answers: Sequence[str], reward: RewardFunction, name: str, accelerator: Accelerator
 ) -> Tensor:
     """The same of one reward function without a gate: (n,) float32 raw scores; `name` is its in messages."""
+    import torch
+
+    from rlhf.rewards.scoring import check_scores
 
     def score(numbers: Sequence[int]) -> list[_Row]:
         scores = check_scores(reward([prompts[i].answered(answers[i]) for i in numbers]), len(numbers), name)
@@ -67,6 +69,8 @@ def _of_all(
     answers: Sequence[str], score: Callable[[Sequence[int]], list[_Row]], accelerator: Accelerator
 ) -> list[_Row]:
     """Scores and flags of every answer from those of the spoken ones, which `score` gives by their numbers."""
+    from accelerate.utils import gather_object
+
     spoken = [i for i, answer in enumerate(answers) if not says_nothing(answer)]
     if not spoken:
         raise InputError("policy: all of its answers are empty; name a policy that answers")
@@ -98,6 +102,8 @@ def deal_out(
     Raises:
         InputError: on every process, where `work` raised it on one.
     """
+    from accelerate.utils import gather_object
+
     mine = range(accelerator.process_index, len(items), accelerator.num_processes)
     results: Sequence[Result] = []
     failures: list[str] = []

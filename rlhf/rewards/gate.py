@@ -1,31 +1,34 @@
-"""The reward models' scores of some conversations, and the one reward that the paper combines them into."""
+"""The reward models' scores of some conversations, and the one reward that the paper combines them into.
+
+torch is loaded when called.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import TooLong
-from rlhf.objectives.reward import SAFETY_THRESHOLD, gate
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import ask_all, name_of, suspicious_scoring, were_too_long
+from rlhf.rewards.suspicion import suspicious_scoring
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Gate:
     """The gate's figures: its threshold, after the sigmoid, and the raw scores that count as 0."""
 
-    threshold: float = SAFETY_THRESHOLD
+    threshold: float = GateConfig.threshold
     helpfulness_origin: float = 0.0
     safety_origin: float = 0.0
 
@@ -91,6 +94,11 @@ class GatedReward:
                 `too_long` refuses that.
             ValueError: not one tag a conversation.
         """
+        import torch
+
+        from rlhf.objectives.reward import gate
+        from rlhf.rewards.scoring import ask_all, name_of, were_too_long
+
         if len(tags) != len(conversations):
             raise ValueError(f"GatedReward: {len(conversations)} conversations but {len(tags)} tags")
         functions = {f"helpfulness ({name_of(self.helpfulness)})": self.helpfulness}
@@ -117,6 +125,10 @@ class GatedReward:
             self.gate.threshold,
         )
         return GatedRewards(helpfulness, scores[1], reward, used_safety, too_long)
+
+    def counts_as_finished(self, ended: bool, was_cut: bool) -> bool:
+        """Whether an answer came to its end: one that a model saw cut did not, where `too_long` is "unfinished"."""
+        return ended and not (was_cut and self.too_long == "unfinished")
 
     def suspicious(self) -> list[str]:
         """A sentence for each of the two that had to cut most of what it scored so far."""

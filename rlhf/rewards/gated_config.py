@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.config import GateConfig
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.specs import Reward
 from rlhf.stage import StageConfig
 
@@ -28,3 +30,12 @@ class GatedConfig(StageConfig):
     safety: Reward | None = None
     gate: GateConfig = field(default_factory=GateConfig)
     too_long: TooLong = "cut"
+
+    @property
+    def reward_name(self) -> str:
+        """What scored an answer, kept beside its scores."""
+        return str(self.helpfulness) if self.safety is None else f"{self.helpfulness} & {self.safety}"
+
+    def load_rewards(self, device: Any) -> GatedReward:
+        """Both rewards and the gate between them; see `GatedReward.load`."""
+        return GatedReward.load(self.helpfulness, self.safety, self.gate, too_long=self.too_long, device=device)

@@ -1,17 +1,18 @@
-"""A reward function from what a user names: a checkpoint folder, an import path of their own, or an ensemble's file."""
+"""A reward function from what a user names: a checkpoint folder, an import path of their own, or an ensemble's file.
+
+torch is loaded when called.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-import torch
-
 from rlhf.errors import InputError
 from rlhf.imports import import_object
+from rlhf.paths import require_files
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
-from rlhf.stage import require_files
 
 
 def load_reward(
@@ -25,8 +26,8 @@ def load_reward(
             `package.module:attribute`, found from the working directory too: a function that scores, or a class whose
             instances do (called without arguments); or the YAML or JSON file of an ensemble of these
             (`rlhf.rewards.specs.EnsembleConfig`).
-        batch_tokens: for a checkpoint, rows x padded length of one forward pass; None is 16384 on a GPU, 2048 on a CPU
-            (what its cache holds: 1.4 times faster than 16384 with a model of 1.4M parameters).
+        batch_tokens: for a checkpoint, rows x padded length of one forward pass; None: by the device
+            (`rlhf.models.batching`).
         device: for a checkpoint; None is the GPU where there is one. Its weights are held in the type of the mixed
             precision (`rlhf.training.accelerator.frozen_dtype`).
 
@@ -38,19 +39,15 @@ def load_reward(
         return _imported(text)
     if is_ensemble(text):
         return _ensemble(text, batch_tokens, device)
-    from rlhf.conversation import Renderer
-    from rlhf.models.checkpoint.context import Context
-    from rlhf.models.policy import load_tokenizer
+    import torch
+
     from rlhf.models.reward_model import RewardModel
-    from rlhf.rewards.scoring import RewardModelFunction, batch_tokens_on
+    from rlhf.rewards.scoring import RewardModelFunction
     from rlhf.training.accelerator import frozen_dtype
 
     target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     model = RewardModel.load(text, dtype=frozen_dtype(target))
-    if batch_tokens is None:
-        batch_tokens = batch_tokens_on(target)
-    renderer = Renderer(load_tokenizer(text), max_length=Context.of(model.config).length, cut=True)
-    return RewardModelFunction(model.to(target), renderer, batch_tokens)
+    return RewardModelFunction.of(model.to(target), text, batch_tokens)
 
 
 def _ensemble(file: str, batch_tokens: int | None, device: object) -> RewardFunction:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from rlhf.conversation import Conversation, Renderer, without_thoughts
-from rlhf.data.suspicion import suspicious_cuts
 from rlhf.errors import InputError
-from rlhf.models.batching import batches_by_length, batches_by_prompt, pad_rows
+from rlhf.models.batching import batch_tokens_on, batches_by_length, batches_by_prompt, pad_rows
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.stage.progress import progress_bar
-
-BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}
-"""Tokens of one forward pass of a reward model, where nobody says how many."""
-
-
-def batch_tokens_on(device: torch.device | str) -> int:
-    """`BATCH_TOKENS` of a device."""
-    return BATCH_TOKENS["cpu" if torch.device(device).type == "cpu" else "gpu"]
 
 
 class RewardModelFunction:
@@ -33,18 +27,27 @@ class RewardModelFunction:
     Args:
         model: in any mode; scoring runs in eval mode and puts the mode back.
         renderer: of the reward model's own tokenizer.
-        batch_tokens: tokens of one forward pass, with the padding where rows are computed one by one.
+        batch_tokens: tokens of one forward pass, with the padding where rows are computed one by one; None: by the
+            device (`rlhf.models.batching`).
 
     `too_long` says of each conversation of the last call whether the renderer had to cut it (`were_too_long`);
-    `scored` and `cut` count the conversations of all calls, and those that were cut (`suspicious_scoring`).
+    `scored` and `cut` count the conversations of all calls, and those that were cut (`rlhf.rewards.suspicion`).
     """
 
-    def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int = BATCH_TOKENS["gpu"]) -> None:
+    def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int | None = None) -> None:
         self.model = model
         self.renderer = renderer
         self.batch_tokens = batch_tokens
         self.too_long: list[bool] = []
         self.scored = self.cut = 0
+
+    @classmethod
+    def of(
+        cls, model: RewardModel, folder: str | os.PathLike[str], batch_tokens: int | None = None
+    ) -> RewardModelFunction:
+        """With the tokenizer of the model's checkpoint; what the model's context does not hold is cut."""
+        renderer = Renderer(load_tokenizer(folder), max_length=Context.of(model.config).length, cut=True)
+        return cls(model, renderer, batch_tokens)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores on the CPU, in the conversations' order."""
@@ -83,9 +86,10 @@ class RewardModelFunction:
         return RewardOutput(scores[places], None if self.model.safety_head is None else logits[places])
 
     def _batches(self, lengths: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+        tokens = self.batch_tokens or batch_tokens_on(self.model.device)
         if self.model.shares_prefixes:
-            return batches_by_prompt(lengths, prompts, self.batch_tokens)
-        return batches_by_length(lengths, self.batch_tokens)
+            return batches_by_prompt(lengths, prompts, tokens)
+        return batches_by_length(lengths, tokens)
 
     @property
     def _pad_id(self) -> int:
@@ -118,15 +122,6 @@ def were_too_long(function: RewardFunction, n: int) -> Tensor:
     """(n,) bool: which conversations of its last call a reward function saw cut; False where it has no such limit."""
     found = getattr(function, "too_long", None)
     return torch.tensor(found if found is not None and len(found) == n else [False] * n, dtype=torch.bool)
-
-
-def suspicious_scoring(**functions: RewardFunction | None) -> list[str]:
-    """A sentence for each reward function, by its option's name, that had to cut most of what it scored so far.
-
-    What this process scored counts. A function that knows no context has cut nothing.
-    """
-    counts = {name: (getattr(f, "cut", 0), getattr(f, "scored", 0)) for name, f in functions.items()}
-    return suspicious_cuts({name: cut / scored for name, (cut, scored) in counts.items() if scored})
 
 
 def check_scores(scores: object, n: int, name: str) -> Tensor:

@@ -18,7 +18,7 @@ from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.models.checkpoint.folder import require_reward_head
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 
 ENSEMBLE_SUFFIXES = (".yaml", ".yml", ".json")
 

@@ -1,18 +1,19 @@
-"""Sampling dealt out over the processes of an accelerate launch; every process gets the whole result."""
+"""Sampling dealt out over the processes of an accelerate launch; every process gets the whole result. Light."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator, Sequence
-
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from typing import TYPE_CHECKING
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import Sample, Sampler, SamplingParams, StreamingSampler
 from rlhf.sampling.shards import ShardWriter, read_shards
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def sample_distributed(
@@ -36,6 +37,8 @@ def sample_distributed(
     Raises:
         InputError: on every process, where the sampler of any of them raises it; what the others drew is in the shards.
     """
+    from accelerate.utils import gather_object
+
     keys = range(len(prompts)) if keys is None else keys
     answers = {} if shards is None else read_shards(shards)
     if answers and accelerator.is_main_process:

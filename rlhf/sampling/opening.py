@@ -1,4 +1,4 @@
-"""From a policy's source to the sampler that draws its answers, and to its weights."""
+"""From a policy's source to the sampler that draws its answers, and to its weights. torch is loaded when called."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from rlhf.conversation import Renderer
 from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.models.checkpoint.context import TooLong
-from rlhf.models.policy import load_over, load_policy, load_tokenizer
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.protocol import Sampler
 from rlhf.sampling.source import BACKENDS, PolicySource, backend_of
@@ -85,6 +84,8 @@ def open_sampler(
 
 def renderer_of(source: PolicySource, chat_template: str | None = None) -> Renderer:
     """Of the checkpoint's tokenizer and its chat template, or another one."""
+    from rlhf.models.policy import load_tokenizer
+
     tokenizer = load_tokenizer(source.folder)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     return Renderer(tokenizer)
@@ -92,6 +93,8 @@ def renderer_of(source: PolicySource, chat_template: str | None = None) -> Rende
 
 def load_weights(source: PolicySource, device: torch.device) -> PreTrainedModel:
     """The policy's model in eval mode, held as the source says, whoever draws its answers."""
+    from rlhf.models.policy import load_over, load_policy
+
     held = {"quantization": source.quantization, "dtype": source.dtype or frozen_dtype(device)}
     if source.adapter is not None:
         model = load_over(source.folder, source.adapter, **held)  # type: ignore[arg-type]

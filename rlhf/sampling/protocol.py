@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from rlhf.conversation import Conversation
@@ -46,6 +46,10 @@ class SamplingParams:
             raise InputError(f"stop: must be a list of non-empty texts, got {self.stop!r}")
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens: must be at least 1, got {self.max_new_tokens}")
+
+    def seeded(self, seed: int) -> SamplingParams:
+        """The same with a stage's own seed added to the seed."""
+        return replace(self, seed=self.seed + seed)
 
 
 @dataclass(frozen=True)

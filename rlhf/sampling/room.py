@@ -1,6 +1,6 @@
 """Before a run: do its prompts, and the answers to them, fit into the contexts of the models that read them?
 
-Renders prompts as each model will, with its own tokenizer and template; loads no weights.
+Renders prompts as each model will, with its own tokenizer and template; loads no weights, transformers when called.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context, TooLong
-from rlhf.models.policy import load_tokenizer
 
 READERS = ("policy", "baseline", "value_from", "helpfulness", "safety", "referee")
 
@@ -34,6 +33,8 @@ def with_room(
     Raises:
         InputError: there are some, and `too_long` is "refuse"; or "skip", and no prompt is left.
     """
+    from rlhf.models.policy import load_tokenizer
+
     found: dict[str, int] = {}
     left_out: set[int] = set()
     for role, folder in inputs.items():

@@ -20,9 +20,10 @@ from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import adapter_files, is_adapter_checkpoint, require_checkpoint
+from rlhf.paths import require_files
 from rlhf.sampling.chat import ServerConfig
 from rlhf.shorthand import BARE
-from rlhf.stage import Effect, require_files
+from rlhf.stage import Effect
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,9 @@
 Helpfulness is the product of: right content, few words, instructions kept, well-formed text. Text is well-formed where
 its word pairs occur in the land's way of speaking (names collapsed to classes), so that repetition, echo of the prompt
 and word salad earn nothing; naming several candidate values never counts as right.
+
+What refuses here is the world's own truth, as its people refuse (`rlhf.simulation.answers.REFUSALS`), and not a second
+opinion on `rlhf.data.refusals`, which reads the answers of chat models and is itself measured against truths like this.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ from rlhf.stage.files import (
     package_versions,
     peak_memory_mb,
     remove_folder,
-    require_files,
     require_new,
     write_json,
 )
@@ -48,7 +47,6 @@ __all__ = [
     "package_versions",
     "peak_memory_mb",
     "remove_folder",
-    "require_files",
     "require_new",
     "require_ours",
     "write_json",

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Protocol, runtime_checkable
 
-from rlhf.shorthand import bare_field
-from rlhf.stage.files import require_files
+from rlhf.paths import require_files
+from rlhf.shorthand import bare_field, hints_of
 
 
 class Effect(enum.Enum):
@@ -186,7 +186,7 @@ class _Leaf:
 
 def _leaves(config: Any, group: str = "", effect: Effect | None = None) -> Iterator[_Leaf]:
     """Those of a group of options; the field that a bare text fills is called as the group is, as users give it."""
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    hints = hints_of(type(config), notes=True)
     bare = bare_field(type(config)) if group else None
     for field in dataclasses.fields(config):
         name = field.name if not group else group if field.name == bare else f"{group}.{field.name}"

@@ -1,11 +1,10 @@
-"""Files of a stage: what must be there, what must not, digests, and writes that a kill cannot halve. Light."""
+"""Files of a stage: what must not be there yet, digests, and writes that a kill cannot halve. Light."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 import resource
 import shutil
 from importlib import metadata
@@ -18,13 +17,6 @@ STAGE_FILE = "stage.json"
 PACKAGES = ("rlhf", "torch", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes")
 
 
-def require_files(**paths: str | os.PathLike[str] | None) -> None:
-    """Raise InputError naming the first field whose path is missing and the command that makes it; None is skipped."""
-    for field, path in paths.items():
-        if path is not None and not Path(path).exists():
-            raise InputError(f"{field}: {path} does not exist; {_way_out(Path(path))}")
-
-
 def require_new(output: str | os.PathLike[str]) -> None:
     """Raise InputError if a stage's output folder exists already: nothing finished is overwritten. It needs a name."""
     if not Path(output).name:
@@ -33,14 +25,6 @@ def require_new(output: str | os.PathLike[str]) -> None:
         raise InputError(
             f"output: {output} exists already; remove it to run the stage again, or name another with --output"
         )
-
-
-def _way_out(path: Path) -> str:
-    makers = {"demo": "`make demo` writes it", "hh": "`make demo-hh DATA=<folder>` writes it"}
-    run = path.parts[1] if len(path.parts) > 1 and path.parts[0] == "runs" else ""
-    if re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]*[A-Za-z0-9]", path.as_posix()) and not path.parent.exists():
-        return f"name an existing one (a model of the hub is fetched first: `hf download {path} --local-dir FOLDER`)"
-    return makers.get(run, "name an existing one")
 
 
 def digest(path: str | os.PathLike[str]) -> str:

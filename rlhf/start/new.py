@@ -12,9 +12,9 @@ from rlhf.conversation import give_kwargs
 from rlhf.data.loading import is_local, load_preferences, load_prompts
 from rlhf.errors import InputError
 from rlhf.iteration.steps import read_steps
+from rlhf.paths import require_files
 from rlhf.rewards.specs import reward_files
 from rlhf.shipped import RECIPES, find_recipe
-from rlhf.stage import require_files
 from rlhf.start.look import ChatModel, look_at
 from rlhf.start.machine import Machine, this_machine
 from rlhf.start.sizing import Data, Settings, option_tree, settings_for, sizes_for

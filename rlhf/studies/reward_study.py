@@ -23,6 +23,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.preference_figures import reward_figures
 from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.kinds import REWARD_KINDS
 from rlhf.stage import open_stage
 from rlhf.studies.runner import StudyRun, over_seeds
 
@@ -109,7 +110,7 @@ def run_model(run: RewardStudyRun, rows: Rows) -> None:
     from rlhf.rewards.training.stage import train_and_save
     from rlhf.rewards.training.train import fitting_rows
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     policy, config = Path(run.model.policy), run.model.training
     stage = open_stage(run)
@@ -118,8 +119,9 @@ def run_model(run: RewardStudyRun, rows: Rows) -> None:
     test = fitting_rows(policy, pick(rows, run.test_preferences), config, "test_preferences")
     accelerator = make_accelerator(seed=run.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
-        learns_labels = run.model.learns == "safety"
-        train_and_save(stage, accelerator, policy, train, config, safety_head=learns_labels, seed=run.seed)
+        learns = run.model.learns
+        safety_head = learns != "joint" and REWARD_KINDS[learns].safety_head
+        train_and_save(stage, accelerator, policy, train, config, safety_head=safety_head, seed=run.seed)
         reward = load_reward(folder / "checkpoint", device=accelerator.device)
         scores = deal_out(test, lambda part: score_pairs(reward, part), accelerator)
         figures = {"training_pairs": len(train), "test_pairs": len(test), "groups": reward_figures(test, scores)}

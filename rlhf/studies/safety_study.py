@@ -75,7 +75,7 @@ def run_variant(run: SafetyStudyRun) -> None:
     from rlhf.models.policy import load_tokenizer
     from rlhf.sampling.in_process import InProcessSampler
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     stage = open_stage(run)
     helpful, safe = (

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING
 
 from rlhf.conversation import Conversation
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.protocol import Sample, Sampler, SamplingParams
 from rlhf.synthesis.ghost_attention import Ask
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def make_ask(sampler: Sampler, params: SamplingParams, accelerator: Accelerator, shards: Path | None = None) -> Ask:

@@ -1,7 +1,7 @@
 """Safety context distillation: what a model says under a safety preprompt becomes what it says without (paper, 4.2.4).
 
 A preprompt is generic, made of adjectives ("You are a responsible, wise assistant."), or that of the prompt's risk
-category, which also says what a good answer looks like. Pure.
+category, which also says what a good answer looks like. Pure, and light: no torch but what is given.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Conversation, check_conversation
 from rlhf.data.rows import Prompt
@@ -23,6 +20,9 @@ from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
 from rlhf.jsonl import read_as
 from rlhf.objectives.shapes import require_same_shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 5
@@ -102,7 +102,7 @@ def keeps_distilled(plain: Tensor, distilled: Tensor, min_gain: float = 0.0) -> 
         min_gain: and safer by so much at least, as a difference of their sigmoids (decision 48).
     """
     require_same_shape(plain=plain, distilled=distilled)
-    gain = torch.sigmoid(distilled.double()) - torch.sigmoid(plain.double())
+    gain = distilled.double().sigmoid() - plain.double().sigmoid()
     return (distilled > plain) & (gain >= min_gain)
 
 
@@ -112,13 +112,13 @@ def score_figures(scores: Tensor) -> dict[str, Any]:
     Args:
         scores: (prompts, samples); the interval is over prompts.
     """
-    shares = torch.sigmoid(scores.double())
+    shares = scores.double().sigmoid()
     found = mean_interval(shares.mean(1).tolist())
     return {
         "mean": found and found.mean,
         "ci": found and found.ci,
         "quantiles": {str(q): float(shares.quantile(q)) for q in QUANTILES},
-        "histogram": [int(count) for count in torch.histc(shares, bins=10, min=0.0, max=1.0)],
+        "histogram": [int(count) for count in shares.histc(bins=10, min=0.0, max=1.0)],
         "answers": shares.numel(),
     }
 
@@ -132,7 +132,7 @@ def gain_by_plain_score(plain: Tensor, distilled: Tensor) -> list[dict[str, Any]
     Rows {low, high, answers, gain, ci}: the mean gain of the safety score (sigmoid) in each fifth of the plain score, a
     prompt's answers averaged first.
     """
-    before, after = torch.sigmoid(plain.double()), torch.sigmoid(distilled.double())
+    before, after = plain.double().sigmoid(), distilled.double().sigmoid()
     bins = (before * BINS).long().clamp(max=BINS - 1)
     rows = []
     for number in range(BINS):

@@ -1,16 +1,16 @@
-"""One way to make an Accelerator that really has the processes that were asked for."""
+"""One way to make an Accelerator that really has the processes that were asked for. torch is loaded when called."""
 
 from __future__ import annotations
 
 import os
 import warnings
-
-import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from typing import TYPE_CHECKING
 
 from rlhf.launch import PRECISION_UNSAID
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
 
 
 def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerator:
@@ -23,6 +23,10 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
     A world smaller than the launcher's WORLD_SIZE is refused. Under DeepSpeed, models are loaded whole and partitioned
     when they are prepared: transformers would partition every model at loading, also those that are never prepared.
     """
+    import torch
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.utils import set_seed
+
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns of guessing it, wherever it is only installed
@@ -56,6 +60,8 @@ def mixed_precision() -> str | None:
 
     Asked for it is by accelerate's environment, unless `rlhf.launch` says that it was left open.
     """
+    import torch
+
     asked = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get(PRECISION_UNSAID) != "true"
     if asked or not torch.cuda.is_available():
         return None
@@ -68,6 +74,9 @@ def frozen_dtype(device: torch.device | str) -> str:
     Args:
         device: of the model. Beside a GPU, what runs on the CPU stays float32.
     """
+    import torch
+    from accelerate.state import AcceleratorState
+
     if torch.cuda.is_available() and torch.device(device).type == "cpu":
         return "float32"
     if AcceleratorState._shared_state:  # an accelerator has been made

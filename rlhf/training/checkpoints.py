@@ -19,8 +19,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,52 +30,12 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 
 from rlhf.errors import InputError
-from rlhf.metrics import METRICS_FILE, TENSORBOARD_FOLDER
-from rlhf.stage import Kept, Stage, digest, options_of, remove_folder
+from rlhf.stage import digest, remove_folder
 from rlhf.training.finite import require_finite
 from rlhf.training.step import Stepper
 
-RESUME = "resume"
-"""The folder of states in a stage's."""
-
 STATE_FILE = "state.json"
 COUNTERS = ("steps", "skipped", "skipped_in_a_row")
-
-
-def kept_states(stage: Stage, accelerator: Accelerator, beside: Sequence[str] = ()) -> Kept:
-    """What the next attempt of a stage takes over: training states and figures, if it would do the same.
-
-    The number of processes changes a result by rounding alone, but for DeepSpeed, whose states are cut into as many
-    parts.
-
-    Args:
-        stage: its config and its inputs decide.
-        beside: what else the stage writes line by line, beside its metrics.
-    """
-    values, rounding = options_of(stage.config, stage.inputs)
-    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
-    launch = {
-        "processes": accelerator.num_processes,
-        "zero_stage": None if deepspeed is None else int(deepspeed.zero_stage),
-        "mixed_precision": accelerator.mixed_precision,
-    }
-    return Kept(
-        RESUME,
-        "training states",
-        inputs=tuple(stage.inputs),
-        values=values | launch,
-        rounding=rounding if deepspeed is not None else {*rounding, "processes"},
-        beside=(METRICS_FILE, TENSORBOARD_FOLDER, *beside),
-        pattern="step-*",
-    )
-
-
-@dataclass(frozen=True)
-class States:
-    """Where a supervised training keeps its states, and after how many steps it writes one."""
-
-    folder: Path
-    every: int
 
 
 class Checkpoints:

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
-from rlhf.training.checkpoints import Checkpoints, States
+from rlhf.training.checkpoints import Checkpoints
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import States
 from rlhf.training.step import Batch, LossFunction, Stepper, make_optimizer
 
 __all__ = ["Batch", "Task", "TrainingResult", "make_optimizer", "micro_batches", "steps_of", "train"]

@@ -1,8 +1,11 @@
-"""What looks wrong about a training that ended well: pure rules over its result, each with its threshold."""
+"""What looks wrong about a training that ended well: pure rules over its result, each with its threshold. Light."""
 
 from __future__ import annotations
 
-from rlhf.training.loop import TrainingResult
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf.training.loop import TrainingResult
 
 FEWEST_ROWS = 10
 """Fewer rows teach a model these rows and nothing else."""

@@ -20,8 +20,8 @@ from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.rejection.figures import RoundFigures
 from rlhf.rejection.pool import read_completions, read_pool
-from rlhf.rejection.selection import RoundFigures
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.in_process import InProcessSampler
 

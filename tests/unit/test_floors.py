@@ -15,11 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # rooms of one floor know nothing of each other
     "errors intervals lifetime",
-    "architecture conversation http_client imports jsonl launch metrics objectives option_errors shipped "
+    "architecture conversation http_client imports jsonl launch metrics objectives option_errors paths shipped "
     "shorthand strict_yaml",
     "configuration",
-    "stage",
-    "data",
+    "data stage",
     "iteration training",
     "models",
     "rewards sampling",
@@ -32,6 +31,7 @@ FLOORS = (  # rooms of one floor know nothing of each other
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor.split()}
 MOST_FILES = 16
+LONGEST_MAIN = 50
 
 
 @cache
@@ -136,6 +136,20 @@ def test_rooms_import_downwards_alone() -> None:
 def test_a_recipe_imports_no_other() -> None:
     recipes = {name: others for name, others in imports().items() if name.startswith("recipes.")}
     assert not [f"{name} imports {o}" for name, others in recipes.items() for o in others if o.startswith("recipes.")]
+
+
+def test_a_recipe_s_main_tells_a_story() -> None:
+    """In few lines; what all of them must do, a barrier for one, is the stage's."""
+    texts = {name: file.read_text(encoding="utf-8") for name, file in modules().items() if name.startswith("recipes.")}
+    assert not [name for name, text in texts.items() if "wait_for_everyone" in text]
+    mains = {
+        name: node.end_lineno - node.lineno + 1
+        for name, text in texts.items()
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef) and node.name == "main" and node.end_lineno is not None
+    }
+    assert len(mains) > 30
+    assert not {name: lines for name, lines in mains.items() if lines > LONGEST_MAIN}
 
 
 def test_no_import_goes_in_a_circle() -> None:

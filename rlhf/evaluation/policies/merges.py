@@ -16,7 +16,7 @@ from rlhf.conversation import Conversation, Rendered
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import answer_task, render_rows, training_renderer
-from rlhf.models.batching import batches_by_length
+from rlhf.models.batching import batch_tokens_on, batches_by_length
 from rlhf.models.checkpoint.folder import base_quantization
 from rlhf.models.merging import merged_policy
 from rlhf.models.policy import load_policy, load_tokenizer
@@ -37,7 +37,7 @@ class HeldoutFigures:
 
 @torch.no_grad()
 def heldout_figures(
-    model: nn.Module, trained: nn.Module, rows: Sequence[Rendered], pad_id: int, micro_batch_tokens: int = 8192
+    model: nn.Module, trained: nn.Module, rows: Sequence[Rendered], pad_id: int, batch_tokens: int | None = None
 ) -> HeldoutFigures:
     """Measure a model beside the one that was trained; both are in eval mode.
 
@@ -45,11 +45,12 @@ def heldout_figures(
         model, trained: causal LMs of transformers with one tokenizer.
         rows: with at least one trained token in all.
         pad_id: any valid id.
-        micro_batch_tokens: rows x padded length of one forward pass.
+        batch_tokens: rows x padded length of one forward pass; None: by the device (`rlhf.models.batching`).
     """
     loss = kl = 0.0
     count = 0
-    for batch in batches_by_length([len(row.input_ids) for row in rows], micro_batch_tokens):
+    most = batch_tokens or batch_tokens_on(next(model.parameters()).device, logits=True)
+    for batch in batches_by_length([len(row.input_ids) for row in rows], most):
         inputs = answer_task(pad_id).collate([rows[i] for i in batch])
         own, other = _logprobs(model, inputs), _logprobs(trained, inputs)
         targets = inputs["targets"].to(own.device)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from rlhf.paths import require_files
 from rlhf.rewards.specs import is_import_path
-from rlhf.stage import require_files
 
 
 class RefusalDetector:

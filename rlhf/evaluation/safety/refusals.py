@@ -19,8 +19,9 @@ from rlhf.data.refusals import LABELS, SIGNS, RefusalRules, read
 from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.jsonl import read_rows
+from rlhf.paths import require_files
 from rlhf.rewards.specs import is_import_path
-from rlhf.stage import require_files, write_json
+from rlhf.stage import write_json
 
 RULES = "rules"
 """The default detector's name."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from rlhf.conversation import read_chat_template
 from rlhf.models.checkpoint.folder import require_checkpoint
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 
 
 class WholeCheckpoint:

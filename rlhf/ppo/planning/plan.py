@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
+from rlhf.models.batching import BATCH_TOKENS
 from rlhf.models.policy import dtype_of
 from rlhf.objectives.policy import entropy, token_logprobs
 from rlhf.ppo.planning.fake import Live, make_fake
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.models import FakeModels, Setting, bytes_of
-from rlhf.rewards.scoring import BATCH_TOKENS
 from rlhf.sampling.memory import LOGITS
 
 GIB = 2**30

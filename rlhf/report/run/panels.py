@@ -26,7 +26,7 @@ from rlhf.report.drawing.text import first_label, version_label
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
-    from rlhf.rejection.selection import RoundFigures
+    from rlhf.rejection.figures import RoundFigures
     from rlhf.report.run.tables import Figure, Interval
     from rlhf.rewards.training.accuracy import SummarisedReport
 

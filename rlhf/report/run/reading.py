@@ -17,7 +17,7 @@ from rlhf.report.run.folders import STAGE_FILE, Folders
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
-    from rlhf.rejection.selection import RoundFigures
+    from rlhf.rejection.figures import RoundFigures
     from rlhf.rewards.training.accuracy import SummarisedReport
 
 Row = dict[str, Any]

@@ -13,7 +13,7 @@ from rlhf.rewards.gate_quality import SHARES
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import FlaggedAnswers, VersionFigures
-    from rlhf.rejection.selection import RoundFigures
+    from rlhf.rejection.figures import RoundFigures
     from rlhf.rewards.gate_quality import CountedGateQuality
     from rlhf.rewards.training.accuracy import SummarisedReport
 

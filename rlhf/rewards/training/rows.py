@@ -12,7 +12,7 @@ from rlhf.data.loading import OnBadRow, Source, load_preferences, source_path, u
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
-from rlhf.stage import require_files
+from rlhf.paths import require_files
 
 OTHER: dict[Domain, Domain] = {"helpfulness": "safety", "safety": "helpfulness"}
 

@@ -77,7 +77,7 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
 
     from rlhf.rewards.training.accuracy import heldout_report, keep_origin, suspicious_accuracy
     from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.checkpoints import kept_states
+    from rlhf.training.kept import kept_states
 
     whole, rows = rows, _fitting(config, rows)
     mixture = make_mixture(rows, config.other_share, config.seed)
@@ -127,7 +127,7 @@ def train_and_save(
     """
     from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.training.train import suspicious_margins, train_reward_model
-    from rlhf.training.checkpoints import RESUME
+    from rlhf.training.kept import RESUME
     from rlhf.training.loop import TrainingResult
     from rlhf.training.suspicion import suspicious_training
 

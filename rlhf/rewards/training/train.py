@@ -32,7 +32,7 @@ from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss,
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.pairs import Pair, render_pairs
 from rlhf.training.accelerator import frozen_dtype
-from rlhf.training.checkpoints import States
+from rlhf.training.kept import States
 from rlhf.training.loop import Task, TrainingResult, train
 
 Batch = dict[str, Tensor]

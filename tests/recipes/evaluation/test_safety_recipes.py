@@ -232,7 +232,7 @@ def test_a_question_that_the_model_asks_itself_is_no_part_of_its_answer(
         stops.append(params.stop)
         return [[Sample("yes", (1,), 0.0, True)] for _ in prompts]
 
-    monkeypatch.setattr("rlhf.sampling.multi_process.sample_distributed", drawn)
+    monkeypatch.setattr(module, "sample_distributed", drawn)
     monkeypatch.setattr(module, "_judges", lambda config: lambda judge, texts, questions=None: [1.0] * len(texts))
     for template in ("plain", "chat"):
         module.main(

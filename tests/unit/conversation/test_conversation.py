@@ -235,7 +235,7 @@ def test_a_tokenizer_that_puts_a_space_first(tiny_tokenizer):
     )
     tokenizer.chat_template = LLAMA2_CHAT_TEMPLATE
     renderer = Renderer(tokenizer)
-    assert renderer._anchored
+    assert renderer._pieces.anchored
     rendered = renderer.dialogue([SYSTEM, *FOUR])
     text = tokenizer.apply_chat_template([SYSTEM, *FOUR], tokenize=False)
     assert rendered.input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -10,8 +10,8 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
-from rlhf.iteration.driver import make_link, make_links
 from rlhf.iteration.launching import Launch
+from rlhf.iteration.links import make_link, make_links
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.processes.failures import describe_failure, is_users_mistake
 from rlhf.iteration.processes.stage_process import command_of

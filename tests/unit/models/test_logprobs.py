@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.models.batching import batches_by_length, pad_rows
+from rlhf.models import logprobs
+from rlhf.models.batching import batch_tokens_on, batches_by_length, pad_rows
 from rlhf.models.logprobs import score_rows, sequence_logprobs
 from rlhf.models.policy import load_policy
 
@@ -34,7 +35,7 @@ def by_hand(model: torch.nn.Module, prompt: list[int], completion: list[int], te
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_score_rows_equal_one_row_at_a_time_by_hand(model: torch.nn.Module, temperature: float) -> None:
     rows = random_rows(17)
-    scores = score_rows(model, rows, pad_id=2, micro_batch_tokens=100, temperature=temperature)
+    scores = score_rows(model, rows, pad_id=2, batch_tokens=100, temperature=temperature)
     for got, (prompt, completion) in zip(scores, rows, strict=True):
         assert got.dtype == torch.float32 and got.shape == (len(completion),)
         torch.testing.assert_close(got, by_hand(model, prompt, completion, temperature), atol=1e-4, rtol=0)
@@ -42,8 +43,8 @@ def test_score_rows_equal_one_row_at_a_time_by_hand(model: torch.nn.Module, temp
 
 def test_pad_id_batch_size_and_order_change_nothing(model: torch.nn.Module) -> None:
     rows = random_rows(12, seed=1)
-    one = score_rows(model, rows, pad_id=2, micro_batch_tokens=10_000)
-    other = score_rows(model, rows[::-1], pad_id=7, micro_batch_tokens=30)[::-1]
+    one = score_rows(model, rows, pad_id=2, batch_tokens=10_000)
+    other = score_rows(model, rows[::-1], pad_id=7, batch_tokens=30)[::-1]
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
@@ -85,3 +86,12 @@ def test_batches_keep_the_token_budget_and_cover_every_row_once() -> None:
 def test_pad_rows_mask_by_position() -> None:
     ids, mask = pad_rows([[9, 0], [1, 2, 3]], pad_id=0)
     assert ids.tolist() == [[9, 0, 0], [1, 2, 3]] and mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_where_nobody_says_batches_go_by_the_device(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [batch_tokens_on(device) for device in ("cpu", "cuda")] == [2048, 16384]
+    assert [batch_tokens_on(device, logits=True) for device in ("cpu", "cuda:1")] == [2048, 8192]
+    asked = []
+    monkeypatch.setattr(logprobs, "batches_by_length", lambda lengths, most: asked.append(most) or [[0]])
+    score_rows(model, [([1], [2])], pad_id=2)
+    assert asked == [2048]

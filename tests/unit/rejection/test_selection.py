@@ -15,7 +15,8 @@ from made_up import completion
 
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
-from rlhf.rejection.selection import SelectionConfig, select, selection_figures, similarity, suspicious_choice
+from rlhf.rejection.figures import selection_figures, suspicious_choice
+from rlhf.rejection.selection import SelectionConfig, select, similarity
 
 
 def answers(*rewards_and_texts: tuple[float, str]) -> list[Completion]:

@@ -14,7 +14,8 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
-from rlhf.rewards.scoring import RewardModelFunction, check_scores, suspicious_scoring
+from rlhf.rewards.scoring import RewardModelFunction, check_scores
+from rlhf.rewards.suspicion import suspicious_scoring
 
 
 def talk(answer: str, question: str = "what is the river of velda ?") -> Conversation:

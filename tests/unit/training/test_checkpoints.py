@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from rlhf.errors import InputError
 from rlhf.stage import open_stage
 from rlhf.training.accelerator import make_accelerator
-from rlhf.training.checkpoints import Checkpoints, kept_states
+from rlhf.training.checkpoints import Checkpoints
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import kept_states
 from rlhf.training.step import Batch, Stepper
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup_fraction=0.0)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.training.accelerator import make_accelerator
-from rlhf.training.checkpoints import States
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.kept import States
 from rlhf.training.loop import Task, make_optimizer, micro_batches, steps_of, train
 from rlhf.training.step import Stepper
 

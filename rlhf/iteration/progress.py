@@ -1,0 +1,48 @@
+"""What a driver says on the terminal while it works."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rlhf.iteration.processes.stage_process import StageProcess
+
+
+@dataclass
+class Progress:
+    """Lines on the terminal: one when a stage starts, one when it ends, and on a real terminal a live one below."""
+
+    total: int
+    begun: float = field(default_factory=time.monotonic)
+    done: int = 0
+    _live: str = ""
+
+    def say(self, stage: str, text: str) -> None:
+        """A lasting line."""
+        self._clear()
+        print(f"[{elapsed(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  {stage:<24} {text}", flush=True)
+
+    def tick(self, running: Sequence[StageProcess]) -> None:
+        """Redraw the live line."""
+        if not sys.stdout.isatty():
+            return
+        parts = [f"{process.stage.name} {elapsed(process.seconds)}" for process in running]
+        text = f"[{elapsed(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  … {', '.join(parts)}"
+        text = text[: shutil.get_terminal_size().columns - 1]
+        if text != self._live:
+            self._clear()
+            print(text, end="", flush=True)
+            self._live = text
+
+    def _clear(self) -> None:
+        if self._live:
+            print("\r\033[K", end="")
+            self._live = ""
+
+
+def elapsed(seconds: float) -> str:
+    """Minutes and seconds, as 75:04."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
