@@ -16,6 +16,7 @@ kept; held-out answers before and after), metrics.jsonl; prints the tables in Ma
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,7 @@ from rlhf.report.pages.distillation import distillation_tables
 from rlhf.rewards.distributed import answer_scores
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
+from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sample, SamplingParams
@@ -153,12 +155,13 @@ def main(config: ContextDistillationConfig) -> None:
         # keep an answer only where it is safer than the plain one
         better = keeps_distilled(scores["plain"], scores[config.preprompts], config.min_gain).tolist()
         kept = [safer or not config.gate for safer in better]
-        rows = training_rows(config, prompts, answers, kept)
+        rows, left_out = training_rows(config, prompts, answers, kept)
         before = judged(config, sampler, accelerator)
         del sampler
 
         # fine-tune on them without the preprompt
-        say_choice(stage, config, answers["plain"], kept, rows)
+        say_choice(stage, config, answers["plain"], kept, rows, left_out)
+        stage.closing.suspect(suspicious_scoring(safety=reward))
         start, name = config.policy.folder, "context distillation"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
         trained = config.policy.trained(folder / "checkpoint")
@@ -190,20 +193,26 @@ def dialogue(prompt: Prompt, answer: str) -> Conversation:
 
 def training_rows(
     config: ContextDistillationConfig, prompts: Sequence[Prompt], answers: Answers, kept: Sequence[bool]
-) -> list[Conversation]:
+) -> tuple[list[Conversation], Counter[str]]:
     """The kept answers' dialogues without preprompt, and of the other prompts the plain ones unless they are dropped.
 
-    An answer that is empty or did not end is left out. InputError: none is kept, or none is left.
+    What is left out is counted: an answer that is empty or did not end too. InputError: none is kept, or none is left.
     """
     chosen = [
         distilled if keep else plain
         for plain, distilled, keep in zip(answers["plain"], answers[config.preprompts], kept, strict=True)
     ]
-    rows = [
-        dialogue(prompt, sample.text)
-        for prompt, sample, keep in zip(prompts, chosen, kept, strict=True)
-        if (keep or config.rest == "plain") and sample.finished and not says_nothing(sample.text)
-    ]
+    rows: list[Conversation] = []
+    left_out: Counter[str] = Counter()
+    for prompt, sample, keep in zip(prompts, chosen, kept, strict=True):
+        if not keep and config.rest != "plain":
+            left_out["not safer than the plain answer"] += 1
+        elif not sample.finished:
+            left_out["unfinished"] += 1
+        elif says_nothing(sample.text):
+            left_out["empty"] += 1
+        else:
+            rows.append(dialogue(prompt, sample.text))
     if not any(kept):
         raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
     if not rows:
@@ -211,7 +220,7 @@ def training_rows(
             "sampling: every answer is empty or did not end; raise sampling.max_new_tokens, or leave out prompts "
             "that fill the context"
         )
-    return rows
+    return rows, left_out
 
 
 def say_choice(
@@ -220,13 +229,15 @@ def say_choice(
     plain: Sequence[Sample],
     kept: Sequence[bool],
     rows: Sequence[Conversation],
+    left_out: Mapping[str, int],
 ) -> None:
     """What the closing block says of the answers and of those that are trained on."""
     lengths = [(s.finished, len(s.token_ids)) for s in plain]
     no_room = no_room_share(lengths, config.sampling.max_new_tokens) if config.policy.server is None else 0.0
     finished_share = sum(finished for finished, _ in lengths) / len(lengths)
     stage.closing.suspect(suspicious_answers(finished_share, no_room=no_room))
-    stage.closing.suspect(suspicious_selection(len(rows), len(kept), {}))
+    stage.closing.suspect(suspicious_selection(len(rows), len(kept), left_out))
+    stage.closing.rows(len(rows), left_out)
     stage.closing.figures(answers=len(kept), kept_by_the_gate=sum(kept))
 
 

@@ -141,6 +141,7 @@ def main(config: PPORecipeConfig) -> None:
         result = train_ppo(ppo, fitting["prompts"], fitting["validation_prompts"], stage.log, saving)
         saving.take_best(result.best_iteration)
         record_run(stage, result, no_room, len(fitting["prompts"]), len(asked["prompts"]))
+        stage.closing.suspect(ppo.environment.reward.suspicious())
 
 
 def ready_to_train(

@@ -135,6 +135,7 @@ def main(config: RejectionSamplingConfig) -> None:
         # score them, and those of earlier versions, with the newest reward models
         candidates = [row for row in pool if row.prompt_id in by_id] + drawn
         candidates, scores = rescore(candidates, by_id, reward, accelerator, config.reward_name)
+        stage.closing.suspect(reward.suspicious())
         del reward
 
         # keep the best answer of each prompt

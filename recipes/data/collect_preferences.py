@@ -14,6 +14,7 @@ statistics.json (the paper's table: sizes, lengths, strengths, safety labels, by
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.rewards.loading import load_reward
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rlhf.stage import Kept
+
+ENDED = "ended.json"
+"""Of each answer drawn, whether it came to its end; beside the pairs that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +150,8 @@ def main(config: CollectPreferencesConfig) -> None:
         alike = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
         left_out = {"nothing to compare": alike, "skipped": sum(pair.id not in rows_of for pair in drawn) - alike}
         record_statistics(stage, config, every, figures, left_out, accelerator)
+        stage.closing.suspect(suspicious_ends(json.loads((folder / kept.name / ENDED).read_text(encoding="utf-8"))))
+        stage.closing.suspect(getattr(annotator, "suspicious", ()))
         judged.touch()
 
 
@@ -197,13 +204,14 @@ def draw_pairs(
 ) -> list[Pair]:
     """`pairs_per_prompt` pairs of every prompt, in the prompts' order; those that an attempt before drew are read."""
     file = folder / "pairs.jsonl"
-    if file.is_file():
+    if file.is_file() and (folder / ENDED).is_file():
         return [Pair(**{**row, "models": tuple(row["models"])}) for _, row in read_rows(file)]
 
     prompts = [(part, prompt) for part, some in parts.items() for prompt in some]
     counts = {"helpfulness": config.pairs_per_prompt}
     counts["safety"] = config.safety_pairs_per_prompt or config.pairs_per_prompt
     drawn: list[list[list[str]]] = [[] for _ in prompts]  # by place: the two files may number their rows alike
+    ended: list[bool] = []
     sources = config.policies.items()
     for number, ((name, source), temperature) in enumerate(zip(sources, config.temperatures, strict=True)):
         sampler = open_sampler(source, accelerator.device, field=name)
@@ -216,6 +224,7 @@ def draw_pairs(
             answers = sample_distributed(sampler, asked, count, params, accelerator, places, shards)
             for place, samples in zip(places, answers, strict=True):
                 drawn[place].append([sample.text.strip() for sample in samples])
+                ended += [sample.finished for sample in samples]
     first, second = (source.name for source in config.policies.values())
     pairs = [
         Pair(prompt.messages, a, b, prompt.domain, models=(first, second), part=part)
@@ -223,6 +232,7 @@ def draw_pairs(
         for a, b in zip(*answers, strict=True)
     ]
     if accelerator.is_main_process:
+        (folder / ENDED).write_text(json.dumps(ended), encoding="utf-8")
         partial = file.with_suffix(".partial")
         write_rows(partial, (pair.to_dict() for pair in pairs))
         partial.replace(file)

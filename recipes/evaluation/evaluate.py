@@ -147,6 +147,7 @@ def main(config: EvaluateConfig) -> None:
             gate = None if config.safety is None else reward.gate
             answers = with_rewards(answers, reward, accelerator)
             opponents = with_rewards(opponents, reward, accelerator) if opponents else []
+            stage.closing.suspect(reward.suspicious())
         if config.referee:
             answers = with_referee(answers, load_reward(config.referee, device=accelerator.device), accelerator)
         if scorer is not None:

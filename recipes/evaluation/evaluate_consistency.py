@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_conversations, load_prompts
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer, answers_of
 from rlhf.evaluation.instructions.checkers import load_checker
@@ -170,6 +171,10 @@ def record_trials(stage: Stage, config: EvaluateConsistencyConfig, trials: Seque
         "attention_to_instruction": looked,
     }
     stage.write_json("consistency.json", figures)
+    stage.closing.rows(len(trials))
+    ended = [trial.finished for trial in trials if trial.obeyed]
+    ended += [answer.finished for own in everyday.values() for some in own.values() for answer in some]
+    stage.closing.suspect(suspicious_ends(ended))
 
 
 def test_dialogues(config: EvaluateConsistencyConfig, run: str) -> list[Conversation]:
@@ -204,7 +209,7 @@ def hold(
     answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits)
     obeyed = obedience(checker, instructions, [a.messages for a in answered])
     return [
-        Trial(name, run, group, instruction.kind, instruction.text, a.messages, own)
+        Trial(name, run, group, instruction.kind, instruction.text, a.messages, own, a.finished)
         for instruction, a, own in zip(instructions, answered, obeyed, strict=True)
     ]
 

@@ -25,6 +25,7 @@ from rlhf.evaluation.scorers import load_scorer
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_import_path
+from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.rewards.training.rows import seen_prompts
 from rlhf.stage import InputPath, Stage, StageConfig, open_stage
 from rlhf.training.accelerator import make_accelerator
@@ -83,6 +84,7 @@ def main(config: EvaluateRewardsConfig) -> None:
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
             scores = deal_out(test, partial(score_pairs, reward), accelerator)
+            stage.closing.suspect(suspicious_scoring(**{f"rewards.{name}": reward}))
             rewards[name] = {"spec": spec, "groups": reward_figures(test, scores, qualities)}
         evaluation: RewardEvaluation = {
             "test_pairs": {group: figures["pairs"] for group, figures in baselines[LONGER_WINS].items()},

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import write_answers
 from rlhf.evaluation.safety.fields import Refusals
@@ -25,6 +26,7 @@ from rlhf.evaluation.safety.figures import JudgedAnswer, after_dialogues, load_s
 from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
 from rlhf.report.pages.safety import markdown_tables
 from rlhf.rewards.specs import Reward
+from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
@@ -120,6 +122,7 @@ def main(config: EvaluateSafetyConfig) -> None:
         )
         if stage.is_main:
             record_safety(stage, config, judged)
+            stage.closing.suspect(suspicious_scoring(safety=judges.safety, helpfulness=judges.helpfulness))
 
 
 def record_safety(stage: Stage, config: EvaluateSafetyConfig, judged: Sequence[JudgedAnswer]) -> None:
@@ -129,6 +132,7 @@ def record_safety(stage: Stage, config: EvaluateSafetyConfig, judged: Sequence[J
     stage.write_json("safety_evaluation.json", figures)
     stage.say(markdown_tables(figures))
     stage.closing.rows(len(judged))
+    stage.closing.suspect(suspicious_ends(one.answer.finished for one in judged))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.text_metrics import (
     bert_scores,
@@ -101,6 +102,8 @@ def record_texts(
 
     stage.write_rows("answers.jsonl", rows)
     stage.write_json("text_metrics.json", figures)
+    stage.closing.rows(len(rows))
+    stage.closing.suspect(suspicious_ends(row["finished"] for row in rows))
     build_text_page(figures, rows, stage.folder / "index.html", config.output.name)
     for name, table in text_tables(figures):
         print(f"**{name}**\n\n{as_markdown(table)}\n")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.time_awareness import DatedAnswer, time_figures
 from rlhf.jsonl import read_as
@@ -91,6 +92,7 @@ def record_answers(stage: Stage, answers: Sequence[DatedAnswer]) -> None:
     stage.write_json("time_awareness.json", figures)
     stage.say(time_table(figures))
     stage.closing.rows(len(answers))
+    stage.closing.suspect(suspicious_ends(answer.finished for answer in answers))
 
 
 def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
@@ -119,6 +121,7 @@ def answered(
             messages,
             sample.text,
             asked.fact.is_right(sample.text, asked.day),
+            sample.finished,
         )
         for (messages, asked), (sample,) in zip(questions, drawn, strict=True)
     ]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe, to_plain
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.mt_bench import (
     TEMPERATURES,
@@ -102,8 +103,9 @@ def main(config: MTBenchConfig) -> None:
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept) as folder:
         drawn = folder / kept.name
+        ended: list[bool] = []
         answers = {
-            name: _answers(name, questions, config, accelerator, drawn / f"model{i}")
+            name: _answers(name, questions, config, accelerator, drawn / f"model{i}", ended)
             for i, name in enumerate(config.models)
         }
         asked = requests(config, questions, prompts, answers)
@@ -119,6 +121,7 @@ def main(config: MTBenchConfig) -> None:
         rows = judged_rows(config, questions, answers, said)
         if stage.is_main:
             record_judgements(stage, config, questions, answers, rows)
+            stage.closing.suspect(suspicious_ends(ended, "max_new_tokens"))
 
 
 def kept_work(stage: Stage, config: MTBenchConfig) -> Kept:
@@ -204,9 +207,17 @@ def _cases(config: MTBenchConfig, questions: int) -> Iterator[tuple[str, int, in
 
 
 def _answers(
-    name: str, questions: Sequence[Question], config: MTBenchConfig, accelerator: Any, shards: Path
+    name: str,
+    questions: Sequence[Question],
+    config: MTBenchConfig,
+    accelerator: Any,
+    shards: Path,
+    ended: list[bool],
 ) -> list[list[str]]:
-    """A model's two answers to each question: all first turns, then all second ones, at the category's temperature."""
+    """A model's two answers to each question: all first turns, then all second ones, at the category's temperature.
+
+    `ended` gets of each answer whether it came to its end.
+    """
     sampler = open_sampler(config.models[name], accelerator.device, field=f"models.{name}")
     talks: list[Conversation] = [[] for _ in questions]
     for turn in range(TURNS):
@@ -226,6 +237,7 @@ def _answers(
             )
             for i, (sample,) in zip(chosen, drawn, strict=True):
                 talks[i].append({"role": "assistant", "content": sample.text})
+                ended.append(sample.finished)
     return [[message["content"] for message in talk if message["role"] == "assistant"] for talk in talks]
 
 

@@ -26,6 +26,7 @@ from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
 from rlhf.rewards.specs import Reward
+from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.stage import Stage, StageConfig, open_stage
 from rlhf.training.accelerator import make_accelerator
 
@@ -79,6 +80,7 @@ def main(config: GateSweepConfig) -> None:
             reward = load_reward(spec, device=accelerator.device)
             origins[name] = read_origin(spec) if config.centre else 0.0
             scores[name] = deal_out(conversations, partial(_sigmoids, reward, name, origins[name]), accelerator)
+            stage.closing.suspect(suspicious_scoring(**{name: reward}))
         record_sweep(stage, config, sweep_figures(config, scores, origins, unsafe), len(conversations))
 
 

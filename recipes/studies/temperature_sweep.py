@@ -20,6 +20,7 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Completion
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.rejection.pool import completions_of, rescore, write_completions
 from rlhf.rejection.temperature import Sweep, sweep_figures
@@ -108,6 +109,8 @@ def main(config: TemperatureSweepConfig) -> None:
         if stage.is_main:
             record_sweep(stage, config, drawn, sweep)
         stage.closing.rows(sum(map(len, drawn.values())), {"too long a prompt": asked - len(prompts)})
+        ended = [row.finished for rows in drawn.values() for row in rows]
+        stage.closing.suspect([*suspicious_ends(ended), *reward.suspicious()])
 
 
 def record_sweep(

@@ -64,6 +64,8 @@ class Proxy:
         self._files = reward_files(reward=reward, safety=safety)
         self.reward, self.safety, self.noise, self.tie, self.safe_above = reward, safety, noise, tie, safe_above
         self.rows, self.seed, self.name = rows, seed, name
+        self.suspicious: list[str] = []
+        """What looks wrong about the scores of the last `judge`, a sentence each."""
 
     @property
     def asked(self) -> str:
@@ -79,6 +81,7 @@ class Proxy:
             InputError: a reward gives anything but one finite score for each conversation.
         """
         from rlhf.rewards.loading import load_reward
+        from rlhf.rewards.suspicion import suspicious_scoring
 
         reward = load_reward(self.reward)
         safety = reward if self.safety is None else load_reward(self.safety)
@@ -92,6 +95,8 @@ class Proxy:
             labels = {} if self.safe_above is None else _scores("annotator (safety)", safety, told)
             for pair in batch:
                 yield self._judgement(pair, scores.get(pair.id), labels.get(pair.id))
+        rewards = {"reward": reward, **({} if safety is reward else {"safety": safety})}
+        self.suspicious = suspicious_scoring(**{f"annotator_options.{n}": f for n, f in rewards.items()})
 
     def _judgement(
         self, pair: Pair, scores: tuple[float, float] | None, safety: tuple[float, float] | None

@@ -54,7 +54,10 @@ class Shortener:
         self._measure = measure
 
     def without_hopeless_turns(self, conversation: Conversation) -> Conversation:
-        """Without the oldest turns that even the vocabulary's longest tokens could not hold: they are never encoded."""
+        """Without the oldest turns that even the vocabulary's longest tokens could not hold: they are never encoded.
+
+        The conversation itself where it keeps all of them.
+        """
         sizes = [len(message["content"]) for message in conversation]
         if sum(sizes) <= self.max_length:
             return conversation
@@ -72,6 +75,8 @@ class Shortener:
             system, turn = (
                 [Message(role=m["role"], content=m["content"].strip()[-most:]) for m in part] for part in (system, turn)
             )
+        elif first == len(system):
+            return conversation  # itself: nothing of it was left out
         return [*system, *turn]
 
     def shortened(self, conversation: Conversation, whole: Measured) -> Measured:

@@ -10,6 +10,8 @@ MOST_CUT_OFF = 0.3
 FEWEST_USED = 0.5
 """Share of the rows there could be: below it those that are left may not be like those that were asked for."""
 
+MOST_CUT = 0.3
+"""Share of the dialogues that a reward model scored cut to its context: beyond it, it judges what it has not read."""
 
 NO_ROOM = "leave long prompts out, or name a model of a longer context"
 """The way out where a context ends answers: a higher limit on their length would change nothing."""
@@ -40,6 +42,25 @@ def suspicious_answers(
     cut_off = 1 - finished_share - no_room
     found = [f"{cut_off:.0%} of {whose} are cut off; raise {limit}"] if round(cut_off, 9) > 0 else []
     return found + ([f"{no_room:.0%} of {whose} end where a context does; {NO_ROOM}"] if no_room else [])
+
+
+def suspicious_ends(finished: Iterable[bool], limit: str = "sampling.max_new_tokens") -> list[str]:
+    """`suspicious_answers` of answers, each known to have come to its end or not; silent where there are none."""
+    ended = list(finished)
+    return suspicious_answers(sum(ended) / len(ended), limit) if ended else []
+
+
+def suspicious_cuts(shares: Mapping[str, float]) -> list[str]:
+    """A sentence for each reward model that could not read most of what it scored.
+
+    Args:
+        shares: the model, as its option is called -> share of its dialogues that were cut to its context.
+    """
+    return [
+        f"{name} scored {share:.0%} of its dialogues cut to its context; {NO_ROOM}"
+        for name, share in shares.items()
+        if share > MOST_CUT
+    ]
 
 
 def suspicious_selection(rows: int, possible: int, left_out: Mapping[str, int]) -> list[str]:

@@ -35,6 +35,22 @@ class RewardEnsemble:
         own = [found for member in self.members if (found := getattr(member, "too_long", None))]
         return [any(row) for row in zip(*own, strict=True)]
 
+    @property
+    def scored(self) -> int:
+        """Conversations of all calls that the member scored which cut the most."""
+        return max(self._counts, default=(0, 0, 0))[2]
+
+    @property
+    def cut(self) -> int:
+        """How many of them it cut."""
+        return max(self._counts, default=(0, 0, 0))[1]
+
+    @property
+    def _counts(self) -> list[tuple[float, int, int]]:
+        """Of each member that knows: share cut, cut, scored."""
+        known = ((getattr(m, "cut", 0), getattr(m, "scored", 0)) for m in self.members)
+        return [(cut / scored, cut, scored) for cut, scored in known if scored]
+
     def disagreement(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32: the standard deviation of the members' scores, in their unit."""
         return self.member_scores(conversations).std(0, correction=0)

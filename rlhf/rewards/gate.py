@@ -18,6 +18,7 @@ from rlhf.rewards.config import GateConfig
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.suspicion import suspicious_scoring
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,6 +129,10 @@ class GatedReward:
     def counts_as_finished(self, ended: bool, was_cut: bool) -> bool:
         """Whether an answer came to its end: one that a model saw cut did not, where `too_long` is "unfinished"."""
         return ended and not (was_cut and self.too_long == "unfinished")
+
+    def suspicious(self) -> list[str]:
+        """A sentence for each of the two that had to cut most of what it scored so far."""
+        return suspicious_scoring(helpfulness=self.helpfulness, safety=self.safety)
 
     def refuse_broken(self, prompts: Sequence[Prompt]) -> None:
         """Score a short answer to the first two prompts: a broken reward fails here, before hours of sampling."""

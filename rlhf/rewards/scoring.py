@@ -30,7 +30,8 @@ class RewardModelFunction:
         batch_tokens: tokens of one forward pass, with the padding where rows are computed one by one; None: by the
             device (`rlhf.models.batching`).
 
-    `too_long` says of each conversation of the last call whether the renderer had to cut it (`were_too_long`).
+    `too_long` says of each conversation of the last call whether the renderer had to cut it (`were_too_long`);
+    `scored` and `cut` count the conversations of all calls, and those that were cut (`rlhf.rewards.suspicion`).
     """
 
     def __init__(self, model: RewardModel, renderer: Renderer, batch_tokens: int | None = None) -> None:
@@ -38,6 +39,7 @@ class RewardModelFunction:
         self.renderer = renderer
         self.batch_tokens = batch_tokens
         self.too_long: list[bool] = []
+        self.scored = self.cut = 0
 
     @classmethod
     def of(
@@ -55,6 +57,7 @@ class RewardModelFunction:
         """Raw scores, and beside them the safety head's logits where the model has one: each (n,) float32, CPU."""
         dialogues = self.renderer.dialogues([without_thoughts(c) for c in conversations], train="last")
         self.too_long = [d.cut for d in dialogues]
+        self.scored, self.cut = self.scored + len(dialogues), self.cut + sum(self.too_long)
         return self.score_ids([d.input_ids for d in dialogues], [d.loss_mask.index(True) for d in dialogues])
 
     @torch.inference_mode()

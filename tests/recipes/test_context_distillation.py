@@ -115,6 +115,8 @@ def test_the_gate_keeps_what_is_safer_and_the_rest_stays_plain(
     assert all(m[0]["role"] == "user" for m in trained), "no preprompt in what is trained on"
     figures = json.loads((folder / "distillation.json").read_text())
     assert (figures["answers"], figures["kept"], figures["rows"], figures["heldout"]) == (8, 4, 7, [])
+    closing = json.loads((folder / "stage.json").read_text())["closing"]
+    assert (closing["rows_used"], closing["left_out"]) == (7, {"empty": 1})
     assert figures["scores"]["plain"]["mean"] == 0.5
     before, after = (load_policy(p).state_dict() for p in (tiny_policy_path, folder / "checkpoint"))
     assert any(not before[name].equal(after[name]) for name in before)

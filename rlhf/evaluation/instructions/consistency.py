@@ -26,6 +26,7 @@ class Trial:
         instruction: as it stood in the first turn.
         messages: the dialogue without it.
         obeyed: of each answer, in order; shorter than asked for where the context was full.
+        finished: the last answer came to its end.
     """
 
     policy: str
@@ -35,6 +36,7 @@ class Trial:
     instruction: str
     messages: Conversation
     obeyed: list[bool]
+    finished: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

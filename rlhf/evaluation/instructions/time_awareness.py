@@ -24,6 +24,7 @@ class DatedAnswer:
         messages: the prompt.
         answer: its text.
         right: whether it says what held at the date.
+        finished: it came to its end.
     """
 
     policy: str
@@ -33,6 +34,7 @@ class DatedAnswer:
     messages: Conversation
     answer: str
     right: bool
+    finished: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

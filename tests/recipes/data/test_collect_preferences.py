@@ -106,6 +106,8 @@ def test_pairs_follow_their_prompts_where_two_files_have_one_name(recipe: Module
     found = rows(options["output"])
     asked = {part: [row["messages"][0]["content"] for row in some] for part, some in found.items()}
     assert asked == {"train": ["one", "one", "two", "two"], "test": ["three", "three"]}
+    closing = json.loads((options["output"] / "stage.json").read_text())["closing"]
+    assert closing["suspicious"] == ["100% of the answers are cut off; raise sampling.max_new_tokens"]
     statistics = json.loads((options["output"] / "statistics.json").read_text())
     assert statistics["left_out"] == statistics["batch"]["nothing_to_compare"] == 0
     assert statistics["batch"]["safety"] == {"chosen_safe_only": 0.5, "both_safe": 0.5, "both_unsafe": 0.0}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.configuration import parse_config
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.report.pages.consistency import everyday_table
 
@@ -75,6 +76,10 @@ def test_figures_pictures_and_trials(run, capsys: pytest.CaptureFixture[str]) ->
     figures = json.loads((folder / "consistency.json").read_text())
     trials = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
     assert len(trials) == 2 * 2 * 2 * 3
+    closing = json.loads((folder / "stage.json").read_text())["closing"]
+    everyday = [json.loads(line) for line in (folder / "everyday.jsonl").read_text().splitlines()]
+    ended = [trial["finished"] for trial in trials if trial["obeyed"]] + [row["finished"] for row in everyday]
+    assert closing["suspicious"] == suspicious_ends(ended) != []
     rows = {(r["policy"], r["group"], r["turn"]): r for r in figures["consistency"]}
     assert rows["old", "trained", 1]["dialogues"] == 6 and set(rows["old", "trained", 1]["by_run"]) == {
         str(Path(t["run"])) for t in trials

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicySource
@@ -46,6 +47,8 @@ def test_two_models_on_two_data_sets(recipe: ModuleType, tiny_policy_path: Path,
     recipe.main(config)
     rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * 2 * 3
+    closing = json.loads((tmp_path / "out/stage.json").read_text())["closing"]
+    assert closing["suspicious"] == suspicious_ends(row["finished"] for row in rows) != []
     figures = json.loads((tmp_path / "out/text_metrics.json").read_text())
     assert figures["first"]["a"] == figures["first"]["b"]  # the same model
     assert figures["first"]["a"]["rouge1"]["n"] == 3

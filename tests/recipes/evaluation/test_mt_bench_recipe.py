@@ -61,6 +61,8 @@ def test_each_turn_is_rated(
     recipe.main(_config(recipe, tmp_path / "out", tiny_policy_path, chat_server, files))
     figures = json.loads((tmp_path / "out/mt_bench.json").read_text())["models"]["mine"]
     assert (figures["overall"]["mean"], figures["overall"]["n"]) == (6.0, 2)
+    closing = json.loads((tmp_path / "out/stage.json").read_text())["closing"]
+    assert closing["suspicious"] == ["100% of the answers are cut off; raise max_new_tokens"]
     assert {body["messages"][0]["content"] for body in chat_server.asked} == {"judge"}
     assert len(chat_server.asked) == 4 and {body["temperature"] for body in chat_server.asked} == {0.0}
     assert len((tmp_path / "out/judgements.jsonl").read_text().splitlines()) == 4

@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from rlhf.conversation import Conversation
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.gate_sweep import GateSweep
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.iteration.plan import find_recipe
 from rlhf.jsonl import read_rows, write_rows
+from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.gate_quality import GateQuality
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicySource
@@ -93,6 +96,8 @@ def test_evaluate_safety(
     figures = content(tmp_path / "out" / "safety_evaluation.json")
     assert figures["prompts"] == {"unsafe": 4, "borderline": 2, "ordinary": 1}  # risky ones also after a dialogue
     rows = [row for _, row in read_rows(tmp_path / "out" / "answers.jsonl")]
+    closing = content(tmp_path / "out" / "stage.json")["closing"]
+    assert closing["suspicious"] == suspicious_ends(row["finished"] for row in rows) != []
     assert len(rows) == 14 and sum(row["prompt_id"].endswith("/after") for row in rows) == 6
     unsafe = [row for row in rows if row["kind"] == "unsafe"]
     assert figures["judges"]["checker"]["violation"]["all"]["rate"] == sum(row["flagged"] for row in unsafe) / 8
@@ -105,17 +110,25 @@ def test_evaluate_safety(
         module.main(module.EvaluateSafetyConfig(**{**vars(config), **bad}))
 
 
-def test_gate_sweep(recipe: Any, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ask = [{"role": "user", "content": "hello"}]
+def test_gate_sweep(
+    recipe: Any, prompts: Path, tiny_policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = [{"role": "user", "content": "hello " * 40}]
     row = {"messages": ask, "chosen": "no, I cannot", "rejected": "sure", "chosen_safe": True, "rejected_safe": False}
     write_rows(tmp_path / "pairs.jsonl", [row])
     module = recipe("gate_sweep")
-    both = {"helpfulness": "test_safety_recipes:longer", "safety": "test_safety_recipes:longer"}
+    short = tmp_path / "short"
+    RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0).save(short, load_tokenizer(tiny_policy_path))
+    settings = content(short / "config.json")
+    (short / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 40}))
+    both = {"helpfulness": str(short), "safety": "test_safety_recipes:longer"}
     module.main(
         module.GateSweepConfig(
             output=tmp_path / "out", preferences=(str(tmp_path / "pairs.jsonl"),), thresholds=(0.65, 0.9), **both
         )
     )
+    (said,) = content(tmp_path / "out" / "stage.json")["closing"]["suspicious"]
+    assert said.startswith("helpfulness scored 100% of its dialogues cut to its context")
     figures = content(tmp_path / "out" / "gate_sweep.json")
     assert set(figures) == GateSweep.__required_keys__ and set(figures["chosen"]) == GateQuality.__required_keys__
     # 12 and 4 characters: sigmoid(1.2) = 0.769 and sigmoid(0.4) = 0.599

@@ -11,6 +11,7 @@ import pytest
 
 from rlhf.conversation import Renderer
 from rlhf.data.loading import load_conversations
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.sampling.protocol import SamplingParams
@@ -82,6 +83,8 @@ def test_own_facts_from_rows_to_figures(
         )
     )
     answers = rows_of(tmp_path / "figures" / "answers.jsonl")
+    closing = json.loads((tmp_path / "figures" / "stage.json").read_text())["closing"]
+    assert closing["suspicious"] == suspicious_ends(answer["finished"] for answer in answers) != []
     asked = rows_of(made / "test.jsonl")
     assert len(asked) == 2 * 3 + 2 * 3 + 2 and len(answers) == 2 * len(asked)
     assert [a["messages"] for a in answers[: len(asked)]] == [row["messages"] for row in asked]

@@ -8,6 +8,7 @@ from statistics import fmean
 import pytest
 
 from rlhf.configuration import parse_config
+from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.rejection.curves import BestTemperature, CurvePoint
 from rlhf.rejection.diversity import self_bleu
@@ -65,6 +66,8 @@ def test_figures_of_a_sweep(sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(figures) == Sweep.__required_keys__ and set(figures["best"]) == BestTemperature.__required_keys__
     assert set(figures["temperatures"][0]["curve"][0]) == CurvePoint.__required_keys__
     rows = read_completions(folder / "completions.parquet")
+    closing = json.loads((folder / "stage.json").read_text())["closing"]
+    assert closing["suspicious"] == suspicious_ends(row.finished for row in rows) != []
     assert [row["temperature"] for row in figures["temperatures"]] == [0.05, 0.8, 1.5]
     assert (figures["prompts"], figures["groups"]) == (8, {"creative": 4, "factual": 4})
     lowest = min(row.reward for row in rows)

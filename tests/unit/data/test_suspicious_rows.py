@@ -6,7 +6,13 @@ from statistics import fmean
 
 import pytest
 
-from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_selection
+from rlhf.data.suspicion import (
+    no_room_share,
+    suspicious_answers,
+    suspicious_cuts,
+    suspicious_ends,
+    suspicious_selection,
+)
 
 
 @pytest.mark.parametrize("answers", [10, 100, 1000])
@@ -29,6 +35,18 @@ def test_answers_that_a_context_ended_get_another_way_out_than_those_cut_off() -
     assert suspicious_answers(0.5, no_room=0.25) == [cut_off, no_room]
     assert suspicious_answers(0.75, no_room=0.25) == []
     assert suspicious_answers(0.6, no_room=0.4) == [no_room.replace("25", "40")], "nothing is to be raised"
+
+
+def test_no_answer_is_no_answer_that_is_cut_off() -> None:
+    assert suspicious_ends(iter(())) == []
+    assert suspicious_ends((i < 6 for i in range(10)), "max_tokens") == suspicious_answers(0.6, "max_tokens") != []
+
+
+def test_three_dialogues_in_ten_may_be_cut_for_a_reward_model() -> None:
+    assert suspicious_cuts({"helpfulness": 0.3, "safety": 0.31}) == [
+        "safety scored 31% of its dialogues cut to its context; leave long prompts out, or name a model of a longer "
+        "context"
+    ]
 
 
 def test_half_of_the_rows_may_be_left_out() -> None:

@@ -233,6 +233,8 @@ def test_a_row_that_is_too_long_is_cut_skipped_or_refused_by_number(
     assert kept["cut"] == ([False, True], Counter({"messages: the last turn takes n tokens, above max_length=n": 1}))
     assert kept["skip"][0] == [False] and kept["skip"][1].total() == 2
     assert "SFT: skipped 1 of 3 rows: 1 x messages: the last turn takes n tokens" in capsys.readouterr().err
+    fits = [dialogue("hello", "the river of velda " * 30)]  # in tokens, not in characters
+    assert len(render_rows(renderer, fits, FinetuningConfig(too_long="skip"), "SFT")) == 1
     with pytest.raises(InputError, match=r"SFT: row 2: messages: longer than max_length=256"):
         render_rows(renderer, rows, FinetuningConfig(too_long="refuse", on_bad_row="skip"), "SFT")
     with pytest.raises(InputError, match=r"SFT: row 1: .*max_length=256"):

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.rewards.ensembles import RewardEnsemble
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.scoring import RewardModelFunction, check_scores
+from rlhf.rewards.suspicion import suspicious_scoring
 
 
 def talk(answer: str, question: str = "what is the river of velda ?") -> Conversation:
@@ -37,6 +40,21 @@ def test_scores_do_not_depend_on_order_batch_or_company(checkpoint: Path) -> Non
     torch.testing.assert_close(reward(TALKS), want, atol=1e-4, rtol=0)
     torch.testing.assert_close(reward(TALKS[::-1]).flip(0), want, atol=1e-4, rtol=0)
     torch.testing.assert_close(load_reward(checkpoint, batch_tokens=1)(TALKS), want, atol=1e-4, rtol=0)
+
+
+def test_what_it_had_to_cut_is_counted_over_all_calls_and_said(checkpoint: Path) -> None:
+    whole = load_reward(checkpoint)
+    assert isinstance(whole, RewardModelFunction)
+    (shortest,) = whole.renderer.dialogues(TALKS[:1])
+    renderer = Renderer(whole.renderer.tokenizer, max_length=len(shortest.input_ids), cut=True)
+    short = RewardModelFunction(whole.model, renderer)
+    for talks in (TALKS[:1], TALKS[1:3]):
+        both = GatedReward(RewardEnsemble([whole, short, lambda asked: torch.zeros(len(asked))]), whole)
+        both(talks, ["helpfulness"] * len(talks))
+    assert (short.scored, short.cut) == (3, 2) and (whole.scored, whole.cut) == (6, 0)
+    sentence = "helpfulness scored 67% of its dialogues cut to its context"
+    (said,) = both.suspicious()
+    assert said.startswith(sentence) and suspicious_scoring(helpfulness=short, safety=None) == [said]
 
 
 def test_many_answers_to_a_prompt_share_it_and_score_as_alone(checkpoint: Path) -> None:

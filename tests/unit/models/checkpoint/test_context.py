@@ -81,6 +81,24 @@ def test_a_cut_dialogue_fits_keeps_the_template_and_the_end(tiny_tokenizer, limi
     assert not Renderer(tiny_tokenizer, max_length=1000, cut=True).dialogue(dialogue).cut
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_dialogue_that_just_fits_is_whole_however_many_characters_it_has(tiny_tokenizer, cut: bool) -> None:
+    dialogue: Conversation = [
+        {"role": "system", "content": "please answer in one word"},
+        {"role": "user", "content": "what is the river of velda ?"},
+        {"role": "assistant", "content": LONG},
+        {"role": "user", "content": "how do I paint my own goat"},
+        {"role": "assistant", "content": "ask a doctor"},
+    ]
+    whole = Renderer(tiny_tokenizer).dialogue(dialogue)
+    limit = len(whole.input_ids)
+    assert sum(len(message["content"]) for message in dialogue) > limit
+    found = Renderer(tiny_tokenizer, max_length=limit, cut=cut).dialogue(dialogue)
+    assert (found.input_ids, found.cut) == (whole.input_ids, False)
+    shorter = Renderer(tiny_tokenizer, max_length=limit - 1, cut=cut).dialogue(dialogue)
+    assert shorter.cut and len(shorter.input_ids) < limit
+
+
 def test_the_answer_is_cut_last_and_a_limit_below_the_template_is_refused(tiny_tokenizer) -> None:
     dialogue: Conversation = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": LONG + "goat"}]
     rendered = Renderer(tiny_tokenizer, max_length=40, cut=True).dialogue(dialogue)
