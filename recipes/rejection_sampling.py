@@ -142,8 +142,8 @@ def main(config: RejectionSamplingConfig) -> None:
         # keep the best answer of each prompt
         selection = select(candidates, config.selection)
         dialogues = [by_id[row.prompt_id].answered(row.text, row.finished, row.thoughts) for row in selection.chosen]
-        unknown = len(pool) + len(drawn) - len(candidates)
-        record_round(stage, config, candidates, scores, selection, dialogues, len(asked), no_room, unknown)
+        counts = {"asked": len(asked), "drawn": len(drawn), "unknown": len(pool) + len(drawn) - len(candidates)}
+        record_round(stage, config, candidates, scores, selection, dialogues, no_room, **counts)
         refuse_empty(selection)
 
         # fine-tune on them
@@ -182,8 +182,10 @@ def record_round(
     scores: GatedRewards,
     selection: Selection,
     dialogues: Sequence[Conversation],
-    asked: int,
     no_room: Mapping[str, int],
+    *,
+    asked: int,
+    drawn: int,
     unknown: int,
 ) -> None:
     """Write the round's answers, those chosen and the figures; the closing block says the most important ones.
@@ -191,19 +193,19 @@ def record_round(
     Args:
         candidates, scores: of the pool's answers and, behind them, this version's.
         dialogues: the chosen answers', as they are trained on.
+        no_room: prompts that leave too little, by the model whose context it is.
         asked: prompts that there were to answer.
-        no_room: `with_room` says which leave too little.
+        drawn: this version's answers.
         unknown: answers of the pool to prompts that nobody named.
     """
-    drawn = [row for row in candidates if row.version == config.version]
-    new = slice(len(candidates) - len(drawn), None)
+    new = candidates[-drawn:]
     given_up = config.early_rejection.at if config.early_rejection else ()
-    lengths = [(row.finished, len(row.token_ids)) for row in drawn]
+    lengths = [(row.finished, len(row.token_ids)) for row in new]
     written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
     by_server = config.policy.server is not None  # which does not say why an answer is cut
-    used_safety = None if scores.safety is None else scores.used_safety[new]
+    used_safety = None if scores.safety is None else scores.used_safety[-drawn:]
     figures: RoundFigures = {
-        **selection_figures(drawn, config.num_samples, used_safety, candidates, selection, given_up),
+        **selection_figures(new, config.num_samples, used_safety, candidates, selection, given_up),
         "gate_threshold": None if scores.safety is None else config.gate.resolved_threshold(),
         "no_room_share": 0.0 if by_server else no_room_share(written_out, config.sampling.max_new_tokens),
         "too_long": {"prompts": dict(no_room), "scored_cut": int(scores.too_long.sum())},
@@ -211,10 +213,10 @@ def record_round(
         "pool_left_out": unknown,
     }
     if stage.is_main:
-        write_completions(stage.folder / "completions.parquet", drawn)
+        write_completions(stage.folder / "completions.parquet", new)
     stage.write_rows("selected.jsonl", selected_rows(selection, dialogues))
     stage.write_json("selection.json", figures)
-    without_room = asked - len(drawn) // config.num_samples
+    without_room = asked - drawn // config.num_samples
     stage.closing.rows(len(dialogues), {**selection.left_out, "too long a prompt": without_room})
     stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
     stage.closing.suspect(suspicious_choice(figures))

@@ -186,8 +186,9 @@ class _Leaf:
 
 def _leaves(config: Any, group: str = "", effect: Effect | None = None) -> Iterator[_Leaf]:
     """Those of a group of options; the field that a bare text fills is called as the group is, as users give it."""
-    hints = hints_of(type(config), notes=True)
-    bare = bare_field(type(config)) if group else None
+    kind: type = type(config)
+    hints = hints_of(kind, notes=True)
+    bare = bare_field(kind) if group else None
     for field in dataclasses.fields(config):
         name = field.name if not group else group if field.name == bare else f"{group}.{field.name}"
         yield from _of_value(name, getattr(config, field.name), hints[field.name], config, effect)
