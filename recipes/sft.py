@@ -70,8 +70,8 @@ def main(config: SftConfig) -> None:
     parts = split_by_first_turn(dialogues, shares, config.seed, key=lambda messages: messages)
     if dialogues and not parts["train"]:
         raise InputError(
-            f"heldout_share: {config.heldout_share:g} holds out all {len(dialogues)} dialogues of {config.data}, and none "
-            "is left to train on; give more, or set heldout_share to 0"
+            f"heldout_share: {config.heldout_share:g} holds out all {len(dialogues)} dialogues of {config.data}; give "
+            "more, or set it to 0"
         )
 
     accelerator = make_accelerator(seed=config.seed)
