@@ -63,7 +63,10 @@ def _of_key(key: str, error: str, value: str) -> str:
         return f"{key}: there is no YAML file {found[1]}; name one, or give its options one by one"
     if found := re.match(r"Expected a (.*?)\. Got value: (.*)$", error) or re.match(r"Expected a (.*)()$", error):
         kinds = [_kind(kind) for kind in found[1].split(" - Expected a ")]
-        return f"{key}: must be {' or '.join(kinds)}, got {found[2] or value}"
+        got = found[2] or value
+        if inner := re.match(r"NestedArg\(key='(.*?)'", got):  # an option of an option that has none
+            return f"{key}.{inner[1]}: there is no such option; --{key} takes {' or '.join(kinds)}"
+        return f"{key}: must be {' or '.join(kinds)}, got {got}"
     return ""
 
 

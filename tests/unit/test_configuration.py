@@ -80,6 +80,7 @@ MISTAKES = {
     "--data a --sizes 3": "sizes: there is no such option; did you mean --size?",
     "--data a --rate 3": "rate: there is no such option; did you mean --inner.rate?",
     "--data a --inner.rat 3": "inner.rat: there is no such option; did you mean --inner.rate?",
+    "--data.name a": "data.name: there is no such option; --data takes a text",
     "--data a --weight 3": "weight: there is no such option; --help lists them",
     "--data a b": "b: there is no such argument; --help lists them",
     "--data a --size big": "size: must be a whole number, got big",
