@@ -137,7 +137,11 @@ def main(config: GhostAttentionConfig) -> None:
         # the instruction in the first turn only; the loss on the last answer alone (config.finetuning.train)
         kept_rows, left_out = training_rows(instructions, answered, checker, renderer, context)
         if not kept_rows:
-            raise InputError(f"dialogues: no row is left to train on ({dict(left_out)})")
+            why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+            raise InputError(
+                f"dialogues: none of {len(dialogues)} is left to train on ({why}); raise sampling.max_new_tokens where "
+                "answers do not end, or name shorter dialogues, or instructions that the policy obeys"
+            )
         record_rows(stage, kept_rows, left_out, possible=len(dialogues))
         rows, start, name = [row for _, row in kept_rows], config.policy.folder, "ghost attention"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)

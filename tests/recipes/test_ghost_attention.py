@@ -113,6 +113,15 @@ def test_only_dialogues_that_obey_train_where_there_is_a_checker(
         assert all(a.startswith("what is") for a in answers[:-1]) and answers[-1] == "a"
 
 
+def test_where_nobody_obeys_the_counts_and_a_way_out_are_said(run, chat_server: ChatServer, tmp_path: Path) -> None:
+    chat_server.reply = lambda body: texts(body, "b")
+    only = tmp_path / "napoleon.jsonl"
+    only.write_text('{"kind": "figure", "value": "Napoleon", "text": "Act as Al.", "short": "Al.", "pattern": "a"}')
+    server = {"policy.server.url": chat_server.url, "policy.server.model": "tiny"}
+    with pytest.raises(InputError, match=r"^dialogues: none of 6 is left to train on \(6 does not obey\); raise "):
+        run(**server, history="given", instructions=only)
+
+
 def test_dry_run_prints_rows_and_writes_nothing(run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(dry_run=2)
     printed = capsys.readouterr().out
