@@ -97,6 +97,7 @@ class PPORecipeConfig(KeepingConfig, GatedConfig):
     dry_run: Hardware | None = None
 
     def __post_init__(self) -> None:
+        self.gate.require_safety(self.safety)
         if self.sampling.temperature == 0:
             raise InputError(
                 "sampling.temperature: must be above 0 for PPO, got 0; a greedy policy tries nothing, e.g. take 0.7"

@@ -86,6 +86,7 @@ class RejectionSamplingConfig(MixedFinetuneConfig, GatedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.gate.require_safety(self.safety)
         if self.num_samples < 1:
             raise InputError(f"num_samples: must be at least 1, got {self.num_samples}")
         if self.pool_top < 0:

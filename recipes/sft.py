@@ -68,6 +68,11 @@ def main(config: SftConfig) -> None:
     dialogues = load_conversations(config.data, on_bad_row=config.finetuning.on_bad_row)
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
     parts = split_by_first_turn(dialogues, shares, config.seed, key=lambda messages: messages)
+    if dialogues and not parts["train"]:
+        raise InputError(
+            f"heldout_share: {config.heldout_share:g} holds out all {len(dialogues)} dialogues of {config.data}; give "
+            "more, or set it to 0"
+        )
 
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)):

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.splitting import part_of
+from rlhf.data.suspicion import suspicious_agreement
 from rlhf.errors import InputError
 from rlhf.evaluation.safety.refusals import agreement
 from rlhf.intervals import wilson
@@ -75,6 +76,11 @@ def main(config: TextClassifierConfig) -> None:
         parts[part_of(text, shares, config.seed)][text] = label
     if not parts["heldout"]:
         raise InputError("heldout_share: no text is held out; raise it or give more texts")
+    if unlearnt := sorted({*parts["heldout"].values()} - {*parts["train"].values()}):
+        raise InputError(
+            f"data.{unlearnt[0]}: all of its texts are held out, none is left to train on; give more of them, or lower "
+            f"heldout_share, {config.heldout_share:g}"
+        )
     accelerator = make_accelerator(seed=config.seed)
     with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
         states = States(folder / RESUME, config.checkpoint_every)
@@ -87,6 +93,8 @@ def main(config: TextClassifierConfig) -> None:
         if stage.is_main:
             figures = record_agreement(stage, parts["heldout"])
             stage.closing.figures(heldout=figures["n"], agreement=figures["agreement"], **result.figures())
+            highest = figures["ci"][1]
+            stage.closing.suspect(suspicious_agreement(figures["agreement"], highest, figures["most_frequent"]))
 
 
 def record_agreement(stage: Stage, heldout: Mapping[str, str]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class EvaluateConfig(StageConfig):
             raise InputError(f"samples_per_prompt: must be at least 1, got {self.samples_per_prompt}")
         if self.safety is not None and self.helpfulness is None:
             raise InputError("safety: the gate needs a helpfulness reward beside it; name one with --helpfulness")
+        self.gate.require_safety(self.safety)
         if (self.scorer is None) != (self.world is None):
             raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
         if self.judge_max_new_tokens < 1:

@@ -61,6 +61,7 @@ class TemperatureSweepConfig(GatedConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self.gate.require_safety(self.safety)
         if len(set(self.temperatures)) < 2 or len(set(self.temperatures)) < len(self.temperatures):
             raise InputError(f"temperatures: name two or more, each once, got {list(self.temperatures)}")
         if min(self.temperatures) <= 0:

@@ -63,6 +63,22 @@ def suspicious_cuts(shares: Mapping[str, float]) -> list[str]:
     ]
 
 
+def suspicious_agreement(agreement: float, highest: float, most_frequent: float) -> list[str]:
+    """A sentence where a judge agrees less with people than always saying their most frequent label would.
+
+    Args:
+        agreement: share of the held-out texts.
+        highest: upper end of its 95 % interval, which must lie below the other share.
+        most_frequent: share of the texts that have the most frequent label.
+    """
+    if highest >= most_frequent:
+        return []
+    return [
+        f"always saying the most frequent label does better ({most_frequent:.1%}) than its agreement with people, "
+        f"{agreement:.1%}"
+    ]
+
+
 def suspicious_selection(rows: int, possible: int, left_out: Mapping[str, int]) -> list[str]:
     """A sentence where far fewer rows are left to train on than there could be, one of each prompt or dialogue."""
     if rows >= FEWEST_USED * possible:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,9 +38,20 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
-            raise InputError(f"threshold: must lie between 0 and 1, got {self.threshold}")
+            raise InputError(f"gate.threshold: must lie between 0 and 1, got {self.threshold}")
         if self.threshold_from is not None and self.threshold != type(self).threshold:
-            raise InputError(f"threshold: {self.threshold} stands beside threshold_from; leave one of the two out")
+            raise InputError(
+                f"gate.threshold: {self.threshold} stands beside gate.threshold_from; leave one of the two out"
+            )
+
+    def require_safety(self, safety: object) -> None:
+        """InputError where something is set for a gate that has no safety scores to read: it would be ignored."""
+        if safety is None and self != type(self)():
+            name = next(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+            raise InputError(
+                f"gate.{name}: there is no safety model whose scores the gate could read; name one with safety, or "
+                f"leave gate.{name} out"
+            )
 
     def inputs(self) -> dict[str, Path]:
         """Option -> file that a stage reads for its gate, checked; empty where there is none.

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.configuration import parse_config
+from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
@@ -55,6 +56,31 @@ def start(recipe, config_class, output: Path, **options: object) -> Path:
     return output
 
 
+def is_said_cut(output: Path) -> bool:
+    """Whether the stage says that the reward model's context was too short for most of what it scored."""
+    said = json.loads((output / "stage.json").read_text())["closing"]["suspicious"]
+    return any(line.startswith("helpfulness scored ") and "cut to its context" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "needed"),
+    [
+        (rejection_sampling.RejectionSamplingConfig, ("fine_tune_from",)),
+        (ppo.PPORecipeConfig, ("validation_prompts",)),
+        (temperature_sweep.TemperatureSweepConfig, ()),
+        (evaluate.EvaluateConfig, ("name",)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("option", "value"), [("threshold", 0.3), ("threshold_from", "sweep.json"), ("centre", "false")]
+)
+def test_a_gate_without_safety_scores_to_read_is_refused(config_class, needed, option: str, value: object) -> None:
+    options = {"output": "o", "policy": "p", "prompts": "p", "helpfulness": "h", **dict.fromkeys(needed, "n")}
+    options[f"gate.{option}"] = value
+    with pytest.raises(InputError, match=rf"gate\.{option}: there is no safety model .* name one with safety"):
+        parse_config(config_class, [part for name, given in options.items() for part in (f"--{name}", str(given))])
+
+
 def test_rejection_sampling(given, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"fine_tune_from": given["policy"], "num_samples": 8, "sampling.top_k": 20, **given}
     out = start(rejection_sampling, rejection_sampling.RejectionSamplingConfig, tmp_path / "cut", **options)
@@ -63,6 +89,7 @@ def test_rejection_sampling(given, tmp_path: Path, capsys: pytest.CaptureFixture
     figures = json.loads((out / "selection.json").read_text())
     assert figures["mean_safety"] is figures["gated_share"] is None and figures["selected"] > 0
     assert figures["too_long"]["prompts"] == {"helpfulness": 8} and figures["too_long"]["scored_cut"] > 0
+    assert is_said_cut(out)
     assert "helpfulness: 8 of 8 prompts leave no room for 60 new tokens in its context of 64" in capsys.readouterr().err
 
 
@@ -73,7 +100,7 @@ def test_ppo_goes_on_past_an_answer_longer_than_the_reward_model_s_context(given
     rows = read_metrics(out / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert all("safety" not in row and "gate_share" not in row for row in rows)
-    assert rows[0]["too_long_share"] > 0
+    assert rows[0]["too_long_share"] > 0 and is_said_cut(out)
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert {row["safety"] for row in samples} == {None}
     assert json.loads((out / "ppo.json").read_text())["too_long"] == {"prompts": {"helpfulness": 16, "value_from": 16}}
@@ -82,9 +109,10 @@ def test_ppo_goes_on_past_an_answer_longer_than_the_reward_model_s_context(given
 def test_sweep_and_evaluation(given, tmp_path: Path) -> None:
     options = {"temperatures": "[0.7, 1.0]", "num_samples": 3, "best_of": 2, **given}
     out = start(temperature_sweep, temperature_sweep.TemperatureSweepConfig, tmp_path / "sweep", **options)
-    assert json.loads((out / "sweep.json").read_text())["best"]["temperature"] in (0.7, 1.0)
+    assert json.loads((out / "sweep.json").read_text())["best"]["temperature"] in (0.7, 1.0) and is_said_cut(out)
     assert {row.safety for row in read_completions(out / "completions.parquet")} == {None}
     out = start(evaluate, evaluate.EvaluateConfig, tmp_path / "sft", name="sft", **given)
+    assert is_said_cut(out)
     options = {"baseline_evaluation": out, "name": "again", **given}
     again = start(evaluate, evaluate.EvaluateConfig, tmp_path / "again", **options)
     figures = json.loads((again / "evaluation.json").read_text())

@@ -133,6 +133,9 @@ def test_bad_options_are_answered_before_anything_is_loaded(
     data.write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
     with pytest.raises(InputError, match=r"chats\.jsonl:1: .*last message must be the assistant's"):
         sft.main(parse_config(sft.SftConfig, given))
+    data.write_text('{"prompt": "hello", "completion": "sure"}\n')
+    with pytest.raises(InputError, match=r"heldout_share: 0\.9999 holds out all 1 dialogues of .*chats\.jsonl"):
+        sft.main(parse_config(sft.SftConfig, [*given, "--heldout_share", "0.9999"]))
     assert not (tmp_path / "sft").exists()
 
 

@@ -112,6 +112,7 @@ def test_texts_of_rows_prompts_and_pairs_each_once(tmp_path: Path) -> None:
         ({"heldout_share": 1}, "heldout_share: must lie between 0 and 1, got 1"),
         ({"data": '{"a": "none.txt", "b": "none.txt"}'}, "data.a: none.txt does not exist"),
         ({"heldout_share": 1e-9}, "heldout_share: no text is held out; raise it or give more texts"),
+        ({"heldout_share": 0.999999}, "all of its texts are held out, none is left to train on; give more of them"),
     ],
 )
 def test_bad_settings_are_answered_in_one_sentence(

@@ -8,6 +8,7 @@ import pytest
 
 from rlhf.data.suspicion import (
     no_room_share,
+    suspicious_agreement,
     suspicious_answers,
     suspicious_cuts,
     suspicious_ends,
@@ -46,6 +47,13 @@ def test_three_dialogues_in_ten_may_be_cut_for_a_reward_model() -> None:
     assert suspicious_cuts({"helpfulness": 0.3, "safety": 0.31}) == [
         "safety scored 31% of its dialogues cut to its context; leave long prompts out, or name a model of a longer "
         "context"
+    ]
+
+
+def test_a_judge_is_to_agree_more_than_the_most_frequent_label() -> None:
+    assert suspicious_agreement(0.4, 0.6, 0.6) == []
+    assert suspicious_agreement(0.0, 0.28, 1.0) == [
+        "always saying the most frequent label does better (100.0%) than its agreement with people, 0.0%"
     ]
 
 

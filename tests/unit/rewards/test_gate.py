@@ -120,7 +120,7 @@ def test_the_gate_reads_stored_origins_and_a_sweep_s_threshold(tmp_path: Path) -
     one, both = str(tmp_path / "one"), str(ensemble)
     assert read_gate(GateConfig(threshold_from=sweep), one, both) == Gate(0.4, 2.0, 3.0)
     assert read_gate(GateConfig(centre=False), one, both) == Gate(0.15, 0.0, 0.0)
-    with pytest.raises(InputError, match=r"threshold: 0\.3 stands beside threshold_from"):
+    with pytest.raises(InputError, match=r"gate\.threshold: 0\.3 stands beside gate\.threshold_from"):
         GateConfig(threshold=0.3, threshold_from=sweep)
     with pytest.raises(InputError, match=r"gate\.centre: the threshold of .* was chosen with centre True"):
         read_gate(GateConfig(centre=False, threshold_from=sweep), one, both)
