@@ -59,7 +59,11 @@ def verify_run(run: Path) -> Iterator[Finding]:
     except (OSError, KeyError, TypeError, yaml.YAMLError, InputError) as error:
         yield Finding("config.yaml", [f"the plan cannot be read: {error}"])
         return
-    yield Finding("pool", [problem for link in linked if (problem := _link_problem(link, run, stages, digests))])
+    problems = [problem for link in linked if (problem := _link_problem(link, run, stages, digests))]
+    if complete:  # the end of a run links all versions' answers
+        links = {run / "pool" / f"{s.version}.parquet" for s in stages if (s.output / ANSWERS).exists()}
+        problems += [f"{link.relative_to(run)} is missing" for link in sorted(links) if not link.exists()]
+    yield Finding("pool", problems)
     if summary.exists():
         yield Finding("summary.json", _summary_problems(run, stages))
     elif complete:

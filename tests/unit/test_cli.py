@@ -104,7 +104,9 @@ def test_verify_tells_the_pools_links_and_the_summary(run: Path, capsys: pytest.
     summary.write_text("[1")
     Ledger(run / "ledger.jsonl").append("ended", finished=3, stages=3)
     summary.unlink()
+    (run / "pool" / "v1.parquet").unlink()
     code, said = verify(run, capsys)
+    assert "pool/v1.parquet is missing" in said
     assert code == 1 and "it is missing, though every stage is finished" in said
 
 
