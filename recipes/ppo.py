@@ -36,7 +36,7 @@ from rlhf.models.config import AdapterConfig
 from rlhf.paths import require_files
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.hardware import Hardware
-from rlhf.ppo.watch import suspicious_run
+from rlhf.ppo.watch import PPOFigures, suspicious_run
 from rlhf.rewards.gate import read_gate
 from rlhf.rewards.gated_config import GatedConfig
 from rlhf.rewards.loading import load_reward
@@ -203,7 +203,15 @@ def fitting_prompts(
 
 def record_run(stage: Stage, result: PPOResult, no_room: Mapping[str, int], used: int, asked: int) -> None:
     """Write ppo.json; the closing block says how it went, and how many of the `asked` prompts were used."""
-    stage.write_json("ppo.json", vars(result) | {"too_long": {"prompts": no_room}})
+    figures: PPOFigures = {
+        "iterations": result.iterations,
+        "stopped": result.stopped,
+        "best_iteration": result.best_iteration,
+        "best_reward": result.best_reward,
+        "first_reward": result.first_reward,
+        "too_long": {"prompts": dict(no_room)},
+    }
+    stage.write_json("ppo.json", figures)
     stage.closing.rows(used, {"too long a prompt": asked - used})
     stage.closing.figures(**vars(result))
     if stage.is_main:

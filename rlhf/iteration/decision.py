@@ -15,9 +15,9 @@ import yaml
 
 from rlhf.errors import InputError
 from rlhf.iteration.keeping import is_removed, lacking, removed_parts
-from rlhf.iteration.ledger import Record, decides, last_record, made_digest, read_ledger, read_stage_file
+from rlhf.iteration.ledger import Record, decides, last_record, made_digest, read_ledger
 from rlhf.iteration.plan import PlannedStage, dependencies, maker_of
-from rlhf.stage import STAGE_FILE, digest
+from rlhf.stage import STAGE_FILE, StageRecord, digest, read_stage_file
 from rlhf.stage.digests import FileDigests, changes
 from rlhf.strict_yaml import LOADER
 
@@ -105,9 +105,9 @@ def decide(
     return Decision("adopt")
 
 
-def _is_made_by(record: Record, stage: PlannedStage, last: Record) -> bool:
+def _is_made_by(record: StageRecord, stage: PlannedStage, last: Record) -> bool:
     """Whether a stage.json is of a command that the run gives now, or gave when it last started the stage."""
-    arguments = _deciding(record.get("command", ())[2:])
+    arguments = _deciding(record["command"][2:])
     given = _deciding(last.get("command", ()))
     return arguments == stage.arguments or (bool(arguments) and given[-len(arguments) :] == arguments)
 
@@ -135,7 +135,7 @@ def damage_of(
     return None if not lost else lost[0] + (f", and {len(lost) - 1} more of its files" if len(lost) > 1 else "")
 
 
-def _changed_file(stage: PlannedStage, record: Record, digests: FileDigests) -> str | None:
+def _changed_file(stage: PlannedStage, record: StageRecord, digests: FileDigests) -> str | None:
     """The input that the stage's YAML named, and not the plan, where its content is another now; in words."""
     for name, entry in record["inputs"].items():
         path, option = Path(entry["path"]), re.sub(r"\.(\d+|rows)$", "", name)  # of several, of a file with a domain
@@ -144,7 +144,7 @@ def _changed_file(stage: PlannedStage, record: Record, digests: FileDigests) -> 
     return None
 
 
-def _precision(stage: PlannedStage, record: Record) -> str | None:
+def _precision(stage: PlannedStage, record: StageRecord) -> str | None:
     """That another mixed precision is asked for than the stage was computed in; in words. What else its launch says
     changes the result by rounding alone."""
     asked, had = stage.launch.mixed_precision, record.get("launch", {}).get("mixed_precision")

@@ -23,7 +23,7 @@ from rlhf.iteration.decision import Decision, decide, input_digests, read_inputs
 from rlhf.iteration.disk import folder_bytes, in_words, require_room
 from rlhf.iteration.hours.forecast import clock
 from rlhf.iteration.keeping import Keep, lacking, removable, removed_parts
-from rlhf.iteration.ledger import Ledger, Record, output_digest, read_stage_file, suspicious_lines
+from rlhf.iteration.ledger import Ledger, Record, output_digest, suspicious_lines
 from rlhf.iteration.links import make_links
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
 from rlhf.iteration.processes.failures import describe_failure, is_users_mistake, out_of_memory_kills
@@ -35,7 +35,7 @@ from rlhf.iteration.processes.warm import WarmStart
 from rlhf.iteration.progress import Progress, elapsed
 from rlhf.launch import visible_gpus
 from rlhf.lifetime import end_leftovers
-from rlhf.stage import ORIGIN_FILE, digest, remove_folder, require_ours
+from rlhf.stage import ORIGIN_FILE, STAGE_FILE, digest, read_stage_file, remove_folder, require_ours
 from rlhf.stage.digests import FileDigests, Signature, signature_of
 
 POLL_SECONDS = 0.05
@@ -164,7 +164,9 @@ class Driver:
                     continue
                 self._start(stage, decision.reason, gpus)
             elif decision.action == "adopt":
-                self._finished(stage, (read_stage_file(stage.output) or {})["seconds"], None, "finished earlier")
+                record = read_stage_file(stage.output)
+                assert record is not None, "that is why it is taken over"
+                self._finished(stage, record["seconds"], None, "finished earlier")
             else:
                 last: Any = self.ledger.last(stage.name)
                 self.made[stage.name] = last.get("files", {})
@@ -243,7 +245,7 @@ class Driver:
             key=self.keys[stage.name],
             output=output_digest(files),
             files=files,
-            stage_file=digest(stage.output / "stage.json"),
+            stage_file=digest(stage.output / STAGE_FILE),
             seconds=round(seconds, 3),
             peak_memory_mb=memory,
             command=command_of(stage, self.recipes),
@@ -251,7 +253,8 @@ class Driver:
         self.retries.pending.pop(stage.name, None)
         self.wanted.pop(stage.name, None)
         seen = self.seen.pop(stage.name, {})
-        for entry in (read_stage_file(stage.output) or {}).get("inputs", {}).values():
+        record = read_stage_file(stage.output)
+        for entry in (record["inputs"] if record is not None else {}).values():
             path = Path(entry["path"])
             if path in seen and signature_of(path) == seen[path]:
                 self.digests.learn(path, entry["digest"], seen[path])

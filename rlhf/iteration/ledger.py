@@ -21,7 +21,7 @@ from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.metrics import TENSORBOARD_FOLDER
-from rlhf.stage import STAGE_FILE
+from rlhf.stage import STAGE_FILE, read_stage_file
 from rlhf.stage.card import CARD_FILE
 
 Record = dict[str, Any]
@@ -127,16 +127,7 @@ def made_digest(files: Mapping[str, str], path: str) -> str:
     return output_digest(files if path == "." else {n: d for n, d in files.items() if n.startswith(f"{path}{os.sep}")})
 
 
-def read_stage_file(folder: Path) -> Record | None:
-    """A finished stage's `stage.json`; None where the stage is not finished."""
-    try:
-        record: Record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
-        return record
-    except (OSError, ValueError):
-        return None
-
-
 def suspicious_lines(folder: Path) -> list[str]:
     """What a finished stage's closing block calls suspicious; none where it is not finished."""
-    record = read_stage_file(folder) or {}
-    return list(record.get("closing", {}).get("suspicious", ()))
+    record = read_stage_file(folder)
+    return [] if record is None else record["closing"]["suspicious"]

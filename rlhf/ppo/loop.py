@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -27,7 +27,7 @@ from rlhf.ppo.roles import Roles, WholeSampler
 from rlhf.ppo.rollout import Environment, Rollout, prompt_stream, referee_figures, roll_out, rollout_figures
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.update import update
-from rlhf.ppo.watch import Limit, limit_passed, warnings
+from rlhf.ppo.watch import Limit, Stop, limit_passed, warnings
 from rlhf.rewards.gate import Gate, GatedReward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.protocol import SamplingParams
@@ -38,8 +38,6 @@ HELD_OUT_SEED = 1_000_003
 HELD_OUT_FIGURES = (
     "reward", "helpfulness", "safety", "length", "finished_share", "no_room_share", "repetition", "kl", "kl_k3",
 )  # fmt: skip
-
-Stop = Literal["iterations", "patience"] | Limit
 
 
 @dataclass(frozen=True)

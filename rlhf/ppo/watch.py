@@ -7,13 +7,14 @@ the reward models alone, or were trained with wrong probabilities.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from rlhf.data.suspicion import suspicious_answers
 from rlhf.ppo.config import PPOConfig
 
 Figures = Mapping[str, Any]
 Limit = Literal["max_kl", "max_repetition"]
+Stop = Literal["iterations", "patience"] | Limit
 
 RATIO_TOLERANCE = 1e-3
 """How far from 1 the mean ratio of the first minibatch may be: rounding in bfloat16 stays below it."""
@@ -27,6 +28,21 @@ FARTHEST_KL = 20.0
 HELD_OUT = "its held-out answers"
 LENGTH_CHANGE = 1.5
 """So many times longer or shorter than the starting policy's answers: the reward model likes lengths."""
+
+
+class PPOFigures(TypedDict):
+    """The content of ppo.json.
+
+    iterations: updates made. stopped: what ended them. best_iteration: whose checkpoint was kept, 0 is the start;
+    best_reward: its held-out reward; first_reward: the start's. too_long: "prompts" -> what was done -> how many.
+    """
+
+    iterations: int
+    stopped: Stop
+    best_iteration: int
+    best_reward: float
+    first_reward: float
+    too_long: dict[str, dict[str, int]]
 
 
 def repeated_share(ids: Sequence[int], n: int = 4) -> float:

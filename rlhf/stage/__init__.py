@@ -28,6 +28,7 @@ from rlhf.stage.files import (
     write_json,
 )
 from rlhf.stage.kept import ORIGIN_FILE, Kept, require_ours
+from rlhf.stage.record import StageRecord, read_stage_file
 from rlhf.stage.stage import KeepingConfig, Stage, StageConfig, open_stage
 
 __all__ = [
@@ -40,12 +41,14 @@ __all__ = [
     "Kept",
     "Stage",
     "StageConfig",
+    "StageRecord",
     "digest",
     "inputs_of",
     "open_stage",
     "options_of",
     "package_versions",
     "peak_memory_mb",
+    "read_stage_file",
     "remove_folder",
     "require_new",
     "require_ours",

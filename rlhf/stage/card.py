@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from rlhf.stage.record import StageRecord
+
 CARD_FILE = "README.md"
 MARK = "rlhf"
 """The tag by which a card is known for one of ours."""
@@ -24,7 +26,7 @@ HUB_FOLDER = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
 def write_cards(
-    folder: Path, record: Mapping[str, Any], recipe: str, starts: Sequence[Path], datasets: Sequence[str]
+    folder: Path, record: StageRecord, recipe: str, starts: Sequence[Path], datasets: Sequence[str]
 ) -> None:
     """Write the card of each checkpoint in a stage's folder; there may be none.
 
@@ -41,9 +43,7 @@ def write_cards(
             (checkpoint / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def card(
-    checkpoint: Path, record: Mapping[str, Any], recipe: str, starts: Sequence[Path], datasets: Sequence[str]
-) -> str:
+def card(checkpoint: Path, record: StageRecord, recipe: str, starts: Sequence[Path], datasets: Sequence[str]) -> str:
     """The text; see `write_cards`."""
     adapter, reward = (checkpoint / "adapter").is_dir(), _is_reward_model(checkpoint)
     metadata = card_metadata(adapter, reward, recipe, starts, datasets)

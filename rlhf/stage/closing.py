@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf.stage.kept import ATTEMPT_FILE
+from rlhf.stage.record import ClosingRecord
+
+Value = TypeVar("Value", bound="float | int | str | None")
 
 
 @dataclass
@@ -38,8 +41,8 @@ class Closing:
         """What looks wrong, a sentence each; said once."""
         self.suspicious += [sentence for sentence in sentences if sentence not in self.suspicious]
 
-    def record(self, folder: Path) -> dict[str, Any]:
-        """What `stage.json` has of it: {made, rows_used, left_out, figures, suspicious}."""
+    def record(self, folder: Path) -> ClosingRecord:
+        """What `stage.json` has of it."""
         made = sorted(
             f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir() if path.name != ATTEMPT_FILE
         )
@@ -52,7 +55,7 @@ class Closing:
         }
 
 
-def closing_lines(output: Path, record: Mapping[str, Any], seconds: float) -> list[str]:
+def closing_lines(output: Path, record: ClosingRecord, seconds: float) -> list[str]:
     """The block on the terminal, of what `Closing.record` gave."""
     lines = [f"{output}: finished in {_clock(seconds)}", f"  made        {', '.join(record['made'])}"]
     if record["rows_used"] is not None:
@@ -63,7 +66,7 @@ def closing_lines(output: Path, record: Mapping[str, Any], seconds: float) -> li
     return lines + [f"  suspicious: {sentence}" for sentence in record["suspicious"]]
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Value) -> Value | None:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -23,6 +23,7 @@ from rlhf.stage.digests import FileDigests
 from rlhf.stage.fields import Effect, datasets_of, inputs_of, options_of, require_memory_of, starts_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
+from rlhf.stage.record import StageRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +219,7 @@ class Stage:
         closing = self.closing.record(self.folder)
         if self._log is not None:
             self._log.finish(closing["figures"])
-        record = {
+        record: StageRecord = {
             "command": [Path(sys.executable).name, *sys.argv],
             "config": to_dict(self.config),
             "inputs": {n: {"path": os.fspath(p), "digest": self._digests[n]} for n, p in self.inputs.items()},

@@ -5,7 +5,6 @@ Every training is a stage folder of its own, so that a killed study goes on wher
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from rlhf.configuration import to_dict
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.stage import STAGE_FILE, KeepingConfig, StageConfig, digest, inputs_of, write_json
+from rlhf.stage import KeepingConfig, StageConfig, digest, inputs_of, read_stage_file, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +79,9 @@ def is_finished(run: StudyRun) -> bool:
         InputError: it holds those of other settings or other files.
     """
     folder = run.output
-    if not (folder / STAGE_FILE).exists():
+    record = read_stage_file(folder)
+    if record is None:
         return False
-    record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     where = to_dict(StageConfig(output=folder)) | {"fresh": False}
     changed = [n for n, value in to_dict(run).items() if n not in where and record["config"].get(n) != value]
     digests = {name: entry["digest"] for name, entry in record["inputs"].items()}

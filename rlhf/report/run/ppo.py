@@ -21,7 +21,7 @@ def ppo_panels(stage: Ppo) -> list[Panel]:
     def panel(title: str, series: Sequence[Series], note: str, percent: bool = False) -> Panel | None:
         return lines(title, series, x_label="iteration", percent=percent, note=note)
 
-    best = stage.result.get("best_iteration")
+    best = None if stage.result is None else stage.result.get("best_iteration")
     found = [
         panel(
             "Reward",

@@ -17,6 +17,7 @@ from rlhf.report.run.folders import STAGE_FILE, Folders
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
+    from rlhf.ppo.watch import PPOFigures
     from rlhf.rejection.figures import RoundFigures
     from rlhf.rewards.training.accuracy import SummarisedReport
 
@@ -55,7 +56,7 @@ class Ppo:
 
     stage: str
     metrics: list[Row]
-    result: Row
+    result: PPOFigures | None
 
 
 class VersionSweep(SweepFigures):
@@ -135,7 +136,7 @@ def read_run(*paths: Path) -> RunFiles:
             if (sweep := _json(path))
         ],
         ppo=[
-            Ppo(name, metrics, _json(path.with_name("ppo.json")))
+            Ppo(name, metrics, cast("PPOFigures | None", _json(path.with_name("ppo.json")) or None))
             for name, path, metrics in logs
             if path.parent.name == "ppo" or path.with_name("ppo.json").is_file()
         ],

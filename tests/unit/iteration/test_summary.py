@@ -46,7 +46,9 @@ def test_summary_has_the_versions_in_order_and_the_reward_models(tmp_path: Path)
     (tmp_path / "v1/rejection_sampling").mkdir()
     (tmp_path / "v1/rejection_sampling/completions.parquet").write_bytes(b"rows")
 
-    write(tmp_path / "v1/safety_reward/stage.json", {"closing": {"suspicious": ["it is odd"]}})
+    closing = {"made": [], "rows_used": None, "left_out": {}, "figures": {}, "suspicious": ["it is odd"]}
+    stage = {"command": [], "config": {}, "inputs": {}, "seconds": 1.0, "closing": closing}
+    write(tmp_path / "v1/safety_reward/stage.json", stage)
 
     summary = json.loads(write_summary(tmp_path, stages).read_text())
 

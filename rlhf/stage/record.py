@@ -1,0 +1,69 @@
+"""What `stage.json` says of a finished stage: the shape that driver, model cards and studies read it by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from rlhf.stage.files import STAGE_FILE
+
+
+class InputRecord(TypedDict):
+    """One thing that the stage read: where it was, and the digest of its content."""
+
+    path: str
+    digest: str
+
+
+class LaunchRecord(TypedDict):
+    """How it was run: number of processes, and the precision that accelerate was told (null: by a stage without)."""
+
+    processes: int
+    mixed_precision: str | None
+
+
+class ClosingRecord(TypedDict):
+    """What the stage said at its end (`rlhf.stage.closing`).
+
+    made: names in its folder, folders with a slash. rows_used: null where none are counted. left_out: reason -> rows.
+    figures: the few that matter; a number that is not finite is null. suspicious: a sentence each.
+    """
+
+    made: list[str]
+    rows_used: int | None
+    left_out: dict[str, int]
+    figures: dict[str, float | int | str | None]
+    suspicious: list[str]
+
+
+class StageRecord(TypedDict):
+    """The content of `stage.json`.
+
+    command: as given, with the interpreter's bare name. config: every option, plain. inputs: dotted field -> what was
+    read. seconds: of this attempt's work. peak_memory_mb: of the main process. packages: name -> version. went_on:
+    what of a killed attempt was taken over, a sentence each.
+    """
+
+    command: list[str]
+    config: dict[str, Any]
+    inputs: dict[str, InputRecord]
+    launch: LaunchRecord
+    seconds: float
+    peak_memory_mb: float
+    packages: dict[str, str]
+    went_on: list[str]
+    closing: ClosingRecord
+
+
+DECISIVE = {"command", "config", "inputs", "seconds", "closing"}
+"""What those who decide by it read; `launch` is younger than some runs."""
+
+
+def read_stage_file(folder: Path) -> StageRecord | None:
+    """A finished stage's `stage.json`; None where the stage is not finished, or the file lacks what it should say."""
+    try:
+        record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return cast(StageRecord, record) if isinstance(record, dict) and record.keys() >= DECISIVE else None
