@@ -28,7 +28,7 @@ from rlhf.rewards.specs import Reward, is_import_path
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.rewards.training.rows import seen_prompts
 from rlhf.stage import InputPath, Stage, StageConfig, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from rlhf.evaluation.reward_models.preference_figures import EvaluatedReward, RewardEvaluation
@@ -78,8 +78,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}
     qualities = None if scorer is None else true_qualities(test, scorer)
     baselines = baseline_figures(test, train)
-    accelerator = make_accelerator(seed=0)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         rewards: dict[str, EvaluatedReward] = {}
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, device=accelerator.device)

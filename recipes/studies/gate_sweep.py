@@ -28,7 +28,7 @@ from rlhf.rewards.origin import read_origin
 from rlhf.rewards.specs import Reward
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.stage import Stage, StageConfig, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -73,8 +73,7 @@ def main(config: GateSweepConfig) -> None:
     from rlhf.evaluation.reward_models.gate_sweep import labelled_answers
 
     conversations, unsafe = labelled_answers(rows)
-    accelerator = make_accelerator(seed=0)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         scores, origins = {}, {}
         for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):
             reward = load_reward(spec, device=accelerator.device)
