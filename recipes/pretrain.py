@@ -103,7 +103,7 @@ def record_pretraining(
         "last_loss": result.losses[-1],
     }
     stage.write_json("pretraining.json", figures)
-    close_training(stage, result, rows=len(documents), **figures)
+    close_training(stage, result, rows=len(documents), figures=figures)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def record_agreement(stage: Stage, result: TrainingResult, heldout: Mapping[str,
     judged = zip(texts, labels, given, strict=True)
     stage.write_rows("heldout.jsonl", ({"text": t, "label": a, "judged": b} for t, a, b in judged))
     stage.say(markdown(figures))
-    close_training(stage, result, heldout=figures["n"], agreement=figures["agreement"])
+    close_training(stage, result, figures={"heldout": figures["n"], "agreement": figures["agreement"]})
     stage.closing.suspect(suspicious_agreement(figures["agreement"], figures["ci"][1], figures["most_frequent"]))
 
 

@@ -91,7 +91,7 @@ def finetune_stage(
         states=stage.folder / RESUME,
         left_out=left_out,
     )
-    close_training(stage, result, left_out=left_out, mixed_in=len(rows) - len(dialogues))
+    close_training(stage, result, left_out=left_out, figures={"mixed_in": len(rows) - len(dialogues)})
     if save:
         merge = config.adapter is None or config.adapter.merge
         save_policy(policy, tokenizer, stage.folder / "checkpoint", accelerator, merge=merge)

@@ -58,7 +58,7 @@ def close_training(
     *,
     rows: int | None = None,
     left_out: Mapping[str, int] | None = None,
-    **figures: float | int,
+    figures: Mapping[str, float | int] | None = None,
 ) -> None:
     """The stage's closing block gets a training's rows, its loss, and what looks wrong about it.
 
@@ -68,7 +68,7 @@ def close_training(
         figures: said before those of the training.
     """
     stage.closing.rows(result.rows if rows is None else rows, left_out)
-    stage.closing.figures(**figures | result.figures())
+    stage.closing.figures(**{**(figures or {}), **result.figures()})
     stage.closing.suspect(suspicious_training(result))
 
 
