@@ -53,7 +53,7 @@ class OptimizerConfig:
                 raise InputError(f"{name}: must be above 0, got {getattr(self, name)}")
         if self.learning_rate > 1:
             raise InputError(
-                f"learning_rate: must be at most 1, got {self.learning_rate}; Adam moves each weight by about that a step"
+                f"learning_rate: must be at most 1, got {self.learning_rate}; Adam moves a weight by about that a step"
             )
         for name in ("weight_decay", "warmup_min_steps"):
             if getattr(self, name) < 0:
