@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from rlhf.conversation import Renderer
 from rlhf.errors import InputError
-from rlhf.imports import import_object
+from rlhf.imports import import_object, own_code
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.sampling.early_rejection import EarlyRejection
+from rlhf.sampling.own import checked
 from rlhf.sampling.protocol import Sampler
 from rlhf.sampling.source import BACKENDS, PolicySource, backend_of
 from rlhf.training.accelerator import frozen_dtype
@@ -71,15 +72,11 @@ def open_sampler(
     make = import_object(f"{field}.backend", backend.make)
     if source.backend_name in BACKENDS:
         return make(source, opening)  # type: ignore[no-any-return]
-    try:
+    with own_code(f"{field}.backend", source.backend_name):
         sampler = make(source, opening)
-    except InputError:
-        raise
-    except Exception as error:  # a backend of the user's may raise anything
-        raise InputError(f"{field}.backend: {source.backend} fails ({type(error).__name__}: {error})") from error
     if not callable(getattr(sampler, "sample", None)):
         raise InputError(f"{field}.backend: {source.backend} gives a {type(sampler).__name__}, which has no `sample`")
-    return sampler  # type: ignore[no-any-return]
+    return checked(sampler, f"{field}.backend", source.backend_name)
 
 
 def renderer_of(source: PolicySource, chat_template: str | None = None) -> Renderer:
