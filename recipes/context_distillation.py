@@ -55,8 +55,7 @@ from rlhf.synthesis.context_distillation import (
     score_figures,
     with_preprompt,
 )
-from rlhf.training.accelerator import make_accelerator
-from rlhf.training.kept import kept_states
+from rlhf.training.work import training_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -135,10 +134,9 @@ def main(config: ContextDistillationConfig) -> None:
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
     asked = preprompted(prompts, categories, config)
     params = config.sampling.seeded(config.seed)
-    accelerator = make_accelerator(seed=config.seed)
     all_asked = [context for contexts in asked.values() for context in contexts]
     kept_answers = kept_samples(all_asked, config.num_samples, params, stage, "policy")
-    with stage.work(accelerator, kept_answers, kept_states(stage, accelerator)) as folder:
+    with training_work(stage, kept_answers) as accelerator:
         reward = load_reward(config.safety, device=accelerator.device)
         sampler = open_sampler(config.policy, accelerator.device)
 
@@ -146,7 +144,7 @@ def main(config: ContextDistillationConfig) -> None:
         answers, scores = {}, {}
         prompts = [prompt for prompt in prompts for _ in range(config.num_samples)]  # now one an answer
         for kind, contexts in asked.items():
-            shards = folder / kept_answers.name / kind
+            shards = stage.folder / kept_answers.name / kind
             drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator, shards=shards)
             answers[kind] = [sample for samples in drawn for sample in samples]
             texts = [sample.text for sample in answers[kind]]
@@ -164,11 +162,10 @@ def main(config: ContextDistillationConfig) -> None:
         stage.closing.suspect(suspicious_scoring(safety=reward))
         start, name = config.policy.folder, "context distillation"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
-        trained = config.policy.trained(folder / "checkpoint")
+        trained = config.policy.trained(stage.folder / "checkpoint")
         after = judged(config, open_sampler(trained, accelerator.device), accelerator) if config.test_prompts else []
-        stage.write_rows("distilled.jsonl", ({"messages": row} for row in rows))
-        stage.write_rows("answers.jsonl", answer_rows(prompts, answers, scores, kept))
-        record_figures(stage, config, scores, kept, rows, before_and_after(before, after))
+        heldout = before_and_after(before, after)
+        record_answers(stage, config, prompts, answers, scores, kept, rows, heldout)
 
 
 def preprompted(
@@ -251,15 +248,19 @@ def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Acc
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, config.world))
 
 
-def record_figures(
+def record_answers(
     stage: Stage,
     config: ContextDistillationConfig,
+    prompts: Sequence[Prompt],
+    answers: Answers,
     scores: Mapping[str, Tensor],
     kept: Sequence[bool],
     rows: Sequence[Conversation],
     heldout: list[dict[str, Any]],
 ) -> None:
-    """Write distillation.json and show its tables; `heldout`: of `before_and_after`."""
+    """Write the rows, all answers and distillation.json, and show its tables; `heldout`: of `before_and_after`."""
+    stage.write_rows("distilled.jsonl", ({"messages": row} for row in rows))
+    stage.write_rows("answers.jsonl", answer_rows(prompts, answers, scores, kept))
     by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
     figures = {
         "answers": len(kept),

@@ -25,10 +25,9 @@ from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.sampling.opening import load_weights
 from rlhf.sampling.source import PolicySource, ScoringPolicy, named
 from rlhf.stage import Stage, open_stage
-from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.kept import RESUME, States, kept_states
-from rlhf.training.suspicion import suspicious_training
+from rlhf.training.kept import RESUME, States
+from rlhf.training.work import close_training, training_work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,8 +96,7 @@ def main(config: DPOConfig) -> None:
     renderer = Renderer(tokenizer)
     against = named(config.reference) or PolicySource(checkpoint=config.policy)
     require_same_tokenizer(tokenizer, against.folder)
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+    with training_work(stage) as accelerator:
         # the reference's log-probabilities, once
         pairs, held_out = referenced_pairs(config, against, renderer, accelerator, rows, test)
 
@@ -106,20 +104,20 @@ def main(config: DPOConfig) -> None:
         policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
         task = dpo_task(config.beta, renderer.pad_token_id)
         model = AnswerLogprobs(policy, packing=config.finetuning.packing)
-        states = States(folder / RESUME, config.finetuning.checkpoint_every)
+        states = States(stage.folder / RESUME, config.finetuning.checkpoint_every)
         optimizer = config.finetuning.optimizer
         result = train(
             model, pairs, task, optimizer, accelerator, stage.log, seed=config.seed, name="dpo", states=states
         )
         result.cut = sum(pair.cut for pair in pairs)
         merge = config.adapter is None or config.adapter.merge
-        save_policy(policy, tokenizer, folder / "checkpoint", accelerator, merge=merge)
+        save_policy(policy, tokenizer, stage.folder / "checkpoint", accelerator, merge=merge)
         del policy, model
 
         # measure what was saved: whole on every process, however the training divided it
         measured: dict[str, float] = {}
         if held_out:
-            saved = load_policy(folder / "checkpoint", quantization=config.quantization).to(accelerator.device)
+            saved = load_policy(stage.folder / "checkpoint", quantization=config.quantization).to(accelerator.device)
             measured = heldout_figures(config.beta, held_out, saved, renderer.pad_token_id, accelerator)
         record_training(stage, config, result, len(pairs), len(rows) - len(pairs), measured)
 
@@ -130,9 +128,8 @@ def record_training(
     """Write dpo.json; the closing block says the most of it. `measured`: on held-out pairs, where there are any."""
     figures: dict[str, Any] = {"pairs": pairs, "left_out": left_out, "beta": config.beta}
     stage.write_json("dpo.json", figures | ({"test": measured} if measured else {}))
-    stage.closing.rows(pairs, {"too long": left_out})
-    stage.closing.figures(**result.figures(), **measured)
-    stage.closing.suspect(suspicious_training(result))
+    close_training(stage, result, left_out={"too long": left_out})
+    stage.closing.figures(**measured)
 
 
 def referenced_pairs(

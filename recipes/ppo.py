@@ -44,8 +44,8 @@ from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensembl
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
 from rlhf.stage import InputPath, KeepingConfig, Stage, open_stage
-from rlhf.training.accelerator import frozen_dtype, make_accelerator
-from rlhf.training.kept import kept_states
+from rlhf.training.accelerator import frozen_dtype
+from rlhf.training.work import training_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -134,11 +134,10 @@ def main(config: PPORecipeConfig) -> None:
     context = Context.of_checkpoint(*readers.values())
     renderer = context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
     fitting, no_room = fitting_prompts(config, asked, stage.inputs | readers, renderer)
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator, kept_states(stage, accelerator, beside=(SAMPLES_FILE,))) as folder:
+    with training_work(stage, beside=(SAMPLES_FILE,)) as accelerator:
         ppo = ready_to_train(config, tokenizer, renderer, value_from, accelerator)
         save_policy = partial(ppo.roles.save_policy, tokenizer=tokenizer)
-        saving = Saving(folder, ppo.stepper, accelerator, save_policy, keep=config.ppo.keep_checkpoints)
+        saving = Saving(stage.folder, ppo.stepper, accelerator, save_policy, keep=config.ppo.keep_checkpoints)
         result = train_ppo(ppo, fitting["prompts"], fitting["validation_prompts"], stage.log, saving)
         saving.take_best(result.best_iteration)
         record_run(stage, result, no_room, len(fitting["prompts"]), len(asked["prompts"]))

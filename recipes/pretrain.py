@@ -20,10 +20,9 @@ from rlhf.conversation import Renderer
 from rlhf.data.loading import load_pretraining
 from rlhf.errors import InputError
 from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
-from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.kept import RESUME, States, kept_states
-from rlhf.training.suspicion import suspicious_training
+from rlhf.training.kept import RESUME, States
+from rlhf.training.work import close_training, training_work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,20 +75,19 @@ def main(config: PretrainConfig) -> None:
     from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
     from rlhf.training.loop import train
 
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+    with training_work(stage) as accelerator:
         texts = (row if isinstance(row, str) else " ".join(m["content"] for m in row) for row in rows)
         tokenizer = train_tokenizer(texts, config.vocab_size)
         documents = token_ids(rows, Renderer(tokenizer))
         blocks = pack(documents, config.block_length, config.seed)
         task = block_task(config.block_length, tokenizer.pad_token_id)
         model = new_llama(config.size, tokenizer)
-        states = States(folder / RESUME, config.checkpoint_every)
+        states = States(stage.folder / RESUME, config.checkpoint_every)
         optimizer, name = config.optimizer, "pretrain"
         result = train(
             model, blocks, task, optimizer, accelerator, stage.log, seed=config.seed, name=name, states=states
         )
-        save_policy(model, tokenizer, folder / "checkpoint", accelerator)
+        save_policy(model, tokenizer, stage.folder / "checkpoint", accelerator)
         record_pretraining(stage, documents, model, len(tokenizer), result)
 
 
@@ -105,9 +103,7 @@ def record_pretraining(
         "last_loss": result.losses[-1],
     }
     stage.write_json("pretraining.json", figures)
-    stage.closing.rows(len(documents))
-    stage.closing.figures(**figures | result.figures())
-    stage.closing.suspect(suspicious_training(result))
+    close_training(stage, result, rows=len(documents), figures=figures)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,7 @@ from rlhf.sampling.room import with_room
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import PolicySource, TokenizedPolicy
 from rlhf.stage import InputPath, Kept, Stage, open_stage
-from rlhf.training.accelerator import make_accelerator
-from rlhf.training.kept import kept_states
+from rlhf.training.work import training_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,16 +118,15 @@ def main(config: RejectionSamplingConfig) -> None:
     prompts, no_room = with_room(asked, stage.inputs, params.max_new_tokens, config.too_long)
     renderer_of(PolicySource(checkpoint=config.fine_tune_from))  # a template that does not do is found before hours
 
-    accelerator = make_accelerator(seed=config.seed)
     kept = kept_answers(stage, config, prompts, params)
-    with stage.work(accelerator, kept, kept_states(stage, accelerator)) as folder:
+    with training_work(stage, kept) as accelerator:
         reward = config.load_rewards(accelerator.device)
         reward.refuse_broken(prompts)
 
         # sample K answers to each prompt
         giving_up = early_rejection(config, reward, prompts)
         sampler = open_sampler(config.policy, accelerator.device, early_rejection=giving_up, too_long=config.too_long)
-        messages, shards = [prompt.messages for prompt in prompts], folder / kept.name
+        messages, shards = [prompt.messages for prompt in prompts], stage.folder / kept.name
         samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
         drawn = completions_of(prompts, samples, config.version, params.temperature)
         del sampler, giving_up

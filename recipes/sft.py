@@ -23,8 +23,7 @@ from rlhf.finetuning.config import FinetuneStageConfig
 from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.fields import ChatTemplate, TrainedCheckpoint
 from rlhf.stage import open_stage
-from rlhf.training.accelerator import make_accelerator
-from rlhf.training.kept import kept_states
+from rlhf.training.work import training_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +73,7 @@ def main(config: SftConfig) -> None:
             "more, or set it to 0"
         )
 
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator, kept_states(stage, accelerator)):
+    with training_work(stage) as accelerator:
         finetune_stage(
             stage,
             accelerator,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
@@ -21,14 +21,17 @@ from rlhf.data.splitting import part_of
 from rlhf.data.suspicion import suspicious_agreement
 from rlhf.errors import InputError
 from rlhf.evaluation.safety.refusals import agreement
+from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
 from rlhf.intervals import wilson
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.stage import Effect, KeepingConfig, Stage, open_stage
-from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.kept import RESUME, States, kept_states
-from rlhf.training.suspicion import suspicious_training
+from rlhf.training.kept import RESUME, States
+from rlhf.training.work import close_training, training_work
+
+if TYPE_CHECKING:
+    from rlhf.training.loop import TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,6 @@ def main(config: TextClassifierConfig) -> None:
     if is_adapter_checkpoint(config.model):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
 
-    from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
-
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
     parts: dict[str, dict[str, str]] = {name: {} for name in shares}
     for text, label in read_labelled_texts(config.data).items():
@@ -81,24 +82,21 @@ def main(config: TextClassifierConfig) -> None:
             f"data.{unlearnt[0]}: all of its texts are held out, none is left to train on; give more of them, or lower "
             f"heldout_share, {config.heldout_share:g}"
         )
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
-        states = States(folder / RESUME, config.checkpoint_every)
+    with training_work(stage) as accelerator:
+        states = States(stage.folder / RESUME, config.checkpoint_every)
         model, tokenizer, result = train_classifier(
             config.model, parts["train"], config.optimizer, accelerator, stage.log, config.seed, states
         )
-        stage.closing.rows(result.rows)
-        stage.closing.suspect(suspicious_training(result))
-        save_classifier(model, tokenizer, folder / "checkpoint", accelerator)
+        save_classifier(model, tokenizer, stage.folder / "checkpoint", accelerator)
         if stage.is_main:
-            figures = record_agreement(stage, parts["heldout"])
-            stage.closing.figures(heldout=figures["n"], agreement=figures["agreement"], **result.figures())
-            highest = figures["ci"][1]
-            stage.closing.suspect(suspicious_agreement(figures["agreement"], highest, figures["most_frequent"]))
+            record_agreement(stage, result, parts["heldout"])
 
 
-def record_agreement(stage: Stage, heldout: Mapping[str, str]) -> dict[str, Any]:
-    """Judge the held-out texts (text -> label) with what was saved; write and show how far people agree with it."""
+def record_agreement(stage: Stage, result: TrainingResult, heldout: Mapping[str, str]) -> None:
+    """Judge the held-out texts (text -> label) with what was saved; write and show how far people agree with it.
+
+    The closing block gets that too, and how the training went.
+    """
     from rlhf.models.text_judges import TextClassifier
 
     texts, labels = list(heldout), list(heldout.values())
@@ -108,7 +106,8 @@ def record_agreement(stage: Stage, heldout: Mapping[str, str]) -> dict[str, Any]
     judged = zip(texts, labels, given, strict=True)
     stage.write_rows("heldout.jsonl", ({"text": t, "label": a, "judged": b} for t, a, b in judged))
     stage.say(markdown(figures))
-    return figures
+    close_training(stage, result, figures={"heldout": figures["n"], "agreement": figures["agreement"]})
+    stage.closing.suspect(suspicious_agreement(figures["agreement"], figures["ci"][1], figures["most_frequent"]))
 
 
 def agreement_figures(labels: list[str], given: list[str]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, TokenizedPolicy, named
 from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -120,11 +120,11 @@ def main(config: CollectPreferencesConfig) -> None:
     annotator = make_annotator(config.annotator, config.annotator_options, **given, store=labels, batch=batch)
     asked = asked_of(annotator, config.annotator, config.annotator_options, **given)
 
-    accelerator = make_accelerator(seed=config.seed)
     kept = kept_draws(stage, config, parts)
-    with stage.work(accelerator, kept) as folder:
-        drawn = draw_pairs(config, parts, folder / kept.name, accelerator)
-        judged = folder / kept.name / "judged"
+    with launched_work(stage, kept) as accelerator:
+        folder = stage.folder / kept.name
+        drawn = draw_pairs(config, parts, folder, accelerator)
+        judged = folder / "judged"
         if not stage.is_main:  # people take longer than a barrier waits; if the main process fails, the launch ends
             while not judged.exists():
                 time.sleep(1.0)
@@ -150,7 +150,7 @@ def main(config: CollectPreferencesConfig) -> None:
         alike = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
         left_out = {"nothing to compare": alike, "skipped": sum(pair.id not in rows_of for pair in drawn) - alike}
         record_statistics(stage, config, every, figures, left_out, accelerator)
-        stage.closing.suspect(suspicious_ends(json.loads((folder / kept.name / ENDED).read_text(encoding="utf-8"))))
+        stage.closing.suspect(suspicious_ends(json.loads((folder / ENDED).read_text(encoding="utf-8"))))
         stage.closing.suspect(getattr(annotator, "suspicious", ()))
         judged.touch()
 

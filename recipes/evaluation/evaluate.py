@@ -44,7 +44,7 @@ from rlhf.sampling.room import prompts_of_at_most, with_room
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, ScoringPolicy, TokenizedPolicy, named
 from rlhf.stage import ExistingPath, InputPath, Stage, StageConfig, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -136,8 +136,7 @@ def main(config: EvaluateConfig) -> None:
     opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         answers = drawn_answers(config, prompts, renderer, accelerator)
 
         # the judges: both reward models with the gate, a referee, a gold scorer

@@ -45,7 +45,7 @@ from rlhf.stage.fields import ExistingPath, InEachRun, in_run
 from rlhf.synthesis.asking import make_ask
 from rlhf.synthesis.ghost_attention import Fits, answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -132,8 +132,7 @@ def main(config: EvaluateConsistencyConfig) -> None:
         )
         for group, constraints in groups.items()
     }
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         trials: list[Trial] = []
         everyday: Everyday = {}
         for name, run, source in policies:

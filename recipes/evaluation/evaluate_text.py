@@ -35,7 +35,7 @@ from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, PolicySource
 from rlhf.stage import Effect, Stage, StageConfig, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -85,8 +85,7 @@ def main(config: EvaluateTextConfig) -> None:
         require_encoder(config.bert_model, config.bert_layers)
     data = {name: _drawn(name, source, config) for name, source in config.data.items()}
 
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         rows = [
             row for name, model in config.models.items() for row in _answers(name, model, data, config, accelerator)
         ]

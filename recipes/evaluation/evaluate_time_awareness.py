@@ -30,7 +30,7 @@ from rlhf.sampling.source import PolicyCheck, PolicySource
 from rlhf.stage import Stage, StageConfig, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
 from rlhf.synthesis.time_awareness import question_of
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -77,8 +77,7 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     tests = {run: Path(in_run(config.test, run)) for run in config.runs}
     questions = {run: read_questions(path) for run, path in tests.items()}
 
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         answers: list[DatedAnswer] = []
         for name, run, source in policies:
             answers += answered(name, run, source, questions[run], config, accelerator)

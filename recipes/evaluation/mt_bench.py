@@ -42,7 +42,7 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, KeepingConfig, Kept, Stage, open_stage, options_of
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -100,9 +100,8 @@ def main(config: MTBenchConfig) -> None:
     questions = load_questions(config.questions, config.references)
     prompts = load_judge_prompts(config.judge_prompts, config.mode)
     kept = kept_work(stage, config)
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator, kept) as folder:
-        drawn = folder / kept.name
+    with launched_work(stage, kept) as accelerator:
+        drawn = stage.folder / kept.name
         ended: list[bool] = []
         answers = {
             name: _answers(name, questions, config, accelerator, drawn / f"model{i}", ended)

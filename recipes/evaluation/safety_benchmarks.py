@@ -26,7 +26,7 @@ from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, StageConfig, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 # the text itself is continued, as by a model that was only pretrained
 PLAIN_TEMPLATE = "{{- bos_token -}}{%- for message in messages -%}{{- message['content'] -}}{%- endfor -%}"
@@ -117,8 +117,7 @@ def main(config: SafetyBenchmarksConfig) -> None:
     drawn |= {file.stem.removesuffix("_prompt"): generated_groups.read_bold(file) for file in config.bold}
     drawn = {name: generated_groups.draw(own, config.prompts_per_group, config.seed) for name, own in drawn.items()}
     judge = _judges(config)
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         device = accelerator.device
         policy = load_weights(config.policy, device) if questions else None
         template = PLAIN_TEMPLATE if config.template == "plain" else None

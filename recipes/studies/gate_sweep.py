@@ -22,13 +22,14 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
+from rlhf.evaluation.reward_models.gate_sweep import labelled_answers
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
 from rlhf.rewards.specs import Reward
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.stage import Stage, StageConfig, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from rlhf.conversation import Conversation
@@ -70,11 +71,8 @@ def main(config: GateSweepConfig) -> None:
     stage = open_stage(config)
     rows = [row for source in config.preferences for row in load_preferences(source)]
 
-    from rlhf.evaluation.reward_models.gate_sweep import labelled_answers
-
     conversations, unsafe = labelled_answers(rows)
-    accelerator = make_accelerator(seed=0)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         scores, origins = {}, {}
         for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):
             reward = load_reward(spec, device=accelerator.device)

@@ -31,7 +31,7 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import with_room
 from rlhf.sampling.source import TokenizedPolicy
 from rlhf.stage import Stage, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.training.work import launched_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,7 @@ def main(config: TemperatureSweepConfig) -> None:
 
     asked = len(prompts)
     prompts, no_room = with_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
         reward = config.load_rewards(accelerator.device)
         reward.refuse_broken(prompts)
         sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)

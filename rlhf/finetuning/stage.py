@@ -17,7 +17,7 @@ from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
 from rlhf.stage import Stage
 from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.kept import RESUME
-from rlhf.training.suspicion import suspicious_training
+from rlhf.training.work import close_training
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -91,9 +91,7 @@ def finetune_stage(
         states=stage.folder / RESUME,
         left_out=left_out,
     )
-    stage.closing.rows(result.rows, left_out)
-    stage.closing.figures(mixed_in=len(rows) - len(dialogues), **result.figures())
-    stage.closing.suspect(suspicious_training(result))
+    close_training(stage, result, left_out=left_out, figures={"mixed_in": len(rows) - len(dialogues)})
     if save:
         merge = config.adapter is None or config.adapter.merge
         save_policy(policy, tokenizer, stage.folder / "checkpoint", accelerator, merge=merge)

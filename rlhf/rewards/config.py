@@ -86,3 +86,10 @@ class GateConfig:
                 f"gate.centre: the threshold of {self.threshold_from} was chosen with centre {centred}; set it so here"
             )
         return threshold
+
+    def swept_origin(self) -> float | None:
+        """The safety model's origin when the threshold was chosen; None where no sweep chose it, or it says none."""
+        if self.threshold_from is None:
+            return None
+        origin = json.loads(self.threshold_from.read_text(encoding="utf-8")).get("origins", {}).get("safety")
+        return float(origin) if isinstance(origin, (int, float)) else None

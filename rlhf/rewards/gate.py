@@ -5,6 +5,7 @@ torch is loaded when called.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Gate:
     threshold: float = GateConfig.threshold
     helpfulness_origin: float = 0.0
     safety_origin: float = 0.0
+    swept_origin: float | None = None
+    """The safety model's when the threshold was chosen; None: by nobody, or with no origin."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,15 @@ class GatedReward:
         return ended and not (was_cut and self.too_long == "unfinished")
 
     def suspicious(self) -> list[str]:
-        """A sentence for each of the two that had to cut most of what it scored so far."""
-        return suspicious_scoring(helpfulness=self.helpfulness, safety=self.safety)
+        """A sentence for each of the two that had to cut most of what it scored so far, and for another's threshold."""
+        found = suspicious_scoring(helpfulness=self.helpfulness, safety=self.safety)
+        swept, origin = self.gate.swept_origin, self.gate.safety_origin
+        if swept is not None and not math.isclose(swept, origin, rel_tol=1e-6):
+            found.append(
+                f"the gate's threshold was chosen for another safety model (origin {swept:.4g}, this one's is "
+                f"{origin:.4g}); sweep again with this one, and name its gate_sweep.json in gate.threshold_from"
+            )
+        return found
 
     def refuse_broken(self, prompts: Sequence[Prompt]) -> None:
         """Score a short answer to the first two prompts: a broken reward fails here, before hours of sampling."""
@@ -156,4 +166,5 @@ def read_gate(
     """The gate's figures: the threshold of a sweep where one is named, the origins of the reward models."""
     if not config.centre:
         return Gate(config.resolved_threshold())
-    return Gate(config.resolved_threshold(), read_origin(helpfulness), read_origin(safety))
+    threshold = config.resolved_threshold()
+    return Gate(threshold, read_origin(helpfulness), read_origin(safety), config.swept_origin())

@@ -14,7 +14,7 @@
 
 Recipes open their folder here, by hand and under the driver alike, so that "finished" means the same everywhere.
 `fields` says how a config's field types carry their checks, `kept` what of a broken-off attempt the next one takes
-over, `closing` what a stage says at its end.
+over, `closing` what a stage says at its end. Accelerator and work in one: `rlhf.training.work`.
 """
 
 from rlhf.stage.fields import Effect, ExistingPath, InputPath, inputs_of, options_of

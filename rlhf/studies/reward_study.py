@@ -109,20 +109,18 @@ def run_model(run: RewardStudyRun, rows: Rows) -> None:
     from rlhf.rewards.loading import load_reward
     from rlhf.rewards.training.stage import train_and_save
     from rlhf.rewards.training.train import fitting_rows
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import kept_states
+    from rlhf.training.work import training_work
 
     policy, config = Path(run.model.policy), run.model.training
     stage = open_stage(run)
     mixture = training_rows(run.model, pick(rows, run.model.preferences), run.fraction, run.seed)
     train = fitting_rows(policy, mixture, config, "preferences")
     test = fitting_rows(policy, pick(rows, run.test_preferences), config, "test_preferences")
-    accelerator = make_accelerator(seed=run.seed)
-    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+    with training_work(stage) as accelerator:
         learns = run.model.learns
         safety_head = learns != "joint" and REWARD_KINDS[learns].safety_head
         train_and_save(stage, accelerator, policy, train, config, safety_head=safety_head, seed=run.seed)
-        reward = load_reward(folder / "checkpoint", device=accelerator.device)
+        reward = load_reward(stage.folder / "checkpoint", device=accelerator.device)
         scores = deal_out(test, lambda part: score_pairs(reward, part), accelerator)
         figures = {"training_pairs": len(train), "test_pairs": len(test), "groups": reward_figures(test, scores)}
         stage.write_json(FIGURES, figures)

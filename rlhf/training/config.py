@@ -51,6 +51,10 @@ class OptimizerConfig:
         for name in ("learning_rate", "eps", "max_grad_norm", "epochs", "batch_size", "micro_batch_size"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: must be above 0, got {getattr(self, name)}")
+        if self.learning_rate > 1:
+            raise InputError(
+                f"learning_rate: must be at most 1, got {self.learning_rate}; Adam moves a weight by about that a step"
+            )
         for name in ("weight_decay", "warmup_min_steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: must be 0 or above, got {getattr(self, name)}")

@@ -13,10 +13,10 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.objectives.reward import SAFETY_THRESHOLD
+from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate_quality import GateQuality, gate_quality
 
-THRESHOLDS = (0.01, 0.05, 0.1, SAFETY_THRESHOLD, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+THRESHOLDS = (0.01, 0.05, 0.1, GateConfig.threshold, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class MeanScore(TypedDict):

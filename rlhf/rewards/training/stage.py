@@ -76,13 +76,11 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
     )
 
     from rlhf.rewards.training.accuracy import heldout_report, keep_origin, suspicious_accuracy
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import kept_states
+    from rlhf.training.work import training_work
 
     whole, rows = rows, _fitting(config, rows)
     mixture = make_mixture(rows, config.other_share, config.seed)
-    accelerator = make_accelerator(seed=config.seed)
-    with stage.work(accelerator, kept_states(stage, accelerator)) as folder:
+    with training_work(stage) as accelerator:
         stage.say("\n".join(mixture_lines(mixture)), error=True)
         stage.write_json("mixture.json", mixture_report(mixture, rows.skipped))
         train_and_save(
@@ -100,8 +98,8 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
         if cut := sum(len(row.messages) < turns[row.source, row.id] for row in mixture.rows):
             stage.closing.figures(rows_cut=cut)
         if stage.is_main:
-            keep_origin(folder / "checkpoint", mixture.rows, config.seed)
-            report = heldout_report(folder / "checkpoint", domain, rows, whole)
+            keep_origin(stage.folder / "checkpoint", mixture.rows, config.seed)
+            report = heldout_report(stage.folder / "checkpoint", domain, rows, whole)
             stage.write_json("accuracy.json", report)
             stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})
             stage.closing.suspect(suspicious_accuracy(report))
@@ -129,7 +127,7 @@ def train_and_save(
     from rlhf.rewards.training.train import suspicious_margins, train_reward_model
     from rlhf.training.kept import RESUME
     from rlhf.training.loop import TrainingResult
-    from rlhf.training.suspicion import suspicious_training
+    from rlhf.training.work import close_training
 
     result = TrainingResult()
     model = train_reward_model(
@@ -143,9 +141,8 @@ def train_and_save(
         states=stage.folder / RESUME,
         result=result,
     )
-    stage.closing.rows(result.rows)
-    stage.closing.figures(**result.figures())
-    stage.closing.suspect([*suspicious_training(result), *suspicious_margins(rows, config)])
+    close_training(stage, result)
+    stage.closing.suspect(suspicious_margins(rows, config))
     merge = config.adapter is None or config.adapter.merge
     model.save(stage.folder / "checkpoint", load_tokenizer(policy), accelerator, merge=merge)
     return model

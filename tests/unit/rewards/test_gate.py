@@ -120,6 +120,12 @@ def test_the_gate_reads_stored_origins_and_a_sweep_s_threshold(tmp_path: Path) -
     one, both = str(tmp_path / "one"), str(ensemble)
     assert read_gate(GateConfig(threshold_from=sweep), one, both) == Gate(0.4, 2.0, 3.0)
     assert read_gate(GateConfig(centre=False), one, both) == Gate(0.15, 0.0, 0.0)
+    for origin, told in ((3.0, 0), (2.5, 1)):
+        sweep.write_text(json.dumps({"chosen": {"threshold": 0.4}, "centre": True, "origins": {"safety": origin}}))
+        gated = GatedReward(lambda c: torch.zeros(len(c)), None, read_gate(GateConfig(threshold_from=sweep), one, both))
+        said = gated.suspicious()
+        words = "chosen for another safety model (origin 2.5, this one's is 3)"
+        assert len(said) == told and all(words in sentence for sentence in said)
     with pytest.raises(InputError, match=r"gate\.threshold: 0\.3 stands beside gate\.threshold_from"):
         GateConfig(threshold=0.3, threshold_from=sweep)
     with pytest.raises(InputError, match=r"gate\.centre: the threshold of .* was chosen with centre True"):

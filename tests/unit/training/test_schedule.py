@@ -50,6 +50,7 @@ def test_warmup_takes_at_most_a_quarter_of_a_short_training(total: int, warmup: 
     ("field", "value"),
     [
         ("learning_rate", 0.0),
+        ("learning_rate", 1e38),
         ("batch_size", 0),
         ("final_fraction", 1.5),
         ("weight_decay", -0.1),
