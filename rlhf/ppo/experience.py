@@ -162,8 +162,8 @@ def add_advantages(
     sums = accelerator.reduce(sums, reduction="sum")
     for batch, _ in batches:
         batch["advantages"] = whiten(batch["advantages"], batch["mask"], sums=sums[:3])
-    spread = _variance(sums[3:6])
-    return {"explained_variance": 1 - _variance(sums[6:9]) / spread if spread > 0 else math.nan}
+    variance = _variance(sums[3:6])
+    return {"explained_variance": 1 - _variance(sums[6:9]) / variance if variance > 0 else math.nan}
 
 
 def checked_estimates(

@@ -121,5 +121,5 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Pearson's; None where x or y does not vary."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    spread = (sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y)) ** 0.5
-    return covariance / spread if spread > 0 else None
+    deviations = (sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y)) ** 0.5
+    return covariance / deviations if deviations > 0 else None
