@@ -164,9 +164,8 @@ def main(config: ContextDistillationConfig) -> None:
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
         trained = config.policy.trained(stage.folder / "checkpoint")
         after = judged(config, open_sampler(trained, accelerator.device), accelerator) if config.test_prompts else []
-        stage.write_rows("distilled.jsonl", ({"messages": row} for row in rows))
-        stage.write_rows("answers.jsonl", answer_rows(prompts, answers, scores, kept))
-        record_figures(stage, config, scores, kept, rows, before_and_after(before, after))
+        heldout = before_and_after(before, after)
+        record_answers(stage, config, prompts, answers, scores, kept, rows, heldout)
 
 
 def preprompted(
@@ -249,15 +248,19 @@ def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Acc
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, config.world))
 
 
-def record_figures(
+def record_answers(
     stage: Stage,
     config: ContextDistillationConfig,
+    prompts: Sequence[Prompt],
+    answers: Answers,
     scores: Mapping[str, Tensor],
     kept: Sequence[bool],
     rows: Sequence[Conversation],
     heldout: list[dict[str, Any]],
 ) -> None:
-    """Write distillation.json and show its tables; `heldout`: of `before_and_after`."""
+    """Write the rows, all answers and distillation.json, and show its tables; `heldout`: of `before_and_after`."""
+    stage.write_rows("distilled.jsonl", ({"messages": row} for row in rows))
+    stage.write_rows("answers.jsonl", answer_rows(prompts, answers, scores, kept))
     by_prompt = {kind: values.view(-1, config.num_samples) for kind, values in scores.items()}
     figures = {
         "answers": len(kept),

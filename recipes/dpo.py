@@ -20,9 +20,10 @@ from rlhf.data.fields import DataSources
 from rlhf.data.loading import load_preferences, sources_of
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
+from rlhf.evaluation.policies.divergence import require_same_tokenizer
 from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
-from rlhf.sampling.opening import load_weights
+from rlhf.sampling.opening import load_weights, renderer_of
 from rlhf.sampling.source import PolicySource, ScoringPolicy, named
 from rlhf.stage import Stage, open_stage
 from rlhf.training.config import OptimizerConfig
@@ -31,6 +32,7 @@ from rlhf.training.work import close_training, training_work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from accelerate import Accelerator
 
@@ -86,40 +88,41 @@ def main(config: DPOConfig) -> None:
     rows = [row for source in config.preferences for row in load_preferences(source, on_bad_row=bad)]
     test = [row for source in config.test_preferences for row in load_preferences(source, on_bad_row=bad)]
 
-    from rlhf.evaluation.policies.divergence import require_same_tokenizer
-    from rlhf.finetuning.dpo import dpo_task
-    from rlhf.finetuning.supervised import AnswerLogprobs
-    from rlhf.models.policy import load_policy, load_tokenizer, save_policy
-    from rlhf.training.loop import train
-
-    tokenizer = load_tokenizer(config.policy)
-    renderer = Renderer(tokenizer)
-    against = named(config.reference) or PolicySource(checkpoint=config.policy)
-    require_same_tokenizer(tokenizer, against.folder)
+    start = PolicySource(checkpoint=config.policy)
+    renderer, against = renderer_of(start), named(config.reference) or start
+    require_same_tokenizer(renderer.tokenizer, against.folder)
     with training_work(stage) as accelerator:
         # the reference's log-probabilities, once
         pairs, held_out = referenced_pairs(config, against, renderer, accelerator, rows, test)
 
-        # train
-        policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
-        task = dpo_task(config.beta, renderer.pad_token_id)
-        model = AnswerLogprobs(policy, packing=config.finetuning.packing)
-        states = States(stage.folder / RESUME, config.finetuning.checkpoint_every)
-        optimizer = config.finetuning.optimizer
-        result = train(
-            model, pairs, task, optimizer, accelerator, stage.log, seed=config.seed, name="dpo", states=states
-        )
-        result.cut = sum(pair.cut for pair in pairs)
-        merge = config.adapter is None or config.adapter.merge
-        save_policy(policy, tokenizer, stage.folder / "checkpoint", accelerator, merge=merge)
-        del policy, model
+        # the policy, trained from the start on what the pairs say beyond the reference
+        result = train_policy(stage, config, pairs, renderer, accelerator)
 
-        # measure what was saved: whole on every process, however the training divided it
-        measured: dict[str, float] = {}
-        if held_out:
-            saved = load_policy(stage.folder / "checkpoint", quantization=config.quantization).to(accelerator.device)
-            measured = heldout_figures(config.beta, held_out, saved, renderer.pad_token_id, accelerator)
+        # what was saved, on the held-out pairs
+        checkpoint = stage.folder / "checkpoint"
+        measured = heldout_figures(config, held_out, checkpoint, renderer, accelerator) if held_out else {}
         record_training(stage, config, result, len(pairs), len(rows) - len(pairs), measured)
+
+
+def train_policy(
+    stage: Stage, config: DPOConfig, pairs: Sequence[DPOPair], renderer: Renderer, accelerator: Accelerator
+) -> TrainingResult:
+    """Load the policy, train it by the loss of DPO on pairs with the reference's log-probabilities, and save it."""
+    from rlhf.finetuning.dpo import dpo_task
+    from rlhf.finetuning.supervised import AnswerLogprobs
+    from rlhf.models.policy import load_policy, save_policy
+    from rlhf.training.loop import train
+
+    policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
+    task = dpo_task(config.beta, renderer.pad_token_id)
+    model = AnswerLogprobs(policy, packing=config.finetuning.packing)
+    states = States(stage.folder / RESUME, config.finetuning.checkpoint_every)
+    optimizer = config.finetuning.optimizer
+    result = train(model, pairs, task, optimizer, accelerator, stage.log, seed=config.seed, name="dpo", states=states)
+    result.cut = sum(pair.cut for pair in pairs)
+    merge = config.adapter is None or config.adapter.merge
+    save_policy(policy, renderer.tokenizer, stage.folder / "checkpoint", accelerator, merge=merge)
+    return result
 
 
 def record_training(
@@ -157,17 +160,22 @@ def referenced_pairs(
 
 
 def heldout_figures(
-    beta: float, pairs: Sequence[DPOPair], policy: Any, pad_id: int, accelerator: Accelerator
+    config: DPOConfig, pairs: Sequence[DPOPair], checkpoint: Path, renderer: Renderer, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Loss and accuracy of the implicit rewards on held-out pairs; without training they are 0.693 and one half."""
+    """Loss and accuracy of the implicit rewards on held-out pairs; without training they are 0.693 and one half.
+
+    The checkpoint is whole on every process, however the training divided it.
+    """
     import torch
 
     from rlhf.finetuning.dpo import with_reference
+    from rlhf.models.policy import load_policy
     from rlhf.objectives.dpo import dpo_loss, implicit_reward
 
-    scored = with_reference(pairs, policy, pad_id, accelerator)  # the policy in the reference's place
+    policy = load_policy(checkpoint, quantization=config.quantization).to(accelerator.device)
+    scored = with_reference(pairs, policy, renderer.pad_token_id, accelerator)  # it in the reference's place
     own, other = (torch.tensor([pair.reference for pair in part]) for part in (scored, pairs))
-    chosen, rejected = implicit_reward(own.flatten(), other.flatten(), beta).view(-1, 2).unbind(1)
+    chosen, rejected = implicit_reward(own.flatten(), other.flatten(), config.beta).view(-1, 2).unbind(1)
     accuracy = (0.5 + 0.5 * (chosen - rejected).sign()).mean()
     return {"test_loss": float(dpo_loss(chosen, rejected).mean()), "test_accuracy": float(accuracy)}
 

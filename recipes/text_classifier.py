@@ -21,6 +21,7 @@ from rlhf.data.splitting import part_of
 from rlhf.data.suspicion import suspicious_agreement
 from rlhf.errors import InputError
 from rlhf.evaluation.safety.refusals import agreement
+from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
 from rlhf.intervals import wilson
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
@@ -69,8 +70,6 @@ def main(config: TextClassifierConfig) -> None:
     stage = open_stage(config)
     if is_adapter_checkpoint(config.model):
         raise InputError(f"model: {config.model} is an adapter alone; merge it first with recipes/merge_adapter.py")
-
-    from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, train_classifier
 
     shares = {"train": 1 - config.heldout_share, "heldout": config.heldout_share}
     parts: dict[str, dict[str, str]] = {name: {} for name in shares}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rlhf.errors import InputError
@@ -34,13 +36,36 @@ def make_object(field: str, path: str, *arguments: Any) -> Any:
         InputError: naming `field`: as for `import_object`, or whatever the call raises.
     """
     make = import_object(field, path)
-    try:
+    given = ", ".join(str(argument) for argument in arguments)
+    with own_code(field, path, f"({given})"):
         return make(*arguments)
+
+
+@contextmanager
+def own_code(field: str, name: str, call: str = "") -> Iterator[None]:
+    """Around a call of what a config names: what a user's own code raises is a sentence with the file and line of it.
+
+    What the library brings, under a name without a colon, raises what it raises.
+
+    Args:
+        field: of the config.
+        name: what stands there.
+        call: behind the name in the sentence.
+
+    Raises:
+        InputError: naming `field`.
+    """
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:
-        given = ", ".join(str(argument) for argument in arguments)
-        raise InputError(f"{field}: {path}({given}) fails ({type(error).__name__}: {error})") from error
+    except Exception as error:  # a user's code may raise anything
+        if ":" not in name:
+            raise
+        file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
+        place = f", {file}:{lines[-1]}" if lines else ""
+        raise InputError(f"{field}: {name}{call} fails ({type(error).__name__}: {error}{place})") from error
 
 
 def named_object(field: str, name: str, known: Mapping[str, Any]) -> Any:

@@ -91,8 +91,8 @@ def existing_settings(name: str) -> Path:
     raise InputError(f"settings: there are none called {name!r}; {what} {', '.join(near)}")
 
 
-def copy_settings(name: str, target: Path) -> None:
-    """Write a shipped YAML file to `target`, to be changed there.
+def copy_settings(name: str, target: Path) -> Path:
+    """Write a shipped YAML file to `target`, a file or a folder, to be changed there; returns the file.
 
     Raises:
         InputError: there are no such settings, or the target exists, or its folder does not.
@@ -105,6 +105,7 @@ def copy_settings(name: str, target: Path) -> None:
     if not target.parent.is_dir():
         raise InputError(f"target: there is no folder {target.parent}; make it first")
     shutil.copyfile(source, target)
+    return target
 
 
 def _first_line(file: Path) -> str:

@@ -14,13 +14,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
+from rlhf.evaluation.reward_models.baselines import LONGER_WINS, baseline_figures
+from rlhf.evaluation.reward_models.pair_scores import score_pairs
+from rlhf.evaluation.reward_models.preference_figures import (
+    EvaluatedReward,
+    RewardEvaluation,
+    reward_figures,
+    true_qualities,
+)
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
@@ -29,9 +37,6 @@ from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.rewards.training.rows import seen_prompts
 from rlhf.stage import InputPath, Stage, StageConfig, open_stage
 from rlhf.training.work import launched_work
-
-if TYPE_CHECKING:
-    from rlhf.evaluation.reward_models.preference_figures import EvaluatedReward, RewardEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +76,6 @@ def main(config: EvaluateRewardsConfig) -> None:
     train = _load(config.train_preferences, config)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
 
-    from rlhf.evaluation.reward_models.baselines import LONGER_WINS, baseline_figures
-    from rlhf.evaluation.reward_models.pair_scores import score_pairs
-    from rlhf.evaluation.reward_models.preference_figures import reward_figures, true_qualities
-
     imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}
     qualities = None if scorer is None else true_qualities(test, scorer)
     baselines = baseline_figures(test, train)
@@ -91,15 +92,15 @@ def main(config: EvaluateRewardsConfig) -> None:
             "rewards": rewards,
             "baselines": baselines,
         }
-        stage.closing.rows(len(test))
         if stage.is_main:
-            record_rewards(stage, config, evaluation)
+            record_rewards(stage, config, evaluation, len(test))
 
 
-def record_rewards(stage: Stage, config: EvaluateRewardsConfig, evaluation: RewardEvaluation) -> None:
-    """Write the figures and the page, and show the table."""
+def record_rewards(stage: Stage, config: EvaluateRewardsConfig, evaluation: RewardEvaluation, pairs: int) -> None:
+    """Write the figures of the test pairs and the page, and show the table."""
     from rlhf.report.pages.rewards import build_rewards_page, text_table
 
+    stage.closing.rows(pairs)
     stage.write_json("reward_evaluation.json", evaluation)
     build_rewards_page(evaluation, stage.folder / "index.html", config.output.name)
     stage.say(text_table(evaluation))

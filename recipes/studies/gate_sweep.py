@@ -22,6 +22,7 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
+from rlhf.evaluation.reward_models.gate_sweep import labelled_answers
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
@@ -69,8 +70,6 @@ class GateSweepConfig(StageConfig):
 def main(config: GateSweepConfig) -> None:
     stage = open_stage(config)
     rows = [row for source in config.preferences for row in load_preferences(source)]
-
-    from rlhf.evaluation.reward_models.gate_sweep import labelled_answers
 
     conversations, unsafe = labelled_answers(rows)
     with launched_work(stage) as accelerator:

@@ -50,8 +50,8 @@ def copy_settings(name: str, target: Path) -> None:
     """Copy a settings file; it opens with what it needs and the line that launches it."""
     from rlhf import shipped
 
-    shipped.copy_settings(name, target)
-    print(f"{target}: its first lines say what it needs and how it is launched; change the rest")
+    file = shipped.copy_settings(name, target)
+    print(f"{file}: its first lines say what it needs and how it is launched; change the rest")
 
 
 def print_path(name: str) -> None:

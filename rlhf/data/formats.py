@@ -72,9 +72,20 @@ def format_of(row: Row) -> Format | None:
     everything = frozenset(row)
     for names, fewest in ((everything, 3), (names_with_value(row), 0), (everything, 0)):
         for one in _candidates(names):
-            if len(one.needs) >= fewest and (one.when is None or one.when(row)):
+            if len(one.needs) >= fewest and _fits(one, row):
                 return one
     return None
+
+
+def _fits(one: Format, row: Row) -> bool:
+    try:
+        return one.when is None or one.when(row)
+    except (InputError, RecursionError):
+        raise
+    except Exception as error:  # a layout may be the user's own
+        raise InputError(
+            f"row: the layout {one.name} cannot say whether this is one of its rows, got {error!r}"
+        ) from error
 
 
 def gathered(rows: Iterable[tuple[int, Row]], kind: Kind | None) -> Iterator[Item]:
@@ -86,7 +97,7 @@ def gathered(rows: Iterable[tuple[int, Row]], kind: Kind | None) -> Iterator[Ite
     anywhere: dict[Any, Item] = {}
     waiting: tuple[Any, Item] | None = None
     for number, row in rows:
-        one = None if kind is None else format_of(row)
+        one = None if kind is None else _format_if_known(row)
         key = None if one is None or kind is None else _key(one, row, kind)
         if key is not None and one is not None and one.anywhere:
             anywhere.setdefault(key, (number, []))[1].append(dict(row))
@@ -103,6 +114,14 @@ def gathered(rows: Iterable[tuple[int, Row]], kind: Kind | None) -> Iterator[Ite
     if waiting is not None:
         yield waiting[1]
     yield from anywhere.values()
+
+
+def _format_if_known(row: Row) -> Format | None:
+    """The layout; None also where one fails at the row, which converting it says."""
+    try:
+        return format_of(row)
+    except InputError:
+        return None
 
 
 def _key(one: Format, row: Row, kind: Kind) -> Any:
@@ -222,7 +241,9 @@ def _convert(one: Format, convert: Any, given: list[dict[str, Any]], *more: Any)
     joined = one.together is not None and convert is not None and _takes_rows(one, convert)
     try:
         return convert(given if joined else given[0], *more)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (InputError, RecursionError):
+        raise
+    except Exception as error:  # a converter may be the user's own
         raise InputError(f"row: has the fields of {one.name}, but not its inner structure, got {error!r}") from error
 
 

@@ -1,26 +1,27 @@
-"""Train a text classifier on labelled texts, to judge generated ones: what `TextClassifier` loads."""
+"""Train a text classifier on labelled texts, to judge generated ones: what `TextClassifier` loads.
+
+Light: torch when called.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from rlhf.data.loading import load_preferences, load_prompts, load_texts, source_rows
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
-from rlhf.models.batching import pad_rows
 from rlhf.models.checkpoint.context import Context
-from rlhf.models.checkpoint.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
-from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import States
-from rlhf.training.loop import Batch, Task, TrainingResult, train
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rlhf.training.loop import Batch, TrainingResult
 
 LONGEST = 512
 
@@ -65,6 +66,14 @@ def train_classifier(
         seed: of the head and of the rows' order.
         states: where the training goes on from after a kill; None: it keeps none.
     """
+    import torch
+    from torch.nn.functional import cross_entropy
+    from transformers import AutoModelForSequenceClassification
+
+    from rlhf.models.batching import pad_rows
+    from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
+    from rlhf.training.loop import Task, train
+
     names = sorted(set(labelled.values()))
     if len(names) < 2:
         raise InputError(f"data: needs texts of two labels or more to train on, has those of {', '.join(names)}")
@@ -87,7 +96,7 @@ def train_classifier(
     def loss(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
         right = (logits.argmax(-1) == batch["labels"]).sum()
-        return nn.functional.cross_entropy(logits, batch["labels"], reduction="sum"), {"accuracy": right}
+        return cross_entropy(logits, batch["labels"], reduction="sum"), {"accuracy": right}
 
     task = Task(collate=collate, loss=loss, weight=lambda row: 1.0, length=lambda row: len(row[0]))
     result = train(model, rows, task, config, accelerator, log, seed=seed, name="classifier", states=states)
@@ -98,6 +107,10 @@ def save_classifier(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, accelerator: Accelerator
 ) -> None:
     """Write a classifier and read it back (`rlhf.models.checkpoint.saving`). Every process calls it, one writes."""
+    from transformers import AutoModelForSequenceClassification
+
+    from rlhf.models.checkpoint.saving import is_partitioned_model, probe_scores, whole_state_dict, write_whole
+
     state = whole_state_dict(model, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
         tokenizer.save_pretrained(folder)

@@ -15,11 +15,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.errors import InputError
+from rlhf.imports import own_code
 from rlhf.models.batching import pad_rows
 from rlhf.objectives.policy import kl_k1, kl_k2, kl_k3
 from rlhf.objectives.reward import missing_end_penalty, moments, token_rewards, whiten
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.estimators import Answers, Tokens, find_estimator
+from rlhf.ppo.estimators import Answers, Estimator, Tokens, find_estimator
 from rlhf.ppo.rollout import Rollout
 from rlhf.training.loop import micro_batches
 from rlhf.training.step import Batch
@@ -149,10 +150,9 @@ def add_advantages(
     for batch, share in batches:
         mask, values = batch["mask"], batch.get("old_values")
         rewards = token_rewards(batch["old_logprobs"], batch["ref_logprobs"], mask, batch["scores"], beta)
-        advantages, returns = estimator.advantages(Tokens(rewards, mask, batch["rows"], values), answers, config)
-        _require_estimate(config.estimator, advantages, mask)
-        if estimator.needs_value:
-            _require_estimate(config.estimator, returns, mask)
+        advantages, returns = checked_estimates(
+            estimator, Tokens(rewards, mask, batch["rows"], values), answers, config
+        )
         batch["advantages"] = advantages
         if returns is not None and values is not None:
             batch["returns"] = returns
@@ -162,17 +162,32 @@ def add_advantages(
     sums = accelerator.reduce(sums, reduction="sum")
     for batch, _ in batches:
         batch["advantages"] = whiten(batch["advantages"], batch["mask"], sums=sums[:3])
-    spread = _variance(sums[3:6])
-    return {"explained_variance": 1 - _variance(sums[6:9]) / spread if spread > 0 else math.nan}
+    variance = _variance(sums[3:6])
+    return {"explained_variance": 1 - _variance(sums[6:9]) / variance if variance > 0 else math.nan}
 
 
-def _require_estimate(name: str, found: Tensor | None, mask: Tensor) -> None:
-    shape = None if found is None else tuple(found.shape)
-    if shape != tuple(mask.shape):
+def checked_estimates(
+    estimator: Estimator, tokens: Tokens, answers: Answers, config: PPOConfig
+) -> tuple[Tensor, Tensor | None]:
+    """What the estimator gives, checked: it may be the user's own."""
+    with own_code("estimator", config.estimator):
+        found = estimator.advantages(tokens, answers, config)
+    if not isinstance(found, tuple) or len(found) != 2:
         raise InputError(
-            f"estimator: {name} must give advantages (and, as it needs_value, returns) of its tokens' shape, "
-            f"{tuple(mask.shape)}, got {'none' if shape is None else shape}"
+            f"estimator: {config.estimator} must give two things, advantages and returns (None without a value model), "
+            f"got a {type(found).__name__}"
         )
+    shape = tuple(tokens.mask.shape)
+    for estimate in found if estimator.needs_value else found[:1]:
+        if not isinstance(estimate, Tensor) or tuple(estimate.shape) != shape or not estimate.is_floating_point():
+            got = type(estimate).__name__
+            if isinstance(estimate, Tensor):
+                got = f"{tuple(estimate.shape)} of {estimate.dtype}"
+            raise InputError(
+                f"estimator: {config.estimator} must give advantages (and, as it needs_value, returns) of its tokens' "
+                f"shape, {shape}, and of floats, got {got}"
+            )
+    return found
 
 
 def _all_answers(minibatches: Sequence[Minibatch], config: PPOConfig, accelerator: Accelerator, beta: float) -> Answers:

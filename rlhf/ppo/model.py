@@ -38,10 +38,10 @@ class PolicyAndValue(nn.Module):
     def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-probability of each answer token, value before it, entropy (zeros unless asked): (n, A) float32 each."""
         packed = pack_batch(batch) if self.policy_packs else None
-        logprobs, spread = answer_logprobs(
+        logprobs, entropies = answer_logprobs(
             self.policy, batch, packed, temperature=self.temperature, with_entropy=with_entropy
         )
-        return logprobs, None if self.value is None else answer_values(self.value, batch, packed), spread
+        return logprobs, None if self.value is None else answer_values(self.value, batch, packed), entropies
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Trade time for memory in both models."""
@@ -84,8 +84,8 @@ def answer_logprobs(
         with alone_in_last_layer(cast(nn.Module, model.base_model), before):
             logits = model(**packed.inputs(), logits_to_keep=before).logits[0]
         logprobs = token_logprobs(logits, ids.gather(1, _columns(batch, 0))[mask], temperature)
-        spread = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
-        return _spread(logprobs, mask), _spread(spread, mask)
+        entropies = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
+        return _padded(logprobs, mask), _padded(entropies, mask)
     first = int(batch["start"].min())
     rest = ids.shape[1] - first + 1
     logits = model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=rest).logits[
@@ -126,7 +126,7 @@ def _columns(batch: Batch, first: int) -> Tensor:
     return (batch["start"][:, None] - first + offsets).clamp(max=last)
 
 
-def _spread(found: Tensor, mask: Tensor) -> Tensor:
+def _padded(found: Tensor, mask: Tensor) -> Tensor:
     """One number for each true place of the mask (n, A), row by row -> (n, A), 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
 

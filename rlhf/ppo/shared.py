@@ -69,10 +69,10 @@ class SharedPolicyAndValue(nn.Module):
             # before the policy: the backward pass comes to the policy first, and frees it, before the value runs again
             values = self._run(VALUE, partial(answer_values, self._value[0], batch, packed))
         with self._base.using(self._reference if reference else POLICY) as model:
-            logprobs, spread = answer_logprobs(
+            logprobs, entropies = answer_logprobs(
                 model, batch, packed, temperature=self.temperature, with_entropy=with_entropy
             )
-        return logprobs, values, spread
+        return logprobs, values, entropies
 
     def _run(self, name: str, call: partial[Tensor]) -> Tensor:
         with self._base.using(name):

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
-from rlhf.imports import named_object
+from rlhf.imports import named_object, own_code
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ def select(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
             left_out["empty" if row.finished or config.missing_end_penalty is not None else "unfinished"] += 1
     for candidates in by_prompt.values():
         candidates.sort(key=lambda row: (-config.reward(row), -row.helpfulness, -age[row.version], row.index))
-    chosen = list(find_rule(config.rule)(list(by_prompt.values()), config, left_out))
+    with own_code("selection.rule", config.rule):
+        kept = find_rule(config.rule)(list(by_prompt.values()), config, left_out)
+        chosen = list(kept) if isinstance(kept, Iterable) else [kept]
     known = {id(row) for candidates in by_prompt.values() for row in candidates}
     if len({id(row) for row in chosen} & known) < len(chosen):
         raise InputError(f"selection.rule: {config.rule} must give back some of its candidates, each at most once")
@@ -201,8 +203,8 @@ def selected_rows(selection: Selection, dialogues: Sequence[Conversation]) -> It
 def refuse_empty(selection: Selection) -> None:
     """InputError where no answer is left to train on."""
     if not selection.chosen:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
+        counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
         raise InputError(
-            f"selection: no answer is left to train on ({reasons}); raise sampling.max_new_tokens, leave out prompts "
-            "that fill the context, or ask for less"
+            f"selection: no answer is left to train on ({counts or 'the rule keeps none'}); raise "
+            "sampling.max_new_tokens, leave out prompts that fill the context, or ask for less"
         )

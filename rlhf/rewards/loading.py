@@ -6,13 +6,18 @@ torch is loaded when called.
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.imports import import_object
+from rlhf.imports import import_object, own_code
 from rlhf.paths import require_files
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def load_reward(
@@ -71,4 +76,27 @@ def _imported(spec: str) -> RewardFunction:
         ) from error
     if not callable(reward):
         raise InputError(f"reward: {spec} is a {type(reward).__name__}; name a function or a class of reward functions")
-    return reward  # type: ignore[no-any-return]
+    return reward if type(reward).__module__.startswith("rlhf.") else OwnReward(reward, spec)
+
+
+class OwnReward:
+    """A reward function of the user's own, with its attributes; what it raises is a sentence (InputError).
+
+    Args:
+        reward: what scores.
+        spec: its import path.
+    """
+
+    def __init__(self, reward: RewardFunction, spec: str) -> None:
+        self.reward = reward
+        self.__name__ = getattr(reward, "__name__", None) or type(reward).__name__
+        self._spec = spec
+
+    def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
+        with own_code("reward", self._spec):
+            return self.reward(conversations)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "reward" or name.startswith("__"):  # not made yet: a copy being unpacked
+            raise AttributeError(name)
+        return getattr(self.reward, name)

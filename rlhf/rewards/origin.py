@@ -53,8 +53,8 @@ def measure_origin(scores: Sequence[float], safe: Sequence[bool | None] = ()) ->
     if not 0 < share < 1:
         return ScoreOrigin(fmean(scores), "scores", len(scores))
     low, high = min(score for score, _ in labelled), max(score for score, _ in labelled)
-    spread = math.log(share / (1 - share))
-    low, high = low - spread, high - spread  # between them the mean of the sigmoids falls through the share
+    log_odds = math.log(share / (1 - share))
+    low, high = low - log_odds, high - log_odds  # between them the mean of the sigmoids falls through the share
     for _ in range(80):
         middle = (low + high) / 2
         if fmean(_sigmoid(score - middle) for score, _ in labelled) > share:

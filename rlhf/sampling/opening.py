@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from rlhf.conversation import Renderer
+from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.imports import import_object
+from rlhf.imports import import_object, own_code
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.sampling.early_rejection import EarlyRejection
-from rlhf.sampling.protocol import Sampler
+from rlhf.sampling.protocol import Sample, Sampler, SamplingParams, StreamingSampler
 from rlhf.sampling.source import BACKENDS, PolicySource, backend_of
 from rlhf.training.accelerator import frozen_dtype
 
@@ -71,15 +72,11 @@ def open_sampler(
     make = import_object(f"{field}.backend", backend.make)
     if source.backend_name in BACKENDS:
         return make(source, opening)  # type: ignore[no-any-return]
-    try:
+    with own_code(f"{field}.backend", source.backend_name):
         sampler = make(source, opening)
-    except InputError:
-        raise
-    except Exception as error:  # a backend of the user's may raise anything
-        raise InputError(f"{field}.backend: {source.backend} fails ({type(error).__name__}: {error})") from error
     if not callable(getattr(sampler, "sample", None)):
         raise InputError(f"{field}.backend: {source.backend} gives a {type(sampler).__name__}, which has no `sample`")
-    return sampler  # type: ignore[no-any-return]
+    return checked(sampler, f"{field}.backend", source.backend_name)
 
 
 def renderer_of(source: PolicySource, chat_template: str | None = None) -> Renderer:
@@ -101,3 +98,70 @@ def load_weights(source: PolicySource, device: torch.device) -> PreTrainedModel:
     else:
         model = load_policy(source.folder, **held)  # type: ignore[arg-type]
     return model if model.device == device else model.to(device)  # type: ignore[arg-type]
+
+
+def checked(sampler: Sampler, field: str, name: str) -> Sampler:
+    """The sampler that `name` names in a config's `field`, which streams where that does.
+
+    `sample` and `stream` raise InputError where it fails, or gives anything but the answers that were asked for.
+    """
+    if isinstance(sampler, StreamingSampler):
+        return _Streaming(sampler, field, name)
+    return _Checked(sampler, field, name)
+
+
+class _Checked:
+    """`checked`, of a sampler that gives all at the end."""
+
+    def __init__(self, sampler: Sampler, field: str, name: str) -> None:
+        self._sampler, self._field, self._name = sampler, field, name
+
+    def sample(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> list[list[Sample]]:
+        with own_code(self._field, self._name):
+            found = self._sampler.sample(prompts, num_samples, params, keys)
+        if not isinstance(found, Sequence) or len(found) != len(prompts):
+            self._refuse(f"a list for each of the {len(prompts)} prompts", found)
+        return [self._answers(own, num_samples) for own in found]
+
+    def _answers(self, found: object, num_samples: int) -> list[Sample]:
+        if not isinstance(found, Sequence) or len(found) != num_samples:
+            self._refuse(f"{num_samples} answers to each prompt", found)
+        strange = next((answer for answer in found if not isinstance(answer, Sample)), None)
+        if strange is not None:
+            self._refuse("answers that are rlhf.sampling.protocol.Sample", strange)
+        return list(found)
+
+    def _refuse(self, needed: str, found: object) -> NoReturn:
+        got = str(len(found)) if isinstance(found, list | tuple) else f"a {type(found).__name__}"
+        raise InputError(f"{self._field}: {self._name} must give {needed}, got {got}")
+
+
+class _Streaming(_Checked, StreamingSampler):
+    """`checked`, of one that streams."""
+
+    _sampler: StreamingSampler
+
+    def stream(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        missing = set(range(len(prompts)))
+        with own_code(self._field, self._name):
+            for number, answers in self._sampler.stream(prompts, num_samples, params, keys):
+                if number not in missing:
+                    self._refuse("each prompt's answers once, by its number", number)
+                missing.remove(number)
+                yield number, self._answers(answers, num_samples)
+        if missing:
+            self._refuse(
+                f"answers to each of the {len(prompts)} prompts", [i for i in range(len(prompts)) if i not in missing]
+            )

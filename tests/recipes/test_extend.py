@@ -24,7 +24,8 @@ from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.estimators import Answers, Tokens, find_estimator
-from rlhf.rejection.selection import SelectionConfig, select
+from rlhf.ppo.experience import checked_estimates
+from rlhf.rejection.selection import SelectionConfig, refuse_empty, select
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
@@ -164,3 +165,84 @@ def test_a_panel(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_is_one_sentence(make, says: str) -> None:
     with pytest.raises(InputError, match=says):
         make()
+
+
+TOKENS = Tokens(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), torch.tensor([0]), None)
+
+
+def estimated(found: str) -> object:
+    """What an estimator of one's own gives, where its method's body is this."""
+    head = "class Mine:\n    needs_value, min_samples = False, 1\n    def advantages(self, tokens, answers, config):\n"
+    Path("mine.py").write_text(f"{head}        {found}\n")
+    answers = Answers(torch.zeros(1, 1), torch.zeros(1, 1))
+    return checked_estimates(find_estimator("mine:Mine"), TOKENS, answers, PPOConfig(estimator="mine:Mine"))
+
+
+def sampled(found: str, policy: Path) -> object:
+    """What a backend of one's own draws, 2 answers to 2 prompts, where its method's body is this."""
+    head = (
+        "from rlhf.sampling.protocol import Sample\none = Sample('sure', (1,), 0.0, True)\nclass Mine:\n"
+        "    def __init__(self, source, opening): ...\n    def sample(self, prompts, k, params, keys):\n"
+    )
+    Path("mine.py").write_text(f"{head}        {found}\n")
+    sampler = open_sampler(PolicySource(checkpoint=policy, backend="mine:Mine"), torch.device("cpu"))
+    return sampler.sample([[{"role": "user", "content": "hi"}]] * 2, 2, SamplingParams())
+
+
+def read_by(layout: str) -> object:
+    """A row as a layout of one's own reads it."""
+    Path("mine.py").write_text(f"from rlhf.data.layouts.declaration import *\nMINE = Format('mine', {layout})\n")
+    Path("rows.jsonl").write_text('{"ticket": "dry", "reply": "ask"}\n')
+    return load_prompts("rows.jsonl#mine:MINE")
+
+
+def scored(body: str) -> object:
+    """The scores of one dialogue, by a function of one's own with this body."""
+    Path("mine.py").write_text(f"def mine(conversations):\n    {body}\n")
+    return load_reward("mine:mine")([[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]])
+
+
+def kept(rule: str) -> object:
+    """Of one answer what a rule of one's own keeps."""
+    Path("mine.py").write_text(f"def mine(candidates, config, left_out):\n    {rule}\n")
+    return refuse_empty(select([completion("p", 1.0)], SelectionConfig(rule="mine:mine")))
+
+
+@pytest.mark.parametrize(
+    ("make", "body", "says"),
+    [
+        (scored, "raise KeyError('x')", r"reward: mine:mine fails \(KeyError: 'x', .*mine.py:2\)"),
+        (estimated, "return None", "estimator: mine:Mine must give two things, advantages and returns .* a NoneType"),
+        (estimated, "return [0.0], None", r"estimator: mine:Mine must give .*shape, \(1, 2\), and of floats, got list"),
+        (estimated, "return tokens.mask, None", r"and of floats, got \(1, 2\) of torch.bool"),
+        (estimated, "return tokens.no", r"estimator: mine:Mine fails \(AttributeError: .*, .*mine.py:4\)"),
+        (kept, "return candidates[7]", r"selection.rule: mine:mine fails \(IndexError: .*, .*mine.py:2\)"),
+        (kept, "pass", "selection.rule: mine:mine must give back some of its candidates"),
+        (kept, "return []", r"no answer is left to train on \(the rule keeps none\)"),
+        (sampled, "raise OSError('gone')", r"policy.backend: mine:Mine fails \(OSError: gone, .*mine.py:6\)"),
+        (
+            sampled,
+            "return None",
+            "policy.backend: mine:Mine must give a list for each of the 2 prompts, got a NoneType",
+        ),
+        (sampled, "return [[one] * 2]", "must give a list for each of the 2 prompts, got 1"),
+        (sampled, "return [[one]] * 2", "must give 2 answers to each prompt, got 1"),
+        (sampled, "return [one] * 2", "must give 2 answers to each prompt, got a Sample"),
+        (sampled, "return [['yes', 'no']] * 2", "must give answers that are rlhf.sampling.protocol.Sample, got a str"),
+        (read_by, "{'ticket'}, prompt=lambda row: 1 / 0", r"rows.jsonl:1: row: has the fields of mine, .*ZeroDivision"),
+        (
+            read_by,
+            "{'ticket'}, when=lambda row: row['no']",
+            r"rows.jsonl:1: row: the layout mine cannot say .*KeyError",
+        ),
+        (read_by, "['ticket']", r"needs: must be a set of field names, e.g. named\('ticket reply'\), got \['ticket'\]"),
+    ],
+)
+def test_a_mistake_in_ones_own_code_is_one_sentence(
+    make, body: str, says: str, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a traceback, whatever it raises or gives; with the line of the user's file where it raises."""
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(InputError, match=says):
+        make(body, *([tiny_policy_path] if make is sampled else []))

@@ -51,6 +51,7 @@ def test_a_wrong_name_is_answered_by_the_right_ones(name: str, says: str, tmp_pa
 def test_settings_are_copied_and_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["recipe", "copy", "embedded/ppo", str(tmp_path)])
     copied = tmp_path / "ppo.yaml"
+    assert capsys.readouterr().out.startswith(f"{copied}: its first lines")
     assert copied.read_text() == (RECIPES / "configs" / "embedded" / "ppo.yaml").read_text()
     copied.write_text("mine")
     with pytest.raises(SystemExit) as end:

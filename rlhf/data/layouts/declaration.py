@@ -93,6 +93,13 @@ class Format:
     anywhere: bool = True
     history: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("needs", "reads", "harmless"):
+            if not isinstance(names := getattr(self, name), (frozenset, set)):
+                raise InputError(
+                    f"{name}: must be a set of field names, e.g. named('ticket reply'), got {quoted(names)}"
+                )
+
     def recognises(self, row: Row, names: frozenset[str]) -> bool:
         """Whether a row with these field names (all, or those with a value) is of this layout."""
         return self.needs <= names and (self.when is None or self.when(row))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from rlhf.conversation import Conversation, says_nothing
 from rlhf.errors import InputError
-from rlhf.imports import import_object
+from rlhf.imports import import_object, own_code
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.synthesis.instructions import Constraint, Instruction
 
@@ -66,7 +66,13 @@ def load_checker(spec: str, constraints: Sequence[Constraint], judge: Sampler | 
 
     def check(instructions: Sequence[Instruction], conversations: Sequence[Conversation]) -> list[bool]:
         spoken = [number for number, c in enumerate(conversations) if c and not says_nothing(c[-1]["content"])]
-        verdicts = checker([instructions[i] for i in spoken], [conversations[i] for i in spoken]) if spoken else []
+        asked = [instructions[i] for i in spoken], [conversations[i] for i in spoken]
+        with own_code("checker", spec):
+            verdicts = list(checker(*asked)) if spoken else []
+        if len(verdicts) != len(spoken):
+            raise InputError(
+                f"checker: {spec} must give a verdict on each of {len(spoken)} answers, got {len(verdicts)}"
+            )
         found = dict(zip(spoken, verdicts, strict=True))
         return [bool(found.get(number)) for number in range(len(conversations))]
 

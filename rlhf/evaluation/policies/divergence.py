@@ -1,4 +1,4 @@
-"""How far a policy has moved from SFT: KL(policy || SFT) from the policy's own answers."""
+"""How far a policy has moved from SFT: KL(policy || SFT) from the policy's own answers. Light: torch when called."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from rlhf.errors import InputError
-from rlhf.models.logprobs import score_rows
-from rlhf.models.policy import load_tokenizer
-from rlhf.objectives.policy import kl_k1, kl_k3
 from rlhf.rewards.distributed import deal_out
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -29,6 +25,8 @@ def answer_logprobs(
 
     Called by all processes with the same rows.
     """
+    from rlhf.models.logprobs import score_rows
+
     return deal_out(rows, lambda part: score_rows(model, part, pad_id, temperature=temperature), accelerator)
 
 
@@ -39,6 +37,8 @@ def answer_kls(policy: Sequence[Tensor], baseline: Sequence[Tensor]) -> list[tup
     the answers were drawn from `policy` at it: no top-p, no top-k. k1 may be negative; k3 is not, and agrees with it up
     to noise.
     """
+    from rlhf.objectives.policy import kl_k1, kl_k3
+
     return [
         (kl_k1(own, other).double().sum().item(), kl_k3(own, other).double().sum().item())
         for own, other in zip(policy, baseline, strict=True)
@@ -47,6 +47,8 @@ def answer_kls(policy: Sequence[Tensor], baseline: Sequence[Tensor]) -> list[tup
 
 def require_same_tokenizer(tokenizer: PreTrainedTokenizerBase, baseline: Path) -> None:
     """Raise InputError where the baseline's tokenizer numbers tokens otherwise: the KL is of token distributions."""
+    from rlhf.models.policy import load_tokenizer
+
     if load_tokenizer(baseline).get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"baseline: the tokenizer of {baseline} is not the policy's, so there is no KL between them; "

@@ -1,18 +1,21 @@
-"""What a reward model must beat: the longer answer, and a bag of words. Both are reward functions themselves."""
+"""What a reward model must beat: the longer answer, and a bag of words. Both are reward functions themselves.
+
+Light: torch when called.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, cast, get_args
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.pair_scores import score_pairs
 from rlhf.evaluation.reward_models.preference_figures import RewardFigures, accuracy_figures, by_group, reward_figures
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGER_WINS = "longer wins"
 
@@ -40,6 +43,8 @@ def baseline_figures(test: Sequence[Preference], train: Sequence[Preference]) ->
 
 def answer_length(conversations: Sequence[Conversation]) -> Tensor:
     """(n,) float32: characters of the answer. As a reward function: the longer answer wins."""
+    import torch
+
     return torch.tensor([len(conversation[-1]["content"]) for conversation in conversations], dtype=torch.float32)
 
 
@@ -82,5 +87,7 @@ class BagOfWords:
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores; the difference of two is the log-odds that the first is chosen."""
+        import torch
+
         features = self._tfidf.transform([conversation[-1]["content"] for conversation in conversations])
         return torch.from_numpy(features @ self._regression.coef_[0]).float()

@@ -13,10 +13,10 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.objectives.reward import SAFETY_THRESHOLD
+from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate_quality import GateQuality, gate_quality
 
-THRESHOLDS = (0.01, 0.05, 0.1, SAFETY_THRESHOLD, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+THRESHOLDS = (0.01, 0.05, 0.1, GateConfig.threshold, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class MeanScore(TypedDict):
@@ -121,5 +121,5 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Pearson's; None where x or y does not vary."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    spread = (sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y)) ** 0.5
-    return covariance / spread if spread > 0 else None
+    deviations = (sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y)) ** 0.5
+    return covariance / deviations if deviations > 0 else None

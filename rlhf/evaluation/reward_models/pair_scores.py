@@ -1,4 +1,4 @@
-"""The scores of both answers of preference rows: computed once, read by every figure."""
+"""The scores of both answers of preference rows: computed once, read by every figure. Light: torch when called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from rlhf.data.rows import Preference
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import RewardModelFunction, check_scores, name_of
 
 
 class PairScore(NamedTuple):
@@ -38,6 +37,8 @@ def score_pairs(reward: RewardFunction, preferences: Sequence[Preference]) -> li
     n = len(preferences)
     if not n:
         return []
+    from rlhf.rewards.scoring import RewardModelFunction, check_scores, name_of
+
     conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in preferences]
     output = reward.outputs(conversations) if isinstance(reward, RewardModelFunction) else None
     answer = reward(conversations) if output is None else output.score

@@ -1,7 +1,8 @@
 """How well scores agree with what people chose, and where: by strength, safety labels, source and length.
 
 Paper, section 3.2.2: table 7 (own and other domains), table 8 (by strength), and the ablation of the auxiliary safety
-loss (by safety labels, and the recall of unsafe answers). Light: no torch.
+loss (by safety labels, and the recall of unsafe answers). Light: no torch,
+and numpy when called.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypedDict, TypeVar, get_args
 
 from rlhf.data.rows import STRENGTHS, Domain, Preference
-from rlhf.evaluation.reward_models.calibration import Calibration, Qualities, calibration_figures
 from rlhf.intervals import rate_interval
 
 if TYPE_CHECKING:
+    from rlhf.evaluation.reward_models.calibration import Calibration, Qualities
     from rlhf.evaluation.reward_models.pair_scores import PairScore
     from rlhf.evaluation.scorers import GoldScorer
 
@@ -109,6 +110,7 @@ def reward_figures(
         scores: of the rows, in their order.
         qualities: the true quality 0..1 of both answers of each row, where it is known.
     """
+    from rlhf.evaluation.reward_models.calibration import calibration_figures
 
     def measure(own: list[int]) -> RewardFigures:
         rows, pairs = [preferences[i] for i in own], [scores[i] for i in own]

@@ -19,10 +19,10 @@ import torch
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.evaluation.policies import divergence
 from rlhf.evaluation.policies.versions import VersionFigures
 from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
+from rlhf.models import logprobs
 from rlhf.models.logprobs import score_rows
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
@@ -139,7 +139,7 @@ def test_sft_then_a_version_against_it(
 
     cold = SamplingParams(max_new_tokens=4, temperature=0.5)
     seen: list[float] = []
-    monkeypatch.setattr(divergence, "score_rows", lambda *a, **k: seen.append(k["temperature"]) or score_rows(*a, **k))
+    monkeypatch.setattr(logprobs, "score_rows", lambda *a, **k: seen.append(k["temperature"]) or score_rows(*a, **k))
     for name, shape in (("cold", cold), ("cut", replace(cold, top_k=5)), ("greedy", replace(cold, temperature=0.0))):
         recipe.main(recipe.EvaluateConfig(output=tmp_path / name, name="v1", sampling=shape, **common, **opponent))
     assert figures(tmp_path / "cold")["kl_from_sft"] == pytest.approx(0.0, abs=1e-5)

@@ -236,7 +236,7 @@ def test_a_backend_outside_the_package_answers(parrot: str, tiny_policy_path: Pa
 
     drawn = open_sampler(source("Parrot"), CPU).sample(PROMPTS, 2, PARAMS)
     assert [[sample.text for sample in some] for some in drawn] == [["what is velda ? !"] * 2, ["hello !"] * 2]
-    with pytest.raises(InputError, match=r"policy.backend: .*:broken fails \(RuntimeError: no engine\)"):
+    with pytest.raises(InputError, match=r"policy.backend: .*:broken fails \(RuntimeError: no engine, .*parrot.*:19\)"):
         open_sampler(source("broken"), CPU)
     with pytest.raises(InputError, match=r"policy\.backend: .*:nothing gives a int, which has no `sample`"):
         open_sampler(source("nothing"), CPU)
