@@ -33,6 +33,7 @@ from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
+from rlhf.imports import own_code
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
@@ -134,7 +135,8 @@ def main(config: CollectPreferencesConfig) -> None:
             raise InputError("prompts: no two answers of any prompt differ; raise the temperatures, or name more")
         with Store(labels) as store:
             store.add_batch(batch, worth_asking, labels=config.labels_per_pair, asked=asked)
-            label_batch(store, batch, annotator)
+            with own_code("annotator", config.annotator):
+                label_batch(store, batch, annotator)
             require_complete(store, batch)
             rows_of = preferences_of(store, batch)
             figures = batch_figures(store, batch)

@@ -51,6 +51,13 @@ class Shy(Annotator):
         yield from list(super().judge(pairs))[:-2]
 
 
+class Broken(Annotator):
+    """Raises where it should judge."""
+
+    def judge(self, pairs: Iterable[Pair]) -> Iterator[Judgement]:
+        raise KeyError("no such pair")
+
+
 class Undecided(Annotator):
     """Skips every pair."""
 
@@ -151,6 +158,13 @@ def test_a_batch_in_which_nobody_chose_is_refused(recipe: ModuleType, options: d
     with pytest.raises(InputError, match="Undecided chose an answer in none of the pairs to train on"):
         collect(recipe, options)
     assert not options["output"].exists() and not list(options["output"].parent.glob("out.partial/preferences_*"))
+
+
+def test_an_annotator_that_raises_is_named_with_its_line(recipe: ModuleType, options: dict[str, Any]) -> None:
+    options["annotator"] = "test_collect_preferences:Broken"
+    said = r"annotator: .*:Broken fails \(KeyError: 'no such pair', .*test_collect_preferences.py:\d+\)"
+    with pytest.raises(InputError, match=said):
+        collect(recipe, options)
 
 
 def test_an_unfinished_batch_is_said_and_what_there_is_stays(
