@@ -35,7 +35,7 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 
 doors: setup  ## two processes: every training recipe by the user's command line, every file of ds_configs; a whole small run
-	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors $$(grep -rl 'mark\.doors' tests/faults tests/recipes tests/unit)
+	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors $$(grep -rl --include '*.py' 'mark\.doors' tests/faults tests/recipes tests/unit)
 	$(BIN)/python -m pytest --quiet -m doors tests/distributed
 
 browser: setup  ## the annotation page in a real chromium, by keyboard and mouse
