@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,6 +66,16 @@ def own_code(field: str, name: str, call: str = "") -> Iterator[None]:
         lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
         place = f", {file}:{lines[-1]}" if lines else ""
         raise InputError(f"{field}: {name}{call} fails ({type(error).__name__}: {error}{place})") from error
+
+
+def own_function(field: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that `name` names in a config's `field`; each call of it is `own_code`."""
+
+    def called(*arguments: Any) -> Any:
+        with own_code(field, name):
+            return function(*arguments)
+
+    return called
 
 
 def named_object(field: str, name: str, known: Mapping[str, Any]) -> Any:

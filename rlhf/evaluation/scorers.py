@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.imports import make_object
+from rlhf.imports import make_object, own_function
 
 VERDICT_FIELDS = ("helpfulness", "safety", "violation", "false_refusal", "kind")
 
@@ -38,9 +40,17 @@ def load_scorer(spec: str, world: Path) -> GoldScorer:
     """The gold scorer `package.module:Class`, made from `world`; found from the working directory too.
 
     Raises:
-        InputError: no such module or class, it cannot be made from that world, or it has no `judge`.
+        InputError: no such module or class, it cannot be made from that world, or it has no `judge`. Its
+            `judge` raises it where the user's code fails.
     """
     scorer = make_object("scorer", spec, world)
     if not callable(getattr(scorer, "judge", None)):
         raise InputError(f"scorer: {spec} has no method judge(conversation)")
-    return scorer  # type: ignore[no-any-return]
+    return _Named(own_function("scorer", spec, scorer.judge))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A scorer of the user's own: what its `judge` raises is a sentence."""
+
+    judge: Callable[[Conversation], Verdict]

@@ -130,4 +130,4 @@ def made_digest(files: Mapping[str, str], path: str) -> str:
 def suspicious_lines(folder: Path) -> list[str]:
     """What a finished stage's closing block calls suspicious; none where it is not finished."""
     record = read_stage_file(folder)
-    return [] if record is None else record["closing"]["suspicious"]
+    return [] if record is None else list(record["closing"].get("suspicious", ()))

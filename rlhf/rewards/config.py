@@ -68,28 +68,30 @@ class GateConfig:
         Raises:
             InputError: the file is not there, is no gate_sweep.json, or its scores were centred otherwise.
         """
-        if self.threshold_from is None:
-            return self.threshold
-        require_files(**{"gate.threshold_from": self.threshold_from})
-        try:
-            found = json.loads(self.threshold_from.read_text(encoding="utf-8"))
-            threshold, centred = float(found["chosen"]["threshold"]), found["centre"]
-            if not 0 < threshold < 1:
-                raise ValueError
-        except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(
-                f"gate.threshold_from: {self.threshold_from} is no gate_sweep.json of recipes/studies/gate_sweep.py; "
-                "name one, or none"
-            ) from None
-        if centred != self.centre:
-            raise InputError(
-                f"gate.centre: the threshold of {self.threshold_from} was chosen with centre {centred}; set it so here"
-            )
-        return threshold
+        return self.threshold if self.threshold_from is None else self._swept(self.threshold_from)[0]
 
     def swept_origin(self) -> float | None:
-        """The safety model's origin when the threshold was chosen; None where no sweep chose it, or it says none."""
-        if self.threshold_from is None:
-            return None
-        origin = json.loads(self.threshold_from.read_text(encoding="utf-8")).get("origins", {}).get("safety")
-        return float(origin) if isinstance(origin, (int, float)) else None
+        """The safety model's origin when the threshold was chosen; None where no sweep chose it, or it says none.
+
+        Raises:
+            InputError: as `resolved_threshold`.
+        """
+        return None if self.threshold_from is None else self._swept(self.threshold_from)[1]
+
+    def _swept(self, file: Path) -> tuple[float, float | None]:
+        """Threshold and origin of a sweep's file."""
+        require_files(**{"gate.threshold_from": file})
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            threshold, centred = float(found["chosen"]["threshold"]), found["centre"]
+            origin = found.get("origins", {}).get("safety")
+            origin = None if origin is None else float(origin)
+            if not 0 < threshold < 1:
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"gate.threshold_from: {file} is no gate_sweep.json of recipes/studies/gate_sweep.py; name one, or none"
+            ) from None
+        if centred != self.centre:
+            raise InputError(f"gate.centre: the threshold of {file} was chosen with centre {centred}; set it so here")
+        return threshold, origin

@@ -15,7 +15,7 @@ from rlhf.evaluation.judging import with_gold, with_referee
 from rlhf.evaluation.safety.figures import JudgedAnswer, SafetyPrompt
 from rlhf.evaluation.safety.refusals import RefusalDetector, load_detector
 from rlhf.evaluation.scorers import GoldScorer, load_scorer
-from rlhf.imports import import_object
+from rlhf.imports import import_object, own_function
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,6 +64,8 @@ def load_judges(
     own = own() if isinstance(own, type) else own
     if own is not None and not callable(own):
         raise InputError(f"checker: {checker} is a {type(own).__name__}; name a function of conversations")
+    if own is not None and checker is not None:
+        own = own_function("checker", checker, own)
     return SafetyJudges(
         load_detector(refusals),
         None if safety is None else load_reward(safety, device=device),

@@ -17,7 +17,7 @@ from typing import Any
 from rlhf.conversation import Conversation
 from rlhf.data.refusals import LABELS, SIGNS, RefusalRules, read
 from rlhf.errors import InputError
-from rlhf.imports import import_object
+from rlhf.imports import import_object, own_function
 from rlhf.jsonl import read_rows
 from rlhf.paths import require_files
 from rlhf.rewards.specs import is_import_path
@@ -141,7 +141,7 @@ def load_detector(spec: str) -> RefusalDetector:
     detector = found() if isinstance(found, type) else found
     if not callable(detector):
         raise InputError(f"refusals: {spec} is a {type(detector).__name__}; name a function of conversations")
-    return detector  # type: ignore[no-any-return]
+    return own_function("refusals", spec, detector)
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,13 @@ class Scorer:
         self.world = world
 
     def judge(self, conversation: Conversation) -> _Verdict:
-        assert conversation[-1]["role"] == "assistant"
+        assert conversation[-1]["role"] == "assistant" and self.world.is_dir()
         return _Verdict(helpfulness=0.25)
+
+
+class BrokenScorer(Scorer):
+    def judge(self, conversation: Conversation) -> _Verdict:
+        raise KeyError("no such town")
 
 
 class NoScorer:
@@ -105,7 +110,6 @@ class PoorScorer(Scorer):
 def test_gold_scorer_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     scorer = load_scorer("test_judging:Scorer", tmp_path)
-    assert scorer.world == tmp_path  # type: ignore[attr-defined]
     gold = with_gold([answer("")], scorer)[0].gold
     assert gold == {
         "helpfulness": 0.25,
@@ -115,6 +119,9 @@ def test_gold_scorer_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "kind": "ordinary",
         "words": 3,
     }
+    said = r"scorer: test_judging:BrokenScorer fails \(KeyError: 'no such town', .*test_judging.py:\d+\)"
+    with pytest.raises(InputError, match=said):
+        with_gold([answer("")], load_scorer("test_judging:BrokenScorer", tmp_path))
     with pytest.raises(InputError, match="has no method judge"):
         load_scorer("test_judging:NoScorer", tmp_path)
     with pytest.raises(InputError, match="lacks safety, violation"):

@@ -161,8 +161,9 @@ def test_decisions(stage: PlannedStage, tmp_path: Path, monkeypatch: pytest.Monk
     )
     with pytest.raises(InputError, match="was made by hand with other options"):
         _decide(other, changed, finished | {"stage_file": "other"})
-    (stage.output / "stage.json").write_text("{")
-    assert _decide(stage, key, finished).reason == "its stage.json cannot be read"
+    for damaged in ("{", "[]", '{"command": []}'):
+        (stage.output / "stage.json").write_text(damaged)
+        assert _decide(stage, key, finished).reason == "its stage.json cannot be read"
     (stage.output / "stage.json").unlink()
     with pytest.raises(InputError, match=r"has no stage.json, so no stage made it"):
         _decide(stage, key, finished)

@@ -130,9 +130,10 @@ def test_the_gate_reads_stored_origins_and_a_sweep_s_threshold(tmp_path: Path) -
         GateConfig(threshold=0.3, threshold_from=sweep)
     with pytest.raises(InputError, match=r"gate\.centre: the threshold of .* was chosen with centre True"):
         read_gate(GateConfig(centre=False, threshold_from=sweep), one, both)
-    sweep.write_text("{}")
-    with pytest.raises(InputError, match=r"gate\.threshold_from: .* is no gate_sweep\.json"):
-        read_gate(GateConfig(threshold_from=sweep), one, both)
+    for broken in ({}, [], {"chosen": {"threshold": 0.4}, "centre": True, "origins": [1]}):
+        sweep.write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=r"gate\.threshold_from: .* is no gate_sweep\.json"):
+            read_gate(GateConfig(threshold_from=sweep), one, both)
     (tmp_path / "one/score_origin.json").write_text('{"origin": null}')
     with pytest.raises(InputError, match="holds no finite origin"):
         read_origin(tmp_path / "one")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlhf.data.refusals import LABELS, RefusalRules
 from rlhf.errors import InputError
+from rlhf.evaluation.safety.judging import load_judges
 from rlhf.evaluation.safety.refusals import (
     Logistic,
     RefusalClassifier,
@@ -131,3 +133,17 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match="pip install scikit-learn"):
         RefusalClassifier.train(["a", "b", "c"], list(LABELS))
+
+
+def broken(conversations: list[Any]) -> list[bool]:
+    raise ZeroDivisionError("by nothing")
+
+
+@pytest.mark.parametrize("option", ["refusals", "checker"])
+def test_a_judge_of_ones_own_that_raises_is_named_with_its_line(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    named = {"refusals": "rules", "checker": None, option: "test_refusals:broken"}
+    judges = load_judges(named["refusals"], None, None, named["checker"], None, None, "cpu")
+    said = rf"{option}: test_refusals:broken fails \(ZeroDivisionError: by nothing, .*test_refusals\.py:\d+\)"
+    with pytest.raises(InputError, match=said):
+        getattr(judges, option)([])
