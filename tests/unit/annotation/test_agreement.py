@@ -13,8 +13,8 @@ import pytest
 
 from rlhf.annotation.agreement import gwet
 
-# the worked example of Gwet's handbook: twelve units, four raters, five categories, ratings missing; published there are
-# AC1 0.77544 and its interval from 0.46081 to 1
+# the worked example of Gwet's handbook: twelve units, four raters, five categories, ratings missing; published are AC1
+# 0.77544 and its interval from 0.46081 to 1
 UNITS = [[1, 1, 1], [2, 2, 3, 2], [3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2], [1, 2, 3, 4], [4, 4, 4, 4], [1, 1, 2, 1]]
 UNITS += [[2, 2, 2, 2], [5, 5, 5], [1, 1], [3]]
 
