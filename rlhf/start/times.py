@@ -47,7 +47,8 @@ def estimates(
     speed = Speed.of(calibration["speed"])
     counts = Counts(stages, {name: Rows(**rows) for name, rows in calibration["rows"].items()})
     per_token = calibration.get("characters_per_token", CHARACTERS_PER_TOKEN)
-    works = ((stage, work_of(stage, settings[stage.name], counts, per_token)) for stage in stages)
+    share = calibration.get("answer_share") or 1.0
+    works = ((stage, work_of(stage, settings[stage.name], counts, per_token, share)) for stage in stages)
     return {stage.name: work.seconds(speed, stage.processes) for stage, work in works if work is not None}
 
 
