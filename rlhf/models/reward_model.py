@@ -4,7 +4,8 @@ Llama 2 paper, section 3.2.2: the model starts from the chat checkpoint, its nex
 head. The auxiliary safety loss, which the paper leaves open, reads a second linear head on that state (decision 16).
 
 On disk it is what transformers calls a sequence classifier with one label: `AutoModelForSequenceClassification` loads
-it and gives the same scores, also after LoRA, which is merged. After QLoRA, or LoRA where asked for, the folder holds a
+it and gives the same scores, also after LoRA, which is merged; of a family for which transformers has no such class,
+`AutoModel` loads the backbone (`rlhf.models.classifier`). After QLoRA, or LoRA where asked for, the folder holds a
 peft adapter with the score head in it, over a base in 4 bit or whole that `RewardModel.load` brings back; with peft
 alone, load the base as a sequence classifier with one label, in the same 4 bit (`rlhf.models.policy.load_base` says
 how) or whole, and give it to `PeftModel.from_pretrained(base, folder/adapter)`. The safety head lies beside in
@@ -23,7 +24,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import InputError
 from rlhf.models.adapters import (
@@ -53,6 +54,7 @@ from rlhf.models.checkpoint.saving import (
     whole_state_dict,
     write_whole,
 )
+from rlhf.models.classifier import classifier_for
 from rlhf.models.config import AdapterConfig
 from rlhf.models.coverage import adapter_coverage, say_coverage
 from rlhf.models.packing import PackedRows, enable_packing, last_states, pack_rows, packed_states
@@ -166,7 +168,7 @@ class RewardModel(nn.Module):
             config = without_dropout(from_pretrained(AutoConfig, folder))
             if config.num_labels != 1:
                 raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
-            reward = cls(load_base(folder, None, dtype, AutoModelForSequenceClassification, config=config))
+            reward = cls(load_base(folder, None, dtype, classifier_for(config), config=config))
         if (folder / SAFETY_HEAD_FILE).is_file():
             reward.safety_head = nn.Linear(reward.score_head.in_features, 1).to(reward.device)
         reward.load_heads(folder)
@@ -213,7 +215,7 @@ class RewardModel(nn.Module):
             else:
                 whole = merged_weights(self.model, classifier) if has_adapter else classifier
                 want = probe_scores(self.model) if runs else None
-                write_whole(self.model, whole, folder, AutoModelForSequenceClassification, probe_scores, want)
+                write_whole(self.model, whole, folder, classifier_for(self.model.config), probe_scores, want)
             if self.safety_head is not None:
                 head = {name: tensor.cpu().contiguous() for name, tensor in _part(state, "safety_head.").items()}
                 save_safety_head(head, folder)
@@ -296,14 +298,14 @@ def _load_classifier(
         require_saved_size(folder, adapter)
     config = without_dropout(from_pretrained(AutoConfig, base, num_labels=1))
     quantization = saved_quantization(folder, quantization) if saved else quantization
-    model = load_base(base, quantization, dtype, AutoModelForSequenceClassification, config=config)
+    model = load_base(base, quantization, dtype, classifier_for(config), config=config)
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise InputError(f"policy: {folder} is a {config.model_type}, which has no classifier with a `score` layer")
     add_pad_embedding(model, load_tokenizer(folder))
     if saved:
         restore_adapter(model, folder, adapter)
     elif adapter is not None:
-        inject_adapter(model, lora_config(adapter, "SEQ_CLS", folder))
+        inject_adapter(model, lora_config(adapter, "SEQ_CLS", model, folder))
         say_coverage("adapter", "a LoRA adapter", adapter_coverage(model))
     return model
 

@@ -6,7 +6,7 @@ A cell that comes to its end works; InputError is a refusal; anything else is a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,7 +114,7 @@ def reward_model(ground: Ground) -> None:
 def reward_model_lora(ground: Ground) -> None:
     """The same with an adapter, merged and alone."""
     _reward(ground, ADAPTER, whole=True)
-    _reward(Ground(ground.base, ground.folder / "b"), AdapterConfig(r=2, alpha=8.0, dropout=0.0, merge=False), whole=False)
+    _reward(Ground(ground.base, ground.folder / "alone"), replace(ADAPTER, merge=False), whole=False)
 
 
 def sampling(ground: Ground) -> None:
@@ -186,7 +186,7 @@ def _changed(before: Tensor, after: Tensor) -> None:
 def _loss_is_plain(
     policy: Any, plain: Any, tokenizer: PreTrainedTokenizerBase, train: Literal["all", "last"], instruction: str = ""
 ) -> None:
-    """The log-probabilities of the trained tokens, packed in one batch, against each row alone in plain transformers."""
+    """The log-probabilities of the trained tokens, packed in one batch, are those of each row alone."""
     talks = [training_context(talk, instruction) for talk in TALKS] if instruction else TALKS
     rows = Renderer(tokenizer).dialogues(talks, train=train)
     batch: dict[str, Tensor] = answer_task(tokenizer.pad_token_id).collate(rows)  # type: ignore[arg-type]
@@ -214,9 +214,7 @@ def _preferences() -> list[Preference]:
 
 def _reward(ground: Ground, adapter: AdapterConfig | None, *, whole: bool) -> None:
     config = RewardTrainingConfig(optimizer=OPTIMIZER, max_length=96, adapter=adapter)
-    model = train_reward_model(
-        ground.base, _preferences(), config, make_accelerator(seed=0), safety_head=True, seed=0
-    )
+    model = train_reward_model(ground.base, _preferences(), config, make_accelerator(seed=0), safety_head=True, seed=0)
     rows = [row.input_ids for row in Renderer(ground.tokenizer).dialogues(TALKS, train="last")]
     alone = torch.tensor([_score(model, row) for row in rows])
     ids = torch.tensor([[*row, *[2] * (96 - len(row))] for row in rows])

@@ -76,7 +76,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         vision_end_token_id=303,
     ),
     "gemma2": _of("Gemma2Config", HEADS, sliding_window=8),
-    "gemma3_text": _of("Gemma3TextConfig", HEADS, sliding_window=8, layer_types=["sliding_attention", "full_attention"]),
+    "gemma3_text": _of(
+        "Gemma3TextConfig", HEADS, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+    ),
     "gemma3": _of(
         "Gemma3Config",
         text_config={**HEADS, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
@@ -104,7 +106,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         num_attention_heads=2,
         max_position_embeddings=128,
     ),
-    "falcon": _of("FalconConfig", ENDS, vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2),
+    "falcon": _of(
+        "FalconConfig", ENDS, vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2
+    ),
     "bloom": _of("BloomConfig", ENDS, vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=2),
     "mamba": _of("MambaConfig", ENDS, vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2),
     "mamba2": _of(
@@ -129,9 +133,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         mamba_d_state=8,
         mamba_chunk_size=16,
     ),
-    "gpt_oss": _of(
-        "GptOssConfig", HEADS, num_local_experts=4, num_experts_per_tok=2, sliding_window=8
-    ),
+    "gpt_oss": _of("GptOssConfig", HEADS, num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
     "deepseek_v3": _of(
         "DeepseekV3Config",
         SIZE,
