@@ -46,6 +46,7 @@ from rlhf.models.checkpoint.folder import (
     require_reward_head,
     weight_files,
 )
+from rlhf.models.checkpoint.labels import good_and_bad
 from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.checkpoint.saving import (
     is_partitioned_model,
@@ -81,13 +82,15 @@ class RewardOutput(NamedTuple):
 class RewardModel(nn.Module):
     """Scores the last attended POSITION of each row, whatever token stands there, be it the pad token.
 
-    Any sequence-classification checkpoint with one label works; the ones without a `score` layer (BERT and its kin) are
-    asked as a whole and know no `token_scores`. The backbone's dropout is off in training too.
+    Any sequence-classification checkpoint with one label works, and one with two (a good and a bad one) as that of its
+    log-odds; the ones without a `score` layer (BERT and its kin) are asked as a whole and know no `token_scores`. The
+    backbone's dropout is off in training too.
     """
 
     def __init__(self, model: PreTrainedModel, safety_head: nn.Linear | None = None) -> None:
         super().__init__()
         self.model = model
+        self.labels: tuple[int, int] | None = None  # of two: the good one and the bad one
         self.safety_head = safety_head.to(model.device) if safety_head is not None else None
         self.shares_prefixes = self.has_token_scores and enable_packing(model)
 
@@ -150,7 +153,7 @@ class RewardModel(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, dtype: str = "float32") -> RewardModel:
-        """Load what `save` wrote, or any sequence-classification checkpoint with one label; in eval mode.
+        """Load what `save` wrote, or any sequence-classification checkpoint with one label, or two; in eval mode.
 
         Args:
             path: checkpoint folder, whole or of an adapter.
@@ -158,26 +161,38 @@ class RewardModel(nn.Module):
 
         Raises:
             InputError: files missing; no scalar head in the weights (transformers would draw a random one at each load,
-                and the scores would change with it); more than one label.
+                and the scores would change with it); labels that do not say what is good (`good_and_bad`).
         """
         folder = Path(path)
-        _require_one_label(folder, require_reward_head(folder))
+        require_reward_head(folder)
+        labels = good_and_bad(folder)
         if is_adapter_checkpoint(folder):
             reward = cls(_load_classifier(folder, None, None, dtype))
         else:
             config = without_dropout(from_pretrained(AutoConfig, folder))
-            if config.num_labels != 1:
-                raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
             reward = cls(load_base(folder, None, dtype, classifier_for(config), config=config))
+            if labels is not None and reward.has_token_scores:
+                reward._keep_one_score()
+            else:
+                reward.labels = labels
         if (folder / SAFETY_HEAD_FILE).is_file():
             reward.safety_head = nn.Linear(reward.score_head.in_features, 1).to(reward.device)
         reward.load_heads(folder)
         return reward.eval()
 
+    def _keep_one_score(self) -> None:
+        """Of a head of two labels one score, their difference, which `load_heads` fills in."""
+        head = self.score_head
+        self.model.config.num_labels = self.model.num_labels = 1
+        self.model.score = nn.Linear(head.in_features, 1, bias=head.bias is not None).to(head.weight.device)
+
     def load_heads(self, folder: Path) -> None:
         """Put in the heads that lie in a folder, as they were saved: in float32, whatever the backbone's type."""
         if self.has_token_scores:
-            self.score_head.float().requires_grad_(True).load_state_dict(_read_tensors(folder, "score."))
+            tensors = _read_tensors(folder, "score.")
+            if (labels := good_and_bad(folder)) is not None:
+                tensors = {name: tensor[[labels[0]]] - tensor[[labels[1]]] for name, tensor in tensors.items()}
+            self.score_head.float().requires_grad_(True).load_state_dict(tensors)
         if self.safety_head is not None and (folder / SAFETY_HEAD_FILE).is_file():
             tensors = load_file(folder / SAFETY_HEAD_FILE)
             require_finite(tensors.items(), folder / SAFETY_HEAD_FILE, "train the model again")
@@ -233,8 +248,9 @@ class RewardModel(nn.Module):
                 once (`rlhf.models.packing`), where the backbone's attention can: the scores are the same.
         """
         if not self.has_token_scores:
-            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-            return RewardOutput(logits[:, 0].float(), None)
+            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
+            score = logits[:, 0] if self.labels is None else logits[:, self.labels[0]] - logits[:, self.labels[1]]
+            return RewardOutput(score, None)
         if groups is not None and self.shares_prefixes:
             pooled = last_states(self.model.base_model, pack_rows(input_ids, attention_mask, groups))
         else:
