@@ -50,10 +50,11 @@ def verdict(name: str, cell: str, base: Path, folder: Path) -> str:
 
 def shown_table() -> dict[tuple[str, str], str]:
     """(family, column) -> what the page's table shows."""
-    rows = [line.strip("| \n").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if "|" in line]
-    heads = next(row for row in rows if row[0] == "family")
+    text = PAGE.read_text(encoding="utf-8")
+    table = text[text.index("| family |") :].partition("\n\n")[0]
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
     found = {}
-    for row in rows[rows.index(heads) + 2 :]:
+    for row in rows:
         found.update({(row[0].strip("`"), head): value for head, value in zip(heads[1:], row[1:], strict=True)})
     return found
 
