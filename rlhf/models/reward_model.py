@@ -183,7 +183,7 @@ class RewardModel(nn.Module):
     def _keep_one_score(self) -> None:
         """Of a head of two labels one score, their difference, which `load_heads` fills in."""
         head = self.score_head
-        self.model.config.num_labels = self.model.num_labels = 1
+        self.model.config.num_labels = 1
         self.model.score = nn.Linear(head.in_features, 1, bias=head.bias is not None).to(head.weight.device)
 
     def load_heads(self, folder: Path) -> None:
