@@ -12,8 +12,9 @@ from typing import Any
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, recipe_file
+from rlhf.iteration.plan import RECIPES, PlannedStage, maker_of, recipe_file
 from rlhf.metrics import asked_trackers
+from rlhf.paths import require_files
 
 
 def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[str, Any]:
@@ -36,11 +37,10 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[
             asked_trackers(getattr(config, "trackers", ()))
         except InputError as error:
             raise InputError(f"{stage.name} ({stage.config_file}): {error}") from error
-    made = dependencies(stages)
     for stage in stages:
-        for path in () if made[stage.name] else stage.inputs:
-            if not path.exists():
-                raise InputError(f"{stage.name}: {path} does not exist; name an existing one")
+        for path in stage.inputs:
+            if not path.exists() and maker_of(path, stages) is None:
+                require_files(**{stage.name: path})
     return configs
 
 

@@ -9,19 +9,22 @@ there is no GPU it is processor time that is measured, which other programs on t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
+from rlhf.conversation import LLAMA2_CHAT_TEMPLATE
 from rlhf.data.loading import load_preferences, load_prompts
 from rlhf.errors import InputError, mistakes_in_a_sentence
 from rlhf.iteration.config import IterativeConfig, VersionConfig
@@ -29,7 +32,8 @@ from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, LOOKED_AT, Rows, r
 from rlhf.iteration.hours.speed import Line, Speed
 from rlhf.iteration.processes.stage_process import extra_environment
 from rlhf.launch import visible_gpus
-from rlhf.models.checkpoint.folder import base_folder, require_policy
+from rlhf.models.checkpoint.folder import base_folder, is_adapter_checkpoint, require_policy
+from rlhf.paths import in_hub_cache
 from rlhf.stage import package_versions, peak_memory_mb, write_json
 
 if TYPE_CHECKING:
@@ -59,7 +63,7 @@ def kept(config: IterativeConfig) -> dict[str, Any] | None:
 
 def calibrated(config: IterativeConfig) -> dict[str, Any] | None:
     """`kept`, else measured now in a process of its own; None where the run is given no chat model, or it fails."""
-    if not isinstance(config.inputs.get("policy"), str):
+    if given_model(config) is None:
         return None
     found = kept(config)
     if found is not None:
@@ -80,9 +84,20 @@ def calibrated(config: IterativeConfig) -> dict[str, Any] | None:
     return found
 
 
+def given_model(config: IterativeConfig) -> Path | None:
+    """The chat model that a run is given, or the base of which it makes one; None: neither, or several."""
+    named = config.inputs.get("policy", config.inputs.get("base"))
+    if not isinstance(named, str):
+        return None
+    return Path(named) if Path(named).exists() else in_hub_cache(named) or Path(named)
+
+
 def what_it_is_of(config: IterativeConfig) -> dict[str, Any]:
     """What a calibration depends on; InputError where the model is no checkpoint."""
-    model = base_folder(require_policy(config.inputs["policy"]))
+    given = given_model(config)
+    if given is None:
+        raise InputError("inputs: no model is given")
+    model = base_folder(require_policy(given))
     sizes = {file.name: file.stat().st_size for file in sorted(model.glob("*.safetensors"))}
     adapter = adapter_of(config)
     named = hashlib.sha256((model / "config.json").read_bytes()).hexdigest()[:16]
@@ -154,12 +169,12 @@ def _read(sources: Any, load: Callable[..., Sequence[Any]]) -> Rows:
     return together(parts)
 
 
-def measure(policy: str, adapter: Mapping[str, Any] | None) -> Speed:
+def measure(policy: Path, adapter: Mapping[str, Any] | None) -> Speed:
     """Load, write, score and train with a model, each a little."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    load, score, decode = _as_it_is(Path(policy), device)
+    load, score, decode = _as_it_is(policy, device)
     return Speed(load, score, _in_training(policy, adapter, device), decode)
 
 
@@ -193,7 +208,7 @@ def _as_it_is(policy: Path, device: Any) -> tuple[float, Line, Line]:
     return load, two_sizes(score, ROWS, device), Line(decode.fixed / STEPS, decode.each / STEPS)
 
 
-def _in_training(policy: str, adapter: Mapping[str, Any] | None, device: Any) -> Line:
+def _in_training(policy: Path, adapter: Mapping[str, Any] | None, device: Any) -> Line:
     """Seconds of a forward and backward pass by tokens, as the run trains."""
     from rlhf.models.config import AdapterConfig
     from rlhf.models.policy import load_policy
@@ -254,16 +269,35 @@ def main(argv: Sequence[str]) -> None:
     given = json.loads(argv[0])
     versions = tuple(VersionConfig(name) for name in given["versions"])
     config = IterativeConfig(Path(given["run"]), Path(given["configs"]), given["inputs"], versions=versions)
-    found = {
-        "of": what_it_is_of(config),
-        "rows": {name: asdict(rows) for name, rows in expected_rows(config).items()},
-        "characters_per_token": characters_per_token(config),
-        "speed": asdict(measure(config.inputs["policy"], adapter_of(config))),
-    }
+    of = what_it_is_of(config)
+    with _that_chats(cast(Path, given_model(config))) as model:
+        found = {
+            "of": of,
+            "rows": {name: asdict(rows) for name, rows in expected_rows(config).items()},
+            "characters_per_token": characters_per_token(config, model),
+            "speed": asdict(measure(model, adapter_of(config))),
+        }
     write_json(config.run / FILE, found | {"peak_memory_mb": round(peak_memory_mb(), 1)})
 
 
-def characters_per_token(config: IterativeConfig) -> float:
+@contextlib.contextmanager
+def _that_chats(model: Path) -> Iterator[Path]:
+    """The model's folder; of a base without a chat template one with its files and Llama 2's."""
+    from rlhf.models.policy import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    if tokenizer.chat_template or is_adapter_checkpoint(model):
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for file in [*model.glob("*.safetensors*"), model / "config.json"]:
+            (Path(folder) / file.name).symlink_to(file.resolve())
+        tokenizer.chat_template = LLAMA2_CHAT_TEMPLATE
+        tokenizer.save_pretrained(folder)
+        yield Path(folder)
+
+
+def characters_per_token(config: IterativeConfig, model: Path) -> float:
     """Of the user's rows, rendered by the model's template, whose own tokens count too."""
     from rlhf.conversation import Renderer
     from rlhf.models.policy import load_tokenizer
@@ -272,7 +306,7 @@ def characters_per_token(config: IterativeConfig) -> float:
     source = next((one if isinstance(one, str) else one[0] for one in sources if one), None)
     if source is None:
         return CHARACTERS_PER_TOKEN
-    renderer = Renderer(load_tokenizer(Path(config.inputs["policy"])))
+    renderer = Renderer(load_tokenizer(model))
     if source in (config.inputs.get("prompts") or ()):
         dialogues = [row.messages for row in load_prompts(source, on_bad_row="skip")[:LOOKED_AT]]
         rendered = [renderer.prompt_ids(dialogue) for dialogue in dialogues]
