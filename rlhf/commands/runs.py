@@ -171,7 +171,7 @@ def plan(options: Sequence[str]) -> None:
     for stage, state in zip(stages, states, strict=True):
         print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}\n    {shlex.join(command_of(stage))}")
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
-    print(f"memory: {memory_words(stages, calibration, records)}")
+    print(f"memory: {memory_words(stages, settings, calibration, records)}")
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
     print(f"hours: {total_words(found, calibration)}")
 

@@ -150,12 +150,13 @@ def main(argv: Sequence[str]) -> None:
     give_kwargs(settings.get("chat_template_kwargs", {}))
     prompts = [row.messages for row in load_prompts(files["prompts"])[:ANSWERED]] if "prompts" in files else []
     params = SamplingParams(**settings.get("sampling", {}))
-    speed, answered = measure(config.inputs["policy"], settings.get("adapter"), prompts, params)
+    speed, memory, answered = measure(config.inputs["policy"], settings.get("adapter"), prompts, params)
     found = {
         "of": what_it_is_of(config),
         "rows": {name: asdict(read_rows(file)) for name, file in files.items() if file.suffix == ".jsonl"},
         "characters_per_token": characters_per_token(config, files),
         "speed": asdict(speed),
+        "training_memory_mb": None if memory is None else asdict(memory),
         "answer_share": answered,
     }
     write_json(config.run / FILE, found | {"peak_memory_mb": round(peak_memory_mb(), 1)})

@@ -55,7 +55,7 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     assert made.returncode == 0, made.stderr
     assert "LlamaForCausalLM" in made.stdout and "rlhf run mine" in made.stdout
     takes = {line.split()[0]: line for line in made.stdout.splitlines() if line}
-    assert "in the calibration" in takes["memory"] and "to be written" in takes["disk"]
+    assert "by the calibration" in takes["memory"] and "to be written" in takes["disk"]
     assert "to go, by the calibration" in takes["hours"] and "nothing is known" not in takes["hours"]
     planned = rlhf("plan", "mine", folder=tmp_path)
     assert planned.returncode == 0 and "v1/ppo_evaluation" in planned.stdout, planned.stderr
