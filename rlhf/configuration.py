@@ -101,7 +101,10 @@ class ConfigReader:
         for others, config in reversed(before):
             if others.keys() <= options.keys():
                 with contextlib.suppress(Exception):  # the full reading takes it, or says what is wrong with it
-                    return _with_options(config, {n: word for n, word in options.items() if others.get(n) != word})
+                    found: Config = _with_options(
+                        config, {n: word for n, word in options.items() if others.get(n) != word}
+                    )
+                    return found
         config = parse_config(config_class, argv)
         before.append((options, config))
         return config
@@ -112,7 +115,8 @@ def _with_options(config: Config, options: Mapping[str, str]) -> Config:
     tree: dict[str, Any] = {}
     for option, word in options.items():
         *groups, last = option.removeprefix("--").split(".")
-        kind, inner = type(config), tree
+        kind: Any = type(config)
+        inner = tree
         for group in groups:
             kind = group_of(hints_of(kind)[group])
             inner = inner.setdefault(group, {})
@@ -122,9 +126,9 @@ def _with_options(config: Config, options: Mapping[str, str]) -> Config:
     return _replaced(config, tree)
 
 
-def _replaced(config: Any, tree: Mapping[str, Any]) -> Any:
+def _replaced(config: Config, tree: Mapping[str, Any]) -> Config:
     """A dataclass with other values, groups of them as mappings."""
-    return dataclasses.replace(
+    return dataclasses.replace(  # type: ignore[type-var]  # it raises where it is no dataclass
         config, **{n: _replaced(getattr(config, n), v) if isinstance(v, dict) else v for n, v in tree.items()}
     )
 

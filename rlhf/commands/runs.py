@@ -174,11 +174,22 @@ def plan(options: Sequence[str]) -> None:
     calibration, records = kept(config), read_ledger(config.run / "ledger.jsonl")
     found = plan_forecast(config, stages, settings, calibration, records, again)
     for stage, state in zip(stages, states, strict=True):
-        print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}\n    {shlex.join(command_of(stage))}")
+        asks = "" if state == "finished" else _who_is_asked(settings[stage.name])
+        print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}{asks}\n    {shlex.join(command_of(stage))}")
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
-    print(f"memory: {memory_words(stages, calibration, records)}")
+    print(f"memory: {memory_words(stages, settings, calibration, records)}")
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
     print(f"hours: {total_words(found, calibration)}")
+
+
+def _who_is_asked(config: Any) -> str:
+    """Of a stage that waits for people: where they judge, and how many judgements are there."""
+    if getattr(config, "annotator", None) != "people":
+        return ""
+    from rlhf.annotation.labelling import batch_name
+    from rlhf.annotation.people import asked_words
+
+    return f"; {asked_words(batch_name(config.output), config.labels_file)}"
 
 
 def report(folders: Sequence[Path], panels: Sequence[str] = ()) -> None:

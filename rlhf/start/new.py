@@ -130,7 +130,7 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
         (folder / f"{recipe}.yaml").write_text(_yaml_file(recipe, request, settings.get(recipe, {})), encoding="utf-8")
     (request.run / PLAN_FILE).write_text(_plan_file(plan, request), encoding="utf-8")
     made = [] if words is None else [f"chat      {request.run / FOLDER}: {words}"]
-    return [*made, *_summary(request, machine, model, data)]
+    return [*made, *_summary(request, machine, model, data, settings["prepare_data"])]
 
 
 def _existing_parent(folder: Path) -> Path:
@@ -179,7 +179,7 @@ def _plan(request: Request, machine: Machine, model: Path) -> dict[str, Any]:
         "launch": {
             "default": {"retries": 1},
             **({"data": {"gpus": 0}} if machine.gpus else {}),
-            **dict.fromkeys(("rejection_sampling", "ppo", "evaluate"), side_by_side),
+            **dict.fromkeys((*trained, "rejection_sampling", "ppo", "evaluate"), side_by_side),
         },
         "seed": 0,
         **({"chat_template_kwargs": dict(kwargs)} if (kwargs := request.chat_template_kwargs) else {}),
@@ -251,16 +251,18 @@ def _scalar(value: object) -> str:
     return json.dumps(value)
 
 
-def _summary(request: Request, machine: Machine, model: ChatModel, data: Data) -> list[str]:
+def _summary(request: Request, machine: Machine, model: ChatModel, data: Data, drawn: Settings) -> list[str]:
     sizes = sizes_for(model, machine)
     how = f"LoRA adapters of rank {sizes.rank}" if sizes.adapter else "whole weights"
     base = ", base in 4 bit" if sizes.nf4 else ""
+    most = [f"{drawn[f'max_{name}'][0]} {name}" for name in ("preferences", "prompts") if f"max_{name}" in drawn]
+    few = f"; at most {' and '.join(most)} of them are used, for a CPU's sake (prepare_data.yaml)" if most else ""
     where = f"{machine.gpus} GPUs of {machine.gpu_memory:.0f} GiB" if machine.gpus else f"{machine.cores} CPU cores"
     return [
         f"model     {model.architecture}, {model.parameters / 1e6:,.0f}M weights in {model.dtype}, "
         f"context {model.context or 'not said'}, answers end with {' or '.join(model.end_tokens)}",
         f"machine   {where}, {machine.memory:.0f} GiB of memory",
-        f"data      {data.pairs} pairs in the larger domain, about {data.prompts} prompts a version",
+        f"data      {data.pairs} pairs in the larger domain, about {data.prompts} prompts a version{few}",
         f"training  {how}{base} ({sizes.why})",
         *(f"warning   {warning}" for warning in model.warnings),
         f"written   {request.run / PLAN_FILE} and {request.run / CONFIG_FOLDER}/: every value has its reason beside it",

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rlhf.annotation.protocol import Judgement, Pair
+from rlhf.annotation.store import PEOPLE, Store
 from rlhf.cli import main
 from rlhf.configuration import parse_config
 from rlhf.iteration.checks import check_plan
@@ -61,6 +63,26 @@ def test_the_shipped_plans_are_planned(
     assert all(f"\n{stage.name:<24} to run" in f"\n{said}" for stage in stages) and "disk: " in said
     outside = {str(path) for stage in stages for path in stage.inputs if not path.is_relative_to(tmp_path)}
     assert not outside, "nothing is read of another run"
+
+
+def test_a_plan_says_where_people_are_waited_for_and_how_many_judgements_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "run"
+    asks = {"preferences": {"annotator": "people"}}
+    options = ["--config", "recipes/configs/embedded/iterative_rlhf.yaml", "--run", str(run)]
+    options += ["--versions", json.dumps([{"name": "v1", "steps": [asks]}])]
+    main(["plan", *options])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("v1/preferences"))
+    assert line.endswith(f"; will wait for people, who judge with: rlhf annotate {run}")
+    ask = [{"role": "user", "content": "Why?"}]
+    with Store(run / "labels.sqlite") as store:
+        store.add_batch("v1/preferences", [Pair(ask, "a", "b"), Pair(ask, "a", "c")], asked=PEOPLE)
+        store.keep("v1/preferences", Judgement(store.pairs("v1/preferences")[0].id, "ann", "a"))
+    main(["plan", *options])
+    said = f"; waits for people: 1 of 2 judgements of v1/preferences; they give them with: rlhf annotate {run}\n"
+    assert said in capsys.readouterr().out
 
 
 def test_the_five_versions_are_the_paper_s_with_every_kind_of_step(

@@ -55,7 +55,7 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     assert made.returncode == 0, made.stderr
     assert "LlamaForCausalLM" in made.stdout and "rlhf run mine" in made.stdout
     takes = {line.split()[0]: line for line in made.stdout.splitlines() if line}
-    assert "in the calibration" in takes["memory"] and "to be written" in takes["disk"]
+    assert "by the calibration" in takes["memory"] and "to be written" in takes["disk"]
     assert "to go, by the calibration" in takes["hours"] and "nothing is known" not in takes["hours"]
     planned = rlhf("plan", "mine", folder=tmp_path)
     assert planned.returncode == 0 and "v1/ppo_evaluation" in planned.stdout, planned.stderr
@@ -98,7 +98,8 @@ def test_from_a_base_model_of_the_hub_s_and_dialogues_to_the_first_version(
         asked = [{"prompt": f"{number} {question}"} for question in questions[:30]]
         (tmp_path / f"round{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     made = rlhf("new", "mine", "--base", "someone/base", "--sft", "chats.jsonl", "--preferences", str(pairs),
-                "--prompts", "round1.jsonl", "round2.jsonl", "--versions", "2", "--no-ppo", folder=tmp_path)  # fmt: skip
+                "--prompts", "round1.jsonl", "round2.jsonl", "--versions", "2", "--no-ppo",
+                folder=tmp_path)  # fmt: skip
     assert made.returncode == 0 and "by the calibration" in made.stdout, made.stderr
     settings = tmp_path / "mine" / "config" / "prepare_data.yaml"
     settings.write_text(settings.read_text().replace('rounds: "share"', 'rounds: "files"'))
