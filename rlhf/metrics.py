@@ -159,7 +159,7 @@ class MetricsLog:
         self.trackers = []
 
     def _tell(self, what: Callable[[Any], object]) -> None:
-        """Tell every tracker. One that fails, as its server is gone, ends no stage: that is said, and it is told no more."""
+        """Tell every tracker; one that fails, as its server is gone, ends no stage: it is told no more."""
         for tracker in list(self.trackers):
             try:
                 what(tracker)
