@@ -31,7 +31,10 @@ def add_to(command: Command) -> None:
     """Add the commands."""
     added = command("new", new, "a run's folder from your chat model and files: its plan, and settings sized to both")
     added.add_argument("run", type=Path, help="folder to write")
-    added.add_argument("--chat", type=Path, required=True, help="chat checkpoint to start from")
+    model = "a folder, a hub name that is fetched, a GGUF file, or an adapter"
+    added.add_argument("--chat", type=Path, metavar="MODEL", help=f"chat model to start from: {model}")
+    added.add_argument("--base", type=Path, metavar="MODEL", help="in its place a base model, of which --sft makes one")
+    added.add_argument("--sft", nargs="+", default=(), metavar="FILE", help="dialogues for it: files or hub names")
     added.add_argument(
         "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
     )
@@ -106,6 +109,8 @@ def new(arguments: argparse.Namespace) -> None:
     request = Request(
         run=arguments.run,
         chat=arguments.chat,
+        base=arguments.base,
+        sft=tuple(arguments.sft),
         prompts=tuple(arguments.prompts),
         validation_prompts=tuple(arguments.validation_prompts),
         test_prompts=tuple(arguments.test_prompts),

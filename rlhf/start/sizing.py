@@ -34,12 +34,14 @@ ROLES = 5
 
 @dataclass(frozen=True)
 class Data:
-    """How many pairs and prompts to train on there are, whether both domains have pairs, and any pair a strength."""
+    """How many pairs and prompts to train on there are, whether both domains have pairs, and any pair a strength; how
+    many dialogues to make a chat model of a base with."""
 
     pairs: int
     prompts: int
     two_domains: bool
     strengths: bool
+    dialogues: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
             "max_prompt_characters": (4 * (sizes.length - sizes.answer), "room for the answer, at about 4 a token"),
             **(_few_rows() if sizes.cpu else {}),
         },
+        "sft": _sft(model, sizes, data),
         "helpfulness_reward": _reward(sizes, data, "other_share", 0.5),
         "safety_reward": _reward(sizes, data, "other_share", 0.1),
         "temperature_sweep": {"sampling.max_new_tokens": (sizes.answer, "as in rejection sampling")},
@@ -131,6 +134,30 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
             "samples_per_prompt": (1, "more narrow the intervals"),
             "max_prompt_tokens": (sizes.length, "longer test prompts are left out, and said"),
         },
+    }
+
+
+def _sft(model: ChatModel, sizes: Sizes, data: Data) -> Settings:
+    settings: Settings = {}
+    if not model.own_template:
+        settings["chat_template"] = ("llama2", "the base has none; or a file with a Jinja template")
+    if sizes.adapter:
+        settings["adapter.r"] = (sizes.rank, f"LoRA rank: {sizes.why}")
+        settings["adapter.merge"] = (True, "what is trained after it starts from whole weights")
+    if sizes.nf4:
+        settings["quantization"] = ("nf4", "the base in 4 bit; then an adapter alone is saved")
+    return {
+        **settings,
+        **_optimizer(
+            "finetuning.optimizer",
+            sizes,
+            rate=(2e-4, 2e-4, 2e-5),
+            epochs=2,
+            batch=_batch(max(data.dialogues, 1), 64),
+            trial="the QLoRA report's",
+        ),
+        "finetuning.max_length": (sizes.length, "most tokens of a dialogue; oldest turns go first"),
+        "finetuning.on_bad_row": ("skip", "bad rows are left out, counted and said"),
     }
 
 
