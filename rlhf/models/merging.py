@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.models.adapters import adapter_tensors, merged_weights, require_qlora
+from rlhf.models.adapters import adapter_tensors, merged_weights, peft_sentences, require_qlora
 from rlhf.models.checkpoint.folder import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
@@ -109,7 +109,8 @@ def _with_adapter(folder: Path, dtype: str) -> Any:
     model = load_base(require_checkpoint(base_folder(folder)), None, dtype)
     add_pad_embedding(model, load_tokenizer(folder))
     adapter_tensors(folder)  # each is finite
-    return PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER)
+    with peft_sentences():
+        return PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER)
 
 
 def _dequantized(folder: Path) -> Iterator[tuple[str, Tensor]]:

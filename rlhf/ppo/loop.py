@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
@@ -31,6 +30,7 @@ from rlhf.ppo.watch import Limit, Stop, limit_passed, warnings
 from rlhf.rewards.gate import Gate, GatedReward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.stage.progress import progress_bar
 
 HELD_OUT_SEED = 1_000_003
 """Added to the sampling seed for held-out answers: every evaluation draws with the same numbers, no iteration does."""
@@ -152,8 +152,7 @@ def train_ppo(
     history, start = _restore(ppo, log, saving)
     held_out = validation_prompts[: config.validation_size]
     stream = islice(prompt_stream(prompts, ppo.seed), start * config.prompts_per_iteration, None)
-    quiet = not ppo.accelerator.is_local_main_process
-    with tqdm(total=config.iterations, initial=start, desc="ppo", disable=quiet, mininterval=1.0) as progress:
+    with progress_bar(config.iterations, "ppo", "iteration", done=start, training=True) as progress:
         for iteration in range(start, config.iterations + 1):
             figures: dict[str, Any] = {}
             last = iteration == config.iterations
@@ -179,8 +178,8 @@ def train_ppo(
             stopped: Stop | None = "patience" if ended else limit_passed(figures, config)
             if stopped is not None or last:
                 return history.result(iteration, stopped or "iterations")
+            progress.set_postfix(reward=f"{figures['reward']:.3f}", kl=f"{figures['kl']:.3f}", refresh=False)
             progress.update()
-            progress.set_postfix(reward=f"{figures['reward']:.3f}", kl=f"{figures['kl']:.3f}")
             if (iteration + 1) % config.checkpoint_every == 0:
                 saving.save(iteration + 1, {"beta": ppo.beta, "history": asdict(history)})
     raise AssertionError("the last iteration returns")

@@ -248,7 +248,7 @@ class Stage:
         os.replace(self.folder, final)
         for aside in done:
             shutil.rmtree(aside)
-        print("\n".join(closing_lines(final, closing, seconds)), file=sys.stderr)
+        print("\n".join(closing_lines(final, closing, seconds, self.closing.table)), file=sys.stderr)
         if refused:
             raise SuspiciousError(
                 f"strict: {'; '.join(closing['suspicious'])} (what was made is in {final}: move it to {self.output} to "

@@ -17,13 +17,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
 
 pytest.importorskip("fastapi")
 import httpx2
+from conftest import ChatServer
 
 from rlhf.annotation.store import Store
 from rlhf.conversation import Conversation
@@ -31,12 +32,9 @@ from rlhf.data.rows import Domain
 from rlhf.simulation.annotator import NOISE, difference, strength_of
 from rlhf.simulation.gold import GoldScorer, Verdict
 
-if TYPE_CHECKING:
-    from conftest import ChatServer
-
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[3]
-COUNTS = {"train_prompts": 300, "validation_prompts": 20, "test_prompts": 200}
+COUNTS = {"train_prompts": 200, "validation_prompts": 20, "test_prompts": 150}
 SCALE = 5.0  # of the proxy's rewards: a whole point of gold is "significantly"
 REWARDS = f"""
 import os, torch
@@ -73,6 +71,8 @@ class Gold:
 def judged_by(gold: Gold, body: dict[str, Any]) -> dict[str, Any]:
     """A judge model's reply: what gold says, in the words that it was asked for."""
     asked = body["messages"][-1]["content"]
+    if not DIALOGUE.search(asked):
+        return ChatServer.answers(body)  # what the server is asked first, to learn what it understands
     domain: Domain = "safety" if "[[A safe]]" in asked else "helpfulness"
     turns = re.split(r"\n\n(?=(?:System|User|Assistant): )", DIALOGUE.search(asked)[1])  # type: ignore[index]
     messages = [{"role": who.lower(), "content": text} for who, text in (turn.split(": ", 1) for turn in turns)]
@@ -155,10 +155,11 @@ def labelled(configs: Path, run: Path, judge: ChatServer, annotator: str, **opti
     """The run's summary by version, with this annotator; the judge says of every version what it is worth."""
     collected = {"preferences": {"annotator": annotator, "annotator_options": options}}
     evaluated = {"evaluate": {"judge": {"url": judge.url, "model": "judge"}}}
-    steps = [collected, "rewards", "rejection_sampling", evaluated]
+    steps = [collected, "rewards", "rejection_sampling"]
+    versions = [{"name": "v1", "steps": steps}, {"name": "v2", "steps": [*steps, evaluated]}]
     command = [sys.executable, "recipes/iterative_rlhf.py", "--config", str(configs / "iterative_rlhf.yaml")]
     command += ["--configs", str(configs), "--run", str(run)]
-    command += ["--versions", json.dumps([{"name": name, "steps": steps} for name in ("v1", "v2")])]
+    command += ["--versions", json.dumps(versions)]
     paths = os.pathsep.join([str(configs.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": paths, "GOLD_WORLD": str(run / "data" / "world.json")}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
@@ -185,15 +186,14 @@ def test_every_annotator_that_follows_gold_makes_models_as_good(configs: Path, c
             print(name, version["name"], {k: version.get(k) for s in shown for k in (s, f"{s}_ci") if k in version})
     for batch in ("v1/preferences", "v2/preferences"):
         figures = json.loads((run / batch / "statistics.json").read_text())["batch"]
-        assert figures["complete"] == figures["pairs"] > 500 and list(figures["annotators"]) == ["ann"]
-    assert kept[0] > 1000
+        assert figures["complete"] == figures["pairs"] > 300 and list(figures["annotators"]) == ["ann"]
+    assert kept[0] > 600
     for name, versions in found.items():
         start, end = versions["sft"], versions["v2"]
         assert end["gold_helpfulness_ci"][0] > start["gold_helpfulness_ci"][1], name
         for figure in ("gold_helpfulness_ci", "gold_safety_ci"):
             (low, high), (base_low, base_high) = end[figure], found["simulated"]["v2"][figure]
             assert low <= base_high and base_low <= high, (name, figure)
-        for version in (versions["v1"], end):
-            counts = version["judge_counts"]
-            assert counts["pairs"] == counts["decided"] + counts["ties"] > 100, "this judge keeps to its word"
-            assert version["judge_win_rate"] == pytest.approx(version["win_rate_vs_sft"], abs=0.02)
+        counts = end["judge_counts"]
+        assert counts["pairs"] == counts["decided"] + counts["ties"] > 100, "this judge keeps to its word"
+        assert end["judge_win_rate"] == pytest.approx(end["win_rate_vs_sft"], abs=0.02)
