@@ -11,7 +11,6 @@ Writes into the output folder: checkpoint/.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
@@ -44,9 +43,7 @@ class AveragePoliciesConfig(StageConfig):
 
 
 def main(config: AveragePoliciesConfig) -> None:
-    stage = open_stage(config)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("average_policies: runs in one process; start it with `python`")
+    stage = open_stage(config, one_process=True)
     for checkpoint in config.checkpoints:
         require_policy(checkpoint)
 

@@ -196,8 +196,7 @@ def record_rows(
     turns = sum(turns_of(row) for _, row in rows) / len(rows)
     counts = {"rows": len(rows), "left_out": dict(left_out), "turns": turns}
     stage.write_rows("rows.jsonl", ({"instruction": i.text, "messages": row} for i, row in rows))
-    stage.write_json("ghost_attention.json", counts)
-    stage.say(f"ghost attention: {counts}")
+    stage.write_json("ghost_attention.json", counts, shown=f"ghost attention: {counts}")
     stage.closing.rows(len(rows), left_out)
     stage.closing.suspect(suspicious_selection(len(rows), possible, left_out))
 
