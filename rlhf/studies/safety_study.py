@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.evaluation.safety.figures import SafetyFigures, load_safety_prompts, safety_figures
@@ -22,9 +22,10 @@ from rlhf.evaluation.safety.study import OverSeeds, Part, SafetyStudy
 from rlhf.finetuning.config import FinetuneStageConfig
 from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
-from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.specs import Reward
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 from rlhf.stage import InputPath, open_stage
 from rlhf.studies.runner import StudyRun, over_seeds
 from rlhf.training.work import training_work
@@ -74,8 +75,6 @@ def run_variant(run: SafetyStudyRun) -> None:
 
     The weights are not kept.
     """
-    from rlhf.sampling.in_process import InProcessSampler
-
     stage = open_stage(run)
     helpful, safe = (
         [row for source in sources for row in load_conversations(source)]
@@ -91,7 +90,7 @@ def run_variant(run: SafetyStudyRun) -> None:
         rows = training_rows(helpful, safe, run.fraction, run.seed)
         policy = finetune_stage(stage, accelerator, run.policy, rows, run, name=run.name, save=False)
         params = replace(run.sampling, seed=run.sampling.seed + run.seed)
-        sampler = InProcessSampler(policy, Renderer(load_tokenizer(run.policy)))
+        sampler = open_sampler(PolicySource(checkpoint=run.policy), accelerator.device, model=policy)
         judged = answer_and_judge(sampler, prompts, judges, params, run.samples_per_prompt, accelerator)
         stage.write_json(FIGURES, safety_figures(run.name, judged))
 
