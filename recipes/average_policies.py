@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
+from rlhf.models.averaging import average_checkpoints
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import require_policy
 from rlhf.stage import StageConfig, open_stage
@@ -46,8 +47,6 @@ def main(config: AveragePoliciesConfig) -> None:
     stage = open_stage(config, one_process=True)
     for checkpoint in config.checkpoints:
         require_policy(checkpoint)
-
-    from rlhf.models.averaging import average_checkpoints
 
     with stage.work() as folder:
         average_checkpoints(config.checkpoints, folder / "checkpoint", weights=config.weights, rank=config.rank)
