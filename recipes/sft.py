@@ -6,7 +6,8 @@ well over 4-bit weights (QLoRA: learning rate 2e-4). A share of the dialogues is
     accelerate launch recipes/sft.py --config recipes/configs/embedded/sft.yaml
     accelerate launch recipes/sft.py --policy my_base --chat_template llama2 --data my_chats.jsonl --output sft
 
-Writes into the output folder: checkpoint/, metrics.jsonl (loss per answer token of each step, `heldout_loss`).
+Writes into the output folder: checkpoint/, metrics.jsonl (loss per answer token of each step, `heldout_loss`),
+heldout.jsonl (the dialogues that it was not trained on, where `rlhf annotate --compare sft people` finds them).
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ def main(config: SftConfig) -> None:
             chat_template=read_chat_template(config.chat_template),
             new_tokens=config.new_tokens,
         )
+        if parts["heldout"]:
+            stage.write_rows("heldout.jsonl", ({"messages": messages} for messages in parts["heldout"]))
 
 
 if __name__ == "__main__":

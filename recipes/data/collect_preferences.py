@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from rlhf.annotation.labelling import batch_figures, label_batch, preferences_of, require_complete
+from rlhf.annotation.labelling import batch_figures, batch_name, label_batch, preferences_of, require_complete
 from rlhf.annotation.protocol import Pair, Part
 from rlhf.annotation.registry import AnnotatorFiles, asked_of, make_annotator
 from rlhf.annotation.store import Store
@@ -108,6 +108,11 @@ class CollectPreferencesConfig(KeepingConfig):
             raise InputError(f"held_out: must lie between 0 and 1, got {self.held_out}")
 
     @property
+    def labels_file(self) -> Path:
+        """The store of the judgements."""
+        return self.labels or self.output.with_name(f"{self.output.name}.labels.sqlite")
+
+    @property
     def policies(self) -> dict[str, PolicySource]:
         """Field -> whose answers stand there."""
         return {"policy": self.policy, "second_policy": named(self.second_policy) or self.policy}
@@ -116,8 +121,8 @@ class CollectPreferencesConfig(KeepingConfig):
 def main(config: CollectPreferencesConfig) -> None:
     stage = open_stage(config)
     parts = parts_of(config)
-    labels = config.labels or config.output.with_name(f"{config.output.name}.labels.sqlite")
-    batch = "/".join(config.output.parts[-2:])
+    labels = config.labels_file
+    batch = batch_name(config.output)
     given = {"world": config.world, "seed": config.seed}
     annotator = make_annotator(config.annotator, config.annotator_options, **given, store=labels, batch=batch)
     asked = asked_of(annotator, config.annotator, config.annotator_options, **given)

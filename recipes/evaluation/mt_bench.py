@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe, to_plain
-from rlhf.data.suspicion import suspicious_ends
+from rlhf.data.suspicion import suspicious_ends, suspicious_judge
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.mt_bench import (
     TEMPERATURES,
@@ -110,7 +110,7 @@ def main(config: MTBenchConfig) -> None:
         }
         asked = requests(config, questions, prompts, answers)
         judged = sample_distributed(
-            ServerSampler(config.judge, who="judge"),
+            ServerSampler(config.judge, who="judge", passes_over=True),
             list(asked.values()),
             1,
             SamplingParams(temperature=0.0, max_new_tokens=config.judge_max_new_tokens),
@@ -120,7 +120,9 @@ def main(config: MTBenchConfig) -> None:
         said = {case: sample[0].text for case, sample in zip(asked, judged, strict=True)}
         rows = judged_rows(config, questions, answers, said)
         record_judgements(stage, config, questions, answers, rows)
+        unreadable = sum(row["figure"] is None for row in rows)
         stage.closing.suspect(suspicious_ends(ended, "max_new_tokens"))
+        stage.closing.suspect(suspicious_judge(config.judge.model, {"pairs": len(rows), "unreadable": unreadable}))
 
 
 def kept_work(stage: Stage, config: MTBenchConfig) -> Kept:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -54,41 +54,48 @@ class Comparison:
     unmatched: int = 0
 
 
-def read_comparison(a: Path, b: Path, prompts: int | None = None, seed: int = 0) -> Comparison:
-    """Match two files of answers by their prompts.
+def match(
+    names: tuple[str, str],
+    one: Mapping[str, Given],
+    other: Mapping[str, Given],
+    prompts: int | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Both models' answers side by side.
 
     Args:
-        a, b: the folder of a stage of recipes/evaluation/evaluate.py; or a file of rows {messages, answer} or
-            {messages}, whose last message is then the answer. Of several answers to a prompt the first counts.
+        names: of the two models.
+        one, other: their answers by prompt (`read_answers`).
         prompts: so many alone, drawn by `seed`; None: all.
 
     Raises:
-        InputError: with file and line, a row that has no answer; or no prompt is answered in both.
+        InputError: no prompt is answered in both.
     """
-    sides = [_read(path) for path in (a, b)]
-    both = [key for key in sides[0] if key in sides[1]]
+    both = [key for key in one if key in other]
     if not both:
         raise InputError(
-            f"compare: {a} and {b} answer no prompt in common; name answers of two models to the same prompts"
+            f"compare: {names[0]} and {names[1]} answer no prompt in common; name answers of two models to the same "
+            "prompts"
         )
-    unmatched = len(sides[0].keys() ^ sides[1].keys())
-    if prompts is not None and prompts < len(both):
-        kept = set(random.Random(seed).sample(both, prompts))
-        both = [key for key in both if key in kept]
-    names = _name(a), _name(b)
-    if names[0] == names[1]:
-        names = str(a), str(b)
-    comparison = Comparison(names, [], {}, {}, unmatched)
-    for key in both:
-        one, other = sides[0][key], sides[1][key]
-        pair = Pair(one.messages, one.text, other.text, one.domain, models=names, part="test")
-        comparison.given[pair.id] = (one, other)
-        outcome = decided(one.text, other.text)
+    comparison = Comparison(names, [], {}, {}, len(one.keys() ^ other.keys()))
+    for key in drawn_of(both, prompts, seed):
+        mine, theirs = one[key], other[key]
+        pair = Pair(mine.messages, mine.text, theirs.text, mine.domain, models=names, part="test")
+        comparison.given[pair.id] = (mine, theirs)
+        outcome = decided(mine.text, theirs.text)
         if outcome is None:
             comparison.pairs.append(pair)
         else:
             comparison.decided[pair.id] = OUTCOMES[outcome]
     return comparison
+
+
+def drawn_of(keys: Sequence[str], count: int | None, seed: int) -> list[str]:
+    """So many of the keys, drawn by `seed`, in their order; all where there are no more, or `count` is None."""
+    if count is None or count >= len(keys):
+        return list(keys)
+    kept = set(random.Random(seed).sample(keys, count))
+    return [key for key in keys if key in kept]
 
 
 def open_comparison(store: Store, comparison: Comparison, raters: int = RATERS) -> None:
@@ -108,7 +115,16 @@ def judge_comparison(store: Store, url: str, model: str) -> str:
     return judge.name
 
 
-def _read(path: Path) -> dict[str, Given]:
+def read_answers(path: Path) -> dict[str, Given]:
+    """The answers of a file by their prompt; of several to one prompt the first counts.
+
+    Args:
+        path: the folder of a stage of recipes/evaluation/evaluate.py; or a file of rows {messages, answer} or
+            {messages}, whose last message is then the answer.
+
+    Raises:
+        InputError: with file and line, a row that has no answer.
+    """
     file = path / "answers.jsonl" if path.is_dir() else path
     if not file.exists():
         what = "has no answers.jsonl" if path.is_dir() else "does not exist"
@@ -142,10 +158,16 @@ def _given(row: Mapping[str, Any]) -> Given:
     )
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
     """Of the version, as its evaluation says; else of the file or folder."""
-    try:
-        name = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))["name"]
-    except (OSError, ValueError, LookupError, TypeError):
-        name = None
+    name = read_object(path / "evaluation.json").get("name")
     return name if isinstance(name, str) and name else path.name if path.is_dir() else path.stem
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file says; empty where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

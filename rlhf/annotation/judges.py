@@ -20,13 +20,12 @@ from typing import Any, get_args
 from rlhf.annotation.protocol import Choice, Judgement, Pair
 from rlhf.conversation import Conversation, decided
 from rlhf.data.rows import STRENGTHS, Domain
+from rlhf.data.suspicion import suspicious_judge
 from rlhf.errors import InputError
 from rlhf.http_client import RequestFailed, completed
 from rlhf.rewards.pair_judge import Opinion, judge_counts, judge_requests, opinion
 from rlhf.sampling.chat import Chat, ServerConfig, open_chat
 from rlhf.sampling.protocol import SamplingParams
-
-REFUSED = (400, 413, 422)  # one pair's: longer than the judge's context, for instance
 
 
 class Judges:
@@ -57,6 +56,12 @@ class Judges:
         self.params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
         self.name, self.ties = name, ties
         self.opinions: list[list[Opinion]] = [[] for _ in judges]
+
+    @property
+    def suspicious(self) -> list[str]:
+        """What looks wrong about the opinions of the last `judge`, a sentence each."""
+        judged = zip(self.servers, self.opinions, strict=True)
+        return [line for server, own in judged for line in suspicious_judge(server.model, judge_counts(own))]
 
     @property
     def asked(self) -> str:
@@ -147,13 +152,8 @@ class Judges:
 
 async def _ask(chat: Chat, request: Conversation, key: int) -> str | None:
     """The judgement; None where the server refuses the request."""
-    try:
-        ((text, _),) = await chat.answers(request, key)
-    except RequestFailed as error:
-        if error.status in REFUSED:
-            return None
-        raise
-    return text or ""
+    answers = await chat.answers_unless_refused(request, key)
+    return None if isinstance(answers, RequestFailed) else answers[0][0] or ""
 
 
 def _agreed(labels: Iterable[bool | None]) -> bool | None:

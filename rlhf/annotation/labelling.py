@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rlhf.annotation.protocol import Annotator, Judgement, preference_of
@@ -11,6 +12,11 @@ from rlhf.annotation.store import FullError, Progress, Store
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
+
+
+def batch_name(stage: Path) -> str:
+    """What the batch of a stage that collects judgements is called in the store: v1/preferences, by its folder."""
+    return "/".join(stage.parts[-2:])
 
 
 def label_batch(store: Store, batch: str, annotator: Annotator, told: Callable[[Progress], None] | None = None) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rlhf.annotation.protocol import Judgement, Pair
-from rlhf.annotation.store import PEOPLE, Store
+from rlhf.annotation.store import PEOPLE, Progress, Store
+from rlhf.stage.waiting import say_waiting
 
 SAY_SECONDS = 60.0
 
@@ -44,7 +45,7 @@ class People:
         """Wait for the batch, whatever its `pairs`; yields nothing, for the page has kept every judgement already, and
         people may still take one back.
 
-        Says on stderr where people are waited for, and every minute how far they are.
+        Says on stderr where people are waited for, and every minute how far they are (`rlhf.stage.waiting`).
         """
         with Store(self._path) as store:
             start = float(store.setting(f"asked since {self._batch}", lambda: str(self._clock())))
@@ -58,7 +59,24 @@ class People:
                     return
                 if self._clock() >= said_at + SAY_SECONDS:
                     said_at = self._clock()
-                    line = f"waiting for people: {progress.kept} of {progress.wanted} judgements of {self._batch}"
-                    print(f"{line}; they give them with: rlhf annotate {self._path}", file=sys.stderr, flush=True)
+                    say_waiting(people_words(self._batch, progress, self._path))
                 self._sleep(self._poll)
         yield from ()
+
+
+def people_words(batch: str, progress: Progress, path: Path) -> str:
+    """Whom a batch waits for, how far they are, and where they give their judgements."""
+    return f"people: {progress.kept} of {progress.wanted} judgements of {batch}; they give them with: {_page(path)}"
+
+
+def asked_words(batch: str, path: Path) -> str:
+    """The same of a stage that may not have come to its batch yet, or not made its store `path`."""
+    if path.exists():
+        with Store(path) as store:
+            if batch in store.batches(people=True):
+                return f"waits for {people_words(batch, store.progress(batch), path)}"
+    return f"will wait for people, who judge with: {_page(path)}"
+
+
+def _page(path: Path) -> str:
+    return f"rlhf annotate {path.parent if path.name == 'labels.sqlite' else path}"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rlhf.annotation.comparison import Comparison, Given
     from rlhf.annotation.human_evaluation import HumanEvaluation
     from rlhf.annotation.protocol import Outcome
+    from rlhf.annotation.sides import Side
     from rlhf.annotation.writing import Mode, Writing
-    from rlhf.sampling.source import PolicySource
 
 
 def add_to(command: Command) -> None:
@@ -32,8 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "what",
         type=Path,
         nargs="?",
-        help="folder of a run that asks people, a .sqlite store, or a file of pairs; with --compare the folder for its "
-        "ratings and figures",
+        help="folder of a run that asks people, a .sqlite store, or a file of pairs; with --compare the run whose "
+        "versions are compared, or a folder for ratings and figures",
     )
     parser.add_argument("--port", type=int, default=8642, help="of this machine; default: 8642, 0: any that is free")
     parser.add_argument("--guidelines", type=Path, help="Markdown file, shown beside the pairs; default: our own")
@@ -63,10 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("human evaluation", "which of two models answers better, blind, on seven points")
     group.add_argument(
         "--compare",
-        nargs=2,
-        type=Path,
-        metavar=("A", "B"),
-        help="answers of two models to the same prompts: stage folders of recipes/evaluation/evaluate.py, or files",
+        nargs="*",
+        metavar="SIDE",
+        help="two of: a version of the run that is named (default: the newest, and the first), `people` who wrote the "
+        "rows that its SFT held out, a folder of recipes/evaluation/evaluate.py, a file of answers, or a model as for "
+        "--write, which answers the other side's prompts",
     )
     group.add_argument("--prompts", type=int, metavar="N", help="so many of the prompts, drawn; default: all")
     group.add_argument(
@@ -92,7 +93,7 @@ def annotate(arguments: argparse.Namespace) -> None:
 
     if not 0 <= arguments.port < 65536:
         raise InputError(f"port: must lie between 0 and 65535, got {arguments.port}")
-    if arguments.compare:
+    if arguments.compare is not None:
         compare(arguments)
         return
     for name in ("prompts", "judge"):
@@ -138,9 +139,9 @@ def require_one_job(arguments: argparse.Namespace) -> None:
 
 def writing_of(arguments: argparse.Namespace) -> Writing:
     """What is written on the page, with the models that answer; they are checked before they are loaded."""
+    from rlhf.annotation.sides import model_of
     from rlhf.annotation.writing import Answering, Writing
     from rlhf.sampling.protocol import SamplingParams
-    from rlhf.sampling.source import PolicyCheck
 
     if arguments.demonstrate:
         return Writing("demonstrate")
@@ -150,9 +151,7 @@ def writing_of(arguments: argparse.Namespace) -> Writing:
         raise InputError(f"write: two models answer at most, got {len(names)}; name the newest two")
     if mode == "red-team" and not (arguments.round or "").strip():
         raise InputError("round: must be given, e.g. --round v1; its rates are compared over rounds")
-    sources = [_source(mode, name) for name in names]
-    for source in sources:
-        PolicyCheck().inputs(mode, source, None)
+    sources = [model_of(mode, name) for name in names]
     params = SamplingParams(max_new_tokens=arguments.max_new_tokens)
 
     import torch
@@ -179,19 +178,6 @@ def print_rounds(path: Path) -> None:
     print(as_text(round_table(round_figures(attempts))))
 
 
-def _source(field: str, model: str) -> PolicySource:
-    """A checkpoint's folder, or the address and name of a served model."""
-    from rlhf.sampling.chat import ServerConfig
-    from rlhf.sampling.source import PolicySource
-
-    if not model.startswith(("http://", "https://")):
-        return PolicySource(checkpoint=Path(model))
-    url, _, name = model.partition("#")
-    if not name:
-        raise InputError(f"{field}: {model} needs the model's name behind it, as http://localhost:8000/v1#NAME")
-    return PolicySource(server=ServerConfig(url=url, model=name))
-
-
 def _store_to_write(what: Path) -> Path:
     if what.is_file() and what.suffix != ".sqlite":
         raise InputError(f"what: {what} is a file; name a folder or a .sqlite store for what is written")
@@ -200,8 +186,9 @@ def _store_to_write(what: Path) -> Path:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Human evaluation of two models: judges first, then the page for people; or the figures alone."""
-    from rlhf.annotation.comparison import RATERS, judge_comparison, open_comparison, read_comparison
+    from rlhf.annotation.comparison import RATERS, judge_comparison, open_comparison
     from rlhf.annotation.page.serve import serve
+    from rlhf.annotation.sides import compared, sides_of
     from rlhf.annotation.store import Store
 
     raters = RATERS if arguments.labels is None else arguments.labels
@@ -209,12 +196,12 @@ def compare(arguments: argparse.Namespace) -> None:
         raise InputError("labels, prompts: must be at least 1")
     if arguments.export:
         raise InputError("export: ratings are no preferences to train on; --figures writes what they say")
-    a, b = arguments.compare
-    comparison = read_comparison(a, b, arguments.prompts)
-    folder = arguments.what or _folder_of(arguments.compare, comparison.names)
+    if arguments.what is not None and (arguments.what.is_file() or arguments.what.suffix == ".sqlite"):
+        raise InputError(f"what: {arguments.what} must be a folder, for the ratings and the figures of the comparison")
+    sides = sides_of(arguments.what, arguments.compare)
+    folder = _folder_of(arguments.what, sides)
+    comparison = compared(sides, folder, arguments.prompts, arguments.max_new_tokens)
     path = folder / "labels.sqlite"
-    if folder.is_file() or folder.suffix == ".sqlite":
-        raise InputError(f"what: {folder} must be a folder, for the ratings and the figures of the comparison")
     with Store(path) as store:
         open_comparison(store, comparison, raters)
         for url, model in arguments.judge:
@@ -255,13 +242,18 @@ def gold_outcome(a: Given, b: Given) -> Outcome:
     return "tie" if strength_of(felt) == "negligibly" else "a" if felt > 0 else "b"
 
 
-def _folder_of(sides: list[Path], names: tuple[str, str]) -> Path:
-    """In the run that both belong to, where its report finds it; else in the working directory."""
-    name = "_vs_".join(Path(name).name for name in names)
-    runs = [next((up for up in side.resolve().parents if (up / "ledger.jsonl").is_file()), None) for side in sides]
-    if runs[0] is not None and runs[0] == runs[1]:
-        return runs[0] / "human_evaluation" / name
-    return Path(f"human_evaluation_{name}")
+def _folder_of(what: Path | None, sides: tuple[Side, Side]) -> Path:
+    """Of the ratings and figures: in the run that is named, or that both belong to, where its report finds it; the
+    folder that is named; else one in the working directory."""
+    from rlhf.annotation.sides import is_run
+
+    name = "_vs_".join(Path(side.name).name for side in sides)
+    if what is not None:
+        return what / "human_evaluation" / name if is_run(what) else what
+    places = [side.answers for side in sides if side.answers is not None]
+    runs = {next((up for up in place.resolve().parents if is_run(up)), None) for place in places}
+    run = runs.pop() if len(runs) == 1 and len(places) == 2 else None
+    return run / "human_evaluation" / name if run is not None else Path(f"human_evaluation_{name}")
 
 
 def _print(figures: HumanEvaluation, folder: Path) -> None:

@@ -31,7 +31,10 @@ def add_to(command: Command) -> None:
     """Add the commands."""
     added = command("new", new, "a run's folder from your chat model and files: its plan, and settings sized to both")
     added.add_argument("run", type=Path, help="folder to write")
-    added.add_argument("--chat", type=Path, required=True, help="chat checkpoint to start from")
+    model = "a folder, a hub name that is fetched, a GGUF file, or an adapter"
+    added.add_argument("--chat", type=Path, metavar="MODEL", help=f"chat model to start from: {model}")
+    added.add_argument("--base", type=Path, metavar="MODEL", help="in its place a base model, of which --sft makes one")
+    added.add_argument("--sft", nargs="+", default=(), metavar="FILE", help="dialogues for it: files or hub names")
     added.add_argument(
         "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
     )
@@ -106,6 +109,8 @@ def new(arguments: argparse.Namespace) -> None:
     request = Request(
         run=arguments.run,
         chat=arguments.chat,
+        base=arguments.base,
+        sft=tuple(arguments.sft),
         prompts=tuple(arguments.prompts),
         validation_prompts=tuple(arguments.validation_prompts),
         test_prompts=tuple(arguments.test_prompts),
@@ -169,11 +174,22 @@ def plan(options: Sequence[str]) -> None:
     calibration, records = kept(config), read_ledger(config.run / "ledger.jsonl")
     found = plan_forecast(config, stages, settings, calibration, records, again)
     for stage, state in zip(stages, states, strict=True):
-        print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}\n    {shlex.join(command_of(stage))}")
+        asks = "" if state == "finished" else _who_is_asked(settings[stage.name])
+        print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}{asks}\n    {shlex.join(command_of(stage))}")
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
-    print(f"memory: {memory_words(stages, calibration, records)}")
+    print(f"memory: {memory_words(stages, settings, calibration, records)}")
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
     print(f"hours: {total_words(found, calibration)}")
+
+
+def _who_is_asked(config: Any) -> str:
+    """Of a stage that waits for people: where they judge, and how many judgements are there."""
+    if getattr(config, "annotator", None) != "people":
+        return ""
+    from rlhf.annotation.labelling import batch_name
+    from rlhf.annotation.people import asked_words
+
+    return f"; {asked_words(batch_name(config.output), config.labels_file)}"
 
 
 def report(folders: Sequence[Path], panels: Sequence[str] = ()) -> None:

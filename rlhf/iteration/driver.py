@@ -31,6 +31,7 @@ from rlhf.iteration.processes.gpus import Dealer
 from rlhf.iteration.processes.retries import Retries
 from rlhf.iteration.processes.stage_process import StageProcess, command_of, extra_environment, stop
 from rlhf.iteration.processes.stalls import StallWatch
+from rlhf.iteration.processes.waits import WaitWatch
 from rlhf.iteration.processes.warm import WarmStart
 from rlhf.iteration.progress import Progress, elapsed
 from rlhf.launch import visible_gpus
@@ -89,6 +90,7 @@ class Driver:
         self.running: list[StageProcess] = []
         self.stalled_minutes, self.end_stalled = stalled_minutes, end_stalled
         self.watches: dict[str, StallWatch] = {}
+        self.waits: dict[str, WaitWatch] = {}
         self.retries = Retries()
         self.keep: Keep = keep
         self.wanted: dict[str, Decision] = {}
@@ -206,6 +208,7 @@ class Driver:
         self.digests.save()  # for the stage, which reads none of its inputs again that is known
         self.running.append(StageProcess(stage, command, log, self.run, self.warm, gpus))
         self.watches[stage.name] = StallWatch(log, partial, 60 * self.stalled_minutes)
+        self.waits[stage.name] = WaitWatch(log, self.running[-1].log_start)
         if self.may_warm and self.warm is None:
             self.warm = WarmStart(self.run, extra_environment())
         self.progress.say(stage.name, "started" + (f" again: {reason}" if reason else ""))
@@ -216,7 +219,11 @@ class Driver:
             return
         time.sleep(POLL_SECONDS)
         os.utime(self.run / LOCK)  # a sign of life: how long a driver ran that is killed here
-        self.progress.tick(self.running)
+        for process in list(self.running):
+            wait = self.waits[process.stage.name]
+            if wait.begins():
+                self.progress.say(process.stage.name, wait.newest)
+        self.progress.tick(self.running, {name: wait.newest for name, wait in self.waits.items()})
         for process in list(self.running):
             status = process.poll()
             if status is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlhf.iteration.processes.stage_process import StageProcess
@@ -25,11 +25,15 @@ class Progress:
         self._clear()
         print(f"[{elapsed(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  {stage:<24} {text}", flush=True)
 
-    def tick(self, running: Sequence[StageProcess]) -> None:
-        """Redraw the live line."""
+    def tick(self, running: Sequence[StageProcess], waits: Mapping[str, str]) -> None:
+        """Redraw the live line; `waits` says of a stage what it waits for, where it does."""
         if not sys.stdout.isatty():
             return
-        parts = [f"{process.stage.name} {elapsed(process.seconds)}" for process in running]
+        parts = [
+            f"{process.stage.name} {elapsed(process.seconds)}" + (f" {wait}" if wait else "")
+            for process in running
+            for wait in [waits.get(process.stage.name, "")]
+        ]
         text = f"[{elapsed(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  … {', '.join(parts)}"
         text = text[: shutil.get_terminal_size().columns - 1]
         if text != self._live:

@@ -210,10 +210,11 @@ def read_back_adapter(
 
 @contextlib.contextmanager
 def peft_sentences() -> Iterator[None]:
-    """One sentence for what peft cannot do; no notes on patterns of its own making."""
+    """One sentence for what peft cannot do; no notes on patterns of its own making, or on names it still uses."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*_pattern keys did not match.*")
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             yield
     except ValueError as error:
         if isinstance(error, InputError):

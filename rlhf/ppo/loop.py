@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.watch import Limit, Stop, limit_passed, warnings
+from rlhf.stage.progress import progress_bar
 
 if TYPE_CHECKING:
     from rlhf.ppo.algorithm import PPO
@@ -55,8 +54,7 @@ def train_ppo(
     history, start = _restore(ppo, log, saving)
     held_out = validation_prompts[: config.validation_size]
     stream = islice(prompt_stream(prompts, ppo.seed), start * config.prompts_per_iteration, None)
-    quiet = not ppo.accelerator.is_local_main_process
-    with tqdm(total=config.iterations, initial=start, desc="ppo", disable=quiet, mininterval=1.0) as progress:
+    with progress_bar(config.iterations, "ppo", "iteration", done=start, training=True) as progress:
         for iteration in range(start, config.iterations + 1):
             figures: dict[str, Any] = {}
             last = iteration == config.iterations
@@ -82,8 +80,8 @@ def train_ppo(
             stopped: Stop | None = "patience" if ended else limit_passed(figures, config)
             if stopped is not None or last:
                 return history.result(iteration, stopped or "iterations")
+            progress.set_postfix(reward=f"{figures['reward']:.3f}", kl=f"{figures['kl']:.3f}", refresh=False)
             progress.update()
-            progress.set_postfix(reward=f"{figures['reward']:.3f}", kl=f"{figures['kl']:.3f}")
             if (iteration + 1) % config.checkpoint_every == 0:
                 saving.save(iteration + 1, {"beta": ppo.beta, "history": asdict(history)})
     raise AssertionError("the last iteration returns")

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from tqdm import tqdm
-
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
+from rlhf.stage.progress import progress_bar
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import States
 
@@ -148,15 +147,8 @@ def train(
             log.go_on(len(result.losses))
     start = result.steps = len(result.losses)
     result.skipped = stepper.skipped
-    progress = tqdm(
-        islice(steps_of(rows, config, seed), start, None),
-        total=total,
-        initial=start,
-        desc=name,
-        disable=not accelerator.is_local_main_process,
-        mininterval=1.0,
-    )
-    for step, step_rows in enumerate(progress, start=start):
+    progress = progress_bar(total, name, "step", done=start, training=True)
+    for step, step_rows in enumerate(islice(steps_of(rows, config, seed), start, None), start=start):
         rate = config.learning_rate_at(step, total)
         mine = micro_batches(step_rows, count, accelerator.process_index, accelerator.num_processes, task.length)
         # an empty micro-batch runs one row with share 0, so that every process takes part
@@ -165,11 +157,13 @@ def train(
         result.steps += 1
         result.skipped = stepper.skipped
         result.losses.append(figures.means["loss"])
-        progress.set_postfix(loss=f"{figures.means['loss']:.4f}")
+        progress.set_postfix(loss=f"{figures.means['loss']:.4f}", refresh=False)
+        progress.update()
         if log is not None:
             log.log(step, **figures.means, learning_rate=rate, grad_norm=figures.grad_norm, skipped=result.skipped)
         if after_step is not None:
             after_step(step, total, stepper.model)
         if checkpoints is not None and states is not None and (step + 1) % states.every == 0:
             checkpoints.save(step + 1, {"losses": result.losses})
+    progress.close()
     return result

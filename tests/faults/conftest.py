@@ -23,6 +23,7 @@ from pathlib import Path
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.stage import InputPath, Kept, open_stage
+from rlhf.stage.waiting import say_waiting
 
 @dataclass(frozen=True)
 class FakeConfig:
@@ -64,6 +65,8 @@ def main(config: FakeConfig) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
     if config.mode == "lame" and os.environ["RANK"] == "1":
         raise ValueError("the second process cannot go on")
+    if config.mode == "asks":
+        say_waiting("people: 0 of 2 judgements")
     stage = open_stage(config)
     with stage.work(None, *[Kept("attempts", "attempts", (), {})] * config.keep) as folder:
         trace("start" if os.environ.get("RANK", "0") == "0" else "join", config)

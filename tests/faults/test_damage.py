@@ -61,10 +61,11 @@ def test_a_missing_file_is_made_again(diamond: FakeRun) -> None:
     assert "its out.txt is missing" in again.stdout and diamond.results() == EXPECTED
 
 
-def test_a_stage_that_stands_still_is_told(diamond: FakeRun) -> None:
-    diamond.configure("a", text="A", seconds=300)
+def test_a_stage_that_waits_or_stands_still_is_told(diamond: FakeRun) -> None:
+    diamond.configure("a", text="A", seconds=300, mode="asks")
     driver = diamond.start(stalled_minutes=0.01)
     assert driver.stdout is not None
+    assert next(line for line in driver.stdout if "waits" in line).endswith(" waits for people: 0 of 2 judgements\n")
     said = next(line for line in driver.stdout if "stands still" in line)
     assert "nothing new in its log or folder for 0.01 minutes; see" in said and "a.log" in said
     driver.terminate()

@@ -7,14 +7,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from rlhf.annotation.protocol import Judgement, Pair
+from rlhf.annotation.store import PEOPLE, Store
 from rlhf.cli import main
 from rlhf.configuration import parse_config
+from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.steps import KINDS
@@ -61,6 +65,26 @@ def test_the_shipped_plans_are_planned(
     assert not outside, "nothing is read of another run"
 
 
+def test_a_plan_says_where_people_are_waited_for_and_how_many_judgements_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "run"
+    asks = {"preferences": {"annotator": "people"}}
+    options = ["--config", "recipes/configs/embedded/iterative_rlhf.yaml", "--run", str(run)]
+    options += ["--versions", json.dumps([{"name": "v1", "steps": [asks]}])]
+    main(["plan", *options])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("v1/preferences"))
+    assert line.endswith(f"; will wait for people, who judge with: rlhf annotate {run}")
+    ask = [{"role": "user", "content": "Why?"}]
+    with Store(run / "labels.sqlite") as store:
+        store.add_batch("v1/preferences", [Pair(ask, "a", "b"), Pair(ask, "a", "c")], asked=PEOPLE)
+        store.keep("v1/preferences", Judgement(store.pairs("v1/preferences")[0].id, "ann", "a"))
+    main(["plan", *options])
+    said = f"; waits for people: 1 of 2 judgements of v1/preferences; they give them with: rlhf annotate {run}\n"
+    assert said in capsys.readouterr().out
+
+
 def test_the_five_versions_are_the_paper_s_with_every_kind_of_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +101,23 @@ def test_the_five_versions_are_the_paper_s_with_every_kind_of_step(
     yamls = {stage.name: yaml.safe_load(stage.config_file.read_text()) for stage in stages}
     read = [text for stage in stages for text in _texts({**yamls[stage.name], **stage.overrides})]
     assert not [text for text in read if text.startswith("runs/")], "what a YAML names of the demo's run is set anew"
+
+
+def test_stages_that_are_alike_are_read_as_one_alone_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than half of the five versions' stages are read in full, and each config is the one of a full reading."""
+    monkeypatch.chdir(ROOT)
+    options = ["--config", "recipes/configs/embedded/five_versions.yaml", "--run", str(tmp_path / "run")]
+    stages = make_plan(parse_config(IterativeConfig, options))
+    read: list[Sequence[str]] = []
+
+    def in_full(config_class: type, words: Sequence[str]) -> Any:
+        read.append(words)
+        return parse_config(config_class, words)
+
+    monkeypatch.setattr("rlhf.configuration.parse_config", in_full)
+    found = check_plan(stages)
+    assert len(read) < len(stages) / 2
+    assert found == {stage.name: parse_config(type(found[stage.name]), stage.arguments) for stage in stages}
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,6 @@ class Rows:
         return self.number * (1 - self.helpfulness if domain == "safety" else self.helpfulness)
 
 
-def rows_of(contents: Iterable[Any], number: float | None = None) -> Rows:
-    """Of rows as JSON has them; `number` of them where these are but some."""
-    read = [content for content in contents if isinstance(content, dict)]
-    if not read:
-        return Rows(0, 0.0)
-    characters = sum(_characters(content) for content in read) / len(read)
-    helpful = sum(content.get("domain") != "safety" for content in read) / len(read)
-    return Rows(len(read) if number is None else number, characters, helpful)
-
-
 def _characters(content: Mapping[str, Any]) -> int:
     messages = content.get("messages")
     said = sum(len(str(m.get("content"))) for m in messages if isinstance(m, dict)) if isinstance(messages, list) else 0
@@ -61,8 +51,10 @@ def read_rows(path: Path) -> Rows:
     every = max(1, number // LOOKED_AT)
     with path.open("rb") as stream:
         lines = [line for place, line in enumerate(stream) if place % every == 0 and line.strip()]
-    found = rows_of([json.loads(line) for line in lines], number)
-    return replace(found, helpfulness=1 - safe / number) if number else found
+    if not lines:
+        return Rows(0, 0.0)
+    characters = sum(_characters(json.loads(line)) for line in lines) / len(lines)
+    return Rows(number, characters, 1 - safe / number)
 
 
 def together(parts: Sequence[Rows]) -> Rows:

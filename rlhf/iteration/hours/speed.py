@@ -93,6 +93,7 @@ def trained(rows: float, tokens: float, at_once: float, epochs: float = 1) -> Wo
     return Work(train_passes=epochs * rows / at_once, train_tokens=epochs * rows * tokens)
 
 
-def written(answers: float, tokens: float, at_once: float) -> Work:
-    """Answers of so many tokens each."""
-    return Work(steps=tokens * max(answers / at_once, min(answers, 1)), answer_tokens=answers * tokens)
+def written(answers: float, tokens: float, at_once: float, most: float) -> Work:
+    """Answers of so many tokens each, `most` at most; a finished one makes room for the next, and the last are few."""
+    steps = tokens * answers / at_once + (most - tokens) if answers else 0.0
+    return Work(steps=max(steps, min(answers, 1) * most), answer_tokens=answers * tokens)

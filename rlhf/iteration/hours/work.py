@@ -1,6 +1,7 @@
 """What each recipe has to do, by its settings and the rows it reads. One declaration a recipe, in `RECIPES`.
 
-Answers are taken to be as long as they may be; what they really take, the ledger's seconds put right.
+Answers are taken to be as long as the calibration's were, of what they may be; where it wrote none, as long as they may
+be. What they really take, the ledger's seconds put right.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ ORIGIN_PAIRS = 500
 class Reading:
     """One stage with its settings and what it reads; raises Unknown for what is not known."""
 
-    def __init__(self, stage: PlannedStage, config: Any, counts: Counts, characters_per_token: float) -> None:
-        self.stage, self.config, self.counts, self.per_token = stage, config, counts, characters_per_token
+    def __init__(
+        self, stage: PlannedStage, config: Any, counts: Counts, characters_per_token: float, answer_share: float
+    ) -> None:
+        self.stage, self.config, self.counts = stage, config, counts
+        self.per_token, self.answer_share = characters_per_token, answer_share
 
     def rows(self, option: str) -> Rows:
         """What an option names."""
@@ -37,6 +41,15 @@ class Reading:
         return found if most is None else min(found, most)
 
     @property
+    def answer(self) -> float:
+        """Mean tokens of an answer that is drawn."""
+        return self.answer_share * float(self.config.sampling.max_new_tokens)
+
+    def written(self, answers: float, at_once: float) -> Work:
+        """Answers drawn with the stage's settings."""
+        return written(answers, self.answer, at_once, self.config.sampling.max_new_tokens)
+
+    @property
     def judges(self) -> int:
         """Reward models that score an answer."""
         return sum(getattr(self.config, name, None) is not None for name in ("helpfulness", "safety"))
@@ -47,14 +60,36 @@ class Unknown(Exception):
 
 
 def work_of(
-    stage: PlannedStage, config: Any, counts: Counts, characters_per_token: float = CHARACTERS_PER_TOKEN
+    stage: PlannedStage,
+    config: Any,
+    counts: Counts,
+    characters_per_token: float = CHARACTERS_PER_TOKEN,
+    answer_share: float = 1.0,
 ) -> Work | None:
-    """What a stage has to do; None: its recipe is not among RECIPES, or nothing is known yet of what it reads."""
+    """What a stage has to do; None: its recipe is not among RECIPES, or nothing is known yet of what it reads.
+
+    Args:
+        answer_share: mean tokens of an answer over the most that it may have.
+    """
     make = RECIPES.get(stage.recipe)
     try:
-        return None if make is None else make(Reading(stage, config, counts, characters_per_token))
+        return None if make is None else make(Reading(stage, config, counts, characters_per_token, answer_share))
     except Unknown:
         return None
+
+
+def tokens_of_a_pass(config: Any) -> float | None:
+    """Most tokens of a training's forward pass, by a recipe's settings; None: it trains nothing, or has no limit."""
+    if (training := getattr(config, "training", None)) is not None and hasattr(training, "max_length"):
+        length, micro_batch = training.max_length, 2 * training.optimizer.micro_batch_size  # a pair's two dialogues
+    elif (finetuning := getattr(config, "finetuning", None)) is not None:
+        length, micro_batch = finetuning.max_length, finetuning.optimizer.micro_batch_size
+    elif (ppo := getattr(config, "ppo", None)) is not None:
+        prompt, answer = config.max_prompt_tokens, config.sampling.max_new_tokens
+        length, micro_batch = None if prompt is None else prompt + answer, ppo.optimizer.micro_batch_size
+    else:
+        return None
+    return None if length is None else float(length * micro_batch)
 
 
 def _reward(read: Reading) -> Work:
@@ -94,7 +129,7 @@ def _dpo(read: Reading) -> Work:
 
 def _rejection_sampling(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
-    asked, answer, settings = read.tokens(prompts), config.sampling.max_new_tokens, config.finetuning
+    asked, answer, settings = read.tokens(prompts), read.answer, config.finetuning
     drawn, at_once = prompts.number * config.num_samples, config.policy.rows or ROWS_AT_ONCE
     earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples)
     to_score = Work(
@@ -107,7 +142,7 @@ def _rejection_sampling(read: Reading) -> Work:
     return (
         Work(loads=3 + read.judges)
         + scored(prompts.number, asked)
-        + written(drawn, answer, at_once)
+        + read.written(drawn, at_once)
         + to_score * read.judges
         + trained(
             prompts.number / shown,
@@ -120,16 +155,16 @@ def _rejection_sampling(read: Reading) -> Work:
 
 def _ppo(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
-    ppo, answer = config.ppo, config.sampling.max_new_tokens
-    row = read.tokens(prompts, config.max_prompt_tokens) + answer
+    ppo = config.ppo
+    row = read.tokens(prompts, config.max_prompt_tokens) + read.answer
     held_out = min(ppo.validation_size, read.rows("validation_prompts").number)
     learnt = 2 if ppo.learns_value else 1  # policy and value
     iteration = (
-        written(ppo.batch_size, answer, min(ppo.rows, ppo.batch_size))
+        read.written(ppo.batch_size, min(ppo.rows, ppo.batch_size))
         + scored(ppo.batch_size, row) * (learnt + 1 + read.judges)
         + trained(ppo.batch_size, row, ppo.optimizer.micro_batch_size, ppo.optimizer.epochs) * learnt
     )
-    look = written(held_out, answer, min(ppo.rows, max(held_out, 1))) + scored(held_out, row) * (2 + read.judges)
+    look = read.written(held_out, min(ppo.rows, max(held_out, 1))) + scored(held_out, row) * (2 + read.judges)
     looks: int = 1 + ppo.iterations // ppo.evaluate_every
     iterations: int = ppo.iterations
     return Work(loads=4) + iteration * iterations + look * looks
@@ -137,14 +172,14 @@ def _ppo(read: Reading) -> Work:
 
 def _evaluate(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
-    asked, answer = read.tokens(prompts, config.max_prompt_tokens), config.sampling.max_new_tokens
+    asked, answer = read.tokens(prompts, config.max_prompt_tokens), read.answer
     answers, at_once = prompts.number * config.samples_per_prompt, config.policy.rows or ROWS_AT_ONCE
     sides = 2 if config.baseline_evaluation is not None else 1  # the start's answers are scored beside
     passes: int = read.judges * sides + (config.referee is not None) + 2 * config.measures_kl
     return (
         Work(loads=1 + read.judges + (config.referee is not None) + config.measures_kl)
         + scored(prompts.number, asked)
-        + written(answers, answer, at_once)
+        + read.written(answers, at_once)
         + scored(answers, asked + answer) * passes
     )
 
@@ -152,8 +187,8 @@ def _evaluate(read: Reading) -> Work:
 def _sweep(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     number = min(config.num_prompts, prompts.number) if config.num_prompts else prompts.number
-    asked, answer = read.tokens(prompts), config.sampling.max_new_tokens
-    drawn = written(number * config.num_samples, answer, config.policy.rows or ROWS_AT_ONCE)
+    asked, answer = read.tokens(prompts), read.answer
+    drawn = read.written(number * config.num_samples, config.policy.rows or ROWS_AT_ONCE)
     judged = Work(score_passes=number, score_tokens=number * (asked + config.num_samples * answer)) * read.judges
     return Work(loads=1 + read.judges) + (scored(number, asked) + drawn + judged) * len(config.temperatures)
 

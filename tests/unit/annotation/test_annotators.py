@@ -62,8 +62,8 @@ def test_people_are_waited_for_and_what_they_take_back_stays_taken_back(
     require_complete(store, "v1")
     assert not time.events and [row.chosen for rows in preferences_of(store, "v1").values() for row in rows] == ["two"]
     said = capsys.readouterr().err
-    assert f"0 of 2 judgements of v1; they give them with: rlhf annotate {store.path}" in said
-    assert said.count("waiting") == 1, "once a minute, not at every look"
+    where = f"they give them with: rlhf annotate {store.path.parent}\n"
+    assert said == f"waits for people: 0 of 2 judgements of v1; {where}", "once a minute, not at every look"
 
 
 def test_at_the_deadline_the_batch_is_taken_as_it_is(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

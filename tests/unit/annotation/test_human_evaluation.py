@@ -6,7 +6,7 @@ import json
 from argparse import ArgumentParser
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +26,9 @@ from rlhf.errors import InputError
 from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
 from rlhf.simulation.gold import Verdict
+
+if TYPE_CHECKING:
+    from conftest import ChatServer
 
 SINGLE: Conversation = [{"role": "user", "content": "How so?"}]
 MULTI: Conversation = [*SINGLE, {"role": "assistant", "content": "word " * 20}, {"role": "user", "content": "Go on"}]
@@ -187,6 +190,74 @@ def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: P
     ):
         with pytest.raises(InputError, match=message):
             command(*options)
+
+
+def test_versions_of_a_run_are_compared_by_their_names(run: Path, capsys: Any) -> None:
+    """The newest with the first, where none is named; in the order in which the run evaluated them."""
+    write_evaluation(run / "a_student" / "evaluation", "my_1b", ["x"] * 5, [0.5] * 5)
+    write_evaluation(run / "a2" / "evaluation", "v2", ["x"] * 5, [0.5] * 5)
+    finished = [
+        {"event": "finished", "time": 1.0, "stage": f"{name}/evaluation"} for name in ("sft", "v1", "a2", "a_student")
+    ]
+    write_rows(run / "ledger.jsonl", finished)
+    (run / "summary.json").write_text(json.dumps({"versions": [], "students": [{"name": "my_1b"}]}))
+    for sides, models in (((), ["v2", "sft"]), (("v1",), ["v1", "sft"])):
+        command(run, "--compare", *sides, "--figures")
+        figures = json.loads((run / "human_evaluation" / "_vs_".join(models) / "human_evaluation.json").read_text())
+        assert figures["models"] == models and figures["unrated"] == 5 - figures["decided"]
+    capsys.readouterr()
+    for options, message in (
+        ((run, "--compare", "v3"), "compare: v3 is no file, no folder and no version of .*: sft, v1, v2"),
+        ((run, "--compare", "sft"), "compare: sft would be compared with itself"),
+        ((run, "--compare", "v1", "sft", "v2"), "compare: two are compared, got 3"),
+        ((run, "--compare", "sft", "people"), "compare: .* has no answers that people wrote"),
+        (("--compare", "v1"), "compare: name two models' answers, or the folder of a run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            command(*options)
+
+
+def test_a_model_answers_what_people_answered(
+    run: Path, tmp_path: Path, tiny_policy_path: Path, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The paper's check of its SFT data, blind: by a served model, and by a run's own SFT model."""
+    served: list[Path] = []
+    monkeypatch.setattr(serve, "serve", lambda path, **options: served.append(path))
+    ask = [[{"role": "user", "content": f"Prompt {number}"}] for number in range(6)]
+    people = tmp_path / "people.jsonl"
+    write_rows(people, ({"messages": [*asked, {"role": "assistant", "content": "sure"}]} for asked in ask))
+    gate = (tmp_path / "gate", "--compare", f"{chat_server.url}#tiny", people, "--prompts", 4)
+    command(*gate)
+    assert len(chat_server.asked) == 4 and served == [tmp_path / "gate" / "labels.sqlite"]
+    with Store(served[0]) as store:
+        pairs = store.pairs("comparison")
+        assert len(pairs) == 4 and all("Prompt" in pair.a and pair.b == "sure" for pair in pairs)
+        client = TestClient(make_app(store, "token", ""), base_url="http://127.0.0.1:8642")
+        for better in ("b", "b", "a", None):
+            shown = client.get("/token/api/next?annotator=ann").json()["pair"]
+            side = next((side for side in ("left", "right") if ("sure" in shown[side]) == (better == "b")), None)
+            body = {"choice": side, "strength": "better"} if better else {"choice": "tie"}
+            assert client.post(
+                "/token/api/judge", json={"annotator": "ann", "item": shown["item"], "seconds": 1} | body
+            )
+    command(*gate, "--figures")
+    figures = json.loads((tmp_path / "gate" / "human_evaluation.json").read_text())
+    assert len(chat_server.asked) == 4, "answers that are there are not drawn again"
+    assert (figures["models"], figures["unmatched"]) == (["tiny", "people"], 0)
+    assert figures["all"]["win_rate"] == {"rate": 1.5 / 4, "ci": wilson(1.5 / 4, 4).ci}
+    with pytest.raises(InputError, match=r"compare: .*gate/tiny has answers of another model, to other prompts"):
+        command(*gate, "--max-new-tokens", 5)
+
+    write_rows(
+        run / "sft" / "heldout.jsonl",
+        ({"messages": [*asked, {"role": "assistant", "content": "sure"}]} for asked in ask),
+    )
+    record = {"command": [], "config": {}, "seconds": 1.0, "closing": {}, "inputs": {}}
+    record["inputs"] = {"policy": {"path": str(tiny_policy_path), "digest": "x"}}
+    (run / "sft" / "evaluation" / "stage.json").write_text(json.dumps(record))
+    command(run, "--compare", "sft", "people", "--max-new-tokens", 4, "--figures")
+    figures = json.loads((run / "human_evaluation" / "sft_vs_people" / "human_evaluation.json").read_text())
+    assert (figures["models"], figures["all"]["pairs"] + figures["unrated"]) == (["sft", "people"], 6)
 
 
 def test_a_store_of_the_version_before_is_brought_up(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from rlhf.annotation.comparison import judge_comparison, open_comparison, read_comparison
+from rlhf.annotation.comparison import judge_comparison, match, open_comparison, read_answers
 from rlhf.annotation.human_evaluation import human_evaluation
 from rlhf.annotation.judges import Judges
 from rlhf.annotation.protocol import Judgement, Pair
@@ -232,7 +232,8 @@ def test_a_judge_takes_a_rater_s_place_and_ties(chat_server: ChatServer, tmp_pat
     for name, texts in (("one", ["long one", "first", "hardly"]), ("other", ["short", "x", "y"])):
         rows = [{"messages": [{"role": "user", "content": f"Q{i}"}], "answer": text} for i, text in enumerate(texts)]
         write_rows(tmp_path / f"{name}.jsonl", rows)
-    comparison = read_comparison(tmp_path / "one.jsonl", tmp_path / "other.jsonl")
+    sides = (read_answers(tmp_path / f"{name}.jsonl") for name in ("one", "other"))
+    comparison = match(("one", "other"), *sides)
     with Store(tmp_path / "labels.sqlite") as store:
         open_comparison(store, comparison, raters=2)
         for _ in range(2):  # again asks nothing anew

@@ -12,7 +12,7 @@ import pytest
 from rlhf.iteration.hours.counts import Counts, Rows, read_rows, together
 from rlhf.iteration.hours.forecast import clock, forecast, makespan, stage_words, total_words
 from rlhf.iteration.hours.speed import Line, Speed, Work, written
-from rlhf.iteration.hours.work import RECIPES, work_of
+from rlhf.iteration.hours.work import RECIPES, tokens_of_a_pass, work_of
 from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import PlannedStage, find_recipe
 
@@ -41,8 +41,11 @@ def test_work_times_speed() -> None:
     assert work.seconds(SPEED) == pytest.approx(3 * 3.0 + shared)
     assert work.seconds(SPEED, processes=2) == pytest.approx(3 * 3.0 + shared / 2), "each process loads"
     assert (work * 2).seconds(SPEED) == pytest.approx(2 * work.seconds(SPEED))
-    assert written(64, 10, at_once=32) == Work(steps=20, answer_tokens=640)
-    assert written(3, 10, at_once=32) == Work(steps=10, answer_tokens=30), "few answers take as many steps"
+    assert written(64, 10, at_once=32, most=10) == Work(steps=20, answer_tokens=640)
+    assert written(3, 10, at_once=32, most=10) == Work(steps=10, answer_tokens=30), "few answers take as many steps"
+    assert written(64, 10, at_once=32, most=16) == Work(steps=26, answer_tokens=640), "the last ones are the long ones"
+    assert written(32, 10, at_once=32, most=16) == Work(steps=16, answer_tokens=320), "none comes after them"
+    assert written(0, 10, at_once=32, most=16) == Work()
 
 
 def test_rows_are_counted_and_their_lengths_read(tmp_path: Path) -> None:
@@ -78,9 +81,9 @@ def test_what_the_stages_do() -> None:
         name: f"{name}.jsonl" for name in made})  # fmt: skip
     sampling, rewards = Fields(max_new_tokens=16), {"helpfulness": "h", "safety": None}
 
-    def work(recipe: str, config: Fields, **options: str) -> Work | None:
+    def work(recipe: str, config: Fields, share: float = 1.0, **options: str) -> Work | None:
         one = stage("v1/x", recipe=recipe, **options)
-        return work_of(one, config, Counts([data, one], expected), characters_per_token=4.0)
+        return work_of(one, config, Counts([data, one], expected), characters_per_token=4.0, answer_share=share)
 
     tuned = Fields(optimizer=optimizer(2), max_length=20)
     pairs = {"preferences": json.dumps([made["pairs"]]), "test_preferences": made["test"]}
@@ -115,9 +118,25 @@ def test_what_the_stages_do() -> None:
         loads=3, steps=16 * 120 / 32, answer_tokens=16 * 120,
         score_passes=60 / 8 + 4 * 120 / 8, score_tokens=60 * 8 + 4 * 120 * 24,
     )  # fmt: skip
+    half = work("rejection_sampling", drawing, share=0.5, prompts=made["prompts"])
+    assert half == Work(
+        loads=4, steps=8 * 10 + 8, answer_tokens=240 * 8,
+        score_passes=60 / 8 + 60, score_tokens=60 * 10 + 60 * (10 + 4 * 8),
+        train_passes=2 * 15, train_tokens=2 * 60 * 18,
+    )  # fmt: skip
     assert work("sft", Fields(finetuning=tuned, heldout_share=0.1), data="v0/unknown.jsonl") is None
     assert work("my/own.py", Fields()) is None
     assert all(find_recipe(recipe).is_file() for recipe in RECIPES)
+
+
+def test_the_tokens_of_a_training_s_forward_pass() -> None:
+    tuned = Fields(optimizer=optimizer(1), max_length=20)
+    assert tokens_of_a_pass(Fields(training=tuned)) == 2 * 4 * 20, "a pair is two dialogues"
+    assert tokens_of_a_pass(Fields(finetuning=tuned)) == 4 * 20
+    ppo = Fields(ppo=Fields(optimizer=optimizer(1)), max_prompt_tokens=12, sampling=Fields(max_new_tokens=16))
+    assert tokens_of_a_pass(ppo) == 4 * 28
+    ppo.max_prompt_tokens = None
+    assert tokens_of_a_pass(ppo) is None and tokens_of_a_pass(Fields()) is None
 
 
 def test_the_makespan_is_the_driver_s() -> None:

@@ -22,6 +22,7 @@ from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
 from rlhf.report.drawing.text import clock, interval, number, percent, signed, version_label
 from rlhf.report.run.build import headline
+from rlhf.report.run.judge import judge_table
 from rlhf.report.run.panels import version_panels
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.samples import pick_samples
@@ -110,7 +111,7 @@ def test_versions_stand_on_the_plane_of_both_axes(run: Path, page: str) -> None:
 def test_a_run_from_a_chat_model_compares_with_its_start(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))
     summary = json.loads((run / "summary.json").read_text())
-    summary["versions"][0]["name"] = "start"
+    summary["versions"][0]["name"] = summary["versions"][1]["judge_opponent"] = "start"
     _write(run / "summary.json", summary)
     shown = build_report(run).read_text()
     assert "Wins against the start" in shown and "KL from the start" in shown and "SFT" not in shown
@@ -204,6 +205,15 @@ def test_without_gold_the_referee_and_the_reward_models_speak(tmp_path: Path) ->
     assert "the referee&#39;s score" in page and "by the reward models that trained it" in page
     assert "<h3>Gold scores</h3>" not in page and "carry no strengths" in page
     assert "sorted by reward" in page and "referee helpfulness" in page
+    # what the judge model said: 21 of 105 comparisons each won, lost, tied, left to the order and unreadable
+    assert '<section id="judge">' in page and "Wins against SFT by a judge model" in page
+    version = json.loads((run / "summary.json").read_text())["versions"][1]
+    row = judge_table([version]).rows[0]
+    assert [cell.text for cell in row[:3]] == ["V1", "<judge>", "SFT"] and "&lt;judge&gt;" in page
+    assert [cell.text for cell in row[6:]] == ["105", "42", "21", "21", "21"]
+    for cell, name in zip(row[3:6], ("", "_helpfulness", "_safety"), strict=True):
+        assert cell.text == percent(version[f"judge_win_rate{name}"]) and cell.text in page
+        assert cell.small == interval(version[f"judge_win_rate{name}_ci"], 1, share=True)
 
 
 MISSING = {

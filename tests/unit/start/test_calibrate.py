@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from rlhf.iteration.config import IterativeConfig, VersionConfig
 from rlhf.iteration.hours.counts import Rows
-from rlhf.iteration.hours.speed import Speed
+from rlhf.iteration.hours.speed import Line, Speed
 from rlhf.start import calibrate
 
 
@@ -19,28 +21,48 @@ def config(tiny_policy_path: Path, tmp_path: Path) -> IterativeConfig:
     rows = [
         {"prompt": f"what is goat {i} ?", "chosen": "sure it is mora .", "rejected": "I cannot help"} for i in range(40)
     ]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("pairs", "safety"):
+        lines = [json.dumps({**row, "prompt": f"{name} {row['prompt']}"}) + "\n" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "rejection_sampling.yaml").write_text("adapter: {r: 2, merge: false}\n")
-    (tmp_path / "config" / "prepare_data.yaml").write_text("rounds: share\ntest_share: 0.2\n")
+    (tmp_path / "config" / "rejection_sampling.yaml").write_text(
+        "adapter: {r: 2, merge: false}\nsampling: {max_new_tokens: 8}\n"
+    )
+    (tmp_path / "config" / "prepare_data.yaml").write_text(
+        "rounds: share\ntest_share: 0.2\nmax_preferences: 12\nsystem: be brief\n"
+    )
     (tmp_path / "run").mkdir()
-    inputs = {"policy": str(tiny_policy_path), "helpfulness_preferences": [str(tmp_path / "pairs.jsonl")]}
-    versions = (VersionConfig("v1"), VersionConfig("v2"))
-    return IterativeConfig(tmp_path / "run", tmp_path / "config", inputs, versions=versions)
+    inputs = {
+        "policy": str(tiny_policy_path),
+        "helpfulness_preferences": [str(tmp_path / "pairs.jsonl")],
+        "safety_preferences": [str(tmp_path / "safety.jsonl")],
+    }
+    steps = ("helpfulness_reward", "safety_reward", "rejection_sampling")
+    versions = (VersionConfig("v1", steps), VersionConfig("v2", ("rejection_sampling",)))
+    return IterativeConfig(tmp_path / "run", tmp_path / "config", inputs, start=("data",), versions=versions)
 
 
 def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     config: IterativeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert calibrate.kept(config) is None
-    given = {"run": str(config.run), "configs": str(config.configs), "inputs": config.inputs, "versions": ["v1", "v2"]}
-    calibrate.main([json.dumps(given)])
-    found = calibrate.kept(config)
-    assert found is not None and found["peak_memory_mb"] > 0 and 0.5 < found["characters_per_token"] < 10
+    monkeypatch.setattr(calibrate, "_run", in_this_process(monkeypatch))
+    found = calibrate.calibrated(config)
+    assert found == calibrate.kept(config) is not None
+    assert found["peak_memory_mb"] > 0 and 0.5 < found["characters_per_token"] < 10 and 0 < found["answer_share"] <= 1
     speed = Speed.of(found["speed"])
     lines = (speed.score, speed.train, speed.decode)
     assert speed.load > 0 and all(min(line.fixed, line.each) >= 0 and max(line.fixed, line.each) > 0 for line in lines)
-    assert calibrate.calibrated(config) == found, "it is not measured again"
+    assert Line(**found["training_memory_mb"]).seconds(1, 1000) > 10, "MiB of a process that trains"
+    rows = {name: Rows(**content) for name, content in found["rows"].items()}
+    assert rows["preferences"].of_domain("safety") == 12, "as many as the run's data step makes"
+    assert rows["preferences"].of_domain("helpfulness") == 12
+    asked = len("pairs what is goat 10 ?") + len("be brief")
+    assert rows["prompts"].characters == pytest.approx(asked, abs=2), "with the system message"
+    assert 0 < rows["prompts"].number < 40, "a share of them each version"
+
+    monkeypatch.setattr(calibrate, "_run", lambda command: pytest.fail("it is measured again"))
+    assert calibrate.calibrated(config) == found
     (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 4}\n")
     assert calibrate.kept(config) is None, "another adapter"
     (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 2}\n")
@@ -50,13 +72,25 @@ def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     assert calibrate.kept(replace(config, inputs={"policy": "nowhere"})) is None
 
 
-def test_what_the_data_step_will_make_is_expected(config: IterativeConfig) -> None:
-    found = calibrate.expected_rows(config)
-    whole = len("what is goat 10 ?") + len("sure it is mora .") + len("I cannot help")
-    assert found["preferences"] == Rows(pytest.approx(40 * 0.75), pytest.approx(whole, abs=1))
-    assert found["test_preferences"].number == pytest.approx(8)
-    assert found["prompts"].number == pytest.approx(40 * 0.75 / 2), "a share of them each version"
-    assert found["test_prompts"].number == pytest.approx(8) and found["validation_prompts"].number == pytest.approx(2)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], str]:
+    """`calibrate._run` without a second import of torch."""
+
+    def run(command: Sequence[str]) -> str:
+        arguments = list(command[1:])
+        if arguments[0] == "-m":
+            calibrate.main(arguments[2:])
+        else:
+            monkeypatch.setattr("sys.argv", arguments)
+            runpy.run_path(arguments[0], run_name="__main__")
+        return ""
+
+    return run
+
+
+def test_a_data_step_that_fails_is_said(config: IterativeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    (config.configs / "prepare_data.yaml").write_text("max_prompt_characters: 1\n")
+    assert calibrate.calibrated(config) is None
+    assert "calibration: left out, prompts: nothing is left for prompts_v1" in capsys.readouterr().err
 
 
 def test_a_run_without_a_chat_model_has_none(config: IterativeConfig) -> None:

@@ -1,0 +1,163 @@
+"""How fast this machine is with a model, and how long its answers are: a few things done once, at two sizes each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.iteration.hours.speed import Line, Speed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlhf.conversation import Conversation
+    from rlhf.sampling.protocol import SamplingParams
+
+ENOUGH = 20.0
+"""Seconds beyond which the second size of a measurement is left out."""
+ENOUGH_ANSWERS = 30.0
+"""Seconds beyond which no answers are written to learn how long they are."""
+SAMPLES = (4, 16)
+STEPS = 12
+ROW_TOKENS = 128
+ROWS = (1, 3)
+
+
+def measure(
+    policy: str, adapter: Mapping[str, Any] | None, prompts: Sequence[Conversation], params: SamplingParams
+) -> tuple[Speed, Line | None, float | None]:
+    """Load, write, score and train with a model, each a little.
+
+    Args:
+        prompts: some of the run's, which are answered as it will, where that takes no longer than ENOUGH_ANSWERS.
+        params: how.
+
+    Returns:
+        The speed; MiB of a process in the middle of training, by the tokens of a forward pass, None where the system
+        does not say; and the mean tokens of an answer over `params.max_new_tokens`, None where none were written.
+    """
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    load, score, decode, share = _as_it_is(Path(policy), device, prompts, params)
+    train, memory = _in_training(policy, adapter, device)
+    return Speed(load, score, train, decode), memory, share
+
+
+def _as_it_is(
+    policy: Path, device: Any, prompts: Sequence[Conversation], asked_params: SamplingParams
+) -> tuple[float, Line, Line, float | None]:
+    """Seconds of a load, of scoring by tokens, of a step of writing by answers; and `measure`'s share."""
+    import torch
+
+    from rlhf.sampling.opening import load_weights, open_sampler
+    from rlhf.sampling.protocol import SamplingParams
+    from rlhf.sampling.source import PolicySource
+
+    source = PolicySource(checkpoint=policy)
+    loaded: list[Any] = []
+    load = seconds_of(lambda: loaded.append(load_weights(source, device)), device)
+    model = loaded[0]
+    sampler = open_sampler(source, device, model=model)
+    asked: Conversation = [{"role": "user", "content": "Tell me about the river, please. " * 3}]
+    params = SamplingParams(max_new_tokens=STEPS)
+    ids = _ids(model, device)
+
+    def write(rows: int) -> float:
+        (drawn,) = sampler.sample([asked], rows, params)
+        return max(1, sum(len(sample.token_ids) for sample in drawn)) / STEPS
+
+    def score(rows: int) -> float:
+        with torch.no_grad():
+            model.get_decoder()(input_ids=ids[:rows], use_cache=False)
+        return rows * ROW_TOKENS
+
+    both = two_sizes(write, SAMPLES, device)
+    decode = Line(both.fixed / STEPS, both.each / STEPS)
+    most = asked_params.max_new_tokens
+    share = None
+    if prompts and decode.seconds(most, most * len(prompts)) <= ENOUGH_ANSWERS:
+        answers = [sample for drawn in sampler.sample(prompts, 1, asked_params) for sample in drawn]
+        share = sum(len(answer.token_ids) for answer in answers) / (most * len(answers))
+    return load, two_sizes(score, ROWS, device), decode, share
+
+
+def _in_training(policy: str, adapter: Mapping[str, Any] | None, device: Any) -> tuple[Line, Line | None]:
+    """Of a forward and backward pass, by its tokens, without dropout as in PPO: seconds, and MiB between the two."""
+    from rlhf.models.config import AdapterConfig
+    from rlhf.models.policy import load_policy
+    from rlhf.training.accelerator import frozen_dtype
+
+    dtype = "float32" if adapter is None else frozen_dtype(device)
+    lora = None if adapter is None else AdapterConfig(**{**adapter, "dropout": 0.0})
+    model: Any = load_policy(policy, adapter=lora, dtype=dtype)
+    model.to(device).train()
+    ids = _ids(model, device)
+    taken: dict[float, float] = {}
+
+    def train(rows: int) -> float:
+        answers = model(input_ids=ids[:rows], use_cache=False, logits_to_keep=ROW_TOKENS // 2).logits
+        loss = answers.float().logsumexp(-1).mean()
+        taken[rows * ROW_TOKENS] = _memory_now(device)
+        loss.backward()
+        model.zero_grad()
+        return rows * ROW_TOKENS
+
+    seconds = two_sizes(train, ROWS, device)
+    if len(taken) < 2 or not all(taken.values()):
+        return seconds, None
+    (few, less), (many, more) = sorted(taken.items())
+    each = max(0.0, (more - less) / (many - few))
+    return seconds, Line(less - few * each, each)
+
+
+def _memory_now(device: Any) -> float:
+    """MiB that this process has on its device; 0: the system does not say."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated() / 2**20
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _ids(model: Any, device: Any) -> Any:
+    """(most of ROWS, ROW_TOKENS) int64."""
+    import torch
+
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    return torch.arange(max(ROWS) * ROW_TOKENS, device=device).view(max(ROWS), ROW_TOKENS) % vocabulary
+
+
+def seconds_of(act: Callable[[], object], device: Any) -> float:
+    """Processor time of this process, or on a GPU wall time until it is done."""
+    gpu = device.type == "cuda"
+    clock = time.perf_counter if gpu else time.process_time
+    if gpu:
+        import torch
+
+        torch.cuda.synchronize()
+    begun = clock()
+    act()
+    if gpu:
+        torch.cuda.synchronize()
+    return clock() - begun
+
+
+def two_sizes(act: Callable[[int], float], sizes: tuple[int, int], device: Any) -> Line:
+    """Seconds by the things done, which `act` returns: after one go to warm up, one of each size."""
+    points = []
+    warming = seconds_of(lambda: act(sizes[0]), device)
+    for size in sizes if warming < ENOUGH else sizes[:1]:
+        done: list[float] = []
+        taken = seconds_of(lambda size=size, done=done: done.append(act(size)), device)  # type: ignore[misc]
+        points.append((done[0], taken))
+        if taken > ENOUGH:
+            break
+    return Line.through(points)
