@@ -13,6 +13,7 @@ is printed too. A run that breaks off goes on with the tasks that have no score 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +33,17 @@ from rlhf.evaluation.benchmarks.leaderboard import (
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.leaderboard import leaderboard_table
 from rlhf.sampling.source import ScoringPolicy
-from rlhf.stage import InputPath, KeepingConfig, Kept, digest, open_stage, options_of, write_json
+from rlhf.stage import (
+    InputPath,
+    KeepingConfig,
+    Kept,
+    Stage,
+    digest,
+    on_main_process,
+    open_stage,
+    options_of,
+    write_json,
+)
 from rlhf.training.work import launched_work
 
 TaskName = Literal["arc", "hellaswag", "mmlu", "truthfulqa"]
@@ -97,11 +108,16 @@ def main(config: LeaderboardConfig) -> None:
                 )
                 write_json(files[task], asdict(score))
             scores[name] = {task: TaskScore(**json.loads(file.read_text())) for task, file in files.items()}
+        record_scores(stage, scores)
 
-        table = as_markdown(leaderboard_table(scores))
-        (stage.folder / "leaderboard.md").write_text(table + "\n", encoding="utf-8")
-        rows = {name: {task: asdict(score) for task, score in row.items()} for name, row in scores.items()}
-        stage.write_json("leaderboard.json", rows, shown=table)
+
+@on_main_process
+def record_scores(stage: Stage, scores: Mapping[str, Mapping[str, TaskScore]]) -> None:
+    """Write the scores and their table, and show it."""
+    table = as_markdown(leaderboard_table(scores))
+    (stage.folder / "leaderboard.md").write_text(table + "\n", encoding="utf-8")
+    rows = {name: {task: asdict(score) for task, score in row.items()} for name, row in scores.items()}
+    stage.write_json("leaderboard.json", rows, shown=table)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.safety.refusals import RefusalClassifier, agreement, as_refusals, confusion, read_labelled
 from rlhf.intervals import wilson
 from rlhf.paths import require_files
-from rlhf.stage import Effect, InputPath, open_stage
+from rlhf.stage import Effect, InputPath, Stage, on_main_process, open_stage
 
 if TYPE_CHECKING:
     from rlhf.evaluation.safety.refusals import LabelledAnswer
@@ -78,9 +78,15 @@ def main(config: RefusalDetectorConfig) -> None:
             tables[name] = compared(rows, {"rules": RefusalRules().label, "trained on the others": trained.label})
         everything = [row for rows in labelled.values() for row in rows]
         trained_on(everything).save(stage.folder / "detector.json")
-        shown = "\n\n".join(markdown(name, found) for name, found in tables.items())
-        stage.write_json("agreement.json", tables, shown=shown)
-        stage.closing.rows(len(everything))
+        record_agreement(stage, tables, len(everything))
+
+
+@on_main_process
+def record_agreement(stage: Stage, tables: dict[str, dict[str, Any]], answers: int) -> None:
+    """Write how far the detectors agree with people on each model's answers, and show it."""
+    shown = "\n\n".join(markdown(name, found) for name, found in tables.items())
+    stage.write_json("agreement.json", tables, shown=shown)
+    stage.closing.rows(answers)
 
 
 def trained_on(rows: Iterable[LabelledAnswer]) -> RefusalClassifier:
