@@ -37,7 +37,7 @@ from rlhf.evaluation.answers import (
 )
 from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
 from rlhf.evaluation.policies.judge_model import JudgeFigures, judge_figures, judged_outcomes
-from rlhf.evaluation.policies.versions import VersionFigures, against, version_figures
+from rlhf.evaluation.policies.versions import VersionFigures, against, figure_lines, version_figures
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.models.policy import load_tokenizer
@@ -274,12 +274,14 @@ def record_evaluation(
     write_answers(stage.folder / "answers.jsonl", answers, extras)
     stage.write_json("evaluation.json", figures)
     stage.closing.rows(len(answers), {"too long a prompt": left_out})
-    stage.closing.figures(
-        win_rate_vs_sft=figures["win_rate_vs_sft"],
-        violation_rate=figures["violation_rate"],
-        mean_length=figures["mean_length"],
-        kl_from_sft=figures["kl_from_sft"],
-    )
+    few: dict[str, float | None] = {
+        "win_rate_vs_sft": figures["win_rate_vs_sft"],
+        "violation_rate": figures["violation_rate"],
+        "mean_length": figures["mean_length"],
+        "kl_from_sft": figures["kl_from_sft"],
+    }
+    stage.closing.figures(**{name: value for name, value in few.items() if value is not None})
+    stage.closing.show(figure_lines(figures))
     ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
     stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
 

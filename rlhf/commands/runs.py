@@ -73,11 +73,17 @@ def add_to(command: Command) -> None:
     )
     added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
-    added = command("report", lambda a: report(a.folders, a.panel), "a page of a run, or of stages made by hand")
+    added = command(
+        "report", lambda a: report(a.folders, a.panel, a.serve, a.port), "a page of a run, or of stages made by hand"
+    )
     added.add_argument(
         "folders", nargs="+", type=Path, metavar="folder", help="of a run: its report/index.html; or of stages"
     )
     added.add_argument("--panel", action="append", default=[], help="package.module:function of panels of your own")
+    added.add_argument(
+        "--serve", action="store_true", help="show it in a browser of this machine while the run goes on"
+    )
+    added.add_argument("--port", type=int, default=0, help="of --serve; default: any free one")
     added = command(
         "verify",
         lambda a: verify_run(a.run),
@@ -192,11 +198,19 @@ def _who_is_asked(config: Any) -> str:
     return f"; {asked_words(batch_name(config.output), config.labels_file)}"
 
 
-def report(folders: Sequence[Path], panels: Sequence[str] = ()) -> None:
-    """Build the page of what there is of a run, or of stages made by hand, with panels of the user's own."""
+def report(folders: Sequence[Path], panels: Sequence[str] = (), live: bool = False, port: int = 0) -> None:
+    """Build the page of what there is of a run, or of stages made by hand, with panels of the user's own.
+
+    live: serve it too, until it is interrupted.
+    """
     from rlhf.report import build_report
 
-    print(build_report(*folders, panels=panels))
+    if not live:
+        print(build_report(*folders, panels=panels))
+        return
+    from rlhf.report.live import serve_report
+
+    serve_report(lambda: build_report(*folders, panels=panels), port)
 
 
 def verify_run(run: Path) -> bool:

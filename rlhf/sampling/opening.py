@@ -28,7 +28,8 @@ class Opening:
     Args:
         device: of the weights.
         renderer: of the checkpoint's tokenizer; None: there is no checkpoint, and texts alone are wanted.
-        too_long: what becomes of a prompt that leaves too little room in the model's context.
+        too_long: what becomes of a prompt that leaves too little room in the model's context; None: it is cut, and that
+            is said.
         early_rejection: gives up a prompt's worst answers while they are written; None: all are written to the end.
         field: the source's, for messages.
         model: the source's weights, where they are loaded already.
@@ -36,7 +37,7 @@ class Opening:
 
     device: torch.device
     renderer: Renderer | None
-    too_long: TooLong = "cut"
+    too_long: TooLong | None = None
     early_rejection: EarlyRejection | None = None
     field: str = "policy"
     model: PreTrainedModel | None = None
@@ -46,7 +47,7 @@ def open_sampler(
     source: PolicySource,
     device: torch.device,
     *,
-    too_long: TooLong = "cut",
+    too_long: TooLong | None = None,
     early_rejection: EarlyRejection | None = None,
     renderer: Renderer | None = None,
     model: PreTrainedModel | None = None,
@@ -57,7 +58,8 @@ def open_sampler(
     Args:
         source: whose answers, and who draws them.
         device: of the weights.
-        too_long: what becomes of a prompt that leaves too little room in the model's context.
+        too_long: what becomes of a prompt that leaves too little room in the model's context; None: it is cut, and
+            stderr says how many are: of a stage that has no such option, and has not looked (`rlhf.sampling.room`).
         early_rejection: gives up a prompt's worst answers while they are written; None: writes all.
         renderer: in the place of that of the checkpoint's tokenizer.
         model: the source's weights, where the caller has loaded them (`load_weights`).

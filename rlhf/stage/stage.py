@@ -25,7 +25,7 @@ from rlhf.stage.digests import FileDigests
 from rlhf.stage.fields import Effect, datasets_of, inputs_of, options_of, require_memory_of, starts_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
-from rlhf.stage.record import StageRecord
+from rlhf.stage.record import StageRecord, record_of_rows
 
 P = ParamSpec("P")
 
@@ -229,6 +229,11 @@ class Stage:
         self._digests = {name: of(path) for name, path in self.inputs.items()}
         self.went_on = take_over(self.folder, kept, self._digests, fresh=_asked("fresh", self.config))
 
+    def _datasets(self) -> list[str]:
+        made = (record_of_rows(path) for path in self.inputs.values())
+        behind = [name for record in made if record is not None for name in record.get("datasets", [])]
+        return list(dict.fromkeys([*datasets_of(self.config), *behind]))
+
     def _finish(self, kept: tuple[Kept, ...], started: float) -> None:
         """The main process: stage.json, the checkpoints' cards, the closing block, the final name."""
         done = [self.output.with_name(f"{self.output.name}.{kind.name}.done") for kind in kept]
@@ -243,6 +248,7 @@ class Stage:
             "command": [Path(sys.executable).name, *sys.argv],
             "config": to_dict(self.config),
             "inputs": {n: {"path": os.fspath(p), "digest": self._digests[n]} for n, p in self.inputs.items()},
+            "datasets": self._datasets(),
             "launch": {
                 "processes": self.processes.num_processes,
                 "mixed_precision": getattr(self.processes, "mixed_precision", None),
@@ -254,7 +260,7 @@ class Stage:
             "closing": closing,
         }
         starts = [self.inputs[name] for name in starts_of(self.config, self.inputs)]
-        write_cards(self.folder, record, recipe_name(self.config), starts, datasets_of(self.config))
+        write_cards(self.folder, record, recipe_name(self.config), starts)
         write_json(self.folder / STAGE_FILE, record)
         (self.folder / ATTEMPT_FILE).unlink()  # one of the two is there at any moment: they say that the folder is ours
         refused = self._strict and bool(closing["suspicious"])
@@ -262,7 +268,7 @@ class Stage:
         os.replace(self.folder, final)
         for aside in done:
             shutil.rmtree(aside)
-        print("\n".join(closing_lines(final, closing, seconds)), file=sys.stderr)
+        print("\n".join(closing_lines(final, closing, seconds, self.closing.table)), file=sys.stderr)
         if refused:
             raise SuspiciousError(
                 f"strict: {'; '.join(closing['suspicious'])} (what was made is in {final}: move it to {self.output} to "

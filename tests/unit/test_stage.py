@@ -294,6 +294,7 @@ def test_the_closing_block(make: Make, capsys: pytest.CaptureFixture[str]) -> No
         stage.write_rows("rows.jsonl", [{"a": 1}])
         stage.closing.rows(7, {"too long": 2, "empty": 0})
         stage.closing.figures(reward=0.51239, steps=3, loss=float("nan"))
+        stage.closing.show(["a row of a table   1.0"])
         stage.closing.suspect(["it trained on 7 rows"])
         stage.closing.suspect(["it trained on 7 rows"])
     closing = json.loads((stage.output / "stage.json").read_text())["closing"]
@@ -310,6 +311,7 @@ def test_the_closing_block(make: Make, capsys: pytest.CaptureFixture[str]) -> No
         "  made        figures.json, rows.jsonl",
         "  rows        7 used; left out: 2 too long",
         "  figures     reward 0.5124, steps 3, loss None",
+        "    a row of a table   1.0",
         "  suspicious: it trained on 7 rows",
     ]
 

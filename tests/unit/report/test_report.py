@@ -352,6 +352,17 @@ def test_headline_says_rises_only_where_intervals_part() -> None:
     assert "moves from 0.40 to 0.60 (intervals overlap)" in headline([first, near])
     assert "falls from 0.60 to 0.40" in headline([far, first])
 
+    start = {"name": "start", "referee_score": 0.1, "referee_ci": [0.0, 0.2]}
+    v1 = {"name": "v1", "referee_score": 0.2, "referee_ci": [0.1, 0.3], "win_rate_vs_sft": 0.57}
+    paired = v1 | {"referee_gain": 0.1, "referee_gain_ci": [0.02, 0.18], "win_rate_ci": [0.51, 0.63]}
+    assert headline([start, paired]) == (
+        "From the start to V1, the referee's score rises by +0.10 (0.02 to 0.18) prompt by prompt. V1 wins 57\u00a0% "
+        "(51 to 63) of comparisons with the start by the reward models that trained it."
+    )
+    chance = paired | {"referee_gain_ci": [-0.02, 0.22], "win_rate_ci": [0.49, 0.65]}
+    assert "moves by +0.10 (−0.02 to 0.22) prompt by prompt, which may be chance" in headline([start, chance])
+    assert "wins 57\u00a0% (49 to 65, which may be chance) of" in headline([start, chance])
+
 
 def test_how_numbers_read() -> None:
     assert (number(-0.0001, 2), number(-1.5, 1), number(None)) == ("0.00", "−1.5", "–")
