@@ -37,7 +37,7 @@ class Judges:
     safety the judges label both answers, and a label counts where all that gave one agree.
 
     Args:
-        judges: the server of each, as the fields of a ServerConfig: at least url and model.
+        judges: the server of each, a ServerConfig or its fields: at least url and model.
         max_new_tokens: longest judgement.
         ties: a tie, and a choice that hangs on the order, is a judgement and no skip, for a scale that has ties.
         name: of the annotator in its judgements.
@@ -47,7 +47,11 @@ class Judges:
     """
 
     def __init__(
-        self, judges: Sequence[Mapping[str, Any]], max_new_tokens: int = 1024, name: str = "judge", ties: bool = False
+        self,
+        judges: Sequence[Mapping[str, Any] | ServerConfig],
+        max_new_tokens: int = 1024,
+        name: str = "judge",
+        ties: bool = False,
     ) -> None:
         if not isinstance(judges, list | tuple) or not judges:
             example = '[{"url": "http://localhost:8000/v1", "model": "NAME"}]'
@@ -162,6 +166,8 @@ def _agreed(labels: Iterable[bool | None]) -> bool | None:
 
 
 def _server(number: int, given: Any) -> ServerConfig:
+    if isinstance(given, ServerConfig):
+        return given
     field = f"annotator_options.judges[{number}]"
     known = [each.name for each in fields(ServerConfig)]
     if not isinstance(given, Mapping) or not {"url", "model"} <= given.keys() <= set(known):

@@ -33,7 +33,7 @@ def find_store(what: Path, labels: int | None = None) -> Path:
         if not found:
             raise InputError(
                 f"{what}: no judgements are asked for here (there is no labels.sqlite); start the collection with"
-                " `annotator: people`, or name a file of pairs"
+                " `annotator: people`, name a file of pairs, or compare two of a run's versions with --compare"
             )
         if len(found) > 1:
             raise InputError(f"{what}: has {len(found)} stores ({', '.join(map(str, found))}); name one of them")
@@ -75,7 +75,10 @@ def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None, writi
         people = store.batches(people=True)
         if not people and writing is None:
             listener.close()
-            raise InputError(f"{path}: has no pairs for people; name a file of pairs, or the run that asks people")
+            raise InputError(
+                f"{path}: has no pairs for people; name a file of pairs, a run that asks people, or with --compare one "
+                "whose versions are compared"
+            )
         token = store.setting("token", lambda: secrets.token_urlsafe(24))
         scale = store.scale(people[0]) if people else PREFERENCE
         shown = text if text is not None else default_guidelines(scale, writing.mode if writing else None)

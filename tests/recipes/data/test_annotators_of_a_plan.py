@@ -34,7 +34,7 @@ from rlhf.simulation.gold import GoldScorer, Verdict
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[3]
-COUNTS = {"train_prompts": 200, "validation_prompts": 20, "test_prompts": 150}
+COUNTS = {"train_prompts": 300, "validation_prompts": 20, "test_prompts": 200}
 SCALE = 5.0  # of the proxy's rewards: a whole point of gold is "significantly"
 REWARDS = f"""
 import os, torch
@@ -143,12 +143,22 @@ def people_at(run: Path, gold: Gold) -> Iterator[list[int]]:
 
 @pytest.fixture
 def configs(tmp_path: Path) -> Path:
-    """The demo's configs with fewer prompts."""
+    """The demo's configs with fewer prompts, pairs and samples."""
     configs = shutil.copytree(ROOT / "recipes" / "configs" / "embedded", tmp_path / "configs")
-    world = configs / "simulated_world.yaml"
-    world.write_text(yaml.safe_dump({**yaml.safe_load(world.read_text()), "mixture": COUNTS}))
-    (tmp_path / "gold_rewards.py").write_text(REWARDS)
+    write_small(configs)
     return configs
+
+
+def write_small(configs: Path) -> None:
+    small = {
+        "simulated_world": {"mixture": COUNTS},
+        "collect_preferences": {"pairs_per_prompt": 2, "safety_pairs_per_prompt": 4},
+        "rejection_sampling": {"num_samples": 4},
+    }
+    for name, fields in small.items():
+        file = configs / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | fields))
+    (configs.parent / "gold_rewards.py").write_text(REWARDS)
 
 
 def labelled(configs: Path, run: Path, judge: ChatServer, annotator: str, **options: Any) -> dict[str, Any]:
@@ -166,7 +176,13 @@ def labelled(configs: Path, run: Path, judge: ChatServer, annotator: str, **opti
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     if annotator == "people":
         assert "waits for people: 0 of" in done.stdout and f"rlhf annotate {run}" in done.stdout, done.stdout
-    return {version["name"]: version for version in json.loads((run / "summary.json").read_text())["versions"]}
+    versions = {version["name"]: version for version in json.loads((run / "summary.json").read_text())["versions"]}
+    shown = ("gold_helpfulness", "gold_safety", "win_rate_vs_sft", "judge_win_rate", "judge_counts")
+    for name, version in versions.items():
+        print(
+            annotator, name, {key: version.get(key) for key in version if key.removesuffix("_ci") in shown}, flush=True
+        )
+    return versions
 
 
 def test_every_annotator_that_follows_gold_makes_models_as_good(configs: Path, chat_server: ChatServer) -> None:
@@ -175,19 +191,15 @@ def test_every_annotator_that_follows_gold_makes_models_as_good(configs: Path, c
     judge.models = ["judge"]
     judge.reply = lambda body: (200, judged_by(gold, body))
     found = {"simulated": labelled(configs, run, judge, "simulated")}
-    proxy = {"reward": "gold_rewards:helpfulness", "safety": "gold_rewards:safety", "safe_above": 0.3 * SCALE}
-    found["proxy"] = labelled(configs, run, judge, "proxy", **proxy, noise=NOISE * SCALE)
-    found["judge"] = labelled(configs, run, judge, "judge", judges=[{"url": judge.url, "model": "judge"}])
     with people_at(run, gold) as kept:
         found["people"] = labelled(configs, run, judge, "people")
-    for name, versions in found.items():
-        for version in versions.values():
-            shown = ("gold_helpfulness", "gold_safety", "win_rate_vs_sft", "judge_win_rate", "judge_counts")
-            print(name, version["name"], {k: version.get(k) for s in shown for k in (s, f"{s}_ci") if k in version})
     for batch in ("v1/preferences", "v2/preferences"):
         figures = json.loads((run / batch / "statistics.json").read_text())["batch"]
         assert figures["complete"] == figures["pairs"] > 300 and list(figures["annotators"]) == ["ann"]
     assert kept[0] > 600
+    found["judge"] = labelled(configs, run, judge, "judge", judges=[{"url": judge.url, "model": "judge"}])
+    proxy = {"reward": "gold_rewards:helpfulness", "safety": "gold_rewards:safety", "safe_above": 0.3 * SCALE}
+    found["proxy"] = labelled(configs, run, judge, "proxy", **proxy, noise=NOISE * SCALE)
     for name, versions in found.items():
         start, end = versions["sft"], versions["v2"]
         assert end["gold_helpfulness_ci"][0] > start["gold_helpfulness_ci"][1], name
