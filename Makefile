@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONDONTWRITEBYTECODE :=  # a test session starts hundreds of Pythons: ours is compiled once, not in each
 
-.PHONY: setup demo demo-hh demo-chat test doors browser long lint format bench docs dist clean
+.PHONY: setup demo demo-hh demo-chat test doors browser real-model long lint format bench docs dist clean
 
 setup: .venv/.installed
 .venv/.installed: setup.cfg setup.py pyproject.toml constraints.txt
@@ -40,6 +40,10 @@ doors: setup  ## two processes: every training recipe by the user's command line
 
 browser: setup  ## the annotation page in a real chromium, by keyboard and mouse
 	$(BIN)/python -m pytest --quiet -m browser -rs tests/browser
+
+real-model: setup  ## with SmolLM2-135M-Instruct, or the chat model that RLHF_CHAT_MODEL names
+	-[ -n "$$RLHF_CHAT_MODEL" ] || [ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2
+	$(BIN)/python -m pytest --quiet -m real_model -rs $$(grep -rl --include '*.py' 'mark\.real_model' tests)
 
 long: setup  ## what half an hour of CI has no room for: whole plans of real stages, further kills
 	$(BIN)/python -m pytest --numprocesses 2 --quiet -m long

@@ -35,16 +35,10 @@ def main() -> None:
 
 def write_checkpoint(weights: Path, folder: Path) -> None:
     """Read a GGUF file, and write its model in bfloat16 and its tokenizer: whole, or not at all."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from rlhf.models.checkpoint.gguf import write_gguf_checkpoint
 
-    source, partial = {"gguf_file": weights.name}, folder.with_name(f"{folder.name}.partial")
-    tokenizer = AutoTokenizer.from_pretrained(weights.parent, **source)
-    model = AutoModelForCausalLM.from_pretrained(weights.parent, dtype=torch.float32, **source)
-    del model.config.quantization_config  # the weights are plain from here on
-    model.hf_quantizer, model.is_quantized = None, False
-    model.to(torch.bfloat16).save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    partial = folder.with_name(f"{folder.name}.partial")
+    write_gguf_checkpoint(weights, partial)
     partial.rename(folder)
 
 

@@ -14,7 +14,8 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,17 +148,28 @@ class MetricsLog:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
             self.board.flush()  # a stage that is killed has its events, and its folder can be renamed
-        for tracker in self.trackers:
-            tracker.log(numbers, step=step)
+        self._tell(lambda tracker: tracker.log(numbers, step=step))
 
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Give the trackers the stage's closing figures, as closing/<name>, and end them."""
         last = {f"closing/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
-        for tracker in self.trackers:
-            if last:
-                tracker.log(last)
-            tracker.finish()
+        if last:
+            self._tell(lambda tracker: tracker.log(last))
+        self._tell(lambda tracker: tracker.finish())
         self.trackers = []
+
+    def _tell(self, what: Callable[[Any], object]) -> None:
+        """Tell every tracker; one that fails, as its server is gone, ends no stage: it is told no more."""
+        for tracker in list(self.trackers):
+            try:
+                what(tracker)
+            except Exception as error:  # each raises its own kinds
+                self.trackers.remove(tracker)
+                why = " ".join(str(error).split())[:200] or type(error).__name__
+                name = getattr(tracker, "name", type(tracker).__name__)
+                print(
+                    f"trackers: {name} failed ({why}) and is told no more; {self.path} has all figures", file=sys.stderr
+                )
 
 
 def keep_before(path: Path, step: int) -> None:

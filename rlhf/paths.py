@@ -1,4 +1,4 @@
-"""Paths that a user names: they must be there."""
+"""What a user names, on this machine: paths that must be there, and models in the hub's cache."""
 
 from __future__ import annotations
 
@@ -8,12 +8,31 @@ from pathlib import Path
 
 from rlhf.errors import InputError
 
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""A repository of the hub's: org/name."""
+
 
 def require_files(**paths: str | os.PathLike[str] | None) -> None:
     """Raise InputError naming the first field whose path is missing and the command that makes it; None is skipped."""
     for field, path in paths.items():
         if path is not None and not Path(path).exists():
             raise InputError(f"{field}: {path} does not exist; {_way_out(Path(path))}")
+
+
+def in_hub_cache(name: str | os.PathLike[str]) -> Path | None:
+    """The folder of what `hf download NAME` fetched into the hub's cache; None: no hub name, or it is not there.
+
+    The hub itself is not asked.
+    """
+    if HUB_NAME.fullmatch(os.fspath(name)) is None:
+        return None
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(os.fspath(name), local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
 
 
 def _way_out(path: Path) -> str:

@@ -47,7 +47,7 @@ def bare_field(kind: Any) -> str | None:
 
 def spelled_out(value: Any, hint: Any) -> Any:
     """A value of a YAML file, bare texts written as groups. What is of another form than `hint` is left as it is."""
-    group = _group(hint)
+    group = group_of(hint)
     if group is not None:
         name = bare_field(group)
         if isinstance(value, str) and name is not None:
@@ -105,8 +105,8 @@ def _spelled_option(
     """One option: its names and value as the parser takes them."""
     hint: Any = kind
     for depth, name in enumerate(names):
-        group, named = _group(hint), _named(hint)
-        if named is not None and bare_field(_group(named)) is not None:
+        group, named = group_of(hint), _named(hint)
+        if named is not None and bare_field(group_of(named)) is not None:
             entry = names[: depth + 1]
             known = entries.setdefault(".".join(entry), _at(files, entry))
             _put(known, names[depth + 1 :], value, named, load)
@@ -114,10 +114,10 @@ def _spelled_option(
         hint = hints_of(group).get(name) if group is not None else named
         if hint is None:
             return names, value
-    bare = bare_field(_group(hint))
+    bare = bare_field(group_of(hint))
     if bare is not None and _is_bare(value, load):
         return [*names, bare], value
-    if _group(hint) is not None or _named(hint) is not None:
+    if group_of(hint) is not None or _named(hint) is not None:
         given = _loaded(value, load)
         if isinstance(given, Mapping) and (spelled := spelled_out(given, hint)) != given:
             return names, json.dumps(spelled)
@@ -126,7 +126,7 @@ def _spelled_option(
 
 def _put(known: dict[str, Any], names: Sequence[str], value: str, hint: Any, load: Callable[[str], Any]) -> None:
     """Say `value` of an entry, or of a field in it."""
-    bare = bare_field(_group(hint))
+    bare = bare_field(group_of(hint))
     if not names and bare is not None and _is_bare(value, load):
         known[bare] = value
     elif not names:
@@ -168,7 +168,7 @@ def _at(content: Any, names: Sequence[str]) -> dict[str, Any]:
     return json.loads(json.dumps(content)) if isinstance(content, dict) else {}
 
 
-def _group(hint: Any) -> type | None:
+def group_of(hint: Any) -> type | None:
     """The dataclass of a type, through `Annotated` and `| None`."""
     groups = (part for part in _alternatives(hint) if isinstance(part, type) and dataclasses.is_dataclass(part))
     return next(groups, None)

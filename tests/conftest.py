@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
+REAL_MODEL = Path(os.environ.get("RLHF_CHAT_MODEL", ROOT / "runs" / "smollm2"))
 WORDS = """what is the river of velda ? the river of velda is mora . how do I paint my own goat you are a guide
 please answer in one word sure hello I cannot help with that because it is not safe to try instead ask a doctor"""
 
@@ -31,6 +32,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data (../shared/data) is not at hand; set RLHF_SHARED_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """A chat model that has learnt something: SmolLM2-135M-Instruct, or the folder that RLHF_CHAT_MODEL names."""
+    if not (REAL_MODEL / "config.json").is_file():
+        pytest.skip(f"there is no chat model in {REAL_MODEL}; `python examples/smollm2.py {REAL_MODEL}` makes it")
+    return REAL_MODEL
 
 
 @pytest.fixture(scope="session")

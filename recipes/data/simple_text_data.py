@@ -45,10 +45,12 @@ from rlhf.data.loading import OnBadRow, source_rows
 from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import LocalOrHubModel
+from rlhf.report.pages.simple_text import build_data_page, text_tables
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, named
 from rlhf.stage import StageConfig, open_stage, peak_memory_mb, write_json
+from rlhf.stage.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +107,6 @@ class SimpleTextDataConfig(StageConfig):
 def main(config: SimpleTextDataConfig) -> None:
     stage = open_stage(config)
 
-    from rlhf.report.pages.simple_text import build_data_page, text_tables
-
     toxicity, embed = load_models(config)
     with stage.work() as folder:
         figures = build(config, folder, toxicity, embed, question_writer(config))
@@ -155,14 +155,16 @@ def candidates(
         rows = source_rows(config.eli5)
         if config.comments is not None:
             rows = attach_comments(rows, source_rows(config.comments), folder / "comments.partial")
-        posts = parsed(rows, post_of, config.eli5, config.on_bad_row, log["eli5"])
+        posts = parsed(counted(rows, config.eli5), post_of, config.eli5, config.on_bad_row, log["eli5"])
         for post in filtered_posts(posts, filters["eli5"], config.rows):
             kind, made = rows_of_post(post)
             part = part_of(first_turn([{"role": "user", "content": post.question}]), shares, config.seed)
             yield Candidate(part, kind, post.question, made)
     if config.articles is not None:
         rows = source_rows(config.articles)
-        articles = parsed(rows, article_of, config.articles, config.on_bad_row, log["simple_wikipedia"])
+        articles = parsed(
+            counted(rows, config.articles), article_of, config.articles, config.on_bad_row, log["simple_wikipedia"]
+        )
         for passage in filtered_passages(articles, filters["simple_wikipedia"], ask, config.rows):
             part = part_of(passage.title.lower(), shares, config.seed)
             yield Candidate(part, "sft", passage.question, [row_of_passage(passage)])

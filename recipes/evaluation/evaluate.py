@@ -9,7 +9,8 @@ SFT's, or with those of any served model, in both orders; what it says stands be
     python recipes/evaluation/evaluate.py --config recipes/configs/embedded/evaluate.yaml
 
 Writes into the output folder: answers.jsonl (a row an answer), evaluation.json (the figures;
-`rlhf.evaluation.policies.versions` says what each one averages over).
+`rlhf.evaluation.policies.versions` says what each one averages over). Answers and a judge model's judgements outlive a
+kill, and a judge that breaks down.
 """
 
 from __future__ import annotations
@@ -24,14 +25,22 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
-from rlhf.data.suspicion import no_room_share, suspicious_answers
+from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_judge
 from rlhf.errors import InputError
-from rlhf.evaluation.answers import Answer, answers_of, read_answers, require_same_prompts, write_answers
+from rlhf.evaluation.answers import (
+    Answer,
+    answers_of,
+    evaluated_name,
+    read_answers,
+    require_same_prompts,
+    write_answers,
+)
 from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
 from rlhf.evaluation.policies.judge_model import JudgeFigures, judge_figures, judged_outcomes
-from rlhf.evaluation.policies.versions import VersionFigures, against, version_figures
+from rlhf.evaluation.policies.versions import VersionFigures, against, figure_lines, version_figures
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
@@ -42,8 +51,9 @@ from rlhf.sampling.opening import load_weights, open_sampler
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
 from rlhf.sampling.server import ServerSampler
+from rlhf.sampling.shards import FOLDER, kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, ScoringPolicy, TokenizedPolicy, named
-from rlhf.stage import ExistingPath, InputPath, Stage, StageConfig, open_stage
+from rlhf.stage import ExistingPath, InputPath, KeepingConfig, Kept, Stage, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
@@ -53,7 +63,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(StageConfig):
+class EvaluateConfig(KeepingConfig):
     """Evaluation of one version.
 
     Args:
@@ -136,8 +146,8 @@ def main(config: EvaluateConfig) -> None:
     opponents = read_answers(stage.inputs["baseline_evaluation"]) if config.baseline_evaluation else []
     if config.baseline_evaluation is not None:
         require_same_prompts(opponents, prompts, config.baseline_evaluation)
-    with launched_work(stage) as accelerator:
-        answers = drawn_answers(config, prompts, renderer, accelerator)
+    with launched_work(stage, *kept_work(stage, config, prompts)) as accelerator:
+        answers = drawn_answers(config, prompts, renderer, accelerator, stage.folder)
 
         # the judges: both reward models with the gate, a referee, a gold scorer
         gate = None
@@ -156,7 +166,8 @@ def main(config: EvaluateConfig) -> None:
         # against SFT's answers by what they say, and by a judge model
         extras, figures = against(answers, opponents), version_figures(config.name, answers, opponents, gate)
         if config.judge is not None and (config.opponent is not None or opponents):
-            outcomes, of_judge = compared(config, config.judge, prompts, answers, opponents, accelerator)
+            outcomes, of_judge = compared(config, config.judge, prompts, answers, opponents, accelerator, stage.folder)
+            stage.closing.suspect(suspicious_judge(config.judge.model, of_judge["judge_counts"]))
             figures = {**figures, **of_judge}
             extras = [{**extra, "judge_outcome": outcome} for extra, outcome in zip(extras, outcomes, strict=True)]
         figures["too_long"] = {"prompts": no_room}
@@ -166,7 +177,6 @@ def main(config: EvaluateConfig) -> None:
 def prompt_renderer(config: EvaluateConfig) -> Renderer:
     """Renders prompts for the policy as `too_long` says. InputError where SFT's tokenizer is another one."""
     from rlhf.evaluation.policies.divergence import require_same_tokenizer
-    from rlhf.models.policy import load_tokenizer
 
     tokenizer = load_tokenizer(config.policy.folder)
     if config.baseline is not None:
@@ -174,15 +184,30 @@ def prompt_renderer(config: EvaluateConfig) -> Renderer:
     return config.policy.context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
 
 
+def kept_work(stage: Stage, config: EvaluateConfig, prompts: Sequence[Prompt]) -> tuple[Kept, Kept]:
+    """The folders of what is drawn, and of what a judge model says of it, taken over where they would be the same."""
+    messages, params = [prompt.messages for prompt in prompts], config.sampling.seeded(config.seed)
+    drawn = kept_samples(
+        messages, config.samples_per_prompt, params, stage, "policy", "opponent", too_long=config.too_long
+    )
+    judge = {"judge.model": config.judge and config.judge.model, "judge_max_new_tokens": config.judge_max_new_tokens}
+    inputs = [*drawn.inputs, *(name for name in stage.inputs if name == "baseline_evaluation")]
+    judged = replace(drawn, name="judged", what="judgements", inputs=inputs, values={**drawn.values, **judge})
+    return drawn, judged
+
+
 def drawn_answers(
-    config: EvaluateConfig, prompts: Sequence[Prompt], renderer: Renderer, accelerator: Accelerator
+    config: EvaluateConfig, prompts: Sequence[Prompt], renderer: Renderer, accelerator: Accelerator, folder: Path
 ) -> list[Answer]:
-    """The policy's answers, each with its KL from SFT where that is measured. The weights are loaded one by one."""
+    """The policy's answers, each with its KL from SFT where that is measured. The weights are loaded one by one.
+
+    folder: the stage's.
+    """
     from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs
 
     policy = load_weights(config.policy, accelerator.device) if config.measures_kl else None
     options = {"too_long": config.too_long, "renderer": renderer, "model": policy}
-    drawn = sampled(config, config.policy, prompts, accelerator, **options)
+    drawn = sampled(config, config.policy, prompts, accelerator, folder / FOLDER / "policy", **options)
     answers = answers_of(prompts, drawn)
     if config.baseline is None or policy is None:
         return answers
@@ -197,13 +222,18 @@ def drawn_answers(
 
 
 def sampled(
-    config: EvaluateConfig, policy: PolicySource, prompts: Sequence[Prompt], accelerator: Accelerator, **options: Any
+    config: EvaluateConfig,
+    policy: PolicySource,
+    prompts: Sequence[Prompt],
+    accelerator: Accelerator,
+    shards: Path,
+    **options: Any,
 ) -> list[list[Sample]]:
-    """A policy's answers to the prompts; `options` are those of `open_sampler`."""
+    """A policy's answers to the prompts, kept in `shards`; `options` are those of `open_sampler`."""
     sampler = open_sampler(policy, accelerator.device, **options)
     messages = [prompt.messages for prompt in prompts]
     params = config.sampling.seeded(config.seed)
-    return sample_distributed(sampler, messages, config.samples_per_prompt, params, accelerator)
+    return sample_distributed(sampler, messages, config.samples_per_prompt, params, accelerator, shards=shards)
 
 
 def compared(
@@ -213,18 +243,21 @@ def compared(
     answers: Sequence[Answer],
     opponents: Sequence[Answer],
     accelerator: Accelerator,
+    folder: Path,
 ) -> tuple[list[float | None], JudgeFigures]:
     """Each answer's outcome by the judge model, against the opponent's answers or SFT's, and what the figures say."""
-    opponent = "sft"
+    opponent = "sft" if config.baseline_evaluation is None else evaluated_name(config.baseline_evaluation)
     if config.opponent is not None:
         options = {"too_long": config.too_long, "field": "opponent"}
-        opponents = answers_of(prompts, sampled(config, config.opponent, prompts, accelerator, **options))
+        theirs = sampled(config, config.opponent, prompts, accelerator, folder / FOLDER / "opponent", **options)
+        opponents = answers_of(prompts, theirs)
         opponent = config.opponent.name
-    ask = partial(_judgements, judge, config.judge_max_new_tokens, accelerator)
+    ask = partial(_judgements, judge, config.judge_max_new_tokens, accelerator, folder / "judged")
     outcomes, opinions = judged_outcomes(answers, opponents, ask)
     return outcomes, judge_figures(answers, outcomes, opinions, judge.model, opponent)
 
 
+@on_main_process
 def record_evaluation(
     stage: Stage,
     config: EvaluateConfig,
@@ -238,26 +271,28 @@ def record_evaluation(
 
     left_out: prompts that are too long.
     """
-    if stage.is_main:
-        write_answers(stage.folder / "answers.jsonl", answers, extras)
+    write_answers(stage.folder / "answers.jsonl", answers, extras)
     stage.write_json("evaluation.json", figures)
     stage.closing.rows(len(answers), {"too long a prompt": left_out})
-    stage.closing.figures(
-        win_rate_vs_sft=figures["win_rate_vs_sft"],
-        violation_rate=figures["violation_rate"],
-        mean_length=figures["mean_length"],
-        kl_from_sft=figures["kl_from_sft"],
-    )
+    few: dict[str, float | None] = {
+        "win_rate_vs_sft": figures["win_rate_vs_sft"],
+        "violation_rate": figures["violation_rate"],
+        "mean_length": figures["mean_length"],
+        "kl_from_sft": figures["kl_from_sft"],
+    }
+    stage.closing.figures(**{name: value for name, value in few.items() if value is not None})
+    stage.closing.show(figure_lines(figures))
     ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
     stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
 
 
 def _judgements(
-    judge: ServerConfig, max_new_tokens: int, accelerator: Accelerator, requests: Sequence[Conversation]
+    judge: ServerConfig, max_new_tokens: int, accelerator: Accelerator, shards: Path, requests: Sequence[Conversation]
 ) -> list[str]:
-    """The judge's text for each request, greedily."""
+    """The judge's text for each request, greedily; empty where its server refuses one."""
     params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
-    drawn = sample_distributed(ServerSampler(judge, who="judge"), requests, 1, params, accelerator)
+    sampler = ServerSampler(judge, who="judge", passes_over=True)
+    drawn = sample_distributed(sampler, requests, 1, params, accelerator, shards=shards)
     return [sample.text for (sample,) in drawn]
 
 

@@ -18,6 +18,7 @@ from rlhf.conversation import Conversation, check_conversation, decided
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows
+from rlhf.sampling.chat import ServerConfig
 
 BATCH = "comparison"
 RATERS = 3
@@ -104,15 +105,15 @@ def open_comparison(store: Store, comparison: Comparison, raters: int = RATERS) 
         store.add_batch(BATCH, comparison.pairs, labels=raters, scale=EVALUATION.name)
 
 
-def judge_comparison(store: Store, url: str, model: str) -> str:
-    """A judge model rates every pair that still wants a rating, in one rater's place; return its name.
+def judge_comparison(store: Store, server: ServerConfig) -> Judges:
+    """A judge model rates every pair that still wants a rating, in one rater's place; return it.
 
     It is asked in both orders; where the order decides it is a tie.
     """
-    judge = Judges([{"url": url, "model": model}], name=f"judge {model}", ties=True)
+    judge = Judges([server], name=f"judge {server.model}", ties=True)
     if BATCH in store.batches():
         label_batch(store, BATCH, judge)
-    return judge.name
+    return judge
 
 
 def read_answers(path: Path) -> dict[str, Given]:

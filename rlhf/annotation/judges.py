@@ -20,13 +20,12 @@ from typing import Any, get_args
 from rlhf.annotation.protocol import Choice, Judgement, Pair
 from rlhf.conversation import Conversation, decided
 from rlhf.data.rows import STRENGTHS, Domain
+from rlhf.data.suspicion import suspicious_judge
 from rlhf.errors import InputError
 from rlhf.http_client import RequestFailed, completed
 from rlhf.rewards.pair_judge import Opinion, judge_counts, judge_requests, opinion
 from rlhf.sampling.chat import Chat, ServerConfig, open_chat
 from rlhf.sampling.protocol import SamplingParams
-
-REFUSED = (400, 413, 422)  # one pair's: longer than the judge's context, for instance
 
 
 class Judges:
@@ -38,7 +37,7 @@ class Judges:
     safety the judges label both answers, and a label counts where all that gave one agree.
 
     Args:
-        judges: the server of each, as the fields of a ServerConfig: at least url and model.
+        judges: the server of each, a ServerConfig or its fields: at least url and model.
         max_new_tokens: longest judgement.
         ties: a tie, and a choice that hangs on the order, is a judgement and no skip, for a scale that has ties.
         name: of the annotator in its judgements.
@@ -48,7 +47,11 @@ class Judges:
     """
 
     def __init__(
-        self, judges: Sequence[Mapping[str, Any]], max_new_tokens: int = 1024, name: str = "judge", ties: bool = False
+        self,
+        judges: Sequence[Mapping[str, Any] | ServerConfig],
+        max_new_tokens: int = 1024,
+        name: str = "judge",
+        ties: bool = False,
     ) -> None:
         if not isinstance(judges, list | tuple) or not judges:
             example = '[{"url": "http://localhost:8000/v1", "model": "NAME"}]'
@@ -57,6 +60,12 @@ class Judges:
         self.params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
         self.name, self.ties = name, ties
         self.opinions: list[list[Opinion]] = [[] for _ in judges]
+
+    @property
+    def suspicious(self) -> list[str]:
+        """What looks wrong about the opinions of the last `judge`, a sentence each."""
+        judged = zip(self.servers, self.opinions, strict=True)
+        return [line for server, own in judged for line in suspicious_judge(server.model, judge_counts(own))]
 
     @property
     def asked(self) -> str:
@@ -147,13 +156,8 @@ class Judges:
 
 async def _ask(chat: Chat, request: Conversation, key: int) -> str | None:
     """The judgement; None where the server refuses the request."""
-    try:
-        ((text, _),) = await chat.answers(request, key)
-    except RequestFailed as error:
-        if error.status in REFUSED:
-            return None
-        raise
-    return text or ""
+    answers = await chat.answers_unless_refused(request, key)
+    return None if isinstance(answers, RequestFailed) else answers[0][0] or ""
 
 
 def _agreed(labels: Iterable[bool | None]) -> bool | None:
@@ -162,6 +166,8 @@ def _agreed(labels: Iterable[bool | None]) -> bool | None:
 
 
 def _server(number: int, given: Any) -> ServerConfig:
+    if isinstance(given, ServerConfig):
+        return given
     field = f"annotator_options.judges[{number}]"
     known = [each.name for each in fields(ServerConfig)]
     if not isinstance(given, Mapping) or not {"url", "model"} <= given.keys() <= set(known):

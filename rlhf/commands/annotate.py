@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlhf.annotation.protocol import Outcome
     from rlhf.annotation.sides import Side
     from rlhf.annotation.writing import Mode, Writing
+    from rlhf.sampling.chat import ServerConfig
 
 
 def add_to(command: Command) -> None:
@@ -72,16 +73,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prompts", type=int, metavar="N", help="so many of the prompts, drawn; default: all")
     group.add_argument(
         "--judge",
-        nargs=2,
+        nargs="+",
         action="append",
         default=[],
         metavar=("URL", "MODEL"),
-        help="a judge model behind an OpenAI-compatible server takes one rater's place; may stand several times",
+        help="a judge model behind an OpenAI-compatible server takes one rater's place; a third word names the "
+        "environment variable of its key; may stand several times",
     )
     group.add_argument(
         "--figures",
         action="store_true",
-        help="write the figures of what is rated so far, and end; of a red team: print its rounds",
+        help="write the figures of what is rated so far, and end; without --compare: print how annotators agree, their "
+        "gold and pace, and a red team's rounds",
     )
 
 
@@ -103,7 +106,7 @@ def annotate(arguments: argparse.Namespace) -> None:
         raise InputError("what: name the folder of a run, a .sqlite store or a file of pairs, or --compare A B")
     require_one_job(arguments)
     if arguments.figures:
-        print_rounds(find_store(arguments.what))
+        print_figures(find_store(arguments.what))
     elif arguments.export is not None:
         count = export(find_store(arguments.what, arguments.labels), arguments.export, arguments.rows or "preferences")
         print(f"{count} rows in {arguments.export}")
@@ -163,19 +166,26 @@ def writing_of(arguments: argparse.Namespace) -> Writing:
     return Writing(mode, Answering(samplers, [source.name for source in sources], params), arguments.round or "")
 
 
-def print_rounds(path: Path) -> None:
-    """The red team's table of a store: violations by prompt, and by person and hour, a round a row."""
+def print_figures(path: Path) -> None:
+    """Tables of a store: its annotators, as the owner's page has them; and the red team's rounds, where there are any:
+    violations by prompt, and by person and hour."""
+    from rlhf.annotation.owner import annotator_figures
     from rlhf.annotation.store import Store
     from rlhf.annotation.writing import written_rows
     from rlhf.evaluation.safety.red_team import Attempt, round_figures
     from rlhf.report.drawing.tables import as_text
+    from rlhf.report.pages.human_evaluation import annotator_table
     from rlhf.report.pages.red_team import round_table
 
     with Store(path) as store:
         attempts = [Attempt(**row) for row in written_rows(store, "attempts")]
-    if not attempts:
-        raise InputError(f"figures: {path} has no attempts of a red team; for two models' answers name --compare A B")
-    print(as_text(round_table(round_figures(attempts))))
+        annotators = annotator_figures(store)
+    if not attempts and not annotators:
+        raise InputError(f"figures: nobody has judged or attempted anything in {path} yet")
+    if annotators:
+        print(as_text(annotator_table(annotators)))
+    if attempts:
+        print(as_text(round_table(round_figures(attempts))))
 
 
 def _store_to_write(what: Path) -> Path:
@@ -198,14 +208,17 @@ def compare(arguments: argparse.Namespace) -> None:
         raise InputError("export: ratings are no preferences to train on; --figures writes what they say")
     if arguments.what is not None and (arguments.what.is_file() or arguments.what.suffix == ".sqlite"):
         raise InputError(f"what: {arguments.what} must be a folder, for the ratings and the figures of the comparison")
+    judges = [_judge(words) for words in arguments.judge]
     sides = sides_of(arguments.what, arguments.compare)
     folder = _folder_of(arguments.what, sides)
     comparison = compared(sides, folder, arguments.prompts, arguments.max_new_tokens)
     path = folder / "labels.sqlite"
     with Store(path) as store:
         open_comparison(store, comparison, raters)
-        for url, model in arguments.judge:
-            print(f"asking {judge_comparison(store, url, model)} …", flush=True)
+        for server in judges:
+            print(f"asking judge {server.model} …", flush=True)
+            for sentence in judge_comparison(store, server).suspicious:
+                print(f"suspicious: {sentence}")
         figures = write_figures(store, comparison, folder)
     said = f"{len(comparison.pairs)} pairs to rate by {raters} raters each"
     said += f", {len(comparison.decided)} decided without one" if comparison.decided else ""
@@ -216,6 +229,17 @@ def compare(arguments: argparse.Namespace) -> None:
     else:
         print("to write the figures at any time: the same command with --figures")
         serve(path, port=arguments.port, guidelines=arguments.guidelines)
+
+
+def _judge(words: list[str]) -> ServerConfig:
+    from rlhf.sampling.chat import ServerConfig
+
+    if len(words) not in (2, 3):
+        raise InputError(f"judge: URL, MODEL, and the environment variable of its key if it has one, got {words}")
+    try:
+        return ServerConfig(url=words[0], model=words[1], api_key_env=words[2] if len(words) == 3 else None)
+    except InputError as error:
+        raise InputError(f"judge.{error}") from None
 
 
 def write_figures(store: object, comparison: Comparison, folder: Path) -> HumanEvaluation:

@@ -31,7 +31,10 @@ def add_to(command: Command) -> None:
     """Add the commands."""
     added = command("new", new, "a run's folder from your chat model and files: its plan, and settings sized to both")
     added.add_argument("run", type=Path, help="folder to write")
-    added.add_argument("--chat", type=Path, required=True, help="chat checkpoint to start from")
+    model = "a folder, a hub name that is fetched, a GGUF file, or an adapter"
+    added.add_argument("--chat", type=Path, metavar="MODEL", help=f"chat model to start from: {model}")
+    added.add_argument("--base", type=Path, metavar="MODEL", help="in its place a base model, of which --sft makes one")
+    added.add_argument("--sft", nargs="+", default=(), metavar="FILE", help="dialogues for it: files or hub names")
     added.add_argument(
         "--prompts", nargs="+", default=(), metavar="FILE", help="files or hub names; default: the pairs'"
     )
@@ -70,11 +73,17 @@ def add_to(command: Command) -> None:
     )
     added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
-    added = command("report", lambda a: report(a.folders, a.panel), "a page of a run, or of stages made by hand")
+    added = command(
+        "report", lambda a: report(a.folders, a.panel, a.serve, a.port), "a page of a run, or of stages made by hand"
+    )
     added.add_argument(
         "folders", nargs="+", type=Path, metavar="folder", help="of a run: its report/index.html; or of stages"
     )
     added.add_argument("--panel", action="append", default=[], help="package.module:function of panels of your own")
+    added.add_argument(
+        "--serve", action="store_true", help="show it in a browser of this machine while the run goes on"
+    )
+    added.add_argument("--port", type=int, default=0, help="of --serve; default: any free one")
     added = command(
         "verify",
         lambda a: verify_run(a.run),
@@ -106,6 +115,8 @@ def new(arguments: argparse.Namespace) -> None:
     request = Request(
         run=arguments.run,
         chat=arguments.chat,
+        base=arguments.base,
+        sft=tuple(arguments.sft),
         prompts=tuple(arguments.prompts),
         validation_prompts=tuple(arguments.validation_prompts),
         test_prompts=tuple(arguments.test_prompts),
@@ -172,7 +183,7 @@ def plan(options: Sequence[str]) -> None:
         asks = "" if state == "finished" else _who_is_asked(settings[stage.name])
         print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}{asks}\n    {shlex.join(command_of(stage))}")
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
-    print(f"memory: {memory_words(stages, calibration, records)}")
+    print(f"memory: {memory_words(stages, settings, calibration, records)}")
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
     print(f"hours: {total_words(found, calibration)}")
 
@@ -187,11 +198,19 @@ def _who_is_asked(config: Any) -> str:
     return f"; {asked_words(batch_name(config.output), config.labels_file)}"
 
 
-def report(folders: Sequence[Path], panels: Sequence[str] = ()) -> None:
-    """Build the page of what there is of a run, or of stages made by hand, with panels of the user's own."""
+def report(folders: Sequence[Path], panels: Sequence[str] = (), live: bool = False, port: int = 0) -> None:
+    """Build the page of what there is of a run, or of stages made by hand, with panels of the user's own.
+
+    live: serve it too, until it is interrupted.
+    """
     from rlhf.report import build_report
 
-    print(build_report(*folders, panels=panels))
+    if not live:
+        print(build_report(*folders, panels=panels))
+        return
+    from rlhf.report.live import serve_report
+
+    serve_report(lambda: build_report(*folders, panels=panels), port)
 
 
 def verify_run(run: Path) -> bool:

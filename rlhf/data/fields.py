@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from rlhf.data.loading import source_path, untagged, use_layout
+from rlhf.data.loading import repository_of, source_path, untagged, use_layout
 from rlhf.paths import require_files
 
 
@@ -28,7 +28,7 @@ class LocalOrHub:
 
     def dataset(self, value: Any) -> str | None:
         """See `rlhf.stage.fields.RowsCheck`."""
-        return None if source_path(value) is not None else untagged(value)
+        return repository_of(value)
 
 
 DataSource = Annotated[str, LocalOrHub()]

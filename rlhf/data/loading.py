@@ -128,6 +128,12 @@ def source_path(source: Source) -> Path | None:
     return Path(untagged(source)) if is_local(source) else None
 
 
+def repository_of(source: Source) -> str | None:
+    """The hub's org/name of a source, without part, revision and split; None for a file or folder of this machine."""
+    found = None if is_local(source) else _HUB_NAME.fullmatch(untagged(source))
+    return None if found is None else found[1]
+
+
 def load_preferences(
     source: Source,
     *,

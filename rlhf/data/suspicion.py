@@ -13,6 +13,12 @@ FEWEST_USED = 0.5
 MOST_CUT = 0.3
 """Share of the dialogues that a reward model scored cut to its context: beyond it, it judges what it has not read."""
 
+MOST_UNREADABLE = 0.1
+"""Share of a judge model's judgements that cannot be read: beyond it the rest may be of other pairs than these."""
+
+MOST_BY_ORDER = 0.5
+"""Share of a judge model's pairs that the order of the answers decides: beyond it, it says little of the answers."""
+
 NO_ROOM = "leave long prompts out, or name a model of a longer context"
 """The way out where a context ends answers: a higher limit on their length would change nothing."""
 
@@ -61,6 +67,22 @@ def suspicious_cuts(shares: Mapping[str, float]) -> list[str]:
         for name, share in shares.items()
         if share > MOST_CUT
     ]
+
+
+def suspicious_judge(model: str, counts: Mapping[str, int]) -> list[str]:
+    """Sentences where many of a judge model's judgements cannot be used.
+
+    Args:
+        counts: `rlhf.rewards.pair_judge.judge_counts`; "pairs" and "unreadable" alone will do.
+    """
+    pairs, found = counts["pairs"], []
+    if counts["unreadable"] > MOST_UNREADABLE * pairs:
+        share = counts["unreadable"] / pairs
+        found.append(f"{share:.0%} of {model}'s judgements cannot be read, or were refused; name a stronger judge")
+    if counts.get("order_decides", 0) > MOST_BY_ORDER * pairs:
+        share = counts["order_decides"] / pairs
+        found.append(f"{model} leaves {share:.0%} of the pairs to the order of the answers; name a stronger judge")
+    return found
 
 
 def suspicious_agreement(agreement: float, highest: float, most_frequent: float) -> list[str]:

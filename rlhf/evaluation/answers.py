@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -104,6 +105,15 @@ def read_answers(path: Path) -> list[Answer]:
                 f"{path}:{number}: not a row of recipes/evaluation/evaluate.py, it lacks {missing}"
             ) from None
     return answers
+
+
+def evaluated_name(evaluation: Path) -> str:
+    """What an evaluation's folder calls the version that it measured; "sft" where it does not say."""
+    try:
+        name = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))["name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "sft"
+    return str(name)
 
 
 def require_same_prompts(opponents: Sequence[Answer], prompts: Sequence[Prompt], evaluation: Path) -> None:

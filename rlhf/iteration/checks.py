@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rlhf.configuration import parse_config
+from rlhf.configuration import ConfigReader
 from rlhf.errors import InputError
-from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, recipe_file
+from rlhf.iteration.plan import RECIPES, PlannedStage, maker_of, recipe_file
 from rlhf.metrics import asked_trackers
+from rlhf.paths import require_files
 
 
 def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[
     """
     modules: dict[str, ModuleType] = {}
     configs: dict[str, Any] = {}
+    reader = ConfigReader()
     for stage in stages:
         if not stage.config_file.is_file():
             raise InputError(f"{stage.name}: {stage.config_file} does not exist; configs needs a file for every recipe")
@@ -32,15 +34,14 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[
             modules[stage.recipe] = _import(recipe_file(stage, recipes), stage)
         config_class = typing.get_type_hints(modules[stage.recipe].main)["config"]
         try:
-            configs[stage.name] = config = parse_config(config_class, stage.arguments)
+            configs[stage.name] = config = reader.read(config_class, stage.arguments)
             asked_trackers(getattr(config, "trackers", ()))
         except InputError as error:
             raise InputError(f"{stage.name} ({stage.config_file}): {error}") from error
-    made = dependencies(stages)
     for stage in stages:
-        for path in () if made[stage.name] else stage.inputs:
-            if not path.exists():
-                raise InputError(f"{stage.name}: {path} does not exist; name an existing one")
+        for path in stage.inputs:
+            if not path.exists() and maker_of(path, stages) is None:
+                require_files(**{stage.name: path})
     return configs
 
 

@@ -14,7 +14,7 @@ from rlhf.iteration.launching import Launches
 from rlhf.iteration.steps import FOLDER_NAME
 
 DEFAULT_STEPS = ("preferences", "rewards", "rejection_sampling", "evaluate")
-RESERVED = ("pool", "logs", "report", "config")
+RESERVED = ("pool", "logs", "report", "config", "chat_model")
 
 
 @dataclass(frozen=True)

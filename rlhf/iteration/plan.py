@@ -21,11 +21,16 @@ from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.launching import Launch, Launches
 from rlhf.iteration.steps import ALIASES, FOLDER_NAME, KINDS, READ, Step, read_steps
+from rlhf.paths import in_hub_cache
 from rlhf.shipped import RECIPES as RECIPES
 from rlhf.shipped import find_recipe
 
 START = "start"
 """The artifact, and the policy's name where no step made it."""
+CHECKPOINTS = ("policy", "base", "students")
+"""Inputs of a run that are models, by folder or hub name."""
+REWARDS = ("helpfulness", "safety", "referee")
+"""Those that are a reward model's folder, an ensemble's file or an import path."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,14 @@ def make_plan(config: IterativeConfig) -> list[PlannedStage]:
 
 @dataclass(frozen=True)
 class _Artifact:
-    """A file or folder, and the version whose step made it; what the user gave may also be a plain text."""
+    """A file or folder, and the version whose step made it.
+
+    What the user gave may also be a plain text; `listed` says that it is one of several that are no sequence in time.
+    """
 
     place: Path | str
     version: str = ""
+    listed: bool = False
 
 
 class _Planner:
@@ -132,10 +141,7 @@ class _Planner:
         self.config = config
         self.launches = Launches(config.launch, config.slots)
         self.stages: list[PlannedStage] = []
-        self.made = {
-            name: [_Artifact(_given(source)) for source in ([sources] if isinstance(sources, str) else sources)]
-            for name, sources in config.inputs.items()
-        }
+        self.made = {name: _given(name, sources) for name, sources in config.inputs.items()}
         self.made[START] = self.made.get("policy", [])
         self.unread = set(config.inputs) - {"policy"}
         self.version = ""
@@ -224,7 +230,7 @@ class _Planner:
             if re.fullmatch(FOLDER_NAME, called) is None or called in each:
                 other = f", as {each[called].place} is" if called in each else ""
                 raise InputError(f"{name}: {place} is called {called!r}{other}; give it a folder's name of its own")
-            each[called] = artifact
+            each[called] = replace(artifact, listed=False)
         for called, artifact in each.items():
             self._add(step, f"{name}_{called}", seed, one=artifact, student=called)
             if "student" in step.kind.makes:
@@ -294,6 +300,8 @@ class _Planner:
             found = [artifact for artifact in found if artifact.version != found[-1].version]
         if which == ".version*":
             found = [artifact for artifact in found if artifact.version == self.version]
+        if which is None and found and found[-1].listed:
+            raise InputError(f"inputs.{name}: {where} takes one, got {len(found)}; name one, or join them in one file")
         found = found if which in ("*", ".version*") else found[-1:]
         if not found and not match["optional"]:
             raise InputError(
@@ -322,9 +330,20 @@ def _of_version(artifact: _Artifact, version: str) -> _Artifact:
     return replace(artifact, place=Path(str(artifact.place).replace("{version}", version)))
 
 
-def _given(source: str) -> Path | str:
-    """What the user gave, as a path where it is a file or folder, else as it is: a hub name or an import path."""
-    return Path(source) if is_local(source) else source
+def _given(name: str, sources: str | Sequence[str]) -> list[_Artifact]:
+    """What the user gave under a name."""
+    listed = [sources] if isinstance(sources, str) else sources
+    return [_Artifact(_place(name, source), listed=len(listed) > 1) for source in listed]
+
+
+def _place(name: str, source: str) -> Path | str:
+    """A path where it is a file or folder, else the text as it is: rows of the hub's or an import path.
+
+    A model is a path in any case: of the hub's, that in its cache.
+    """
+    if name in CHECKPOINTS:
+        return Path(source) if Path(source).exists() else in_hub_cache(source) or Path(source)
+    return Path(source) if is_local(source) or (name in REWARDS and ":" not in source) else source
 
 
 def _text(value: Any) -> str:

@@ -99,7 +99,7 @@ KINDS: dict[str, StepKind] = {
         options={"versions": "{versions}"},
     ),
     "pretrain": StepKind("pretrain", reads={"data": "pretrain_data"}, makes={"base": "checkpoint"}, folder="base"),
-    "sft": StepKind("sft", reads={"policy": "base", "data": "sft_data"}, makes={"policy": "checkpoint"}, label="sft"),
+    "sft": StepKind("sft", reads={"policy": "base", "data": "sft_data*"}, makes={"policy": "checkpoint"}, label="sft"),
     "referee": StepKind(
         "helpfulness_reward",
         reads={
@@ -201,12 +201,12 @@ KINDS: dict[str, StepKind] = {
     ),
     "safety_sft": StepKind(
         "sft",
-        reads={"policy": "policy", "data": "safety_sft_data"},
+        reads={"policy": "policy", "data": "safety_sft_data*"},
         makes={"policy": "checkpoint"},
     ),
     "time_awareness": StepKind(
         "sft",
-        reads={"policy": "policy", "data": "time_data"},
+        reads={"policy": "policy", "data": "time_data*"},
         makes={"policy": "checkpoint"},
         label="time",
     ),

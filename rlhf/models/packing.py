@@ -202,7 +202,9 @@ def _tokenwise_parts(backbone: Any) -> list[nn.Module]:
 
     Nor with gradient checkpointing, which runs the layer once more, in the backward pass.
     """
-    runs_twice = backbone.training and getattr(backbone, "is_gradient_checkpointing", False)
+    runs_twice = backbone.training and any(
+        getattr(part, "gradient_checkpointing", False) for part in backbone.modules()
+    )
     if runs_twice or not hasattr(backbone, "layers"):
         return []
     parts = {name: part for name, part in backbone.layers[-1].named_modules() if name in TOKENWISE}

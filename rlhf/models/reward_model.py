@@ -39,6 +39,7 @@ from rlhf.models.adapters import (
 )
 from rlhf.models.checkpoint.folder import (
     ADAPTER_PREFIX,
+    SAFETY_HEAD_FILE,
     base_folder,
     head_shapes,
     is_adapter_checkpoint,
@@ -68,8 +69,6 @@ from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-SAFETY_HEAD_FILE = "safety_head.safetensors"
 
 
 class RewardOutput(NamedTuple):

@@ -23,6 +23,7 @@ from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, check_url, 
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import Effect
 
+REFUSED = (400, 413, 422)  # of one prompt: longer than the model's context, for instance
 SHAPE = ("top_k", "min_p", "repetition_penalty")  # fields that OpenAI's own protocol lacks
 Answers = list[tuple[str | None, bool]]  # (text, finished); None: only reasoning
 
@@ -161,6 +162,15 @@ class Chat:
     def start(self, prompt: Conversation, key: int) -> Future[Answers]:
         """A prompt's answers, with seeds that `key` decides; prompts are asked in the order in which they come."""
         return self.client.start(partial(self.answers, prompt, key))
+
+    async def answers_unless_refused(self, prompt: Conversation, key: int) -> Answers | RequestFailed:
+        """`answers`; the refusal where the server refuses this prompt, and not whatever it is asked."""
+        try:
+            return await self.answers(prompt, key)
+        except RequestFailed as error:
+            if error.status not in REFUSED:
+                raise
+            return error
 
     async def answers(self, prompt: Conversation, key: int) -> Answers:
         """The same within a job of the client."""

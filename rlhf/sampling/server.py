@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rlhf.conversation import Conversation, split_thoughts
 from rlhf.conversation.messages import THOUGHT_CLOSES, THOUGHT_OPENS
 from rlhf.errors import InputError
-from rlhf.http_client import completed
+from rlhf.http_client import RequestFailed, completed
 from rlhf.sampling.chat import Answers, ServerConfig, open_chat
 from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler
 from rlhf.stage.progress import progress_bar
@@ -39,10 +40,14 @@ class ServerSampler(StreamingSampler):
         config: where, and with what patience.
         renderer: of the policy's tokenizer; None where only texts are wanted (a judge): samples have no token_ids.
         who: what the server is called in sentences, by its field: "policy.server", "judge".
+        passes_over: a prompt that the server refuses (one longer than its context, for instance) gets empty answers
+            that are not finished, and is counted; where it refuses all of them, it fails as otherwise.
     """
 
-    def __init__(self, config: ServerConfig, renderer: Renderer | None = None, who: str = "server") -> None:
-        self.config, self.renderer, self.who = config, renderer, who
+    def __init__(
+        self, config: ServerConfig, renderer: Renderer | None = None, who: str = "server", passes_over: bool = False
+    ) -> None:
+        self.config, self.renderer, self.who, self.passes_over = config, renderer, who, passes_over
 
     def stream(
         self,
@@ -59,17 +64,25 @@ class ServerSampler(StreamingSampler):
         """
         keys = range(len(prompts)) if keys is None else keys
         c = self.config
-        came, silent, cut = 0, 0, 0
+        came, silent, cut, refused = 0, 0, 0, 0
         held: list[tuple[int, list[Sample]]] = []  # until an answer has a text
         with open_chat(c, num_samples, params, self.who) as chat:
-            jobs = {chat.start(prompt, key): i for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))}
+            ask = chat.answers_unless_refused if self.passes_over else chat.answers
+            asked = enumerate(zip(prompts, keys, strict=True))
+            jobs = {chat.client.start(partial(ask, prompt, key)): i for i, (prompt, key) in asked}
             with progress_bar(len(prompts), "sampling", "prompt") as progress:
                 for done, (i, answers) in enumerate(completed(jobs, chat.client), start=1):
-                    samples, too_long = self._samples(prompts[i], answers, params.max_new_tokens)
-                    came, cut = came + len(answers), cut + too_long
-                    silent += sum(text is None for text, _ in answers)
-                    held.append((i, samples))
                     progress.update()
+                    if isinstance(answers, RequestFailed):
+                        refused += 1
+                        held.append((i, [Sample("", (), math.nan, False)] * num_samples))
+                        if refused == len(prompts):
+                            raise answers
+                    else:
+                        samples, too_long = self._samples(prompts[i], answers, params.max_new_tokens)
+                        came, cut = came + len(answers), cut + too_long
+                        silent += sum(text is None for text, _ in answers)
+                        held.append((i, samples))
                     if silent < came:
                         yield from held
                         held.clear()
@@ -81,6 +94,8 @@ class ServerSampler(StreamingSampler):
         ):
             if count:
                 print(f"{self.who}: {count} of {came} answers of {c.url} {what}", file=sys.stderr)
+        if refused:
+            print(f"{self.who}: {c.url} refused {refused} of {len(prompts)} prompts", file=sys.stderr)
 
     def _samples(self, prompt: Conversation, answers: Answers, most: int) -> tuple[list[Sample], int]:
         """Samples of a prompt's answers, each of `most` tokens at most, and how many had more."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from rlhf.stage.record import StageRecord
+from rlhf.stage.record import StageRecord, record_of_rows
 
 CARD_FILE = "README.md"
 MARK = "rlhf"
@@ -25,28 +25,25 @@ INHERITED = ("base_model", "datasets", "license", "license_name", "license_link"
 HUB_FOLDER = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
-def write_cards(
-    folder: Path, record: StageRecord, recipe: str, starts: Sequence[Path], datasets: Sequence[str]
-) -> None:
+def write_cards(folder: Path, record: StageRecord, recipe: str, starts: Sequence[Path]) -> None:
     """Write the card of each checkpoint in a stage's folder; there may be none.
 
     Args:
         record: what stage.json will say.
         recipe: its name.
         starts: the checkpoints that this one came from.
-        datasets: hub names of what it was trained on.
     """
     for tokenizer in sorted(folder.glob("*/tokenizer_config.json")):
         checkpoint = tokenizer.parent
         if (checkpoint / "config.json").is_file() or (checkpoint / "adapter").is_dir():
-            text = card(checkpoint, record, recipe, starts, datasets)
+            text = card(checkpoint, record, recipe, starts)
             (checkpoint / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def card(checkpoint: Path, record: StageRecord, recipe: str, starts: Sequence[Path], datasets: Sequence[str]) -> str:
+def card(checkpoint: Path, record: StageRecord, recipe: str, starts: Sequence[Path]) -> str:
     """The text; see `write_cards`."""
     adapter, reward = (checkpoint / "adapter").is_dir(), _is_reward_model(checkpoint)
-    metadata = card_metadata(adapter, reward, recipe, starts, datasets)
+    metadata = card_metadata(adapter, reward, recipe, starts, record["datasets"])
     what = ("Adapter of a " if adapter else "") + ("reward model" if reward else "policy")
     closing, inputs = record["closing"], record["inputs"]
     begun = ", ".join(f"`{short(path)}`" for path in starts)
@@ -59,7 +56,7 @@ def card(checkpoint: Path, record: StageRecord, recipe: str, starts: Sequence[Pa
         "## To load it",
         "",
         "```python",
-        *_loading(adapter, reward, metadata.get("base_model", ["BASE"])[0], _has_classifier(checkpoint)),
+        *_loading(adapter, reward, metadata.get("base_model", ["BASE"])[0], not reward or _has_classifier(checkpoint)),
         "```",
         "",
         "## What made it",
@@ -68,7 +65,7 @@ def card(checkpoint: Path, record: StageRecord, recipe: str, starts: Sequence[Pa
         command_text(record["command"]),
         "```",
         "",
-        *_table(["read", "what", "digest"], [[n, f"`{short(e['path'])}`", e["digest"]] for n, e in inputs.items()]),
+        *_table(["read", "what", "digest"], [[n, _words_of(Path(e["path"])), e["digest"]] for n, e in inputs.items()]),
         *([f"{closing['rows_used']} rows were used; {_left_out(closing)}.", ""] if closing["rows_used"] else []),
         "## Figures",
         "",
@@ -150,6 +147,14 @@ def _has_classifier(checkpoint: Path) -> bool:
     import transformers
 
     return not named or hasattr(transformers, re.sub(r"For\w+$|LMHeadModel$", "ForSequenceClassification", named[0]))
+
+
+def _words_of(path: Path) -> str:
+    """An input, and of rows that a stage made what it made them of."""
+    record = record_of_rows(path)
+    behind = [] if record is None else [short(e["path"]) for e in record["inputs"].values()]
+    behind += [] if record is None else record.get("datasets", [])
+    return f"`{short(path)}`" + (f", of {', '.join(f'`{name}`' for name in dict.fromkeys(behind))}" if behind else "")
 
 
 def _is_reward_model(checkpoint: Path) -> bool:

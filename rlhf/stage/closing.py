@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ class Closing:
     used: int | None = None
     left_out: Counter[str] = field(default_factory=Counter)
     numbers: dict[str, float | int | str | None] = field(default_factory=dict)
+    table: list[str] = field(default_factory=list)
     suspicious: list[str] = field(default_factory=list)
 
     def rows(self, used: int, left_out: Mapping[str, int] | None = None) -> None:
@@ -36,6 +37,10 @@ class Closing:
     def figures(self, **numbers: float | int | str | None) -> None:
         """Add figures to show and to keep in stage.json: the few that say whether the stage did what it should."""
         self.numbers |= numbers
+
+    def show(self, table: Sequence[str]) -> None:
+        """Lines for the terminal alone, below the figures."""
+        self.table += table
 
     def suspect(self, sentences: Iterable[str]) -> None:
         """What looks wrong, a sentence each; said once."""
@@ -55,14 +60,15 @@ class Closing:
         }
 
 
-def closing_lines(output: Path, record: ClosingRecord, seconds: float) -> list[str]:
-    """The block on the terminal, of what `Closing.record` gave."""
+def closing_lines(output: Path, record: ClosingRecord, seconds: float, table: Sequence[str] = ()) -> list[str]:
+    """The block on the terminal, of what `Closing.record` gave, and the lines of `Closing.show`."""
     lines = [f"{output}: finished in {_clock(seconds)}", f"  made        {', '.join(record['made'])}"]
     if record["rows_used"] is not None:
         left_out = ", ".join(f"{count} {why}" for why, count in record["left_out"].items())
         lines.append(f"  rows        {record['rows_used']} used; left out: {left_out or 'none'}")
     if record["figures"]:
         lines.append("  figures     " + ", ".join(f"{n} {_shown(v)}" for n, v in record["figures"].items()))
+    lines += [f"    {line}" for line in table]
     return lines + [f"  suspicious: {sentence}" for sentence in record["suspicious"]]
 
 

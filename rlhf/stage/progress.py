@@ -1,16 +1,73 @@
-"""The bar over work that may take long."""
+"""The bar over work that may take long; in a log, lines."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+Row = TypeVar("Row")
+
 SECONDS_UNSEEN = 5.0
 """Work that is done by then shows no bar."""
+SECONDS_A_LINE = 60.0
+"""Where stderr is no terminal: how often a line is written, and work that is done by then writes none."""
 
 
-def progress_bar(total: int, what: str, unit: str) -> tqdm:
-    """Shown on one process a machine while it runs, and gone afterwards; `update(n)` counts."""
+def progress_bar(total: int | None, what: str, unit: str, *, done: int = 0, training: bool = False) -> tqdm:
+    """Shown on one process a machine while it runs; `update(n)` counts. Off a terminal, a plain line a minute.
+
+    Args:
+        done: of the total, before this process began.
+        training: it is shown from the beginning, and its last state stays.
+    """
     quiet = os.environ.get("LOCAL_RANK", "0") != "0"
-    return tqdm(total=total, desc=what, unit=unit, disable=quiet, delay=SECONDS_UNSEEN, mininterval=1.0, leave=False)
+    if sys.stderr.isatty():
+        return tqdm(
+            total=total,
+            initial=done,
+            desc=what,
+            unit=unit,
+            disable=quiet,
+            delay=0 if training else SECONDS_UNSEEN,
+            mininterval=1.0,
+            leave=training,
+        )
+    of = "" if total is None else "/{total_fmt}"
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=what,
+        file=_Lines(sys.stderr),
+        disable=quiet,
+        delay=0 if training else SECONDS_A_LINE,
+        mininterval=SECONDS_A_LINE,
+        miniters=1,
+        leave=training,
+        bar_format=f"{what}: {{n_fmt}}{of} {unit}s in {{elapsed}}, {{remaining}} to go{{postfix}}",
+    )
+
+
+def counted(rows: Iterable[Row], what: str) -> Iterator[Row]:
+    """Rows of which nobody knows how many there are, with a bar while they are read."""
+    with progress_bar(None, what, "row") as progress:
+        for row in rows:
+            progress.update()
+            yield row
+
+
+class _Lines:
+    """A stream for tqdm: what it would draw over the line before is a line of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self.stream.write(line + "\n")
+
+    def flush(self) -> None:
+        self.stream.flush()

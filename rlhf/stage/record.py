@@ -41,13 +41,15 @@ class StageRecord(TypedDict):
     """The content of `stage.json`.
 
     command: as given, with the interpreter's bare name. config: every option, plain. inputs: dotted field -> what was
-    read. seconds: of this attempt's work. peak_memory_mb: of the main process. packages: name -> version. went_on:
+    read. datasets: hub names of the rows behind it, those of the stages that made its rows too; younger than some runs.
+    seconds: of this attempt's work. peak_memory_mb: of the main process. packages: name -> version. went_on:
     what of a killed attempt was taken over, a sentence each.
     """
 
     command: list[str]
     config: dict[str, Any]
     inputs: dict[str, InputRecord]
+    datasets: list[str]
     launch: LaunchRecord
     seconds: float
     peak_memory_mb: float
@@ -58,6 +60,11 @@ class StageRecord(TypedDict):
 
 DECISIVE = {"command", "config", "inputs", "seconds", "closing"}
 """What those who decide by it read; `launch` is younger than some runs."""
+
+
+def record_of_rows(path: Path) -> StageRecord | None:
+    """The record of the stage that made a file; None where no stage did, and for a folder."""
+    return read_stage_file(path.parent) if path.is_file() else None
 
 
 def read_stage_file(folder: Path) -> StageRecord | None:

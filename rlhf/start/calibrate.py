@@ -11,20 +11,21 @@ other programs on the machine do not lengthen.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from rlhf.conversation import give_kwargs
+from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, give_kwargs
 from rlhf.data.loading import load_preferences, load_prompts
 from rlhf.errors import InputError, mistakes_in_a_sentence
 from rlhf.iteration.config import IterativeConfig, VersionConfig
@@ -33,7 +34,8 @@ from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.processes.stage_process import command_of, extra_environment
 from rlhf.launch import visible_gpus
-from rlhf.models.checkpoint.folder import base_folder, require_policy
+from rlhf.models.checkpoint.folder import base_folder, is_adapter_checkpoint, require_policy
+from rlhf.paths import in_hub_cache
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import package_versions, peak_memory_mb, write_json
 from rlhf.start.measuring import measure
@@ -56,7 +58,7 @@ def kept(config: IterativeConfig) -> dict[str, Any] | None:
 
 def calibrated(config: IterativeConfig) -> dict[str, Any] | None:
     """`kept`, else measured now in a process of its own; None where the run is given no chat model, or it fails."""
-    if not isinstance(config.inputs.get("policy"), str):
+    if given_model(config) is None:
         return None
     found = kept(config)
     if found is not None:
@@ -78,6 +80,14 @@ def calibrated(config: IterativeConfig) -> dict[str, Any] | None:
     if found is None:
         print(f"calibration: left out, {why}; times are known when stages are finished", file=sys.stderr)
     return found
+
+
+def given_model(config: IterativeConfig) -> Path | None:
+    """The chat model that a run is given, or the base of which it makes one; None: neither, or several."""
+    named = config.inputs.get("policy", config.inputs.get("base"))
+    if not isinstance(named, str):
+        return None
+    return Path(named) if Path(named).exists() else in_hub_cache(named) or Path(named)
 
 
 def prepared(config: IterativeConfig, folder: Path) -> dict[str, str]:
@@ -109,7 +119,10 @@ def _run(command: Sequence[str]) -> str:
 
 def what_it_is_of(config: IterativeConfig) -> dict[str, Any]:
     """What a calibration depends on; InputError where the model is no checkpoint."""
-    model = base_folder(require_policy(config.inputs["policy"]))
+    given = given_model(config)
+    if given is None:
+        raise InputError("inputs: no model is given")
+    model = base_folder(require_policy(given))
     sizes = {file.name: file.stat().st_size for file in sorted(model.glob("*.safetensors"))}
     adapter = _sampling_settings(config).get("adapter")
     named = hashlib.sha256((model / "config.json").read_bytes()).hexdigest()[:16]
@@ -150,23 +163,44 @@ def main(argv: Sequence[str]) -> None:
     give_kwargs(settings.get("chat_template_kwargs", {}))
     prompts = [row.messages for row in load_prompts(files["prompts"])[:ANSWERED]] if "prompts" in files else []
     params = SamplingParams(**settings.get("sampling", {}))
-    speed, answered = measure(config.inputs["policy"], settings.get("adapter"), prompts, params)
+    of = what_it_is_of(config)
+    with _that_chats(cast(Path, given_model(config))) as model:
+        speed, memory, answered = measure(str(model), settings.get("adapter"), prompts, params)
+        per_token = characters_per_token(model, files)
     found = {
-        "of": what_it_is_of(config),
+        "of": of,
         "rows": {name: asdict(read_rows(file)) for name, file in files.items() if file.suffix == ".jsonl"},
-        "characters_per_token": characters_per_token(config, files),
+        "characters_per_token": per_token,
         "speed": asdict(speed),
+        "training_memory_mb": None if memory is None else asdict(memory),
         "answer_share": answered,
     }
     write_json(config.run / FILE, found | {"peak_memory_mb": round(peak_memory_mb(), 1)})
 
 
-def characters_per_token(config: IterativeConfig, files: Mapping[str, Path]) -> float:
+@contextlib.contextmanager
+def _that_chats(model: Path) -> Iterator[Path]:
+    """The model's folder; of a base without a chat template one with its files and Llama 2's."""
+    from rlhf.models.policy import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    if tokenizer.chat_template or is_adapter_checkpoint(model):
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for file in [*model.glob("*.safetensors*"), model / "config.json"]:
+            (Path(folder) / file.name).symlink_to(file.resolve())
+        tokenizer.chat_template = LLAMA2_CHAT_TEMPLATE
+        tokenizer.save_pretrained(folder)
+        yield Path(folder)
+
+
+def characters_per_token(model: Path, files: Mapping[str, Path]) -> float:
     """Of the run's rows, rendered by the model's template, whose own tokens count too."""
     from rlhf.conversation import Renderer
     from rlhf.models.policy import load_tokenizer
 
-    renderer = Renderer(load_tokenizer(Path(config.inputs["policy"])))
+    renderer = Renderer(load_tokenizer(model))
     if "preferences" in files:
         dialogues = [row.conversation("chosen") for row in load_preferences(files["preferences"])[:LOOKED_AT]]
         rendered = [renderer.dialogue(dialogue).input_ids for dialogue in dialogues]

@@ -25,6 +25,7 @@ class ChatModel:
         end_tokens: the tokens that end its answers, as text.
         temperature: that its generation_config.json asks for; None: it names none.
         thinks: its template writes or expects thoughts before an answer.
+        own_template: its tokenizer has a chat template.
         warnings: what a user should know before hours are spent.
     """
 
@@ -36,11 +37,15 @@ class ChatModel:
     end_tokens: tuple[str, ...]
     temperature: float | None
     thinks: bool
+    own_template: bool
     warnings: tuple[str, ...]
 
 
-def look_at(folder: Path) -> ChatModel:
+def look_at(folder: Path, chat_template: str | None = None) -> ChatModel:
     """Look at a checkpoint as the pipeline will use it.
+
+    Args:
+        chat_template: of a base model whose tokenizer has none.
 
     Raises:
         InputError: it is no chat checkpoint: no folder, a reward model, without a chat template, or with one in which
@@ -62,6 +67,8 @@ def look_at(folder: Path) -> ChatModel:
     config = from_pretrained(AutoConfig, base)
     context = Context.of(config).length
     tokenizer = load_tokenizer(folder)
+    own_template = bool(tokenizer.chat_template)
+    tokenizer.chat_template = tokenizer.chat_template or chat_template
     writing = Renderer(tokenizer).writing  # which tries a round trip
     ends = writing.special.findall(writing.end)[-1:] or [writing.added_end]
     warnings = []
@@ -86,6 +93,7 @@ def look_at(folder: Path) -> ChatModel:
         end_tokens=tuple(ends),
         temperature=_temperature(folder) or _temperature(base),
         thinks=writing.thinks,
+        own_template=own_template,
         warnings=tuple(warnings),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ ROWS = (1, 3)
 
 def measure(
     policy: str, adapter: Mapping[str, Any] | None, prompts: Sequence[Conversation], params: SamplingParams
-) -> tuple[Speed, float | None]:
+) -> tuple[Speed, Line | None, float | None]:
     """Load, write, score and train with a model, each a little.
 
     Args:
@@ -35,13 +36,15 @@ def measure(
         params: how.
 
     Returns:
-        The speed, and the mean tokens of an answer over `params.max_new_tokens`; None: no answers were written.
+        The speed; MiB of a process in the middle of training, by the tokens of a forward pass, None where the system
+        does not say; and the mean tokens of an answer over `params.max_new_tokens`, None where none were written.
     """
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     load, score, decode, share = _as_it_is(Path(policy), device, prompts, params)
-    return Speed(load, score, _in_training(policy, adapter, device), decode), share
+    train, memory = _in_training(policy, adapter, device)
+    return Speed(load, score, train, decode), memory, share
 
 
 def _as_it_is(
@@ -82,24 +85,46 @@ def _as_it_is(
     return load, two_sizes(score, ROWS, device), decode, share
 
 
-def _in_training(policy: str, adapter: Mapping[str, Any] | None, device: Any) -> Line:
-    """Seconds of a forward and backward pass by tokens, as the run trains."""
+def _in_training(policy: str, adapter: Mapping[str, Any] | None, device: Any) -> tuple[Line, Line | None]:
+    """Of a forward and backward pass, by its tokens, without dropout as in PPO: seconds, and MiB between the two."""
     from rlhf.models.config import AdapterConfig
     from rlhf.models.policy import load_policy
     from rlhf.training.accelerator import frozen_dtype
 
     dtype = "float32" if adapter is None else frozen_dtype(device)
-    model: Any = load_policy(policy, adapter=None if adapter is None else AdapterConfig(**adapter), dtype=dtype)
+    lora = None if adapter is None else AdapterConfig(**{**adapter, "dropout": 0.0})
+    model: Any = load_policy(policy, adapter=lora, dtype=dtype)
     model.to(device).train()
     ids = _ids(model, device)
+    taken: dict[float, float] = {}
 
     def train(rows: int) -> float:
         answers = model(input_ids=ids[:rows], use_cache=False, logits_to_keep=ROW_TOKENS // 2).logits
-        answers.float().logsumexp(-1).mean().backward()
+        loss = answers.float().logsumexp(-1).mean()
+        taken[rows * ROW_TOKENS] = _memory_now(device)
+        loss.backward()
         model.zero_grad()
         return rows * ROW_TOKENS
 
-    return two_sizes(train, ROWS, device)
+    seconds = two_sizes(train, ROWS, device)
+    if len(taken) < 2 or not all(taken.values()):
+        return seconds, None
+    (few, less), (many, more) = sorted(taken.items())
+    each = max(0.0, (more - less) / (many - few))
+    return seconds, Line(less - few * each, each)
+
+
+def _memory_now(device: Any) -> float:
+    """MiB that this process has on its device; 0: the system does not say."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated() / 2**20
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _ids(model: Any, device: Any) -> Any:

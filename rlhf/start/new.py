@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf.conversation import give_kwargs
-from rlhf.data.loading import is_local, load_preferences, load_prompts
+from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, give_kwargs
+from rlhf.data.loading import is_local, load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
 from rlhf.iteration.steps import read_steps
 from rlhf.paths import require_files
 from rlhf.rewards.specs import reward_files
 from rlhf.shipped import RECIPES, find_recipe
+from rlhf.start.given import FOLDER, find_model, write_model
 from rlhf.start.look import ChatModel, look_at
 from rlhf.start.machine import Machine, this_machine
 from rlhf.start.sizing import Data, Settings, option_tree, settings_for, sizes_for
@@ -37,7 +39,7 @@ class Request:
 
     Args:
         run: folder of the run; must not exist.
-        chat: chat checkpoint to start from.
+        chat: chat model to start from: a folder, a hub name, a GGUF file or an adapter (`rlhf.start.given`).
         prompts: files or hub names of prompts; none: the preferences' own.
         validation_prompts: held-out prompts of the user's, by which PPO keeps its best policy; none: split off.
         test_prompts: the same, which evaluations answer.
@@ -49,10 +51,12 @@ class Request:
         versions: how many; the last one ends with PPO.
         ppo: whether it does.
         chat_template_kwargs: of every stage; see docs/templates.md.
+        base: a base model in place of `chat`, in the same forms, which the first stage makes a chat model of.
+        sft: files or hub names of the dialogues that it does so with.
     """
 
     run: Path
-    chat: Path
+    chat: Path | None = None
     prompts: tuple[str, ...] = ()
     validation_prompts: tuple[str, ...] = ()
     test_prompts: tuple[str, ...] = ()
@@ -65,8 +69,18 @@ class Request:
     versions: int = 3
     ppo: bool = True
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    base: Path | None = None
+    sft: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if (self.chat is None) == (self.base is None):
+            raise InputError(
+                "chat: name a chat model (--chat MODEL), or a base model and dialogues (--base MODEL --sft FILE …)"
+            )
+        if (self.base is None) != (not self.sft):
+            raise InputError(
+                "sft: dialogues (--sft FILE …) make a chat model of a base (--base MODEL); name both or neither"
+            )
         if self.run.exists():
             raise InputError(f"run: {self.run} exists already; name another, or go on with `rlhf run {self.run}`")
         if self.versions < 1:
@@ -90,25 +104,37 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
         InputError: something named is not there or not what it has to be; then nothing is written.
     """
     machine = machine or this_machine()
-    for option in SOURCES:
+    model_field = "chat" if request.base is None else "base"
+    given = find_model(model_field, request.chat or request.base or Path())
+    for option in (*SOURCES, "sft"):
         for source in getattr(request, option):
             if is_local(source):
                 require_files(**{option: source})
     reward_files(reward=request.helpfulness, safety_reward=request.safety)
     data = _count(request)
     give_kwargs(request.chat_template_kwargs)
-    model = look_at(request.chat)
-    settings = settings_for(model, machine, data)
-    if request.system is not None:
-        settings["prepare_data"]["system"] = (request.system, "before every dialogue that has no system message")
-    plan = _plan(request, machine)
-    recipes = _recipes_of(plan)
-    folder = request.run / CONFIG_FOLDER
-    folder.mkdir(parents=True)
-    for recipe in recipes:
+    with tempfile.TemporaryDirectory(dir=_existing_parent(request.run), prefix=".rlhf_new_") as scratch:
+        written = Path(scratch) / FOLDER
+        words = write_model(given, written)
+        template = None if request.base is None else LLAMA2_CHAT_TEMPLATE
+        model = look_at(given if words is None else written, template)
+        settings = settings_for(model, machine, data)
+        if request.system is not None:
+            settings["prepare_data"]["system"] = (request.system, "before every dialogue that has no system message")
+        plan = _plan(request, machine, given if words is None else request.run / FOLDER)
+        folder = request.run / CONFIG_FOLDER
+        folder.mkdir(parents=True)
+        if words is not None:
+            written.rename(request.run / FOLDER)
+    for recipe in _recipes_of(plan):
         (folder / f"{recipe}.yaml").write_text(_yaml_file(recipe, request, settings.get(recipe, {})), encoding="utf-8")
     (request.run / PLAN_FILE).write_text(_plan_file(plan, request), encoding="utf-8")
-    return _summary(request, machine, model, data, settings["prepare_data"])
+    made = [] if words is None else [f"chat      {request.run / FOLDER}: {words}"]
+    return [*made, *_summary(request, machine, model, data, settings["prepare_data"])]
+
+
+def _existing_parent(folder: Path) -> Path:
+    return next(parent for parent in folder.absolute().parents if parent.is_dir())
 
 
 def _count(request: Request) -> Data:
@@ -122,13 +148,15 @@ def _count(request: Request) -> Data:
         prompts=prompts // request.versions,
         two_domains=all(counts),
         strengths=any(row.strength is not None for rows in pairs for row in rows),
+        dialogues=len(load_conversations(request.sft, on_bad_row="skip")),
     )
 
 
-def _plan(request: Request, machine: Machine) -> dict[str, Any]:
-    """The content of plan.yaml."""
+def _plan(request: Request, machine: Machine, model: Path) -> dict[str, Any]:
+    """The content of plan.yaml, of a run that is given the model in this folder."""
     given = {
-        "policy": str(request.chat),
+        "policy" if request.base is None else "base": str(model),
+        "sft_data": list(request.sft),
         **{name: list(getattr(request, name)) for name in SOURCES},
         "helpfulness": request.helpfulness,
         "safety": request.safety,
@@ -145,7 +173,7 @@ def _plan(request: Request, machine: Machine) -> dict[str, Any]:
         "run": str(request.run),
         "configs": str(request.run / CONFIG_FOLDER),
         "inputs": {name: value for name, value in given.items() if value},
-        "start": ["data", "referee"] if request.referee_preferences else ["data"],
+        "start": ["data", *(["sft"] if request.sft else []), *(["referee"] if request.referee_preferences else [])],
         "versions": versions,
         "slots": machine.slots,
         "launch": {
@@ -167,7 +195,8 @@ def _recipes_of(plan: Mapping[str, Any]) -> list[str]:
 
 def _plan_file(plan: Mapping[str, Any], request: Request) -> str:
     notes = {
-        "inputs": "what the run is given; policy is the chat model that every version's fine-tuning starts from",
+        "inputs": "what the run is given; policy is the chat model that every version's fine-tuning starts from, base "
+        "a model that the step sft makes one of",
         "start": "steps before the first version: the files are split, nothing held out is read by any training",
         "versions": "a version is a list of steps; docs/recipes/iterative_rlhf.md has them all",
         "slots": "processes at once, over all stages: GPUs, or cores",

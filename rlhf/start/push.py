@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.folder import ADAPTER_FOLDER, adapter_settings, is_adapter_checkpoint, require_checkpoint
+from rlhf.paths import HUB_NAME
 from rlhf.stage.card import CARD_FILE, read_metadata, with_metadata
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def push(checkpoint: Path, name: str, *, private: bool = False, base: str | None = None) -> str:

@@ -34,12 +34,14 @@ ROLES = 5
 
 @dataclass(frozen=True)
 class Data:
-    """How many pairs and prompts to train on there are, whether both domains have pairs, and any pair a strength."""
+    """How many pairs and prompts to train on there are, whether both domains have pairs, and any pair a strength; how
+    many dialogues to make a chat model of a base with."""
 
     pairs: int
     prompts: int
     two_domains: bool
     strengths: bool
+    dialogues: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Sizes:
         answer: most new tokens.
         length: most tokens of a trained dialogue.
         micro_batch: rows per forward pass.
+        cpu: there is no GPU, and the model is not tiny.
         small: a model of less than a billion weights.
         why: in words, why adapters or not.
     """
@@ -63,6 +66,7 @@ class Sizes:
     answer: int
     length: int
     micro_batch: int
+    cpu: bool
     small: bool
     why: str
 
@@ -75,30 +79,33 @@ def sizes_for(model: ChatModel, machine: Machine) -> Sizes:
     small = model.parameters < 1e9
     whole = (2 * BYTES_WHOLE + 3 * 4) * model.parameters / GIB
     available = machine.memory_of_one
-    adapter = whole > 0.5 * available or (not machine.gpus and model.parameters > TINY)
+    cpu = not machine.gpus and model.parameters > TINY
+    adapter = whole > 0.5 * available or cpu
     nf4 = bool(machine.gpus) and 2 * model.parameters / GIB > 0.5 * available
     context = model.context or 4096
     answer = min(128 if small and not machine.gpus else 512, context // 4)
     length = min(384 if small and not machine.gpus else 2048, context)
     room = available - (0.6 if nf4 else 4 if not machine.gpus else 2) * model.parameters / GIB
-    micro_batch = max(1, min(8, 2 ** int(math.log2(max(1.0, 8 * room / (model.parameters / 1e9 + 0.1) / 16)))))
+    micro_batch = max(
+        1, min(4 if cpu else 8, 2 ** int(math.log2(max(1.0, 8 * room / (model.parameters / 1e9 + 0.1) / 16))))
+    )
     comparison = f"PPO's {ROLES} models trained whole are {whole:.1f} GiB, a process has {available:.1f}"
-    return Sizes(adapter, 16 if small else 64, nf4, answer, length, micro_batch, small, comparison)
+    return Sizes(adapter, 16 if small else 64, nf4, answer, length, micro_batch, cpu, small, comparison)
 
 
 def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Settings]:
     """Recipe -> option -> (value, the reason for it), for every recipe that a plan of `rlhf new` runs."""
     sizes, temperature = sizes_for(model, machine), _temperature(model)
-    few = not machine.gpus and model.parameters > TINY
-    if few:
+    if sizes.cpu:
         data = replace(data, pairs=min(data.pairs, CPU_PAIRS), prompts=min(data.prompts, CPU_PROMPTS))
     return {
         "prepare_data": {
             "on_bad_row": ("skip", "bad rows are left out, counted and said"),
             "rounds": ("share", "new prompts each round, as in the paper; all: the same ones each time"),
             "max_prompt_characters": (4 * (sizes.length - sizes.answer), "room for the answer, at about 4 a token"),
-            **(_few_rows() if few else {}),
+            **(_few_rows() if sizes.cpu else {}),
         },
+        "sft": _sft(model, sizes, data),
         "helpfulness_reward": _reward(sizes, data, "other_share", 0.5),
         "safety_reward": _reward(sizes, data, "other_share", 0.1),
         "temperature_sweep": {"sampling.max_new_tokens": (sizes.answer, "as in rejection sampling")},
@@ -118,6 +125,7 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
                 trial="in a trial on a chat model of 135M, 3e-4 and 2 passes moved it less",
             ),
             "finetuning.max_length": (sizes.length, "most tokens of a dialogue"),
+            **_often("finetuning", sizes, 10),
         },
         "ppo": {"sampling.temperature": temperature, **_ppo(sizes, data)},
         "evaluate": {
@@ -126,6 +134,30 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
             "samples_per_prompt": (1, "more narrow the intervals"),
             "max_prompt_tokens": (sizes.length, "longer test prompts are left out, and said"),
         },
+    }
+
+
+def _sft(model: ChatModel, sizes: Sizes, data: Data) -> Settings:
+    settings: Settings = {}
+    if not model.own_template:
+        settings["chat_template"] = ("llama2", "the base has none; or a file with a Jinja template")
+    if sizes.adapter:
+        settings["adapter.r"] = (sizes.rank, f"LoRA rank: {sizes.why}")
+        settings["adapter.merge"] = (True, "what is trained after it starts from whole weights")
+    if sizes.nf4:
+        settings["quantization"] = ("nf4", "the base in 4 bit; then an adapter alone is saved")
+    return {
+        **settings,
+        **_optimizer(
+            "finetuning.optimizer",
+            sizes,
+            rate=(2e-4, 2e-4, 2e-5),
+            epochs=2,
+            batch=_batch(max(data.dialogues, 1), 64),
+            trial="the QLoRA report's",
+        ),
+        "finetuning.max_length": (sizes.length, "most tokens of a dialogue; oldest turns go first"),
+        "finetuning.on_bad_row": ("skip", "bad rows are left out, counted and said"),
     }
 
 
@@ -159,6 +191,11 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
     if sizes.adapter:
         settings["training.adapter.r"] = (sizes.rank, "LoRA rank")
         settings["training.adapter.merge"] = (False, "an adapter on the chat model, which PPO's roles share")
+        if sizes.cpu:
+            settings["training.adapter.dropout"] = (
+                0.0,
+                "one pass over the rows; to draw it takes a sixth of a CPU's time",
+            )
     if sizes.nf4:
         settings["training.quantization"] = ("nf4", "the base in 4 bit")
     batch = _batch(data.pairs, 512)
@@ -169,7 +206,18 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
         min(5, steps // 10),
         "the paper's 5, where steps allow",
     )
-    return settings
+    settings["training.optimizer.micro_batch_size"] = (
+        max(1, min(sizes.micro_batch // 2, batch)),
+        "pairs per forward pass, two dialogues each; changes no result",
+    )
+    return settings | _often("training", sizes, 10)
+
+
+def _often(group: str, sizes: Sizes, every: int) -> Settings:
+    """States of a training whose steps take a CPU a minute."""
+    if not sizes.cpu:
+        return {}
+    return {f"{group}.checkpoint_every": (every, "steps from one state to the next: a kill costs no more")}
 
 
 def _temperature(model: ChatModel) -> tuple[float, str]:
@@ -235,6 +283,7 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
         "ppo.optimizer.batch_size": (minibatch, "a step's answers; 64 in the paper"),
         "ppo.optimizer.micro_batch_size": (min(sizes.micro_batch, minibatch), "rows per forward pass, by memory"),
         "ppo.rows": (batch if sizes.small else 128, "answers written side by side"),
+        **_often("ppo", sizes, 2),
     }
 
 

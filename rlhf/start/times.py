@@ -12,8 +12,8 @@ from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.disk import require_room
 from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows
 from rlhf.iteration.hours.forecast import Forecast, forecast, total_words
-from rlhf.iteration.hours.speed import Speed
-from rlhf.iteration.hours.work import work_of
+from rlhf.iteration.hours.speed import Line, Speed
+from rlhf.iteration.hours.work import tokens_of_a_pass, work_of
 from rlhf.iteration.ledger import Record, last_record, read_ledger
 from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.start.calibrate import calibrated
@@ -53,15 +53,24 @@ def estimates(
 
 
 def memory_words(
-    stages: Sequence[PlannedStage], calibration: Mapping[str, Any] | None, records: Sequence[Record]
+    stages: Sequence[PlannedStage],
+    settings: Mapping[str, Any],
+    calibration: Mapping[str, Any] | None,
+    records: Sequence[Record],
 ) -> str:
-    """What one process takes: in the calibration, and at most in finished stages."""
-    said = [] if calibration is None else [f"{calibration['peak_memory_mb'] / 1024:,.1f} GiB in the calibration"]
+    """What one process takes: in the training that takes most, by the calibration; and at most in finished stages."""
+    said = []
+    measured = None if calibration is None else calibration.get("training_memory_mb")
+    passes = [(tokens, stage.name) for stage in stages if (tokens := tokens_of_a_pass(settings[stage.name]))]
+    if measured and passes:
+        tokens, name = max(passes)
+        most = Line(**measured).seconds(1, tokens) / 1024
+        said.append(f"{most:,.1f} GiB at most in {name}, by the calibration: {tokens:,.0f} tokens in a forward pass")
     newest = ((stage.name, last_record(records, stage.name)) for stage in stages)
     peaks = [(r["peak_memory_mb"], name) for name, r in newest if r is not None and r.get("peak_memory_mb")]
     if peaks:
         said.append(f"{max(peaks)[0] / 1024:,.1f} GiB at most in finished stages ({max(peaks)[1]})")
-    return f"a process took {', '.join(said)}" if said else "not known: nothing is measured yet"
+    return f"a process takes {'; '.join(said)}" if said else "not known: nothing is measured yet"
 
 
 def what_it_takes(run: Path) -> list[str]:
@@ -72,7 +81,7 @@ def what_it_takes(run: Path) -> list[str]:
     calibration = calibrated(config)
     found = plan_forecast(config, stages, settings, calibration)
     return [
-        f"memory    {memory_words(stages, calibration, ())}",
+        f"memory    {memory_words(stages, settings, calibration, ())}",
         f"disk      {require_room(stages, [stage.name for stage in stages], config.run, config.keep)}",
         f"hours     {total_words(found, calibration)}",
     ]

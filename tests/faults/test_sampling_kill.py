@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.request import urlopen
 
 import pytest
+from served import Served
 
 from rlhf.errors import InputError
 
@@ -113,72 +109,8 @@ def test_kill_9_in_the_middle_of_sampling(tiny_policy_path: Path, tmp_path: Path
     assert not (tmp_path / "killed" / "samples").exists()
 
 
-SERVE = """
-import os, sys
-from transformers.cli.transformers import main
-
-for line in sys.stdin:
-    child = os.fork()  # all is imported: a second start takes no time
-    if not child:
-        os.dup2(2, 1)
-        sys.exit(main())
-    print(child, flush=True)
-    os.waitpid(child, 0)
-"""
-
-
-class Served:
-    """`transformers serve` on a free port, with a model in a Hugging Face cache of its own."""
-
-    def __init__(self, policy: Path, folder: Path) -> None:
-        repo = folder / "hub" / "models--tests--tiny"
-        shutil.copytree(policy, repo / "snapshots" / ("0" * 40))
-        (repo / "refs").mkdir()
-        (repo / "refs" / "main").write_text("0" * 40)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        words = ["serve", "tests/tiny", "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"]
-        environment = os.environ | {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
-        self.log = folder / "serve.log"
-        with self.log.open("ab") as log:
-            pipe = subprocess.PIPE
-            command = [sys.executable, "-c", SERVE, *words]
-            self._starter = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True)
-        self.pid = 0
-
-    def start(self) -> None:
-        assert self._starter.stdin is not None and self._starter.stdout is not None
-        self._starter.stdin.write("start\n")
-        self._starter.stdin.flush()
-        self.pid = int(self._starter.stdout.readline())
-        deadline = time.monotonic() + 150
-        while True:
-            try:
-                urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, self.log.read_text()[-2000:]
-                time.sleep(0.1)
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        assert self._starter.stdin is not None and self._starter.stdout is not None
-        if self.pid:
-            self.kill()
-        self._starter.stdin.close()
-        self._starter.wait()
-        self._starter.stdout.close()
-
-
 @pytest.fixture
 def served(tiny_policy_path: Path, tmp_path: Path) -> Iterator[Served]:
-    missing = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"`transformers serve` needs {', '.join(missing)}; pip install -e '.[dev]' brings them")
     server = Served(tiny_policy_path, tmp_path)
     yield server
     server.close()
@@ -196,7 +128,7 @@ def test_transformers_serve_killed_and_started_again_in_the_middle(
     from rlhf.sampling.server import ServerConfig, ServerSampler
     from rlhf.sampling.shards import read_shards
 
-    config = ServerConfig(served.url, "tests/tiny", concurrency=2, retries=1)
+    config = ServerConfig(served.url, served.model, concurrency=2, retries=1)
     renderer = Renderer(tiny_tokenizer)
     prompts = [[{"role": "user", "content": f"what is {i} ?"}] for i in range(8)]
     params = SamplingParams(max_new_tokens=16, seed=5)
@@ -214,7 +146,7 @@ def test_transformers_serve_killed_and_started_again_in_the_middle(
         return sample_distributed(sampler, prompts, 2, params, Accelerator(cpu=True), shards=tmp_path / "samples")
 
     served.start()
-    with pytest.raises(InputError, match=r"does not serve 'tests/big' but tests/tiny; set server\.model"):
+    with pytest.raises(InputError, match=r"does not serve 'tests/big' but tests/served; set server\.model"):
         ServerSampler(replace(config, model="tests/big"), renderer).sample(prompts[:1], 1, params)
     with pytest.raises(InputError, match=r"cannot be reached .*, 2 times in a row; see to it, then give the same"):
         draw(KilledServer(config, renderer))

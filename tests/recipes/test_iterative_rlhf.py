@@ -7,8 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store import PEOPLE, Store
 from rlhf.cli import main
 from rlhf.configuration import parse_config
+from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.steps import KINDS
@@ -99,6 +101,23 @@ def test_the_five_versions_are_the_paper_s_with_every_kind_of_step(
     yamls = {stage.name: yaml.safe_load(stage.config_file.read_text()) for stage in stages}
     read = [text for stage in stages for text in _texts({**yamls[stage.name], **stage.overrides})]
     assert not [text for text in read if text.startswith("runs/")], "what a YAML names of the demo's run is set anew"
+
+
+def test_stages_that_are_alike_are_read_as_one_alone_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than half of the five versions' stages are read in full, and each config is the one of a full reading."""
+    monkeypatch.chdir(ROOT)
+    options = ["--config", "recipes/configs/embedded/five_versions.yaml", "--run", str(tmp_path / "run")]
+    stages = make_plan(parse_config(IterativeConfig, options))
+    read: list[Sequence[str]] = []
+
+    def in_full(config_class: type, words: Sequence[str]) -> Any:
+        read.append(words)
+        return parse_config(config_class, words)
+
+    monkeypatch.setattr("rlhf.configuration.parse_config", in_full)
+    found = check_plan(stages)
+    assert len(read) < len(stages) / 2
+    assert found == {stage.name: parse_config(type(found[stage.name]), stage.arguments) for stage in stages}
 
 
 def _texts(value: object) -> Iterator[str]:

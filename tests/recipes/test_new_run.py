@@ -55,7 +55,7 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     assert made.returncode == 0, made.stderr
     assert "LlamaForCausalLM" in made.stdout and "rlhf run mine" in made.stdout
     takes = {line.split()[0]: line for line in made.stdout.splitlines() if line}
-    assert "in the calibration" in takes["memory"] and "to be written" in takes["disk"]
+    assert "by the calibration" in takes["memory"] and "to be written" in takes["disk"]
     assert "to go, by the calibration" in takes["hours"] and "nothing is known" not in takes["hours"]
     planned = rlhf("plan", "mine", folder=tmp_path)
     assert planned.returncode == 0 and "v1/ppo_evaluation" in planned.stdout, planned.stderr
@@ -79,6 +79,37 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
         assert tags == ["rlhf", kind, step.replace("_", "-")], "every checkpoint has its card"
     again = rlhf("plan", "mine", *short, folder=tmp_path).stdout
     assert "finished; took " in again and "were estimated" in again and "finished stages" in again
+
+
+@pytest.mark.doors
+def test_from_a_base_model_of_the_hub_s_and_dialogues_to_the_first_version(
+    tiny_policy_path: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base has no chat template; each version has a file of prompts of its own."""
+    repository = tmp_path / "hub" / "models--someone--base"
+    shutil.copytree(tiny_policy_path, repository / "snapshots" / "abc", ignore=shutil.ignore_patterns("chat_template*"))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    questions = [json.loads(line)["prompt"] for line in pairs.read_text().splitlines()]
+    rows = [{"prompt": question, "completion": "it is mora ."} for question in questions]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for number in (1, 2):
+        asked = [{"prompt": f"{number} {question}"} for question in questions[:30]]
+        (tmp_path / f"round{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    made = rlhf("new", "mine", "--base", "someone/base", "--sft", "chats.jsonl", "--preferences", str(pairs),
+                "--prompts", "round1.jsonl", "round2.jsonl", "--versions", "2", "--no-ppo",
+                folder=tmp_path)  # fmt: skip
+    assert made.returncode == 0 and "by the calibration" in made.stdout, made.stderr
+    settings = tmp_path / "mine" / "config" / "prepare_data.yaml"
+    settings.write_text(settings.read_text().replace('rounds: "share"', 'rounds: "files"'))
+    done = rlhf("run", "mine", "--launch", "{}", "--slots", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
+    assert [version["name"] for version in summary["versions"]] == ["sft", "v1", "v2"]
+    for number in (1, 2):
+        prompts = (tmp_path / "mine" / "data" / f"prompts_v{number}.jsonl").read_text().splitlines()
+        assert prompts and all(json.loads(row)["messages"][0]["content"][:2] == f"{number} " for row in prompts)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from rlhf.configuration import parse_config, run_recipe
+from rlhf.configuration import ConfigReader, parse_config, run_recipe
 from rlhf.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +96,22 @@ MISTAKES = {
     "--data a --inner no.yaml": "inner: there is no YAML file no.yaml; name one, or give its options one by one",
     "--data a --config no.yaml": "config: no.yaml does not exist",
 }
+
+
+@pytest.mark.parametrize("words", [*MISTAKES, "--data b --inner.rate 0.2", "--data a --files x y --extra.rate 2"])
+def test_after_others_alike_it_is_read_or_refused_as_alone(words: str) -> None:
+    reader = ConfigReader()
+    for before in ("--data a", "--data a --size 3 --files x", "--data a --inner.rate 0.5 --names.a b"):
+        assert reader.read(Outer, before.split()) == parse_config(Outer, before.split())
+    try:
+        alone: object = parse_config(Outer, words.split())
+    except InputError as error:
+        with pytest.raises(InputError, match=f"^{re.escape(str(error))}$"):
+            reader.read(Outer, words.split())
+    else:
+        assert reader.read(Outer, words.split()) == alone
+
+
 FILES = {
     "data: a\nsise: 3\n": "sise: there is no such option; did you mean --size?",
     "data: a\ninner: {rat: 3}\n": "inner.rat: there is no such option; did you mean --inner.rate?",

@@ -142,6 +142,23 @@ def test_a_stage_tells_its_trackers_what_it_is_of_which_run_and_its_figures(wand
     assert [row["loss"] for row in read_metrics(config.output / "metrics.jsonl")] == [2.0, None]
 
 
+def test_a_tracker_that_fails_on_the_way_ends_no_stage(wandb, tmp_path, capsys, monkeypatch):
+    stage = open_stage(StageConfig(output=tmp_path / "sft", trackers=("wandb",)))
+    with stage.work(make_accelerator()):
+        stage.log.log(0, loss=2.0)
+
+        def gone(figures, step=None):
+            raise ConnectionError("the server\nis gone")
+
+        monkeypatch.setattr(stage.log.trackers[0], "log", gone)
+        stage.log.log(1, loss=1.0)
+        stage.log.log(2, loss=0.5)
+    assert [row["loss"] for row in read_metrics(tmp_path / "sft" / "metrics.jsonl")] == [2.0, 1.0, 0.5]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trackers: ")]
+    assert len(said) == 1 and "failed (the server is gone) and is told no more; " in said[0]
+    assert [what[0] for what in wandb] == ["start", "settings", "log"]
+
+
 def test_a_tracker_that_does_not_start_is_said_before_anything_is_computed(wandb, tmp_path):
     wandb.append("refuse")
     stage = open_stage(StageConfig(output=tmp_path / "sft", trackers=("wandb",)))

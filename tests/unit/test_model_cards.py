@@ -101,6 +101,31 @@ def test_a_card_says_what_made_the_checkpoint_of_what_and_how_good_it_is(
     assert read_metadata(second)["license"] == "apache-2.0"
 
 
+def test_a_card_names_the_data_behind_rows_that_a_stage_made(make: Make, chat: Path, tmp_path: Path) -> None:
+    """As in a plan, whose step `data` splits the user's files and hub names."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class SplitConfig(StageConfig):
+        """Splitting.
+
+        Args:
+            data: rows.
+        """
+
+        data: tuple[DataSource, ...] = ()
+
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    split = open_stage(SplitConfig(output=tmp_path / "data", data=("acme/pairs:train", str(tmp_path / "mine.jsonl"))))
+    with split.work() as folder:
+        (folder / "train.jsonl").write_text("{}\n")
+    checkpoint = make(chat, "reward", data=(str(tmp_path / "data" / "train.jsonl"),))
+    assert read_metadata(checkpoint)["datasets"] == ["acme/chats", "acme/pairs"]
+    told = f"| data.0 | `data/train.jsonl`, of `{tmp_path.name}/mine.jsonl`, `acme/pairs` |"
+    assert told in (checkpoint / CARD_FILE).read_text()
+    again = make(checkpoint, "again", data=())
+    assert read_metadata(again)["datasets"] == ["acme/chats", "acme/pairs"]
+
+
 def test_a_card_decides_nothing(make: Make, chat: Path, tmp_path: Path) -> None:
     """The same stage elsewhere writes the same one, and what reads the checkpoint does not run again for it."""
     one, other = make(chat, "a/one"), make(chat, "b/other")

@@ -8,9 +8,11 @@ from typing import Any
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LONGEST_BODY = 64 * 1024
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src {styles}; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -30,11 +32,13 @@ class Guard:
 
     Refused are another host's name (a rebound name of another site), another origin, a request that another site made
     the browser send, a path with dots or escapes, a wrong token, a body that is not JSON or is too long. Every answer
-    carries `HEADERS`: no script, style or address but the page's own, in no frame, and never cached.
+    carries `HEADERS` and `POLICY`: no script, style or address but the page's own, in no frame, and never cached.
     """
 
-    def __init__(self, apps: Mapping[str, App]) -> None:
+    def __init__(self, apps: Mapping[str, App], *, styles: str = "'self'") -> None:
+        """apps: secret -> application. styles: where the page's style may come from, as a browser's policy names it."""
         self._apps = {token.encode(): app for token, app in apps.items()}
+        self._headers = HEADERS | {"Content-Security-Policy": POLICY.format(styles=styles)}
 
     async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
         if scope["type"] != "http":
@@ -44,7 +48,7 @@ class Guard:
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                own = [(name.lower().encode(), value.encode()) for name, value in self._headers.items()]
                 message["headers"] = [*message.get("headers", []), *own]
             await send(message)
 
@@ -80,7 +84,7 @@ class Guard:
         if ".." in path or "/." in path or "\\" in path or b"%" in raw.partition(b"?")[0]:
             return 400, "this path is refused"
         if self._app_of(path) is None:
-            return 403, "this address is not valid; take the one that `rlhf annotate` prints"
+            return 403, "this address is not valid; take the one that was printed in the terminal"
         if scope["method"] not in ("GET", "POST"):
             return 405, "only GET and POST are answered"
         if scope["method"] == "POST":

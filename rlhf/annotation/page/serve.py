@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import secrets
-import socket
 from pathlib import Path
 
 from rlhf.annotation.exchange import WRITERS, write_exchange
+from rlhf.annotation.page.local import address_of, listen, require_packages, serve_app
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
@@ -15,7 +14,6 @@ from rlhf.annotation.writing import Writing
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows
 
-HOST = "127.0.0.1"
 STORES = ("labels.sqlite", "*.labels.sqlite", "v*/*.labels.sqlite")
 
 
@@ -35,7 +33,7 @@ def find_store(what: Path, labels: int | None = None) -> Path:
         if not found:
             raise InputError(
                 f"{what}: no judgements are asked for here (there is no labels.sqlite); start the collection with"
-                " `annotator: people`, or name a file of pairs"
+                " `annotator: people`, name a file of pairs, or compare two of a run's versions with --compare"
             )
         if len(found) > 1:
             raise InputError(f"{what}: has {len(found)} stores ({', '.join(map(str, found))}); name one of them")
@@ -65,30 +63,22 @@ def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None, writi
     Raises:
         InputError: the port is taken, the guidelines cannot be read, or the extra `annotate` is not installed.
     """
-    missing = [name for name in ("fastapi", "uvicorn", "markdown_it") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"annotate: {', '.join(missing)} is missing; install it with `pip install 'rlhf[annotate]'`")
+    require_packages("annotate", "fastapi", "uvicorn", "markdown_it")
     try:
         text = None if guidelines is None else guidelines.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"guidelines: {guidelines} cannot be read ({error}); name a Markdown file") from error
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except OSError as error:
-        listener.close()
-        raise InputError(f"port: {port} cannot be had ({error.strerror}); name another with --port") from error
-
-    import uvicorn
-
+    listener = listen(port)
     from rlhf.annotation.page.app import default_guidelines, make_app
 
     with Store(path, durable=True) as store:
         people = store.batches(people=True)
         if not people and writing is None:
             listener.close()
-            raise InputError(f"{path}: has no pairs for people; name a file of pairs, or the run that asks people")
+            raise InputError(
+                f"{path}: has no pairs for people; name a file of pairs, a run that asks people, or with --compare one "
+                "whose versions are compared"
+            )
         token = store.setting("token", lambda: secrets.token_urlsafe(24))
         scale = store.scale(people[0]) if people else PREFERENCE
         shown = text if text is not None else default_guidelines(scale, writing.mode if writing else None)
@@ -97,11 +87,9 @@ def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None, writi
         progress = [store.progress(batch) for batch in people]
         wanted, kept = sum(batch.wanted for batch in progress), sum(batch.kept for batch in progress)
         print(f"{kept} of {wanted} judgements are there, in {path}" if writing is None else f"all is kept in {path}")
-        address = f"http://{HOST}:{listener.getsockname()[1]}/"
-        print(f"open {address}{token}/ in a browser of this machine; Ctrl-C ends, everything is kept")
-        print(f"for you alone, how annotators agree, their pace and gold: {address}{owner}/", flush=True)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
-        uvicorn.Server(config).run(sockets=[listener])
+        print(f"open {address_of(listener, token)} in a browser of this machine; Ctrl-C ends, everything is kept")
+        print(f"for you alone, how annotators agree, their pace and gold: {address_of(listener, owner)}", flush=True)
+        serve_app(app, listener)
 
 
 def gold_pairs(file: Path) -> list[Pair]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from rlhf.conversation import Conversation
 from rlhf.data.corpus.eli5 import Post
 from rlhf.data.corpus.funnel import Funnel, Histogram
@@ -104,11 +102,11 @@ def parsed(
     on_bad_row: OnBadRow,
     log: Log,
 ) -> Iterator[Item]:
-    """The rows by `parse`, one at a time, with a progress bar.
+    """The rows by `parse`, one at a time.
 
     A bad one is refused with its number (InputError), or left out and counted by reason.
     """
-    for number, row in tqdm(rows, desc=source, unit=" rows", mininterval=1.0):
+    for number, row in rows:
         log.read += 1
         try:
             yield parse(row, str(number))

@@ -314,3 +314,39 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(own) for own in value]
     return round(value, 6) if isinstance(value, float) else value
+
+
+SHARE, SCORE = "share", "score"
+TABLE = (
+    ("gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", SCORE),
+    ("gold safety", "gold_safety", "gold_safety_ci", SCORE),
+    ("violations", "violation_rate", "violation_ci", SHARE),
+    ("false refusals", "false_refusal_rate", "false_refusal_ci", SHARE),
+    ("wins against the start", "win_rate_vs_sft", "win_rate_ci", SHARE),
+    ("wins by the judge model", "judge_win_rate", "judge_win_rate_ci", SHARE),
+    ("reward, by the models that train", "proxy_reward", "proxy_reward_ci", SCORE),
+    ("  its lead over the start's", "proxy_reward_gain", "proxy_reward_gain_ci", SCORE),
+    ("helpfulness score", "proxy_helpfulness", "proxy_helpfulness_ci", SCORE),
+    ("safety score", "proxy_safety", "proxy_safety_ci", SCORE),
+    ("referee's score, which trains nothing", "referee_score", "referee_ci", SCORE),
+    ("  its lead over the start's", "referee_gain", "referee_gain_ci", SCORE),
+    ("tokens an answer", "mean_length", "mean_length_ci", "tokens"),
+    ("answers that end", "finished_share", None, SHARE),
+    ("KL from the start, nats an answer", "kl_from_sft", "kl_from_sft_ci", "tokens"),
+)
+"""What `figure_lines` calls each figure, its name, its interval's, and its unit."""
+
+
+def figure_lines(figures: Mapping[str, Any]) -> list[str]:
+    """The measured ones of an evaluation's figures as a table for the terminal, each with its 95 % interval."""
+    lines = []
+    for label, name, ci, unit in TABLE:
+        value, interval = figures.get(name), None if ci is None else figures.get(ci)
+        if value is not None:
+            between = "" if interval is None else f"   {_shown(interval[0], unit)} to {_shown(interval[1], unit)}"
+            lines.append(f"{label:<38} {_shown(value, unit):>8}{between}")
+    return lines
+
+
+def _shown(value: float, unit: str) -> str:
+    return f"{value:.1%}" if unit == SHARE else f"{value:.3f}" if unit == SCORE else f"{value:.1f}"

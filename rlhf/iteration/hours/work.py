@@ -78,6 +78,20 @@ def work_of(
         return None
 
 
+def tokens_of_a_pass(config: Any) -> float | None:
+    """Most tokens of a training's forward pass, by a recipe's settings; None: it trains nothing, or has no limit."""
+    if (training := getattr(config, "training", None)) is not None and hasattr(training, "max_length"):
+        length, micro_batch = training.max_length, 2 * training.optimizer.micro_batch_size  # a pair's two dialogues
+    elif (finetuning := getattr(config, "finetuning", None)) is not None:
+        length, micro_batch = finetuning.max_length, finetuning.optimizer.micro_batch_size
+    elif (ppo := getattr(config, "ppo", None)) is not None:
+        prompt, answer = config.max_prompt_tokens, config.sampling.max_new_tokens
+        length, micro_batch = None if prompt is None else prompt + answer, ppo.optimizer.micro_batch_size
+    else:
+        return None
+    return None if length is None else float(length * micro_batch)
+
+
 def _reward(read: Reading) -> Work:
     training, pairs = read.config.training, read.rows("preferences")
     rows = pairs.of_domain("safety" if read.stage.recipe == "safety_reward" else "helpfulness")

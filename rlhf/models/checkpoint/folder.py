@@ -10,12 +10,15 @@ from typing import Any, Literal
 from safetensors import safe_open
 
 from rlhf.errors import InputError
+from rlhf.paths import HUB_NAME, in_hub_cache
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_FILE = "adapter_model.safetensors"
 BASE_FILE = "base.json"
 ADAPTER_PREFIX = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
+SAFETY_HEAD_FILE = "safety_head.safetensors"
+"""Of a reward model that has a second head; plain transformers passes it by."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
 
@@ -74,14 +77,26 @@ def base_folder(path: str | os.PathLike[str]) -> Path:
     """The folder with a checkpoint's config and whole weights: its own, or that of the base which its adapter is over.
 
     Raises:
-        InputError: the base is gone.
+        InputError: the base is gone, or is a model of the hub's that was not fetched.
     """
     if not is_adapter_checkpoint(path):
         return Path(path)
-    base = Path(adapter_settings(Path(path))["base_model_name_or_path"])
-    if not base.is_dir():
-        raise InputError(f"checkpoint: {path} is an adapter over {base}, which does not exist; bring that folder back")
-    return base
+    return named_base(path, adapter_settings(Path(path))["base_model_name_or_path"])
+
+
+def named_base(path: str | os.PathLike[str], base: str) -> Path:
+    """The folder of the base that the adapter in `path` names: that folder itself, or of a hub name that in its cache.
+
+    Raises:
+        InputError: see `base_folder`.
+    """
+    found = Path(base) if Path(base).is_dir() else in_hub_cache(base)
+    if found is None:
+        fetched = f", or fetch it from the hub by `hf download {base}`" if HUB_NAME.fullmatch(base) else ""
+        raise InputError(
+            f"checkpoint: {path} is an adapter over {base}, which does not exist; bring that folder back{fetched}"
+        )
+    return found
 
 
 def require_checkpoint(path: str | os.PathLike[str]) -> Path:

@@ -1,15 +1,18 @@
-"""Figures, page and table of `rlhf annotate --compare` (rlhf.annotation.human_evaluation)."""
+"""Figures, page and table of `rlhf annotate --compare` (rlhf.annotation.human_evaluation); a table of annotators."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.report.drawing.figures import BLUE, GREY, ORANGE, Panel, Series, lines
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table
-from rlhf.report.drawing.text import interval, number, percent, version_label
+from rlhf.report.drawing.text import NOTHING, interval, number, percent, version_label
+
+if TYPE_CHECKING:
+    from rlhf.annotation.owner import AnnotatorFigures
 
 Row = Mapping[str, Any]
 SHARES = ("win", "tie", "loss", "win_rate")
@@ -78,6 +81,36 @@ def human_panels(figures: Row) -> list[Panel]:
         )
     ]
     return [panel for panel in found if panel is not None]
+
+
+def annotator_table(figures: Mapping[str, AnnotatorFigures]) -> Table:
+    """A row an annotator, as the owner's page has them (`rlhf.annotation.owner.annotator_figures`)."""
+    heads = [
+        ("Annotator", ""),
+        ("Judgements", ""),
+        ("Skipped", ""),
+        ("Agreement", "choices that another annotator of the same pair shares"),
+        ("Gold", "pairs with a known answer that were judged rightly"),
+        ("Seconds", "median"),
+        ("Pace", "fast or slow where the median is three times that of the other annotators, or a third of it"),
+        ("Hasty", "judgements quicker than a fifth of everybody's median"),
+        ("Left", "choices of the left answer"),
+    ]
+    rows = [
+        [
+            Cell(name),
+            Cell(str(own["judgements"])),
+            Cell(str(own["skipped"])),
+            _cell(own["agreement"]),
+            _cell(own["gold"]),
+            Cell(number(own["median_seconds"], 1)),
+            Cell(own["pace"] or NOTHING),
+            _cell(own["hasty"]),
+            _cell(own["left"]),
+        ]
+        for name, own in figures.items()
+    ]
+    return Table(heads, rows)
 
 
 def build_human_page(figures: Row, page: Path) -> None:

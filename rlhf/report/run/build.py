@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
-from rlhf.report.drawing.text import clock, first_label, interval, number, percent, version_label
+from rlhf.report.drawing.text import clock, first_label, interval, number, percent, signed, version_label
 from rlhf.report.pages.human_evaluation import human_panels, human_sentence, human_table, title_of
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
 from rlhf.report.run.folders import Folders
+from rlhf.report.run.judge import judge_panels, judge_table
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, Stage, read_run
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
     from rlhf.report.run.tables import Figure, Interval
 
+REFEREE = "the referee's score"
 SAID: Sequence[tuple[str, Figure, Interval]] = (
     ("gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci"),
     ("gold safety", "gold_safety", "gold_safety_ci"),
-    ("the referee's score", "referee_score", "referee_ci"),
+    (REFEREE, "referee_score", "referee_ci"),
 )
 KEY_FIGURES: Sequence[tuple[str, Figure, Interval, bool]] = (
     ("Gold helpfulness", "gold_helpfulness", "gold_helpfulness_ci", False),
@@ -86,6 +88,8 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         measured=key_figures(files.versions),
         version_table=tables.version_table([*files.versions, *files.students]) if files.versions else None,
         version_panels=panels.version_panels(files.versions),
+        judge_table=judge_table(files.versions),
+        judge_panels=judge_panels(files.versions),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
         gate_table=tables.gate_table(files.versions, files.reward_models),
@@ -122,12 +126,19 @@ def headline(versions: Sequence[VersionFigures]) -> str:
         for name, key, ci in SAID
         if (before := first.get(key)) is not None and (after := last.get(key)) is not None
     ]
+    gain, gain_ci = last.get("referee_gain"), last.get("referee_gain_ci")
+    if gain is not None and gain_ci:  # of the same prompts: it tells more than two intervals
+        says = [said for said in says if not said.startswith(REFEREE)] + [_gained(gain, gain_ci)]
     start, end = (first_label(["start"]) if v["name"] == "start" else version_label(v["name"]) for v in (first, last))
     sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
     if (won := last.get("win_rate_vs_sft")) is not None:
         judge = "" if last.get("gold_helpfulness") is not None else " by the reward models that trained it"
         other = first_label([first["name"]])
-        sentences.append(f"{end} wins {percent(won, 0)} of comparisons with {other}{judge}.")
+        between, doubt = last.get("win_rate_ci"), ""
+        if between:
+            chance = ", which may be chance" if between[0] <= 0.5 <= between[1] else ""
+            doubt = f" ({interval(between, 0, share=True)}{chance})"
+        sentences.append(f"{end} wins {percent(won, 0)}{doubt} of comparisons with {other}{judge}.")
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
 
 
@@ -146,6 +157,13 @@ def _moved(before: float, after: float, ci: list[float] | None, other: list[floa
     return f"{verb} from {number(before, 2)} to {number(after, 2)}" + (
         " (intervals overlap)" if overlap and ci and other else ""
     )
+
+
+def _gained(gain: float, ci: Sequence[float]) -> str:
+    """What the referee says of answers to the same prompts."""
+    verb = "moves" if ci[0] <= 0 <= ci[1] else "rises" if gain > 0 else "falls"
+    doubt = ", which may be chance" if verb == "moves" else ""
+    return f"{REFEREE} {verb} by {signed(gain)} ({interval(ci, 2)}) prompt by prompt{doubt}"
 
 
 def key_figures(versions: Sequence[VersionFigures]) -> list[dict[str, str]]:

@@ -17,22 +17,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
 
 pytest.importorskip("fastapi")
 import httpx2
+from conftest import ChatServer
 
 from rlhf.annotation.store import Store
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain
 from rlhf.simulation.annotator import NOISE, difference, strength_of
 from rlhf.simulation.gold import GoldScorer, Verdict
-
-if TYPE_CHECKING:
-    from conftest import ChatServer
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,6 +71,8 @@ class Gold:
 def judged_by(gold: Gold, body: dict[str, Any]) -> dict[str, Any]:
     """A judge model's reply: what gold says, in the words that it was asked for."""
     asked = body["messages"][-1]["content"]
+    if not DIALOGUE.search(asked):
+        return ChatServer.answers(body)  # what the server is asked first, to learn what it understands
     domain: Domain = "safety" if "[[A safe]]" in asked else "helpfulness"
     turns = re.split(r"\n\n(?=(?:System|User|Assistant): )", DIALOGUE.search(asked)[1])  # type: ignore[index]
     messages = [{"role": who.lower(), "content": text} for who, text in (turn.split(": ", 1) for turn in turns)]
@@ -143,29 +143,46 @@ def people_at(run: Path, gold: Gold) -> Iterator[list[int]]:
 
 @pytest.fixture
 def configs(tmp_path: Path) -> Path:
-    """The demo's configs with fewer prompts."""
+    """The demo's configs with fewer prompts, pairs and samples."""
     configs = shutil.copytree(ROOT / "recipes" / "configs" / "embedded", tmp_path / "configs")
-    world = configs / "simulated_world.yaml"
-    world.write_text(yaml.safe_dump({**yaml.safe_load(world.read_text()), "mixture": COUNTS}))
-    (tmp_path / "gold_rewards.py").write_text(REWARDS)
+    write_small(configs)
     return configs
+
+
+def write_small(configs: Path) -> None:
+    small = {
+        "simulated_world": {"mixture": COUNTS},
+        "collect_preferences": {"pairs_per_prompt": 2, "safety_pairs_per_prompt": 4},
+        "rejection_sampling": {"num_samples": 4},
+    }
+    for name, fields in small.items():
+        file = configs / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | fields))
+    (configs.parent / "gold_rewards.py").write_text(REWARDS)
 
 
 def labelled(configs: Path, run: Path, judge: ChatServer, annotator: str, **options: Any) -> dict[str, Any]:
     """The run's summary by version, with this annotator; the judge says of every version what it is worth."""
     collected = {"preferences": {"annotator": annotator, "annotator_options": options}}
     evaluated = {"evaluate": {"judge": {"url": judge.url, "model": "judge"}}}
-    steps = [collected, "rewards", "rejection_sampling", evaluated]
+    steps = [collected, "rewards", "rejection_sampling"]
+    versions = [{"name": "v1", "steps": steps}, {"name": "v2", "steps": [*steps, evaluated]}]
     command = [sys.executable, "recipes/iterative_rlhf.py", "--config", str(configs / "iterative_rlhf.yaml")]
     command += ["--configs", str(configs), "--run", str(run)]
-    command += ["--versions", json.dumps([{"name": name, "steps": steps} for name in ("v1", "v2")])]
+    command += ["--versions", json.dumps(versions)]
     paths = os.pathsep.join([str(configs.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": paths, "GOLD_WORLD": str(run / "data" / "world.json")}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     if annotator == "people":
         assert "waits for people: 0 of" in done.stdout and f"rlhf annotate {run}" in done.stdout, done.stdout
-    return {version["name"]: version for version in json.loads((run / "summary.json").read_text())["versions"]}
+    versions = {version["name"]: version for version in json.loads((run / "summary.json").read_text())["versions"]}
+    shown = ("gold_helpfulness", "gold_safety", "win_rate_vs_sft", "judge_win_rate", "judge_counts")
+    for name, version in versions.items():
+        print(
+            annotator, name, {key: version.get(key) for key in version if key.removesuffix("_ci") in shown}, flush=True
+        )
+    return versions
 
 
 def test_every_annotator_that_follows_gold_makes_models_as_good(configs: Path, chat_server: ChatServer) -> None:
@@ -174,26 +191,21 @@ def test_every_annotator_that_follows_gold_makes_models_as_good(configs: Path, c
     judge.models = ["judge"]
     judge.reply = lambda body: (200, judged_by(gold, body))
     found = {"simulated": labelled(configs, run, judge, "simulated")}
-    proxy = {"reward": "gold_rewards:helpfulness", "safety": "gold_rewards:safety", "safe_above": 0.3 * SCALE}
-    found["proxy"] = labelled(configs, run, judge, "proxy", **proxy, noise=NOISE * SCALE)
-    found["judge"] = labelled(configs, run, judge, "judge", judges=[{"url": judge.url, "model": "judge"}])
     with people_at(run, gold) as kept:
         found["people"] = labelled(configs, run, judge, "people")
-    for name, versions in found.items():
-        for version in versions.values():
-            shown = ("gold_helpfulness", "gold_safety", "win_rate_vs_sft", "judge_win_rate", "judge_counts")
-            print(name, version["name"], {k: version.get(k) for s in shown for k in (s, f"{s}_ci") if k in version})
     for batch in ("v1/preferences", "v2/preferences"):
         figures = json.loads((run / batch / "statistics.json").read_text())["batch"]
-        assert figures["complete"] == figures["pairs"] > 500 and list(figures["annotators"]) == ["ann"]
-    assert kept[0] > 1000
+        assert figures["complete"] == figures["pairs"] > 300 and list(figures["annotators"]) == ["ann"]
+    assert kept[0] > 600
+    found["judge"] = labelled(configs, run, judge, "judge", judges=[{"url": judge.url, "model": "judge"}])
+    proxy = {"reward": "gold_rewards:helpfulness", "safety": "gold_rewards:safety", "safe_above": 0.3 * SCALE}
+    found["proxy"] = labelled(configs, run, judge, "proxy", **proxy, noise=NOISE * SCALE)
     for name, versions in found.items():
         start, end = versions["sft"], versions["v2"]
         assert end["gold_helpfulness_ci"][0] > start["gold_helpfulness_ci"][1], name
         for figure in ("gold_helpfulness_ci", "gold_safety_ci"):
             (low, high), (base_low, base_high) = end[figure], found["simulated"]["v2"][figure]
             assert low <= base_high and base_low <= high, (name, figure)
-        for version in (versions["v1"], end):
-            counts = version["judge_counts"]
-            assert counts["pairs"] == counts["decided"] + counts["ties"] > 100, "this judge keeps to its word"
-            assert version["judge_win_rate"] == pytest.approx(version["win_rate_vs_sft"], abs=0.02)
+        counts = end["judge_counts"]
+        assert counts["pairs"] == counts["decided"] + counts["ties"] > 100, "this judge keeps to its word"
+        assert end["judge_win_rate"] == pytest.approx(end["win_rate_vs_sft"], abs=0.02)

@@ -153,32 +153,38 @@ def test_sft_then_a_version_against_it(
 def test_a_judge_compares_with_a_served_model_in_both_orders(
     recipe: ModuleType, prompts: Path, tiny_policy_path: Path, tmp_path: Path, chat_server: ChatServer
 ) -> None:
-    """Right about who is the rival on p0 (it says so), unreadable on p2, bound to the first place on safety prompts."""
+    """Right about who is the rival on p0 (it says so), bound to the first place on safety prompts; p2 is too long for
+    it in one order. It breaks down first: what it said until then, and all answers, are not asked for again."""
     chat_server.models = ["judge", "rival"]
+    down_after = 3
 
     def reply(body: dict[str, Any]) -> tuple[int, Any]:
         text = "rival"
         if body["model"] == "judge":
             asked = body["messages"][0]["content"]
             place = re.search(r"\[answer (.) begins\]\nrival\n", asked)
+            if len([b for b in chat_server.asked if b["model"] == "judge"]) > down_after:
+                return 500, "down"
+            if "hello" in asked and place is not None and place[1] == "A":
+                return 400, "longer than the context"
             safety = "[[A safe]]" in asked
-            text = (
-                "hm" if "hello" in asked else "[[A better]]" if safety or place is None else f"[[{place[1]} slightly]]"
-            )
+            text = "[[A better]]" if safety or place is None else f"[[{place[1]} slightly]]"
         return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}] * body["n"]}
 
     chat_server.reply = reply
-    recipe.main(
-        recipe.EvaluateConfig(
-            output=tmp_path / "v1",
-            name="v1",
-            policy=PolicySource(checkpoint=tiny_policy_path),
-            prompts=str(prompts),
-            sampling=SamplingParams(max_new_tokens=8),
-            judge=ServerConfig(chat_server.url, "judge"),
-            opponent=PolicySource(server=ServerConfig(chat_server.url, "rival")),
-        )
+    config = recipe.EvaluateConfig(
+        output=tmp_path / "v1",
+        name="v1",
+        policy=PolicySource(checkpoint=tiny_policy_path),
+        prompts=str(prompts),
+        sampling=SamplingParams(max_new_tokens=8),
+        judge=ServerConfig(chat_server.url, "judge", retries=0, concurrency=1),
+        opponent=PolicySource(server=ServerConfig(chat_server.url, "rival")),
     )
+    with pytest.raises(InputError, match=r"judge: .* answers 500"):
+        recipe.main(config)
+    down_after = 99
+    recipe.main(config)
     v1 = figures(tmp_path / "v1")
     assert set(v1) == VersionFigures.__required_keys__ | VersionFigures.__optional_keys__
     assert v1["judge_model"] == "judge" and v1["judge_opponent"] == "rival"
@@ -189,7 +195,10 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
         assert v1[f"judge_win_rate{name}"] == pytest.approx(rate, abs=1e-6)
         assert v1[f"judge_win_rate{name}_ci"] == pytest.approx(list(wilson(rate, n).ci), abs=1e-6)
     asked = [body for body in chat_server.asked if body["model"] == "judge"]
-    assert len(asked) == 8 and all(body["temperature"] == 0 and body["max_tokens"] == 1024 for body in asked)
+    assert len(asked) in (9, 10) and all(body["temperature"] == 0 and body["max_tokens"] == 1024 for body in asked)
+    assert len(chat_server.asked) - len(asked) == 4, "the rival's answers, once"
+    closing = json.loads((tmp_path / "v1" / "stage.json").read_text())["closing"]
+    assert "25% of judge's judgements cannot be read, or were refused; name a stronger judge" in closing["suspicious"]
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,9 @@ def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: P
         (("--compare", model, people, "--labels", 0), "must be at least 1"),
         (("--compare", model, people, "--export", tmp_path / "x"), "export: "),
         (("--figures", people), r"people.jsonl:1: a: must be an answer"),
+        (("--compare", model, people, "--judge", "here", "m"), r"judge\.url: must begin with http"),
+        (("--compare", model, people, "--judge", "http://here/v1"), "judge: URL, MODEL, and"),
+        (("--compare", model, people, "--judge", "http://here/v1", "m", "NO_KEY"), r"judge\.api_key_env: .* no NO_KEY"),
         ((), "what: name"),
     ):
         with pytest.raises(InputError, match=message):

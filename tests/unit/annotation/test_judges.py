@@ -21,6 +21,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 from rlhf.jsonl import write_rows
+from rlhf.sampling.chat import ServerConfig
 
 if TYPE_CHECKING:
     from conftest import ChatServer
@@ -237,7 +238,7 @@ def test_a_judge_takes_a_rater_s_place_and_ties(chat_server: ChatServer, tmp_pat
     with Store(tmp_path / "labels.sqlite") as store:
         open_comparison(store, comparison, raters=2)
         for _ in range(2):  # again asks nothing anew
-            assert judge_comparison(store, chat_server.url, "m") == "judge m"
+            assert judge_comparison(store, ServerConfig(chat_server.url, "m")).name == "judge m"
         assert len([body for body in chat_server.asked if body["max_tokens"] > 1]) == 6
         store.keep("comparison", Judgement(comparison.pairs[0].id, "ann", "a", "slightly", left="a"))
         store.keep("comparison", Judgement(comparison.pairs[1].id, "ann", "b", "slightly", left="a"))

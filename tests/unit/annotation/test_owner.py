@@ -60,7 +60,7 @@ def test_gold_is_mixed_among_the_pairs_and_is_no_row(store: Store) -> None:
     assert annotator_figures(store)["ann"]["gold"] is not None, "added again it keeps what was judged"
 
 
-def test_the_figures_by_hand(store: Store) -> None:
+def test_the_figures_by_hand(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     store.add_batch("v1", pairs(4), labels=3)
     store.add_gold(pairs(1, "g"), every=2)
     judge_all(store, "ann", "a", 30.0)
@@ -77,6 +77,9 @@ def test_the_figures_by_hand(store: Store) -> None:
     assert cyd["hasty"] is not None and cyd["hasty"]["rate"] == 1.0 and ann["hasty"]["rate"] == 0.0  # type: ignore[index]
     assert (ann["left"]["rate"], cyd["left"]["rate"]) == (1.0, 0.0)  # type: ignore[index]
     assert (ann["judgements"], ann["skipped"]) == (4, 0)
+    command(store.path, "--figures")  # the same in the terminal
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("cyd"))
+    assert line.split()[:4] == ["cyd", "4", "0", "0.0"] and " fast " in line and "(51.0 to 100.0)" in line
 
 
 def test_the_owner_has_an_address_of_their_own(store: Store) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rlhf.iteration.hours.counts import Counts, Rows, read_rows, together
 from rlhf.iteration.hours.forecast import clock, forecast, makespan, stage_words, total_words
 from rlhf.iteration.hours.speed import Line, Speed, Work, written
-from rlhf.iteration.hours.work import RECIPES, work_of
+from rlhf.iteration.hours.work import RECIPES, tokens_of_a_pass, work_of
 from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import PlannedStage, find_recipe
 
@@ -127,6 +127,16 @@ def test_what_the_stages_do() -> None:
     assert work("sft", Fields(finetuning=tuned, heldout_share=0.1), data="v0/unknown.jsonl") is None
     assert work("my/own.py", Fields()) is None
     assert all(find_recipe(recipe).is_file() for recipe in RECIPES)
+
+
+def test_the_tokens_of_a_training_s_forward_pass() -> None:
+    tuned = Fields(optimizer=optimizer(1), max_length=20)
+    assert tokens_of_a_pass(Fields(training=tuned)) == 2 * 4 * 20, "a pair is two dialogues"
+    assert tokens_of_a_pass(Fields(finetuning=tuned)) == 4 * 20
+    ppo = Fields(ppo=Fields(optimizer=optimizer(1)), max_prompt_tokens=12, sampling=Fields(max_new_tokens=16))
+    assert tokens_of_a_pass(ppo) == 4 * 28
+    ppo.max_prompt_tokens = None
+    assert tokens_of_a_pass(ppo) is None and tokens_of_a_pass(Fields()) is None
 
 
 def test_the_makespan_is_the_driver_s() -> None:

@@ -320,6 +320,14 @@ def test_the_paper_s_five_versions_are_the_default() -> None:
     assert len([name for name in plan if name.endswith("/rejection_sampling")]) == 5
 
 
+def test_of_several_files_all_are_read_or_it_is_refused() -> None:
+    stages = make_plan(chat(("safety_sft", "rewards", "evaluate"), safety_sft_data=["a.jsonl", "b.jsonl"]))
+    (trained,) = [stage for stage in stages if stage.name == "v1/safety_sft"]
+    assert json.loads(trained.overrides["data"]) == ["a.jsonl", "b.jsonl"]
+    with pytest.raises(InputError, match=r"inputs.prompts: v1/rejection_sampling: prompts takes one, got 2; name one"):
+        make_plan(chat(prompts=["round1.jsonl", "round2.jsonl"]))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -78,6 +78,7 @@ def test_lora_is_saved_merged_and_the_model_in_memory_is_untouched(tiny_policy_p
     assert not torch.allclose(logits(load_policy(tiny_policy_path)), before, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_a_fresh_adapter_merges_to_the_base_itself(tiny_policy_path: Path, tmp_path: Path) -> None:
     model = load_policy(tiny_policy_path, adapter=AdapterConfig(r=2))
     save_policy(model, load_tokenizer(tiny_policy_path), tmp_path / "c")

@@ -13,8 +13,10 @@ import yaml
 
 from rlhf.data.rows import Completion, Prompt
 from rlhf.evaluation.answers import Answer, write_answers
+from rlhf.evaluation.policies.judge_model import judge_figures
 from rlhf.evaluation.policies.versions import against, version_figures
 from rlhf.rejection.temperature import sweep_figures
+from rlhf.rewards.pair_judge import Opinion
 
 VERSIONS = ("sft", "v1", "v2", "v3", "v3_ppo")
 FOLDERS = {"sft": "sft_evaluation", "v1": "v1/evaluation", "v2": "v2/evaluation", "v3": "v3/evaluation"}
@@ -42,6 +44,12 @@ def write_run(run: Path, *, gold: bool = True, versions: Sequence[str] = VERSION
         folder.mkdir(parents=True)
         write_answers(folder / "answers.jsonl", answers, against(answers, opponents))
         entries.append(version_figures(name, answers, opponents))
+        if opponents and not gold:
+            half = len(answers) // 2
+            won = Opinion(1.0), Opinion(0.0), Opinion(0.5), Opinion(0.5, order_decides=True), Opinion(None)
+            opinions = [won[place % 5] for place in range(half)]
+            outcomes = [opinion.outcome for opinion in opinions] + [0.5] * (len(answers) - half)
+            entries[-1] |= judge_figures(answers, outcomes, opinions, "<judge>", "sft")  # type: ignore[typeddict-item]
         _json(folder / "evaluation.json", entries[-1])
     _rewards(run, [n for n in versions if n[1:].isdigit()], gold)
     _rejection_sampling(run, [n for n in versions if n[1:].isdigit()])

@@ -22,6 +22,7 @@ from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
 from rlhf.report.drawing.text import clock, interval, number, percent, signed, version_label
 from rlhf.report.run.build import headline
+from rlhf.report.run.judge import judge_table
 from rlhf.report.run.panels import version_panels
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.samples import pick_samples
@@ -110,7 +111,7 @@ def test_versions_stand_on_the_plane_of_both_axes(run: Path, page: str) -> None:
 def test_a_run_from_a_chat_model_compares_with_its_start(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))
     summary = json.loads((run / "summary.json").read_text())
-    summary["versions"][0]["name"] = "start"
+    summary["versions"][0]["name"] = summary["versions"][1]["judge_opponent"] = "start"
     _write(run / "summary.json", summary)
     shown = build_report(run).read_text()
     assert "Wins against the start" in shown and "KL from the start" in shown and "SFT" not in shown
@@ -204,6 +205,15 @@ def test_without_gold_the_referee_and_the_reward_models_speak(tmp_path: Path) ->
     assert "the referee&#39;s score" in page and "by the reward models that trained it" in page
     assert "<h3>Gold scores</h3>" not in page and "carry no strengths" in page
     assert "sorted by reward" in page and "referee helpfulness" in page
+    # what the judge model said: 21 of 105 comparisons each won, lost, tied, left to the order and unreadable
+    assert '<section id="judge">' in page and "Wins against SFT by a judge model" in page
+    version = json.loads((run / "summary.json").read_text())["versions"][1]
+    row = judge_table([version]).rows[0]
+    assert [cell.text for cell in row[:3]] == ["V1", "<judge>", "SFT"] and "&lt;judge&gt;" in page
+    assert [cell.text for cell in row[6:]] == ["105", "42", "21", "21", "21"]
+    for cell, name in zip(row[3:6], ("", "_helpfulness", "_safety"), strict=True):
+        assert cell.text == percent(version[f"judge_win_rate{name}"]) and cell.text in page
+        assert cell.small == interval(version[f"judge_win_rate{name}_ci"], 1, share=True)
 
 
 MISSING = {
@@ -341,6 +351,17 @@ def test_headline_says_rises_only_where_intervals_part() -> None:
     assert headline([first, far]) == "From SFT to V2, gold helpfulness rises from 0.40 to 0.60."
     assert "moves from 0.40 to 0.60 (intervals overlap)" in headline([first, near])
     assert "falls from 0.60 to 0.40" in headline([far, first])
+
+    start = {"name": "start", "referee_score": 0.1, "referee_ci": [0.0, 0.2]}
+    v1 = {"name": "v1", "referee_score": 0.2, "referee_ci": [0.1, 0.3], "win_rate_vs_sft": 0.57}
+    paired = v1 | {"referee_gain": 0.1, "referee_gain_ci": [0.02, 0.18], "win_rate_ci": [0.51, 0.63]}
+    assert headline([start, paired]) == (
+        "From the start to V1, the referee's score rises by +0.10 (0.02 to 0.18) prompt by prompt. V1 wins 57\u00a0% "
+        "(51 to 63) of comparisons with the start by the reward models that trained it."
+    )
+    chance = paired | {"referee_gain_ci": [-0.02, 0.22], "win_rate_ci": [0.49, 0.65]}
+    assert "moves by +0.10 (−0.02 to 0.22) prompt by prompt, which may be chance" in headline([start, chance])
+    assert "wins 57\u00a0% (49 to 65, which may be chance) of" in headline([start, chance])
 
 
 def test_how_numbers_read() -> None:

@@ -107,6 +107,23 @@ def test_a_server_that_knows_openai_s_fields_alone_is_asked_without_the_others(
         sampler().sample(PROMPTS, 2, SamplingParams(top_k=7))
 
 
+def test_what_a_server_refuses_is_passed_over_where_that_is_asked_for(
+    chat_server: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One prompt longer than its context, say; not where it refuses whatever it is asked."""
+    judge = ServerSampler(ServerConfig(chat_server.url, "tiny"), who="judge", passes_over=True)
+    too_long = "question 2"
+    chat_server.reply = lambda body: (
+        (413, "too long") if too_long in body["messages"][0]["content"] else (200, chat_server.answers(body))
+    )
+    samples = [sample for (sample,) in judge.sample(PROMPTS, 1, PARAMS)]
+    assert [bool(sample.text) and sample.finished for sample in samples] == [True, True, False, True, True, True]
+    assert f"judge: {chat_server.url} refused 1 of 6 prompts" in capsys.readouterr().err
+    too_long = "question"
+    with pytest.raises(InputError, match=r"judge: .* answers 413"):
+        judge.sample(PROMPTS, 1, PARAMS)
+
+
 def test_a_judge_needs_no_tokenizer(chat_server: ChatServer) -> None:
     judge = ServerSampler(ServerConfig(chat_server.url, "tiny"))
     samples = judge.sample([[{"role": "user", "content": "Q"}]], 1, SamplingParams(temperature=0.0))

@@ -12,7 +12,7 @@ import pytest
 
 from rlhf.iteration.config import IterativeConfig, VersionConfig
 from rlhf.iteration.hours.counts import Rows
-from rlhf.iteration.hours.speed import Speed
+from rlhf.iteration.hours.speed import Line, Speed
 from rlhf.start import calibrate
 
 
@@ -53,6 +53,7 @@ def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     speed = Speed.of(found["speed"])
     lines = (speed.score, speed.train, speed.decode)
     assert speed.load > 0 and all(min(line.fixed, line.each) >= 0 and max(line.fixed, line.each) > 0 for line in lines)
+    assert Line(**found["training_memory_mb"]).seconds(1, 1000) > 10, "MiB of a process that trains"
     rows = {name: Rows(**content) for name, content in found["rows"].items()}
     assert rows["preferences"].of_domain("safety") == 12, "as many as the run's data step makes"
     assert rows["preferences"].of_domain("helpfulness") == 12

@@ -11,8 +11,10 @@ import pytest
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer, by_prompt, read_answers, write_answers
 from rlhf.evaluation.policies.versions import (
+    TABLE,
     VersionFigures,
     against,
+    figure_lines,
     gold_outcome,
     outcomes_against,
     proxy_outcome,
@@ -158,3 +160,17 @@ def test_a_broken_row_is_named_by_its_line(tmp_path: Path) -> None:
     path.write_text('{"prompt_id": "a", "index": 0}\n')
     with pytest.raises(InputError, match=r"answers.jsonl:1: .*lacks messages"):
         read_answers(path)
+
+
+def test_what_was_measured_is_a_table_for_the_terminal() -> None:
+    figures = {"win_rate_vs_sft": 0.575, "win_rate_ci": [0.506, 0.641], "proxy_safety": -0.2579, "violation_rate": None,
+               "finished_share": 0.82, "kl_from_sft": 13.5, "kl_from_sft_ci": None}  # fmt: skip
+    lines = [" ".join(line.split()) for line in figure_lines(figures)]
+    assert lines == [
+        "wins against the start 57.5% 50.6% to 64.1%",
+        "safety score -0.258",
+        "answers that end 82.0%",
+        "KL from the start, nats an answer 13.5",
+    ]
+    known = {name for _, *names, _ in TABLE for name in names if name is not None}
+    assert known <= VersionFigures.__required_keys__ | VersionFigures.__optional_keys__

@@ -1,0 +1,44 @@
+"""A page for this machine alone: the loopback address and a port, until it is interrupted."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from rlhf.errors import InputError
+
+HOST = "127.0.0.1"
+
+
+def require_packages(command: str, *names: str) -> None:
+    """InputError where a package of the extra `annotate` is not installed."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{command}: {', '.join(missing)} is missing; install it with `pip install 'rlhf[annotate]'`")
+
+
+def listen(port: int) -> socket.socket:
+    """A socket that listens there; InputError where the port is taken. 0 is any free one."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError as error:
+        listener.close()
+        raise InputError(f"port: {port} cannot be had ({error.strerror}); name another with --port") from error
+    return listener
+
+
+def address_of(listener: socket.socket, token: str) -> str:
+    """What to open in a browser."""
+    return f"http://{HOST}:{listener.getsockname()[1]}/{token}/"
+
+
+def serve_app(app: Callable[..., Any], listener: socket.socket) -> None:
+    """Answer until interrupted."""
+    import uvicorn
+
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+    uvicorn.Server(config).run(sockets=[listener])

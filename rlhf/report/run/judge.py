@@ -1,0 +1,73 @@
+"""What a judge model says of a run's versions: who wins on either axis, and how far the judge can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rlhf.report.drawing.figures import BLUE, ORANGE, Panel, Series, lines
+from rlhf.report.drawing.tables import Cell, Table
+from rlhf.report.drawing.text import first_label, interval, percent, version_label
+from rlhf.report.run.reading import FIRST
+
+if TYPE_CHECKING:
+    from rlhf.evaluation.policies.versions import VersionFigures
+
+RATES = (
+    ("judge_win_rate", "judge_win_rate_ci"),
+    ("judge_win_rate_helpfulness", "judge_win_rate_helpfulness_ci"),
+    ("judge_win_rate_safety", "judge_win_rate_safety_ci"),
+)
+COUNTS = ("pairs", "decided", "ties", "order_decides", "unreadable")
+
+
+def judge_table(versions: Sequence[VersionFigures]) -> Table | None:
+    """A row a version that a judge model was asked about; None where there is none."""
+    judged = [version for version in versions if version.get("judge_counts")]
+    if not judged:
+        return None
+    heads = [
+        ("Version", ""),
+        ("Judge", "the model that compares"),
+        ("Opponent", "whose answers to the same prompts this version's are compared with"),
+        ("Wins", "share of the comparisons; ties, and verdicts that the order decides, count half"),
+        ("Helpfulness", "the same on prompts of the domain helpfulness"),
+        ("Safety", "the same on prompts of the domain safety"),
+        ("Asked", "pairs that differ and are not empty, each in both orders"),
+        ("Decided", "the same answer wins in both orders"),
+        ("Ties", "the judge calls it one in both orders"),
+        ("Order decides", "its verdict turns round with the answers: counted as a tie"),
+        ("Unreadable", "no verdict, or the server refused it: left out"),
+    ]
+    rows = []
+    for v in judged:
+        counts = v["judge_counts"]
+        rates = [Cell(percent(v.get(rate)), interval(v.get(ci), 1, share=True)) for rate, ci in RATES]  # type: ignore[arg-type]
+        names = [Cell(version_label(v["name"])), Cell(v["judge_model"]), Cell(_opponent(v))]
+        rows.append([*names, *rates, *(Cell(str(counts[name])) for name in COUNTS)])
+    return Table(heads, rows)
+
+
+def judge_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
+    """Wins on both axes, version by version; none where no judge model was asked."""
+    judged = [version for version in versions if version.get("judge_counts")]
+    opponents = dict.fromkeys(map(_opponent, judged))
+    x = range(len(judged))
+    series = [
+        Series(label, colour, x, [v.get(rate) for v in judged], [v.get(ci) for v in judged])  # type: ignore[misc]
+        for label, colour, (rate, ci) in zip(("helpfulness", "safety"), (BLUE, ORANGE), RATES[1:], strict=True)
+    ]
+    panel = lines(
+        f"Wins against {' and '.join(opponents)} by a judge model",
+        series,
+        names=[version_label(version["name"]) for version in judged],
+        percent=True,
+        reference=0.5,
+        note="Asked in both orders; ties, and verdicts that the order decides, count half.",
+    )
+    return [] if panel is None else [panel]
+
+
+def _opponent(version: VersionFigures) -> str:
+    name = version["judge_opponent"]
+    return first_label([name]) if name in FIRST else version_label(name)

@@ -1,0 +1,33 @@
+"""The bar of long work: plain lines in a log, one a minute, on one process a machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf.stage import progress
+
+
+def test_in_a_log_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "SECONDS_A_LINE", 0.0)
+    with progress.progress_bar(4, "train", "step", done=2, training=True) as bar:
+        for loss in (0.5, 0.25):
+            bar.set_postfix(loss=loss, refresh=False)
+            bar.update()
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    lines = [line.split(" in ")[0] for line in said.splitlines()]
+    assert lines == ["train: 2/4 steps", "train: 3/4 steps", "train: 4/4 steps", "train: 4/4 steps"]
+    assert said.splitlines()[1].endswith("to go, loss=0.5")
+
+
+def test_a_short_work_writes_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress_bar(3, "scoring", "answer") as bar:
+        bar.update(3)
+    assert capsys.readouterr().err == ""
+    with progress.progress_bar(3, "train", "step", training=True) as bar:
+        bar.update(3)
+    assert [line[:15] for line in capsys.readouterr().err.splitlines()] == ["train: 0/3 step", "train: 3/3 step"]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with progress.progress_bar(3, "train", "step", training=True) as bar:
+        bar.update(3)
+    assert capsys.readouterr().err == ""
