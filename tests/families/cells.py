@@ -24,8 +24,8 @@ from rlhf.models.merging import merged_policy
 from rlhf.models.packing import enable_packing
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
+from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.loop import PPO
 from rlhf.ppo.setup import load_roles
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.training.config import RewardTrainingConfig
