@@ -35,11 +35,14 @@ from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.imports import own_code
 from rlhf.jsonl import read_rows, write_rows
+from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import with_room
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, TokenizedPolicy, named
 from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
@@ -75,6 +78,8 @@ class CollectPreferencesConfig(KeepingConfig):
         temperatures: of the first and of the second answer.
         pairs_per_prompt: pairs drawn for each prompt.
         safety_pairs_per_prompt: the same for prompts of domain safety; null: as for the others.
+        too_long: a prompt that leaves no room for an answer in a model's context: cut (oldest turns first, then from
+            the left), skip (leave it out), unfinished (its answers end with the context), or refuse. How many is said.
         sampling: length of the answers; its temperature is not used.
         seed: of the draws (added to sampling.seed) and of the annotator.
     """
@@ -94,6 +99,7 @@ class CollectPreferencesConfig(KeepingConfig):
     temperatures: tuple[float, float] = (0.8, 1.2)
     pairs_per_prompt: int = 1
     safety_pairs_per_prompt: int | None = None
+    too_long: TooLong = "cut"
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
 
@@ -119,7 +125,7 @@ class CollectPreferencesConfig(KeepingConfig):
 
 def main(config: CollectPreferencesConfig) -> None:
     stage = open_stage(config)
-    parts = parts_of(config)
+    parts = parts_with_room(config, stage)
     labels = config.labels_file
     batch = batch_name(config.output)
     given = {"world": config.world, "seed": config.seed}
@@ -153,7 +159,7 @@ def main(config: CollectPreferencesConfig) -> None:
             )
         every = [row for some in rows.values() for row in some]
         for part, some in rows.items():
-            stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in some))
+            stage.write_rows(f"preferences_{part}.jsonl", some)
         alike = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
         left_out = {"nothing to compare": alike, "skipped": sum(pair.id not in rows_of for pair in drawn) - alike}
         record_statistics(stage, config, every, figures, left_out, accelerator)
@@ -176,8 +182,6 @@ def record_statistics(
         figures: of the batch: who judged, how they agree.
         left_out: why -> pairs without a preference.
     """
-    from rlhf.models.policy import load_tokenizer
-
     domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
     tokenizer = load_tokenizer(config.policy.folder)
     statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
@@ -196,10 +200,18 @@ def parts_of(config: CollectPreferencesConfig) -> dict[Part, list[Prompt]]:
     return split_by_first_turn(prompts, shares, 0, lambda prompt: prompt.messages)
 
 
+def parts_with_room(config: CollectPreferencesConfig, stage: Stage) -> dict[Part, list[Prompt]]:
+    """`parts_of`, by `too_long`."""
+    most = config.sampling.max_new_tokens
+    return {part: with_room(some, stage.inputs, most, config.too_long)[0] for part, some in parts_of(config).items()}
+
+
 def kept_draws(stage: Stage, config: CollectPreferencesConfig, parts: dict[Part, list[Prompt]]) -> Kept:
     """The folder of what is drawn, taken over by an attempt that would draw the same."""
     prompts = [prompt for some in parts.values() for prompt in some]
-    values = {name: getattr(config, name) for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "seed")}
+    values = {
+        name: getattr(config, name) for name in ("pairs_per_prompt", "safety_pairs_per_prompt", "too_long", "seed")
+    }
     values |= {"temperatures": list(config.temperatures), "domains": [prompt.domain for prompt in prompts]}
     values |= {"parts": {part: len(some) for part, some in parts.items()}}
     messages = [prompt.messages for prompt in prompts]
@@ -221,7 +233,7 @@ def draw_pairs(
     ended: list[bool] = []
     sources = config.policies.items()
     for number, ((name, source), temperature) in enumerate(zip(sources, config.temperatures, strict=True)):
-        sampler = open_sampler(source, accelerator.device, field=name)
+        sampler = open_sampler(source, accelerator.device, too_long=config.too_long, field=name)
         seed = config.sampling.seed + 2 * config.seed + number  # two answers never share their draws
         params = replace(config.sampling, temperature=temperature, seed=seed)
         for count in sorted({counts[prompt.domain] for _, prompt in prompts}):
@@ -241,7 +253,7 @@ def draw_pairs(
     if accelerator.is_main_process:
         (folder / ENDED).write_text(json.dumps(ended), encoding="utf-8")
         partial = file.with_suffix(".partial")
-        write_rows(partial, (pair.to_dict() for pair in pairs))
+        write_rows(partial, pairs)
         partial.replace(file)
     return pairs
 

@@ -15,11 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.folder import (
     ADAPTER_FILE,
@@ -35,6 +30,8 @@ from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 def require_qlora(package: str) -> None:
@@ -126,6 +123,8 @@ def restore_adapter(model: PreTrainedModel, folder: Path, adapter: AdapterConfig
 
 def adapter_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of the adapter in a checkpoint, by their names in the file; InputError where one is not finite."""
+    from safetensors.torch import load_file
+
     tensors: dict[str, Tensor] = load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE)
     require_finite(tensors.items(), folder, "name an earlier checkpoint, or train again with a lower learning rate")
     return tensors
@@ -154,6 +153,8 @@ def save_adapter(
     Raises:
         InputError: a weight is not finite (nothing is written then), or what is read back differs.
     """
+    from safetensors.torch import save_file
+
     base = model if base is None else base
     config = base.peft_config[name] if config is None else config
     way_out = "nothing was saved; lower the learning rate and train again"
@@ -188,6 +189,9 @@ def read_back_adapter(
     Raises:
         InputError: the first thing that differs, or the base has no folder that the adapter could be put on.
     """
+    import torch
+    from safetensors.torch import load_file
+
     found = load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE)
     settings = {key: adapter_settings(folder).get(key) for key in ("r", "lora_alpha", "rank_pattern", "alpha_pattern")}
     names = found.keys() ^ state.keys()

@@ -10,11 +10,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.folder import ADAPTER_PREFIX
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,15 @@ def quantization_coverage(model: nn.Module) -> Coverage:
 
 
 def _coverage(model: nn.Module, reaches: Callable[[nn.Module, str, Tensor], bool]) -> Coverage:
+    from torch.nn import Embedding
+
     reached = total = largest = 0
     left_out = ""
     outputs = getattr(model, "get_output_embeddings", None)
     head = None if outputs is None else outputs()
     for name, module in model.named_modules():
         plain = name.replace("base_layer", "").rstrip(".").rpartition(".")[2]
-        if module is head or isinstance(module, nn.Embedding) or ".lora_" in name or plain in ("score", "lm_head"):
+        if module is head or isinstance(module, Embedding) or ".lora_" in name or plain in ("score", "lm_head"):
             continue
         for key, weight in module._parameters.items():
             if weight is None or weight.ndim < 2:

@@ -1,4 +1,5 @@
 """Two ways to merge a QLoRA adapter into whole weights (its report, section 4.1), and how far they are from each other.
+Light: torch is loaded when called.
 
 SIMPLE adds the adapter's update to the base's own weights; CAREFUL adds it to what training saw, the base quantised to
 NF4 and dequantised again. The base is bfloat16 before the addition, as it is when the 4-bit model computes.
@@ -16,11 +17,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.models.adapters import adapter_tensors, merged_weights, peft_sentences, require_qlora
 from rlhf.models.checkpoint.folder import (
@@ -31,8 +28,11 @@ from rlhf.models.checkpoint.folder import (
     require_checkpoint,
     require_policy_adapter,
 )
-from rlhf.models.checkpoint.saving import SourceTypes, remember_source
 from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 Merge = Literal["simple", "careful"]
 
@@ -65,6 +65,8 @@ def merged_policy(checkpoint: str | os.PathLike[str], merge: Merge, dtype: str =
     Raises:
         InputError: see `require_policy_adapter`.
     """
+    from rlhf.models.checkpoint.saving import SourceTypes, remember_source
+
     folder = require_policy_adapter(checkpoint, merge)
     model = _with_adapter(folder, dtype)
     base = model.get_base_model()
@@ -82,6 +84,8 @@ def merged_policy(checkpoint: str | os.PathLike[str], merge: Merge, dtype: str =
 
 def layer_distances(checkpoint: str | os.PathLike[str]) -> list[LayerDistance]:
     """How much quantisation and training each changed every linear layer, in the model's order."""
+    import torch
+
     folder = require_policy_adapter(checkpoint, "simple")
     base = _with_adapter(folder, "float32").get_base_model()
     layers: dict[str, Any] = {name: layer for name, layer in base.named_modules() if hasattr(layer, "base_layer")}
@@ -115,6 +119,8 @@ def _with_adapter(folder: Path, dtype: str) -> Any:
 
 def _dequantized(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """(layer, its weights after 4 bit in float32) of every linear layer that is in 4 bit in training."""
+    import torch
+
     model = load_base(base_folder(folder), "nf4", "float32")
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Linear4bit

@@ -38,6 +38,7 @@ from rlhf.models.adapters import (
 )
 from rlhf.models.checkpoint.folder import (
     ADAPTER_PREFIX,
+    SAFETY_HEAD_FILE,
     base_folder,
     head_shapes,
     is_adapter_checkpoint,
@@ -65,8 +66,6 @@ from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-SAFETY_HEAD_FILE = "safety_head.safetensors"
 
 
 class RewardOutput(NamedTuple):

@@ -26,11 +26,11 @@ from rlhf.models.adapters import (
     require_qlora,
     save_adapter,
 )
-from rlhf.models.checkpoint.folder import ADAPTER_FOLDER, ADAPTER_PREFIX
+from rlhf.models.checkpoint.folder import ADAPTER_FOLDER, ADAPTER_PREFIX, SAFETY_HEAD_FILE
 from rlhf.models.checkpoint.saving import is_partitioned_model, probe_logits, whole_state_dict
 from rlhf.models.config import AdapterConfig
 from rlhf.models.coverage import adapter_coverage, say_coverage
-from rlhf.models.reward_model import SAFETY_HEAD_FILE, RewardModel, new_head
+from rlhf.models.reward_model import RewardModel, new_head
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -9,6 +9,7 @@ edge, about one in a million, can still move.)
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ class InProcessSampler(StreamingSampler):
         rows: answers written at once; None: as many as memory holds, and no more than pay.
         early_rejection: drops a prompt's unpromising rows while they are written; such a sample is not finished.
         compile: decode with `CompiledStep`.
-        too_long: what becomes of a prompt that leaves too little room in the model's context.
+        too_long: what becomes of a prompt that leaves too little room in the model's context; None: it is cut, and
+            stderr says how many are, as nobody has looked before.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class InProcessSampler(StreamingSampler):
         rows: int | None = None,
         early_rejection: EarlyRejection | None = None,
         compile: bool = False,
-        too_long: TooLong = "cut",
+        too_long: TooLong | None = None,
     ) -> None:
         self.model = model
-        self.too_long: TooLong = too_long
+        self.too_long: TooLong = too_long or "cut"
+        self.says_cut = too_long is None
         self.renderer = renderer
         self.rows = rows
         self.early_rejection = early_rejection
@@ -141,6 +144,12 @@ class InProcessSampler(StreamingSampler):
         room = context.room_before(max_new_tokens, self.too_long)
         if room is not None:
             long = [i for i, ids in enumerate(rendered) if len(ids) > room]
+            if long and self.says_cut:
+                print(
+                    f"sampling: {len(long)} of {len(prompts)} prompts leave no room for {max_new_tokens} new tokens in "
+                    f"the model's context of {context.length}, and are cut to {room} (oldest turns first)",
+                    file=sys.stderr,
+                )
             for i, ids in zip(long, self.renderer.limited(room).prompts([prompts[i] for i in long]), strict=True):
                 rendered[i] = ids
         elif self.too_long == "refuse":

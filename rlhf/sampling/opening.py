@@ -10,6 +10,7 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.imports import import_object, own_code
 from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.policy import load_over, load_policy, load_tokenizer
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.protocol import Sample, Sampler, SamplingParams, StreamingSampler
 from rlhf.sampling.source import BACKENDS, PolicySource, backend_of
@@ -27,7 +28,8 @@ class Opening:
     Args:
         device: of the weights.
         renderer: of the checkpoint's tokenizer; None: there is no checkpoint, and texts alone are wanted.
-        too_long: what becomes of a prompt that leaves too little room in the model's context.
+        too_long: what becomes of a prompt that leaves too little room in the model's context; None: it is cut, and that
+            is said.
         early_rejection: gives up a prompt's worst answers while they are written; None: all are written to the end.
         field: the source's, for messages.
         model: the source's weights, where they are loaded already.
@@ -35,7 +37,7 @@ class Opening:
 
     device: torch.device
     renderer: Renderer | None
-    too_long: TooLong = "cut"
+    too_long: TooLong | None = None
     early_rejection: EarlyRejection | None = None
     field: str = "policy"
     model: PreTrainedModel | None = None
@@ -45,7 +47,7 @@ def open_sampler(
     source: PolicySource,
     device: torch.device,
     *,
-    too_long: TooLong = "cut",
+    too_long: TooLong | None = None,
     early_rejection: EarlyRejection | None = None,
     renderer: Renderer | None = None,
     model: PreTrainedModel | None = None,
@@ -56,7 +58,8 @@ def open_sampler(
     Args:
         source: whose answers, and who draws them.
         device: of the weights.
-        too_long: what becomes of a prompt that leaves too little room in the model's context.
+        too_long: what becomes of a prompt that leaves too little room in the model's context; None: it is cut, and
+            stderr says how many are: of a stage that has no such option, and has not looked (`rlhf.sampling.room`).
         early_rejection: gives up a prompt's worst answers while they are written; None: writes all.
         renderer: in the place of that of the checkpoint's tokenizer.
         model: the source's weights, where the caller has loaded them (`load_weights`).
@@ -81,8 +84,6 @@ def open_sampler(
 
 def renderer_of(source: PolicySource, chat_template: str | None = None) -> Renderer:
     """Of the checkpoint's tokenizer and its chat template, or another one."""
-    from rlhf.models.policy import load_tokenizer
-
     tokenizer = load_tokenizer(source.folder)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     return Renderer(tokenizer)
@@ -90,8 +91,6 @@ def renderer_of(source: PolicySource, chat_template: str | None = None) -> Rende
 
 def load_weights(source: PolicySource, device: torch.device) -> PreTrainedModel:
     """The policy's model in eval mode, held as the source says, whoever draws its answers."""
-    from rlhf.models.policy import load_over, load_policy
-
     held = {"quantization": source.quantization, "dtype": source.dtype or frozen_dtype(device)}
     if source.adapter is not None:
         model = load_over(source.folder, source.adapter, **held)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context, TooLong
 
-READERS = ("policy", "baseline", "value_from", "helpfulness", "safety", "referee")
+READERS = ("policy", "second_policy", "baseline", "value_from", "helpfulness", "safety", "referee")
 
 
 def with_room(

@@ -17,6 +17,8 @@ ADAPTER_FILE = "adapter_model.safetensors"
 BASE_FILE = "base.json"
 ADAPTER_PREFIX = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
+SAFETY_HEAD_FILE = "safety_head.safetensors"
+"""Of a reward model that has a second head; plain transformers passes it by."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
 

@@ -121,6 +121,21 @@ def test_pairs_follow_their_prompts_where_two_files_have_one_name(recipe: Module
     assert statistics["batch"]["annotators"] == {"first": {"judgements": 6, "skipped": 0, "median_seconds": None}}
 
 
+def test_a_prompt_without_room_goes_by_too_long(
+    recipe: ModuleType, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "two " * 300
+    write_rows(Path(options["prompts"]), ({"prompt": text} for text in ("one", long)))
+    collect(recipe, options)
+    assert [row["messages"][0]["content"] for row in rows(options["output"])["train"]] == ["one", "one", long, long]
+    assert "1 of 2 prompts leave no room for 4 new tokens" in capsys.readouterr().err
+    collect(recipe, options | {"too_long": "skip", "output": options["output"].with_name("skipped")})
+    kept = rows(options["output"].with_name("skipped"))
+    assert [row["messages"][0]["content"] for row in kept["train"]] == ["one", "one"] and len(kept["test"]) == 2
+    with pytest.raises(InputError, match=r"1 of 2 prompts leave no room .*; leave them out"):
+        collect(recipe, options | {"too_long": "refuse", "output": options["output"].with_name("refused")})
+
+
 def test_a_reward_judges_in_a_person_s_place(recipe: ModuleType, options: dict[str, Any]) -> None:
     collect(
         recipe, options | {"annotator": "proxy", "annotator_options": {"reward": "test_collect_preferences:shortness"}}

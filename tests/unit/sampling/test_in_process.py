@@ -346,13 +346,20 @@ def test_an_answer_is_cut_at_the_context_whatever_else_is_in_the_batch(
     assert max(len(sample.token_ids) for sample in alone) == room
 
 
-def test_a_prompt_longer_than_the_context_is_cut_from_the_left(model: LlamaForCausalLM, renderer: Renderer) -> None:
-    """By default it ends no run: it is answered as its end would be, with room for a whole answer."""
+def test_a_prompt_longer_than_the_context_is_cut_from_the_left(
+    model: LlamaForCausalLM, renderer: Renderer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default it ends no run: it is answered as its end would be, with room for a whole answer. That is said, unless
+    whoever asks has a rule, and has looked before."""
     long, params = user("hello " + "goat " * 300 + "what is"), SamplingParams(max_new_tokens=60, temperature=0)
     (cut,) = InProcessSampler(model, renderer).sample([long], 1, params)
     limited = Renderer(renderer.tokenizer, max_length=256 - 60, cut=True)
     assert 190 <= len(limited.prompt_ids(long)) <= 196
+    said = "sampling: 1 of 1 prompts leave no room for 60 new tokens in the model's context of 256, and are cut to 196"
+    assert said in capsys.readouterr().err
     assert cut == InProcessSampler(model, limited).sample([long], 1, params)[0]
+    assert cut == InProcessSampler(model, renderer, too_long="cut").sample([long], 1, params)[0]
+    assert "leave no room" not in capsys.readouterr().err
 
 
 def test_a_prompt_longer_than_the_context_can_be_refused_before_sampling(

@@ -20,7 +20,7 @@ from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.models.adapters import lora_config
 from rlhf.models.config import AdapterConfig
-from rlhf.models.policy import load_policy, load_tokenizer
+from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.stage.card import read_metadata
 from rlhf.start.given import FOLDER
 from rlhf.start.machine import Machine
@@ -165,6 +165,18 @@ def test_an_adapter_that_peft_wrote_is_merged_into_its_base(
     settings.write_text(json.dumps(content | {"base_model_name_or_path": "someone/else"}))
     with pytest.raises(InputError, match=r"an adapter over someone/else, .* fetch it from the hub by `hf download"):
         new_run(Request(tmp_path / "other", tmp_path / "adapter", helpfulness_preferences=(pairs,)), MACHINE)
+
+
+def test_an_adapter_of_ours_is_merged_too(tiny_policy_path: Path, pairs: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model = load_policy(tiny_policy_path, adapter=AdapterConfig(r=2, alpha=4, merge=False))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    save_policy(model.eval(), load_tokenizer(tiny_policy_path), tmp_path / "sft" / "checkpoint", merge=False)
+    new_run(Request(tmp_path / "run", tmp_path / "sft" / "checkpoint", helpfulness_preferences=(pairs,)), MACHINE)
+    torch.testing.assert_close(logits(load_policy(tmp_path / "run" / FOLDER)), logits(model))
+    assert planned(tmp_path / "run")["v1/rejection_sampling"].overrides["policy"] == str(tmp_path / "run" / FOLDER)
 
 
 def test_a_base_model_and_dialogues(hub: Path, pairs: str, rows: Callable[..., str], tmp_path: Path) -> None:
