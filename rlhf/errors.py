@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import reprlib
 import select
 import sys
@@ -14,9 +15,15 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Bad input by the user. The message is one sentence: the file and line or field, the value, the way out."""
+    """Bad input by the user. The message is one sentence: the file and line or field, the value, the way out.
+
+    A value of hundreds of characters without a space loses its middle.
+    """
 
     exit_code = 2
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-60:]}", sentence))
 
 
 class SuspiciousError(InputError):

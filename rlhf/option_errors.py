@@ -57,7 +57,8 @@ def _of_key(key: str, error: str, value: str) -> str:
         if missing := re.match(r"the following arguments are required: (.*)", inner):
             return ", ".join(f"{key}.{name}" for name in missing[1].split(", ")) + ": must be given"
         return _of_key(key, inner, value)
-    if found := re.match(r"Not a valid subclass|Expected a dot import path string: (\S*)", error):
+    no_class = r"Not a valid subclass|(?:Expected a dot import path string|Unexpected import path format): (\S*)"
+    if found := re.match(no_class, error):
         return f"{key}: must be options with values, such as {{name: value}}, got {value or found[1]}"
     if found := re.match(r"Unable to load config '(.*?)'", error):
         return f"{key}: there is no YAML file {found[1]}; name one, or give its options one by one"
