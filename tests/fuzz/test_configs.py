@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 import sys
 import typing
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ def words_of(recipe: str, folder: Path) -> list[str]:
 
 def require_sentence(said: str, words: list[str]) -> None:
     """One line but for what it repeats of the words, and no longer than a person reads."""
+    assert not re.search(r"Parser key|Union subtypes|<class '|NestedArg", said), f"the parser's own words: {said}"
     assert said.strip() and said.count("\n") <= "".join(words).count("\n") and len(said) < LONGEST, said
 
 
