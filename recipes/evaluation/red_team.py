@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, give_kwargs
 from rlhf.data.loading import is_local, load_prompts, untagged
 from rlhf.errors import InputError
 from rlhf.evaluation.safety.figures import SafetyPrompt, judges
@@ -56,6 +56,7 @@ class RedTeamConfig:
         world: the file or folder that the scorer reads.
         sampling: how answers are drawn.
         seed: added to sampling.seed.
+        chat_template_kwargs: variables of the policy's chat template; see docs/templates.md.
     """
 
     policy: AnsweringPolicy
@@ -71,6 +72,7 @@ class RedTeamConfig:
     world: Path | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("round", "person"):
@@ -86,6 +88,7 @@ class RedTeamConfig:
 
 def main(config: RedTeamConfig) -> None:
     prompts = Path(untagged(config.prompts)) if config.prompts and is_local(config.prompts) else None
+    give_kwargs(config.chat_template_kwargs)
     inputs_of(config)  # checks the policy
     require_files(world=config.world, prompts=prompts)
     reward_files(safety=config.safety)
