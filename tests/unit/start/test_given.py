@@ -159,6 +159,7 @@ def test_an_adapter_that_peft_wrote_is_merged_into_its_base(
     torch.testing.assert_close(logits(merged), logits(model))
     assert not torch.allclose(logits(merged), logits(load_policy(tiny_policy_path)), atol=1e-3)
     assert read_metadata(chat).get("base_model") == ([HUB] if by_hub_name else None)
+    assert str(tmp_path) not in (chat / "README.md").read_text(), "no folder of this machine"
     settings.write_text(json.dumps(content | {"use_dora": True}))
     with pytest.raises(InputError, match="has use_dora True, which is not merged here; merge it by peft's"):
         new_run(Request(tmp_path / "other", tmp_path / "adapter", helpfulness_preferences=(pairs,)), MACHINE)
