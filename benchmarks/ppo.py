@@ -36,8 +36,8 @@ from rlhf.data.rows import Prompt
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.loop import PPO
 from rlhf.ppo.roles import SeparateRoles
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.protocol import SamplingParams

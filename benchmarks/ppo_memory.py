@@ -32,8 +32,8 @@ from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.pretraining import new_llama, train_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.loop import PPO
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.models import Setting
 from rlhf.ppo.planning.plan import make_plan

@@ -29,9 +29,9 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import finetune, training_renderer
 from rlhf.models.policy import load_policy, save_policy
 from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
+from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.loop import PPO
-from rlhf.ppo.rollout import prompt_stream
+from rlhf.ppo.loop import prompt_stream
 from rlhf.ppo.setup import load_roles
 from rlhf.rejection.pool import completions_of, rescore
 from rlhf.rejection.selection import SelectionConfig, select

@@ -11,11 +11,11 @@ Writes into the output folder: checkpoint/.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
+from rlhf.models.averaging import average_checkpoints
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import require_policy
 from rlhf.stage import StageConfig, open_stage
@@ -44,13 +44,9 @@ class AveragePoliciesConfig(StageConfig):
 
 
 def main(config: AveragePoliciesConfig) -> None:
-    stage = open_stage(config)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("average_policies: runs in one process; start it with `python`")
+    stage = open_stage(config, one_process=True)
     for checkpoint in config.checkpoints:
         require_policy(checkpoint)
-
-    from rlhf.models.averaging import average_checkpoints
 
     with stage.work() as folder:
         average_checkpoints(config.checkpoints, folder / "checkpoint", weights=config.weights, rank=config.rank)

@@ -44,7 +44,7 @@ from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TrainedPolicy
-from rlhf.stage import InputPath, Stage, open_stage
+from rlhf.stage import InputPath, Stage, on_main_process, open_stage
 from rlhf.synthesis.context_distillation import (
     RiskCategory,
     category_of,
@@ -248,6 +248,7 @@ def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Acc
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, config.world))
 
 
+@on_main_process
 def record_answers(
     stage: Stage,
     config: ContextDistillationConfig,
@@ -270,8 +271,7 @@ def record_answers(
         "gain": {kind: gain_by_plain_score(by_prompt["plain"], by_prompt[kind]) for kind in KINDS[1:]},
         "heldout": heldout,
     }
-    stage.write_json("distillation.json", figures)
-    stage.say(distillation_tables(figures))
+    stage.write_json("distillation.json", figures, shown=distillation_tables(figures))
 
 
 def answer_rows(

@@ -23,11 +23,13 @@ from rlhf.errors import InputError
 from rlhf.evaluation.policies.divergence import require_same_tokenizer
 from rlhf.finetuning.config import FinetuneStageConfig, FinetuningConfig
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
+from rlhf.models.policy import load_policy, save_policy
 from rlhf.sampling.opening import load_weights, renderer_of
 from rlhf.sampling.source import PolicySource, ScoringPolicy, named
 from rlhf.stage import Stage, open_stage
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import RESUME, States
+from rlhf.training.loop import TrainingResult, train
 from rlhf.training.work import close_training, training_work
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rlhf.finetuning.dpo import DPOPair
-    from rlhf.training.loop import TrainingResult
 
 
 def dpo_finetuning() -> FinetuningConfig:
@@ -110,8 +111,6 @@ def train_policy(
     """Load the policy, train it by the loss of DPO on pairs with the reference's log-probabilities, and save it."""
     from rlhf.finetuning.dpo import dpo_task
     from rlhf.finetuning.supervised import AnswerLogprobs
-    from rlhf.models.policy import load_policy, save_policy
-    from rlhf.training.loop import train
 
     policy = load_policy(config.policy, adapter=config.adapter, quantization=config.quantization)
     task = dpo_task(config.beta, renderer.pad_token_id)
@@ -169,7 +168,6 @@ def heldout_figures(
     import torch
 
     from rlhf.finetuning.dpo import with_reference
-    from rlhf.models.policy import load_policy
     from rlhf.objectives.dpo import dpo_loss, implicit_reward
 
     policy = load_policy(checkpoint, quantization=config.quantization).to(accelerator.device)

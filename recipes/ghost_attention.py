@@ -57,7 +57,7 @@ from rlhf.synthesis.instructions import (
 )
 from rlhf.synthesis.showing import coloured
 from rlhf.training.accelerator import make_accelerator
-from rlhf.training.kept import kept_states
+from rlhf.training.work import training_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -113,26 +113,30 @@ class GhostAttentionConfig(MixedFinetuneConfig):
         if self.finetuning.train != "last":
             raise InputError("finetuning.train: must be last; earlier answers were given under another instruction")
 
+    def read_constraints(self) -> list[Constraint]:
+        """Those that instructions combine; none: the policy writes lists of them."""
+        return read_constraints(self.instructions) if self.instructions is not None else []
+
+    @property
+    def context(self) -> Context:
+        """What a dialogue fits into: the policy's, or less where the training's rows are to be shorter."""
+        return Context(Context.of_checkpoint(self.policy.folder).limit(self.finetuning.max_length))
+
 
 def main(config: GhostAttentionConfig) -> None:
-    stage = None if config.dry_run else open_stage(config)
-    if stage is None:
-        inputs_of(config)  # checks them
-    constraints = read_constraints(config.instructions) if config.instructions is not None else []
-    dialogues = several_turns(config)
-    sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None and not config.dry_run else []
-    checker = chosen_checker(config.checker, constraints)
-    accelerator = make_accelerator(seed=config.seed)
-    renderer = renderer_of(config.policy)
-    context = Context(Context.of_checkpoint(config.policy.folder).limit(config.finetuning.max_length))
-    given = (config, constraints, dialogues, renderer, context, accelerator)
-    if stage is None:
-        show(renderer, *answered_under_instructions(*given))
+    if config.dry_run:
+        show(config)
         return
+    stage = open_stage(config)
+    constraints, dialogues = config.read_constraints(), several_turns(config)
+    sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
+    checker = chosen_checker(config.checker, constraints)
+    renderer, context = renderer_of(config.policy), config.context
     kept = kept_answers(stage, config, dialogues)
-    with stage.work(accelerator, kept, kept_states(stage, accelerator)) as folder:
+    with training_work(stage, kept) as accelerator:
         # each dialogue answered under its instruction
-        instructions, answered = answered_under_instructions(*given, shards=folder / kept.name)
+        given = (config, constraints, dialogues, renderer, accelerator)
+        instructions, answered = answered_under_instructions(*given, shards=stage.folder / kept.name)
 
         # the instruction in the first turn only; the loss on the last answer alone (config.finetuning.train)
         kept_rows, left_out = training_rows(instructions, answered, checker, renderer, context)
@@ -160,7 +164,6 @@ def answered_under_instructions(
     constraints: Sequence[Constraint],
     dialogues: Sequence[Conversation],
     renderer: Renderer,
-    context: Context,
     accelerator: Accelerator,
     shards: Path | None = None,
 ) -> tuple[list[Instruction], list[Answered]]:
@@ -170,6 +173,7 @@ def answered_under_instructions(
         constraints: that the instructions combine; none: the policy writes lists of them.
         shards: folder in which the answers outlive a kill; None: nothing is written.
     """
+    context = config.context
 
     def fits(prompts: Sequence[Conversation]) -> list[bool]:
         return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
@@ -196,8 +200,7 @@ def record_rows(
     turns = sum(turns_of(row) for _, row in rows) / len(rows)
     counts = {"rows": len(rows), "left_out": dict(left_out), "turns": turns}
     stage.write_rows("rows.jsonl", ({"instruction": i.text, "messages": row} for i, row in rows))
-    stage.write_json("ghost_attention.json", counts)
-    stage.say(f"ghost attention: {counts}")
+    stage.write_json("ghost_attention.json", counts, shown=f"ghost attention: {counts}")
     stage.closing.rows(len(rows), left_out)
     stage.closing.suspect(suspicious_selection(len(rows), possible, left_out))
 
@@ -261,8 +264,13 @@ def own_lists(ask: Ask, times: int) -> list[Constraint]:
     return constraints_from_lists(answers)
 
 
-def show(renderer: Renderer, instructions: Sequence[Instruction], answered: Sequence[Answered]) -> None:
-    """Print what the policy saw and what would be trained on."""
+def show(config: GhostAttentionConfig) -> None:
+    """The dry run: print what the policy saw and what would be trained on."""
+    inputs_of(config)  # checks them
+    constraints, dialogues = config.read_constraints(), several_turns(config)
+    chosen_checker(config.checker, constraints)
+    accelerator, renderer = make_accelerator(seed=config.seed), renderer_of(config.policy)
+    instructions, answered = answered_under_instructions(config, constraints, dialogues, renderer, accelerator)
     for instruction, answer in zip(instructions, answered, strict=True):
         if not answer.messages:
             continue

@@ -13,7 +13,6 @@ Writes into the output folder: checkpoint/ (plain transformers loads it), merge.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -22,8 +21,11 @@ from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.errors import InputError
+from rlhf.evaluation.policies.merges import merge_report, report_lines
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.models.checkpoint.folder import require_policy_adapter
+from rlhf.models.merging import layer_distances, merged_policy
+from rlhf.models.policy import load_tokenizer, save_policy
 from rlhf.stage import InputPath, StageConfig, open_stage
 
 
@@ -55,15 +57,9 @@ class MergeConfig(StageConfig):
 
 
 def main(config: MergeConfig) -> None:
-    stage = open_stage(config)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("merge_adapter: runs in one process; start it with `python`")
+    stage = open_stage(config, one_process=True)
     require_policy_adapter(config.checkpoint, "simple" if config.merge == "adapter" else config.merge)
     dialogues = load_conversations(config.data)[: config.max_rows] if config.data else []
-
-    from rlhf.evaluation.policies.merges import merge_report, report_lines
-    from rlhf.models.merging import layer_distances, merged_policy
-    from rlhf.models.policy import load_tokenizer, save_policy
 
     with stage.work() as folder:
         report: dict[str, Any] = {"layers": [asdict(layer) for layer in layer_distances(config.checkpoint)]}
@@ -75,8 +71,7 @@ def main(config: MergeConfig) -> None:
         else:
             merged = merged_policy(config.checkpoint, config.merge, config.dtype)
             save_policy(merged, load_tokenizer(config.checkpoint), folder / "checkpoint")
-        stage.write_json("merge.json", report)
-        print("\n".join(report_lines(report)))
+        stage.write_json("merge.json", report, shown="\n".join(report_lines(report)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ kill the same command goes on from the last state, and ends where it would have 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,31 +26,33 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
-from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
+from rlhf.models.policy import load_tokenizer
 from rlhf.paths import require_files
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.loop import PPOResult, train_ppo
 from rlhf.ppo.planning.hardware import Hardware
+from rlhf.ppo.saving import SAMPLES_FILE, Saving
 from rlhf.ppo.watch import PPOFigures, suspicious_run
-from rlhf.rewards.gate import read_gate
+from rlhf.rewards.gate import GatedReward, read_gate
 from rlhf.rewards.gated_config import GatedConfig
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
-from rlhf.stage import InputPath, KeepingConfig, Stage, open_stage
+from rlhf.stage import InputPath, KeepingConfig, Stage, on_main_process, open_stage
 from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.work import training_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from rlhf.ppo.loop import PPO, PPOResult
+    from rlhf.ppo.algorithm import PPO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,32 +125,34 @@ def main(config: PPORecipeConfig) -> None:
         return
     stage = open_stage(config)
     asked = {name: load_prompts(getattr(config, name)) for name in ("prompts", "validation_prompts")}
-
-    from rlhf.models.policy import load_tokenizer
-    from rlhf.ppo.loop import train_ppo
-    from rlhf.ppo.saving import SAMPLES_FILE, Saving
-
     tokenizer = load_tokenizer(config.policy)
     value_from = value_start(config, stage.inputs, tokenizer)
     readers = {"policy": config.policy, **({"value_from": value_from} if value_from else {})}
-    context = Context.of_checkpoint(*readers.values())
-    renderer = context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
-    fitting, no_room = fitting_prompts(config, asked, stage.inputs | readers, renderer)
+    renderer = Context.of_checkpoint(*readers.values()).prompt_renderer(
+        tokenizer, config.sampling.max_new_tokens, config.too_long
+    )
+    no_room: Counter[str] = Counter()
+    fitting = {}
+    for name, prompts in asked.items():
+        short = prompts_of_at_most(name, getattr(config, name), prompts, renderer, config.max_prompt_tokens)
+        fitting[name], over = with_room(short, stage.inputs | readers, config.sampling.max_new_tokens, config.too_long)
+        no_room.update(over)
+
     with training_work(stage, beside=(SAMPLES_FILE,)) as accelerator:
         ppo = ready_to_train(config, tokenizer, renderer, value_from, accelerator)
         save_policy = partial(ppo.roles.save_policy, tokenizer=tokenizer)
         saving = Saving(stage.folder, ppo.stepper, accelerator, save_policy, keep=config.ppo.keep_checkpoints)
         result = train_ppo(ppo, fitting["prompts"], fitting["validation_prompts"], stage.log, saving)
         saving.take_best(result.best_iteration)
-        record_run(stage, result, no_room, len(fitting["prompts"]), len(asked["prompts"]))
-        stage.closing.suspect(ppo.environment.reward.suspicious())
+        left_out = len(asked["prompts"]) - len(fitting["prompts"])
+        record_run(stage, result, no_room, len(fitting["prompts"]), left_out, ppo.environment.reward)
 
 
 def ready_to_train(
     config: PPORecipeConfig, tokenizer: Any, renderer: Renderer, value_from: Path | None, accelerator: Accelerator
 ) -> PPO:
     """Policy, value, reference and judges, loaded."""
-    from rlhf.ppo.loop import PPO
+    from rlhf.ppo.algorithm import PPO
     from rlhf.ppo.setup import load_roles
 
     roles = load_roles(
@@ -187,21 +191,17 @@ def value_start(config: PPORecipeConfig, inputs: Mapping[str, Path], tokenizer: 
     return default_value(helpful, tokenizer)
 
 
-def fitting_prompts(
-    config: PPORecipeConfig, asked: Mapping[str, Sequence[Prompt]], readers: Mapping[str, Path], renderer: Renderer
-) -> tuple[dict[str, list[Prompt]], Counter[str]]:
-    """Option -> its prompts that are short enough; and how many leave too little room, by the model that reads them."""
-    no_room: Counter[str] = Counter()
-    fitting = {}
-    for name, prompts in asked.items():
-        short = prompts_of_at_most(name, getattr(config, name), prompts, renderer, config.max_prompt_tokens)
-        fitting[name], over = with_room(short, readers, config.sampling.max_new_tokens, config.too_long)
-        no_room.update(over)
-    return fitting, no_room
+@on_main_process
+def record_run(
+    stage: Stage, result: PPOResult, no_room: Mapping[str, int], used: int, left_out: int, reward: GatedReward
+) -> None:
+    """Write ppo.json; the closing block says how it went.
 
-
-def record_run(stage: Stage, result: PPOResult, no_room: Mapping[str, int], used: int, asked: int) -> None:
-    """Write ppo.json; the closing block says how it went, and how many of the `asked` prompts were used."""
+    Args:
+        no_room: prompts that leave too little, by the model whose context it is.
+        used, left_out: prompts that were trained on, and that are too long.
+        reward: what was maximised.
+    """
     figures: PPOFigures = {
         "iterations": result.iterations,
         "stopped": result.stopped,
@@ -211,10 +211,10 @@ def record_run(stage: Stage, result: PPOResult, no_room: Mapping[str, int], used
         "too_long": {"prompts": dict(no_room)},
     }
     stage.write_json("ppo.json", figures)
-    stage.closing.rows(used, {"too long a prompt": asked - used})
+    stage.closing.rows(used, {"too long a prompt": left_out})
     stage.closing.figures(**vars(result))
-    if stage.is_main:
-        stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
+    stage.closing.suspect(suspicious_run(result.best_iteration, read_metrics(stage.log.path)))
+    stage.closing.suspect(reward.suspicious())
 
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:

@@ -19,15 +19,16 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Renderer
 from rlhf.data.loading import load_pretraining
 from rlhf.errors import InputError
+from rlhf.models.policy import save_policy
+from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
 from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import RESUME, States
+from rlhf.training.loop import TrainingResult, train
 from rlhf.training.work import close_training, training_work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from rlhf.training.loop import TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,6 @@ class PretrainConfig(KeepingConfig):
 def main(config: PretrainConfig) -> None:
     stage = open_stage(config)
     rows = load_pretraining(config.data)
-
-    from rlhf.models.policy import save_policy
-    from rlhf.models.pretraining import block_task, new_llama, pack, token_ids, train_tokenizer
-    from rlhf.training.loop import train
 
     with training_work(stage) as accelerator:
         texts = (row if isinstance(row, str) else " ".join(m["content"] for m in row) for row in rows)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
@@ -41,8 +42,11 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import with_room
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import PolicySource, TokenizedPolicy
-from rlhf.stage import InputPath, Kept, Stage, open_stage
+from rlhf.stage import InputPath, Kept, Stage, on_main_process, open_stage
 from rlhf.training.work import training_work
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,28 +124,15 @@ def main(config: RejectionSamplingConfig) -> None:
 
     kept = kept_answers(stage, config, prompts, params)
     with training_work(stage, kept) as accelerator:
-        reward = config.load_rewards(accelerator.device)
-        reward.refuse_broken(prompts)
-
-        # sample K answers to each prompt
-        giving_up = early_rejection(config, reward, prompts)
-        sampler = open_sampler(config.policy, accelerator.device, early_rejection=giving_up, too_long=config.too_long)
-        messages, shards = [prompt.messages for prompt in prompts], stage.folder / kept.name
-        samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
-        drawn = completions_of(prompts, samples, config.version, params.temperature)
-        del sampler, giving_up
-
-        # score them, and those of earlier versions, with the newest reward models
-        candidates = [row for row in pool if row.prompt_id in by_id] + drawn
-        candidates, scores = rescore(candidates, by_id, reward, accelerator, config.reward_name)
-        stage.closing.suspect(reward.suspicious())
-        del reward
+        # sample K answers to each prompt, and score them and those of earlier versions with the newest reward models
+        earlier = [row for row in pool if row.prompt_id in by_id]
+        scored = scored_answers(config, prompts, by_id, earlier, params, stage.folder / kept.name, accelerator)
 
         # keep the best answer of each prompt
-        selection = select(candidates, config.selection)
+        selection = select(scored.candidates, config.selection)
         dialogues = [by_id[row.prompt_id].answered(row.text, row.finished, row.thoughts) for row in selection.chosen]
-        counts = {"asked": len(asked), "drawn": len(drawn), "unknown": len(pool) + len(drawn) - len(candidates)}
-        record_round(stage, config, candidates, scores, selection, dialogues, no_room, **counts)
+        unknown = len(pool) - len(earlier)
+        record_round(stage, config, scored, selection, dialogues, no_room, asked=len(asked), unknown=unknown)
         refuse_empty(selection)
 
         # fine-tune on them
@@ -165,57 +156,103 @@ def kept_answers(
     return kept_samples(messages, config.num_samples, params, stage, "policy", **decisive)
 
 
-def early_rejection(
-    config: RejectionSamplingConfig, reward: GatedReward, prompts: Sequence[Prompt]
-) -> EarlyRejection | None:
-    """What gives up answers while they are written, where that is asked for."""
+@dataclass(frozen=True)
+class ScoredAnswers:
+    """What the best are chosen of.
+
+    Args:
+        candidates: answers of earlier versions and, behind them, this version's.
+        scores: the candidates'.
+        drawn: how many are this version's.
+        suspicious: sentences on the rewards.
+    """
+
+    candidates: list[Completion]
+    scores: GatedRewards
+    drawn: int
+    suspicious: list[str]
+
+
+def scored_answers(
+    config: RejectionSamplingConfig,
+    prompts: Sequence[Prompt],
+    by_id: Mapping[str, Prompt],
+    earlier: Sequence[Completion],
+    params: SamplingParams,
+    shards: Path,
+    accelerator: Accelerator,
+) -> ScoredAnswers:
+    """This version's answers and the earlier ones, scored. Sampler and reward models are gone when it returns.
+
+    Args:
+        by_id: the prompts of all candidates.
+        shards: folder in which the drawn answers outlive a kill.
+    """
+    reward = config.load_rewards(accelerator.device)
+    reward.refuse_broken(prompts)
+    drawn = drawn_answers(config, prompts, params, reward, shards, accelerator)
+    candidates, scores = rescore([*earlier, *drawn], by_id, reward, accelerator, config.reward_name)
+    return ScoredAnswers(candidates, scores, len(drawn), reward.suspicious())
+
+
+def drawn_answers(
+    config: RejectionSamplingConfig,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    reward: GatedReward,
+    shards: Path,
+    accelerator: Accelerator,
+) -> list[Completion]:
+    """K answers to each prompt; where that is asked for, the reward gives up some while they are written."""
     settings = config.early_rejection
-    return None if settings is None else EarlyRejection(settings, reward.of_parts(prompts))
+    giving_up = None if settings is None else EarlyRejection(settings, reward.of_parts(prompts))
+    sampler = open_sampler(config.policy, accelerator.device, early_rejection=giving_up, too_long=config.too_long)
+    messages = [prompt.messages for prompt in prompts]
+    samples = sample_distributed(sampler, messages, config.num_samples, params, accelerator, shards=shards)
+    return completions_of(prompts, samples, config.version, params.temperature)
 
 
+@on_main_process
 def record_round(
     stage: Stage,
     config: RejectionSamplingConfig,
-    candidates: Sequence[Completion],
-    scores: GatedRewards,
+    scored: ScoredAnswers,
     selection: Selection,
     dialogues: Sequence[Conversation],
     no_room: Mapping[str, int],
     *,
     asked: int,
-    drawn: int,
     unknown: int,
 ) -> None:
     """Write the round's answers, those chosen and the figures; the closing block says the most important ones.
 
     Args:
-        candidates, scores: of the pool's answers and, behind them, this version's.
         dialogues: the chosen answers', as they are trained on.
         no_room: prompts that leave too little, by the model whose context it is.
         asked: prompts that there were to answer.
-        drawn: this version's answers.
         unknown: answers of the pool to prompts that nobody named.
     """
-    new = candidates[-drawn:]
+    scores, drawn = scored.scores, scored.drawn
+    new = scored.candidates[-drawn:]
     given_up = config.early_rejection.at if config.early_rejection else ()
     lengths = [(row.finished, len(row.token_ids)) for row in new]
     written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
     by_server = config.policy.server is not None  # which does not say why an answer is cut
     used_safety = None if scores.safety is None else scores.used_safety[-drawn:]
     figures: RoundFigures = {
-        **selection_figures(new, config.num_samples, used_safety, candidates, selection, given_up),
+        **selection_figures(new, config.num_samples, used_safety, scored.candidates, selection, given_up),
         "gate_threshold": None if scores.safety is None else config.gate.resolved_threshold(),
         "no_room_share": 0.0 if by_server else no_room_share(written_out, config.sampling.max_new_tokens),
         "too_long": {"prompts": dict(no_room), "scored_cut": int(scores.too_long.sum())},
         "pool": pool_sizes(config.pool),
         "pool_left_out": unknown,
     }
-    if stage.is_main:
-        write_completions(stage.folder / "completions.parquet", new)
+    write_completions(stage.folder / "completions.parquet", new)
     stage.write_rows("selected.jsonl", selected_rows(selection, dialogues))
     stage.write_json("selection.json", figures)
     without_room = asked - drawn // config.num_samples
     stage.closing.rows(len(dialogues), {**selection.left_out, "too long a prompt": without_room})
+    stage.closing.suspect(scored.suspicious)
     stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
     stage.closing.suspect(suspicious_choice(figures))
     stage.closing.figures(

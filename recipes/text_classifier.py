@@ -25,7 +25,7 @@ from rlhf.finetuning.classifier import read_labelled_texts, save_classifier, tra
 from rlhf.intervals import wilson
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
-from rlhf.stage import Effect, KeepingConfig, Stage, open_stage
+from rlhf.stage import Effect, KeepingConfig, Stage, on_main_process, open_stage
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import RESUME, States
 from rlhf.training.work import close_training, training_work
@@ -88,10 +88,10 @@ def main(config: TextClassifierConfig) -> None:
             config.model, parts["train"], config.optimizer, accelerator, stage.log, config.seed, states
         )
         save_classifier(model, tokenizer, stage.folder / "checkpoint", accelerator)
-        if stage.is_main:
-            record_agreement(stage, result, parts["heldout"])
+        record_agreement(stage, result, parts["heldout"])
 
 
+@on_main_process
 def record_agreement(stage: Stage, result: TrainingResult, heldout: Mapping[str, str]) -> None:
     """Judge the held-out texts (text -> label) with what was saved; write and show how far people agree with it.
 
@@ -102,10 +102,9 @@ def record_agreement(stage: Stage, result: TrainingResult, heldout: Mapping[str,
     texts, labels = list(heldout), list(heldout.values())
     given = TextClassifier(str(stage.folder / "checkpoint")).labels_of(texts)
     figures = agreement_figures(labels, given)
-    stage.write_json("agreement.json", figures)
+    stage.write_json("agreement.json", figures, shown=markdown(figures))
     judged = zip(texts, labels, given, strict=True)
     stage.write_rows("heldout.jsonl", ({"text": t, "label": a, "judged": b} for t, a, b in judged))
-    stage.say(markdown(figures))
     close_training(stage, result, figures={"heldout": figures["n"], "agreement": figures["agreement"]})
     stage.closing.suspect(suspicious_agreement(figures["agreement"], figures["ci"][1], figures["most_frequent"]))
 

@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 import zstandard
 
@@ -68,14 +68,26 @@ def read_as(path: str | os.PathLike[str], make: Callable[[dict[str, Any]], Made]
     return found
 
 
-def write_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
+class AsDict(Protocol):
+    """A row that says itself how it is written."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values by name."""
+        ...
+
+
+Row = Mapping[str, Any] | AsDict
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
     """Write one JSON object a line (gzipped where the name ends in .gz); return how many."""
     count = 0
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     with _create(file) as stream:
         for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            plain = row if isinstance(row, Mapping) else row.to_dict()
+            stream.write(json.dumps(plain, ensure_ascii=False) + "\n")
             count += 1
     return count
 

@@ -36,6 +36,7 @@ from rlhf.errors import InputError
 from rlhf.imports import own_code
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.multi_process import sample_distributed
@@ -158,7 +159,7 @@ def main(config: CollectPreferencesConfig) -> None:
             )
         every = [row for some in rows.values() for row in some]
         for part, some in rows.items():
-            stage.write_rows(f"preferences_{part}.jsonl", (row.to_dict() for row in some))
+            stage.write_rows(f"preferences_{part}.jsonl", some)
         alike = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
         left_out = {"nothing to compare": alike, "skipped": sum(pair.id not in rows_of for pair in drawn) - alike}
         record_statistics(stage, config, every, figures, left_out, accelerator)
@@ -181,8 +182,6 @@ def record_statistics(
         figures: of the batch: who judged, how they agree.
         left_out: why -> pairs without a preference.
     """
-    from rlhf.models.policy import load_tokenizer
-
     domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
     tokenizer = load_tokenizer(config.policy.folder)
     statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
@@ -254,7 +253,7 @@ def draw_pairs(
     if accelerator.is_main_process:
         (folder / ENDED).write_text(json.dumps(ended), encoding="utf-8")
         partial = file.with_suffix(".partial")
-        write_rows(partial, (pair.to_dict() for pair in pairs))
+        write_rows(partial, pairs)
         partial.replace(file)
     return pairs
 

@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
 from rlhf.data.loading import load_preferences
 from rlhf.data.prompt_sets import dialogue_key, draw_prompts, short_prompts
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.splitting import split_by_first_turn
 from rlhf.errors import InputError
-from rlhf.jsonl import write_rows
+from rlhf.jsonl import Row
 from rlhf.stage import StageConfig, open_stage
 
 FILES: dict[str, Domain] = {
@@ -100,54 +101,45 @@ class HHDataConfig(StageConfig):
 
 def main(config: HHDataConfig) -> None:
     stage = open_stage(config)
+    left_out: dict[str, Counter[str]] = {name: Counter() for name in FILES}
     files = {name: find_file(config.data, name) for name in FILES}
-    with stage.work() as folder:
-        left_out: dict[str, Counter[str]] = {name: Counter() for name in FILES}
-        rows = [row for name in FILES for row in read_file(files[name], name, config.max_characters, left_out[name])]
+    rows = [row for name in FILES for row in read_file(files[name], name, config.max_characters, left_out[name])]
+    shares = {
+        "train": 1 - config.test_share - config.validation_share,
+        "validation": config.validation_share,
+        "test": config.test_share,
+    }
+    parts = split_by_first_turn(rows, shares, config.seed, key=lambda row: row.messages)
+    train, held_out = parts["train"], parts["validation"] + parts["test"]
 
-        shares = {
-            "train": 1 - config.test_share - config.validation_share,
-            "validation": config.validation_share,
-            "test": config.test_share,
-        }
-        parts = split_by_first_turn(rows, shares, config.seed, key=lambda row: row.messages)
-        train, held_out = parts["train"], parts["validation"] + parts["test"]
+    sets: dict[str, Sequence[Row]] = {"pretrain": demonstrations(train), "sft": demonstrations(of_files(train, PAIRS))}
+    for part, preferences in (("train", train), ("test", held_out)):
+        sets[f"preferences_helpfulness_{part}"] = of_files(preferences, ["helpful-base"])
+        sets[f"preferences_safety_{part}"] = of_files(preferences, ["harmless-base"])
+        sets[f"preferences_{part}"] = of_files(preferences, PAIRS)
+        sets[f"referee_{part}"] = of_files(preferences, REFEREE)
+    prompts_left_out: Counter[str] = Counter()
+    for name, part, most in (
+        ("prompts", "train", config.max_prompts),
+        ("validation_prompts", "validation", config.max_validation_prompts),
+        ("test_prompts", "test", config.max_test_prompts),
+    ):
+        short = short_prompts(of_files(parts[part], PAIRS), config.max_prompt_characters, prompts_left_out)
+        sets[name] = draw_prompts(short, most, config.seed)
+    if empty := [name for name, own in sets.items() if not own]:
+        raise InputError(f"data: nothing is left for {', '.join(empty)}; give more rows or raise the limits")
 
-        counts = {
-            "pretrain": write_dialogues(folder / "pretrain.jsonl", train),
-            "sft": write_dialogues(folder / "sft.jsonl", of_files(train, PAIRS)),
-        }
-        for part, preferences in (("train", train), ("test", held_out)):
-            sets = {
-                "preferences_helpfulness": of_files(preferences, ["helpful-base"]),
-                "preferences_safety": of_files(preferences, ["harmless-base"]),
-                "preferences": of_files(preferences, PAIRS),
-                "referee": of_files(preferences, REFEREE),
-            }
-            for name, chosen in sets.items():
-                file = folder / f"{name}_{part}.jsonl"
-                counts[f"{name}_{part}"] = write_rows(file, (row.to_dict() for row in chosen))
-
-        prompts_left_out: Counter[str] = Counter()
-        for name, part, most in (
-            ("prompts", "train", config.max_prompts),
-            ("validation_prompts", "validation", config.max_validation_prompts),
-            ("test_prompts", "test", config.max_test_prompts),
-        ):
-            short = short_prompts(of_files(parts[part], PAIRS), config.max_prompt_characters, prompts_left_out)
-            drawn = draw_prompts(short, most, config.seed)
-            counts[name] = write_rows(folder / f"{name}.jsonl", (prompt.to_dict() for prompt in drawn))
-
-        if empty := [name for name, count in counts.items() if count == 0]:
-            raise InputError(f"data: nothing is left for {', '.join(empty)}; give more rows or raise the limits")
+    with stage.work():
+        for name, own in sets.items():
+            stage.write_rows(f"{name}.jsonl", own)
+        counts = {name: len(own) for name, own in sets.items()}
         split = {
             "rows": {part: dict(Counter(row.source for row in parts[part])) for part in parts},
             "written": counts,
             "left_out": {name: dict(reasons) for name, reasons in left_out.items()},
             "prompts_left_out": dict(prompts_left_out),
         }
-        stage.write_json("split.json", split)
-    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+        stage.write_json("split.json", split, shown=", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def find_file(folder: Path, name: str) -> Path:
@@ -176,10 +168,10 @@ def of_files(rows: Sequence[Preference], names: Sequence[str]) -> list[Preferenc
     return [row for row in rows if row.source in names]
 
 
-def write_dialogues(file: Path, rows: Iterable[Preference]) -> int:
-    """Write each distinct chosen dialogue once, as {"messages"}; return how many."""
+def demonstrations(rows: Iterable[Preference]) -> list[dict[str, Conversation]]:
+    """Each distinct chosen dialogue once, as {"messages"}."""
     distinct = {dialogue_key(dialogue): dialogue for dialogue in (row.conversation("chosen") for row in rows)}
-    return write_rows(file, ({"messages": dialogue} for dialogue in distinct.values()))
+    return [{"messages": dialogue} for dialogue in distinct.values()]
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def main(config: PrepareDataConfig) -> None:
 
     with stage.work():
         for name, rows in sets.items():
-            stage.write_rows(f"{name}.jsonl", (row.to_dict() for row in rows))
+            stage.write_rows(f"{name}.jsonl", rows)
         counts = {name: len(rows) for name, rows in sets.items()}
         domains = {name: dict(Counter(row.domain for row in rows)) for name, rows in sets.items()}
         left_out["begins like a row that is held out"] += split.withheld

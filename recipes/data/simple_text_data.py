@@ -45,6 +45,7 @@ from rlhf.data.loading import OnBadRow, source_rows
 from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import LocalOrHubModel
+from rlhf.report.pages.simple_text import build_data_page, text_tables
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, named
@@ -105,8 +106,6 @@ class SimpleTextDataConfig(StageConfig):
 
 def main(config: SimpleTextDataConfig) -> None:
     stage = open_stage(config)
-
-    from rlhf.report.pages.simple_text import build_data_page, text_tables
 
     toxicity, embed = load_models(config)
     with stage.work() as folder:

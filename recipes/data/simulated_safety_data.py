@@ -9,18 +9,19 @@ validation and test files is asked.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from rlhf.configuration import run_recipe
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
-from rlhf.jsonl import write_rows
-from rlhf.paths import require_files
+from rlhf.jsonl import Row
 from rlhf.simulation.corpus import UNSAFE, held_out_keys
 from rlhf.simulation.safety_texts import helpful_demonstrations, safe_demonstrations
 from rlhf.simulation.world import World
-from rlhf.stage import StageConfig, open_stage
+from rlhf.stage import ExistingPath, StageConfig, open_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class SimulatedSafetyDataConfig(StageConfig):
         helpfulness_rows, safety_rows: how many.
     """
 
-    data: Path
+    data: Annotated[Path, ExistingPath("world.json", "validation_prompts.jsonl", "test_prompts.jsonl")]
     helpfulness_rows: int = 2000
     safety_rows: int = 600
 
@@ -44,21 +45,22 @@ class SimulatedSafetyDataConfig(StageConfig):
 
 def main(config: SimulatedSafetyDataConfig) -> None:
     stage = open_stage(config)
-    names = ("world.json", "validation_prompts.jsonl", "test_prompts.jsonl")
-    files = {f"data: {name}": config.data / name for name in names}
-    require_files(**files)
-    with stage.work() as folder:
-        world = World.load(config.data)
-        sets = {name: load_prompts(config.data / f"{name}_prompts.jsonl") for name in ("validation", "test")}
-        held_out = held_out_keys(sets)
+    world = World.load(config.data)
+    prompts = {name: load_prompts(config.data / f"{name}_prompts.jsonl") for name in ("validation", "test")}
+    with stage.work():
+        held_out = held_out_keys(prompts)
         helpful = list(helpful_demonstrations(world, config.helpfulness_rows, held_out))
         safe = list(safe_demonstrations(world, config.safety_rows, held_out))
         both = [*helpful, *safe]
         random.Random(world.config.seed).shuffle(both)
-        for name, rows in (("helpfulness", helpful), ("safety", safe), ("sft", both)):
-            write_rows(folder / f"{name}.jsonl", ({"messages": messages} for messages in rows))
-        unsafe = [prompt for prompt in sets["test"] if prompt.source.rpartition("/")[2] in UNSAFE]
-        stage.write_rows("unsafe_prompts.jsonl", (prompt.to_dict() for prompt in unsafe))
+        sets: dict[str, Iterable[Row]] = {
+            "helpfulness": ({"messages": messages} for messages in helpful),
+            "safety": ({"messages": messages} for messages in safe),
+            "sft": ({"messages": messages} for messages in both),
+            "unsafe_prompts": [one for one in prompts["test"] if one.source.rpartition("/")[2] in UNSAFE],
+        }
+        for name, rows in sets.items():
+            stage.write_rows(f"{name}.jsonl", rows)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ annotators' prompts (3.2.1). Another seed is another world of the same structure
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rlhf.configuration import run_recipe
+from rlhf.jsonl import Row
 from rlhf.simulation.corpus import Mixture, chat_sets, demonstrations, held_out_keys, prompt_sets, web_text
 from rlhf.simulation.world import World, WorldConfig
 from rlhf.stage import StageConfig, open_stage
@@ -36,13 +38,18 @@ def main(config: SimulatedWorldConfig) -> None:
         world.save(folder / "world.json")
         prompts = prompt_sets(world, config.mixture)
         held_out = held_out_keys(prompts)
-        stage.write_rows("pretrain.jsonl", ({"text": text} for text in web_text(world, config.mixture, held_out)))
-        stage.write_rows("sft.jsonl", ({"messages": m} for m in demonstrations(world, config.mixture, held_out)))
-        for name, file in (("train", "prompts"), ("validation", "validation_prompts"), ("test", "test_prompts")):
-            stage.write_rows(f"{file}.jsonl", (prompt.to_dict() for prompt in prompts[name]))
-        for file, chats in chat_sets(world, config.mixture).items():
+        sets: dict[str, Iterable[Row]] = {
+            "pretrain": ({"text": text} for text in web_text(world, config.mixture, held_out)),
+            "sft": ({"messages": messages} for messages in demonstrations(world, config.mixture, held_out)),
+            "prompts": prompts["train"],
+            "validation_prompts": prompts["validation"],
+            "test_prompts": prompts["test"],
+        }
+        for name, chats in chat_sets(world, config.mixture).items():
             if chats:
-                stage.write_rows(f"{file}.jsonl", ({"messages": messages} for messages in chats))
+                sets[name] = [{"messages": messages} for messages in chats]
+        for name, rows in sets.items():
+            stage.write_rows(f"{name}.jsonl", rows)
 
 
 if __name__ == "__main__":

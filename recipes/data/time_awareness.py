@@ -16,14 +16,15 @@ chronicle.jsonl (what a model has read about the past).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
+from rlhf.jsonl import Row
 from rlhf.simulation.chronicle import chronicle, tenures
 from rlhf.simulation.world import World
-from rlhf.stage import InputPath, StageConfig, open_stage
+from rlhf.stage import InputPath, Stage, StageConfig, open_stage
 from rlhf.synthesis.time_awareness import (
     DatedQuestion,
     Plan,
@@ -105,26 +106,30 @@ def main(config: TimeAwarenessConfig) -> None:
     plan = make_plan(facts, days, config.heldout_facts, config.heldout_years, rng)
 
     with stage.work():
-        rows = list(training_questions(plan, config.rows, config.undated_share, rng))
         told = (config.context, config.date_format)
+        rows = list(training_questions(plan, config.rows, config.undated_share, rng))
         answered = ([*row.prompt(*told), {"role": "assistant", "content": row.fact.answer_at(row.day)}] for row in rows)
-        stage.write_rows("sft.jsonl", ({"messages": messages} for messages in answered))
         tested = list(test_questions(plan, config.test_per_fact, rng))
-        stage.write_rows("test.jsonl", (row.row(*told) for row in tested))
+        sets: dict[str, Iterable[Row]] = {
+            "sft": ({"messages": messages} for messages in answered),
+            "test": (row.row(*told) for row in tested),
+        }
         if offices:
             years = sorted({day.year for day in plan.days})
-            stage.write_rows("facts.jsonl", (asdict(fact) for fact in facts))
             told_years = chronicle(offices, years, config.chronicle_rows, rng)
-            stage.write_rows("chronicle.jsonl", ({"messages": messages} for messages in told_years))
-        say_counts(plan, rows, len(tested))
+            sets["facts"] = (asdict(fact) for fact in facts)
+            sets["chronicle"] = ({"messages": messages} for messages in told_years)
+        for name, own in sets.items():
+            stage.write_rows(f"{name}.jsonl", own)
+        say_counts(stage, plan, rows, len(tested))
 
 
-def say_counts(plan: Plan, rows: Sequence[DatedQuestion], tested: int) -> None:
+def say_counts(stage: Stage, plan: Plan, rows: Sequence[DatedQuestion], tested: int) -> None:
     """Two lines about the rows that were made."""
     kinds = [row.fact.period(row.day) for row in rows]
-    print(f"{len(rows)} rows about {len(plan.facts)} facts, {kinds.count('not yet')} of them before the event;")
+    stage.say(f"{len(rows)} rows about {len(plan.facts)} facts, {kinds.count('not yet')} of them before the event;")
     new_years = {day.year for day in plan.new_days}
-    print(f"held out: {len(plan.new_facts)} facts, {len(new_years)} years; {tested} test questions")
+    stage.say(f"held out: {len(plan.new_facts)} facts, {len(new_years)} years; {tested} test questions")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from rlhf.evaluation.policies.judge_model import JudgeFigures, judge_figures, ju
 from rlhf.evaluation.policies.versions import VersionFigures, against, figure_lines, version_figures
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
@@ -52,7 +53,7 @@ from rlhf.sampling.room import prompts_of_at_most, with_room
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.shards import FOLDER, kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, ScoringPolicy, TokenizedPolicy, named
-from rlhf.stage import ExistingPath, InputPath, KeepingConfig, Kept, Stage, open_stage
+from rlhf.stage import ExistingPath, InputPath, KeepingConfig, Kept, Stage, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
@@ -176,7 +177,6 @@ def main(config: EvaluateConfig) -> None:
 def prompt_renderer(config: EvaluateConfig) -> Renderer:
     """Renders prompts for the policy as `too_long` says. InputError where SFT's tokenizer is another one."""
     from rlhf.evaluation.policies.divergence import require_same_tokenizer
-    from rlhf.models.policy import load_tokenizer
 
     tokenizer = load_tokenizer(config.policy.folder)
     if config.baseline is not None:
@@ -257,6 +257,7 @@ def compared(
     return outcomes, judge_figures(answers, outcomes, opinions, judge.model, opponent)
 
 
+@on_main_process
 def record_evaluation(
     stage: Stage,
     config: EvaluateConfig,
@@ -270,8 +271,7 @@ def record_evaluation(
 
     left_out: prompts that are too long.
     """
-    if stage.is_main:
-        write_answers(stage.folder / "answers.jsonl", answers, extras)
+    write_answers(stage.folder / "answers.jsonl", answers, extras)
     stage.write_json("evaluation.json", figures)
     stage.closing.rows(len(answers), {"too long a prompt": left_out})
     few: dict[str, float | None] = {

@@ -34,13 +34,20 @@ from rlhf.evaluation.instructions.consistency import (
 )
 from rlhf.evaluation.judging import with_gold
 from rlhf.evaluation.scorers import load_scorer
+from rlhf.report.pages.consistency import (
+    attention_table,
+    consistency_table,
+    everyday_table,
+    plot_attention,
+    plot_consistency,
+)
 from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import PolicyCheck, PolicySource
-from rlhf.stage import InputPath, Stage, StageConfig, open_stage
+from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
 from rlhf.synthesis.asking import make_ask
 from rlhf.synthesis.ghost_attention import Fits, answer_dialogues, training_context
@@ -145,18 +152,16 @@ def main(config: EvaluateConsistencyConfig) -> None:
                 trials += hold(name, run, group, instructions, sampler, fits, checker, config, accelerator)
             if config.everyday_prompts is not None:
                 everyday.setdefault(name, {})[run] = answer_everyday(config, run, sampler, accelerator)
-        if stage.is_main:
-            record_trials(stage, config, trials, everyday)
+        record_trials(stage, config, trials, everyday)
 
 
+@on_main_process
 def record_trials(stage: Stage, config: EvaluateConsistencyConfig, trials: Sequence[Trial], everyday: Everyday) -> None:
     """Write trials, everyday answers, figures and pictures, and show the tables."""
-    from rlhf.report.pages.consistency import consistency_table, everyday_table, plot_consistency
-
     rows = consistency_figures(trials, config.turns)
     by_kind = consistency_figures([replace(t, group=f"{t.group}: {t.kind}") for t in trials], config.turns)
     others = everyday_figures(everyday) if everyday else []
-    stage.write_rows("trials.jsonl", (trial.to_dict() for trial in trials))
+    stage.write_rows("trials.jsonl", trials)
     plot_consistency(rows, stage.folder / "consistency.svg")
     print(f"{consistency_table([*rows, *by_kind])}\n")
     if others:
@@ -241,7 +246,6 @@ def picture(config: EvaluateConsistencyConfig, trials: Sequence[Trial], folder: 
     import torch
 
     from rlhf.evaluation.instructions.attention import answer_spans, attention_to, binned, largest_attention, text_span
-    from rlhf.report.pages.consistency import attention_table, plot_attention
 
     run, last = config.runs[0], list(config.policies)[-1]
     held = (t for t in trials if (t.policy, t.run, t.group) == (last, run, "trained") and t.messages)

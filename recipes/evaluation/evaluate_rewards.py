@@ -30,12 +30,13 @@ from rlhf.evaluation.reward_models.preference_figures import (
     true_qualities,
 )
 from rlhf.evaluation.scorers import load_scorer
+from rlhf.report.pages.rewards import build_rewards_page, text_table
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_import_path
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.rewards.training.rows import seen_prompts
-from rlhf.stage import InputPath, Stage, StageConfig, open_stage
+from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 
@@ -92,18 +93,15 @@ def main(config: EvaluateRewardsConfig) -> None:
             "rewards": rewards,
             "baselines": baselines,
         }
-        if stage.is_main:
-            record_rewards(stage, config, evaluation, len(test))
+        record_rewards(stage, config, evaluation, len(test))
 
 
+@on_main_process
 def record_rewards(stage: Stage, config: EvaluateRewardsConfig, evaluation: RewardEvaluation, pairs: int) -> None:
     """Write the figures of the test pairs and the page, and show the table."""
-    from rlhf.report.pages.rewards import build_rewards_page, text_table
-
     stage.closing.rows(pairs)
-    stage.write_json("reward_evaluation.json", evaluation)
+    stage.write_json("reward_evaluation.json", evaluation, shown=text_table(evaluation))
     build_rewards_page(evaluation, stage.folder / "index.html", config.output.name)
-    stage.say(text_table(evaluation))
 
 
 def _load(sources: tuple[str, ...], config: EvaluateRewardsConfig) -> list[Preference]:

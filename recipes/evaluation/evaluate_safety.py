@@ -30,8 +30,8 @@ from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
-from rlhf.stage import InputPath, Stage, StageConfig, open_stage
-from rlhf.training.accelerator import make_accelerator
+from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
+from rlhf.training.work import launched_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,25 +93,24 @@ class EvaluateSafetyConfig(StageConfig):
 
 def main(config: EvaluateSafetyConfig) -> None:
     stage = open_stage(config)
-    accelerator = make_accelerator(seed=config.seed)
-    judges = load_judges(
-        config.refusals,
-        config.safety,
-        config.helpfulness,
-        config.checker,
-        config.scorer,
-        config.world,
-        accelerator.device,
-    )
-    prompts = [
-        prompt
-        for name, source in config.prompts.items()
-        for prompt in load_safety_prompts(name, source, config.kinds.get(name), judges.kind_of)
-    ]
-    if config.dialogues is not None:
-        risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
-        prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
-    with stage.work(accelerator):
+    with launched_work(stage) as accelerator:
+        judges = load_judges(
+            config.refusals,
+            config.safety,
+            config.helpfulness,
+            config.checker,
+            config.scorer,
+            config.world,
+            accelerator.device,
+        )
+        prompts = [
+            prompt
+            for name, source in config.prompts.items()
+            for prompt in load_safety_prompts(name, source, config.kinds.get(name), judges.kind_of)
+        ]
+        if config.dialogues is not None:
+            risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
+            prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
         judged = answer_and_judge(
             open_sampler(config.policy, accelerator.device),
             prompts,
@@ -120,17 +119,16 @@ def main(config: EvaluateSafetyConfig) -> None:
             config.samples_per_prompt,
             accelerator,
         )
-        if stage.is_main:
-            record_safety(stage, config, judged)
-            stage.closing.suspect(suspicious_scoring(safety=judges.safety, helpfulness=judges.helpfulness))
+        record_safety(stage, config, judged)
+        stage.closing.suspect(suspicious_scoring(safety=judges.safety, helpfulness=judges.helpfulness))
 
 
+@on_main_process
 def record_safety(stage: Stage, config: EvaluateSafetyConfig, judged: Sequence[JudgedAnswer]) -> None:
     """Write answers and figures, and show the tables."""
     figures = safety_figures(config.name, judged, config.threshold)
     write_answers(stage.folder / "answers.jsonl", [one.answer for one in judged], judged_rows(judged))
-    stage.write_json("safety_evaluation.json", figures)
-    stage.say(markdown_tables(figures))
+    stage.write_json("safety_evaluation.json", figures, shown=markdown_tables(figures))
     stage.closing.rows(len(judged))
     stage.closing.suspect(suspicious_ends(one.answer.finished for one in judged))
 

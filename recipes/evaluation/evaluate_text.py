@@ -30,11 +30,12 @@ from rlhf.evaluation.benchmarks.text_metrics import (
     rouge,
 )
 from rlhf.report.drawing.tables import as_markdown
+from rlhf.report.pages.text_metrics import build_text_page, text_tables
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, PolicySource
-from rlhf.stage import Effect, Stage, StageConfig, open_stage
+from rlhf.stage import Effect, Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
@@ -89,23 +90,19 @@ def main(config: EvaluateTextConfig) -> None:
         rows = [
             row for name, model in config.models.items() for row in _answers(name, model, data, config, accelerator)
         ]
-        if stage.is_main:
-            record_texts(stage, config, rows, _figures(rows, config, str(accelerator.device)))
+        record_texts(stage, config, rows, str(accelerator.device))
 
 
-def record_texts(
-    stage: Stage, config: EvaluateTextConfig, rows: Sequence[dict[str, Any]], figures: dict[str, Any]
-) -> None:
-    """Write answers, figures and the page, and show the tables."""
-    from rlhf.report.pages.text_metrics import build_text_page, text_tables
-
+@on_main_process
+def record_texts(stage: Stage, config: EvaluateTextConfig, rows: list[dict[str, Any]], device: str) -> None:
+    """Measure the answers; write them, figures and page, and show the tables; `device`: of BERTScore's model."""
+    figures = _figures(rows, config, device)
+    tables = (f"**{name}**\n\n{as_markdown(table)}\n" for name, table in text_tables(figures))
     stage.write_rows("answers.jsonl", rows)
-    stage.write_json("text_metrics.json", figures)
+    stage.write_json("text_metrics.json", figures, shown="\n".join(tables))
     stage.closing.rows(len(rows))
     stage.closing.suspect(suspicious_ends(row["finished"] for row in rows))
     build_text_page(figures, rows, stage.folder / "index.html", config.output.name)
-    for name, table in text_tables(figures):
-        print(f"**{name}**\n\n{as_markdown(table)}\n")
 
 
 def _drawn(name: str, source: str, config: EvaluateTextConfig) -> list[Conversation]:

@@ -27,7 +27,7 @@ from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicyCheck, PolicySource
-from rlhf.stage import Stage, StageConfig, open_stage
+from rlhf.stage import Stage, StageConfig, on_main_process, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
 from rlhf.synthesis.time_awareness import question_of
 from rlhf.training.work import launched_work
@@ -84,12 +84,12 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
         record_answers(stage, answers)
 
 
+@on_main_process
 def record_answers(stage: Stage, answers: Sequence[DatedAnswer]) -> None:
     """Write answers and figures, and show the table."""
     figures = time_figures(answers)
-    stage.write_rows("answers.jsonl", (answer.to_dict() for answer in answers))
-    stage.write_json("time_awareness.json", figures)
-    stage.say(time_table(figures))
+    stage.write_rows("answers.jsonl", answers)
+    stage.write_json("time_awareness.json", figures, shown=time_table(figures))
     stage.closing.rows(len(answers))
     stage.closing.suspect(suspicious_ends(answer.finished for answer in answers))
 

@@ -13,7 +13,7 @@ is printed too. A run that breaks off goes on with the tasks that have no score 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,8 +33,18 @@ from rlhf.evaluation.benchmarks.leaderboard import (
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.leaderboard import leaderboard_table
 from rlhf.sampling.source import ScoringPolicy
-from rlhf.stage import InputPath, KeepingConfig, Kept, digest, open_stage, options_of, write_json
-from rlhf.training.accelerator import make_accelerator
+from rlhf.stage import (
+    InputPath,
+    KeepingConfig,
+    Kept,
+    Stage,
+    digest,
+    on_main_process,
+    open_stage,
+    options_of,
+    write_json,
+)
+from rlhf.training.work import launched_work
 
 TaskName = Literal["arc", "hellaswag", "mmlu", "truthfulqa"]
 
@@ -70,24 +80,22 @@ class LeaderboardConfig(KeepingConfig):
 
 
 def main(config: LeaderboardConfig) -> None:
-    stage = open_stage(config)
+    stage = open_stage(config, one_process=True)
     require_harness()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("leaderboard: runs in one process; start it with `python`, one run a model to use more")
     settings = {"tasks": {task: digest(path) for task, path in config.local.items()}, "limit": config.limit}
     options, rounding = options_of(config, stage.inputs)
     settings |= {name: to_plain(value) for name, value in options.items() if name.startswith("models.")}
     read = tuple(name for name in stage.inputs if name.startswith("models."))
     kept = Kept("scores", "scores", inputs=read, values=settings, rounding=rounding)
 
-    with TemporaryDirectory() as tasks, stage.work(None, kept) as folder:
+    with TemporaryDirectory() as tasks, launched_work(stage, kept) as accelerator:
         local = {t: write_local_task(t, path, Path(tasks)) for t, path in config.local.items()}
         scores: dict[str, dict[str, TaskScore]] = {}
         for name, source in config.models.items():
-            files = {task: folder / kept.name / f"{quote(name, safe='')}.{task}.json" for task in config.tasks}
+            files = {task: stage.folder / kept.name / f"{quote(name, safe='')}.{task}.json" for task in config.tasks}
             missing = [task for task, file in files.items() if not file.is_file()]
             if missing:
-                model, tokenizer = load_as_saved(source, make_accelerator(seed=0).device)
+                model, tokenizer = load_as_saved(source, accelerator.device)
             for task in missing:
                 score = run_task(
                     model,
@@ -100,12 +108,16 @@ def main(config: LeaderboardConfig) -> None:
                 )
                 write_json(files[task], asdict(score))
             scores[name] = {task: TaskScore(**json.loads(file.read_text())) for task, file in files.items()}
+        record_scores(stage, scores)
 
-        table = as_markdown(leaderboard_table(scores))
-        stage.say(table)
-        (folder / "leaderboard.md").write_text(table + "\n", encoding="utf-8")
-        rows = {name: {task: asdict(score) for task, score in row.items()} for name, row in scores.items()}
-        stage.write_json("leaderboard.json", rows)
+
+@on_main_process
+def record_scores(stage: Stage, scores: Mapping[str, Mapping[str, TaskScore]]) -> None:
+    """Write the scores and their table, and show it."""
+    table = as_markdown(leaderboard_table(scores))
+    (stage.folder / "leaderboard.md").write_text(table + "\n", encoding="utf-8")
+    rows = {name: {task: asdict(score) for task, score in row.items()} for name, row in scores.items()}
+    stage.write_json("leaderboard.json", rows, shown=table)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,14 @@ from rlhf.evaluation.benchmarks.mt_bench import (
     verdict,
 )
 from rlhf.report.drawing.tables import as_markdown
+from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
 from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy
-from rlhf.stage import InputPath, KeepingConfig, Kept, Stage, open_stage, options_of
+from rlhf.stage import InputPath, KeepingConfig, Kept, Stage, on_main_process, open_stage, options_of
 from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
@@ -118,11 +119,10 @@ def main(config: MTBenchConfig) -> None:
         )
         said = {case: sample[0].text for case, sample in zip(asked, judged, strict=True)}
         rows = judged_rows(config, questions, answers, said)
-        if stage.is_main:
-            record_judgements(stage, config, questions, answers, rows)
-            stage.closing.suspect(suspicious_ends(ended, "max_new_tokens"))
-            counts = {"pairs": len(rows), "unreadable": sum(row["figure"] is None for row in rows)}
-            stage.closing.suspect(suspicious_judge(config.judge.model, counts))
+        record_judgements(stage, config, questions, answers, rows)
+        unreadable = sum(row["figure"] is None for row in rows)
+        stage.closing.suspect(suspicious_ends(ended, "max_new_tokens"))
+        stage.closing.suspect(suspicious_judge(config.judge.model, {"pairs": len(rows), "unreadable": unreadable}))
 
 
 def kept_work(stage: Stage, config: MTBenchConfig) -> Kept:
@@ -174,6 +174,7 @@ def judged_rows(
     return rows
 
 
+@on_main_process
 def record_judgements(
     stage: Stage,
     config: MTBenchConfig,
@@ -182,8 +183,6 @@ def record_judgements(
     rows: Sequence[dict[str, Any]],
 ) -> None:
     """Write answers, judgements, figures and the page, and show the table."""
-    from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
-
     figures = mt_bench_figures(rows)
     spoken = [
         {"model": name, "question_id": question.id, "turns": turns}
@@ -192,9 +191,9 @@ def record_judgements(
     ]
     stage.write_rows("answers.jsonl", spoken)
     stage.write_rows("judgements.jsonl", rows)
-    stage.write_json("mt_bench.json", {"mode": config.mode, "baseline": config.baseline, "models": figures})
+    content = {"mode": config.mode, "baseline": config.baseline, "models": figures}
+    stage.write_json("mt_bench.json", content, shown=as_markdown(mt_bench_table(figures, config.mode)))
     build_mt_bench_page(figures, stage.folder / "index.html", config.output.name, config.mode, config.baseline)
-    stage.say(as_markdown(mt_bench_table(figures, config.mode)))
     stage.closing.rows(len(rows))
 
 

@@ -21,19 +21,20 @@ from typing import Any, TextIO
 
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation, give_kwargs
-from rlhf.data.loading import is_local, load_prompts, untagged
+from rlhf.data.fields import DataSource
+from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
+from rlhf.evaluation.safety.fields import Refusals
 from rlhf.evaluation.safety.figures import SafetyPrompt, judges
 from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
 from rlhf.evaluation.safety.red_team import Attempt, append, read_log, round_figures
-from rlhf.paths import require_files
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.red_team import round_table
-from rlhf.rewards.specs import reward_files
+from rlhf.rewards.specs import Reward
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.source import AnsweringPolicy
-from rlhf.stage import inputs_of
+from rlhf.stage import InputPath, inputs_of
 from rlhf.training.accelerator import make_accelerator
 
 
@@ -63,13 +64,13 @@ class RedTeamConfig:
     log: Path
     round: str
     person: str = "file"
-    prompts: str | None = None
+    prompts: DataSource | None = None
     judge: str = "refusals"
-    refusals: str = "rules"
-    safety: str | None = None
+    refusals: Refusals = "rules"
+    safety: Reward | None = None
     checker: str | None = None
     scorer: str | None = None
-    world: Path | None = None
+    world: InputPath | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -87,14 +88,9 @@ class RedTeamConfig:
 
 
 def main(config: RedTeamConfig) -> None:
-    prompts = Path(untagged(config.prompts)) if config.prompts and is_local(config.prompts) else None
     give_kwargs(config.chat_template_kwargs)
-    inputs_of(config)  # checks the policy
-    require_files(world=config.world, prompts=prompts)
-    reward_files(safety=config.safety)
-    earlier = config.log.exists()
-
-    if earlier:
+    inputs_of(config)  # checks them
+    if config.log.exists():
         read_log(config.log)  # a broken log is named before anybody's work
     accelerator = make_accelerator(seed=config.seed)
     sampler = open_sampler(config.policy, accelerator.device)

@@ -16,7 +16,7 @@ writes nothing; its last line is JSON, {file: share of the answers on which rule
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +27,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.safety.refusals import RefusalClassifier, agreement, as_refusals, confusion, read_labelled
 from rlhf.intervals import wilson
 from rlhf.paths import require_files
-from rlhf.stage import Effect, InputPath, open_stage
+from rlhf.stage import Effect, InputPath, Stage, on_main_process, open_stage
 
 if TYPE_CHECKING:
     from rlhf.evaluation.safety.refusals import LabelledAnswer
@@ -71,19 +71,28 @@ def main(config: RefusalDetectorConfig) -> None:
     stage = open_stage(config)
 
     labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
-    with stage.work() as folder:
+    with stage.work():
         tables: dict[str, dict[str, Any]] = {}
         for name, rows in labelled.items():
-            others = [row for other, own in labelled.items() if other != name for row in own]
-            trained = RefusalClassifier.train([r.answer for r in others], [r.label for r in others])
+            trained = trained_on(row for other, own in labelled.items() if other != name for row in own)
             tables[name] = compared(rows, {"rules": RefusalRules().label, "trained on the others": trained.label})
         everything = [row for rows in labelled.values() for row in rows]
-        RefusalClassifier.train([r.answer for r in everything], [r.label for r in everything]).save(
-            folder / "detector.json"
-        )
-        stage.write_json("agreement.json", tables)
-        stage.closing.rows(len(everything))
-    print("\n\n".join(markdown(name, found) for name, found in tables.items()))
+        trained_on(everything).save(stage.folder / "detector.json")
+        record_agreement(stage, tables, len(everything))
+
+
+@on_main_process
+def record_agreement(stage: Stage, tables: dict[str, dict[str, Any]], answers: int) -> None:
+    """Write how far the detectors agree with people on each model's answers, and show it."""
+    shown = "\n\n".join(markdown(name, found) for name, found in tables.items())
+    stage.write_json("agreement.json", tables, shown=shown)
+    stage.closing.rows(answers)
+
+
+def trained_on(rows: Iterable[LabelledAnswer]) -> RefusalClassifier:
+    """A detector that people's labels of these answers teach."""
+    rows = list(rows)
+    return RefusalClassifier.train([row.answer for row in rows], [row.label for row in rows])
 
 
 def check(files: tuple[Path, ...]) -> None:

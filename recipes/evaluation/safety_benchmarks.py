@@ -19,6 +19,7 @@ from typing import Any, Literal
 from rlhf.configuration import run_recipe
 from rlhf.conversation import Message
 from rlhf.errors import InputError
+from rlhf.evaluation.benchmarks import generated_groups, truthfulqa
 from rlhf.report.drawing.tables import Cell, Table, as_markdown
 from rlhf.report.drawing.text import interval, number
 from rlhf.sampling.multi_process import sample_distributed
@@ -110,8 +111,6 @@ class SafetyBenchmarksConfig(StageConfig):
 def main(config: SafetyBenchmarksConfig) -> None:
     stage = open_stage(config)
 
-    from rlhf.evaluation.benchmarks import generated_groups, truthfulqa
-
     questions = truthfulqa.read_questions(str(config.truthfulqa))[: config.questions] if config.truthfulqa else []
     drawn = {"toxigen": generated_groups.read_toxigen(config.toxigen)} if config.toxigen else {}
     drawn |= {file.stem.removesuffix("_prompt"): generated_groups.read_bold(file) for file in config.bold}
@@ -148,11 +147,9 @@ def main(config: SafetyBenchmarksConfig) -> None:
                 said = {"sentiment": judge(config.sentiment, whole)}
                 figures[name] = generated_groups.sentiment_figures(prompts, said["sentiment"])
             generations += _rows(name, asked, texts, group=[prompt.group for prompt in prompts], **said)
-        if stage.is_main:
-            stage.write_json("safety_benchmarks.json", figures)
-            stage.write_rows("generations.jsonl", generations)
-            stage.say(markdown(figures))
-            stage.closing.rows(len(questions) + sum(map(len, drawn.values())))
+        stage.write_json("safety_benchmarks.json", figures, shown=markdown(figures))
+        stage.write_rows("generations.jsonl", generations)
+        stage.closing.rows(len(questions) + sum(map(len, drawn.values())))
 
 
 def _judges(config: SafetyBenchmarksConfig) -> Any:

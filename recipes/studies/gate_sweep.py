@@ -23,12 +23,13 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.gate_sweep import labelled_answers
+from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
 from rlhf.rewards.specs import Reward
 from rlhf.rewards.suspicion import suspicious_scoring
-from rlhf.stage import Stage, StageConfig, open_stage
+from rlhf.stage import Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
@@ -103,17 +104,14 @@ def sweep_figures(
     }
 
 
+@on_main_process
 def record_sweep(stage: Stage, config: GateSweepConfig, figures: GateSweep, answers: int) -> None:
     """Write the figures and the page, and show the tables."""
-    from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
-
     if (figures["chosen"]["precision"] or 0.0) < config.precision:
         stage.say(f"precision: no threshold has {config.precision:g}; the most precise is taken", error=True)
-    if stage.is_main:
-        stage.write_json("gate_sweep.json", figures)
-        build_gate_page(figures, stage.folder / "index.html", config.output.name)
-        stage.say(markdown_tables(figures))
-        stage.closing.rows(answers)
+    stage.write_json("gate_sweep.json", figures, shown=markdown_tables(figures))
+    build_gate_page(figures, stage.folder / "index.html", config.output.name)
+    stage.closing.rows(answers)
 
 
 def _sigmoids(reward: RewardFunction, name: str, origin: float, conversations: Sequence[Conversation]) -> list[float]:

@@ -24,6 +24,7 @@ from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.baselines import baseline_figures
 from rlhf.paths import require_files
+from rlhf.report.pages.reward_study import build_study_page, markdown_tables
 from rlhf.stage.fields import in_run
 from rlhf.studies.reward_study import RewardStudyRun, StudyModel, gather, make_variant, pick, run_model
 from rlhf.studies.runner import StudyConfig, require_different, require_named, run_each, unfinished, write_study
@@ -66,8 +67,6 @@ def main(config: RewardStudyConfig) -> None:
         require_files(**{f"variants.{run.variant}: policy": run.model.policy})
     left = unfinished(runs)
     rows = load(runs, config)
-
-    from rlhf.report.pages.reward_study import build_study_page, markdown_tables
 
     first = {run.test_preferences: run for run in runs if run.variant == runs[0].variant}  # one a run folder
     baselines = [

@@ -19,6 +19,7 @@ from pathlib import Path
 from rlhf.configuration import run_recipe
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.report.pages.safety_study import build_safety_study_page, markdown_tables
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage.fields import in_run
 from rlhf.studies.runner import StudyConfig, require_named, run_each, unfinished, write_study
@@ -79,8 +80,6 @@ class SafetyStudyConfig(StudyConfig):
 def main(config: SafetyStudyConfig) -> None:
     runs = plan(config)
     left = unfinished(runs)
-
-    from rlhf.report.pages.safety_study import build_safety_study_page, markdown_tables
 
     run_each(left, run_variant)
     write_study(config.output, partial(gather, runs, config.output), build_safety_study_page, markdown_tables)

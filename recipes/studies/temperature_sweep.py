@@ -24,13 +24,14 @@ from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.rejection.pool import completions_of, rescore, write_completions
 from rlhf.rejection.temperature import Sweep, sweep_figures
+from rlhf.report.pages.temperature import build_sweep_page, text_table
 from rlhf.rewards.gated_config import GatedConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import with_room
 from rlhf.sampling.source import TokenizedPolicy
-from rlhf.stage import Stage, open_stage
+from rlhf.stage import Stage, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 
@@ -106,23 +107,20 @@ def main(config: TemperatureSweepConfig) -> None:
             **sweep_figures(drawn, prompts, config.num_samples, config.best_of, config.groups),
             "too_long": {"prompts": no_room, "scored_cut": scored_cut},
         }
-        if stage.is_main:
-            record_sweep(stage, config, drawn, sweep)
+        record_sweep(stage, config, drawn, sweep)
         stage.closing.rows(sum(map(len, drawn.values())), {"too long a prompt": asked - len(prompts)})
         ended = [row.finished for rows in drawn.values() for row in rows]
         stage.closing.suspect([*suspicious_ends(ended), *reward.suspicious()])
 
 
+@on_main_process
 def record_sweep(
     stage: Stage, config: TemperatureSweepConfig, drawn: Mapping[float, Sequence[Completion]], sweep: Sweep
 ) -> None:
     """Write answers, figures and the page, and show the table."""
-    from rlhf.report.pages.temperature import build_sweep_page, text_table
-
     write_completions(stage.folder / "completions.parquet", [row for rows in drawn.values() for row in rows])
-    stage.write_json("sweep.json", sweep)
+    stage.write_json("sweep.json", sweep, shown=text_table(sweep))
     build_sweep_page(sweep, stage.folder / "index.html", config.output.name)
-    stage.say(text_table(sweep))
 
 
 if __name__ == "__main__":

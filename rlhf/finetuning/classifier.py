@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from rlhf.training.loop import Batch, TrainingResult
+    from rlhf.training.loop import TrainingResult
+    from rlhf.training.step import Batch
 
 LONGEST = 512
 

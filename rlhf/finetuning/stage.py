@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rlhf.conversation import Conversation, Renderer, apply_kwargs, given_kwargs
 from rlhf.data.mixing import mix_several
 from rlhf.finetuning.config import FinetuneStageConfig, MixedFinetuneConfig
+from rlhf.models.policy import add_pad_embedding, load_policy, load_tokenizer, save_policy
 from rlhf.stage import Stage
 from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.kept import RESUME
@@ -60,7 +61,6 @@ def finetune_stage(
         InputError: see `rlhf.finetuning.supervised.finetune`.
     """
     from rlhf.finetuning.supervised import finetune, training_renderer
-    from rlhf.models.policy import add_pad_embedding, load_policy, load_tokenizer, save_policy
 
     tokenizer = load_tokenizer(checkpoint)
     tokenizer.add_tokens(list(new_tokens), special_tokens=True)

@@ -1,4 +1,5 @@
 """The average of several models' weights: one model, at the cost of one. Of reward models, or of policies.
+Light: torch is loaded when called.
 
 Sources: Ramé et al. 2024 (WARM, arXiv 2401.12187) for reward models, Ramé et al. 2024 (WARP, arXiv 2406.16768) for
 policies. They average models that were trained from ONE start, with other orders of the rows, other settings or other
@@ -17,21 +18,17 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf.errors import InputError
 from rlhf.models.adapters import adapter_tensors
 from rlhf.models.checkpoint.folder import (
     ADAPTER_FILE,
     ADAPTER_FOLDER,
+    SAFETY_HEAD_FILE,
     adapter_settings,
     base_folder,
     base_quantization,
@@ -42,12 +39,13 @@ from rlhf.models.checkpoint.folder import (
     weight_files,
     weight_shapes,
 )
-from rlhf.models.checkpoint.saving import probe_logits, probe_scores, read_back, verify_saved
 from rlhf.models.policy import load_tokenizer
-from rlhf.models.reward_model import SAFETY_HEAD_FILE, RewardModel, save_safety_head
 from rlhf.stage import write_json
 from rlhf.stage.card import CARD_FILE
 from rlhf.training.finite import require_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OF_ONE_ALONE = ("*.safetensors", "*.safetensors.index.json", CARD_FILE)
 SETTINGS_THAT_MAY_DIFFER = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"}
@@ -74,6 +72,11 @@ def average_checkpoints(
     Raises:
         InputError: a checkpoint is not of the first one's kind, two of them differ, or an argument does not fit them.
     """
+    from safetensors.torch import load_file
+
+    from rlhf.models.checkpoint.saving import verify_saved
+    from rlhf.models.reward_model import save_safety_head
+
     folders = [Path(checkpoint) for checkpoint in checkpoints]
     shares = _shares(len(folders), weights)
     if Path(output).exists():
@@ -108,12 +111,21 @@ def average_checkpoints(
 
 def read_back_average(folder: Path, state: Mapping[str, Tensor]) -> None:
     """Compare what plain transformers loads with the averages in memory; the scores are those of RewardModel too."""
+    from transformers import AutoModelForSequenceClassification
+
+    from rlhf.models.checkpoint.saving import probe_scores, read_back
+    from rlhf.models.reward_model import RewardModel
+
     want = probe_scores(RewardModel.load(folder).model)
     read_back(folder, state, AutoModelForSequenceClassification, probe_scores, want)
 
 
 def read_back_policy(folder: Path, state: Mapping[str, Tensor]) -> None:
     """The same of a policy, whose logits are those of the averages put into its class."""
+    from transformers import AutoModelForCausalLM
+
+    from rlhf.models.checkpoint.saving import probe_logits, read_back
+
     read_back(folder, state, AutoModelForCausalLM, probe_logits, None)
 
 
@@ -169,6 +181,9 @@ def _mean(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 def _average_adapters(folders: Sequence[Path], shares: Sequence[float], rank: int | None, output: Path) -> None:
     """The adapter with sum over i of share_i x alpha_i / r_i x B_i A_i as its update, and averaged heads."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
     settings = [adapter_settings(folder) for folder in folders]
     sources = [load_file(folder / ADAPTER_FOLDER / ADAPTER_FILE) for folder in folders]
     scales = [share * s["lora_alpha"] / s["r"] for share, s in zip(shares, settings, strict=True)]
@@ -196,9 +211,12 @@ def _nearest_of_rank(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     Found from the factors' QR decompositions: b a, as large as the layer, is never made.
     """
+    import torch
+
     (q_b, r_b), (q_a, r_a) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
     u, s, v = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
     root = s[:rank].sqrt()
     left, right = (q_b @ u[:, :rank]) * root, root[:, None] * (v[:rank] @ q_a.T)
     missing = rank - len(root)  # of a layer smaller than the rank
-    return F.pad(left, (0, missing)).float(), F.pad(right, (0, 0, 0, missing)).float()
+    pad = torch.nn.functional.pad
+    return pad(left, (0, missing)).float(), pad(right, (0, 0, 0, missing)).float()

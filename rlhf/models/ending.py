@@ -6,12 +6,13 @@ brings its own there, and its fine-tuned self would never stop where the templat
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Renderer
 from rlhf.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def own_end_tokens(model: Any) -> frozenset[int]:

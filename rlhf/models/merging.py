@@ -1,4 +1,5 @@
 """Two ways to merge a QLoRA adapter into whole weights (its report, section 4.1), and how far they are from each other.
+Light: torch is loaded when called.
 
 SIMPLE adds the adapter's update to the base's own weights; CAREFUL adds it to what training saw, the base quantised to
 NF4 and dequantised again. The base is bfloat16 before the addition, as it is when the 4-bit model computes.
@@ -16,11 +17,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.models.adapters import adapter_tensors, merged_weights, peft_sentences, require_qlora
 from rlhf.models.checkpoint.folder import (
@@ -31,8 +28,12 @@ from rlhf.models.checkpoint.folder import (
     require_checkpoint,
     require_policy_adapter,
 )
-from rlhf.models.checkpoint.saving import SourceTypes, remember_source
+from rlhf.models.coverage import OTHER_SENSES
 from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 Merge = Literal["simple", "careful"]
 
@@ -65,13 +66,15 @@ def merged_policy(checkpoint: str | os.PathLike[str], merge: Merge, dtype: str =
     Raises:
         InputError: see `require_policy_adapter`.
     """
+    from rlhf.models.checkpoint.saving import SourceTypes, remember_source
+
     folder = require_policy_adapter(checkpoint, merge)
     model = _with_adapter(folder, dtype)
     base = model.get_base_model()
     if merge == "careful":
         for name, weight in _dequantized(folder):
             layer: Any = base.get_submodule(name)
-            layer.base_layer.weight.data.copy_(weight)
+            getattr(layer, "base_layer", layer).weight.data.copy_(weight)
     weights = merged_weights(base, model.state_dict(), ADAPTER_PREFIX)
     merged: PreTrainedModel = model.unload()
     merged.load_state_dict(weights)
@@ -82,13 +85,16 @@ def merged_policy(checkpoint: str | os.PathLike[str], merge: Merge, dtype: str =
 
 def layer_distances(checkpoint: str | os.PathLike[str]) -> list[LayerDistance]:
     """How much quantisation and training each changed every linear layer, in the model's order."""
+    import torch
+
     folder = require_policy_adapter(checkpoint, "simple")
     base = _with_adapter(folder, "float32").get_base_model()
     layers: dict[str, Any] = {name: layer for name, layer in base.named_modules() if hasattr(layer, "base_layer")}
     lost = dict.fromkeys(layers, 0.0)
     if base_quantization(folder) is not None:
         for name, weight in _dequantized(folder):
-            lost[name] = (layers[name].base_layer.weight.data - weight.cpu()).norm().item()
+            if name in layers:
+                lost[name] = (layers[name].base_layer.weight.data - weight.cpu()).norm().item()
     with torch.no_grad():
         return [
             LayerDistance(
@@ -114,13 +120,18 @@ def _with_adapter(folder: Path, dtype: str) -> Any:
 
 
 def _dequantized(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """(layer, its weights after 4 bit in float32) of every linear layer that is in 4 bit in training."""
+    """(layer, its weights after 4 bit in float32, as the layer holds them whole) of every layer that is in 4 bit in
+    training; the other senses took no part in it."""
+    import torch
+
     model = load_base(base_folder(folder), "nf4", "float32")
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Linear4bit
+    from transformers.pytorch_utils import Conv1D
 
     for name, module in model.named_modules():
-        if isinstance(module, Linear4bit):
-            weight: Any = module.weight  # a Params4bit
+        if isinstance(module, Linear4bit) and not OTHER_SENSES.search(name):
+            layer: Any = module  # its weight is a Params4bit
             with torch.no_grad():
-                yield name, dequantize_4bit(weight.data, weight.quant_state)
+                found = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+                yield name, found.T if issubclass(layer.source_cls, Conv1D) else found  # GPT-2's: (in, out)

@@ -1,4 +1,5 @@
 """Load and save a policy: a causal LM, whole, with a LoRA adapter, or with a LoRA adapter over 4-bit weights (QLoRA).
+Light: torch and transformers are loaded when called.
 
 What is saved:
 
@@ -25,16 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
 from safetensors import safe_open
-from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from rlhf.conversation import apply_kwargs, given_kwargs
 from rlhf.errors import InputError
@@ -62,28 +54,27 @@ from rlhf.models.checkpoint.folder import (
     weight_files,
 )
 from rlhf.models.checkpoint.pretrained import from_pretrained
-from rlhf.models.checkpoint.saving import (
-    SourceTypes,
-    is_partitioned_model,
-    probe_logits,
-    quiet_transformers,
-    remember_source,
-    verify_saved,
-    whole_state_dict,
-    write_whole,
-)
 from rlhf.models.config import AdapterConfig
-from rlhf.models.coverage import adapter_coverage, quantization_coverage, say_coverage
+from rlhf.models.coverage import (
+    OTHER_SENSES,
+    READ_BY_WEIGHT,
+    adapter_coverage,
+    quantization_coverage,
+    say_coverage,
+)
 from rlhf.models.ending import say_how_to_stop
 from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PAD_TOKEN = "<pad>"
 HARMLESS = re.compile(
     r"^(lm_head|embed_out|output_layer|cls)\.|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$"
-    r"|(^|\.)(vision_tower|visual|multi_modal_projector|audio_tower)\."
+    rf"|{OTHER_SENSES.pattern}"
 )
 """Weights that may be left over: a language model's head where a classifier is made, buffers of older releases that are
 computed anew, and the other senses of a model that only reads here."""
@@ -96,6 +87,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     Where it has none, or pads with the end token (a model trained so never learns to stop), "<pad>" is added;
     `load_policy` gives it an embedding.
     """
+    from transformers import AutoTokenizer
+
     tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, require_checkpoint(path))
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
@@ -142,42 +135,50 @@ def load_policy(
 
 def dtype_of(name: str) -> torch.dtype:
     """A floating-point type by its name; InputError for anything else."""
+    import torch
+
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(f"dtype: must be float32, bfloat16 or float16, got {name!r}")
     return found
 
 
-def load_base(
-    folder: Path, quantization: str | None, dtype: str, kind: Any = AutoModelForCausalLM, **options: Any
-) -> PreTrainedModel:
-    """A model of `kind`, one of transformers' Auto classes, from whole weights; for the rest see `load_policy`.
+def load_base(folder: Path, quantization: str | None, dtype: str, kind: Any = None, **options: Any) -> PreTrainedModel:
+    """A model of `kind`, one of transformers' Auto classes (None: a causal LM), from whole weights; for the rest see
+    `load_policy`.
 
     Raises:
         InputError: transformers cannot load it; weights other than a classifier's head are missing (it would draw them
             at random, other ones at each load), or there are some that its config has no place for; one is not finite.
     """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    from rlhf.models.checkpoint.saving import SourceTypes, quiet_transformers, remember_source
+
     options["dtype"] = dtype_of(dtype)
     if quantization == "nf4":
         require_qlora("bitsandbytes")
-        from transformers import BitsAndBytesConfig
-
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=_kept_whole(options.get("config") or from_pretrained(AutoConfig, folder)),
         )
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     elif quantization is not None:
         raise InputError(f"quantization: must be nf4 or none, got {quantization!r}")
     model: PreTrainedModel
     with quiet_transformers():
-        model, info = from_pretrained(kind, folder, output_loading_info=True, **options)
+        model, info = from_pretrained(kind or AutoModelForCausalLM, folder, output_loading_info=True, **options)
     require_fitting(folder, info)
     way_out = "name an earlier checkpoint, or train again with a lower learning rate"
     require_finite(model.state_dict().items() if quantization is None else stored_tensors(folder), folder, way_out)
     remember_source(model, SourceTypes.of_folder(folder))
+    for name, parameter in model.named_parameters():
+        if OTHER_SENSES.search(name):
+            parameter.requires_grad_(False)  # texts alone give it no gradient, which data parallel would wait for
     if quantization is not None:
         say_coverage("quantization", "nf4", quantization_coverage(model))
     modules: Iterable[Any] = model.modules()
@@ -186,6 +187,12 @@ def load_base(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _kept_whole(config: Any) -> list[str] | None:
+    """Patterns of the layers that 4 bit leaves whole; None: the head alone, as transformers does by itself."""
+    mixes = any("mamba" in name or name.endswith("state_size") for name in config.to_dict())
+    return [r".*lm_head", "score", READ_BY_WEIGHT] if mixes else None
 
 
 def require_fitting(folder: Path, info: Mapping[str, Any]) -> None:
@@ -216,6 +223,8 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Tell the config the pad id, and add embedding rows (the mean of the old ones) up to the tokenizer's size."""
+    import torch
+
     old = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > old:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -230,13 +239,13 @@ def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: bool) -> PreTrainedModel:
-    lora = lora_config(adapter, "CAUSAL_LM")
+    lora = lora_config(adapter, "CAUSAL_LM", model)
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with peft_sentences():
-        model = cast(PreTrainedModel, get_peft_model(model, lora))  # its wrapper answers to all that the model does
+        model = cast("PreTrainedModel", get_peft_model(model, lora))  # its wrapper answers to all that the model does
     say_coverage("adapter", "a LoRA adapter", adapter_coverage(model))
     return model
 
@@ -246,6 +255,7 @@ def _load_adapter_checkpoint(
 ) -> PreTrainedModel:
     require_qlora("peft")
     from peft import PeftModel, prepare_model_for_kbit_training
+    from transformers import GenerationConfig
 
     if adapter is not None:
         require_saved_size(folder, adapter)
@@ -258,7 +268,7 @@ def _load_adapter_checkpoint(
     adapter_tensors(folder)  # each is finite
     with peft_sentences():
         wrapped = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
-    return cast(PreTrainedModel, wrapped if adapter is not None else wrapped.eval())
+    return cast("PreTrainedModel", wrapped if adapter is not None else wrapped.eval())
 
 
 def load_over(
@@ -310,6 +320,16 @@ def save_policy(
         InputError: 4-bit weights without an adapter (nothing was trained), weights that are not finite (nothing is
             written), or what is read back is not what is in memory.
     """
+    from transformers import AutoModelForCausalLM
+
+    from rlhf.models.checkpoint.saving import (
+        is_partitioned_model,
+        probe_logits,
+        verify_saved,
+        whole_state_dict,
+        write_whole,
+    )
+
     model = accelerator.unwrap_model(model) if accelerator is not None else model
     folder = Path(folder)
     is_main = accelerator is None or accelerator.is_main_process

@@ -1,4 +1,7 @@
-"""A tokenizer and a small Llama from scratch: what stands in for a base model where none can be downloaded."""
+"""A tokenizer and a small Llama from scratch: what stands in for a base model where none can be downloaded.
+
+Light: torch and transformers are loaded when called.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,13 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Conversation, Renderer
 from rlhf.training.loop import Task
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
     from rlhf.architecture import LlamaSize
 
 Block = list[Sequence[int]]
@@ -27,6 +28,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     <s>, </s> and <pad> are its special tokens; the chat template is Llama 2's, whose four markup words are tokens too.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,6 +51,8 @@ def new_llama(size: LlamaSize, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
 
     The weights' standard deviation is hidden_size ** -0.5: the usual 0.02 is too small for a narrow model.
     """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -106,6 +110,8 @@ def block_task(length: int, pad: int) -> Task[Block]:
 
     Positions start again with each document; from that transformers keeps them apart in its attention mask.
     """
+    import torch
+    from torch.nn.functional import cross_entropy
 
     def collate(blocks: Sequence[Block]) -> dict[str, Tensor]:
         batch = {name: torch.zeros(len(blocks), length, dtype=torch.long) for name in ("position_ids", "labels")}
@@ -123,7 +129,7 @@ def block_task(length: int, pad: int) -> Task[Block]:
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="sum"), {}
+        return cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="sum"), {}
 
     return Task(
         collate=collate,

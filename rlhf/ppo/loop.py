@@ -1,43 +1,26 @@
-"""The loop of PPO: sample, score, update; evaluate on held-out prompts, keep the best, stop in time, outlive a kill.
+"""The loop of PPO: iterate; evaluate on held-out prompts, keep the best, stop in time, outlive a kill.
 
-Llama 2 paper, section 3.2.3. What it leaves open: decisions 34 to 42, and `rlhf.ppo.config`.
+Llama 2 paper, section 3.2.3. What an iteration is: `rlhf.ppo.algorithm`. Light: no torch of its own.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-
-from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
-from rlhf.models.checkpoint.context import TooLong
-from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, make_minibatches
-from rlhf.ppo.roles import Roles, WholeSampler
-from rlhf.ppo.rollout import Environment, Rollout, prompt_stream, referee_figures, roll_out, rollout_figures
 from rlhf.ppo.saving import Saving
-from rlhf.ppo.update import update
 from rlhf.ppo.watch import Limit, Stop, limit_passed, warnings
-from rlhf.rewards.gate import Gate, GatedReward
-from rlhf.rewards.protocol import RewardFunction
-from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage.progress import progress_bar
 
-HELD_OUT_SEED = 1_000_003
-"""Added to the sampling seed for held-out answers: every evaluation draws with the same numbers, no iteration does."""
-
-HELD_OUT_FIGURES = (
-    "reward", "helpfulness", "safety", "length", "finished_share", "no_room_share", "repetition", "kl", "kl_k3",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from rlhf.ppo.algorithm import PPO
 
 
 @dataclass(frozen=True)
@@ -49,87 +32,6 @@ class PPOResult:
     best_iteration: int
     best_reward: float
     first_reward: float
-
-
-class PPO:
-    """Policy, value, reference and judges, ready to iterate.
-
-    Args:
-        roles: who they are (`rlhf.ppo.roles`).
-        renderer: of the policy's tokenizer, which value and reference share; with the limit of
-            `Context.prompt_renderer`, as the trained prompts are those that were sampled from.
-        sampling: no top-p, no top-k, no penalty. The policy is its distribution at the temperature (above 0), in the
-            answers, trained and held out, and in every log-probability: ratio, KL and entropy are of it.
-        referee: scores held-out answers and trains nothing: a policy that pleases the two judges alone shows there.
-        gate: makes one reward of the two judges'.
-        too_long: what becomes of an answer that a reward model's context does not hold.
-    """
-
-    def __init__(
-        self,
-        roles: Roles,
-        renderer: Renderer,
-        config: PPOConfig,
-        sampling: SamplingParams,
-        accelerator: Accelerator,
-        *,
-        seed: int = 0,
-        referee: RewardFunction | None = None,
-        gate: Gate | None = None,
-        too_long: TooLong = "cut",
-    ) -> None:
-        self.config = config
-        self.accelerator = accelerator
-        self.seed = seed
-        self.beta = config.beta
-        self.roles = roles
-        self.stepper = roles.prepare(config.optimizer, sampling.temperature)
-        sampler = WholeSampler(roles, renderer, config.rows, too_long)
-        reward = GatedReward(roles.helpfulness, roles.safety, gate or Gate(), too_long)
-        self.environment = Environment(sampler, renderer, reward, sampling, accelerator, referee)
-        size = config.optimizer.batch_size
-        self.total_steps = config.iterations * config.optimizer.epochs * math.ceil(config.batch_size / size)
-
-    def iterate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
-        """Sample, score, update (left out where the policy has passed a limit); returns the figures to log."""
-        clock = _Clock()
-        rollouts = roll_out(
-            prompts,
-            self.environment,
-            self.environment.sampling,
-            self.config.samples_per_prompt,
-            first_key=iteration * self.config.prompts_per_iteration,
-        )
-        figures = rollout_figures(rollouts) | {"beta": self.beta}
-        seconds = {"seconds_rollout": clock.lap()}
-        minibatches, measured = self._measure(rollouts, seed=self.seed + iteration)
-        figures |= measured
-        figures |= add_advantages(minibatches, self.config, self.accelerator, self.beta)
-        seconds["seconds_experience"] = clock.lap()
-        if limit_passed(figures, self.config) is None:
-            figures |= update(self.stepper, minibatches, self.config, self._learning_rate_at)
-            seconds["seconds_update"] = clock.lap()
-        if self.config.target_kl is not None:
-            self.beta = adapted_beta(self.beta, figures["kl"], self.config.target_kl)
-        return figures | seconds
-
-    def evaluate(self, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Rollout]]:
-        """heldout_* figures of one answer to each held-out prompt, drawn with the same numbers every time."""
-        sampling = replace(self.environment.sampling, seed=self.environment.sampling.seed + HELD_OUT_SEED)
-        rollouts = roll_out(prompts, self.environment, sampling, 1)
-        figures = rollout_figures(rollouts) | self._measure(rollouts, seed=0)[1]
-        chosen = {name: figures[name] for name in HELD_OUT_FIGURES if name in figures}
-        chosen |= referee_figures(prompts, rollouts, self.environment)
-        return {f"heldout_{name}": value for name, value in chosen.items()}, rollouts
-
-    def _measure(self, rollouts: Sequence[Rollout], seed: int) -> tuple[list[Minibatch], dict[str, float]]:
-        pad = self.environment.renderer.pad_token_id
-        minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=seed)
-        figures = add_logprobs(minibatches, self.stepper.model, self.roles.reference_logprobs, self.accelerator)
-        return minibatches, figures
-
-    def _learning_rate_at(self, step: int) -> float:
-        return self.config.optimizer.learning_rate_at(step, self.total_steps)
 
 
 def train_ppo(
@@ -224,11 +126,11 @@ class _History:
         return PPOResult(iterations, stopped, self.best_iteration, self.best_reward, first)
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.last = time.perf_counter()
+def prompt_stream(prompts: Sequence[Prompt], seed: int) -> Iterator[Prompt]:
+    """Prompts without end: a fresh permutation each time round."""
+    import torch
 
-    def lap(self) -> float:
-        """Seconds since the last call, rounded to milliseconds."""
-        before, self.last = self.last, time.perf_counter()
-        return round(self.last - before, 3)
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        for i in torch.randperm(len(prompts), generator=generator).tolist():
+            yield prompts[i]

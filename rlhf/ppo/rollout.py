@@ -6,11 +6,10 @@ ids and four numbers), so that minibatches and whitening are global without furt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import torch
 from accelerate import Accelerator
 
 from rlhf.conversation import Renderer
@@ -58,14 +57,6 @@ class Environment:
     sampling: SamplingParams
     accelerator: Accelerator
     referee: RewardFunction | None = None
-
-
-def prompt_stream(prompts: Sequence[Prompt], seed: int) -> Iterator[Prompt]:
-    """Prompts without end: a fresh permutation each time round."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        for i in torch.randperm(len(prompts), generator=generator).tolist():
-            yield prompts[i]
 
 
 def roll_out(

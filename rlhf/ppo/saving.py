@@ -1,4 +1,4 @@
-"""What a PPO stage leaves on disk as it goes: the best policy, sample answers, states to go on from.
+"""What a PPO stage leaves on disk as it goes: the best policy, sample answers, states to go on from. Light.
 
 <stage>/samples.jsonl                     the same held-out prompts' answers at each evaluation
 <stage>/resume/best-000020/               the best policy so far; `take_best` makes it <stage>/checkpoint
@@ -12,17 +12,18 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING, Any
 
 from rlhf.data.rows import Prompt
 from rlhf.metrics import keep_before
-from rlhf.ppo.rollout import Rollout
 from rlhf.stage import remove_folder
-from rlhf.training.checkpoints import Checkpoints
 from rlhf.training.kept import RESUME
-from rlhf.training.step import Stepper
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rlhf.ppo.rollout import Rollout
+    from rlhf.training.step import Stepper
 
 SAMPLES_FILE = "samples.jsonl"
 SAMPLES = 8
@@ -47,6 +48,8 @@ class Saving:
         *,
         keep: int = 2,
     ) -> None:
+        from rlhf.training.checkpoints import Checkpoints
+
         self.folder = folder
         self.accelerator = accelerator
         self.save_policy = save_policy

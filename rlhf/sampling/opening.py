@@ -10,6 +10,7 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.imports import import_object, own_code
 from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.policy import load_over, load_policy, load_tokenizer
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.protocol import Sample, Sampler, SamplingParams, StreamingSampler
 from rlhf.sampling.source import BACKENDS, PolicySource, backend_of
@@ -83,8 +84,6 @@ def open_sampler(
 
 def renderer_of(source: PolicySource, chat_template: str | None = None) -> Renderer:
     """Of the checkpoint's tokenizer and its chat template, or another one."""
-    from rlhf.models.policy import load_tokenizer
-
     tokenizer = load_tokenizer(source.folder)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     return Renderer(tokenizer)
@@ -92,8 +91,6 @@ def renderer_of(source: PolicySource, chat_template: str | None = None) -> Rende
 
 def load_weights(source: PolicySource, device: torch.device) -> PreTrainedModel:
     """The policy's model in eval mode, held as the source says, whoever draws its answers."""
-    from rlhf.models.policy import load_over, load_policy
-
     held = {"quantization": source.quantization, "dtype": source.dtype or frozen_dtype(device)}
     if source.adapter is not None:
         model = load_over(source.folder, source.adapter, **held)  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ from rlhf.stage.files import (
 )
 from rlhf.stage.kept import ORIGIN_FILE, Kept, require_ours
 from rlhf.stage.record import StageRecord, read_stage_file
-from rlhf.stage.stage import KeepingConfig, Stage, StageConfig, open_stage
+from rlhf.stage.stage import KeepingConfig, Stage, StageConfig, on_main_process, open_stage
 
 __all__ = [
     "ORIGIN_FILE",
@@ -44,6 +44,7 @@ __all__ = [
     "StageRecord",
     "digest",
     "inputs_of",
+    "on_main_process",
     "open_stage",
     "options_of",
     "package_versions",

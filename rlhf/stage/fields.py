@@ -73,16 +73,18 @@ class RowsCheck(Protocol):
 
 
 class ExistingPath:
-    """A file or folder that must exist; all of it, or one file in it, is read."""
+    """A file or folder that must exist; all of it, or some files in it, are read."""
 
-    def __init__(self, inside: str | None = None) -> None:
+    def __init__(self, *inside: str) -> None:
         self.inside = inside
 
     def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
-        """See `InputCheck`."""
-        path = Path(value) if self.inside is None else Path(value) / self.inside
-        require_files(**{field: path})
-        return {field: path}
+        """See `InputCheck`; of several files, <field>.<file> is the name of each."""
+        found = {field: Path(value) / "".join(self.inside)}
+        if len(self.inside) > 1:
+            found = {f"{field}.{name}": Path(value) / name for name in self.inside}
+        require_files(**found)
+        return found
 
 
 class InEachRun:

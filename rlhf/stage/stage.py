@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Concatenate, ParamSpec, Protocol
 
 from rlhf.configuration import to_dict
 from rlhf.conversation import give_kwargs
 from rlhf.errors import InputError, SuspiciousError
+from rlhf.jsonl import Row, write_rows
 from rlhf.lifetime import RUN_MARK
 from rlhf.metrics import MetricsLog, Tracked, asked_trackers
 from rlhf.stage.card import recipe_name, write_cards
@@ -24,6 +26,8 @@ from rlhf.stage.fields import Effect, datasets_of, inputs_of, options_of, requir
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
 from rlhf.stage.record import StageRecord, record_of_rows
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +92,34 @@ class _ByRank:
         pass
 
 
-def open_stage(config: Any, *, output: str | os.PathLike[str] | None = None) -> Stage:
+def open_stage(config: Any, *, output: str | os.PathLike[str] | None = None, one_process: bool = False) -> Stage:
     """The stage of a config, checked at the door: before torch is loaded, and before anything is written.
 
     Args:
         config: the recipe's dataclass. Its fields' types say what is read (`rlhf.stage.fields`).
         output: the stage's final folder; None: the config's own.
+        one_process: it cannot share its work with other processes of a launch.
 
     Raises:
         InputError: the output is there already (nothing finished is overwritten), what is written first is not ours to
-            empty, or something that the config names is missing or not what it has to be.
+            empty, something that the config names is missing or not what it has to be, or there are several processes
+            where there may be one.
     """
-    return Stage(config, Path(config.output if output is None else output))
+    stage = Stage(config, Path(config.output if output is None else output))
+    if one_process and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"{recipe_name(config)}: runs in one process; start it with `python`")
+    return stage
+
+
+def on_main_process(record: Callable[Concatenate[Stage, P], None]) -> Callable[Concatenate[Stage, P], None]:
+    """Of a function that records what a stage, its first argument, has made: the main process does, others pass by."""
+
+    @functools.wraps(record)
+    def by_main(stage: Stage, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if stage.is_main:
+            record(stage, *args, **kwargs)
+
+    return by_main
 
 
 class Stage:
@@ -185,16 +205,16 @@ class Stage:
             },
         )
 
-    def write_json(self, name: str, content: Any) -> None:
-        """Write a file of the stage's; the main process does."""
+    def write_json(self, name: str, content: Any, *, shown: str | None = None) -> None:
+        """Write a file of the stage's, and print what people read of it (`shown`); the main process does."""
         if self.is_main:
             write_json(self.folder / name, content)
+        if shown is not None:
+            self.say(shown)
 
-    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def write_rows(self, name: str, rows: Iterable[Row]) -> None:
         """Write a file of rows, one JSON object a line; the main process does."""
         if self.is_main:
-            from rlhf.jsonl import write_rows
-
             write_rows(self.folder / name, rows)
 
     def say(self, text: str, *, error: bool = False) -> None:

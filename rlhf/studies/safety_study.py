@@ -13,17 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.evaluation.safety.figures import SafetyFigures, load_safety_prompts, safety_figures
+from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
 from rlhf.evaluation.safety.study import OverSeeds, Part, SafetyStudy
 from rlhf.finetuning.config import FinetuneStageConfig
+from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rewards.specs import Reward
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import PolicySource
 from rlhf.stage import InputPath, open_stage
 from rlhf.studies.runner import StudyRun, over_seeds
+from rlhf.training.work import training_work
 
 FIGURES = "safety_evaluation.json"
 # name -> where it stands in the figures of one variant; of several places the first that is there
@@ -70,30 +75,22 @@ def run_variant(run: SafetyStudyRun) -> None:
 
     The weights are not kept.
     """
-    from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
-    from rlhf.finetuning.stage import finetune_stage
-    from rlhf.models.policy import load_tokenizer
-    from rlhf.sampling.in_process import InProcessSampler
-    from rlhf.training.accelerator import make_accelerator
-    from rlhf.training.kept import kept_states
-
     stage = open_stage(run)
     helpful, safe = (
         [row for source in sources for row in load_conversations(source)]
         for sources in (run.helpfulness_data, run.safety_data)
     )
-    accelerator = make_accelerator(seed=run.seed)
-    judges = load_judges("rules", run.safety, run.helpfulness, None, run.scorer, run.world, accelerator.device)
-    prompts = [
-        prompt
-        for name, source in run.prompts.items()
-        for prompt in load_safety_prompts(name, source, run.kinds.get(name), judges.kind_of)
-    ]
-    with stage.work(accelerator, kept_states(stage, accelerator)):
+    with training_work(stage) as accelerator:
+        judges = load_judges("rules", run.safety, run.helpfulness, None, run.scorer, run.world, accelerator.device)
+        prompts = [
+            prompt
+            for name, source in run.prompts.items()
+            for prompt in load_safety_prompts(name, source, run.kinds.get(name), judges.kind_of)
+        ]
         rows = training_rows(helpful, safe, run.fraction, run.seed)
         policy = finetune_stage(stage, accelerator, run.policy, rows, run, name=run.name, save=False)
         params = replace(run.sampling, seed=run.sampling.seed + run.seed)
-        sampler = InProcessSampler(policy, Renderer(load_tokenizer(run.policy)))
+        sampler = open_sampler(PolicySource(checkpoint=run.policy), accelerator.device, model=policy)
         judged = answer_and_judge(sampler, prompts, judges, params, run.samples_per_prompt, accelerator)
         stage.write_json(FIGURES, safety_figures(run.name, judged))
 

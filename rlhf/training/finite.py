@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rlhf.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def require_finite(tensors: Iterable[tuple[str, Tensor]], where: str | os.PathLike[str], way_out: str) -> None:
@@ -22,6 +23,6 @@ def require_finite(tensors: Iterable[tuple[str, Tensor]], where: str | os.PathLi
     for name, tensor in tensors:
         if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
             continue
-        low, high = torch.aminmax(tensor.detach())  # NaN comes through
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        low, high = tensor.detach().aminmax()  # NaN comes through
+        if not bool(low.isfinite() & high.isfinite()):
             raise InputError(f"checkpoint: {where} has values in {name} that are not finite; {way_out}")

@@ -1,4 +1,4 @@
-"""The optimisation loop: rows in, steps out, the loss normalised over the global count.
+"""The optimisation loop: rows in, steps out, the loss normalised over the global count. Light: torch when it trains.
 
 Departures from common trainers: a step's rows are cut into micro-batches of similar length (less padding), and the
 divisor is the weight (tokens, pairs) of the WHOLE step, known to every process beforehand. So the number of
@@ -12,21 +12,19 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, TypeVar
-
-import torch
-from accelerate import Accelerator
-from torch import nn
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog
 from rlhf.stage.progress import progress_bar
-from rlhf.training.checkpoints import Checkpoints
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import States
-from rlhf.training.step import Batch, LossFunction, Stepper, make_optimizer
 
-__all__ = ["Batch", "Task", "TrainingResult", "make_optimizer", "micro_batches", "steps_of", "train"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+    from rlhf.training.step import Batch, LossFunction
 
 Row = TypeVar("Row")
 
@@ -75,6 +73,8 @@ class TrainingResult:
 
 def steps_of(rows: Sequence[Row], config: OptimizerConfig, seed: int) -> Iterator[list[Row]]:
     """Each step's rows, over all epochs: a fresh permutation an epoch; the last step of an epoch may be smaller."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     for _ in range(config.epochs):
         order = torch.randperm(len(rows), generator=generator).tolist()
@@ -129,6 +129,9 @@ def train(
         InputError: no rows, or non-finite loss or gradient three steps in a row (such steps change no weight and are
         counted).
     """
+    from rlhf.training.checkpoints import Checkpoints
+    from rlhf.training.step import Stepper
+
     if not rows:
         raise InputError(f"{name}: there are no rows to train on")
     stepper = Stepper(model, config, accelerator, name=name)

@@ -28,8 +28,9 @@ from rlhf.models.config import AdapterConfig
 from rlhf.models.logprobs import sequence_logprobs
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
+from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.loop import PPO, train_ppo
+from rlhf.ppo.loop import train_ppo
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles

@@ -31,8 +31,9 @@ KILLED_IN_CI = ("sft", "helpfulness_reward", "rejection_sampling", "reward_study
 KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 STARTER = """
 import importlib, json, os, signal, sys, time, typing
-import peft, rlhf.finetuning.supervised, rlhf.ppo.loop, rlhf.ppo.saving, rlhf.ppo.setup, rlhf.rewards.training.train
-import rlhf.rewards.training.stage, rlhf.finetuning.stage, rlhf.sampling.in_process, torch.utils.tensorboard
+import peft, rlhf.finetuning.supervised, rlhf.ppo.algorithm, rlhf.ppo.setup, rlhf.rewards.training.train
+import rlhf.training.checkpoints, rlhf.rewards.training.stage, rlhf.finetuning.stage, rlhf.sampling.in_process
+import torch.utils.tensorboard
 from rlhf.configuration import run_recipe
 
 def wait_for(path, lines):

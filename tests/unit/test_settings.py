@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import shlex
 import sys
@@ -19,6 +20,7 @@ from rlhf.configuration import parse_config
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import make_plan
 from rlhf.shipped import RECIPES
+from rlhf.stage import StageConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = RECIPES / "configs"
@@ -47,6 +49,14 @@ def launch_line(file: Path) -> tuple[str, list[str]]:
     assert len(mine) == 1, "no launch line"
     start = next(i for i, word in enumerate(mine[0]) if word.startswith("recipes/") and word.endswith(".py"))
     return mine[0][start], mine[0][start + 1 :]
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.py")), ids=lambda path: path.stem)
+def test_a_recipe_s_options_are_checked_by_all_the_classes_that_declare_them(recipe: Path) -> None:
+    """A check of its own takes the place of its bases' unless it calls theirs: of the gate's, for one."""
+    classes = config_class(str(recipe.relative_to(ROOT))).__mro__
+    own = [kind for kind in classes if "__post_init__" in vars(kind) and kind is not StageConfig]
+    assert not [kind for kind in own[:-1] if "super().__post_init__()" not in inspect.getsource(kind.__post_init__)]
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=named)

@@ -13,7 +13,20 @@ import pytest
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError, SuspiciousError
 from rlhf.lifetime import RUN_MARK
-from rlhf.stage import Effect, InputPath, KeepingConfig, Kept, Stage, digest, inputs_of, open_stage, options_of
+from rlhf.stage import (
+    Effect,
+    ExistingPath,
+    InputPath,
+    KeepingConfig,
+    Kept,
+    Stage,
+    StageConfig,
+    digest,
+    inputs_of,
+    on_main_process,
+    open_stage,
+    options_of,
+)
 from rlhf.stage.digests import FileDigests, signature_of
 
 
@@ -115,6 +128,26 @@ def test_inputs_come_from_the_fields_types(make: Make, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="out exists already"):
         make()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(StageConfig):
+    """A stage that reads two files of a folder.
+
+    Args:
+        data: their folder.
+    """
+
+    data: Annotated[Path, ExistingPath("a.json", "b.jsonl")]
+
+
+def test_files_inside_a_folder_are_inputs_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    config = FolderConfig(output=tmp_path / "out", data=tmp_path)
+    with pytest.raises(InputError, match=r"^data\.b\.jsonl: .*b\.jsonl does not exist"):
+        open_stage(config)
+    (tmp_path / "b.jsonl").write_text("")
+    assert open_stage(config).inputs == {"data.a.json": tmp_path / "a.json", "data.b.jsonl": tmp_path / "b.jsonl"}
 
 
 def test_options_that_decide_leave_out_inputs_and_where_it_writes(make: Make) -> None:
@@ -220,6 +253,38 @@ def test_a_link_inside_is_removed_and_not_followed(make: Make, tmp_path: Path) -
     (make().folder / "tensorboard").symlink_to(tmp_path / "mine")
     attempt(make())
     assert (tmp_path / "mine" / "thesis").exists() and not (make().folder / "tensorboard").exists()
+
+
+@on_main_process
+def record(stage: Stage, rows: list[dict[str, int]], *, shown: str) -> None:
+    """What a recipe writes at its end."""
+    stage.write_json("figures.json", {"a": 1}, shown=shown)
+    stage.write_rows("rows.jsonl", rows)
+    (stage.folder / "page.html").write_text("page")
+    stage.closing.rows(len(rows))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_main_process_alone_records_and_shows(
+    make: Make, rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    stage = make()
+    with stage.work():
+        stage.folder.mkdir(exist_ok=True)
+        record(stage, [{"b": 2}, {"b": 3}], shown="| a table |")
+        written = sorted(path.name for path in stage.folder.iterdir() if path.name != "attempt.json")
+    assert written == ([] if rank else ["figures.json", "page.html", "rows.jsonl"])
+    assert capsys.readouterr().out == ("" if rank else "| a table |\n")
+    assert stage.closing.used == (None if rank else 2)
+
+
+def test_a_stage_of_one_process_refuses_a_launch_of_several(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make().config
+    assert open_stage(config, one_process=True).config == config
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"runs in one process; start it with `python`"):
+        open_stage(config, one_process=True)
 
 
 def test_the_closing_block(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

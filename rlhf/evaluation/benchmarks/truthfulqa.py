@@ -15,15 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval, rate_interval
 from rlhf.jsonl import read_rows
 from rlhf.models.checkpoint.context import Context
-from rlhf.models.logprobs import score_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EXAMPLES = """\
 Q: What is human life expectancy in the United States?
@@ -108,6 +108,8 @@ def answer_logprobs(
     Plain text, no chat template. Prompt and answer are tokenized together, and cut where the prompt's own ids end; what
     the model's context does not hold is cut from the front.
     """
+    from rlhf.models.logprobs import score_rows
+
     context = Context.of(model.config).length or 1 << 30
     rows, places = [], []
     for place, question in enumerate(questions):

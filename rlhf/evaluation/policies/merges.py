@@ -1,4 +1,7 @@
-"""What a merge changed: the loss on held-out answers, and the KL from the model that was trained."""
+"""What a merge changed: the loss on held-out answers, and the KL from the model that was trained.
+
+Light: torch is loaded when called.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.conversation import Conversation, Rendered
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
-from rlhf.finetuning.supervised import answer_task, render_rows, training_renderer
-from rlhf.models.batching import batch_tokens_on, batches_by_length
 from rlhf.models.checkpoint.folder import base_quantization
 from rlhf.models.merging import merged_policy
 from rlhf.models.policy import load_policy, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,12 @@ class HeldoutFigures:
     kl: float
 
 
-@torch.no_grad()
 def heldout_figures(
-    model: nn.Module, trained: nn.Module, rows: Sequence[Rendered], pad_id: int, batch_tokens: int | None = None
+    model: nn.Module | _WithoutAdapter,
+    trained: nn.Module,
+    rows: Sequence[Rendered],
+    pad_id: int,
+    batch_tokens: int | None = None,
 ) -> HeldoutFigures:
     """Measure a model beside the one that was trained; both are in eval mode.
 
@@ -47,6 +51,9 @@ def heldout_figures(
         pad_id: any valid id.
         batch_tokens: rows x padded length of one forward pass; None: by the device (`rlhf.models.batching`).
     """
+    from rlhf.finetuning.supervised import answer_task
+    from rlhf.models.batching import batch_tokens_on, batches_by_length
+
     loss = kl = 0.0
     count = 0
     most = batch_tokens or batch_tokens_on(next(model.parameters()).device, logits=True)
@@ -73,13 +80,15 @@ def merge_report(
         checkpoint: of a policy's adapter.
         dialogues: that end with an answer; those that cannot be rendered count as settings.on_bad_row says.
     """
+    from rlhf.finetuning.supervised import render_rows, training_renderer
+
     trained, tokenizer = load_policy(checkpoint), load_tokenizer(checkpoint)
     renderer = training_renderer(tokenizer, trained, settings)
     rows = render_rows(renderer, dialogues, settings, "held-out data")
     if not rows:
         raise InputError("data: no dialogue is left to measure on; raise max_length")
 
-    def measure(model: nn.Module) -> dict[str, float]:
+    def measure(model: nn.Module | _WithoutAdapter) -> dict[str, float]:
         return asdict(heldout_figures(model, trained, rows, renderer.pad_token_id))
 
     merges: tuple[Literal["simple", "careful"], ...]
@@ -115,21 +124,24 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-class _WithoutAdapter(nn.Module):
+class _WithoutAdapter:
     """A policy under an adapter, with the adapter off."""
 
     def __init__(self, policy: Any) -> None:
-        super().__init__()
         self.policy = policy
+        self.parameters = policy.parameters
 
-    def forward(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: Any) -> Any:
         with self.policy.disable_adapter():
             return self.policy(**inputs)
 
 
-def _logprobs(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+def _logprobs(model: nn.Module | _WithoutAdapter, inputs: dict[str, Tensor]) -> Tensor:
     """log p of every token at each trained position, (N, V) float32."""
+    import torch
+
     inputs = {name: tensor.to(next(model.parameters()).device) for name, tensor in inputs.items()}
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits[inputs["rows"], inputs["positions"]].float().log_softmax(-1)

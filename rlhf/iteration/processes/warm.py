@@ -35,12 +35,13 @@ MODULES = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto",
     "rlhf.finetuning.supervised",
-    "rlhf.ppo.loop",
+    "rlhf.ppo.algorithm",
     "rlhf.ppo.setup",
     "rlhf.rewards.loading",
     "rlhf.rewards.scoring",
     "rlhf.sampling.multi_process",
     "rlhf.training.accelerator",
+    "rlhf.training.checkpoints",
 )
 
 

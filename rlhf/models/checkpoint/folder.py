@@ -17,6 +17,8 @@ ADAPTER_FILE = "adapter_model.safetensors"
 BASE_FILE = "base.json"
 ADAPTER_PREFIX = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
+SAFETY_HEAD_FILE = "safety_head.safetensors"
+"""Of a reward model that has a second head; plain transformers passes it by."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
 
@@ -116,6 +118,24 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
     for file in files:
         if not file.is_file():
             raise InputError(f"checkpoint: {folder} lacks {file.name}, a part of its weights; copy or save it again")
+    return folder
+
+
+def require_trainable(path: str | os.PathLike[str]) -> Path:
+    """The folder, as `require_checkpoint`; InputError also where its weights are held in few bits already.
+
+    They can be run. But no weight of them is trained and saved again, and what an adapter over them would be merged
+    into is not there.
+    """
+    folder = require_checkpoint(path)
+    config = base_folder(folder) / "config.json"
+    held = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") if config.is_file() else None
+    if held:
+        raise InputError(
+            f"checkpoint: {config.parent} holds its weights quantised already ({held.get('quant_method', 'unknown')}), "
+            "and such ones are run, not trained; name a folder with the model's whole weights (with an adapter, "
+            "quantization nf4 holds those in 4 bit)"
+        )
     return folder
 
 

@@ -1,4 +1,5 @@
-"""The report's panels: small SVGs by matplotlib, whose colours and letters are the page's own.
+"""The report's panels: small SVGs by matplotlib, whose colours and letters are the page's own. Light: it is loaded when
+something is drawn.
 
 Each panel is drawn in sentinel colours that are then replaced by CSS variables, so that it follows the page from light
 to dark; text stays text. Legends are HTML beside the SVG.
@@ -13,15 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
-import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
 INK, MUTED, LINE, BLUE, ORANGE, GREY = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -97,6 +96,10 @@ def ramp(position: int, count: int) -> str:
 
 def draw(description: str, paint: Callable[[Axes], None], *, height: float = 2.35) -> Markup:
     """An SVG of one pair of axes, 260 units wide, described by `description` for those who do not see it."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.61, height), layout="constrained")
         figure.patch.set_alpha(0)
@@ -170,6 +173,8 @@ def lines(
             axes.set_xticks(range(len(names)), [plain(name) for name in names])
             axes.set_xlim(-0.4, len(names) - 0.6)
         elif log2:
+            from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
             axes.set_xscale("log", base=2)
             ticks = sorted({x for s in series for x in s.x})
             axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -177,9 +182,8 @@ def lines(
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         else:
             whole = all(float(x).is_integer() for s in series for x in s.x)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, percent)))
+            _ticks(axes.xaxis, 6, percent=None, whole=whole)
+        _ticks(axes.yaxis, 5, percent=percent, fine=True)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
 
@@ -197,15 +201,16 @@ def histogram(
     note: str = "",
 ) -> Panel:
     """Counts in the bins between the edges, each group (label, colour, counts) as shares of its own."""
+    import numpy as np
+
     shares = [np.asarray(counts, dtype=float) / max(1.0, float(np.sum(counts))) for _, _, counts in groups]
 
     def paint(axes: Axes) -> None:
         for (_, colour, _), share in zip(groups, shares, strict=True):
             axes.stairs(share, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
             axes.stairs(share, edges, color=colour, linewidth=1.1)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, True)))
+        _ticks(axes.xaxis, 6, percent=None)
+        _ticks(axes.yaxis, 4, percent=True, fine=True)
         axes.set_xlabel(x_label)
 
     middles = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
@@ -223,6 +228,20 @@ def _line(axes: Axes, s: Series, shift: float) -> None:
         ci = s.ci[i] if s.ci is not None else None
         if ci is not None:
             axes.plot([place, place], ci, color=s.colour, linewidth=1.0, solid_capstyle="butt")
+
+
+def _ticks(axis: Axis, most: int, *, percent: bool | None = False, fine: bool = False, whole: bool = False) -> None:
+    """At most so many intervals of 1, 2 or 5 (`fine`: 2.5 too) times a power of ten.
+
+    Args:
+        percent: how the numbers are written, see `_tick`; None: as matplotlib does.
+        whole: at integers alone.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(most, integer=whole, steps=[1, 2, 2.5, 5, 10] if fine else [1, 2, 5, 10]))
+    if percent is not None:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, percent)))
 
 
 def _tick(value: float, percent: bool) -> str:
@@ -256,6 +275,8 @@ def ridges(
     rows = [row for row in rows if len(row[1]) > 1 and len(row[2]) > 1]
     if not rows:
         return None
+    import numpy as np
+
     everything = np.concatenate([np.asarray([*old, *new]) for _, old, new in rows])
     low, high = np.quantile(everything, [0.002, 0.998])
     room = 0.08 * (high - low) or 1.0
@@ -274,8 +295,7 @@ def ridges(
         axes.set_yticks(range(len(rows)), [plain(label) for label, _, _ in reversed(rows)])
         axes.set_ylim(-0.08, len(rows))
         axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, False)))
+        _ticks(axes.xaxis, 6)
         axes.set_xlabel(x_label)
 
     means = ", ".join(f"{label}: {before} {np.mean(b):.2f}, itself {np.mean(a):.2f}" for label, b, a in rows)
@@ -285,6 +305,8 @@ def ridges(
 
 def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Gaussian kernel density with Silverman's bandwidth."""
+    import numpy as np
+
     width = 1.06 * float(values.std()) * len(values) ** -0.2 or 0.1
     kernels = np.exp(-0.5 * ((grid[:, None] - values[None, :]) / width) ** 2)
     density: np.ndarray = kernels.sum(axis=1) / (len(values) * width * np.sqrt(2 * np.pi))
@@ -307,6 +329,8 @@ def scatter(
     groups = [group for group in groups if len(group[2])]
     if not groups:
         return None
+    import numpy as np
+
     values = np.concatenate([np.asarray([*x, *y]) for _, _, x, y in groups])
     room = 0.04 * float(np.ptp(values)) or 1.0
     low, high = float(values.min()) - room, float(values.max()) + room
@@ -330,8 +354,7 @@ def scatter(
         axes.set_ylim(low, high)
         axes.set_box_aspect(1)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-            axis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, False)))
+            _ticks(axis, 6)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
 
@@ -370,8 +393,7 @@ def plane(title: str, points: Sequence[Point], *, x_label: str, y_label: str, no
                 axes.vlines(point.x, point.y_ci[0], point.y_ci[1], color=colour, linewidth=1.0)
             axes.plot([point.x], [point.y], "o", color=colour, markersize=4.5)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-            axis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v, False)))
+            _ticks(axis, 5, fine=True)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
 

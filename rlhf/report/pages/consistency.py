@@ -1,4 +1,7 @@
-"""Multi-turn consistency as tables in Markdown and two pictures: obedience over turns, and the attention map."""
+"""Multi-turn consistency as tables in Markdown and two pictures: obedience over turns, and the attention map.
+
+Light: matplotlib when it draws.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rlhf.evaluation.instructions.consistency import Everyday, Obedience
 
 COLOURS = ("#6b7280", "#1d4ed8", "#c2410c", "#047857")
@@ -67,6 +68,9 @@ def attention_table(rows: Mapping[str, Sequence[float]]) -> str:
 
 def plot_consistency(rows: Sequence[Obedience], file: Path) -> None:
     """Obedience over turns with 95 % intervals: a colour a policy, dashed for unseen instructions (SVG)."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -86,6 +90,9 @@ def plot_consistency(rows: Sequence[Obedience], file: Path) -> None:
 
 def plot_attention(maps: Mapping[str, NDArray[np.float32]], size: int, file: Path) -> None:
     """The binned maps side by side, on one scale (SVG); `size` tokens a bin."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4 * len(maps), 4), layout="constrained")
     FigureCanvasSVG(figure)
     highest = max(float(values.max()) for values in maps.values())

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, histogram
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table
@@ -61,6 +59,8 @@ def build_text_page(figures: Figures, rows: Sequence[Mapping[str, Any]], page: P
 
 def _panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """A histogram a figure: each model's answers, in bins of equal width over what all of them span."""
+    import numpy as np
+
     panels = []
     for name, (label, meaning, _) in COLUMNS.items():
         values: dict[str, list[float]] = {}

@@ -13,7 +13,7 @@ from typing import TypedDict
 from rlhf.data.rows import STRENGTHS, Domain, Preference
 from rlhf.intervals import rate_interval
 from rlhf.iteration.figures import RewardModelFigures
-from rlhf.models.reward_model import SAFETY_HEAD_FILE
+from rlhf.models.checkpoint.folder import SAFETY_HEAD_FILE
 from rlhf.objectives.reward import SAFETY_THRESHOLD
 from rlhf.rewards.gate_quality import CountedGateQuality, gate_quality
 from rlhf.rewards.loading import load_reward

@@ -15,8 +15,9 @@ from rlhf.data.rows import Prompt
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.loop import PPO, PPOResult, train_ppo
+from rlhf.ppo.loop import PPOResult, train_ppo
 from rlhf.ppo.roles import SeparateRoles
 from rlhf.ppo.saving import Saving
 from rlhf.sampling.protocol import SamplingParams

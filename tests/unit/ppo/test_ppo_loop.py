@@ -12,8 +12,9 @@ import pytest
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.metrics import MetricsLog, read_metrics
+from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.loop import PPO, PPOResult, train_ppo
+from rlhf.ppo.loop import PPOResult, train_ppo
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.saving import Saving
 from rlhf.training.accelerator import make_accelerator

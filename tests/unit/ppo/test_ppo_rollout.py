@@ -14,7 +14,8 @@ from torch import Tensor
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.ppo.rollout import Environment, prompt_stream, referee_figures, roll_out, rollout_figures
+from rlhf.ppo.loop import prompt_stream
+from rlhf.ppo.rollout import Environment, referee_figures, roll_out, rollout_figures
 from rlhf.rewards.gate import GatedReward
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.training.accelerator import make_accelerator

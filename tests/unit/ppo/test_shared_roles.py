@@ -19,9 +19,9 @@ from rlhf.models.checkpoint.folder import weight_shapes
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
+from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_experience, make_minibatches
-from rlhf.ppo.loop import PPO
 from rlhf.ppo.roles import SeparateRoles
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.shared import POLICY, VALUE, SharedRoles

@@ -13,8 +13,8 @@ from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import States
-from rlhf.training.loop import Task, make_optimizer, micro_batches, steps_of, train
-from rlhf.training.step import Stepper
+from rlhf.training.loop import Task, micro_batches, steps_of, train
+from rlhf.training.step import Stepper, make_optimizer
 
 Row = tuple[list[float], float]
 ROWS: list[Row] = [([float(i % 7), float(i % 3), 1.0][: 1 + i % 3], 0.5 * (i % 5)) for i in range(22)]
