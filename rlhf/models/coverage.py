@@ -7,6 +7,7 @@ experts fused into one tensor (Mixtral, Qwen3-MoE, DeepSeek-V3), which 4 bit pas
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +19,20 @@ from rlhf.models.checkpoint.folder import ADAPTER_PREFIX
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+OTHER_SENSES = re.compile(
+    r"(?:^|\.)(?:vision_tower|visual|vision_model|embed_vision|multi_modal_projector|audio_tower|embed_audio)(?:\.|$)"
+)
+"""Parts of a model by name that see or hear, and are not used here: texts are all that it is given."""
+
+READ_BY_WEIGHT = r".*\.(?:mixer|mamba)\.(?:x_proj|dt_proj|out_proj)"
+"""Linear layers of state-space mixers by name, whose weights (fused) kernels read without calling the layer: what an
+adapter adds to its output, or 4 bit holds in its place, would be passed over."""
+
 
 @dataclass(frozen=True)
 class Coverage:
-    """What of a model's weights an adapter or 4 bit reaches; matrices alone count, embeddings and heads do not.
+    """What of a model's weights an adapter or 4 bit reaches; matrices alone count, embeddings, heads and other senses
+    do not.
 
     Args:
         reached: weights reached.
@@ -65,6 +76,8 @@ def _coverage(model: nn.Module, reaches: Callable[[nn.Module, str, Tensor], bool
     for name, module in model.named_modules():
         plain = name.replace("base_layer", "").rstrip(".").rpartition(".")[2]
         if module is head or isinstance(module, Embedding) or ".lora_" in name or plain in ("score", "lm_head"):
+            continue
+        if OTHER_SENSES.search(name):
             continue
         for key, weight in module._parameters.items():
             if weight is None or weight.ndim < 2:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.folder import head_shapes, is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import head_shapes, is_adapter_checkpoint, require_trainable
 from rlhf.models.checkpoint.memory import HELD, NF4, TRAINED, parameters_of, require_memory
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
@@ -109,6 +109,7 @@ def load_roles(
     Raises:
         InputError: separate roles of which one is an adapter, or shared ones that do not fit together.
     """
+    require_trainable(policy)
     require_memory(role_bytes(policy, [helpfulness, safety], shared, with_value, quantization), accelerator)
     if shared:
         options: Any = {"adapter": adapter, "quantization": quantization, "dtype": dtype, "seed": seed}
