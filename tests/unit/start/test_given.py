@@ -18,7 +18,6 @@ from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import PlannedStage, make_plan
-from rlhf.models.adapters import lora_config
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.stage.card import read_metadata
@@ -137,10 +136,11 @@ def test_a_gguf_file_without_its_package(tmp_path: Path, pairs: str, monkeypatch
 def test_an_adapter_that_peft_wrote_is_merged_into_its_base(
     by_hub_name: bool, hub: Path, tiny_policy_path: Path, pairs: str, tmp_path: Path
 ) -> None:
-    from peft import get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
-    model = get_peft_model(load_policy(tiny_policy_path), lora_config(AdapterConfig(r=3, alpha=7), "CAUSAL_LM"))
+    lora = LoraConfig(r=3, lora_alpha=7, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_policy(tiny_policy_path), lora)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
@@ -159,6 +159,7 @@ def test_an_adapter_that_peft_wrote_is_merged_into_its_base(
     torch.testing.assert_close(logits(merged), logits(model))
     assert not torch.allclose(logits(merged), logits(load_policy(tiny_policy_path)), atol=1e-3)
     assert read_metadata(chat).get("base_model") == ([HUB] if by_hub_name else None)
+    assert str(tmp_path) not in (chat / "README.md").read_text(), "no folder of this machine"
     settings.write_text(json.dumps(content | {"use_dora": True}))
     with pytest.raises(InputError, match="has use_dora True, which is not merged here; merge it by peft's"):
         new_run(Request(tmp_path / "other", tmp_path / "adapter", helpfulness_preferences=(pairs,)), MACHINE)
