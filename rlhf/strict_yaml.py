@@ -23,7 +23,11 @@ def require_plain_yaml(file: Path) -> None:
         root = yaml.compose(file.read_text(encoding="utf-8"), LOADER)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return
-    if root is not None and _size(root, file, {}) > MOST_NODES:
+    try:
+        size = 0 if root is None else _size(root, file, {})
+    except RecursionError:
+        raise InputError(f"{file}: it is nested too deeply; no option goes that deep") from None
+    if size > MOST_NODES:
         raise InputError(f"{file}: its aliases stand for more than {MOST_NODES} values; write out what is meant")
 
 

@@ -44,6 +44,11 @@ def real_model() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """See `make_tiny_tokenizer`."""
+    return make_tiny_tokenizer()
+
+
+def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE of 300 entries with <s>, </s>, <pad> and the Llama 2 chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -59,9 +59,14 @@ class People:
                     return
                 if self._clock() >= said_at + SAY_SECONDS:
                     said_at = self._clock()
-                    say_waiting(people_words(self._batch, progress, self._path))
+                    say_waiting(people_words(self._batch, progress, self._path) + self._deadline(start))
                 self._sleep(self._poll)
         yield from ()
+
+    def _deadline(self, start: float) -> str:
+        if self._hours is None:
+            return ""
+        return f", within {(start + 3600 * self._hours - self._clock()) / 3600:.1f} hours"
 
 
 def people_words(batch: str, progress: Progress, path: Path) -> str:

@@ -61,9 +61,9 @@ def sides_of(what: Path | None, texts: Sequence[str]) -> tuple[Side, Side]:
 
     Args:
         what: a run's folder, where there is one.
-        texts: two of: the name of a version of the run, "people" (who wrote the rows that its SFT held out), a folder
-            or file of answers, a model (`model_of`). In a run one version is compared with the first one, and with
-            none named the newest is.
+        texts: two of: the name of a version of the run, "people" (who wrote the rows that its SFT held out; a version
+            beside them answers anew), a folder or file of answers, a model (`model_of`). In a run one version is
+            compared with the first one, and with none named the newest is.
 
     Raises:
         InputError: they are not two, or one is none of these, or neither has answers.
@@ -81,7 +81,7 @@ def sides_of(what: Path | None, texts: Sequence[str]) -> tuple[Side, Side]:
     a, b = (_side(run, versions, text) for text in texts)
     if a == b:
         raise InputError(f"compare: {a.name} would be compared with itself; name another one beside it")
-    if PEOPLE in (a.name, b.name):  # a version's evaluation answers other prompts than people did
+    if run is not None and PEOPLE in texts:  # a version's evaluation answers other prompts than people did
         a, b = (replace(side, answers=None) if side.model is not None else side for side in (a, b))
     if a.answers is None and b.answers is None:
         raise InputError(
@@ -100,17 +100,19 @@ def compared(
         prompts: so many alone, drawn by `seed`; None: all.
         max_new_tokens: of an answer that is drawn.
     """
-    answers = [None if side.answers is None else read_answers(side.answers) for side in sides]
-    for side, (mine, theirs) in zip(sides, (answers, answers[::-1]), strict=True):
-        if mine is None and theirs is not None and side.model is not None:
-            asked = {key: theirs[key] for key in drawn_of(list(theirs), prompts, seed)}
-            answers = [asked if found is theirs else found for found in answers]
-            params = SamplingParams(max_new_tokens=max_new_tokens, seed=seed)
-            draw_answers(folder / side.name, list(asked.values()), side.model, params)
-            drawn = read_answers(folder / side.name)
-            answers = [drawn if found is None else found for found in answers]
-    one, other = (found or {} for found in answers)
-    return match((sides[0].name, sides[1].name), one, other, prompts, seed)
+    a, b = sides
+    names = a.name, b.name
+    if a.answers is not None and b.answers is not None:
+        return match(names, read_answers(a.answers), read_answers(b.answers), prompts, seed)
+    model, other = (a, b) if a.answers is None else (b, a)
+    assert model.model is not None and other.answers is not None, "`sides_of` sees to it"
+    there = read_answers(other.answers)
+    asked = {key: there[key] for key in drawn_of(list(there), prompts, seed)}
+    params = SamplingParams(max_new_tokens=max_new_tokens, seed=seed)
+    drawn_in = folder / Path(model.name).name
+    draw_answers(drawn_in, list(asked.values()), model.model, params)
+    drawn = read_answers(drawn_in)
+    return match(names, drawn, asked) if model is a else match(names, asked, drawn)
 
 
 def model_of(field: str, text: str) -> PolicySource:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from rlhf.models.checkpoint.folder import (
     write_base_quantization,
 )
 from rlhf.models.config import AdapterConfig
+from rlhf.models.coverage import OTHER_SENSES, READ_BY_WEIGHT
 from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
@@ -41,9 +43,20 @@ def require_qlora(package: str) -> None:
 
 
 def lora_config(
-    adapter: AdapterConfig, task: Literal["CAUSAL_LM", "SEQ_CLS"], base: str | os.PathLike[str] | None = None
+    adapter: AdapterConfig,
+    task: Literal["CAUSAL_LM", "SEQ_CLS"],
+    model: nn.Module,
+    base: str | os.PathLike[str] | None = None,
 ) -> LoraConfig:
-    """peft's settings of a new adapter on every linear layer but the head; `base` is the folder of its base."""
+    """peft's settings of a new adapter on every linear layer of the language model but the head.
+
+    On experts fused into one tensor too. Not on what sees or hears (`rlhf.models.coverage.OTHER_SENSES`): it is not
+    trained here. Nor where it would be passed over (`READ_BY_WEIGHT`).
+
+    Args:
+        model: that it will be put into.
+        base: folder of the model's checkpoint, to be saved.
+    """
     require_qlora("peft")
     from peft import LoraConfig
 
@@ -52,9 +65,30 @@ def lora_config(
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # any number: peft divides it by r
         lora_dropout=adapter.dropout,
         target_modules="all-linear",
+        target_parameters=_fused_experts(model) or None,
+        exclude_modules=_not_adapted(model),
         task_type=task,
         base_model_name_or_path=os.fspath(base) if base is not None else None,
     )
+
+
+def _fused_experts(model: nn.Module) -> list[str]:
+    """The ends of the names of parameters (E, in, out) that hold a layer of E experts each."""
+    return sorted(
+        {
+            ".".join(name.split(".")[-3:])
+            for name, parameter in model.named_parameters()
+            if parameter.ndim == 3 and name.endswith((".experts.gate_up_proj", ".experts.down_proj"))
+        }
+    )
+
+
+def _not_adapted(model: nn.Module) -> str | None:
+    """A pattern of the names of linear layers that get no adapter; None: all get one."""
+    router = r".*\.feed_forward\.router"  # Llama 4's: a linear layer that gives two things
+    patterns = (READ_BY_WEIGHT, router, rf".*{OTHER_SENSES.pattern}.*")
+    names = [name for name, _ in model.named_modules()]
+    return "|".join(p for p in patterns if any(re.fullmatch(p, name) for name in names)) or None
 
 
 def require_saved_size(folder: Path, adapter: AdapterConfig) -> None:

@@ -6,22 +6,31 @@ experts fused into one tensor (Mixtral, Qwen3-MoE, DeepSeek-V3), which 4 bit pas
 
 from __future__ import annotations
 
-import os
-import sys
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.models.checkpoint.folder import ADAPTER_PREFIX
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+OTHER_SENSES = re.compile(
+    r"(?:^|\.)(?:vision_tower|visual|vision_model|embed_vision|multi_modal_projector|audio_tower|embed_audio)(?:\.|$)"
+)
+"""Parts of a model by name that see or hear, and are not used here: texts are all that it is given."""
+
+READ_BY_WEIGHT = r".*\.(?:mixer|mamba)\.(?:x_proj|dt_proj|out_proj)"
+"""Linear layers of state-space mixers by name, whose weights (fused) kernels read without calling the layer: what an
+adapter adds to its output, or 4 bit holds in its place, would be passed over."""
+
 
 @dataclass(frozen=True)
 class Coverage:
-    """What of a model's weights an adapter or 4 bit reaches; matrices alone count, embeddings and heads do not.
+    """What of a model's weights an adapter or 4 bit reaches; matrices alone count, embeddings, heads and other senses
+    do not.
 
     Args:
         reached: weights reached.
@@ -66,6 +75,8 @@ def _coverage(model: nn.Module, reaches: Callable[[nn.Module, str, Tensor], bool
         plain = name.replace("base_layer", "").rstrip(".").rpartition(".")[2]
         if module is head or isinstance(module, Embedding) or ".lora_" in name or plain in ("score", "lm_head"):
             continue
+        if OTHER_SENSES.search(name):
+            continue
         for key, weight in module._parameters.items():
             if weight is None or weight.ndim < 2:
                 continue
@@ -89,6 +100,5 @@ def say_coverage(field: str, what: str, coverage: Coverage) -> None:
             f"{field}: {what} reaches {figures} (embeddings and heads apart): {coverage.left_out or 'all'} is no "
             f"linear layer that it knows; leave {field} out, or name a model whose layers it reaches"
         )
-    if os.environ.get("RANK", "0") == "0":
-        rest = f"; the largest it leaves out is {coverage.left_out}" if coverage.left_out else ""
-        print(f"{field}: {what} reaches {figures} (embeddings and heads apart){rest}", file=sys.stderr)
+    rest = f"; the largest it leaves out is {coverage.left_out}" if coverage.left_out else ""
+    notice(f"{field}: {what} reaches {figures} (embeddings and heads apart){rest}")

@@ -28,6 +28,7 @@ from rlhf.models.checkpoint.folder import (
     require_checkpoint,
     require_policy_adapter,
 )
+from rlhf.models.coverage import OTHER_SENSES
 from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_tokenizer
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def merged_policy(checkpoint: str | os.PathLike[str], merge: Merge, dtype: str =
     if merge == "careful":
         for name, weight in _dequantized(folder):
             layer: Any = base.get_submodule(name)
-            layer.base_layer.weight.data.copy_(weight)
+            getattr(layer, "base_layer", layer).weight.data.copy_(weight)
     weights = merged_weights(base, model.state_dict(), ADAPTER_PREFIX)
     merged: PreTrainedModel = model.unload()
     merged.load_state_dict(weights)
@@ -92,7 +93,8 @@ def layer_distances(checkpoint: str | os.PathLike[str]) -> list[LayerDistance]:
     lost = dict.fromkeys(layers, 0.0)
     if base_quantization(folder) is not None:
         for name, weight in _dequantized(folder):
-            lost[name] = (layers[name].base_layer.weight.data - weight.cpu()).norm().item()
+            if name in layers:
+                lost[name] = (layers[name].base_layer.weight.data - weight.cpu()).norm().item()
     with torch.no_grad():
         return [
             LayerDistance(
@@ -118,15 +120,18 @@ def _with_adapter(folder: Path, dtype: str) -> Any:
 
 
 def _dequantized(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """(layer, its weights after 4 bit in float32) of every linear layer that is in 4 bit in training."""
+    """(layer, its weights after 4 bit in float32, as the layer holds them whole) of every layer that is in 4 bit in
+    training; the other senses took no part in it."""
     import torch
 
     model = load_base(base_folder(folder), "nf4", "float32")
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Linear4bit
+    from transformers.pytorch_utils import Conv1D
 
     for name, module in model.named_modules():
-        if isinstance(module, Linear4bit):
-            weight: Any = module.weight  # a Params4bit
+        if isinstance(module, Linear4bit) and not OTHER_SENSES.search(name):
+            layer: Any = module  # its weight is a Params4bit
             with torch.no_grad():
-                yield name, dequantize_4bit(weight.data, weight.quant_state)
+                found = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+                yield name, found.T if issubclass(layer.source_cls, Conv1D) else found  # GPT-2's: (in, out)

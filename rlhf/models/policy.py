@@ -55,7 +55,13 @@ from rlhf.models.checkpoint.folder import (
 )
 from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.config import AdapterConfig
-from rlhf.models.coverage import adapter_coverage, quantization_coverage, say_coverage
+from rlhf.models.coverage import (
+    OTHER_SENSES,
+    READ_BY_WEIGHT,
+    adapter_coverage,
+    quantization_coverage,
+    say_coverage,
+)
 from rlhf.models.ending import say_how_to_stop
 from rlhf.training.finite import require_finite
 
@@ -68,7 +74,7 @@ if TYPE_CHECKING:
 PAD_TOKEN = "<pad>"
 HARMLESS = re.compile(
     r"^(lm_head|embed_out|output_layer|cls)\.|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$"
-    r"|(^|\.)(vision_tower|visual|multi_modal_projector|audio_tower)\."
+    rf"|{OTHER_SENSES.pattern}"
 )
 """Weights that may be left over: a language model's head where a classifier is made, buffers of older releases that are
 computed anew, and the other senses of a model that only reads here."""
@@ -146,7 +152,7 @@ def load_base(folder: Path, quantization: str | None, dtype: str, kind: Any = No
             at random, other ones at each load), or there are some that its config has no place for; one is not finite.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     from rlhf.models.checkpoint.saving import SourceTypes, quiet_transformers, remember_source
 
@@ -158,6 +164,7 @@ def load_base(folder: Path, quantization: str | None, dtype: str, kind: Any = No
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=_kept_whole(options.get("config") or from_pretrained(AutoConfig, folder)),
         )
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     elif quantization is not None:
@@ -169,6 +176,9 @@ def load_base(folder: Path, quantization: str | None, dtype: str, kind: Any = No
     way_out = "name an earlier checkpoint, or train again with a lower learning rate"
     require_finite(model.state_dict().items() if quantization is None else stored_tensors(folder), folder, way_out)
     remember_source(model, SourceTypes.of_folder(folder))
+    for name, parameter in model.named_parameters():
+        if OTHER_SENSES.search(name):
+            parameter.requires_grad_(False)  # texts alone give it no gradient, which data parallel would wait for
     if quantization is not None:
         say_coverage("quantization", "nf4", quantization_coverage(model))
     modules: Iterable[Any] = model.modules()
@@ -177,6 +187,12 @@ def load_base(folder: Path, quantization: str | None, dtype: str, kind: Any = No
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _kept_whole(config: Any) -> list[str] | None:
+    """Patterns of the layers that 4 bit leaves whole; None: the head alone, as transformers does by itself."""
+    mixes = any("mamba" in name or name.endswith("state_size") for name in config.to_dict())
+    return [r".*lm_head", "score", READ_BY_WEIGHT] if mixes else None
 
 
 def require_fitting(folder: Path, info: Mapping[str, Any]) -> None:
@@ -223,7 +239,7 @@ def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: bool) -> PreTrainedModel:
-    lora = lora_config(adapter, "CAUSAL_LM")
+    lora = lora_config(adapter, "CAUSAL_LM", model)
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if quantized:

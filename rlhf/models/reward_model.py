@@ -4,7 +4,8 @@ Llama 2 paper, section 3.2.2: the model starts from the chat checkpoint, its nex
 head. The auxiliary safety loss, which the paper leaves open, reads a second linear head on that state (decision 16).
 
 On disk it is what transformers calls a sequence classifier with one label: `AutoModelForSequenceClassification` loads
-it and gives the same scores, also after LoRA, which is merged. After QLoRA, or LoRA where asked for, the folder holds a
+it and gives the same scores, also after LoRA, which is merged; of a family for which transformers has no such class,
+`AutoModel` loads the backbone (`rlhf.models.classifier`). After QLoRA, or LoRA where asked for, the folder holds a
 peft adapter with the score head in it, over a base in 4 bit or whole that `RewardModel.load` brings back; with peft
 alone, load the base as a sequence classifier with one label, in the same 4 bit (`rlhf.models.policy.load_base` says
 how) or whole, and give it to `PeftModel.from_pretrained(base, folder/adapter)`. The safety head lies beside in
@@ -14,7 +15,6 @@ how) or whole, and give it to `PeftModel.from_pretrained(base, folder/adapter)`.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -23,9 +23,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.models.adapters import (
     inject_adapter,
     is_quantized,
@@ -46,6 +46,7 @@ from rlhf.models.checkpoint.folder import (
     require_reward_head,
     weight_files,
 )
+from rlhf.models.checkpoint.labels import good_and_bad
 from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.checkpoint.saving import (
     is_partitioned_model,
@@ -54,6 +55,7 @@ from rlhf.models.checkpoint.saving import (
     whole_state_dict,
     write_whole,
 )
+from rlhf.models.classifier import classifier_for
 from rlhf.models.config import AdapterConfig
 from rlhf.models.coverage import adapter_coverage, say_coverage
 from rlhf.models.packing import PackedRows, enable_packing, last_states, pack_rows, packed_states
@@ -78,13 +80,15 @@ class RewardOutput(NamedTuple):
 class RewardModel(nn.Module):
     """Scores the last attended POSITION of each row, whatever token stands there, be it the pad token.
 
-    Any sequence-classification checkpoint with one label works; the ones without a `score` layer (BERT and its kin) are
-    asked as a whole and know no `token_scores`. The backbone's dropout is off in training too.
+    Any sequence-classification checkpoint with one label works, and one with two (a good and a bad one) as that of its
+    log-odds; the ones without a `score` layer (BERT and its kin) are asked as a whole and know no `token_scores`. The
+    backbone's dropout is off in training too.
     """
 
     def __init__(self, model: PreTrainedModel, safety_head: nn.Linear | None = None) -> None:
         super().__init__()
         self.model = model
+        self.labels: tuple[int, int] | None = None  # of two: the good one and the bad one
         self.safety_head = safety_head.to(model.device) if safety_head is not None else None
         self.shares_prefixes = self.has_token_scores and enable_packing(model)
 
@@ -140,14 +144,14 @@ class RewardModel(nn.Module):
             reward = cls(model, new_head(hidden, bias=True, generator=generator) if safety_head else None)
         if kept:
             reward.load_heads(folder)
-            if safety_head != (folder / SAFETY_HEAD_FILE).is_file() and os.environ.get("RANK", "0") == "0":
+            if safety_head != (folder / SAFETY_HEAD_FILE).is_file():
                 what = "has no safety head, a new one is drawn" if safety_head else "has a safety head, it is left out"
-                print(f"reward model: {folder} {what}", file=sys.stderr)
+                notice(f"reward model: {folder} {what}")
         return reward
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, dtype: str = "float32") -> RewardModel:
-        """Load what `save` wrote, or any sequence-classification checkpoint with one label; in eval mode.
+        """Load what `save` wrote, or any sequence-classification checkpoint with one label, or two; in eval mode.
 
         Args:
             path: checkpoint folder, whole or of an adapter.
@@ -155,26 +159,38 @@ class RewardModel(nn.Module):
 
         Raises:
             InputError: files missing; no scalar head in the weights (transformers would draw a random one at each load,
-                and the scores would change with it); more than one label.
+                and the scores would change with it); labels that do not say what is good (`good_and_bad`).
         """
         folder = Path(path)
-        _require_one_label(folder, require_reward_head(folder))
+        require_reward_head(folder)
+        labels = good_and_bad(folder)
         if is_adapter_checkpoint(folder):
             reward = cls(_load_classifier(folder, None, None, dtype))
         else:
             config = without_dropout(from_pretrained(AutoConfig, folder))
-            if config.num_labels != 1:
-                raise InputError(f"reward model: {folder} has {config.num_labels} labels, a reward model has 1")
-            reward = cls(load_base(folder, None, dtype, AutoModelForSequenceClassification, config=config))
+            reward = cls(load_base(folder, None, dtype, classifier_for(config), config=config))
+            if labels is not None and reward.has_token_scores:
+                reward._keep_one_score()
+            else:
+                reward.labels = labels
         if (folder / SAFETY_HEAD_FILE).is_file():
             reward.safety_head = nn.Linear(reward.score_head.in_features, 1).to(reward.device)
         reward.load_heads(folder)
         return reward.eval()
 
+    def _keep_one_score(self) -> None:
+        """Of a head of two labels one score, their difference, which `load_heads` fills in."""
+        head = self.score_head
+        self.model.config.num_labels = 1
+        self.model.score = nn.Linear(head.in_features, 1, bias=head.bias is not None).to(head.weight.device)
+
     def load_heads(self, folder: Path) -> None:
         """Put in the heads that lie in a folder, as they were saved: in float32, whatever the backbone's type."""
         if self.has_token_scores:
-            self.score_head.float().requires_grad_(True).load_state_dict(_read_tensors(folder, "score."))
+            tensors = _read_tensors(folder, "score.")
+            if (labels := good_and_bad(folder)) is not None:
+                tensors = {name: tensor[[labels[0]]] - tensor[[labels[1]]] for name, tensor in tensors.items()}
+            self.score_head.float().requires_grad_(True).load_state_dict(tensors)
         if self.safety_head is not None and (folder / SAFETY_HEAD_FILE).is_file():
             tensors = load_file(folder / SAFETY_HEAD_FILE)
             require_finite(tensors.items(), folder / SAFETY_HEAD_FILE, "train the model again")
@@ -212,7 +228,7 @@ class RewardModel(nn.Module):
             else:
                 whole = merged_weights(self.model, classifier) if has_adapter else classifier
                 want = probe_scores(self.model) if runs else None
-                write_whole(self.model, whole, folder, AutoModelForSequenceClassification, probe_scores, want)
+                write_whole(self.model, whole, folder, classifier_for(self.model.config), probe_scores, want)
             if self.safety_head is not None:
                 head = {name: tensor.cpu().contiguous() for name, tensor in _part(state, "safety_head.").items()}
                 save_safety_head(head, folder)
@@ -230,8 +246,9 @@ class RewardModel(nn.Module):
                 once (`rlhf.models.packing`), where the backbone's attention can: the scores are the same.
         """
         if not self.has_token_scores:
-            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-            return RewardOutput(logits[:, 0].float(), None)
+            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
+            score = logits[:, 0] if self.labels is None else logits[:, self.labels[0]] - logits[:, self.labels[1]]
+            return RewardOutput(score, None)
         if groups is not None and self.shares_prefixes:
             pooled = last_states(self.model.base_model, pack_rows(input_ids, attention_mask, groups))
         else:
@@ -295,14 +312,14 @@ def _load_classifier(
         require_saved_size(folder, adapter)
     config = without_dropout(from_pretrained(AutoConfig, base, num_labels=1))
     quantization = saved_quantization(folder, quantization) if saved else quantization
-    model = load_base(base, quantization, dtype, AutoModelForSequenceClassification, config=config)
+    model = load_base(base, quantization, dtype, classifier_for(config), config=config)
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise InputError(f"policy: {folder} is a {config.model_type}, which has no classifier with a `score` layer")
     add_pad_embedding(model, load_tokenizer(folder))
     if saved:
         restore_adapter(model, folder, adapter)
     elif adapter is not None:
-        inject_adapter(model, lora_config(adapter, "SEQ_CLS", folder))
+        inject_adapter(model, lora_config(adapter, "SEQ_CLS", model, folder))
         say_coverage("adapter", "a LoRA adapter", adapter_coverage(model))
     return model
 

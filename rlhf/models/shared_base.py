@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlhf.errors import InputError
 from rlhf.models.adapters import (
@@ -28,6 +28,7 @@ from rlhf.models.adapters import (
 )
 from rlhf.models.checkpoint.folder import ADAPTER_FOLDER, ADAPTER_PREFIX, SAFETY_HEAD_FILE
 from rlhf.models.checkpoint.saving import is_partitioned_model, probe_logits, whole_state_dict
+from rlhf.models.classifier import classifier_for
 from rlhf.models.config import AdapterConfig
 from rlhf.models.coverage import adapter_coverage, say_coverage
 from rlhf.models.reward_model import RewardModel, new_head
@@ -61,7 +62,7 @@ class SharedBase:
         """A trained adapter that changes nothing yet; `base` is the folder of the base's checkpoint, to be saved."""
         with torch.random.fork_rng(devices=[]):  # peft draws an adapter without a generator
             torch.manual_seed(seed)
-            self._add(name, lora_config(adapter, "CAUSAL_LM", base), trained=True)
+            self._add(name, lora_config(adapter, "CAUSAL_LM", self.model, base), trained=True)
         say_coverage("adapter", "a LoRA adapter", adapter_coverage(self.model))
 
     def add_saved(self, name: str, folder: Path, *, trained: bool) -> None:
@@ -138,10 +139,11 @@ class SharedBase:
             seed: of a new head.
         """
         with torch.device("meta"):
-            classifier = AutoModelForSequenceClassification.from_config(self.model.config)
+            classifier = classifier_for(self.model.config).from_config(self.model.config)
         hidden, bias = classifier.score.in_features, classifier.score.bias is not None
         classifier.score = new_head(hidden, bias=bias, generator=torch.Generator().manual_seed(seed))
-        setattr(classifier, classifier.base_model_prefix, self.model.base_model)
+        prefix = classifier.base_model_prefix  # Llama 4's language model says another one of itself
+        setattr(classifier, prefix, getattr(self.model, prefix, self.model.base_model))
         classifier.config = self.model.config  # attention reads the backbone's
         safety = nn.Linear(hidden, 1) if folder and (folder / SAFETY_HEAD_FILE).is_file() else None
         reward = RewardModel(classifier, safety)

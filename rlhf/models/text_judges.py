@@ -31,8 +31,8 @@ _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"
 _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
-class _Encoder:
-    """A model and its tokenizer, run over texts in padded batches of similar length.
+class Encoder:
+    """A model and its tokenizer, run over texts in padded batches of similar length; `max_tokens` is the longest text.
 
     Args:
         field: the option that names it, for errors.
@@ -105,7 +105,7 @@ class TextClassifier:
     def __init__(
         self, spec: str, field: str = "classifier", device: object = None, batch_tokens: int | None = None
     ) -> None:
-        self._encoder = _Encoder(field, spec, AutoModelForSequenceClassification, device, batch_tokens)
+        self._encoder = Encoder(field, spec, AutoModelForSequenceClassification, device, batch_tokens)
         self.tokenizer, self.model = self._encoder.tokenizer, self._encoder.model
         config = self.model.config
         if config.problem_type == "regression":
@@ -199,7 +199,7 @@ class Embedder:
 
     def __init__(self, name: str, device: object = None, batch_tokens: int | None = None) -> None:
         self._pooling, max_tokens, folder = _sentence_transformer(name)
-        self._encoder = _Encoder("embedding_model", name, AutoModel, device, batch_tokens, max_tokens, folder)
+        self._encoder = Encoder("embedding_model", name, AutoModel, device, batch_tokens, max_tokens, folder)
 
     def __call__(self, texts: Sequence[str]) -> Floats:
         """(n, d) float32; a text that is too long is cut."""

@@ -132,10 +132,11 @@ def _padded(found: Tensor, mask: Tensor) -> Tensor:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout rate to 0, also those that attention layers keep as a number (decision 39)."""
+    """Set every dropout rate to 0, also those that layers keep as a number under a name of their own, and the noise of
+    routers (decision 39)."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("attention_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
+        for name, value in vars(module).items():
+            if isinstance(value, float) and any(part in name for part in ("drop", "jitter")):
                 setattr(module, name, 0.0)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.imports import import_object, own_code
+from rlhf.models.checkpoint.folder import require_reward_head
+from rlhf.models.checkpoint.labels import writes_text
 from rlhf.paths import require_files
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
@@ -26,11 +28,11 @@ def load_reward(
     """The reward function that `spec` names.
 
     Args:
-        spec: a reward-model folder (any sequence-classification checkpoint with one label; it brings its own tokenizer
-            and chat template, and what its context does not hold is cut, see `Renderer`), or
-            `package.module:attribute`, found from the working directory too: a function that scores, or a class whose
-            instances do (called without arguments); or the YAML or JSON file of an ensemble of these
-            (`rlhf.rewards.specs.EnsembleConfig`).
+        spec: a reward-model folder (any sequence-classification checkpoint with one label, or two that say which is the
+            better answer's; it brings its own tokenizer and chat template, and what its context does not hold is cut,
+            see `Renderer`; others' kinds without a template: `rlhf.rewards.foreign`), or `package.module:attribute`,
+            found from the working directory too: a function that scores, or a class whose instances do (called without
+            arguments); or the YAML or JSON file of an ensemble of these (`rlhf.rewards.specs.EnsembleConfig`).
         batch_tokens: for a checkpoint, rows x padded length of one forward pass; None: by the device
             (`rlhf.models.batching`).
         device: for a checkpoint; None is the GPU where there is one. Its weights are held in the type of the mixed
@@ -51,8 +53,22 @@ def load_reward(
     from rlhf.training.accelerator import frozen_dtype
 
     target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    if foreign := _foreign(text, target, batch_tokens):
+        return foreign
     model = RewardModel.load(text, dtype=frozen_dtype(target))
     return RewardModelFunction.of(model.to(target), text, batch_tokens)
+
+
+def _foreign(folder: str, device: object, batch_tokens: int | None) -> RewardFunction | None:
+    """The reward function of a checkpoint that reads no chat template; None: it reads one, or has to."""
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.rewards.foreign import ChoiceReward, PairReward
+
+    if writes_text(folder):
+        return ChoiceReward(folder, device, batch_tokens)
+    if "score.weight" in require_reward_head(folder) or load_tokenizer(folder).chat_template:
+        return None
+    return PairReward(folder, device, batch_tokens)
 
 
 def _ensemble(file: str, batch_tokens: int | None, device: object) -> RewardFunction:

@@ -95,7 +95,7 @@ class RewardModelFunction:
     def _pad_id(self) -> int:
         """The model's own where it has one (some families derive positions from it), else 0: the mask decides."""
         pad = self.model.config.pad_token_id
-        return pad if isinstance(pad, int) and 0 <= pad < self.model.config.vocab_size else 0
+        return pad if isinstance(pad, int) and 0 <= pad < self.model.config.get_text_config().vocab_size else 0
 
 
 def ask_all(functions: Mapping[str, RewardFunction], conversations: Sequence[Conversation]) -> list[Tensor]:

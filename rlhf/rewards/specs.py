@@ -17,7 +17,8 @@ from typing import Annotated, Any
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.imports import import_object
-from rlhf.models.checkpoint.folder import require_reward_head
+from rlhf.models.checkpoint.folder import require_checkpoint, require_reward_head
+from rlhf.models.checkpoint.labels import good_and_bad, writes_text
 from rlhf.paths import require_files
 
 ENSEMBLE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -85,8 +86,15 @@ def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
             members = {f"{field}.{number}": member for number, member in enumerate(read_ensemble(spec).members)}
             found |= reward_files(**members)
         else:
-            require_reward_head(spec)
+            require_reward(spec)
     return found
+
+
+def require_reward(folder: str | os.PathLike[str]) -> None:
+    """InputError where a folder holds nothing that scores: see `rlhf.rewards.loading.load_reward`."""
+    if not writes_text(require_checkpoint(folder)):
+        require_reward_head(folder)
+        good_and_bad(folder)
 
 
 class RewardSpec:

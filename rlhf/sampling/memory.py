@@ -36,8 +36,9 @@ def rows_at_once(model: PreTrainedModel, longest: int, num_samples: int, params:
 
 
 def _bytes_a_token(model: PreTrainedModel) -> int:
-    """Of one token's keys and values in all layers, as the model's config has them."""
+    """Of one token's keys and values in all layers, as the model's config has them; 0 without attention."""
     config = model.config.get_text_config(decoder=True)
-    heads = int(getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0) or 0)
-    size = int(getattr(config, "head_dim", None) or config.hidden_size // max(1, config.num_attention_heads))
+    attending = int(getattr(config, "num_attention_heads", None) or 0)
+    heads = int(getattr(config, "num_key_value_heads", None) or attending)
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // max(1, attending))
     return 2 * len(make_cache(config).layers) * heads * size * model.dtype.itemsize

@@ -56,7 +56,7 @@ def card(checkpoint: Path, record: StageRecord, recipe: str, starts: Sequence[Pa
         "## To load it",
         "",
         "```python",
-        *_loading(adapter, reward, metadata.get("base_model", ["BASE"])[0]),
+        *_loading(adapter, reward, metadata.get("base_model", ["BASE"])[0], not reward or _has_classifier(checkpoint)),
         "```",
         "",
         "## What made it",
@@ -137,6 +137,18 @@ def recipe_name(config: Any) -> str:
     return Path(sys.argv[0]).stem if module == "__main__" else module.rpartition(".")[2].removeprefix("rlhf_recipe_")
 
 
+def _has_classifier(checkpoint: Path) -> bool:
+    """Whether transformers has a sequence classifier of this family, by the class that the config names."""
+    settings = checkpoint / "adapter" / "adapter_config.json"
+    if settings.is_file():
+        checkpoint = Path(json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"] or checkpoint)
+    file = checkpoint / "config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("architectures") if file.is_file() else None
+    import transformers
+
+    return not named or hasattr(transformers, re.sub(r"For\w+$|LMHeadModel$", "ForSequenceClassification", named[0]))
+
+
 def _words_of(path: Path) -> str:
     """An input, and of rows that a stage made what it made them of."""
     record = record_of_rows(path)
@@ -157,7 +169,9 @@ def _is_reward_model(checkpoint: Path) -> bool:
     return any("Classification" in name for name in config.get("architectures") or ())
 
 
-def _loading(adapter: bool, reward: bool, base: str) -> list[str]:
+def _loading(adapter: bool, reward: bool, base: str, has_classifier: bool) -> list[str]:
+    if reward and not has_classifier:
+        return ["from rlhf.models.reward_model import RewardModel", "", 'model = RewardModel.load("THIS")']
     kind = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
     labels = ", num_labels=1" if reward and adapter else ""
     imports = ["from peft import PeftModel"] if adapter else []

@@ -8,13 +8,12 @@ processes, the micro-batch size and the order inside a step change nothing but r
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.metrics import MetricsLog
 from rlhf.stage.progress import progress_bar
 from rlhf.training.config import OptimizerConfig
@@ -138,8 +137,8 @@ def train(
     count = accumulation_steps(config, accelerator.num_processes)
     total = config.epochs * math.ceil(len(rows) / config.batch_size)
     result = TrainingResult(rows=len(rows), warmup=config.warmup_steps(total))
-    if result.warmup < config.warmup_min_steps and accelerator.is_main_process:
-        print(f"{name}: {total} steps are few; {result.warmup} warm up, not {config.warmup_min_steps}", file=sys.stderr)
+    if result.warmup < config.warmup_min_steps:
+        notice(f"{name}: {total} steps are few; {result.warmup} warm up, not {config.warmup_min_steps}")
     checkpoints = None if states is None else Checkpoints(states.folder, stepper, accelerator, keep=1)
     if checkpoints is not None:
         result.losses = (checkpoints.restore() or {"losses": []})["losses"]

@@ -148,6 +148,13 @@ def test_adapters_and_reward_models_have_one_too(tensor: str, task: str, make: M
     assert 'subfolder="adapter"' in text and ("SequenceClassification" in text) == ("score" in tensor)
 
 
+def test_a_reward_model_that_transformers_has_no_class_for_is_loaded_by_ours(make: Make, chat: Path) -> None:
+    config = json.loads((chat / "config.json").read_text()) | {"architectures": ["GraniteForCausalLM"]}
+    (chat / "config.json").write_text(json.dumps(config))
+    text = (make(chat, "adapter", adapter="base.score.weight") / CARD_FILE).read_text()
+    assert 'RewardModel.load("THIS")' in text and "SequenceClassification" not in text
+
+
 class FakeHub:
     """Takes the place of huggingface_hub.HfApi."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from rlhf.data.loading import load_preferences
 from rlhf.stage import progress
 
 
@@ -31,3 +34,16 @@ def test_a_short_work_writes_none(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with progress.progress_bar(3, "train", "step", training=True) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""
+
+
+def test_of_several_processes_one_says_what_was_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n')
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert len(load_preferences(rows, on_bad_row="skip")) == 1
+        said.append(capsys.readouterr().err.count("skipped 1 of 2 rows"))
+    assert said == [1, 0]

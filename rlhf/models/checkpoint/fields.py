@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rlhf.conversation import read_chat_template
-from rlhf.models.checkpoint.folder import require_checkpoint
+from rlhf.models.checkpoint.folder import require_checkpoint, require_trainable
 from rlhf.paths import require_files
 
 
@@ -24,7 +24,7 @@ class WholeCheckpoint:
     def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:
         """See `rlhf.stage.fields.InputCheck`."""
         require_files(**{field: value})
-        require_checkpoint(value)
+        (require_trainable if self.trained else require_checkpoint)(value)
         return {field: Path(value)}
 
     def require_memory(self, field: str, value: Any, config: Any, processes: Any) -> None:

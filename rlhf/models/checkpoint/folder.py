@@ -121,6 +121,24 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def require_trainable(path: str | os.PathLike[str]) -> Path:
+    """The folder, as `require_checkpoint`; InputError also where its weights are held in few bits already.
+
+    They can be run. But no weight of them is trained and saved again, and what an adapter over them would be merged
+    into is not there.
+    """
+    folder = require_checkpoint(path)
+    config = base_folder(folder) / "config.json"
+    held = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") if config.is_file() else None
+    if held:
+        raise InputError(
+            f"checkpoint: {config.parent} holds its weights quantised already ({held.get('quant_method', 'unknown')}), "
+            "and such ones are run, not trained; name a folder with the model's whole weights (with an adapter, "
+            "quantization nf4 holds those in 4 bit)"
+        )
+    return folder
+
+
 def weight_files(folder: Path) -> list[Path]:
     """`model.safetensors`, or the parts that the index lists, or an adapter's file; the latter two there or not."""
     if is_adapter_checkpoint(folder):

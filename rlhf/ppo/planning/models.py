@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rlhf.models.checkpoint.folder import adapter_settings, base_folder, is_adapter_checkpoint
 from rlhf.models.checkpoint.pretrained import from_pretrained
+from rlhf.models.classifier import classifier_for
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import dtype_of
 from rlhf.models.reward_model import RewardModel
@@ -75,8 +76,8 @@ class FakeModels:
                 self.base.add_new("value", size, base_folder(setting.policy), seed=0)
                 self.value = self.base.reward_model(None)
             else:
-                own = from_pretrained(AutoConfig, base_folder(setting.value or setting.policy))
-                self.value = RewardModel(AutoModelForSequenceClassification.from_config(_one_label(own), dtype=dtype))
+                own = _one_label(from_pretrained(AutoConfig, base_folder(setting.value or setting.policy)))
+                self.value = RewardModel(classifier_for(own).from_config(own, dtype=dtype))
         for model in (self.policy, self.value):
             if model is not None:
                 disable_dropout(model)
@@ -140,7 +141,7 @@ class FakeModels:
         bf16 = self.base is None and self.hardware.zero_stage == 3 and self.hardware.mixed_precision == "bf16"
         config = _one_label(from_pretrained(AutoConfig, base_folder(folder)))
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
+            model = classifier_for(config).from_config(config)
         return float(_count(model) * (2 if bf16 else 4))
 
     def _sharded(self, count: float) -> float:

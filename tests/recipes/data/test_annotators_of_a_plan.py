@@ -200,6 +200,7 @@ def test_every_annotator_that_follows_gold_makes_models_as_good(configs: Path, c
     found["judge"] = labelled(configs, run, judge, "judge", judges=[{"url": judge.url, "model": "judge"}])
     proxy = {"reward": "gold_rewards:helpfulness", "safety": "gold_rewards:safety", "safe_above": 0.3 * SCALE}
     found["proxy"] = labelled(configs, run, judge, "proxy", **proxy, noise=NOISE * SCALE)
+    assert '<section id="judge">' in (run / "report" / "index.html").read_text()
     for name, versions in found.items():
         start, end = versions["sft"], versions["v2"]
         assert end["gold_helpfulness_ci"][0] > start["gold_helpfulness_ci"][1], name

@@ -76,7 +76,11 @@ def test_at_the_deadline_the_batch_is_taken_as_it_is(store: Store, capsys: pytes
         assert time.now == 3600.0
     require_complete(store, "v1")
     assert list(preferences_of(store, "v1")) == ["p1"]
-    assert "2 pairs stay unjudged" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        f"waits for people: 1 of 3 judgements of v1; they give them with: rlhf annotate {store.path.parent}, " in said
+    )
+    assert ", within 1.0 hours\n" in said and ", within 0.5 hours\n" in said and "2 pairs stay unjudged" in said
 
 
 def test_a_file_is_filled_in_and_given_back(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

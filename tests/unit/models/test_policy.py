@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.models.checkpoint.folder import adapter_settings
 from rlhf.models.config import AdapterConfig
 from rlhf.models.logprobs import sequence_logprobs
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.shared_base import SharedBase
+from rlhf.ppo.setup import load_roles
+from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import make_optimizer
 
@@ -160,6 +164,19 @@ def test_saving_4_bit_weights_without_adapter_is_refused(tiny_policy_path: Path,
     model = load_policy(tiny_policy_path, quantization="nf4")
     with pytest.raises(InputError, match="no adapter"):
         save_policy(model, load_tokenizer(tiny_policy_path), tmp_path / "c")
+
+
+def test_weights_held_in_few_bits_are_run_and_not_trained(tiny_policy_path: Path, tmp_path: Path) -> None:
+    """Training them would run to its end and then not be saved."""
+    folder = shutil.copytree(tiny_policy_path, tmp_path / "four")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    WholeCheckpoint().inputs("policy", folder, None)
+    sentence = r"checkpoint: .*four holds its weights quantised already \(bitsandbytes\), .* name a folder with"
+    with pytest.raises(InputError, match=sentence):
+        WholeCheckpoint(trained=True).inputs("policy", folder, None)
+    with pytest.raises(InputError, match=sentence):
+        load_roles(folder, "rlhf.rewards.examples:Brevity", None, None, make_accelerator(seed=0))
 
 
 def test_a_pad_token_is_added_where_it_is_missing_or_the_end_token(tiny_policy_path: Path, tmp_path: Path) -> None:
