@@ -84,6 +84,23 @@ def test_a_hub_name_is_the_folder_in_the_hub_s_cache(hub: Path, pairs: str, tmp_
         planned(tmp_path / "run")
 
 
+def test_a_reward_model_of_the_hub_s(hub: Path, tiny_policy_path: Path, pairs: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    reward = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(hub, num_labels=1))
+    (hub / "model.safetensors").unlink()
+    reward.save_pretrained(hub)
+    new_run(Request(tmp_path / "run", tiny_policy_path, prompts=(pairs,), helpfulness=HUB, ppo=False), MACHINE)
+    stage = planned(tmp_path / "run")["v1/rejection_sampling"]
+    assert stage.overrides["helpfulness"] == str(hub) and hub in stage.inputs
+    with pytest.raises(InputError, match=r"reward: someone/else does not exist; .*hf download someone/else"):
+        new_run(Request(tmp_path / "no", tiny_policy_path, prompts=(pairs,), helpfulness="someone/else"), MACHINE)
+    plan = tmp_path / "run" / "plan.yaml"
+    plan.write_text(plan.read_text().replace(str(hub), "rewards/nowhere"))
+    with pytest.raises(InputError, match="v1/rejection_sampling: rewards/nowhere does not exist"):
+        planned(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("named", "words"),
     [
