@@ -83,6 +83,7 @@ def finetune(
         name=name,
         after_step=None if measure is None else measure.after_step,
         states=None if states is None else States(states, config.checkpoint_every),
+        shown=lambda row: renderer.tokenizer.decode(row.input_ids),
     )
     result.cut = sum(row.cut for row in rows)
     policy.eval()

@@ -23,6 +23,19 @@ def test_in_a_log_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys:
     assert said.splitlines()[1].endswith("to go, loss=0.5")
 
 
+def test_a_bar_below_another_moves_no_cursor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_A_LINE", 0.0)
+    with (
+        progress.progress_bar(2, "ppo", "iteration", training=True),
+        progress.progress_bar(2, "sampling", "answer") as b,
+    ):
+        b.update()
+    said = capsys.readouterr().err
+    assert "sampling: 1/2 answers" in said and "\x1b" not in said and all(said.splitlines())
+
+
 def test_a_short_work_writes_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress_bar(3, "scoring", "answer") as bar:
         bar.update(3)
