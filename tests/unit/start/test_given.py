@@ -209,6 +209,8 @@ def test_a_base_model_and_dialogues(hub: Path, pairs: str, rows: Callable[..., s
     assert by_name["v1/rejection_sampling"].overrides["fine_tune_from"] == str(tmp_path / "run" / "sft" / "checkpoint")
     settings = yaml.safe_load((tmp_path / "run" / "config" / "sft.yaml").read_text())
     assert settings["chat_template"] == "llama2"
+    with pytest.raises(InputError, match=r"chat: .*abc123 has no chat template, .* --base .*abc123 --sft FILE"):
+        new_run(Request(tmp_path / "other", Path(HUB), helpfulness_preferences=(pairs,)), MACHINE)
     with pytest.raises(InputError, match=r"sft: dialogues .* name both or neither"):
         Request(tmp_path / "other", **request)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="chat: name a chat model"):
