@@ -1,4 +1,4 @@
-"""The exceptions that mean "this needs you": shown as a single sentence, never as a traceback."""
+"""The exceptions that mean "this needs you", each a single sentence and never a traceback; and what is but a notice."""
 
 from __future__ import annotations
 
@@ -91,6 +91,12 @@ def _say(sentence: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         time.sleep(MAIN_PROCESS_SECONDS)
     print(f"error: {sentence}", file=sys.stderr)
+
+
+def notice(sentence: str) -> None:
+    """Say on stderr what is no mistake, and good to know; of several processes the main one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence, file=sys.stderr)
 
 
 _QUOTED = reprlib.Repr()

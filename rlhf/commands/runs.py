@@ -77,7 +77,11 @@ def add_to(command: Command) -> None:
         "report", lambda a: report(a.folders, a.panel, a.serve, a.port), "a page of a run, or of stages made by hand"
     )
     added.add_argument(
-        "folders", nargs="+", type=Path, metavar="folder", help="of a run: its report/index.html; or of stages"
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="folder",
+        help="of a run: its report/index.html; of several runs, or of stages",
     )
     added.add_argument("--panel", action="append", default=[], help="package.module:function of panels of your own")
     added.add_argument(

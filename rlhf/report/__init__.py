@@ -14,8 +14,8 @@ def build_report(*paths: Path, panels: Sequence[str] = ()) -> Path:
     """Write the page of what there is of a run, or of stages made by hand, and return its path.
 
     Args:
-        paths: a run's folder, whose page is its report/index.html; or the folders of stages, whose page lies beside the
-            first one, in <stage>.report/.
+        paths: a run's folder, whose page is its report/index.html; or several runs' or stages' folders, whose page lies
+            beside the first one, in <its name>.report/.
         panels: import paths of panels of one's own (`rlhf.report.run.own.PanelMaker`), after those that the run's
             config names.
 

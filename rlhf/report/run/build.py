@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf.errors import InputError
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.text import clock, first_label, interval, number, percent, signed, version_label
@@ -24,6 +25,7 @@ from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, Stage, read_run
 from rlhf.report.run.samples import RULE, pick_samples
+from rlhf.report.run.side_by_side import render_runs
 from rlhf.report.run.training import training_panels
 
 if TYPE_CHECKING:
@@ -50,13 +52,22 @@ def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
     """Write the page of a run, or of stages made by hand, whole or not at all, and return its path.
 
     Args:
-        paths: one run's folder, whose page is its report/index.html; or stages' folders, whose page lies beside the
-            first one, in <stage>.report/.
+        paths: one run's folder, whose page is its report/index.html; or several runs' or stages' folders, whose page
+            lies beside the first one, in <its name>.report/.
         panels: see `rlhf.report.run.own.own_panels`.
 
     Raises:
         InputError: there is no such folder, or none of a run's files in it, or a panel cannot be made.
     """
+    if Folders.are_runs(paths):
+        if panels:
+            raise InputError("panel: panels of one's own are of one run; name one run")
+        content = render_runs(paths)
+        first = paths[0].resolve()
+        page = first.with_name(f"{first.name}.report") / "index.html"
+        page.parent.mkdir(exist_ok=True)
+        write_page(page, content)
+        return page
     files = read_run(*paths)
     page = Folders.of(paths).page
     page.parent.mkdir(exist_ok=True)

@@ -38,10 +38,15 @@ class Folders:
         for path in paths:
             if not (path / STAGE_FILE).is_file():
                 raise InputError(
-                    f"run: {path} has no {STAGE_FILE}, so it is no finished stage; name one run, or stages alone"
+                    f"run: {path} has no {STAGE_FILE}, so it is no finished stage; name runs alone, or stages alone"
                 )
         first = paths[0].resolve()
         return cls(first.with_name(f"{first.name}.report"), tuple(paths))
+
+    @staticmethod
+    def are_runs(paths: Sequence[Path]) -> bool:
+        """Whether these are several runs, none of them a single stage."""
+        return len(paths) > 1 and all(path.is_dir() and not (path / STAGE_FILE).is_file() for path in paths)
 
     @property
     def page(self) -> Path:

@@ -79,7 +79,7 @@ _JUDGED = (
     "share of comparisons on prompts of domain {} that this version wins against the opponent, by the judge model "
     "asked in both orders; ties, and verdicts that the order decides, count half"
 )
-_COLUMNS = [
+COLUMNS = [
     _mean(
         "Helpfulness",
         "gold helpfulness, 0 to 1, over ordinary and borderline prompts",
@@ -142,7 +142,7 @@ _COLUMNS = [
 def version_table(versions: Sequence[VersionFigures]) -> Table:
     """A row a version, the first one what the others are compared with; columns that no version has are left out."""
     first = first_label([v["name"] for v in versions])
-    columns = [c for c in _COLUMNS if any(v.get(c.key) is not None for v in versions)]
+    columns = [c for c in COLUMNS if any(v.get(c.key) is not None for v in versions)]
     rows = [[Cell(version_label(v["name"])), *(c.cell(v) for c in columns)] for v in versions]
     heads = [(c.title.format(first=first), c.meaning.format(first=first)) for c in columns]
     return Table([("Version", ""), *heads], rows)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 pytest.importorskip("fastapi")
+from markupsafe import Markup
 from starlette.testclient import TestClient
 
 from rlhf.annotation.agreement import gwet
@@ -59,6 +60,12 @@ def run(tmp_path: Path) -> Path:
     write_evaluation(run / "v1" / "evaluation", "v1", ["w0", "w1", "w2", "same", ""], [0.9, 0.55, 0.1, 0.5, 0.0])
     (run / "ledger.jsonl").write_text("")
     return run
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time, and one test draws them."""
+    monkeypatch.setattr("rlhf.report.drawing.figures.draw", lambda *_, **__: Markup("<svg></svg>"))
 
 
 def command(*options: Any) -> None:
@@ -131,6 +138,7 @@ def test_the_figures_by_hand(run: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "Human evaluation" in report and "V1 against SFT: by prompt length" in report
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_scale_is_kept_by_the_store_and_told_by_the_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "serve", lambda path, **options: None)
     command(run / "mine", "--compare", run / "v1" / "evaluation", run / "sft" / "evaluation", "--prompts", 4)
@@ -195,6 +203,7 @@ def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: P
             command(*options)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_versions_of_a_run_are_compared_by_their_names(run: Path, capsys: Any) -> None:
     """The newest with the first, where none is named; in the order in which the run evaluated them."""
     write_evaluation(run / "a_student" / "evaluation", "my_1b", ["x"] * 5, [0.5] * 5)
@@ -220,6 +229,7 @@ def test_versions_of_a_run_are_compared_by_their_names(run: Path, capsys: Any) -
             command(*options)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_model_answers_what_people_answered(
     run: Path, tmp_path: Path, tiny_policy_path: Path, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

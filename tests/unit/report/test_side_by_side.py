@@ -1,0 +1,57 @@
+"""Several runs on one page: all of a version together, each run a line, no score of a run's own models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_run import write_run
+
+from rlhf.errors import InputError
+from rlhf.report import build_report
+from rlhf.report.run.reading import read_run
+from rlhf.report.run.side_by_side import headline, runs_panels, runs_table
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("seeds")
+    shorter = ("sft", "v1", "v3_ppo")
+    return [write_run(folder / "one", seed=1), write_run(folder / "two", versions=shorter, seed=2)]
+
+
+def test_the_page_lies_beside_the_first_run(seeds: list[Path]) -> None:
+    page = build_report(*seeds)
+    assert page == seeds[0].with_name("one.report") / "index.html"
+    text = page.read_text()
+    assert "V3 + PPO of 2 runs: gold helpfulness" in text and ">two<" in text and "eferee's score" not in text
+
+
+def test_rows_and_lines_are_the_runs_own_figures(seeds: list[Path]) -> None:
+    runs = {path.name: read_run(path) for path in seeds}
+    table = runs_table(runs)
+    assert [(row[0].text, row[0].small) for row in table.rows] == [
+        ("SFT", "one"), ("SFT", "two"), ("V1", "one"), ("V1", "two"), ("V2", "one"), ("V3", "one"),
+        ("V3 + PPO", "one"), ("V3 + PPO", "two"),
+    ]  # fmt: skip
+    helpfulness = [title for title, _ in table.heads].index("Helpfulness")
+    assert table.rows[3][helpfulness].text == f"{runs['two'].versions[1]['gold_helpfulness']:.3f}"
+    assert not {"Referee", "Reward over the start"} & {title for title, _ in table.heads}
+    ends = sorted(run.versions[-1]["gold_safety"] for run in runs.values())
+    assert f"gold safety {ends[0]:.2f} to {ends[1]:.2f}" in headline(runs)
+    panels = {panel.title: panel for panel in runs_panels(runs)}
+    assert [label for label, _ in panels["Gold safety"].legend] == ["one", "two"]
+
+
+def test_what_is_no_pair_of_runs_is_refused(seeds: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run: .*one is named twice"):
+        build_report(seeds[0], seeds[0])
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "stage.json").write_text("{}")
+    with pytest.raises(InputError, match="name runs alone, or stages alone"):
+        build_report(tmp_path / "stage", seeds[0])
+    (tmp_path / "one").mkdir()
+    with pytest.raises(InputError, match=r"no summary\.json, ledger\.jsonl or finished stage"):
+        build_report(seeds[0], tmp_path / "one")
+    with pytest.raises(InputError, match="panel: panels of one's own are of one run"):
+        build_report(*seeds, panels=["mine:panel"])
