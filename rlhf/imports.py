@@ -63,9 +63,13 @@ def own_code(field: str, name: str, call: str = "") -> Iterator[None]:
         if ":" not in name:
             raise
         file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
-        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
-        place = f", {file}:{lines[-1]}" if lines else ""
-        raise InputError(f"{field}: {name}{call} fails ({type(error).__name__}: {error}{place})") from error
+        raise InputError(f"{field}: {name}{call} fails ({raised(error, file)})") from error
+
+
+def raised(error: BaseException, file: str | None) -> str:
+    """What was raised, in words, with the last line of `file` on the way there."""
+    lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
+    return f"{type(error).__name__}: {error}" + (f", {file}:{lines[-1]}" if lines else "")
 
 
 def own_function(field: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:

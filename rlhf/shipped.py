@@ -36,7 +36,7 @@ def shipped(path: Named) -> Named:
 def find_recipe(name: str, recipes: Path = RECIPES) -> Path:
     """The file of a recipe by its name, in `recipes` or in a folder there; `recipes/<name>.py` where there is none."""
     file = recipes / f"{name}.py"
-    return file if file.is_file() else next(recipes.glob(f"*/{name}.py"), file)
+    return file if file.is_file() else next((one for one in recipes.glob("*/*.py") if one.stem == name), file)
 
 
 def recipe_names() -> dict[str, str]:

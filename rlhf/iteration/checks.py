@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 import typing
@@ -12,6 +13,7 @@ from typing import Any
 
 from rlhf.configuration import ConfigReader
 from rlhf.errors import InputError
+from rlhf.imports import raised
 from rlhf.iteration.plan import RECIPES, PlannedStage, maker_of, recipe_file
 from rlhf.metrics import asked_trackers
 from rlhf.paths import require_files
@@ -24,17 +26,17 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[
 
     Raises InputError, one sentence that names the stage and the file.
     """
-    modules: dict[str, ModuleType] = {}
+    classes: dict[str, type] = {}
     configs: dict[str, Any] = {}
     reader = ConfigReader()
     for stage in stages:
         if not stage.config_file.is_file():
             raise InputError(f"{stage.name}: {stage.config_file} does not exist; configs needs a file for every recipe")
-        if stage.recipe not in modules:
-            modules[stage.recipe] = _import(recipe_file(stage, recipes), stage)
-        config_class = typing.get_type_hints(modules[stage.recipe].main)["config"]
+        if stage.recipe not in classes:
+            classes[stage.recipe] = _config_class(recipe_file(stage, recipes), stage)
         try:
-            configs[stage.name] = config = reader.read(config_class, stage.arguments)
+            config: Any = reader.read(classes[stage.recipe], stage.arguments)
+            configs[stage.name] = config
             asked_trackers(getattr(config, "trackers", ()))
         except InputError as error:
             raise InputError(f"{stage.name} ({stage.config_file}): {error}") from error
@@ -43,6 +45,25 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[
             if not path.exists() and maker_of(path, stages) is None:
                 require_files(**{stage.name: path})
     return configs
+
+
+def _config_class(path: Path, stage: PlannedStage) -> type:
+    """What the `main` of a recipe takes; of one of the user's own whatever is wrong with it is a sentence."""
+    try:
+        main = getattr(_import(path, stage), "main", None)
+        hints = {} if main is None else typing.get_type_hints(main)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's file may raise anything, and end what reads it
+        if not stage.recipe.endswith(".py"):
+            raise
+        raise InputError(f"{stage.name}: recipe: {path} cannot be imported ({raised(error, str(path))})") from error
+    if not dataclasses.is_dataclass(found := hints.get("config")) or not isinstance(found, type):
+        raise InputError(
+            f"{stage.name}: recipe: {path} must have a function main(config: MyConfig), where MyConfig is the "
+            "dataclass of its options (docs/extend.md)"
+        )
+    return found
 
 
 def _import(path: Path, stage: PlannedStage) -> ModuleType:

@@ -274,7 +274,7 @@ def _steps_of(entry: Any, where: str) -> list[Step]:
         return _named(entry["step"], settings, where)
     kind_fields = {name: settings.pop(name) for name in _KIND_FIELDS if name in settings}
     name = settings.pop("name", None) or Path(str(kind_fields["recipe"])).stem
-    return [_step(str(name), _own_kind(kind_fields, where), settings, where)]
+    return [_step(str(name), _own_kind(kind_fields, where), settings, where, more=_KIND_FIELDS)]
 
 
 _KIND_FIELDS = tuple(kind_field.name for kind_field in fields(StepKind) if kind_field.name != "options")
@@ -285,6 +285,10 @@ def _own_kind(content: Mapping[str, Any], where: str) -> StepKind:
         given = content.get(name, {})
         if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
             raise InputError(f"{where}.{name}: must be names with texts, such as {{policy: policy}}, got {given!r}")
+    for name in ("recipe", "folder", "label", "seed", "each"):
+        given = content.get(name)
+        if not isinstance(given, str) and (given is not None or name == "recipe"):
+            raise InputError(f"{where}.{name}: must be a text, got {given!r}")
     try:
         return StepKind(**content)
     except InputError as error:
@@ -313,10 +317,11 @@ def _one_by_one(options: Mapping[str, Any], reads: Mapping[str, str]) -> dict[st
     return found
 
 
-def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str) -> Step:
+def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, more: Iterable[str] = ()) -> Step:
+    """A step by its settings; `more` are fields that its entry may have besides, which are read already."""
     known = {"name", "config", "reads", "options"}
     if unknown := [key for key in settings if key not in known]:
-        raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(sorted(known))}")
+        raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(sorted({*known, *more}))}")
     reads = settings.get("reads") or {}
     options = settings.get("options") or {}
     for key, value in (("reads", reads), ("options", options)):

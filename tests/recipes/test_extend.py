@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from rlhf.data.formats import FORMATS, register
 from rlhf.data.loading import domain_of, load_conversations, load_prompts, untagged
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
+from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig, VersionConfig
 from rlhf.iteration.plan import make_plan
 from rlhf.ppo.config import PPOConfig
@@ -150,9 +152,15 @@ def test_a_step(here: Path, tiny_policy_path: Path) -> None:
     given = {"policy": "chat", "prompts": "p.jsonl", "test_prompts": "t.jsonl", "helpfulness": "a:b"}
     version = VersionConfig("v1", tuple(steps))
     plan = make_plan(IterativeConfig(Path("run"), Path("configs"), start=(), inputs=given, versions=(version,)))
-    overrides = next(stage.overrides for stage in plan if stage.name == "v1/back")
+    stage = next(stage for stage in plan if stage.name == "v1/back")
+    overrides = stage.overrides
     assert (overrides["policy"], overrides["start"]) == ("run/v1/rejection_sampling/checkpoint", "chat")
     assert "seed" not in overrides
+    (name,) = re.findall(r"here `(\w+\.yaml)` in the folder that `configs` names", text)
+    (line,) = re.findall(r"with a line `(.*?)`", text)
+    (here / "configs").mkdir()
+    (here / "configs" / name).write_text(line)
+    assert check_plan([replace(stage, inputs=())])["v1/back"].share == 0.7
 
 
 def test_a_panel(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,8 @@ def test_recipes_are_found_in_every_folder() -> None:
     assert existing_recipe("gate_sweep.py") == RECIPES / "studies" / "gate_sweep.py"
     with pytest.raises(InputError, match=r"none called 'pppo'; there are .*\bppo\b.*temperature_sweep"):
         existing_recipe("pppo")
+    with pytest.raises(InputError, match="none called '\\*'"):
+        existing_recipe("*")  # no pattern
 
 
 def test_settings_are_all_yaml_files() -> None:

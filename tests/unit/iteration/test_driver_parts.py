@@ -176,6 +176,28 @@ def test_a_plan_that_parses(stage: PlannedStage, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
+    [
+        ("x = (", r"cannot be imported \(SyntaxError: '\(' was never closed"),
+        ("\nimport nothing_of_the_kind", r"cannot be imported \(ModuleNotFoundError: .*, .*own.py:2\)"),
+        ("raise SystemExit(2)", r"cannot be imported \(SystemExit: 2, .*own.py:1\)"),
+        ("def main(config: Unknown): ...", r"cannot be imported \(NameError: "),
+        ("", r"must have a function main\(config: MyConfig\)"),
+        ("def main(settings: int): ...", r"must have a function main\(config: MyConfig\)"),
+        ("def main(config: int): ...", r"must have a function main\(config: MyConfig\)"),
+    ],
+)
+def test_a_recipe_of_ones_own_that_is_none_is_a_sentence(
+    stage: PlannedStage, tmp_path: Path, content: str, words: str
+) -> None:
+    from dataclasses import replace
+
+    (tmp_path / "own.py").write_text(content)
+    with pytest.raises(InputError, match=rf"^v3/sft: recipe: .*own.py {words}"):
+        check_plan([replace(stage, recipe=str(tmp_path / "own.py"))])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
     [("rate: 0\n", "rate: must be above 0, got 0"), ("rat: 1\n", "rat"), ("rate: fast\n", "rate"), ("rate: [\n", "")],
 )
 def test_a_wrong_yaml_is_told_with_its_stage_and_file(

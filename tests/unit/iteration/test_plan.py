@@ -348,6 +348,15 @@ def test_of_several_files_all_are_read_or_it_is_refused() -> None:
         ({"versions": (VersionConfig("a", (3,)),)}, r"versions.a.steps\[0\]: must name a step"),
         ({"versions": (VersionConfig("a", ({"ppo": 3},)),)}, "must be {step: {option: value}}"),
         ({"versions": (VersionConfig("a", ({"step": "ppo", "read": {}},)),)}, r"steps\[0\].read: no such field"),
+        ({"versions": (VersionConfig("a", ({"recipe": None},)),)}, r"steps\[0\].recipe: must be a text, got None"),
+        (
+            {"versions": (VersionConfig("a", ({"recipe": "x.py", "seed": 3},)),)},
+            r"steps\[0\].seed: must be a text, got 3",
+        ),
+        (
+            {"versions": (VersionConfig("a", ({"recipe": "x.py", "maks": {}},)),)},
+            r"steps\[0\].maks: no such field; there are config, .*, makes, .*seed",
+        ),
         (
             {"versions": (VersionConfig("a", ({"step": "ppo", "reads": {"policy": "Policy!"}},)),)},
             r"steps\[0\].reads.policy: must name an artifact",
