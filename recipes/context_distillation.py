@@ -183,11 +183,6 @@ def preprompted(
     }
 
 
-def dialogue(prompt: Prompt, answer: str) -> Conversation:
-    """The prompt, without preprompt, and the answer."""
-    return [*prompt.messages, {"role": "assistant", "content": answer}]
-
-
 def training_rows(
     config: ContextDistillationConfig, prompts: Sequence[Prompt], answers: Answers, kept: Sequence[bool]
 ) -> tuple[list[Conversation], Counter[str]]:
@@ -209,7 +204,7 @@ def training_rows(
         elif says_nothing(sample.text):
             left_out["empty"] += 1
         else:
-            rows.append(dialogue(prompt, sample.text))
+            rows.append(prompt.answered(sample.text, thoughts=sample.thoughts))
     if not any(kept):
         raise InputError(f"gate: no answer under a {config.preprompts} preprompt is safer than the plain one")
     if not rows:

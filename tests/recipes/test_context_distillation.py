@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rlhf.configuration import parse_config
+from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.policy import load_policy
+from rlhf.sampling.protocol import Sample
+from rlhf.sampling.source import PolicySource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import context_distillation
@@ -120,6 +123,24 @@ def test_the_gate_keeps_what_is_safer_and_the_rest_stays_plain(
     assert figures["scores"]["plain"]["mean"] == 0.5
     before, after = (load_policy(p).state_dict() for p in (tiny_policy_path, folder / "checkpoint"))
     assert any(not before[name].equal(after[name]) for name in before)
+
+
+def test_thoughts_are_trained_as_they_were_drawn(tmp_path: Path) -> None:
+    """Rows without them would teach a model that thinks not to; what is not kept is trained on with its own."""
+    (tmp_path / "rows.jsonl").write_text("")
+    rows = tmp_path / "rows.jsonl"
+    config = ContextDistillationConfig(
+        output=tmp_path / "out",
+        policy=PolicySource(checkpoint=tmp_path),
+        prompts=str(rows),
+        safety="a:b",
+        categories=rows,
+    )
+    prompts = [Prompt(f"p{i}", [{"role": "user", "content": "hi"}]) for i in range(2)]
+    answers = {kind: [Sample(kind, (1,), 0.0, True, thoughts=f"{kind}!")] * 2 for kind in ("plain", "category")}
+    trained, _ = context_distillation.training_rows(config, prompts, answers, [True, False])
+    assert trained == [prompts[0].answered(kind, thoughts=f"{kind}!") for kind in ("category", "plain")]
+    assert trained[0][-1]["content"].startswith("<think>")
 
 
 @pytest.mark.parametrize(
