@@ -28,7 +28,7 @@ from rlhf.data.loading import load_conversations, load_prompts
 from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_selection
 from rlhf.errors import InputError
-from rlhf.evaluation.answers import answers_of
+from rlhf.evaluation.answers import Answer, answers_of
 from rlhf.evaluation.judging import with_gold
 from rlhf.evaluation.policies.distillation import before_and_after
 from rlhf.evaluation.scorers import load_scorer
@@ -41,7 +41,7 @@ from rlhf.rewards.specs import Reward
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
-from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.sampling.protocol import Sample, Sampler, SamplingParams
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TrainedPolicy
 from rlhf.stage import InputPath, Stage, on_main_process, open_stage
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from rlhf.evaluation.answers import Answer
-    from rlhf.sampling.protocol import Sampler
 
 KINDS = ("plain", "generic", "category")
 Answers = Mapping[str, Sequence[Sample]]

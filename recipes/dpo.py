@@ -11,7 +11,9 @@ after), metrics.jsonl.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.configuration import run_recipe
@@ -33,9 +35,6 @@ from rlhf.training.loop import TrainingResult, train
 from rlhf.training.work import close_training, training_work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from accelerate import Accelerator
 
     from rlhf.finetuning.dpo import DPOPair

@@ -28,6 +28,7 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
+from rlhf.models.adapters import saved_quantization
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
@@ -227,7 +228,6 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
             specs = {f"{role}.{number}": m for number, m in enumerate(read_ensemble(specs[role]).members)}
         judges |= {name: planned_folder(spec) for name, spec in specs.items() if not is_import_path(spec)}
 
-    from rlhf.models.adapters import saved_quantization
     from rlhf.ppo.planning.models import Setting
     from rlhf.ppo.planning.report import report
 

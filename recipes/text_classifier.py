@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
@@ -28,10 +28,8 @@ from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.stage import Effect, KeepingConfig, Stage, on_main_process, open_stage
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import RESUME, States
+from rlhf.training.loop import TrainingResult
 from rlhf.training.work import close_training, training_work
-
-if TYPE_CHECKING:
-    from rlhf.training.loop import TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,8 @@ from rlhf.data.splitting import split_by_first_turn
 from rlhf.data.statistics import preference_statistics
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
+from rlhf.evaluation.reward_models.pair_scores import score_pairs
+from rlhf.evaluation.reward_models.preference_figures import accuracy_figures
 from rlhf.imports import own_code
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.models.checkpoint.context import TooLong
@@ -45,13 +47,11 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import with_room
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, TokenizedPolicy, named
-from rlhf.stage import Effect, InputPath, KeepingConfig, Stage, open_stage
+from rlhf.stage import Effect, InputPath, KeepingConfig, Kept, Stage, open_stage
 from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from rlhf.stage import Kept
 
 ENDED = "ended.json"
 """Of each answer drawn, whether it came to its end; beside the pairs that are kept."""
@@ -262,9 +262,6 @@ def agreement_with_rewards(
     config: CollectPreferencesConfig, domains: dict[str, list[Preference]], device: object
 ) -> dict[str, Any]:
     """Each domain's rows by its newest reward model: domain -> `accuracy_figures`; nothing where none is named."""
-    from rlhf.evaluation.reward_models.pair_scores import score_pairs
-    from rlhf.evaluation.reward_models.preference_figures import accuracy_figures
-
     figures = {}
     for domain in get_args(Domain):
         spec, rows = getattr(config, domain), domains[domain]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation, Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
@@ -36,6 +37,7 @@ from rlhf.evaluation.answers import (
     write_answers,
 )
 from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
+from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
 from rlhf.evaluation.policies.judge_model import JudgeFigures, judge_figures, judged_outcomes
 from rlhf.evaluation.policies.versions import VersionFigures, against, figure_lines, version_figures
 from rlhf.evaluation.scorers import load_scorer
@@ -58,8 +60,6 @@ from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from rlhf.conversation import Conversation, Renderer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +176,6 @@ def main(config: EvaluateConfig) -> None:
 
 def prompt_renderer(config: EvaluateConfig) -> Renderer:
     """Renders prompts for the policy as `too_long` says. InputError where SFT's tokenizer is another one."""
-    from rlhf.evaluation.policies.divergence import require_same_tokenizer
-
     tokenizer = load_tokenizer(config.policy.folder)
     if config.baseline is not None:
         require_same_tokenizer(tokenizer, config.baseline.folder)
@@ -203,8 +201,6 @@ def drawn_answers(
 
     folder: the stage's.
     """
-    from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs
-
     policy = load_weights(config.policy, accelerator.device) if config.measures_kl else None
     options = {"too_long": config.too_long, "renderer": renderer, "model": policy}
     drawn = sampled(config, config.policy, prompts, accelerator, folder / FOLDER / "policy", **options)

@@ -12,11 +12,13 @@ quantiles) and index.html (tables and distributions); prints a table.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.data.suspicion import suspicious_ends
@@ -37,9 +39,6 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, PolicySource
 from rlhf.stage import Effect, Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
-
-if TYPE_CHECKING:
-    from rlhf.conversation import Conversation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +105,6 @@ def record_texts(stage: Stage, config: EvaluateTextConfig, rows: list[dict[str, 
 
 
 def _drawn(name: str, source: str, config: EvaluateTextConfig) -> list[Conversation]:
-    import random
-
     conversations = load_conversations(source)
     if any(conversation[-1]["role"] != "assistant" for conversation in conversations):
         raise InputError(f"data.{name}: a row of {source} does not end with an assistant's answer, the reference")

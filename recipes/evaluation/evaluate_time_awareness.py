@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.time_awareness import DatedAnswer, time_figures
@@ -29,14 +30,11 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicyCheck, PolicySource
 from rlhf.stage import Stage, StageConfig, on_main_process, open_stage
 from rlhf.stage.fields import ExistingPath, InEachRun, in_run
-from rlhf.synthesis.time_awareness import question_of
+from rlhf.synthesis.time_awareness import DatedQuestion, question_of
 from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from rlhf.conversation import Conversation
-    from rlhf.synthesis.time_awareness import DatedQuestion
 
 
 @dataclass(frozen=True, kw_only=True)

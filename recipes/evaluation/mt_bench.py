@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rlhf.configuration import run_recipe, to_plain
+from rlhf.conversation import Conversation
 from rlhf.data.suspicion import suspicious_ends, suspicious_judge
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.mt_bench import (
@@ -44,9 +45,6 @@ from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, KeepingConfig, Kept, Stage, on_main_process, open_stage, options_of
 from rlhf.training.work import launched_work
-
-if TYPE_CHECKING:
-    from rlhf.conversation import Conversation
 
 Answers = Mapping[str, Sequence[Sequence[str]]]
 """Model -> question by question, its answer at each turn."""

@@ -19,18 +19,22 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from rlhf.configuration import run_recipe
 from rlhf.data.refusals import LABELS, RefusalRules
 from rlhf.errors import InputError
-from rlhf.evaluation.safety.refusals import RefusalClassifier, agreement, as_refusals, confusion, read_labelled
+from rlhf.evaluation.safety.refusals import (
+    LabelledAnswer,
+    RefusalClassifier,
+    agreement,
+    as_refusals,
+    confusion,
+    read_labelled,
+)
 from rlhf.intervals import wilson
 from rlhf.paths import require_files
 from rlhf.stage import Effect, InputPath, Stage, on_main_process, open_stage
-
-if TYPE_CHECKING:
-    from rlhf.evaluation.safety.refusals import LabelledAnswer
 
 
 @dataclass(frozen=True)

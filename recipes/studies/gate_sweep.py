@@ -16,26 +16,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rlhf.configuration import run_recipe
+from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
-from rlhf.evaluation.reward_models.gate_sweep import labelled_answers
+from rlhf.evaluation.reward_models.gate_sweep import (
+    GateSweep,
+    choose_threshold,
+    labelled_answers,
+    tension,
+    threshold_sweep,
+)
 from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import read_origin
+from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import Reward
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.stage import Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
-
-if TYPE_CHECKING:
-    from rlhf.conversation import Conversation
-    from rlhf.evaluation.reward_models.gate_sweep import GateSweep
-    from rlhf.rewards.protocol import RewardFunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,6 @@ def sweep_figures(
     config: GateSweepConfig, scores: Mapping[str, list[float]], origins: dict[str, float], unsafe: Sequence[bool]
 ) -> GateSweep:
     """The content of gate_sweep.json: what each threshold finds, and the one that is chosen."""
-    from rlhf.evaluation.reward_models.gate_sweep import choose_threshold, tension, threshold_sweep
-
     sweep = threshold_sweep(scores["safety"], unsafe, config.thresholds)
     return {
         "sweep": sweep,

@@ -32,6 +32,7 @@ FLOORS = (  # rooms of one floor know nothing of each other
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor.split()}
 MOST_FILES = 16
 LONGEST_MAIN = 50
+HEAVY = {"accelerate", "matplotlib", "peft", "torch", "transformers"}
 
 
 @cache
@@ -106,6 +107,29 @@ def defined(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def source_of(node: ast.Import | ast.ImportFrom) -> str:
+    return (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
+
+
+@cache
+def loaded(module: str) -> frozenset[str]:
+    """Packages from outside that come with a module: what it, and all of ours behind it, import at their tops."""
+    found: set[str] = set()
+    known: set[str] = set()
+    left = {module}
+    while left:
+        name = left.pop()
+        known.add(name)
+        if name not in modules():
+            found.add(name.partition(".")[0])
+            continue
+        for node in ast.parse(modules()[name].read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                within = {f"{source_of(node)}.{alias.name}" for alias in node.names} & modules().keys()
+                left |= {source_of(node), *within} - known
+    return frozenset(found)
+
+
 def room_of(module: str) -> str:
     return module.split(".")[1]
 
@@ -153,6 +177,19 @@ def test_a_recipe_s_main_tells_a_story() -> None:
     assert not {name: count for name, count in lines.items() if count > LONGEST_MAIN}
     late = (ast.Import, ast.ImportFrom)
     assert not [name for name, node in mains.items() if any(isinstance(part, late) for part in ast.walk(node))]
+
+
+def test_a_recipe_imports_at_its_top_what_is_light() -> None:
+    """Within a function, or for annotations alone, stands only what loads torch or the like."""
+    late = [
+        f"{name}: {module}"
+        for name, file in modules().items()
+        if name.startswith("recipes")
+        for node in statements(file)
+        if node.col_offset and (module := source_of(node)) and not HEAVY & loaded(module)
+    ]
+    assert not late, f"import at the top: {late}"
+    assert "torch" in loaded("rlhf.finetuning.dpo") and not HEAVY & loaded("rlhf.finetuning.stage")
 
 
 def test_no_import_goes_in_a_circle() -> None:
