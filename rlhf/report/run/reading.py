@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from rlhf.errors import InputError
+from rlhf.iteration.summary import are_versions
 from rlhf.rejection.temperature import SweepFigures
 from rlhf.report.run.folders import STAGE_FILE, Folders
 
@@ -108,6 +109,8 @@ def read_run(*paths: Path) -> RunFiles:
     folders = Folders.of(paths)
     run = folders.run
     summary = _json(run / "summary.json")
+    if summary.get("versions") and not are_versions(summary["versions"]):
+        raise InputError(f"run: {run / 'summary.json'} is no summary of a run; leave it out, or have the run write it")
     evaluations = {
         e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
     }
