@@ -67,14 +67,14 @@ def read_summary(run: Path) -> Summary:
         raise InputError(f"run: {path} does not exist; the run writes it when its last stage is finished")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(summary, dict) and are_versions(summary.get("versions")):
+        if isinstance(summary, dict) and _are_versions(summary.get("versions")):
             return cast(Summary, summary)
     except ValueError:
         pass
     raise InputError(f"run: {path} is no summary of a run; rlhf run, with the run's options, writes it again")
 
 
-def are_versions(versions: Any) -> bool:
+def _are_versions(versions: Any) -> bool:
     """Whether they are a list of objects with a name and, where the table has them, numbers or nothing."""
     return isinstance(versions, list) and all(
         isinstance(version, dict)
