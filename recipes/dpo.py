@@ -117,7 +117,19 @@ def train_policy(
     model = AnswerLogprobs(policy, packing=config.finetuning.packing)
     states = States(stage.folder / RESUME, config.finetuning.checkpoint_every)
     optimizer = config.finetuning.optimizer
-    result = train(model, pairs, task, optimizer, accelerator, stage.log, seed=config.seed, name="dpo", states=states)
+    decode = renderer.tokenizer.decode
+    result = train(
+        model,
+        pairs,
+        task,
+        optimizer,
+        accelerator,
+        stage.log,
+        seed=config.seed,
+        name="dpo",
+        states=states,
+        shown=lambda pair: {side: decode(getattr(pair, side).input_ids) for side in ("chosen", "rejected")},
+    )
     result.cut = sum(pair.cut for pair in pairs)
     merge = config.adapter is None or config.adapter.merge
     save_policy(policy, renderer.tokenizer, stage.folder / "checkpoint", accelerator, merge=merge)

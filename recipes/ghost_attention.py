@@ -13,9 +13,7 @@ ghost_attention.json (counts), metrics.jsonl. With --dry_run N it prints N rows,
 
 from __future__ import annotations
 
-import os
 import random
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +25,7 @@ from rlhf.conversation import Conversation, Renderer, says_nothing
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
 from rlhf.data.suspicion import suspicious_selection
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.finetuning.stage import finetune_stage
@@ -209,11 +207,10 @@ def chosen_checker(spec: str | None, constraints: Sequence[Constraint]) -> Check
     """Who says which rows obey, and so are trained on; None: all are."""
     if spec == "auto":
         spec = "pattern" if constraints and all(c.pattern is not None for c in constraints) else None
-        if spec is None and os.environ.get("RANK", "0") == "0":
-            print(
+        if spec is None:
+            notice(
                 "checker: the constraints have no patterns, so rows that do not obey are trained on too; "
-                "write patterns into the instructions file, or name a checker",
-                file=sys.stderr,
+                "write patterns into the instructions file, or name a checker"
             )
     return None if spec is None else load_checker(spec, constraints)
 

@@ -82,7 +82,16 @@ def main(config: PretrainConfig) -> None:
         states = States(stage.folder / RESUME, config.checkpoint_every)
         optimizer, name = config.optimizer, "pretrain"
         result = train(
-            model, blocks, task, optimizer, accelerator, stage.log, seed=config.seed, name=name, states=states
+            model,
+            blocks,
+            task,
+            optimizer,
+            accelerator,
+            stage.log,
+            seed=config.seed,
+            name=name,
+            states=states,
+            shown=lambda block: [tokenizer.decode(list(document)) for document in block],
         )
         save_policy(model, tokenizer, stage.folder / "checkpoint", accelerator)
         record_pretraining(stage, documents, model, len(tokenizer), result)

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -229,8 +228,7 @@ def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> st
         if isinstance(cause, InputError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    said = sentence_of(" ".join(str(error).split()), options, file).replace('"<unicode string>"', file)
-    return re.sub(r"\S{200,}", lambda word: f"{word[0][:60]}...", said)  # a value of thousands of characters
+    return sentence_of(" ".join(str(error).split()), options, file).replace('"<unicode string>"', file)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

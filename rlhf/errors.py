@@ -1,9 +1,10 @@
-"""The exceptions that mean "this needs you": shown as a single sentence, never as a traceback."""
+"""The exceptions that mean "this needs you", each a single sentence and never a traceback; and what is but a notice."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import reprlib
 import select
 import sys
@@ -14,9 +15,15 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Bad input by the user. The message is one sentence: the file and line or field, the value, the way out."""
+    """Bad input by the user. The message is one sentence: the file and line or field, the value, the way out.
+
+    A value of hundreds of characters without a space loses its middle.
+    """
 
     exit_code = 2
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-60:]}", sentence))
 
 
 class SuspiciousError(InputError):
@@ -84,6 +91,12 @@ def _say(sentence: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         time.sleep(MAIN_PROCESS_SECONDS)
     print(f"error: {sentence}", file=sys.stderr)
+
+
+def notice(sentence: str) -> None:
+    """Say on stderr what is no mistake, and good to know; of several processes the main one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence, file=sys.stderr)
 
 
 _QUOTED = reprlib.Repr()

@@ -40,7 +40,16 @@ def sentence_of(error: str, options: Iterable[str], file: str | None = None) -> 
         return f"config: {file or found[1]} does not exist"
     if error.startswith("Unexpected config:"):
         return f"config: {file} holds no options; write a line such as `seed: 0` for each"
-    return _of_key("", error, "") or error
+    return _of_key("", error, "") or _of_any_key(error) or error
+
+
+def _of_any_key(error: str) -> str:
+    """Of a message that is not known, what it says of: the option's name and the value."""
+    keys = dict.fromkeys(re.findall(r'Parser key "([^"]+)"', error))
+    value = re.search(r"Given value: (.*?)(?: - |$)", error)
+    if not keys:
+        return ""
+    return f"{'.'.join(keys)}: cannot be{f' {value[1]}' if value else ' this'}; --help says what it takes"
 
 
 def _of_key(key: str, error: str, value: str) -> str:
@@ -57,7 +66,12 @@ def _of_key(key: str, error: str, value: str) -> str:
         if missing := re.match(r"the following arguments are required: (.*)", inner):
             return ", ".join(f"{key}.{name}" for name in missing[1].split(", ")) + ": must be given"
         return _of_key(key, inner, value)
-    if found := re.match(r"Not a valid subclass|Expected a dot import path string: (\S*)", error):
+    no_class = (
+        r"Not a valid subclass|(?:Expected a dot import path string:|Unexpected import path format:|Import path) (\S*)"
+    )
+    if found := re.match(no_class, error):
+        if inner := re.match(r"NestedArg\(key='(.*?)', val=(.*)\)$", value):  # of one of the group's options
+            key, value = f"{key}.{inner[1]}", inner[2]
         return f"{key}: must be options with values, such as {{name: value}}, got {value or found[1]}"
     if found := re.match(r"Unable to load config '(.*?)'", error):
         return f"{key}: there is no YAML file {found[1]}; name one, or give its options one by one"

@@ -35,6 +35,11 @@ def in_hub_cache(name: str | os.PathLike[str]) -> Path | None:
         return None
 
 
+def model_place(name: str | os.PathLike[str]) -> Path:
+    """Where a model lies: at the path that is named, or a hub name's in the hub's cache; the path if at neither."""
+    return Path(name) if Path(name).exists() else in_hub_cache(name) or Path(name)
+
+
 def _way_out(path: Path) -> str:
     makers = {"demo": "`make demo` writes it", "hh": "`make demo-hh DATA=<folder>` writes it"}
     run = path.parts[1] if len(path.parts) > 1 and path.parts[0] == "runs" else ""

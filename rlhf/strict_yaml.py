@@ -20,7 +20,11 @@ def require_plain_yaml(file: Path) -> None:
     A file that cannot be read, or is no YAML, is left to its reader to tell.
     """
     try:
+        if file.exists() and not (file.is_file() or file.is_dir() or file.is_char_device()):
+            raise InputError(f"config: {file} is a pipe or a socket, which could be read once only; name a file")
         root = yaml.compose(file.read_text(encoding="utf-8"), LOADER)
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return
     try:

@@ -100,7 +100,7 @@ class HHDataConfig(StageConfig):
 
 
 def main(config: HHDataConfig) -> None:
-    stage = open_stage(config)
+    stage = open_stage(config, one_process=True)
     left_out: dict[str, Counter[str]] = {name: Counter() for name in FILES}
     files = {name: find_file(config.data, name) for name in FILES}
     rows = [row for name in FILES for row in read_file(files[name], name, config.max_characters, left_out[name])]

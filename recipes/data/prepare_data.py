@@ -114,7 +114,7 @@ Row = TypeVar("Row", Prompt, Preference)
 
 
 def main(config: PrepareDataConfig) -> None:
-    stage = open_stage(config)
+    stage = open_stage(config, one_process=True)
     left_out: Counter[str] = Counter()
     given = {
         "train": [read_prompts([source], config, left_out) for source in config.prompts],

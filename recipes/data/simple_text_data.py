@@ -49,7 +49,7 @@ from rlhf.report.pages.simple_text import build_data_page, text_tables
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import AnsweringPolicy, named
-from rlhf.stage import StageConfig, open_stage, peak_memory_mb, write_json
+from rlhf.stage import Stage, StageConfig, on_main_process, open_stage, peak_memory_mb
 from rlhf.stage.progress import counted
 
 
@@ -105,19 +105,17 @@ class SimpleTextDataConfig(StageConfig):
 
 
 def main(config: SimpleTextDataConfig) -> None:
-    stage = open_stage(config)
+    stage = open_stage(config, one_process=True)
 
     toxicity, embed = load_models(config)
     with stage.work() as folder:
-        figures = build(config, folder, toxicity, embed, question_writer(config))
-        build_data_page(figures, folder / "index.html", config.output.name)
-    print(text_tables(figures))
+        record_data(stage, build(config, folder, toxicity, embed, question_writer(config)))
 
 
 def build(
     config: SimpleTextDataConfig, folder: Path, toxicity: Toxicity | None, embed: Embed | None, ask: Ask | None
 ) -> dict[str, Any]:
-    """Write the files of rows and data.json, and return what is in it; a model that is not there is None."""
+    """Write the files of rows, and return their figures; a model that is not there is None."""
     started = time.perf_counter()
     given = {"eli5": config.eli5, "simple_wikipedia": config.articles}
     filters = {name: TextFilter(config.filters, toxicity, config.seed) for name, source in given.items() if source}
@@ -129,7 +127,7 @@ def build(
         raise InputError("eli5, articles: no row is left; loosen the filters, or look at what they read")
     seconds = time.perf_counter() - started
     read = sum(entry.read for entry in log.values())
-    figures = {
+    return {
         "sources": {
             name: {"read": log[name].read, "bad_rows": dict(log[name].skipped), **filters[name].figures()}
             for name in filters
@@ -141,8 +139,13 @@ def build(
         "rows_per_second": round(read / seconds, 1),
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }
-    write_json(folder / "data.json", figures)
-    return figures
+
+
+@on_main_process
+def record_data(stage: Stage, figures: dict[str, Any]) -> None:
+    """Write the figures and their page, and show them."""
+    stage.write_json("data.json", figures, shown=text_tables(figures))
+    build_data_page(figures, stage.folder / "index.html", stage.output.name)
 
 
 def candidates(

@@ -44,7 +44,7 @@ class SimulatedSafetyDataConfig(StageConfig):
 
 
 def main(config: SimulatedSafetyDataConfig) -> None:
-    stage = open_stage(config)
+    stage = open_stage(config, one_process=True)
     world = World.load(config.data)
     prompts = {name: load_prompts(config.data / f"{name}_prompts.jsonl") for name in ("validation", "test")}
     with stage.work():

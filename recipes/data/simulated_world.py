@@ -32,7 +32,7 @@ class SimulatedWorldConfig(StageConfig):
 
 
 def main(config: SimulatedWorldConfig) -> None:
-    stage = open_stage(config)
+    stage = open_stage(config, one_process=True)
     with stage.work() as folder:
         world = World.make(config.world)
         world.save(folder / "world.json")

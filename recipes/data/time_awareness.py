@@ -93,7 +93,7 @@ class TimeAwarenessConfig(StageConfig):
 
 
 def main(config: TimeAwarenessConfig) -> None:
-    stage = open_stage(config)
+    stage = open_stage(config, one_process=True)
     days = told_days(parse_date(config.first), parse_date(config.last), config.date_format)
     rng = random.Random(f"time awareness/{config.seed}")
     if config.facts is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, give_kwargs
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.errors import InputError
@@ -57,6 +57,7 @@ class RedTeamConfig:
         world: the file or folder that the scorer reads.
         sampling: how answers are drawn.
         seed: added to sampling.seed.
+        chat_template_kwargs: variables of the policy's chat template; see docs/templates.md.
     """
 
     policy: AnsweringPolicy
@@ -72,6 +73,7 @@ class RedTeamConfig:
     world: InputPath | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("round", "person"):
@@ -86,6 +88,7 @@ class RedTeamConfig:
 
 
 def main(config: RedTeamConfig) -> None:
+    give_kwargs(config.chat_template_kwargs)
     inputs_of(config)  # checks them
     if config.log.exists():
         read_log(config.log)  # a broken log is named before anybody's work

@@ -68,7 +68,7 @@ def main(config: RefusalDetectorConfig) -> None:
     if config.output is None:
         check(config.check)
         return
-    stage = open_stage(config)
+    stage = open_stage(config, one_process=True)
 
     labelled = {name: read_labelled(Path(file)) for name, file in config.answers.items()}
     with stage.work():

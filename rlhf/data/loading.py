@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.formats import conversation_of, gathered, pairs_of, preference_from, prompt_of, register, text_of
 from rlhf.data.layouts.declaration import Format, Kind
 from rlhf.data.rows import Domain, Preference, Prompt
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.imports import import_object
 from rlhf.jsonl import file_format, read_rows
 
@@ -270,7 +269,7 @@ def _load(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, skipped: Co
     reading = Reading()
     rows = [row for _, row in converted(source, reader, on_bad_row, reading)]
     for line in reading.sentences(source, len(rows)):
-        print(line, file=sys.stderr)
+        notice(line)
     if skipped is not None:
         skipped.update(reading.left_out)
     if not rows:

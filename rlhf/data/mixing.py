@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 
 Item = TypeVar("Item")
 
@@ -28,10 +27,7 @@ def mix(primary: Sequence[Item], other: Sequence[Item], other_share: float, seed
     count = other_count(len(primary), other_share)
     if count > len(other):
         share = len(other) / max(1, len(primary) + len(other))
-        print(
-            f"mix: an other_share of {other_share} asks for {count} other rows, there are {len(other)}: {share:.3f}",
-            file=sys.stderr,
-        )
+        notice(f"mix: an other_share of {other_share} asks for {count} other rows, there are {len(other)}: {share:.3f}")
     generator = random.Random(seed)
     mixed = [*primary, *generator.sample(list(other), min(count, len(other)))]
     generator.shuffle(mixed)
@@ -61,7 +57,7 @@ def mix_several(
     for rows, share in others:
         count = int(len(primary) * share / (1 - total) + 0.5)
         if count > len(rows):
-            print(f"{name}: a share of {share:g} asks for {count} rows, there are {len(rows)}", file=sys.stderr)
+            notice(f"{name}: a share of {share:g} asks for {count} rows, there are {len(rows)}")
         mixed += generator.sample(list(rows), min(count, len(rows)))
     generator.shuffle(mixed)
     return mixed

@@ -100,7 +100,18 @@ def train_classifier(
         return cross_entropy(logits, batch["labels"], reduction="sum"), {"accuracy": right}
 
     task = Task(collate=collate, loss=loss, weight=lambda row: 1.0, length=lambda row: len(row[0]))
-    result = train(model, rows, task, config, accelerator, log, seed=seed, name="classifier", states=states)
+    result = train(
+        model,
+        rows,
+        task,
+        config,
+        accelerator,
+        log,
+        seed=seed,
+        name="classifier",
+        states=states,
+        shown=lambda row: tokenizer.decode(row[0]),
+    )
     return model.eval(), tokenizer, result
 
 

@@ -8,7 +8,6 @@ runs on the trained positions alone, which saves most of the logits' time and me
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.conversation import Conversation, Rendered, Renderer, TooLongError
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import batch_tokens_on, batches_by_length, pad_rows
@@ -84,6 +83,7 @@ def finetune(
         name=name,
         after_step=None if measure is None else measure.after_step,
         states=None if states is None else States(states, config.checkpoint_every),
+        shown=lambda row: renderer.tokenizer.decode(row.input_ids),
     )
     result.cut = sum(row.cut for row in rows)
     policy.eval()
@@ -121,10 +121,9 @@ def render_rows(
             if rule == "refuse":
                 raise InputError(f"{name}: row {number}: {error}") from error
             reasons[re.sub(r"\d+", "n", str(error).partition(";")[0])] += 1
-    print(
+    notice(
         f"{name}: skipped {reasons.total()} of {len(conversations)} rows: "
-        + "; ".join(f"{count} x {why}" for why, count in reasons.most_common(3)),
-        file=sys.stderr,
+        + "; ".join(f"{count} x {why}" for why, count in reasons.most_common(3))
     )
     if left_out is not None:
         left_out.update(reasons)

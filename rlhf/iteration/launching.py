@@ -34,6 +34,20 @@ from rlhf.iteration.steps import ALIASES
 from rlhf.shipped import shipped
 
 DEFAULT = "default"
+IN_ONE_PROCESS = {
+    "average_policies",
+    "hh_data",
+    "leaderboard",
+    "merge_adapter",
+    "prepare_data",
+    "refusal_detector",
+    "simple_text_data",
+    "simulated_safety_data",
+    "simulated_world",
+    "time_awareness",
+}
+"""The recipes that open their stage for one process: they do not share their work."""
+OF_SEVERAL = ("processes", "machines", "accelerate", "gpus", "prefix")
 PRECISIONS = ("no", "bf16", "fp16")
 SAID_ELSEWHERE = {"CUDA_VISIBLE_DEVICES": "gpus", "ACCELERATE_MIXED_PRECISION": "mixed_precision"}
 
@@ -94,6 +108,8 @@ class Launches:
     def of(self, step: str, recipe: str) -> Launch:
         """The launch of a step: what is said of it before what is said of its recipe, and that before the default.
 
+        A recipe of one process takes nothing from the default that is said for several.
+
         Raises:
             InputError: the accelerate file or the prefix's command is not there, or fields do not go together.
         """
@@ -101,6 +117,8 @@ class Launches:
         said: dict[str, Any] = {}
         for name in (DEFAULT, recipe, *groups, step):
             own = self._said.get(name, {})
+            if name == DEFAULT and recipe in IN_ONE_PROCESS:
+                own = {one: value for one, value in own.items() if one not in OF_SEVERAL}
             said |= own | {"env": {**said.get("env", {}), **(own.get("env") or {})}}
         said = {name: value for name, value in said.items() if value is not None}
         where = f"launch.{next((name for name in (step, *groups, recipe) if name in self._said), DEFAULT)}"
@@ -108,6 +126,8 @@ class Launches:
         content = {} if file is None else _accelerate_file(f"{where}.accelerate", file)
         launch = Launch(**_of_file(content) | said)
         self._check(where, launch)
+        if recipe in IN_ONE_PROCESS and launch.processes > 1:
+            raise InputError(f"{where}.processes: {recipe} runs in one process, got {launch.processes}; leave it out")
         return launch
 
     def _check(self, where: str, launch: Launch) -> None:

@@ -21,7 +21,7 @@ from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.launching import Launch, Launches
 from rlhf.iteration.steps import ALIASES, FOLDER_NAME, KINDS, READ, Step, read_steps
-from rlhf.paths import in_hub_cache
+from rlhf.paths import model_place
 from rlhf.shipped import RECIPES as RECIPES
 from rlhf.shipped import find_recipe
 
@@ -341,9 +341,9 @@ def _place(name: str, source: str) -> Path | str:
 
     A model is a path in any case: of the hub's, that in its cache.
     """
-    if name in CHECKPOINTS:
-        return Path(source) if Path(source).exists() else in_hub_cache(source) or Path(source)
-    return Path(source) if is_local(source) or (name in REWARDS and ":" not in source) else source
+    if name in CHECKPOINTS or (name in REWARDS and ":" not in source):
+        return model_place(source)
+    return Path(source) if is_local(source) else source
 
 
 def _text(value: Any) -> str:

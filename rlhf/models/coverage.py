@@ -6,14 +6,12 @@ experts fused into one tensor (Mixtral, Qwen3-MoE, DeepSeek-V3), which 4 bit pas
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.models.checkpoint.folder import ADAPTER_PREFIX
 
 if TYPE_CHECKING:
@@ -102,6 +100,5 @@ def say_coverage(field: str, what: str, coverage: Coverage) -> None:
             f"{field}: {what} reaches {figures} (embeddings and heads apart): {coverage.left_out or 'all'} is no "
             f"linear layer that it knows; leave {field} out, or name a model whose layers it reaches"
         )
-    if os.environ.get("RANK", "0") == "0":
-        rest = f"; the largest it leaves out is {coverage.left_out}" if coverage.left_out else ""
-        print(f"{field}: {what} reaches {figures} (embeddings and heads apart){rest}", file=sys.stderr)
+    rest = f"; the largest it leaves out is {coverage.left_out}" if coverage.left_out else ""
+    notice(f"{field}: {what} reaches {figures} (embeddings and heads apart){rest}")

@@ -15,7 +15,6 @@ how) or whole, and give it to `PeftModel.from_pretrained(base, folder/adapter)`.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -26,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.models.adapters import (
     inject_adapter,
     is_quantized,
@@ -145,9 +144,9 @@ class RewardModel(nn.Module):
             reward = cls(model, new_head(hidden, bias=True, generator=generator) if safety_head else None)
         if kept:
             reward.load_heads(folder)
-            if safety_head != (folder / SAFETY_HEAD_FILE).is_file() and os.environ.get("RANK", "0") == "0":
+            if safety_head != (folder / SAFETY_HEAD_FILE).is_file():
                 what = "has no safety head, a new one is drawn" if safety_head else "has a safety head, it is left out"
-                print(f"reward model: {folder} {what}", file=sys.stderr)
+                notice(f"reward model: {folder} {what}")
         return reward
 
     @classmethod

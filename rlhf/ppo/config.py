@@ -96,6 +96,11 @@ class PPOConfig:
         for name in ("max_kl", "max_repetition", "target_kl"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise InputError(f"{name}: must be above 0, got {value}; leave it out for none")
+        if self.optimizer.on_spike != "keep":
+            raise InputError(
+                f"on_spike: {self.optimizer.on_spike} is for trainings on fixed rows; leave it at keep: PPO's steps "
+                "are held by max_grad_norm and its clipping, its course by max_kl"
+            )
         if self.target_kl is not None and self.beta == 0:
             raise InputError("target_kl: moves beta by a share of itself; start with a beta above 0")
         if self.batch_size % self.samples_per_prompt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.models.checkpoint.folder import head_shapes, is_adapter_checkpoint, require_trainable
 from rlhf.models.checkpoint.memory import HELD, NF4, TRAINED, parameters_of, require_memory
 from rlhf.models.config import AdapterConfig
@@ -57,11 +56,10 @@ def default_value(judges: Sequence[Path], tokenizer: PreTrainedTokenizerBase) ->
         reads_tokens = not is_adapter_checkpoint(judge) and "score.weight" in head_shapes(judge)
         if reads_tokens and load_tokenizer(judge).get_vocab() == vocabulary:
             return judge
-    if judges and os.environ.get("RANK", "0") == "0":
-        print(
+    if judges:
+        notice(
             f"value_from: {judges[0]} is an adapter, or does not read the policy's tokens one by one; the value starts "
-            "from the policy with a new head",
-            file=sys.stderr,
+            "from the policy with a new head"
         )
     return None
 

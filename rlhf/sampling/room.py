@@ -5,14 +5,12 @@ Renders prompts as each model will, with its own tokenizer and template; loads n
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlhf.conversation import Renderer
 from rlhf.data.rows import Prompt
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.models.checkpoint.context import Context, TooLong
 
 READERS = ("policy", "second_policy", "baseline", "value_from", "helpfulness", "safety", "referee")
@@ -54,8 +52,7 @@ def with_room(
         )
         if too_long == "refuse":
             raise InputError(f"{says}; leave them out, lower sampling.max_new_tokens, or set too_long to cut")
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{says}; they go by too_long: {too_long}", file=sys.stderr)
+        notice(f"{says}; they go by too_long: {too_long}")
     if too_long != "skip":
         return list(prompts), found
     if prompts and len(left_out) == len(prompts):
@@ -80,8 +77,8 @@ def prompts_of_at_most(
         return list(prompts)
     unlimited = [len(ids) for ids in Renderer(renderer.tokenizer).prompts([p.messages for p in prompts])]
     kept = [p for p, length in zip(prompts, unlimited, strict=True) if length <= max_prompt_tokens]
-    if len(kept) < len(prompts) and os.environ.get("RANK", "0") == "0":
-        print(f"{source}: {len(prompts) - len(kept)} of {len(prompts)} prompts are too long", file=sys.stderr)
+    if len(kept) < len(prompts):
+        notice(f"{source}: {len(prompts) - len(kept)} of {len(prompts)} prompts are too long")
     if not kept:
         raise InputError(f"{field}: {source} has no prompts of at most {max_prompt_tokens} tokens; raise that limit")
     return kept

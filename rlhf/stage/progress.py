@@ -13,6 +13,8 @@ Row = TypeVar("Row")
 
 SECONDS_UNSEEN = 5.0
 """Work that is done by then shows no bar."""
+LINE_UP = "\x1b[A"
+"""With which tqdm goes back from a bar below another one."""
 SECONDS_A_LINE = 60.0
 """Where stderr is no terminal: how often a line is written, and work that is done by then writes none."""
 
@@ -66,7 +68,7 @@ class _Lines:
         self.stream = stream
 
     def write(self, text: str) -> None:
-        if line := text.strip():
+        if line := text.replace(LINE_UP, "").strip():
             self.stream.write(line + "\n")
 
     def flush(self) -> None:

@@ -35,7 +35,7 @@ from rlhf.iteration.plan import make_plan
 from rlhf.iteration.processes.stage_process import command_of, extra_environment
 from rlhf.launch import visible_gpus
 from rlhf.models.checkpoint.folder import base_folder, is_adapter_checkpoint, require_policy
-from rlhf.paths import in_hub_cache
+from rlhf.paths import model_place
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import package_versions, peak_memory_mb, write_json
 from rlhf.start.measuring import measure
@@ -85,9 +85,7 @@ def calibrated(config: IterativeConfig) -> dict[str, Any] | None:
 def given_model(config: IterativeConfig) -> Path | None:
     """The chat model that a run is given, or the base of which it makes one; None: neither, or several."""
     named = config.inputs.get("policy", config.inputs.get("base"))
-    if not isinstance(named, str):
-        return None
-    return Path(named) if Path(named).exists() else in_hub_cache(named) or Path(named)
+    return model_place(named) if isinstance(named, str) else None
 
 
 def prepared(config: IterativeConfig, folder: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ from rlhf.models.checkpoint.folder import (
 )
 from rlhf.models.checkpoint.gguf import is_gguf, require_gguf, write_gguf_checkpoint
 from rlhf.paths import HUB_NAME, in_hub_cache
-from rlhf.stage.card import CARD_FILE, card_metadata, with_metadata
+from rlhf.stage.card import CARD_FILE, card_metadata, short, with_metadata
 
 FOLDER = "chat_model"
 """Of a run, for what is written of a GGUF file or an adapter."""
@@ -69,24 +69,23 @@ def write_model(source: Path, folder: Path) -> str | None:
     Raises:
         InputError: it cannot be read, or is an adapter of a kind that is not merged here.
     """
+    words, base = "the adapter of {}, merged into {}", source
     if is_gguf(source):
         write_gguf_checkpoint(source, folder)
-        words, starts = f"the weights of {source} in bfloat16", [source]
+        words = "the weights of {} in bfloat16"
     elif is_adapter_checkpoint(source):
         base = _write_merged(require_checkpoint(source), folder)
-        words, starts = f"the adapter of {source}, merged into {base}", [source, base]
     elif (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
         ours = folder.with_name(f"{folder.name}_adapter")
         _adopt(source, ours)
         base = _write_merged(ours, folder)
         shutil.rmtree(ours)
-        words, starts = f"the adapter of {source}, merged into {base}", [source, base]
     else:
         return None
-    metadata = card_metadata(False, False, "new", starts, [])
-    text = f"\n# A policy, by rlhf new\n\nIt is {words}.\n"
+    metadata = card_metadata(False, False, "new", [source, base], [])
+    text = f"\n# Policy, by rlhf new\n\nIt is {words.format(short(source), short(base))}.\n"
     (folder / CARD_FILE).write_text(with_metadata(text, metadata), encoding="utf-8")
-    return words
+    return words.format(source, base)
 
 
 def _write_merged(checkpoint: Path, folder: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.conversation import Renderer
+from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import base_folder, require_policy, weight_shapes, weight_types
 
@@ -69,6 +70,11 @@ def look_at(folder: Path, chat_template: str | None = None) -> ChatModel:
     tokenizer = load_tokenizer(folder)
     own_template = bool(tokenizer.chat_template)
     tokenizer.chat_template = tokenizer.chat_template or chat_template
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"chat: {folder} has no chat template, as base models have none; let the run make a chat model of it, with "
+            f"--base {folder} --sft FILE … in place of --chat"
+        )
     writing = Renderer(tokenizer).writing  # which tries a round trip
     ends = writing.special.findall(writing.end)[-1:] or [writing.added_end]
     warnings = []

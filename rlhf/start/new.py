@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, give_kwargs
 from rlhf.data.loading import is_local, load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
 from rlhf.iteration.steps import read_steps
-from rlhf.paths import require_files
+from rlhf.paths import model_place, require_files
 from rlhf.rewards.specs import reward_files
 from rlhf.shipped import RECIPES, find_recipe
 from rlhf.start.given import FOLDER, find_model, write_model
@@ -110,6 +110,7 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
         for source in getattr(request, option):
             if is_local(source):
                 require_files(**{option: source})
+    request = replace(request, helpfulness=_reward(request.helpfulness), safety=_reward(request.safety))
     reward_files(reward=request.helpfulness, safety_reward=request.safety)
     data = _count(request)
     give_kwargs(request.chat_template_kwargs)
@@ -131,6 +132,11 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
     (request.run / PLAN_FILE).write_text(_plan_file(plan, request), encoding="utf-8")
     made = [] if words is None else [f"chat      {request.run / FOLDER}: {words}"]
     return [*made, *_summary(request, machine, model, data, settings["prepare_data"])]
+
+
+def _reward(named: str | None) -> str | None:
+    """A reward as the plan names it: of the hub's, its folder in the hub's cache."""
+    return named if named is None or ":" in named else str(model_place(named))
 
 
 def _existing_parent(folder: Path) -> Path:

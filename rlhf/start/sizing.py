@@ -28,6 +28,8 @@ MANY_PAIRS = 20_000
 """Below it the other domain's pairs are left out: in HH the two domains' judges prefer opposite answers."""
 CPU_PAIRS, CPU_PROMPTS = 800, 150
 """Most pairs of a domain and prompts of a version where a CPU trains a model that is not tiny: hours, not days."""
+CPU_LENGTH = 256
+"""Most tokens of a dialogue that a reward model is trained on there: that of the trials."""
 ROLES = 5
 """Of PPO: policy, reference, value and two reward models."""
 
@@ -182,7 +184,10 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
     settings: Settings = {
         share: mixed,
         "on_bad_row": ("skip", "bad rows are left out, counted and said"),
-        "training.max_length": (sizes.length, "most tokens of a dialogue; oldest turns go first"),
+        "training.max_length": (
+            min(sizes.length, CPU_LENGTH) if sizes.cpu else sizes.length,
+            "most tokens of a dialogue; oldest turns go first",
+        ),
         "training.too_long": ("cut", "a longer pair loses its oldest turns; if that does not do, it is left out"),
         "training.centering_weight": (0.01, "keeps the scores' mean near 0, where the safety gate reads them"),
     }

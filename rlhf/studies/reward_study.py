@@ -20,12 +20,17 @@ from rlhf.data.fields import DataSource
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
+from rlhf.evaluation.reward_models.pair_scores import score_pairs
 from rlhf.evaluation.reward_models.preference_figures import reward_figures
 from rlhf.models.checkpoint.fields import WholeCheckpoint
+from rlhf.rewards.distributed import deal_out
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.kinds import REWARD_KINDS
+from rlhf.rewards.training.stage import train_and_save
 from rlhf.stage import open_stage
 from rlhf.studies.runner import StudyRun, over_seeds
+from rlhf.training.work import training_work
 
 Rows = Mapping[str, Sequence[Preference]]
 FIGURES = "figures.json"
@@ -104,12 +109,7 @@ def run_model(run: RewardStudyRun, rows: Rows) -> None:
     Args:
         rows: source -> its rows, of all sources that the run names.
     """
-    from rlhf.evaluation.reward_models.pair_scores import score_pairs
-    from rlhf.rewards.distributed import deal_out
-    from rlhf.rewards.loading import load_reward
-    from rlhf.rewards.training.stage import train_and_save
     from rlhf.rewards.training.train import fitting_rows
-    from rlhf.training.work import training_work
 
     policy, config = Path(run.model.policy), run.model.training
     stage = open_stage(run)

@@ -31,6 +31,9 @@ class OptimizerConfig:
         batch_size: rows (or pairs) a step, over all processes and accumulation.
         micro_batch_size: rows per forward pass on one process.
         gradient_checkpointing: trade time for memory.
+        on_spike: what is done about a step whose loss or gradient norm stands far above the 50 before it, most often of
+            a bad batch. Its rows are written to spikes.jsonl; then it is taken all the same (keep), left out (skip; not
+            under DeepSpeed, which steps before anybody sees the gradient), or the training ends before it (stop).
     """
 
     learning_rate: float = 2e-5
@@ -46,6 +49,7 @@ class OptimizerConfig:
     batch_size: int = 64
     micro_batch_size: Annotated[int, Effect.ROUNDING] = 8
     gradient_checkpointing: Annotated[bool, Effect.ROUNDING] = False
+    on_spike: Literal["keep", "skip", "stop"] = "keep"
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "max_grad_norm", "epochs", "batch_size", "micro_batch_size"):

@@ -8,17 +8,17 @@ processes, the micro-batch size and the order inside a step change nothing but r
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.metrics import MetricsLog
 from rlhf.stage.progress import progress_bar
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import States
+from rlhf.training.spikes import FILE, SpikeLog, Spikes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,7 +49,8 @@ class Task(Generic[Row]):
 @dataclass
 class TrainingResult:
     """rows trained on, and how many of them have lost their oldest turns; steps taken, those among them that only
-    warmed up, steps skipped for non-finite values; and the loss of each step (mean over its items)."""
+    warmed up, steps skipped for non-finite values; the loss of each step (mean over its items) and its gradient norm;
+    and how many of them stood out (`rlhf.training.spikes`)."""
 
     rows: int = 0
     cut: int = 0
@@ -57,6 +58,8 @@ class TrainingResult:
     warmup: int = 0
     skipped: int = 0
     losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    spikes: int = 0
 
     def ends(self) -> tuple[float, float]:
         """Mean loss of the first and of the last tenth of the steps, those that are not finite left out."""
@@ -68,7 +71,8 @@ class TrainingResult:
         """For a stage's closing block."""
         first, last = self.ends()
         cut = {"rows_cut": self.cut} if self.cut else {}
-        return {"steps": self.steps, "first_loss": first, "last_loss": last, **cut}
+        spikes = {"spikes": self.spikes} if self.spikes else {}
+        return {"steps": self.steps, "first_loss": first, "last_loss": last, **cut, **spikes}
 
 
 def steps_of(rows: Sequence[Row], config: OptimizerConfig, seed: int) -> Iterator[list[Row]]:
@@ -112,6 +116,7 @@ def train(
     name: str = "train",
     after_step: Callable[[int, int, nn.Module], None] | None = None,
     states: States | None = None,
+    shown: Callable[[Row], Any] = repr,
 ) -> TrainingResult:
     """Train `model` in place (unwrap what `accelerator.prepare` made of it yourself, or keep your own reference).
 
@@ -124,10 +129,11 @@ def train(
         log: one line a step: loss, learning_rate, grad_norm, the task's own figures per item; None: no log.
         after_step: called as (step, total steps, prepared model) after each step, on every process.
         states: where the training goes on from the newest state, and writes more; None: it starts, and writes none.
+        shown: a row as plain JSON, for the rows of a step that stands out (`config.on_spike`).
 
     Raises:
         InputError: no rows, or non-finite loss or gradient three steps in a row (such steps change no weight and are
-        counted).
+        counted); on_spike is stop, and a step stands out; it is skip under DeepSpeed.
     """
     from rlhf.training.checkpoints import Checkpoints
     from rlhf.training.step import Stepper
@@ -135,28 +141,46 @@ def train(
     if not rows:
         raise InputError(f"{name}: there are no rows to train on")
     stepper = Stepper(model, config, accelerator, name=name)
+    if stepper.deepspeed and config.on_spike != "keep":
+        raise InputError(
+            f"on_spike: {config.on_spike} must see a gradient before the step, and DeepSpeed shows none; say keep"
+        )
     count = accumulation_steps(config, accelerator.num_processes)
     total = config.epochs * math.ceil(len(rows) / config.batch_size)
     result = TrainingResult(rows=len(rows), warmup=config.warmup_steps(total))
-    if result.warmup < config.warmup_min_steps and accelerator.is_main_process:
-        print(f"{name}: {total} steps are few; {result.warmup} warm up, not {config.warmup_min_steps}", file=sys.stderr)
+    if result.warmup < config.warmup_min_steps:
+        notice(f"{name}: {total} steps are few; {result.warmup} warm up, not {config.warmup_min_steps}")
     checkpoints = None if states is None else Checkpoints(states.folder, stepper, accelerator, keep=1)
     if checkpoints is not None:
-        result.losses = (checkpoints.restore() or {"losses": []})["losses"]
+        state = checkpoints.restore() or {"losses": []}
+        result.losses, result.norms = state["losses"], state.get("norms", [])
+        result.spikes = state.get("spikes", 0)
         if log is not None:
             log.go_on(len(result.losses))
     start = result.steps = len(result.losses)
     result.skipped = stepper.skipped
+    seen = Spikes(result.losses, result.norms)
+    spike_log = None if log is None or not accelerator.is_main_process else SpikeLog(log.path, shown)
+    if spike_log is not None:
+        spike_log.go_on(start)
+    refuse = None if config.on_spike == "keep" else lambda loss, norm: bool(seen.far(loss, norm))
     progress = progress_bar(total, name, "step", done=start, training=True)
     for step, step_rows in enumerate(islice(steps_of(rows, config, seed), start, None), start=start):
         rate = config.learning_rate_at(step, total)
         mine = micro_batches(step_rows, count, accelerator.process_index, accelerator.num_processes, task.length)
         # an empty micro-batch runs one row with share 0, so that every process takes part
         batches = [(task.collate(micro or step_rows[:1]), float(bool(micro))) for micro in mine]
-        figures = stepper.step(batches, task.loss, sum(task.weight(row) for row in step_rows), rate)
+        figures = stepper.step(batches, task.loss, sum(task.weight(row) for row in step_rows), rate, refuse)
+        far = seen.far(figures.means["loss"], figures.grad_norm)
+        if far and spike_log is not None:
+            both = {"loss": figures.means["loss"], "grad_norm": figures.grad_norm}
+            spike_log.write(step, far, both, figures.taken, step_rows)
+        if figures.refused and config.on_spike == "stop":
+            raise InputError(_spike_sentence(name, step, far, FILE if log is None else str(log.path.with_name(FILE))))
         result.steps += 1
+        result.spikes += bool(far)
         result.skipped = stepper.skipped
-        result.losses.append(figures.means["loss"])
+        seen.add(figures.means["loss"], figures.grad_norm)
         progress.set_postfix(loss=f"{figures.means['loss']:.4f}", refresh=False)
         progress.update()
         if log is not None:
@@ -164,6 +188,15 @@ def train(
         if after_step is not None:
             after_step(step, total, stepper.model)
         if checkpoints is not None and states is not None and (step + 1) % states.every == 0:
-            checkpoints.save(step + 1, {"losses": result.losses})
+            kept = {"losses": result.losses, "norms": result.norms, "spikes": result.spikes}
+            checkpoints.save(step + 1, kept)
     progress.close()
     return result
+
+
+def _spike_sentence(name: str, step: int, far: Mapping[str, float], file: str) -> str:
+    above = " and ".join(f"{what} {z:.1f}" for what, z in far.items())
+    return (
+        f"{name}: step {step} stands out, by standard deviations above those before: {above}; its rows are in {file}: "
+        "mend or leave out what is wrong with them, or set on_spike to skip or keep"
+    )

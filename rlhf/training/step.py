@@ -48,11 +48,13 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 @dataclass(frozen=True)
 class StepFigures:
-    """`means`: "loss" and the loss function's figures, per item; `grad_norm` before clipping; `taken`: not skipped."""
+    """`means`: "loss" and the loss function's figures, per item; `grad_norm` before clipping; `taken`: not skipped, as
+    values were not finite, or `refused`."""
 
     means: dict[str, float]
     grad_norm: float
     taken: bool
+    refused: bool = False
 
 
 class Stepper:
@@ -87,7 +89,12 @@ class Stepper:
         self.model.train()
 
     def step(
-        self, batches: Sequence[tuple[Batch, float]], loss: LossFunction, weight: float, learning_rate: float
+        self,
+        batches: Sequence[tuple[Batch, float]],
+        loss: LossFunction,
+        weight: float,
+        learning_rate: float,
+        refuse: Callable[[float, float], bool] | None = None,
     ) -> StepFigures:
         """Take one step on this process's micro-batches, at least one and as many on every process.
 
@@ -96,6 +103,8 @@ class Stepper:
             loss: (model, batch) -> (sum over the batch's items, {name: sum} of figures).
             weight: items of the step over all processes and micro-batches.
             learning_rate: of this step.
+            refuse: asked with the step's loss and gradient norm whether it is to change no weight; the same answer on
+                every process. Not under DeepSpeed.
 
         Raises:
             InputError: loss or gradient not finite for the third time in a row. Such a step changes no weight.
@@ -117,9 +126,9 @@ class Stepper:
                 sums[key] = sums.get(key, 0.0) + share * figure.detach().float()
         reduced = self.accelerator.reduce(torch.stack(list(sums.values())), reduction="sum") / weight
         means = dict(zip(sums, reduced.tolist(), strict=True))
-        norm, taken = self._update(math.isfinite(means["loss"]))
-        self._count(taken)
-        return StepFigures(means, norm, taken)
+        norm, finite, refused = self._update(means["loss"], refuse)
+        self._count(finite)
+        return StepFigures(means, norm, finite and not refused, refused)
 
     def _backward(self, value: Tensor, scale: float) -> None:
         if not self.deepspeed:
@@ -129,25 +138,27 @@ class Stepper:
         # DeepSpeed skips a step only for its gradient: let a bad loss always have a bad gradient
         self.model.backward(value * (scale if math.isfinite(value.item()) else math.nan), scale_wrt_gas=False)
 
-    def _update(self, loss_finite: bool) -> tuple[float, bool]:
-        """Clip and step unless something is not finite: (gradient norm, whether the weights changed)."""
+    def _update(self, loss: float, refuse: Callable[[float, float], bool] | None) -> tuple[float, bool, bool]:
+        """Clip and step unless something is not finite, or it is refused: (gradient norm, all finite, refused)."""
+        loss_finite = math.isfinite(loss)
         if self.deepspeed:
             self.model.step()
             norm = _number(self.model.get_global_grad_norm())
-            return norm, loss_finite and math.isfinite(norm)
+            return norm, loss_finite and math.isfinite(norm), False
         norm = _number(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
-        taken = loss_finite and math.isfinite(norm)
-        if taken:
+        finite = loss_finite and math.isfinite(norm)
+        refused = finite and refuse is not None and refuse(loss, norm)
+        if finite and not refused:
             self.optimizer.step()
         elif self.accelerator.scaler is not None:  # fp16: its scale falls, and the gradients count as dealt with
             self.accelerator.scaler.update()
         self.optimizer.zero_grad()
-        return norm, taken
+        return norm, finite, refused
 
-    def _count(self, taken: bool) -> None:
+    def _count(self, finite: bool) -> None:
         self.steps += 1
-        self.skipped += not taken
-        self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
+        self.skipped += not finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
         if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise InputError(
                 f"{self.name}: loss or gradient not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, the last is step "

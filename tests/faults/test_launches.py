@@ -104,6 +104,7 @@ def test_a_prefix_starts_a_stage_on_two_machines(fake_run: FakeRun) -> None:
     assert not fake_run.alive()
 
 
+@pytest.mark.doors
 def test_the_script_of_the_docs_starts_a_stage_by_ssh(fake_run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only ssh itself is replaced: it runs what it is given here."""
     page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()

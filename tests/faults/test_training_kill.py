@@ -26,8 +26,9 @@ from safetensors.torch import load_file
 from rlhf.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLED_IN_CI = ("sft", "helpfulness_reward", "rejection_sampling", "reward_study", "text_classifier")
-"""One of each kind; the others train through the same two stages."""
+KILLED = dict.fromkeys(("sft", "helpfulness_reward", "rejection_sampling", "text_classifier"), ())
+KILLED |= {"reward_study": (pytest.mark.doors,)}
+"""One of each kind, with its marks; the others train through the same two stages (`make long`)."""
 KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 STARTER = """
 import importlib, json, os, signal, sys, time, typing
@@ -301,7 +302,7 @@ def test_kill_9_of_ppo_with_shared_roles_and_without_a_value(tiny_policy_path: P
 
 
 @pytest.mark.parametrize(
-    "recipe", [name if name in KILLED_IN_CI else pytest.param(name, marks=pytest.mark.long) for name in trainings()]
+    "recipe", [pytest.param(name, marks=KILLED.get(name, (pytest.mark.long,))) for name in trainings()]
 )
 def test_kill_9_of_every_other_training(tiny_policy_path: Path, starter: Starter, recipe: str) -> None:
     assert recipe in OPTIONS, f"{recipe} takes checkpoint_every: give options with which it runs in seconds"

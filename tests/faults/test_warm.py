@@ -31,6 +31,7 @@ def test_same_results_and_kill_9(diamond: FakeRun) -> None:
     assert (diamond.here / "run" / "logs" / "b.log").read_text().count("$ ") == 1
 
 
+@pytest.mark.doors
 def test_failure_of_one_of_two_processes_ends_the_stage(fake_run: FakeRun) -> None:
     fake_run.add("a", text="A")
     fake_run.add("two", "a", launch={"processes": 2}, text="2")

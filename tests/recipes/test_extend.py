@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.registry import make_annotator
@@ -21,7 +24,8 @@ from rlhf.data.formats import FORMATS, register
 from rlhf.data.loading import domain_of, load_conversations, load_prompts, untagged
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
-from rlhf.iteration.config import IterativeConfig
+from rlhf.iteration.config import IterativeConfig, VersionConfig
+from rlhf.iteration.plan import make_plan
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.estimators import Answers, Tokens, find_estimator
 from rlhf.ppo.experience import checked_estimates
@@ -125,6 +129,30 @@ def test_an_annotator() -> None:
     pair = Pair([{"role": "user", "content": "hi"}], "no", "hello there")
     (judgement,) = make_annotator("my_parts:Longer", {}).judge([pair])
     assert judgement.choice == "b" and judgement.annotator == "longer"
+
+
+def test_a_step(here: Path, tiny_policy_path: Path) -> None:
+    """The policy has twice its start's weights; half-way between the two lies one and a half times these."""
+    text = PAGE.read_text(encoding="utf-8")
+    recipe = text[text.rindex("```python\n") + len("```python\n") :].partition("```")[0]
+    (here / "back.py").write_text(recipe, encoding="utf-8")
+    shutil.copytree(tiny_policy_path, here / "policy")
+    start = load_file(tiny_policy_path / "model.safetensors")
+    save_file({n: 2 * tensor for n, tensor in start.items()}, here / "policy/model.safetensors", {"format": "pt"})
+    back = importlib.import_module("back")
+    arguments = ["--policy", "policy", "--start", str(tiny_policy_path), "--output", "out"]
+    back.main(parse_config(back.BackConfig, arguments))
+    made = load_file(here / "out/checkpoint/model.safetensors")
+    assert made.keys() == start.keys() and all(torch.equal(made[n], 1.5 * start[n]) for n in start)
+    assert json.loads((here / "out/stage.json").read_text())["inputs"].keys() == {"policy", "start"}
+
+    steps = yaml.safe_load(text[text.rindex("```yaml\n") + len("```yaml\n") :].partition("```")[0])["steps"]
+    given = {"policy": "chat", "prompts": "p.jsonl", "test_prompts": "t.jsonl", "helpfulness": "a:b"}
+    version = VersionConfig("v1", tuple(steps))
+    plan = make_plan(IterativeConfig(Path("run"), Path("configs"), start=(), inputs=given, versions=(version,)))
+    overrides = next(stage.overrides for stage in plan if stage.name == "v1/back")
+    assert (overrides["policy"], overrides["start"]) == ("run/v1/rejection_sampling/checkpoint", "chat")
+    assert "seed" not in overrides
 
 
 def test_a_panel(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

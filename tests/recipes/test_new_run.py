@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import yaml
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
+from rlhf.iteration.checks import _import as import_file
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
-from rlhf.iteration.plan import make_plan
+from rlhf.iteration.plan import make_plan, recipe_file
 from rlhf.stage.card import read_metadata
 from rlhf.start.machine import Machine
 from rlhf.start.new import Request, new_run
@@ -110,6 +112,42 @@ def test_from_a_base_model_of_the_hub_s_and_dialogues_to_the_first_version(
     for number in (1, 2):
         prompts = (tmp_path / "mine" / "data" / f"prompts_v{number}.jsonl").read_text().splitlines()
         assert prompts and all(json.loads(row)["messages"][0]["content"][:2] == f"{number} " for row in prompts)
+
+
+def test_several_sources_a_domain_some_of_the_hub_s(
+    tiny_policy_path: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step `data` of the written plan reads them all: its preferences are as many as were given."""
+    of_hub = [{"prompt": f"hub {i} ?", "chosen": "sure .", "rejected": "no"} for i in range(40)]
+    asked = []
+
+    def from_hub(source: str, *name: str) -> Iterator[tuple[int, dict[str, str]]]:
+        asked.append(source)
+        return enumerate(of_hub, start=1)
+
+    monkeypatch.setattr("rlhf.data.loading._from_datasets", from_hub)
+    (tmp_path / "more.jsonl").write_text(pairs.read_text().replace(" ?", " more ?"))
+    given = {
+        "helpfulness_preferences": (str(pairs), "acme/pairs:train"),
+        "safety_preferences": (str(tmp_path / "more.jsonl"),),
+        "prompts": ("acme/pairs:train", str(pairs)),
+    }
+    new_run(Request(tmp_path / "run", tiny_policy_path, versions=2, **given), Machine(2, 24.0))
+    stages = make_plan(parse_config(IterativeConfig, ["--config", str(tmp_path / "run" / "plan.yaml")]))
+    (stage,) = [stage for stage in stages if stage.name == "data"]
+    assert json.loads(stage.overrides["helpfulness_preferences"]) == [str(pairs), "acme/pairs:train"]
+    config = check_plan(stages)["data"]
+    import_file(recipe_file(stage), stage).main(config)
+    rows = [json.loads(line) for part in ("train", "test") for line in
+            (stage.output / f"preferences_{part}.jsonl").read_text().splitlines()]  # fmt: skip
+    validation = len((stage.output / "validation_prompts.jsonl").read_text().splitlines())
+    assert 100 + 60 - 2 * validation <= len(rows) <= 100 + 60, "but what begins like a validation prompt"
+    assert {row["domain"] for row in rows if "more" in row["messages"][0]["content"]} == {"safety"}
+    assert json.loads((stage.output / "stage.json").read_text())["datasets"] == ["acme/pairs"]
+    assert set(asked) == {"acme/pairs:train"}
+    prompts = [json.loads(line)["messages"][0]["content"] for n in (1, 2) for line in
+               (stage.output / f"prompts_v{n}.jsonl").read_text().splitlines()]  # fmt: skip
+    assert len(set(prompts)) == len(prompts) > 60 and any(text.startswith("hub ") for text in prompts)
 
 
 @pytest.mark.parametrize(

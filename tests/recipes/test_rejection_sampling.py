@@ -349,6 +349,7 @@ def test_early_rejection_gives_up_the_worst_parts_and_changes_no_other_answer(ru
     assert sum(len(row.token_ids) for row in rows) < 0.5 * sum(len(row.token_ids) for row in whole)
 
 
+@pytest.mark.doors
 def test_early_rejection_goes_on_where_it_was_and_anew_where_it_would_reject_others(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

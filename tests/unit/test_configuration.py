@@ -149,7 +149,8 @@ def test_what_is_right_is_read(tmp_path: Path) -> None:
 
 
 def test_the_help_of_no_recipe_loads_anything_heavy() -> None:
-    """And a recipe's docstring keeps its lines, so that its command can be copied."""
+    """And a recipe's docstring keeps its lines, so that its command can be copied; each that has to do with a policy
+    takes its template's variables."""
     code = """
 import contextlib, io, runpy, sys
 from pathlib import Path
@@ -159,6 +160,7 @@ for file in sorted(Path("recipes").rglob("*.py")):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
         runpy.run_path(str(file), run_name="__main__")
     assert f"{file} --" in said.getvalue(), file
+    assert "--chat_template_kwargs" in said.getvalue() or file.stem == "refusal_detector", f"{file} reads a policy"
     heavy = {"torch", "transformers", "accelerate", "datasets", "matplotlib"} & set(sys.modules)
     assert not heavy, f"{file} --help loads {sorted(heavy)}"
 """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from rlhf.data.loading import load_preferences
 from rlhf.stage import progress
 
 
@@ -20,6 +23,19 @@ def test_in_a_log_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys:
     assert said.splitlines()[1].endswith("to go, loss=0.5")
 
 
+def test_a_bar_below_another_moves_no_cursor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_A_LINE", 0.0)
+    with (
+        progress.progress_bar(2, "ppo", "iteration", training=True),
+        progress.progress_bar(2, "sampling", "answer") as b,
+    ):
+        b.update()
+    said = capsys.readouterr().err
+    assert "sampling: 1/2 answers" in said and "\x1b" not in said and all(said.splitlines())
+
+
 def test_a_short_work_writes_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress_bar(3, "scoring", "answer") as bar:
         bar.update(3)
@@ -31,3 +47,16 @@ def test_a_short_work_writes_none(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with progress.progress_bar(3, "train", "step", training=True) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""
+
+
+def test_of_several_processes_one_says_what_was_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n')
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert len(load_preferences(rows, on_bad_row="skip")) == 1
+        said.append(capsys.readouterr().err.count("skipped 1 of 2 rows"))
+    assert said == [1, 0]

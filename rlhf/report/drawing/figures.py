@@ -1,5 +1,4 @@
-"""The report's panels: small SVGs by matplotlib, whose colours and letters are the page's own. Light: it is loaded when
-something is drawn.
+"""The report's panels: SVGs by matplotlib, loaded when one is drawn, whose colours and letters are the page's own.
 
 Each panel is drawn in sentinel colours that are then replaced by CSS variables, so that it follows the page from light
 to dark; text stays text. Legends are HTML beside the SVG.

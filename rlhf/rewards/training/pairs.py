@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlhf.conversation import Renderer, split_thoughts
 from rlhf.data.rows import Preference
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.models.checkpoint.context import TooLongRow
 
 
@@ -70,7 +69,7 @@ def render_pairs(
                 skipped += 1
         left = longer
     if skipped:
-        print(f"{name}: skipped {skipped} of {len(preferences)} pairs longer than {max_length} tokens", file=sys.stderr)
+        notice(f"{name}: skipped {skipped} of {len(preferences)} pairs longer than {max_length} tokens")
     return [pairs[number] for number in sorted(pairs)]
 
 

@@ -13,11 +13,15 @@ from rlhf.data.loading import sources_of
 from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
+from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.kinds import REWARD_KINDS
 from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.training.rows import RewardRows, load_reward_rows
-from rlhf.stage import KeepingConfig, Stage, open_stage
+from rlhf.stage import KeepingConfig, Stage, on_main_process, open_stage
+from rlhf.training.kept import RESUME
+from rlhf.training.loop import TrainingResult
+from rlhf.training.work import close_training, training_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -75,9 +79,6 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
         config.on_bad_row,
     )
 
-    from rlhf.rewards.training.accuracy import heldout_report, keep_origin, suspicious_accuracy
-    from rlhf.training.work import training_work
-
     whole, rows = rows, _fitting(config, rows)
     mixture = make_mixture(rows, config.other_share, config.seed)
     with training_work(stage) as accelerator:
@@ -97,12 +98,27 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
         turns = {(row.source, row.id): len(row.messages) for row in [*whole.own, *whole.other]}
         if cut := sum(len(row.messages) < turns[row.source, row.id] for row in mixture.rows):
             stage.closing.figures(rows_cut=cut)
-        if stage.is_main:
-            keep_origin(stage.folder / "checkpoint", mixture.rows, config.seed)
-            report = heldout_report(stage.folder / "checkpoint", domain, rows, whole)
-            stage.write_json("accuracy.json", report)
-            stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})
-            stage.closing.suspect(suspicious_accuracy(report))
+        record_accuracy(stage, domain, config.seed, mixture.rows, rows, whole)
+
+
+@on_main_process
+def record_accuracy(
+    stage: Stage, domain: Domain, seed: int, trained: Sequence[Preference], rows: RewardRows, whole: RewardRows
+) -> None:
+    """Write where the saved model's scores have their origin, and how it orders the held-out pairs; the closing block
+    gets that too.
+
+    Args:
+        trained: the pairs that it was trained on.
+        rows, whole: all pairs, cut as training cuts them and as they were.
+    """
+    from rlhf.rewards.training.accuracy import heldout_report, keep_origin, suspicious_accuracy
+
+    keep_origin(stage.folder / "checkpoint", trained, seed)
+    report = heldout_report(stage.folder / "checkpoint", domain, rows, whole)
+    stage.write_json("accuracy.json", report)
+    stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})
+    stage.closing.suspect(suspicious_accuracy(report))
 
 
 def train_and_save(
@@ -123,11 +139,7 @@ def train_and_save(
         rows: the mixture, the same on every process.
         safety_head, seed: see `train_reward_model`.
     """
-    from rlhf.models.policy import load_tokenizer
     from rlhf.rewards.training.train import suspicious_margins, train_reward_model
-    from rlhf.training.kept import RESUME
-    from rlhf.training.loop import TrainingResult
-    from rlhf.training.work import close_training
 
     result = TrainingResult()
     model = train_reward_model(

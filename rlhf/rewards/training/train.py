@@ -79,7 +79,17 @@ def train_reward_model(
     pairs = render_pairs(preferences, Renderer(tokenizer), _longest(model.config, config), config.too_long)
     task = pair_task(config, tokenizer.pad_token_id)
     kept = None if states is None else States(states, config.checkpoint_every)
-    trained = train(model, pairs, task, config.optimizer, accelerator, log, seed=seed, states=kept)
+    trained = train(
+        model,
+        pairs,
+        task,
+        config.optimizer,
+        accelerator,
+        log,
+        seed=seed,
+        states=kept,
+        shown=lambda pair: pair.preference.to_dict(),
+    )
     if result is not None:
         vars(result).update(vars(trained), cut=sum(pair.cut for pair in pairs))
     return model.eval()

@@ -13,11 +13,12 @@ import pytest
 
 from rlhf.cli import main
 from rlhf.errors import InputError
-from rlhf.iteration.launching import Launch, Launches
+from rlhf.iteration.launching import IN_ONE_PROCESS, Launch, Launches
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.processes.gpus import Dealer
 from rlhf.iteration.processes.stage_process import command_of
 from rlhf.launch import added_options, first_machine, machine_rank, visible_gpus
+from rlhf.shipped import RECIPES
 
 ZERO2 = "ds_configs/accelerate_zero2.yaml"
 
@@ -40,6 +41,16 @@ def test_a_step_s_words_go_before_its_recipe_s_and_those_before_the_default() ->
     assert launch == Launch(processes=4, mixed_precision="bf16", env={"A": "1", "B": "y"}, retries=1)
     assert launch_of(given, "evaluate", "evaluate") == Launch(processes=2, retries=1, env={"A": "1", "B": "x"})
     assert launch_of({**given, "sft": {"processes": None}}, "sft", "sft").processes == 1, "null: nobody said it"
+
+
+def test_what_does_not_share_its_work_is_started_in_one_process() -> None:
+    default = {"processes": 4, "machines": 2, "prefix": "env", "retries": 1, "mixed_precision": "bf16"}
+    for step, recipe in (("data", "prepare_data"), ("average_policies", "average_policies")):
+        assert launch_of({"default": default}, step, recipe) == Launch(retries=1, mixed_precision="bf16")
+        with pytest.raises(InputError, match=rf"^launch\.{step}\.processes: {recipe} runs in one process, got 2"):
+            launch_of({"default": default, step: {"processes": 2}}, step, recipe)
+    said = {file.stem for file in RECIPES.rglob("*.py") if "one_process=True" in file.read_text(encoding="utf-8")}
+    assert said == IN_ONE_PROCESS
 
 
 def test_both_reward_steps_by_one_name() -> None:

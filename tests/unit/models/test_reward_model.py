@@ -133,7 +133,7 @@ def test_other_broken_checkpoints_get_one_sentence(reward: RewardModel, tiny_pol
 
 def test_a_classifier_of_another_family_works(tiny_policy_path: Path, tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    for labels, folder in ((1, tmp_path / "one"), (2, tmp_path / "two")):
+    for labels, folder in ((1, tmp_path / "one"), (3, tmp_path / "three")):
         BertForSequenceClassification(BertConfig(vocab_size=300, num_labels=labels, **sizes)).save_pretrained(folder)
         load_tokenizer(tiny_policy_path).save_pretrained(folder)
     reward = RewardModel.load(tmp_path / "one")
@@ -143,8 +143,8 @@ def test_a_classifier_of_another_family_works(tiny_policy_path: Path, tmp_path: 
         torch.testing.assert_close(reward(ids, mask).score, plain(input_ids=ids, attention_mask=mask).logits[:, 0])
     with pytest.raises(InputError, match="no `score` layer"):
         reward.token_scores(ids, mask)
-    with pytest.raises(InputError, match="2 labels"):
-        RewardModel.load(tmp_path / "two")
+    with pytest.raises(InputError, match="3 labels"):
+        RewardModel.load(tmp_path / "three")
 
 
 def test_dropout_is_off_in_training(tiny_policy_path: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import PlannedStage, make_plan
-from rlhf.models.adapters import lora_config
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.stage.card import read_metadata
@@ -85,6 +84,23 @@ def test_a_hub_name_is_the_folder_in_the_hub_s_cache(hub: Path, pairs: str, tmp_
         planned(tmp_path / "run")
 
 
+def test_a_reward_model_of_the_hub_s(hub: Path, tiny_policy_path: Path, pairs: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    reward = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(hub, num_labels=1))
+    (hub / "model.safetensors").unlink()
+    reward.save_pretrained(hub)
+    new_run(Request(tmp_path / "run", tiny_policy_path, prompts=(pairs,), helpfulness=HUB, ppo=False), MACHINE)
+    stage = planned(tmp_path / "run")["v1/rejection_sampling"]
+    assert stage.overrides["helpfulness"] == str(hub) and hub in stage.inputs
+    with pytest.raises(InputError, match=r"reward: someone/else does not exist; .*hf download someone/else"):
+        new_run(Request(tmp_path / "no", tiny_policy_path, prompts=(pairs,), helpfulness="someone/else"), MACHINE)
+    plan = tmp_path / "run" / "plan.yaml"
+    plan.write_text(plan.read_text().replace(str(hub), "rewards/nowhere"))
+    with pytest.raises(InputError, match="v1/rejection_sampling: rewards/nowhere does not exist"):
+        planned(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("named", "words"),
     [
@@ -137,10 +153,11 @@ def test_a_gguf_file_without_its_package(tmp_path: Path, pairs: str, monkeypatch
 def test_an_adapter_that_peft_wrote_is_merged_into_its_base(
     by_hub_name: bool, hub: Path, tiny_policy_path: Path, pairs: str, tmp_path: Path
 ) -> None:
-    from peft import get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
-    model = get_peft_model(load_policy(tiny_policy_path), lora_config(AdapterConfig(r=3, alpha=7), "CAUSAL_LM"))
+    lora = LoraConfig(r=3, lora_alpha=7, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_policy(tiny_policy_path), lora)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
@@ -159,6 +176,7 @@ def test_an_adapter_that_peft_wrote_is_merged_into_its_base(
     torch.testing.assert_close(logits(merged), logits(model))
     assert not torch.allclose(logits(merged), logits(load_policy(tiny_policy_path)), atol=1e-3)
     assert read_metadata(chat).get("base_model") == ([HUB] if by_hub_name else None)
+    assert str(tmp_path) not in (chat / "README.md").read_text(), "no folder of this machine"
     settings.write_text(json.dumps(content | {"use_dora": True}))
     with pytest.raises(InputError, match="has use_dora True, which is not merged here; merge it by peft's"):
         new_run(Request(tmp_path / "other", tmp_path / "adapter", helpfulness_preferences=(pairs,)), MACHINE)
@@ -191,6 +209,8 @@ def test_a_base_model_and_dialogues(hub: Path, pairs: str, rows: Callable[..., s
     assert by_name["v1/rejection_sampling"].overrides["fine_tune_from"] == str(tmp_path / "run" / "sft" / "checkpoint")
     settings = yaml.safe_load((tmp_path / "run" / "config" / "sft.yaml").read_text())
     assert settings["chat_template"] == "llama2"
+    with pytest.raises(InputError, match=r"chat: .*abc123 has no chat template, .* --base .*abc123 --sft FILE"):
+        new_run(Request(tmp_path / "other", Path(HUB), helpfulness_preferences=(pairs,)), MACHINE)
     with pytest.raises(InputError, match=r"sft: dialogues .* name both or neither"):
         Request(tmp_path / "other", **request)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="chat: name a chat model"):
