@@ -47,9 +47,11 @@ def _of_any_key(error: str) -> str:
     """Of a message that is not known, what it says of: the option's name and the value."""
     keys = dict.fromkeys(re.findall(r'Parser key "([^"]+)"', error))
     value = re.search(r"Given value: (.*?)(?: - |$)", error)
-    if not keys:
-        return ""
-    return f"{'.'.join(keys)}: cannot be{f' {value[1]}' if value else ' this'}; --help says what it takes"
+    if keys:
+        return f"{'.'.join(keys)}: cannot be{f' {value[1]}' if value else ' this'}; --help says what it takes"
+    if value and (empty := re.findall(r"(\w+)=None", value[1])):  # of a group of options
+        return f"{' or '.join(empty)}: must be given, null is none; --help says what it takes"
+    return ""
 
 
 def _of_key(key: str, error: str, value: str) -> str:

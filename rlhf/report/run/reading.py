@@ -108,11 +108,14 @@ def read_run(*paths: Path) -> RunFiles:
     folders = Folders.of(paths)
     run = folders.run
     summary = _json(run / "summary.json")
+    listed = summary.get("versions") or []
+    if not isinstance(listed, list) or not all(isinstance(v, dict) and isinstance(v.get("name"), str) for v in listed):
+        raise InputError(f"run: {run / 'summary.json'} is no summary of a run; leave it out, or have the run write it")
     evaluations = {
         e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
     }
-    found = summary.get("versions") or sorted(evaluations.values(), key=lambda e: (e["name"] not in FIRST, e["name"]))
-    versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in found if "name" in entry]
+    entries = listed or sorted(evaluations.values(), key=lambda e: (e["name"] not in FIRST, e["name"]))
+    versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in entries if "name" in entry]
     names = [entry["name"] for entry in versions]
     config = _text(run / "config.yaml")
     logs = [(folders.name_of(path), path, _jsonl(path)) for path in folders.files("metrics.jsonl")]
