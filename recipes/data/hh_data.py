@@ -140,6 +140,7 @@ def main(config: HHDataConfig) -> None:
             "prompts_left_out": dict(prompts_left_out),
         }
         stage.write_json("split.json", split, shown=", ".join(f"{name} {count}" for name, count in counts.items()))
+        stage.closing.rows(len(rows), sum(left_out.values(), Counter()))
 
 
 def find_file(folder: Path, name: str) -> Path:

@@ -100,7 +100,8 @@ def test_counts_are_those_of_the_files(made):
     reasons = {"chosen, rejected: the two answers are identical": 1, "last turn above 60 characters": 1}
     assert split["left_out"] == dict.fromkeys(hh_data.FILES, reasons)
     assert sum(n for part in split["rows"].values() for n in part.values()) == 480
-    assert (made / "stage.json").exists()
+    closing = json.loads((made / "stage.json").read_text())["closing"]
+    assert (closing["rows_used"], closing["left_out"]) == (480, dict.fromkeys(reasons, len(hh_data.FILES)))
 
 
 def test_the_same_seed_writes_the_same_bytes(made, tmp_path):
