@@ -138,14 +138,14 @@ def train_reward_models(
 
 def best_of_k(
     pipeline: Pipeline,
-    sft: PreTrainedModel,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     reward: GatedReward,
     k: int,
 ) -> list[Conversation]:
     """Rejection sampling (3.2.3): K answers to each prompt, scored by both models, the best one of each kept."""
     prompts = pipeline.prompts["train"]
-    drawn = completions_of(prompts, pipeline.draw(sft, tokenizer, prompts, k), "v1", pipeline.answers.temperature)
+    drawn = completions_of(prompts, pipeline.draw(model, tokenizer, prompts, k), "v1", pipeline.answers.temperature)
     by_id = {prompt.id: prompt for prompt in prompts}
     scored, _ = rescore(drawn, by_id, reward, pipeline.accelerator, "both reward models")
     best = select(scored, SelectionConfig()).chosen

@@ -4,8 +4,7 @@ The paper starts from Llama 2's own pretraining (section 2); this is its stand-i
 packed into blocks and do not see each other.
 
     python recipes/pretrain.py --config recipes/configs/embedded/pretrain.yaml --output runs/base
-
-or, on two processes, `accelerate launch --num_processes 2 ... recipes/pretrain.py --config ...`.
+    accelerate launch --config_file ds_configs/accelerate_cpu_2.yaml recipes/pretrain.py --config my_pretrain.yaml
 """
 
 from __future__ import annotations
