@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, Protocol
@@ -24,6 +24,7 @@ from rlhf.stage.closing import Closing, closing_lines
 from rlhf.stage.digests import FileDigests
 from rlhf.stage.fields import Effect, datasets_of, inputs_of, options_of, require_memory_of, starts_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
+from rlhf.stage.held import held
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
 from rlhf.stage.record import StageRecord, record_of_rows
 
@@ -160,20 +161,22 @@ class Stage:
             kept: kinds of work that the next attempt takes over (`rlhf.stage.kept`).
 
         Raises:
-            InputError: what the config names takes more memory than a process has, or kept work was made in another
-                way, and `--fresh true` is not asked for.
+            InputError: what the config names takes more memory than a process has; another process is at work in the
+                folder; or kept work was made in another way, and `--fresh true` is not asked for.
             SuspiciousError: with `--strict true`, where something looks wrong.
         """
         self.processes = processes or _ByRank()
         started = time.time()
         if processes is not None:
             require_memory_of(self.config, processes)
-        self._together(lambda: self._begin(kept))
-        if self.trackers and processes is not None:
-            self._together(lambda: self.log)  # what does not start is said before anything is computed
-        yield self.folder
-        self.processes.wait_for_everyone()
-        self._together(lambda: self._finish(kept, started))
+        with ExitStack() as stack:
+            self._together(lambda: stack.enter_context(held(self.folder)))
+            self._together(lambda: self._begin(kept))
+            if self.trackers and processes is not None:
+                self._together(lambda: self.log)  # what does not start is said before anything is computed
+            yield self.folder
+            self.processes.wait_for_everyone()
+            self._together(lambda: self._finish(kept, started))
 
     @property
     def is_main(self) -> bool:

@@ -246,6 +246,36 @@ def test_a_partial_folder_that_is_not_ours_is_never_emptied(make: Make, tmp_path
     assert kind == "file" or (partial / "thesis").read_text() == "years of work"
 
 
+def test_one_process_at_a_time_works_in_a_folder(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.stage.held.PATIENCE", 0.0)
+    first, second = make(), make()
+    with first.work() as folder:
+        (folder / "hours.txt").write_text("of work")
+        with pytest.raises(InputError, match=r"output: another process is at work in .*out\.partial; let it end"):
+            with second.work():
+                pass
+        assert (folder / "hours.txt").exists()
+    assert (first.output / "hours.txt").exists()
+
+
+def test_what_is_finished_while_another_waits_is_not_begun_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = make(), make()
+    work = first.work()
+    work.__enter__()
+    monkeypatch.setattr("rlhf.stage.held.time.sleep", lambda seconds: work.__exit__(None, None, None))
+    with pytest.raises(InputError, match="another process has finished or moved"), second.work():
+        pass
+    assert (first.output / "stage.json").exists() and not second.folder.exists()
+
+
+def test_a_stage_that_is_refused_leaves_no_folder(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.stage.stage.take_over", lambda *parts, **more: (_ for _ in ()).throw(InputError("no")))
+    stage = make()
+    with pytest.raises(InputError, match="no"), stage.work():
+        pass
+    assert not stage.folder.exists()
+
+
 def test_a_link_inside_is_removed_and_not_followed(make: Make, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis").touch()
