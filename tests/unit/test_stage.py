@@ -251,9 +251,11 @@ def test_one_process_at_a_time_works_in_a_folder(make: Make, monkeypatch: pytest
     first, second = make(), make()
     with first.work() as folder:
         (folder / "hours.txt").write_text("of work")
-        with pytest.raises(InputError, match=r"output: another process is at work in .*out\.partial; let it end"):
-            with second.work():
-                pass
+        with (
+            pytest.raises(InputError, match=r"output: another process is at work in .*out\.partial; let it end"),
+            second.work(),
+        ):
+            pass
         assert (folder / "hours.txt").exists()
     assert (first.output / "hours.txt").exists()
 
