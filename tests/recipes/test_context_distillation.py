@@ -22,7 +22,7 @@ import context_distillation
 from context_distillation import ContextDistillationConfig
 
 if TYPE_CHECKING:
-    from conftest import ChatServer
+    from chat_server import ChatServer
 
 CODE = """
 import torch

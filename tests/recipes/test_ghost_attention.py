@@ -20,7 +20,7 @@ import ghost_attention
 from ghost_attention import GhostAttentionConfig
 
 if TYPE_CHECKING:
-    from conftest import ChatServer
+    from chat_server import ChatServer
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from rlhf.iteration.plan import find_recipe
 from rlhf.rejection.pool import read_completions
 
 if TYPE_CHECKING:
-    from conftest import ChatServer
+    from chat_server import ChatServer
 
 REWARD = """
 import torch

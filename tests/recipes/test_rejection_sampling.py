@@ -30,7 +30,7 @@ import rejection_sampling
 from rejection_sampling import RejectionSamplingConfig
 
 if TYPE_CHECKING:
-    from conftest import ChatServer
+    from chat_server import ChatServer
 
 REWARDS = """
 import torch

@@ -129,7 +129,7 @@ def require_trainable(path: str | os.PathLike[str]) -> Path:
     """
     folder = require_checkpoint(path)
     config = base_folder(folder) / "config.json"
-    held = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") if config.is_file() else None
+    held = _json_of(config).get("quantization_config") if config.is_file() else None
     if held:
         raise InputError(
             f"checkpoint: {config.parent} holds its weights quantised already ({held.get('quant_method', 'unknown')}), "
@@ -139,6 +139,17 @@ def require_trainable(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def _json_of(file: Path) -> dict[str, Any]:
+    """The object in a checkpoint's JSON file; InputError where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"checkpoint: {file} holds no JSON object; copy or save it again")
+    return found
+
+
 def weight_files(folder: Path) -> list[Path]:
     """`model.safetensors`, or the parts that the index lists, or an adapter's file; the latter two there or not."""
     if is_adapter_checkpoint(folder):
@@ -146,7 +157,10 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return [p for p in [folder / "model.safetensors"] if p.is_file()]
-    return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+    parts = _json_of(index).get("weight_map")
+    if not isinstance(parts, dict):
+        raise InputError(f"checkpoint: {index} has no weight_map; copy or save it again")
+    return [folder / name for name in sorted(set(parts.values()))]
 
 
 def weight_shapes(folder: Path) -> dict[str, list[int]]:

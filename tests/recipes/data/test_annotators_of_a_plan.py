@@ -24,7 +24,7 @@ import yaml
 
 pytest.importorskip("fastapi")
 import httpx2
-from conftest import ChatServer
+from chat_server import ChatServer
 
 from rlhf.annotation.store import Store
 from rlhf.conversation import Conversation

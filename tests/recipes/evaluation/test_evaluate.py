@@ -29,7 +29,7 @@ from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.source import PolicySource
 
 if TYPE_CHECKING:
-    from conftest import ChatServer
+    from chat_server import ChatServer
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -29,7 +29,7 @@ from rlhf.jsonl import write_rows
 from rlhf.simulation.gold import Verdict
 
 if TYPE_CHECKING:
-    from conftest import ChatServer
+    from chat_server import ChatServer
 
 SINGLE: Conversation = [{"role": "user", "content": "How so?"}]
 MULTI: Conversation = [*SINGLE, {"role": "assistant", "content": "word " * 20}, {"role": "user", "content": "Go on"}]

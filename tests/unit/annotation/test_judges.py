@@ -24,7 +24,7 @@ from rlhf.jsonl import write_rows
 from rlhf.sampling.chat import ServerConfig
 
 if TYPE_CHECKING:
-    from conftest import ChatServer
+    from chat_server import ChatServer
 
 
 def pair(a: str, b: str, domain: Domain = "helpfulness", question: str = "Q?") -> Pair:

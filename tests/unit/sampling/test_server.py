@@ -14,7 +14,7 @@ from rlhf.sampling.protocol import SamplingParams, StreamingSampler
 from rlhf.sampling.server import ServerConfig, ServerSampler
 
 if TYPE_CHECKING:
-    from conftest import ChatServer
+    from chat_server import ChatServer
     from transformers import PreTrainedTokenizerFast
 
 PROMPTS = [[{"role": "user", "content": f" question {i} "}] for i in range(6)]

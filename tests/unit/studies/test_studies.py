@@ -90,7 +90,7 @@ def test_a_finished_run_of_other_settings_or_files_is_not_taken_for_this_one(tmp
     (tmp_path / "sft").mkdir()
     checkpoint = ("sft/config.json", "sft/tokenizer_config.json", "sft/model.safetensors")
     for name in (*checkpoint, "train.jsonl", "test.jsonl"):
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text(f'{{"file": "{name}"}}')
     run = RewardStudyRun(
         output=tmp_path / "out" / "v_0.5_seed1",
         variant="v",

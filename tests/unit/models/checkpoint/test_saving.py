@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.errors import InputError
 from rlhf.models.averaging import average_checkpoints
-from rlhf.models.checkpoint.folder import weight_types
+from rlhf.models.checkpoint.folder import require_trainable, weight_types
 from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
@@ -234,3 +235,14 @@ def test_an_average_is_read_back_too(tiny_policy_path: Path, tmp_path: Path, mon
     with pytest.raises(InputError, match=r"at score\.weight"):
         average_checkpoints([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_checkpoint_s_broken_json_is_named_at_the_door(tiny_policy_path: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(tiny_policy_path, tmp_path / "c")
+    if "index" in name:
+        (tmp_path / "c" / "model.safetensors").rename(tmp_path / "c" / "model-00001-of-00001.safetensors")
+    for broken in ("{not", "[1]"):
+        (tmp_path / "c" / name).write_text(broken)
+        with pytest.raises(InputError, match=rf"checkpoint: .*{re.escape(name)} holds no JSON object"):
+            require_trainable(tmp_path / "c")
