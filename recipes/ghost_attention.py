@@ -234,18 +234,20 @@ def training_rows(
     """Each usable dialogue with the instruction in its first turn, beside it; why the others are left out."""
     left_out: Counter[str] = Counter()
     kept: list[tuple[Instruction, Conversation]] = []
+    judged: list[Conversation] = []  # what a user reads of it
     for instruction, answer in zip(instructions, answered, strict=True):
-        row = training_context(answer.messages, instruction.text) if turns_of(answer.messages) > 1 else []
+        row = training_context(answer.trained, instruction.text) if turns_of(answer.messages) > 1 else []
         if not row:
             left_out["no room in the context for two turns"] += 1
-        elif not answer.finished or says_nothing(row[-1]["content"]):
+        elif not answer.finished or says_nothing(answer.messages[-1]["content"]):
             left_out["empty or without end"] += 1
         elif not context.holds(len(renderer.dialogue(row).input_ids)):
             left_out["too long: cut, it would lose its instruction"] += 1
         else:
             kept.append((instruction, row))
+            judged.append(training_context(answer.messages, instruction.text))
     if checker is not None:
-        obeyed = checker([i for i, _ in kept], [row for _, row in kept])
+        obeyed = checker([i for i, _ in kept], judged)
         left_out["does not obey"] += len(kept) - sum(obeyed)
         kept = [pair for pair, ok in zip(kept, obeyed, strict=True) if ok]
     return kept, +left_out
@@ -274,7 +276,7 @@ def show(config: GhostAttentionConfig) -> None:
         print("sampled under:")
         for message in sampling_context(answer.messages, instruction.text):
             print(f"  {message['role']}: {message['content']}")
-        row = coloured(renderer, training_context(answer.messages, instruction.text), instruction.text)
+        row = coloured(renderer, training_context(answer.trained, instruction.text), instruction.text)
         print(f"trained on (instruction yellow, loss green):\n  {row}\n")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlhf.conversation import Conversation, Message
+from rlhf.conversation import Conversation, Message, with_thoughts
 from rlhf.sampling.protocol import Sample
 
 KEYS_PER_DIALOGUE = 1000  # answer t of dialogue i is drawn with the key 1000 i + t, the same in any company
@@ -37,10 +37,20 @@ class Answered:
     Args:
         messages: without instruction; the last one is the model's.
         finished: the last answer came to its end.
+        thoughts: what the model thought before its last answer; no message has any.
     """
 
     messages: Conversation
     finished: bool
+    thoughts: str = ""
+
+    @property
+    def trained(self) -> Conversation:
+        """The messages to train on: the last answer with its thoughts (decision 61)."""
+        if not self.messages:
+            return []
+        last = self.messages[-1]
+        return [*self.messages[:-1], {**last, "content": with_thoughts(self.thoughts, last["content"])}]
 
 
 def with_instruction(message: Message, instruction: str) -> Message:
@@ -98,7 +108,7 @@ def answer_dialogues(
         samples = ask([prompts[i] for i in going], [KEYS_PER_DIALOGUE * i + turn for i in going])
         for i, sample in zip(going, samples, strict=True):
             history[i].append({"role": "assistant", "content": sample.text})
-            answered[i] = Answered(list(history[i]), sample.finished)
+            answered[i] = Answered(list(history[i]), sample.finished, sample.thoughts)
     return answered
 
 
@@ -115,5 +125,6 @@ def answer_last_turns(
     answered = [Answered([], False) for _ in dialogues]
     samples = ask([contexts[i] for i in going], [KEYS_PER_DIALOGUE * i for i in going])
     for i, sample in zip(going, samples, strict=True):
-        answered[i] = Answered([*asked[i], {"role": "assistant", "content": sample.text}], sample.finished)
+        messages: Conversation = [*asked[i], {"role": "assistant", "content": sample.text}]
+        answered[i] = Answered(messages, sample.finished, sample.thoughts)
     return answered

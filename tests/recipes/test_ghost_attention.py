@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rlhf.configuration import parse_config
+from rlhf.conversation import Renderer
 from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
+from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
-from rlhf.models.policy import load_policy
+from rlhf.models.policy import load_policy, load_tokenizer
+from rlhf.synthesis.ghost_attention import Answered
+from rlhf.synthesis.instructions import Instruction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import ghost_attention
@@ -171,3 +175,20 @@ def test_dialogues_of_one_turn_alone_are_refused(run, tmp_path: Path) -> None:
     single.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
     with pytest.raises(InputError, match=r"dialogues: no dialogue of .*single.jsonl has two turns"):
         run(dialogues=single)
+
+
+def test_a_checker_reads_no_thoughts_and_the_row_has_them(tiny_policy_path: Path) -> None:
+    talk = [{"role": role, "content": "hello"} for role in ("user", "assistant") * 2]
+    read: list[Any] = []
+
+    def checker(instructions: Any, dialogues: Any) -> list[bool]:
+        read.extend(dialogues)
+        return [True] * len(dialogues)
+
+    renderer = Renderer(load_tokenizer(tiny_policy_path))
+    answered = [Answered(talk, True, thoughts="I think")]
+    kept, left_out = ghost_attention.training_rows(
+        [Instruction("Act.", ())], answered, checker, renderer, Context(None)
+    )
+    assert not left_out and read[0][-1]["content"] == "hello"
+    assert "I think" in kept[0][1][-1]["content"] and kept[0][1][:-1] == read[0][:-1]

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Renderer
+from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Renderer, split_thoughts
 from rlhf.sampling.protocol import Sample
 from rlhf.synthesis.ghost_attention import (
     KEYS_PER_DIALOGUE,
@@ -128,3 +128,20 @@ def test_colours_mark_the_instruction_and_the_loss(tiny_tokenizer) -> None:
     shown = coloured(Renderer(tiny_tokenizer), training_context(dialogue(2), TOLD), TOLD)
     assert shown.count(f"{INSTRUCTION}{TOLD}{END}") == 1
     assert shown.endswith(f"{TRAINED} the river is mora 1 .</s>{END}") and shown.count(TRAINED) == 1
+
+
+def test_the_last_answer_trains_with_its_thoughts_and_is_asked_and_judged_without() -> None:
+    """Decision 61: a model that thinks must not learn to stop."""
+    asked: list[list[dict[str, str]]] = []
+
+    def ask(prompts, keys):
+        asked.extend(prompts)
+        return [Sample(f"answer {key}", (1,), 0.0, True, thoughts=f"thought {key}") for key in keys]
+
+    (every,) = answer_dialogues([dialogue(2)], [TOLD], sampling_context, ask)
+    (last,) = answer_last_turns([dialogue(2)], [TOLD], ask)
+    for answered, key in ((every, 1), (last, 0)):
+        assert answered.messages[-1]["content"] == f"answer {key}"
+        assert split_thoughts(answered.trained[-1]["content"]) == (f"thought {key}", f"answer {key}")
+        assert answered.trained[:-1] == answered.messages[:-1]
+    assert not any("thought" in message["content"] for prompt in asked for message in prompt)
