@@ -70,6 +70,9 @@ class StepKind:
                     f"reads.{option}: must name an artifact, such as policy, policy.previous, preferences* or safety?, "
                     f"got {text!r}"
                 )
+        for artifact, place in self.makes.items():
+            if Path(place).is_absolute() or ".." in Path(place).parts:
+                raise InputError(f"makes.{artifact}: must lie in the step's own folder, e.g. checkpoint, got {place!r}")
 
 
 _GATED_REWARDS = {"helpfulness": "helpfulness", "safety": "safety?", "gate.threshold_from": "gate?"}

@@ -354,6 +354,10 @@ def test_of_several_files_all_are_read_or_it_is_refused() -> None:
             r"steps\[0\].seed: must be a text, got 3",
         ),
         (
+            {"versions": (VersionConfig("a", ({"recipe": "x.py", "makes": {"policy": "../checkpoint"}},)),)},
+            r"steps\[0\].makes.policy: must lie in the step's own folder, .*got '../checkpoint'",
+        ),
+        (
             {"versions": (VersionConfig("a", ({"recipe": "x.py", "maks": {}},)),)},
             r"steps\[0\].maks: no such field; there are config, .*, makes, .*seed",
         ),
