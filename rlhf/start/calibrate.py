@@ -5,8 +5,8 @@
 The run's `data` step is done into a folder that goes again, so that rows and their lengths are those that the run will
 have. Then a load, a few steps of writing, scoring and training at two sizes each, and a few of the run's prompts are
 answered, in one process with one thread, as stages run. It takes at most about a minute; of a model so large that
-the first size takes long, the second is left out. Where there is no GPU it is processor time that is measured, which
-other programs on the machine do not lengthen.
+the first size takes long, the second is left out. Where there is no GPU it is processor time that is measured: other
+programs on the machine lengthen it too, though less than the clock's.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
         if sizes.cpu:
             settings["training.adapter.dropout"] = (
                 0.0,
-                "one pass over the rows; to draw it takes a sixth of a CPU's time",
+                "one pass over the rows, and a CPU is slow at drawing it",
             )
     if sizes.nf4:
         settings["training.quantization"] = ("nf4", "the base in 4 bit")

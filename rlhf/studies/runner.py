@@ -6,14 +6,13 @@ Every training is a stage folder of its own, so that a killed study goes on wher
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf.configuration import to_dict
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.intervals import mean_interval
 from rlhf.stage import KeepingConfig, StageConfig, digest, inputs_of, read_stage_file, write_json
 
@@ -105,7 +104,7 @@ def unfinished(runs: Sequence[Run]) -> list[Run]:
 def run_each(runs: Sequence[Run], train: Callable[[Run], None]) -> None:
     """Train one after another, and say which it is."""
     for number, run in enumerate(runs, start=1):
-        print(f"[{number}/{len(runs)}] {run.name}", file=sys.stderr)
+        notice(f"[{number}/{len(runs)}] {run.name}")
         train(run)
 
 

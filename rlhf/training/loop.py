@@ -8,7 +8,7 @@ processes, the micro-batch size and the order inside a step change nothing but r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -18,7 +18,7 @@ from rlhf.metrics import MetricsLog
 from rlhf.stage.progress import progress_bar
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import States
-from rlhf.training.spikes import FILE, SpikeLog, Spikes
+from rlhf.training.spikes import Spikes, SpikeWatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -159,28 +159,24 @@ def train(
             log.go_on(len(result.losses))
     start = result.steps = len(result.losses)
     result.skipped = stepper.skipped
-    seen = Spikes(result.losses, result.norms)
-    spike_log = None if log is None or not accelerator.is_main_process else SpikeLog(log.path, shown)
-    if spike_log is not None:
-        spike_log.go_on(start)
-    refuse = None if config.on_spike == "keep" else lambda loss, norm: bool(seen.far(loss, norm))
+    watch = SpikeWatch(
+        name,
+        config.on_spike,
+        Spikes(result.losses, result.norms),
+        None if log is None else log.path,
+        shown,
+        writes=accelerator.is_main_process,
+    )
     progress = progress_bar(total, name, "step", done=start, training=True)
     for step, step_rows in enumerate(islice(steps_of(rows, config, seed), start, None), start=start):
         rate = config.learning_rate_at(step, total)
         mine = micro_batches(step_rows, count, accelerator.process_index, accelerator.num_processes, task.length)
         # an empty micro-batch runs one row with share 0, so that every process takes part
         batches = [(task.collate(micro or step_rows[:1]), float(bool(micro))) for micro in mine]
-        figures = stepper.step(batches, task.loss, sum(task.weight(row) for row in step_rows), rate, refuse)
-        far = seen.far(figures.means["loss"], figures.grad_norm)
-        if far and spike_log is not None:
-            both = {"loss": figures.means["loss"], "grad_norm": figures.grad_norm}
-            spike_log.write(step, far, both, figures.taken, step_rows)
-        if figures.refused and config.on_spike == "stop":
-            raise InputError(_spike_sentence(name, step, far, FILE if log is None else str(log.path.with_name(FILE))))
+        figures = stepper.step(batches, task.loss, sum(task.weight(row) for row in step_rows), rate, watch.refuse)
+        result.spikes += watch.saw(step, figures, step_rows)
         result.steps += 1
-        result.spikes += bool(far)
         result.skipped = stepper.skipped
-        seen.add(figures.means["loss"], figures.grad_norm)
         progress.set_postfix(loss=f"{figures.means['loss']:.4f}", refresh=False)
         progress.update()
         if log is not None:
@@ -192,11 +188,3 @@ def train(
             checkpoints.save(step + 1, kept)
     progress.close()
     return result
-
-
-def _spike_sentence(name: str, step: int, far: Mapping[str, float], file: str) -> str:
-    above = " and ".join(f"{what} {z:.1f}" for what, z in far.items())
-    return (
-        f"{name}: step {step} stands out, by standard deviations above those before: {above}; its rows are in {file}: "
-        "mend or leave out what is wrong with them, or set on_spike to skip or keep"
-    )

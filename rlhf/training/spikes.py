@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rlhf.errors import InputError
 from rlhf.metrics import keep_before
+
+if TYPE_CHECKING:
+    from rlhf.training.step import StepFigures
 
 FILE = "spikes.jsonl"
 WINDOW = 50
@@ -51,21 +55,48 @@ def z_score(before: Sequence[float], value: float) -> float | None:
     return (value - mean) / spread if spread > 0 else None
 
 
-class SpikeLog:
-    """`spikes.jsonl` beside a training's metrics: for each step that stood out its figures and its rows, to read."""
+class SpikeWatch:
+    """Looks at every step of a training, writes down those that stand out, and does with them as `on_spike` says.
 
-    def __init__(self, metrics: Path, shown: Callable[[Any], Any]) -> None:
-        """metrics: the file of the metrics. shown: a row as the file has it."""
-        self.path, self._shown = metrics.with_name(FILE), shown
+    `spikes.jsonl`, beside the metrics, has their figures and their rows, to read.
 
-    def go_on(self, step: int) -> None:
-        """Drop what a broken-off attempt wrote of `step` and later."""
-        keep_before(self.path, step)
+    Args:
+        name: of the training, for messages.
+        on_spike: of `rlhf.training.config.OptimizerConfig`.
+        seen: what the training has seen before; what it sees is added.
+        metrics: the file of the metrics; None: nothing is written.
+        shown: a row as the file has it.
+        writes: whether this process does.
+    """
 
-    def write(
-        self, step: int, far: dict[str, float], figures: dict[str, float], taken: bool, rows: Sequence[Any]
+    def __init__(
+        self, name: str, on_spike: str, seen: Spikes, metrics: Path | None, shown: Callable[[Any], Any], *, writes: bool
     ) -> None:
-        """Add a step."""
-        row = {"step": step, **figures, "z": far, "taken": taken, "rows": [self._shown(row) for row in rows]}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._name, self._on_spike, self._seen, self._shown = name, on_spike, seen, shown
+        self._file = None if metrics is None else metrics.with_name(FILE)
+        self._writes = writes and self._file is not None
+        if self._writes and self._file is not None:
+            keep_before(self._file, len(seen.losses))  # what a broken-off attempt wrote of this step and later
+
+    @property
+    def refuse(self) -> Callable[[float, float], bool] | None:
+        """By its loss and gradient norm, whether a step is not to be taken; None: each is."""
+        return None if self._on_spike == "keep" else lambda loss, norm: bool(self._seen.far(loss, norm))
+
+    def saw(self, step: int, figures: StepFigures, rows: Sequence[Any]) -> bool:
+        """Count a step, taken or not: does it stand out? InputError where it does, and on_spike is stop."""
+        loss, norm = figures.means["loss"], figures.grad_norm
+        far = self._seen.far(loss, norm)
+        if far and self._writes and self._file is not None:
+            shown = [self._shown(row) for row in rows]
+            row = {"step": step, "loss": loss, "grad_norm": norm, "z": far, "taken": figures.taken, "rows": shown}
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if figures.refused and self._on_spike == "stop":
+            above = " and ".join(f"{what} {z:.1f}" for what, z in far.items())
+            raise InputError(
+                f"{self._name}: step {step} stands out, by standard deviations above those before: {above}; its rows "
+                f"are in {self._file or FILE}: mend what is wrong with them, or set on_spike to skip or keep"
+            )
+        self._seen.add(loss, norm)
+        return bool(far)

@@ -129,7 +129,7 @@ def require_trainable(path: str | os.PathLike[str]) -> Path:
     """
     folder = require_checkpoint(path)
     config = base_folder(folder) / "config.json"
-    held = _json_of(config).get("quantization_config") if config.is_file() else None
+    held = json_object(config).get("quantization_config") if config.is_file() else None
     if held:
         raise InputError(
             f"checkpoint: {config.parent} holds its weights quantised already ({held.get('quant_method', 'unknown')}), "
@@ -139,7 +139,7 @@ def require_trainable(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _json_of(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
     """The object in a checkpoint's JSON file; InputError where there is none."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -157,7 +157,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return [p for p in [folder / "model.safetensors"] if p.is_file()]
-    parts = _json_of(index).get("weight_map")
+    parts = json_object(index).get("weight_map")
     if not isinstance(parts, dict):
         raise InputError(f"checkpoint: {index} has no weight_map; copy or save it again")
     return [folder / name for name in sorted(set(parts.values()))]

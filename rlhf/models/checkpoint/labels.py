@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
-from rlhf.models.checkpoint.folder import is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint, json_object
 
 GOOD = {"positive", "pos", "good", "chosen", "accepted", "preferred", "better", "helpful", "safe", "harmless", "yes"}
 BAD = {"negative", "neg", "bad", "rejected", "worse", "unhelpful", "unsafe", "harmful", "toxic", "no"}
@@ -55,12 +54,4 @@ def good_and_bad(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 def _config(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = Path(path) / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"checkpoint: {file} is no JSON ({error}); copy or save it again") from error
-    if not isinstance(found, dict):
-        raise InputError(f"checkpoint: {file} is no object; copy or save it again")
-    return found
+    return json_object(file) if file.is_file() else {}

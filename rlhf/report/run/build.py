@@ -19,7 +19,7 @@ from rlhf.report.pages.human_evaluation import human_panels, human_sentence, hum
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
-from rlhf.report.run.folders import Folders
+from rlhf.report.run.folders import Folders, beside
 from rlhf.report.run.judge import judge_panels, judge_table
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
@@ -63,8 +63,7 @@ def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
         if panels:
             raise InputError("panel: panels of one's own are of one run; name one run")
         content = render_runs(paths)
-        first = paths[0].resolve()
-        page = first.with_name(f"{first.name}.report") / "index.html"
+        page = beside(paths[0]) / "index.html"
         page.parent.mkdir(exist_ok=True)
         write_page(page, content)
         return page

@@ -11,6 +11,12 @@ from rlhf.errors import InputError
 STAGE_FILE = "stage.json"
 
 
+def beside(path: Path) -> Path:
+    """The folder of a page of several runs or of stages: beside the first one, which nothing changes."""
+    first = path.resolve()
+    return first.with_name(f"{first.name}.report")
+
+
 @dataclass(frozen=True)
 class Folders:
     """A run's folder, in which stages lie one or two deep, or the folders of single stages.
@@ -40,8 +46,7 @@ class Folders:
                 raise InputError(
                     f"run: {path} has no {STAGE_FILE}, so it is no finished stage; name runs alone, or stages alone"
                 )
-        first = paths[0].resolve()
-        return cls(first.with_name(f"{first.name}.report"), tuple(paths))
+        return cls(beside(paths[0]), tuple(paths))
 
     @staticmethod
     def are_runs(paths: Sequence[Path]) -> bool:

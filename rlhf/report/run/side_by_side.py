@@ -54,8 +54,8 @@ def render_runs(paths: Sequence[Path]) -> str:
 def _names(paths: Sequence[Path]) -> list[str]:
     """What the page calls each run: its folder's name, or as much of its path as tells it from the others."""
     whole = [path.resolve() for path in paths]
-    if len(set(whole)) < len(whole):
-        raise InputError(f"run: {paths[0]} is named twice" if len(set(whole)) == 1 else "run: one is named twice")
+    if twice := [path for path in whole if whole.count(path) > 1]:
+        raise InputError(f"run: {twice[0]} is named twice; name each run once")
     for parts in range(1, max(len(path.parts) for path in whole) + 1):
         names = ["/".join(path.parts[-parts:]) for path in whole]
         if len(set(names)) == len(names):
