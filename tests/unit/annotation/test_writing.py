@@ -248,6 +248,8 @@ def test_every_field_has_a_label_and_the_guidelines_fit(store: Store, mode: Mode
         (("--write", "no/such/model"), "no/such/model"),
         (("--red-team", "no/such/model"), "round: must be given"),
         (("--figures",), "there is no labels.sqlite"),
+        (("--write", "a", "--chat-template-kwargs", "{enable_thinking: so}"), "enable_thinking: must be true or false"),
+        (("--demonstrate", "--chat-template-kwargs", "{enable_thinking: false}"), "where a model answers"),
     ],
 )
 def test_bad_options_are_named_before_a_model_is_loaded(tmp_path: Path, options: Any, message: str) -> None:
