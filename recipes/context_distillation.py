@@ -169,8 +169,10 @@ def main(config: ContextDistillationConfig) -> None:
         start, name = config.policy.folder, "context distillation"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
         trained = config.policy.trained(stage.folder / "checkpoint")
-        sampler = open_sampler(trained, accelerator.device, too_long=config.too_long) if heldout else None
-        after = [] if sampler is None else judged(config, heldout, sampler, accelerator)
+        after: list[Answer] = []
+        if heldout:
+            sampler = open_sampler(trained, accelerator.device, too_long=config.too_long)
+            after = judged(config, heldout, sampler, accelerator)
         compared = before_and_after(before, after)
         record_answers(stage, config, prompts, answers, scores, kept, rows, compared)
 

@@ -166,6 +166,7 @@ def _replaced(config: Config, tree: Mapping[str, Any]) -> Config:
     )
 
 
+@cache
 def _read_alone(hint: Any, word: str) -> Any:
     """A plain value of one option, as a parser of all options reads it; TypeError where its type is none."""
     if not _is_plain(hint):

@@ -148,8 +148,9 @@ def main(config: EvaluateConsistencyConfig) -> None:
         everyday: Everyday = {}
         for name, run, source in policies:
             renderer = renderer_of(source)
-            options = {"too_long": config.too_long, "renderer": renderer, "field": f"policies.{name}"}
-            sampler = open_sampler(source, accelerator.device, **options)
+            sampler = open_sampler(
+                source, accelerator.device, too_long=config.too_long, renderer=renderer, field=f"policies.{name}"
+            )
             for group, instructions in drawn.items():
                 judge = None if config.judge is None else ServerSampler(config.judge, who="judge")
                 checker = load_checker(config.checker, groups[group], judge)

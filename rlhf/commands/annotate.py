@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.annotation.exchange import WRITERS
-from rlhf.annotation.writing import ROWS
 from rlhf.commands import Command, add_template_kwargs
 from rlhf.conversation import give_kwargs
 from rlhf.errors import InputError
@@ -20,6 +18,10 @@ if TYPE_CHECKING:
     from rlhf.annotation.sides import Side
     from rlhf.annotation.writing import Mode, Writing
     from rlhf.sampling.chat import ServerConfig
+
+
+EXPORTS = ("preferences", "demonstrations", "attempts", "adversarial", "safe-answers", "argilla", "label-studio")
+"""Rows that `--export` writes: named here too, as every command of `rlhf` would wait for the rooms that write them."""
 
 
 def add_to(command: Command) -> None:
@@ -43,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--labels", type=int, help="judgements that each pair wants; default: 1, and 3 raters with --compare"
     )
     parser.add_argument("--export", type=Path, help="write what was judged or written to this file, and end")
-    parser.add_argument("--rows", choices=(*ROWS, *WRITERS), help="what --export writes; default: preferences")
+    parser.add_argument("--rows", choices=EXPORTS, help="what --export writes; default: preferences")
     parser.add_argument(
         "--import", dest="bring_in", type=Path, metavar="FILE", help="judgements of these pairs by another tool"
     )

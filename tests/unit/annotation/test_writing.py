@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
+from rlhf.annotation.exchange import WRITERS
 from rlhf.annotation.page.app import default_guidelines, make_app
 from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
-from rlhf.annotation.writing import CATEGORIES, STYLES, Answering, Mode, Writing, written_rows
-from rlhf.commands.annotate import add_options, annotate
+from rlhf.annotation.writing import CATEGORIES, ROWS, STYLES, Answering, Mode, Writing, written_rows
+from rlhf.commands.annotate import EXPORTS, add_options, annotate
 from rlhf.conversation import Conversation
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
@@ -238,6 +239,10 @@ def test_every_field_has_a_label_and_the_guidelines_fit(store: Store, mode: Mode
         'id="write"'
         not in TestClient(make_app(store, TOKEN, ""), base_url="http://127.0.0.1:8642").get(f"/{TOKEN}/").text
     )
+
+
+def test_the_kinds_of_rows_are_named_once_more_for_the_command_line() -> None:
+    assert (*ROWS, *WRITERS) == EXPORTS
 
 
 @pytest.mark.parametrize(
