@@ -133,8 +133,9 @@ def with_models(config: Config) -> Config:
     A field of a model is known by the `rlhf.paths.NamesModel` in its annotation; a name that is not in the cache stays.
     """
     of_any: Any = config
+    kind: type = type(config)
     found = {}
-    for name, hint in hints_of(type(config), notes=True).items():
+    for name, hint in hints_of(kind, notes=True).items():
         value = getattr(config, name)
         placed = _placed(value, _names_model(hint))
         if placed != value:
