@@ -36,6 +36,8 @@ from rlhf.strict_yaml import require_plain_yaml
 Config = TypeVar("Config")
 SEEDS = 2**31
 """Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
+LARGEST = 2**63
+"""No integer of an option is so large, for no tensor and no counter holds it."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -207,11 +209,13 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
 
 
 def _refuse_bad_numbers(value: Any, name: str = "") -> None:
-    """InputError naming the first option, at any depth, whose number no option means anything by, or no seed can be."""
+    """InputError naming the first option, at any depth, whose number nothing can be done with, or no seed can be."""
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: must be a finite number, got {value}")
     if name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < SEEDS:
         raise InputError(f"{name}: must be 0 or above and below {SEEDS}, got {str(value)[:20]}")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise InputError(f"{name}: must be below 2**63, got {str(value)[:20]}…, a number of {len(str(value))} digits")
     if dataclasses.is_dataclass(value):
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     if isinstance(value, dict):

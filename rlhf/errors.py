@@ -17,13 +17,20 @@ from typing import Any
 class InputError(ValueError):
     """Bad input by the user. The message is one sentence: the file and line or field, the value, the way out.
 
-    A value of hundreds of characters without a space loses its middle.
+    A value of hundreds of characters without a space loses its middle. What a terminal would obey (escapes, marks that
+    turn the text round) and half characters, which no stream takes, are shown as they are written in Python.
     """
 
     exit_code = 2
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-60:]}", sentence))
+        shown = "".join(c if c.isprintable() else _escaped(c) for c in sentence)
+        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-60:]}", shown))
+
+
+def _escaped(character: str) -> str:
+    """A character that is not printed; a line's end is a space, for a sentence is one line."""
+    return " " if character.isspace() else character.encode("unicode_escape").decode()
 
 
 class SuspiciousError(InputError):

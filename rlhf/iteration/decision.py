@@ -29,7 +29,7 @@ def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Reco
     """
     try:
         content = yaml.load(stage.config_file.read_text(encoding="utf-8"), LOADER)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{stage.name}: {stage.config_file} cannot be read: {' '.join(str(error).split())}") from error
     config = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
     overrides = {name: _inside(value, run) for name, value in stage.overrides.items()}
@@ -92,11 +92,13 @@ def decide(
     record = read_stage_file(stage.output)
     if record is None:
         return Decision("run", f"its {STAGE_FILE} cannot be read")
-    recorded = last["event"] == "finished" and last["stage_file"] == digest(stage.output / STAGE_FILE)
+    recorded = last["event"] == "finished" and last.get("stage_file") == digest(stage.output / STAGE_FILE)
     if not recorded and not _is_made_by(record, stage, last):
         raise InputError(
             f"run: {stage.output} was made by hand with other options than this run's; move it away, or remove it"
         )
+    if not last.get("key", {}).keys() >= key.keys():
+        return Decision("run", "the ledger does not say what it was made of")
     if changed := difference(last["key"], key) or _changed_file(stage, record, digests) or _precision(stage, record):
         return Decision("run", changed)
     if recorded:

@@ -87,6 +87,7 @@ MISTAKES = {
     "--data a --inner.rate fast": "inner.rate: must be a number, got fast",
     "--data a --inner.rate .inf": "inner.rate: must be a finite number, got inf",
     "--data a --inner.rate .nan": "inner.rate: must be a finite number, got nan",
+    f"--data a --size {'9' * 400}": f"size: must be below 2**63, got {'9' * 20}…, a number of 400 digits",
     "--data a --extra.rate=-.inf": "extra.rate: must be a finite number, got -inf",
     "--data a --inner.kind odd": "inner.kind: must be one of plain, fancy, got odd",
     "--data a --names b": "names: must be names with values, such as {name: value}, got b",

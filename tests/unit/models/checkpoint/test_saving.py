@@ -242,7 +242,7 @@ def test_a_checkpoint_s_broken_json_is_named_at_the_door(tiny_policy_path: Path,
     shutil.copytree(tiny_policy_path, tmp_path / "c")
     if "index" in name:
         (tmp_path / "c" / "model.safetensors").rename(tmp_path / "c" / "model-00001-of-00001.safetensors")
-    for broken in ("{not", "[1]"):
+    for broken in ("{not", "[1]", "[" * 5000):
         (tmp_path / "c" / name).write_text(broken)
         with pytest.raises(InputError, match=rf"checkpoint: .*{re.escape(name)} holds no JSON object"):
             require_trainable(tmp_path / "c")
