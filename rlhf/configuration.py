@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
-from rlhf.errors import InputError, mistakes_in_a_sentence
+from rlhf.errors import InputError, mistakes_in_a_sentence, quoted
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 from rlhf.shipped import shipped
@@ -67,7 +67,7 @@ def parse_config(
             namespace[name] = shipped(value) if isinstance(value, (str, Path)) else value
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
-        _refuse_bad_numbers(fields)
+        _refuse_bad_values(fields)
         return config_class(**fields)
     except InputError:
         raise
@@ -123,7 +123,7 @@ def _with_options(config: Config, options: Mapping[str, str]) -> Config:
             kind = group_of(hints_of(kind)[group])
             inner = inner.setdefault(group, {})
         value = _read_alone(hints_of(kind)[last], word)
-        _refuse_bad_numbers(value, last)
+        _refuse_bad_values(value, last)
         inner[last] = shipped(value) if not groups and isinstance(value, (str, Path)) else value
     return _replaced(config, tree)
 
@@ -208,8 +208,10 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
             _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
 
 
-def _refuse_bad_numbers(value: Any, name: str = "") -> None:
-    """InputError naming the first option, at any depth, whose number nothing can be done with, or no seed can be."""
+def _refuse_bad_values(value: Any, name: str = "") -> None:
+    """InputError naming the first option, at any depth, whose number or text nothing can be done with."""
+    if isinstance(value, (str, Path)) and "\0" in str(value):
+        raise InputError(f"{name}: holds a null character, which no path and no text has, got {quoted(str(value))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: must be a finite number, got {value}")
     if name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < SEEDS:
@@ -220,10 +222,10 @@ def _refuse_bad_numbers(value: Any, name: str = "") -> None:
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     if isinstance(value, dict):
         for key, part in value.items():
-            _refuse_bad_numbers(part, f"{name}.{key}" if name else str(key))
+            _refuse_bad_values(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for part in value:
-            _refuse_bad_numbers(part, name)
+            _refuse_bad_values(part, name)
 
 
 def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> str:

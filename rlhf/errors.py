@@ -68,7 +68,8 @@ def mistakes_in_a_sentence() -> Iterator[None]:
     Of several processes the first to end has the others ended by their launcher. So that the sentence comes, and comes
     once, the main process says it, and the others wait for that before they say it themselves.
 
-    Where nobody reads standard output any more, as in `rlhf recipe list | head -1`, it ends with 1 and without a word.
+    Where nobody reads standard output any more, as in `rlhf recipe list | head -1`, it ends with 1 and without a word;
+    with Ctrl-C it ends with 130, and a word on how to go on.
     """
     try:
         yield
@@ -76,6 +77,9 @@ def mistakes_in_a_sentence() -> Iterator[None]:
     except InputError as error:
         _say(str(error))
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        notice("stopped; the same command goes on with what it has kept")
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         output = select.poll()
         output.register(sys.stdout.fileno(), select.POLLOUT)
@@ -90,6 +94,8 @@ def mistakes_in_a_sentence() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 MAIN_PROCESS_SECONDS = 60
 """How long a process that is not the main one leaves it to that one to say what the user's mistake is."""
 

@@ -6,6 +6,8 @@ What a recipe imports is paid for once. All else is as in a process of its own: 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib
 import importlib.util
 import os
 import resource
@@ -29,7 +31,6 @@ STUCK_SECONDS = 300
 SLOW_SECONDS = 20
 """Of the processor: what no bad input may take."""
 MOST_MEMORY = 6 << 30
-NOBODY = 65534
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def run_forked(
     words: Sequence[str],
     folder: Path,
     *,
-    nobody: bool = False,
+    obeys_modes: bool = False,
     environment: Mapping[str, str] | None = None,
     first: Callable[[], object] | None = None,
 ) -> Ended:
@@ -95,7 +96,7 @@ def run_forked(
 
     Args:
         words: "rlhf" and its words, or the name of a recipe and its options.
-        nobody: as a user who may write nowhere but in world-writable folders, where this process may become one.
+        obeys_modes: files and folders that their modes close are closed, also where root runs this.
         environment: added to this process's.
         first: called in the fork before anything else.
     """
@@ -104,7 +105,7 @@ def run_forked(
     sys.stderr.flush()
     child = os.fork()
     if not child:
-        _run(words, folder, said, nobody, dict(environment or {}), first)
+        _run(words, folder, said, obeys_modes, dict(environment or {}), first)
     deadline, stuck = time.monotonic() + STUCK_SECONDS, False
     while True:
         ended, status, used = os.wait4(child, os.WNOHANG)
@@ -122,7 +123,7 @@ def _run(
     words: Sequence[str],
     folder: Path,
     said: Mapping[str, Path],
-    nobody: bool,
+    obeys_modes: bool,
     environment: Mapping[str, str],
     first: Callable[[], object] | None,
 ) -> NoReturn:
@@ -142,13 +143,11 @@ def _run(
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         tqdm.set_lock(threading.RLock())  # the one made before is shared by all forks, and may never be given back
         os.chdir(folder)
+        _forget_others_modules(folder)
         os.environ.update(environment)
-        sys.path[:] = [place for place in sys.path if place]
         sys.dont_write_bytecode = True
-        if nobody and os.getuid() == 0:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+        if obeys_modes:
+            _obey_modes()
         if first is not None:
             first()
         sys.argv = [str(word) for word in words]
@@ -170,6 +169,25 @@ def _run(
             except Exception:
                 code = code or 120
         os._exit(code & 0xFF)
+
+
+def _obey_modes() -> None:
+    """Give up what lets root pass over the modes of files (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH; Linux)."""
+    kernel = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; the same of the capabilities from 32 on
+    if not kernel.capget(header, sets):
+        sets[0], sets[1] = sets[0] & ~0b110, sets[1] & ~0b110
+        kernel.capset(header, sets)
+
+
+def _forget_others_modules(folder: Path) -> None:
+    """Modules of the names of the folder's own that this process has of other ones: a user's command has none."""
+    own = {file.stem for file in folder.glob("*.py")}
+    sys.path[:] = [place for place in sys.path if place and not any(Path(place, f"{n}.py").exists() for n in own)]
+    for name in [name for name in sys.modules if name in own]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 def _start(name: str, words: Sequence[str]) -> None:

@@ -16,16 +16,18 @@ def answered(cases: Iterable[Case], world: Path, here: Path) -> Iterator[tuple[C
 
     Args:
         world: of `world.make_world`.
-        here: folder for the cases' own, which others may enter.
+        here: folder for the cases' own.
     """
-    for place in (here, *here.parents):  # a case may run as a user who may nothing
-        if place.owner() == here.owner() and place != Path("/"):
-            place.chmod(place.stat().st_mode | 0o011)
     for number, case in enumerate(cases):
         folder = copy_world(world, here / str(number), with_run=any("run" in word for word in case.words))
         if case.prepare is not None:
             case.prepare(folder)
-        yield case, run_forked(case.words, folder, nobody=case.nobody, environment=case.environment, first=case.first)
+        yield (
+            case,
+            run_forked(
+                case.words, folder, obeys_modes=case.obeys_modes, environment=case.environment, first=case.first
+            ),
+        )
         for place in folder.glob("*"):
             if place.is_dir() and not place.is_symlink():
                 place.chmod(0o777)

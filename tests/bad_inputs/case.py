@@ -12,7 +12,7 @@ class Case:
     """One call with one thing wrong.
 
     kind: of bad input, a row of the table. name: of the case in it. words: of the call. prepare: what is done to the
-    case's folder first. accepted: why it may be taken as it is; "" where it may not. nobody, environment, first: of
+    case's folder first. accepted: why it may be taken as it is; "" where it may not. obeys_modes, environment, first: of
     `forked.run_forked`.
     """
 
@@ -21,6 +21,6 @@ class Case:
     words: tuple[str, ...]
     prepare: Callable[[Path], object] | None = None
     accepted: str = ""
-    nobody: bool = False
+    obeys_modes: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     first: Callable[[], object] | None = None

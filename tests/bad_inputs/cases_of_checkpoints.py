@@ -236,7 +236,7 @@ def cases() -> Iterator[Case]:
             for turn in range(3):
                 folder, words = READERS[(number + 4 * turn) % len(READERS)]
                 title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-                yield Case(kind, title, words, _with_other(_in(folder, damage)), reason, nobody=name == "closed")
+                yield Case(kind, title, words, _with_other(_in(folder, damage)), reason, obeys_modes=name == "closed")
             number += 1
     for name, text in TEMPLATES.items():
         for turn in range(3):
@@ -249,7 +249,7 @@ def cases() -> Iterator[Case]:
         for turn in range(3):
             folder, words = READERS[(number + 4 * turn) % len(READERS)]
             title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-            yield Case("weights", title, words, _with_other(_in(folder, damage)), nobody=name == "closed")
+            yield Case("weights", title, words, _with_other(_in(folder, damage)), obeys_modes=name == "closed")
         number += 1
 
 

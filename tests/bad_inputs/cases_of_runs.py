@@ -186,13 +186,15 @@ def cases() -> Iterator[Case]:
     for code in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EIO):
         yield from _full(code)
     for words in (_plan("run"), ("rlhf", "report", "run"), ("rlhf", "verify", "run"), ("rlhf", "plan", "run")):
-        yield Case("read-only folders", f"{words[1]}", words, _closes("run"), "reading needs no writing", nobody=True)
+        yield Case(
+            "read-only folders", f"{words[1]}", words, _closes("run"), "reading needs no writing", obeys_modes=True
+        )
     yield Case(
         "read-only folders",
         "new",
         ("rlhf", "new", "run/made", "--chat", "policy", "--preferences", "pairs.jsonl"),
         _closes("run"),
-        nobody=True,
+        obeys_modes=True,
     )
 
 

@@ -135,14 +135,14 @@ def _paths() -> Iterator[Case]:
             f"{recipe}: output",
             call(recipe, output="shut/out"),
             odd_places,
-            nobody=True,
+            obeys_modes=True,
         )
         yield Case(
             "folders not to be written or read",
             f"{recipe}: in closed",
             call(recipe, output="closed/out"),
             odd_places,
-            nobody=True,
+            obeys_modes=True,
         )
         first = next(iter(GOOD[recipe]))
         if first == "name":
@@ -157,7 +157,7 @@ def _paths() -> Iterator[Case]:
                         f"{recipe} {option}: {value}",
                         call(recipe, {option: value}),
                         odd_places,
-                        nobody=True,
+                        obeys_modes=True,
                     )
                 yield Case("input paths", f"{recipe} {option}: policy", call(recipe, {option: "policy"}))
                 yield Case("input paths", f"{recipe} {option}: mine.py", call(recipe, {option: "mine.py"}))

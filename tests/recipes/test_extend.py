@@ -125,6 +125,10 @@ def test_a_layout(here: Path) -> None:
     assert prompt.messages == dialogue[:1] and prompt.domain == "safety"
     assert untagged(both) == "tickets.jsonl" and domain_of(both) == "safety"
     assert load_prompts("tickets.jsonl#safety#my_parts:TICKETS") == [prompt]
+    (here / "others.jsonl").write_text('{"prompt": "Why?", "completion": "So."}\n')
+    for load in (load_prompts, load_conversations):
+        with pytest.raises(InputError, match=r"others.jsonl#my_parts:TICKETS: no row has the layout .*, which needs"):
+            load("others.jsonl#my_parts:TICKETS")
 
 
 def test_an_annotator() -> None:
@@ -272,11 +276,6 @@ def kept(rule: str) -> object:
             read_by,
             "{'ticket'}, when=lambda row: row['no']",
             r"rows.jsonl:1: row: the layout mine cannot say .*KeyError",
-        ),
-        (
-            read_by,
-            "{'ticket', 'never'}, prompt=lambda row: []",
-            r"rows.jsonl#mine:MINE: no row has the layout 'mine', which needs never, ticket; the first row's",
         ),
         (read_by, "{'ticket'}, prompt=lambda row: exit(0)", r"rows.jsonl:1: row: has the fields of mine, .*SystemExit"),
         (read_by, "['ticket']", r"needs: must be a set of field names, e.g. named\('ticket reply'\), got \['ticket'\]"),

@@ -119,6 +119,7 @@ FILES = {
     "data: a\nfiles: b\n": "files: must be a list such as [a, b], got b",
     "data: a\ninner: 3\n": "inner: must be options with values, such as {name: value}, got 3",
     "data: a\nextra: true\n": "extra: must be options with values, such as {name: value}, got True",
+    'data: "a\\0b"\n': "data: holds a null character, which no path and no text has, got 'a\\x00b'",
     "data: a\ninner: {rate: .inf}\n": "inner.rate: must be a finite number, got inf",
     "": "config: F holds no options; write a line such as `seed: 0` for each",
 }

@@ -126,7 +126,7 @@ def test_own_rewards_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for spec, message in [
         ("my_own_rewards:number", "is a int"),
         ("my_own_rewards:Missing", "AttributeError"),
-        ("my_own_rewards:Exits", r"my_own_rewards:Exits\(\) fails \(SystemExit: 0, .*my_own_rewards.py:9\)"),
+        ("my_own_rewards:Exits", r"my_own_rewards:Exits\(\) fails \(SystemExit: 0, .*my_own_rewards.py:8\)"),
         ("no_such_module_anywhere:x", "ModuleNotFoundError"),
     ]:
         with pytest.raises(InputError, match=message):
