@@ -60,7 +60,7 @@ class Ended:
         said = [line for line in self.err.splitlines() if line.startswith(("error: ", "usage: "))]
         if self.code in (2, 3) and len(said) == 1 and len(said[0]) < 800:
             return "one sentence"
-        return "verdict" if self.code == 1 and (self.out.strip() or self.err.strip()) else "other"
+        return "verdict" if self.code in (1, 130) and (self.out.strip() or self.err.strip()) else "other"
 
 
 VERDICTS = ("one sentence", "verdict", "accepted", "traceback", "over 20 s", "abort", "other")
@@ -89,7 +89,6 @@ def run_forked(
     folder: Path,
     *,
     obeys_modes: bool = False,
-    environment: Mapping[str, str] | None = None,
     first: Callable[[], object] | None = None,
 ) -> Ended:
     """Run `rlhf …` or `RECIPE …` in a folder.
@@ -97,7 +96,6 @@ def run_forked(
     Args:
         words: "rlhf" and its words, or the name of a recipe and its options.
         obeys_modes: files and folders that their modes close are closed, also where root runs this.
-        environment: added to this process's.
         first: called in the fork before anything else.
     """
     said = {name: folder.parent / f"{folder.name}.{name}" for name in ("out", "err")}
@@ -105,7 +103,7 @@ def run_forked(
     sys.stderr.flush()
     child = os.fork()
     if not child:
-        _run(words, folder, said, obeys_modes, dict(environment or {}), first)
+        _run(words, folder, said, obeys_modes, first)
     deadline, stuck = time.monotonic() + STUCK_SECONDS, False
     while True:
         ended, status, used = os.wait4(child, os.WNOHANG)
@@ -124,7 +122,6 @@ def _run(
     folder: Path,
     said: Mapping[str, Path],
     obeys_modes: bool,
-    environment: Mapping[str, str],
     first: Callable[[], object] | None,
 ) -> NoReturn:
     """The fork's own work; ends with the command's exit code, as the interpreter does."""
@@ -144,7 +141,6 @@ def _run(
         tqdm.set_lock(threading.RLock())  # the one made before is shared by all forks, and may never be given back
         os.chdir(folder)
         _forget_others_modules(folder)
-        os.environ.update(environment)
         sys.dont_write_bytecode = True
         if obeys_modes:
             _obey_modes()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -12,7 +12,7 @@ class Case:
     """One call with one thing wrong.
 
     kind: of bad input, a row of the table. name: of the case in it. words: of the call. prepare: what is done to the
-    case's folder first. accepted: why it may be taken as it is; "" where it may not. obeys_modes, environment, first: of
+    case's folder first. accepted: why it may be taken as it is; "" where it may not. obeys_modes, first: of
     `forked.run_forked`.
     """
 
@@ -22,5 +22,4 @@ class Case:
     prepare: Callable[[Path], object] | None = None
     accepted: str = ""
     obeys_modes: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
     first: Callable[[], object] | None = None

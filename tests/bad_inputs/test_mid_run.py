@@ -57,18 +57,18 @@ def test_a_reward_that_fails_costs_no_answer(
 
 def test_ppo_goes_on_where_its_reward_failed(place: Callable[[str], Path]) -> None:
     folder = place("here")
-    write_reward(folder, calls=6, how=RAISES)
-    words = call("ppo", {"helpfulness": "mine:bad", "ppo.iterations": "4", "ppo.evaluate_every": "1"})
+    write_reward(folder, calls=3, how=RAISES)
+    words = call("ppo", {"helpfulness": "mine:bad", "ppo.iterations": "4", "ppo.checkpoint_every": "1"})
     failed = run_forked(words, folder)
     assert failed.verdict == "one sentence" and "mine:bad fails (RuntimeError: the GPU is gone, " in failed.err
     metrics = folder / "out.partial" / "metrics.jsonl"
     before = metrics.read_text().splitlines()
-    assert before, "an iteration was done"
+    assert len(before) > 1, "an iteration was done"
     (folder / "broken").unlink()
     again = run_forked(words, folder)
     assert again.code == 0, again.err
     after = (folder / "out" / "metrics.jsonl").read_text().splitlines()
-    assert after[: len(before) - 1] == before[:-1] and len(after) > len(before)
+    assert after[: len(before)] == before and len(after) == 5
     assert json.loads((folder / "out" / "ppo.json").read_text())["iterations"] == 4
 
 
@@ -85,7 +85,8 @@ def test_a_server_that_begins_to_lie_costs_no_answer_that_came(
 
     chat_server.reply = reply
     server = {"url": chat_server.url, "model": "tiny", "retries": "0", "concurrency": "1"}
-    words = call(recipe, {f"policy.server.{name}": value for name, value in server.items()})
+    options = {f"policy.server.{name}": value for name, value in server.items()}
+    words = call(recipe, options, **{"sampling.max_new_tokens": "99"})
     failed = run_forked(words, folder)
     assert failed.verdict == "one sentence" and f"error: policy.server: {chat_server.url} " in failed.err
     asked = len(chat_server.asked)

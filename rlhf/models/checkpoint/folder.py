@@ -20,6 +20,8 @@ ADAPTER_PREFIX = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
 SAFETY_HEAD_FILE = "safety_head.safetensors"
 """Of a reward model that has a second head; plain transformers passes it by."""
+NO_WEIGHT = ("BOOL", "I16", "I32", "I64")
+"""Types, in safetensors' words, that weights in few bits are not held in either."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
 
@@ -168,7 +170,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_shapes(folder: Path) -> dict[str, list[int]]:
-    """Tensor name -> shape over all weight files; InputError for a file that is cut off or no safetensors."""
+    """Tensor name -> shape over all weight files; InputError for a file that is cut off, no safetensors, or holds a
+    weight in whole numbers."""
     return {name: shape for name, (shape, _) in _headers(folder).items()}
 
 
@@ -186,6 +189,11 @@ def _headers(folder: Path) -> dict[str, tuple[list[int], str]]:
                 found.update({name: (part.get_shape(), part.get_dtype()) for name, part in slices.items()})
         except Exception as error:  # safetensors raises its own kind, and OSError
             raise InputError(f"checkpoint: {file} cannot be read ({error}); copy or save it again") from error
+    for name, (_, dtype) in found.items():
+        if dtype in NO_WEIGHT and name.endswith((".weight", ".bias")):
+            raise InputError(
+                f"checkpoint: {folder} holds {name} as {dtype}, which no weight is trained in; save it again as floats"
+            )
     return found
 
 
