@@ -15,6 +15,8 @@ from rlhf.iteration.plan import PlannedStage
 
 ROWS_AT_ONCE = 32
 """Answers written at once where the settings leave it to memory."""
+POOLED = 16
+"""Answers to a prompt that an earlier round is taken to have drawn, where the settings of a control do not say."""
 ORIGIN_PAIRS = 500
 """Most pairs of its training that a reward model's origin is measured on (`rlhf.rewards.training.accuracy`)."""
 
@@ -131,7 +133,7 @@ def _rejection_sampling(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     asked, answer, settings = read.tokens(prompts), read.answer, config.finetuning
     drawn, at_once = prompts.number * config.num_samples, config.policy.rows or ROWS_AT_ONCE
-    earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples)
+    earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples or POOLED)
     to_score = Work(
         score_passes=prompts.number,
         score_tokens=prompts.number
