@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows
+from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows, read_lines, together
 from rlhf.iteration.hours.speed import Work, scored, trained, written
 from rlhf.iteration.plan import PlannedStage
 
@@ -36,6 +36,13 @@ class Reading:
         if found is None:
             raise Unknown(option)
         return found
+
+    def lines(self, *sources: str) -> Rows:
+        """What the settings name: local files."""
+        found = [read_lines(source) for source in sources]
+        if unknown := [source for source, rows in zip(sources, found, strict=True) if rows is None]:
+            raise Unknown(unknown[0])
+        return together([rows for rows in found if rows is not None])
 
     def tokens(self, rows: Rows, most: int | None = None) -> float:
         """Mean tokens of a row, `most` at most."""
@@ -186,6 +193,25 @@ def _evaluate(read: Reading) -> Work:
     )
 
 
+def _evaluate_safety(read: Reading) -> Work:
+    config, prompts = read.config, read.lines(*read.config.prompts.values())
+    answers = prompts.number * config.samples_per_prompt * (2 if config.dialogues is not None else 1)
+    asked = read.tokens(prompts)
+    return (
+        Work(loads=1 + read.judges)
+        + scored(prompts.number, asked)
+        + read.written(answers, config.policy.rows or ROWS_AT_ONCE)
+        + scored(answers, asked + read.answer) * read.judges
+    )
+
+
+def _evaluate_instructions(read: Reading) -> Work:
+    config, prompts = read.config, read.lines(read.config.prompts)
+    number = min(config.questions, prompts.number) if config.questions else prompts.number
+    drawn = read.written(number, config.policy.rows or ROWS_AT_ONCE)
+    return Work(loads=1) + scored(number, read.tokens(prompts)) + drawn
+
+
 def _sweep(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     number = min(config.num_prompts, prompts.number) if config.num_prompts else prompts.number
@@ -208,6 +234,8 @@ RECIPES: Mapping[str, Callable[[Reading], Work]] = {
     "rejection_sampling": _rejection_sampling,
     "ppo": _ppo,
     "evaluate": _evaluate,
+    "evaluate_safety": _evaluate_safety,
+    "evaluate_instructions": _evaluate_instructions,
     "temperature_sweep": _sweep,
     "average_policies": _loads(3),
 }

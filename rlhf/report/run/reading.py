@@ -88,7 +88,7 @@ class RunFiles:
     Args:
         versions: entries of summary.json's "versions", the first one first; without a summary yet, the evaluations'.
         branches: entries of "branches"; `students` of "students".
-        answers: version name -> rows of its answers.jsonl.
+        answers: version name -> rows of its answers.jsonl; `beside`: the same of branches.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
         selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
         trainings: metrics.jsonl of each stage that trains by the common loop; `ppo`: of each that does PPO.
@@ -105,6 +105,7 @@ class RunFiles:
     branches: list[VersionFigures] = field(default_factory=list)
     students: list[VersionFigures] = field(default_factory=list)
     answers: dict[str, list[Row]] = field(default_factory=dict)
+    beside: dict[str, list[Row]] = field(default_factory=dict)
     reward_models: list[SummarisedReport] = field(default_factory=list)
     referee: SummarisedReport | None = None
     selections: list[RoundFigures] = field(default_factory=list)
@@ -136,6 +137,7 @@ def read_run(*paths: Path) -> RunFiles:
     entries = listed or sorted(evaluations.values(), key=lambda e: (e["name"] not in FIRST, e["name"]))
     versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in entries if "name" in entry]
     names = [entry["name"] for entry in versions]
+    branches = [entry["name"] for entry in summary.get("branches") or []]
     config = _text(run / "config.yaml")
     logs = [(folders.name_of(path), path, _jsonl(path)) for path in folders.files("metrics.jsonl")]
     files = RunFiles(
@@ -147,6 +149,7 @@ def read_run(*paths: Path) -> RunFiles:
         branches=summary.get("branches") or [],
         students=summary.get("students") or [],
         answers={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in names if n in evaluations},
+        beside={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in branches if n in evaluations},
         reward_models=summary.get("reward_models") or _accuracies(folders),
         referee=summary.get("referee") or _referee(run),
         selections=[
@@ -169,7 +172,7 @@ def read_run(*paths: Path) -> RunFiles:
             if not path.with_name("ppo.json").is_file() and sum("loss" in row for row in metrics) > 1
         ],
         people=[found for path in folders.files("human_evaluation.json") if (found := _json(path))],
-        measured=_measured(folders, [v["name"] for v in [*versions, *(summary.get("branches") or [])]]),
+        measured=_measured(folders, [*names, *branches]),
         stages=_stages(folders),
         config=config,
         settings=_yaml(config),
