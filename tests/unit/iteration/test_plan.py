@@ -420,7 +420,7 @@ def test_of_several_files_all_are_read_or_it_is_refused() -> None:
         ),
         (
             {"versions": (VersionConfig("a", ({"recipe": "x.py", "maks": {}},)),)},
-            r"steps\[0\].maks: no such field; there are config, .*, makes, .*seed",
+            r"steps\[0\].maks: no such field; there are branch, config, .*, makes, .*seed",
         ),
         (
             {"versions": (VersionConfig("a", ({"step": "ppo", "reads": {"policy": "Policy!"}},)),)},
