@@ -8,10 +8,10 @@ AlpacaEval (Dubois et al. 2024, arXiv 2404.04475), linear in tokens, since the s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from rlhf.evaluation.answers import Answer, Value, by_prompt
-from rlhf.intervals import intercept_interval, mean_interval
+from rlhf.intervals import Interval, intercept_interval, mean_interval
 
 SCORES = {
     "proxy_reward": "reward",
@@ -52,7 +52,7 @@ def gain_figures(answers: Sequence[Answer], opponents: Sequence[Answer]) -> Gain
         opponents: the start's answers to the same prompts, judged by the same judges.
     """
     longer = dict(zip(map(id, answers), leads(answers, opponents, lambda a: float(a.length)), strict=True))
-    figures: dict[str, float | list[float] | None] = {}
+    figures: dict[str, Any] = {}
     for name, field in SCORES.items():
         ahead = dict(zip(map(id, answers), leads(answers, opponents, _field(field)), strict=True))
         known = [answer for answer in answers if ahead[id(answer)] is not None]
@@ -62,11 +62,13 @@ def gain_figures(answers: Sequence[Answer], opponents: Sequence[Answer]) -> Gain
             ("gain", mean_interval(gains)),
             ("gain_equal_length", intercept_interval(lengths, gains)),
         ):
-            figures[f"{name}_{which}"] = found and found.mean
-            figures[f"{name}_{which}_ci"] = found and found.ci
-    found = mean_interval(by_prompt(answers, lambda a: longer[id(a)]))
-    figures |= {"length_gain": found and found.mean, "length_gain_ci": found and found.ci}
+            figures |= _named(f"{name}_{which}", found)
+    figures |= _named("length_gain", mean_interval(by_prompt(answers, lambda a: longer[id(a)])))
     return cast(GainFigures, figures)
+
+
+def _named(name: str, found: Interval | None) -> dict[str, Any]:
+    return {name: None if found is None else found.mean, f"{name}_ci": None if found is None else found.ci}
 
 
 def leads(answers: Sequence[Answer], opponents: Sequence[Answer], value: Value) -> list[float | None]:

@@ -177,7 +177,9 @@ def paired_gain(hits: Sequence[float], others: Sequence[float]) -> PairedGain:
         hits, others: 1, 0 or 0.5 of each pair (`PairScore.hit`), or means of several models' of one pair.
     """
     found = mean_interval([hit - other for hit, other in zip(hits, others, strict=True)])
-    return {"pairs": len(hits), "gain": found and found.mean, "ci": found and found.ci}
+    if found is None:
+        return {"pairs": 0, "gain": None, "ci": None}
+    return {"pairs": len(hits), "gain": found.mean, "ci": found.ci}
 
 
 def length_bin(row: Preference) -> str:
