@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.ifeval import InstructedPrompt, Verdicts, instruction_figures, judge, read_prompts
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.pages.instructions import markdown_tables
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.sampling.room import answerable
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import KeepingConfig, Stage, on_main_process, open_stage
@@ -32,7 +33,7 @@ from rlhf.training.work import launched_work
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateInstructionsConfig(KeepingConfig):
+class EvaluateInstructionsConfig(RoomConfig, KeepingConfig):
     """IFEval of one policy.
 
     Args:
@@ -58,12 +59,13 @@ class EvaluateInstructionsConfig(KeepingConfig):
 
 def main(config: EvaluateInstructionsConfig) -> None:
     stage = open_stage(config)
-    prompts = read_prompts(config.prompts)[: config.questions]
-    messages: list[Conversation] = [[{"role": "user", "content": prompt.text}] for prompt in prompts]
+    read = read_prompts(config.prompts)[: config.questions]
+    prompts = answerable(stage, read, config.sampling.max_new_tokens)
+    messages = [prompt.messages for prompt in prompts]
     params = config.sampling.seeded(config.seed)
-    kept = kept_samples(messages, 1, params, stage, "policy")
+    kept = kept_samples(messages, 1, params, stage, "policy", too_long=config.too_long)
     with launched_work(stage, kept) as accelerator:
-        sampler = open_sampler(config.policy, accelerator.device)
+        sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
         drawn = sample_distributed(sampler, messages, 1, params, accelerator, shards=stage.folder / kept.name)
         answers = [samples[0] for samples in drawn]
         verdicts = [judge(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -96,7 +98,6 @@ def record_instructions(
         ),
     )
     stage.write_json("instruction_evaluation.json", figures, shown=markdown_tables(figures))
-    stage.closing.rows(len(prompts))
     stage.closing.figures(
         prompts_followed=figures["prompt_strict"]["share"], instructions_followed=figures["instruction_strict"]["share"]
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from rlhf.conversation import Conversation
 from rlhf.data.loading import source_rows
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.ifeval_rules import RULES, follows, follows_loosely
@@ -24,6 +25,11 @@ class InstructedPrompt:
     id: str
     text: str
     instructions: tuple[tuple[str, Mapping[str, Any]], ...]
+
+    @property
+    def messages(self) -> Conversation:
+        """What a policy is asked."""
+        return [{"role": "user", "content": self.text}]
 
 
 class Followed(TypedDict):
