@@ -21,7 +21,7 @@ from rlhf.iteration.plan import make_plan, recipe_file
 from rlhf.iteration.summary import write_summary
 from rlhf.report import build_report
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "recipes" / "configs" / "smollm2_135m"
 MEASURES = ("evaluation", "safety_evaluation", "instruction_evaluation")
 SMALL: dict[str, dict[str, Any]] = {
