@@ -21,7 +21,6 @@ from rlhf.stage import STAGE_FILE, StageRecord, digest, read_stage_file
 from rlhf.stage.digests import FileDigests, changes
 from rlhf.strict_yaml import LOADER
 
-
 KEY = {"recipe": str, "config": str, "overrides": dict, "inputs": dict}
 """What every key has, by its type."""
 
