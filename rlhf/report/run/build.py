@@ -20,7 +20,9 @@ from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
 from rlhf.report.run.folders import Folders, beside
+from rlhf.report.run.gains import gain_table
 from rlhf.report.run.judge import judge_panels, judge_table
+from rlhf.report.run.measured import measured_tables
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, Stage, read_run
@@ -96,10 +98,14 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
         facts=facts(files),
         measured=key_figures(files.versions),
-        version_table=tables.version_table([*files.versions, *files.students]) if files.versions else None,
+        version_table=tables.version_table([*files.versions, *files.branches, *files.students])
+        if files.versions
+        else None,
+        gain_table=gain_table([*files.versions, *files.branches]),
         version_panels=panels.version_panels(files.versions),
         judge_table=judge_table(files.versions),
         judge_panels=judge_panels(files.versions),
+        measured_tables=measured_tables(files.measured),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
         gate_table=tables.gate_table(files.versions, files.reward_models),

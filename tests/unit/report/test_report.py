@@ -87,7 +87,12 @@ def test_numbers_on_the_page_are_the_summarys(run: Path, page: str) -> None:
             percent(version["false_refusal_rate"]),
             percent(version["win_rate_vs_sft"]),
         ]
-        assert found[-2:] == [number(version["kl_from_sft"], 2), number(version["mean_length"], 1)]
+        assert found[-5:-3] == [number(version["kl_from_sft"], 2), number(version["mean_length"], 1)]
+        assert found[-3:] == [
+            percent(version["finished_share"]),
+            number(version["distinct_2"]),
+            percent(version["repetition"]),
+        ]
         assert row[0][1] == interval(version["gold_helpfulness_ci"])
     last = summary["versions"][-1]
     assert f"to {last['gold_helpfulness']:.2f}" in headline(summary["versions"])
