@@ -12,6 +12,7 @@ from rlhf.iteration.figures import RewardModelFigures, Summary, Version
 from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
 from rlhf.iteration.links import clear_links, make_link
 from rlhf.iteration.plan import PlannedStage
+from rlhf.jsonl import read_json
 from rlhf.stage import write_json
 
 FIGURES = tuple(Version.__annotations__)
@@ -68,7 +69,7 @@ def read_summary(run: Path) -> Summary:
     if not path.exists():
         raise InputError(f"run: {path} does not exist; the run writes it when its last stage is finished")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         if isinstance(summary, dict) and _are_versions(summary.get("versions")):
             return cast(Summary, summary)
     except ValueError:

@@ -278,7 +278,7 @@ def _text(path: Path) -> str | None:
 def _json(path: Path) -> Row:
     try:
         content = json.loads(_text(path) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -289,7 +289,7 @@ def _jsonl(path: Path) -> list[Row]:
     for line in (_text(path) or "").split("\n"):
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if isinstance(row, dict):
             rows.append(row)
@@ -299,6 +299,6 @@ def _jsonl(path: Path) -> list[Row]:
 def _yaml(text: str | None) -> Row:
     try:
         content = yaml.safe_load(text or "")
-    except yaml.YAMLError:
+    except (ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

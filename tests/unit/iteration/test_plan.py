@@ -417,6 +417,7 @@ def test_of_several_files_all_are_read_or_it_is_refused() -> None:
         ({"versions": ()}, "versions: name at least one"),
         ({"versions": (VersionConfig("a"), VersionConfig("a"))}, "'a' is taken"),
         ({"versions": (VersionConfig("pool"),)}, "'pool' is taken"),
+        ({"versions": (VersionConfig("ledger.jsonl"),)}, "'ledger.jsonl' is taken already, by another version or by a"),
         ({"versions": (VersionConfig("sft"),)}, "two steps would write sft/preferences, or one inside the other"),
         ({"versions": (VersionConfig("sft_evaluation"),)}, "would write sft_evaluation, or one inside the other"),
         ({"slots": 0}, "slots: must be at least 1, got 0"),
