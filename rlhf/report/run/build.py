@@ -80,7 +80,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     """The page as text; `own` are panels of the user's."""
     names = [v["name"] for v in files.versions]
     distribution_panels, change_panels = panels.distribution_panels(files.answers), panels.change_panels(files.answers)
-    samples = pick_samples(files.answers)
+    samples = pick_samples(files.answers, files.beside)
     there = {
         "versions": files.versions,
         "rewards": files.reward_models,
