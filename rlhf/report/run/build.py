@@ -22,7 +22,7 @@ from rlhf.report.run import panels, tables
 from rlhf.report.run.folders import Folders, beside
 from rlhf.report.run.gains import gain_table
 from rlhf.report.run.judge import judge_panels, judge_table
-from rlhf.report.run.measured import measured_tables
+from rlhf.report.run.measured import measured_tables, reward_tables
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, Stage, read_run
@@ -80,7 +80,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     """The page as text; `own` are panels of the user's."""
     names = [v["name"] for v in files.versions]
     distribution_panels, change_panels = panels.distribution_panels(files.answers), panels.change_panels(files.answers)
-    samples = pick_samples(files.answers)
+    samples = pick_samples(files.answers, files.beside)
     there = {
         "versions": files.versions,
         "rewards": files.reward_models,
@@ -108,6 +108,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         measured_tables=measured_tables(files.measured),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
+        reward_tables=reward_tables(files.measured),
         gate_table=tables.gate_table(files.versions, files.reward_models),
         accuracy_panels=panels.accuracy_panels(files.reward_models),
         selection_panels=panels.selection_panels(files.selections),

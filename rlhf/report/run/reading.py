@@ -73,12 +73,14 @@ class Measured:
         safety: each safety_evaluation.json; `instructions` each instruction_evaluation.json.
         leaderboard: name of a policy -> task -> its score.
         benchmarks: stage -> its safety_benchmarks.json.
+        rewards: stage -> its reward_evaluation.json.
     """
 
     safety: list[Row] = field(default_factory=list)
     instructions: list[Any] = field(default_factory=list)
     leaderboard: dict[str, dict[str, Row]] = field(default_factory=dict)
     benchmarks: dict[str, Row] = field(default_factory=dict)
+    rewards: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -194,14 +196,16 @@ def _measured(folders: Folders, order: Sequence[str]) -> Measured:
         found = [content for path in folders.files(file) if isinstance((content := _json(path)).get("name"), str)]
         return sorted(found, key=lambda content: place(content["name"]))
 
+    def by_stage(file: str) -> dict[str, Row]:
+        return {folders.name_of(path): found for path in folders.files(file) if (found := _json(path))}
+
     scores = {name: row for path in folders.files("leaderboard.json") for name, row in _json(path).items()}
     return Measured(
         safety=named("safety_evaluation.json"),
         instructions=named("instruction_evaluation.json"),
         leaderboard={name: scores[name] for name in sorted(scores, key=place)},
-        benchmarks={
-            folders.name_of(path): found for path in folders.files("safety_benchmarks.json") if (found := _json(path))
-        },
+        benchmarks=by_stage("safety_benchmarks.json"),
+        rewards=by_stage("reward_evaluation.json"),
     )
 
 

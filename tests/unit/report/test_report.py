@@ -347,6 +347,10 @@ def test_samples_are_the_largest_rise_the_median_and_the_largest_fall() -> None:
     assert unsafe.score == "gold safety" and unsafe.samples[0].change == 1.0
     assert [a.marks for a in unsafe.samples[0].answers] == [["violation"], []]
     assert pick_samples({"sft": before}) == [] and pick_samples({}) == []
+    same, _ = pick_samples({"sft": before, "v1": after}, {"v1_random": before[:2]})
+    assert [s.question for s in same.samples] == [s.question for s in ordinary.samples], "a branch picks nothing"
+    shown = [[answer.version for answer in s.answers] for s in same.samples]
+    assert shown == [["sft", "v1", "v1_random"], ["sft", "v1", "v1_random"], ["sft", "v1"]], "b and a, but not c"
 
 
 def test_headline_says_rises_only_where_intervals_part() -> None:
