@@ -122,7 +122,7 @@ class ConfigReader:
     def _of_the_given(self, config_class: type[Config], argv: Sequence[str], options: Mapping[str, str]) -> Config:
         of_any: type = config_class
         with contextlib.suppress(Exception):
-            content = {}
+            content: dict[str, Any] = {}
             if "--config" in argv:
                 file = Path(argv[argv.index("--config") + 1])
                 require_plain_yaml(file)

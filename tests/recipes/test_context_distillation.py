@@ -133,7 +133,8 @@ def test_a_prompt_without_room_under_its_preprompt_is_left_out_and_counted(
     preprompt = "Take care. " * 20
     category = {"name": "risk", "preprompt": preprompt, "sources": ["s/ris*"]}
     (tmp_path / "categories.jsonl").write_text(json.dumps(category) + "\n")
-    folder = run(too_long="skip", safety="code_of_the_distillation:hates", gate="false")
+    server = {"policy.server.url": chat_server.url, "policy.server.model": "tiny"}
+    folder = run(**server, too_long="skip", gate="false")
     assert [row["id"] for row in lines(folder / "answers.jsonl")] == [f"p{i}" for i in range(4, 8)]
     closing = json.loads((folder / "stage.json").read_text())["closing"]
     assert closing["left_out"]["too long a prompt"] == 4 == closing["figures"]["prompts_without_room"]
