@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import item, open_page, wait_for_next
 
 from rlhf.annotation.page.app import make_app
 from rlhf.annotation.protocol import Pair
@@ -22,24 +23,6 @@ def write_pairs(path: Path, count: int, domain: Any = "helpfulness") -> Path:
     ask = [{"role": "user", "content": "Which one?"}]
     write_rows(path, (Pair(ask, f"first {i}", f"second {i}", domain, f"p{i}").to_dict() for i in range(count)))
     return path
-
-
-def open_page(chromium: Any, address: str, name: str) -> Any:
-    """Signed in by keyboard."""
-    page = chromium.new_context().new_page()
-    page.goto(address)
-    page.keyboard.type(name)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("body[data-item], #done:not([hidden])", state="attached")
-    return page
-
-
-def item(page: Any) -> str:
-    return str(page.evaluate("document.body.dataset.item"))
-
-
-def wait_for_next(page: Any, before: str) -> None:
-    page.wait_for_selector(f"body:not([data-item='{before}']), #done:not([hidden])", state="attached")
 
 
 def test_two_hundred_by_keyboard_alone_and_the_server_killed_five_times(
