@@ -19,8 +19,9 @@ from rlhf.report.pages.human_evaluation import human_panels, human_sentence, hum
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import panels, tables
+from rlhf.report.run.batches import batch_panels, batch_table
 from rlhf.report.run.folders import Folders, beside
-from rlhf.report.run.judge import judge_panels, judge_table
+from rlhf.report.run.judge import agreement_table, judge_panels, judge_table
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, Stage, read_run
@@ -99,7 +100,10 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         version_table=tables.version_table([*files.versions, *files.students]) if files.versions else None,
         version_panels=panels.version_panels(files.versions),
         judge_table=judge_table(files.versions),
+        judge_agreement=agreement_table(files.versions),
         judge_panels=judge_panels(files.versions),
+        batch_table=batch_table(files.batches),
+        batch_panels=batch_panels(files.batches),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
         gate_table=tables.gate_table(files.versions, files.reward_models),

@@ -112,7 +112,7 @@ class Plan:
         `meanwhile` is called while the driver is at work.
         """
         collected = {"preferences": {"annotator": annotator, "annotator_options": options}}
-        evaluated = {"evaluate": {"judge": {"url": self.judge.url, "model": "judge"}}}
+        evaluated = {"evaluate": {"judges": [{"url": self.judge.url, "model": "judge"}]}}
         steps = [collected, "rewards", "rejection_sampling"]
         versions = [{"name": "v1", "steps": steps}, {"name": "v2", "steps": [*steps, evaluated]}]
         command = [sys.executable, "recipes/iterative_rlhf.py", "--config", str(self.configs / "iterative_rlhf.yaml")]
