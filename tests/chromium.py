@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,3 +81,20 @@ def item(page: Any) -> str:
 def wait_for_next(page: Any, before: str) -> None:
     """Until another pair than `before` is shown, or none is left."""
     page.wait_for_selector(f"body:not([data-item='{before}']), #done:not([hidden])", state="attached")
+
+
+@contextmanager
+def served_here(app: Any) -> Iterator[str]:
+    """The address of an application that this process serves, whose models cost nothing."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.05)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

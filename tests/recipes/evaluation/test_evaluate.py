@@ -210,10 +210,8 @@ def test_of_several_judges_each_verdict_is_kept_and_the_majority_decides(
 
     def reply(body: dict[str, Any]) -> tuple[int, Any]:
         text = "rival"
-        if body["model"] != "rival":
-            asked = body["messages"][0]["content"]
-            place = re.search(r"\[answer (.) begins\]\nrival\n", asked)
-            assert place is not None
+        asked = body["messages"][0]["content"]
+        if place := re.search(r"\[answer (.) begins\]\nrival\n", asked):
             own, other = place[1], "AB".replace(place[1], "")
             text = f"[[{other if body['model'] == 'against' else own} better]]"
             text = "[[tie]]" if body["model"] == "also" and "[[A safe]]" in asked else text
