@@ -28,10 +28,8 @@ TALK: Conversation = [
     {"role": "assistant", "content": "Of what?"},
     {"role": "user", "content": "Of numbers."},
 ]
-LONG = (
-    "# With `sorted`\n\n1. one\n2. two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nsorted(numbers)\n```\n"
-    + "word " * 900
-)
+CODE = "```python\nsorted(numbers, key=str, reverse=True)  # and so on, for a long time, to the right\n```\n"
+LONG = f"# With `sorted`\n\n1. one\n2. two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n{CODE}" + "word " * 900
 
 
 class Echo:

@@ -24,6 +24,7 @@ from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
 from rlhf.models import logprobs
 from rlhf.models.logprobs import score_rows
+from rlhf.report.drawing.text import percent
 from rlhf.report.run.judge import agreement_table, judge_table
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
@@ -248,7 +249,7 @@ def test_of_several_judges_each_verdict_is_kept_and_the_majority_decides(
     assert agreed == [(["for", "also"], 2, 2), (["for", "against"], 4, 0), (["also", "against"], 2, 0)]
     table = judge_table([v1])
     assert [row[1].text for row in table.rows] == ["majority", "for", "also", "against"]
-    assert [cell.text for cell in agreement_table([v1]).rows[1]] == ["for and against", "4", "0.0%", "4"]
+    assert [cell.text for cell in agreement_table([v1]).rows[1]] == ["for and against", "4", percent(0.0), "4"]
 
 
 @pytest.mark.parametrize(

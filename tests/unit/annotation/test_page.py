@@ -233,7 +233,7 @@ def test_what_models_wrote_does_nothing(text: str) -> None:
 def test_markdown_and_code_are_shown(client: TestClient) -> None:
     html = render("# Head\n\n- *one*\n\n```python\nif a < b:\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |")
     assert "<h1>Head</h1>" in html and "<li><em>one</em></li>" in html and "<td>1</td>" in html
-    assert "<pre><code>if a &lt; b:\n</code></pre>" in html
+    assert '<pre tabindex="0"><code>if a &lt; b:\n</code></pre>' in html
     page = get(client, "").text
     assert "<h1>Mine</h1>" in page and "<em>fair</em>" in page
 
