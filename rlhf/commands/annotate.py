@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--export", metavar="FILE", type=Path, help="write what was judged or written, and end")
     kinds = (*ROWS, *WRITERS)
     group.add_argument("--rows", metavar="KIND", choices=kinds, help=f"of these rows: {', '.join(kinds)}")
-    text = "judgements by Argilla or Label Studio"
+    text = "judgements: JSONL, Argilla's or Label Studio's"
     group.add_argument("--import", dest="bring_in", metavar="FILE", type=Path, help=text)
 
     text = "a MODEL is a checkpoint's folder, or URL#NAME of one that is served"

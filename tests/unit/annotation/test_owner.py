@@ -18,6 +18,7 @@ from rlhf.annotation.page.app import make_app
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.scales import EVALUATION, PREFERENCE
 from rlhf.annotation.store import Store
+from rlhf.annotation.writing import written_rows
 from rlhf.commands.annotate import add_options, annotate
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
@@ -144,6 +145,31 @@ def test_judgements_go_out_and_come_back_as_they_were(tmp_path: Path, tool: str)
     kept = {(j.pair, j.annotator, j.choice, j.strength, j.chosen_safe, j.rejected_safe) for j in found if j.choice}
     assert kept == plain and tie.choice == "tie"
     assert [j.pair for j in found if j.choice is None] == ([] if tool == "argilla" else ["p2"])
+
+
+def test_judgements_go_out_as_jsonl_and_come_back(tmp_path: Path) -> None:
+    """All of them, of two people, skips too; what the other store has already, or has no place for, is told."""
+    judged = [
+        Judgement("p0", "ann", "a", "better", True, False, "b", 3.0),
+        Judgement("p1", "ann", None, skipped="unclear", left="a"),
+        Judgement("p0", "bob", "b"),
+    ]
+    file = tmp_path / "judged.jsonl"
+    with Store(tmp_path / "one.sqlite") as store:
+        store.add_batch("pairs", pairs(2), labels=2)
+        for judgement in judged:
+            store.keep("pairs", judgement)
+        write_rows(file, written_rows(store, "judgements"))
+    with Store(tmp_path / "other.sqlite") as store:
+        store.add_batch("pairs", pairs(2))
+        assert bring_in(store, file) == (2, 1) and bring_in(store, file) == (0, 1)
+        assert [judgement for *_, judgement in store.judged("pairs")] == judged[:2]
+        write_rows(file, [{"pair": "p9", "annotator": "ann", "choice": "a"}])
+        with pytest.raises(InputError, match=r"judged\.jsonl:1: pair: .* has no pair 'p9' in a batch 'pairs'"):
+            bring_in(store, file)
+        write_rows(file, [{"pair": "p1", "annotator": "ann", "choice": "left"}])
+        with pytest.raises(InputError, match=r"judged\.jsonl:1: choice: must be one of a, b, tie or null, got 'left'"):
+            bring_in(store, file)
 
 
 def test_the_formats_are_those_of_the_tools(store: Store, tmp_path: Path) -> None:
