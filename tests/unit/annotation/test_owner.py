@@ -131,6 +131,9 @@ def test_judgements_go_out_and_come_back_as_they_were(tmp_path: Path, tool: str)
             store.keep("v1", judgement)
         store.keep("rated", Judgement("p0", "ann", "tie", left="a"))
     command(tmp_path, "--rows", tool, "--export", tmp_path / "out.json")
+    command(tmp_path, "--import", tmp_path / "out.json")  # where all of it is: the order and the reasons are the tool's
+    with Store(tmp_path / "labels.sqlite") as store:
+        assert [j for *_, j in store.judged("v1")] == [*said, skip]
     (tmp_path / "there").mkdir()
     with Store(tmp_path / "there" / "labels.sqlite") as other:
         other.add_batch("v1", pairs(3), labels=2)
