@@ -29,6 +29,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_lo
 from rlhf.errors import InputError, mistakes_in_a_sentence
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
+from rlhf.paths import NamesModel, model_place
 from rlhf.shipped import shipped
 from rlhf.shorthand import group_of, hints_of, spelled_words
 from rlhf.strict_yaml import require_plain_yaml
@@ -66,7 +67,7 @@ def parse_config(
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
         _refuse_bad_numbers(fields)
-        return config_class(**fields)
+        return with_models(config_class(**fields))
     except InputError:
         raise
     except Exception as error:  # jsonargparse raises many kinds, all of them about the user's input
@@ -123,7 +124,39 @@ def _with_options(config: Config, options: Mapping[str, str]) -> Config:
         value = _read_alone(hints_of(kind)[last], word)
         _refuse_bad_numbers(value, last)
         inner[last] = shipped(value) if not groups and isinstance(value, (str, Path)) else value
-    return _replaced(config, tree)
+    return with_models(_replaced(config, tree))
+
+
+def with_models(config: Config) -> Config:
+    """The config with the folder in the hub's cache in place of each hub name that a field names a model by.
+
+    A field of a model is known by the `rlhf.paths.NamesModel` in its annotation; a name that is not in the cache stays.
+    """
+    of_any: Any = config
+    found = {}
+    for name, hint in hints_of(type(config), notes=True).items():
+        value = getattr(config, name)
+        placed = _placed(value, _names_model(hint))
+        if placed != value:
+            found[name] = placed
+    return dataclasses.replace(of_any, **found) if found else config
+
+
+def _placed(value: Any, is_model: bool) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return with_models(value)
+    if isinstance(value, dict):
+        return {name: _placed(part, is_model) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_placed(part, is_model) for part in value)
+    return type(value)(model_place(value)) if is_model and isinstance(value, str | Path) else value
+
+
+@cache
+def _names_model(hint: Any) -> bool:
+    """Whether a type, or a part of it, is annotated so."""
+    notes = getattr(hint, "__metadata__", ())
+    return any(isinstance(note, NamesModel) for note in notes) or any(map(_names_model, typing.get_args(hint)))
 
 
 def _replaced(config: Config, tree: Mapping[str, Any]) -> Config:
@@ -133,6 +166,7 @@ def _replaced(config: Config, tree: Mapping[str, Any]) -> Config:
     )
 
 
+@cache
 def _read_alone(hint: Any, word: str) -> Any:
     """A plain value of one option, as a parser of all options reads it; TypeError where its type is none."""
     if not _is_plain(hint):

@@ -24,18 +24,20 @@ from rlhf.evaluation.answers import write_answers
 from rlhf.evaluation.safety.fields import Refusals
 from rlhf.evaluation.safety.figures import JudgedAnswer, after_dialogues, load_safety_prompts, safety_figures
 from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.pages.safety import markdown_tables
 from rlhf.rewards.specs import Reward
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import answerable
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSafetyConfig(StageConfig):
+class EvaluateSafetyConfig(RoomConfig, StageConfig):
     """Safety evaluation of one policy.
 
     Args:
@@ -102,6 +104,7 @@ def main(config: EvaluateSafetyConfig) -> None:
             config.scorer,
             config.world,
             accelerator.device,
+            config.too_long,
         )
         prompts = [
             prompt
@@ -111,8 +114,10 @@ def main(config: EvaluateSafetyConfig) -> None:
         if config.dialogues is not None:
             risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
             prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
+        most = config.sampling.max_new_tokens
+        prompts = answerable(stage, prompts, most, messages=lambda one: one.prompt.messages)
         judged = answer_and_judge(
-            open_sampler(config.policy, accelerator.device),
+            open_sampler(config.policy, accelerator.device, too_long=config.too_long),
             prompts,
             judges,
             config.sampling.seeded(config.seed),

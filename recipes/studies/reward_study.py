@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from rlhf.configuration import run_recipe
+from rlhf.configuration import run_recipe, with_models
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.baselines import baseline_figures
@@ -79,7 +79,7 @@ def main(config: RewardStudyConfig) -> None:
 def plan(config: RewardStudyConfig) -> list[RewardStudyRun]:
     """All trainings of a study, seed after seed, so that a stopped one has whole seeds."""
     models = {name: make_variant(config.model, name, options) for name, options in config.variants.items()}
-    return [
+    runs = [
         RewardStudyRun(
             output=config.output / f"{name}_{fraction:g}_seed{seed}",
             strict=config.strict,
@@ -94,6 +94,7 @@ def plan(config: RewardStudyConfig) -> list[RewardStudyRun]:
         for name, model in models.items()
         for fraction in config.fractions
     ]
+    return [with_models(run) for run in runs]
 
 
 def load(runs: Sequence[RewardStudyRun], config: RewardStudyConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rlhf.annotation.drawing import draw_answers
 from rlhf.errors import InputError
 from rlhf.iteration.ledger import read_ledger
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
+from rlhf.paths import model_place
 from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicyCheck, PolicySource
@@ -116,13 +117,15 @@ def compared(
 
 
 def model_of(field: str, text: str) -> PolicySource:
-    """A model: a checkpoint's folder, or URL#NAME of one behind an OpenAI-compatible server; checked, not loaded.
+    """A model: a checkpoint's folder, a fetched hub name, or URL#NAME of one behind an OpenAI-compatible server.
+
+    It is checked, not loaded.
 
     Raises:
         InputError: naming the field: it is neither, or not whole.
     """
     if not text.startswith(("http://", "https://")):
-        source = PolicySource(checkpoint=Path(text))
+        source = PolicySource(checkpoint=model_place(text))
     else:
         url, _, name = text.partition("#")
         if not name:

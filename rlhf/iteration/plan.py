@@ -40,7 +40,7 @@ class PlannedStage:
     Args:
         name: its folder below the run.
         recipe: name of the recipe, a file `<recipe>.py` somewhere in recipes/, or path of a file of the user's.
-        config_file: the YAML that the recipe reads.
+        config_file: the YAML that the recipe reads; None: a recipe of the user's, whose options the plan gives alone.
         overrides: options after it on the command line, without the dashes.
         inputs: paths that must exist before it starts: in another stage's folder, or from outside the run.
         output: the stage's folder.
@@ -53,7 +53,7 @@ class PlannedStage:
 
     name: str
     recipe: str
-    config_file: Path
+    config_file: Path | None
     overrides: Mapping[str, str]
     inputs: tuple[Path, ...]
     output: Path
@@ -78,7 +78,7 @@ class PlannedStage:
     def arguments(self) -> list[str]:
         """What follows the recipe on the command line."""
         given = [part for name, value in self.overrides.items() for part in (f"--{name}", value)]
-        return ["--config", str(self.config_file), *given]
+        return [*([] if self.config_file is None else ["--config", str(self.config_file)]), *given]
 
 
 def recipe_file(stage: PlannedStage, recipes: Path = RECIPES) -> Path:
@@ -144,6 +144,8 @@ class _Planner:
         self.made = {name: _given(name, sources) for name, sources in config.inputs.items()}
         self.made[START] = self.made.get("policy", [])
         self.unread = set(config.inputs) - {"policy"}
+        self.read: set[str] = set()  # names of artifacts
+        self.own: dict[str, str] = {}  # artifact that a step of the user's makes -> the step's folder
         self.version = ""
         self.policy_name = self.start_name = START
         self.policy_folder = ""  # of the newest policy's step
@@ -174,7 +176,8 @@ class _Planner:
         return self.stages
 
     def _refuse_strange_names(self) -> None:
-        """InputError for an input that no step reads, here or in another plan, and for the launch of no step."""
+        """InputError for an input that no step reads, here or in another plan, for the launch of no step, and for what
+        a step of the user's makes that no step reads, but for its spelling."""
         known = {*KINDS, *ALIASES, *(kind.recipe for kind in KINDS.values())}
         known |= {name for stage in self.stages for name in (stage.step, stage.recipe)}
         if strange := sorted(self.launches.names - known):
@@ -188,6 +191,9 @@ class _Planner:
                 f"inputs: no step of the plan reads {strange[0]}; "
                 + (f"did you mean {near[0]}?" if near else "leave it out, or add its step")
             )
+        for artifact in self.own.keys() - readable - self.read:
+            if near := difflib.get_close_matches(artifact, readable, 1, cutoff=0.8):
+                raise InputError(f"{self.own[artifact]}: makes.{artifact}: no step reads that; did you mean {near[0]}?")
 
     def _evaluate(self, step: Step) -> None:
         """Plan an evaluation of the newest policy; before the first one, that of the start, which it is set against."""
@@ -269,7 +275,7 @@ class _Planner:
             PlannedStage(
                 name=name,
                 recipe=kind.recipe,
-                config_file=step.config or self.config.configs / f"{Path(kind.recipe).stem}.yaml",
+                config_file=self._config_file(step),
                 overrides={option: _text(value) for option, value in values.items()},
                 inputs=tuple(dict.fromkeys(inputs)),
                 output=output,
@@ -280,10 +286,17 @@ class _Planner:
                 student=student,
             )
         )
+        if kind.recipe.endswith(".py"):
+            self.own |= {artifact: name for artifact in kind.makes if artifact not in self.own}
         for artifact, place in kind.makes.items():
             replaces = f"{artifact}*" in {text.removesuffix("?") for text in kind.reads.values()}
             before = [] if replaces else self.made.get(artifact, [])
             self.made[artifact] = [*before, _Artifact(output / place, self.version)]
+
+    def _config_file(self, step: Step) -> Path | None:
+        """The step's own, or the one in `configs` that is called after its recipe; which one of the user's may lack."""
+        file = self.config.configs / f"{Path(step.kind.recipe).stem}.yaml"
+        return step.config or (None if step.kind.recipe.endswith(".py") and not file.is_file() else file)
 
     def _read(self, text: str, where: str) -> list[_Artifact]:
         """The artifacts that an option takes; the placeholder in their names is filled in."""
@@ -291,6 +304,7 @@ class _Planner:
         assert match is not None, text
         name, which = match["name"], match["which"]
         self.unread.discard(name)
+        self.read.add(name)
         found = self.made.get(name, [])
         if which == ".earlier*":
             earlier = [version.name for version in self.config.versions]

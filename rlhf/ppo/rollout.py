@@ -128,6 +128,6 @@ def referee_figures(
     if environment.referee is None:
         return {}
     texts = [rollout.text for rollout in rollouts]
-    scores = answer_scores(prompts, texts, environment.referee, "referee", environment.accelerator).tolist()
+    scores = answer_scores(prompts, texts, environment.referee, "referee", environment.accelerator).scores.tolist()
     error = stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
     return {"referee": fmean(scores), "referee_error": error}

@@ -124,6 +124,15 @@ def were_too_long(function: RewardFunction, n: int) -> Tensor:
     return torch.tensor(found if found is not None and len(found) == n else [False] * n, dtype=torch.bool)
 
 
+def refuse_cut(name: str, cut: Tensor) -> None:
+    """InputError where a reward function, by its name, saw some of the conversations cut (`were_too_long`)."""
+    if bool(cut.any()):
+        raise InputError(
+            f"{name}: {int(cut.sum())} of {len(cut)} answers with their prompts are longer than its context; shorten "
+            "sampling.max_new_tokens, or set too_long to cut or unfinished"
+        )
+
+
 def check_scores(scores: object, n: int, name: str) -> Tensor:
     """What a reward function returned, as (n,) float32 on the CPU.
 

@@ -104,7 +104,7 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(
-            f"checkpoint: {folder} is not a folder; a hub model is fetched by `hf download NAME --local-dir {folder}`"
+            f"checkpoint: {folder} is not a folder; name one, or a hub model that `hf download` fetched into its cache"
         )
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(f"checkpoint: {folder} has no tokenizer_config.json; save the model's tokenizer there")

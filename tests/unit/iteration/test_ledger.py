@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.iteration.decision import Decision, decide, difference, preview, stage_key
+from rlhf.iteration.decision import ADDRESS, Decision, decide, difference, preview, stage_key
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
-from rlhf.shorthand import BARE
-from rlhf.stage import ExistingPath, InputPath, StageConfig, digest, open_stage
+from rlhf.sampling.chat import ServerConfig
+from rlhf.shorthand import BARE, hints_of
+from rlhf.stage import Effect, ExistingPath, InputPath, StageConfig, digest, open_stage
 from rlhf.stage.digests import FileDigests
 
 
@@ -109,6 +110,38 @@ def test_keys_tell_what_changed(stage: PlannedStage, tmp_path: Path) -> None:
     assert difference(old, stage_key(changed, run, {str(run / "data" / "sft.jsonl"): "1"})) == "--seed changed"
     stage.config_file.write_text("text: b\n")
     assert difference(old, stage_key(stage, run, {str(run / "data" / "sft.jsonl"): "1"})) == "its YAML changed"
+
+
+def test_a_server_at_another_address_changes_nothing_and_another_model_does(
+    stage: PlannedStage, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+
+    def key(yaml: str, **overrides: str) -> dict[str, Any]:
+        assert stage.config_file is not None
+        stage.config_file.write_text(yaml)
+        return stage_key(replace(stage, overrides={**stage.overrides, **overrides}), run, {})
+
+    written = "judge: {{url: {}, model: {}, seeds: {}}}\npolicy: {{server: {{url: {}, concurrency: 4, model: m}}}}\n"
+    old = key(written.format("http://a/v1", "j", "true", "http://a/v1"))
+    assert difference(old, key(written.format("http://b/v1", "j", "true", "http://c/v1"))) is None
+    for changed in (("http://a/v1", "k", "true", "http://a/v1"), ("http://a/v1", "j", "false", "http://a/v1")):
+        assert difference(old, key(written.format(*changed))) == "its YAML changed"
+    assert difference({**old, "config": old["written"]}, old) is None, "a ledger of before held the whole file"
+
+    given = {"judge": '{"url": "http://a/v1", "model": "j"}', "policy.server.url": "http://a/v1", "text": "{a"}
+    given |= {"annotator_options": '{"judges": [{"url": "http://a/v1", "model": "j"}]}'}
+    old = key("", **given)
+    assert difference(old, key("", **{name: text.replace("//a", "//b") for name, text in given.items()})) is None
+    for option in ("judge", "annotator_options"):
+        other = key("", **{**given, option: given[option].replace('"j"', '"k"')})
+        assert difference(old, other) == f"--{option} changed"
+    assert difference(old, key("", **{**given, "text": "{b"})) == "--text changed"
+
+
+def test_the_words_of_an_address_are_those_that_change_no_answer() -> None:
+    hints = hints_of(ServerConfig, notes=True)
+    assert tuple(name for name, hint in hints.items() if Effect.NONE in getattr(hint, "__metadata__", ())) == ADDRESS
 
 
 def _files(stage: PlannedStage) -> dict[str, str]:

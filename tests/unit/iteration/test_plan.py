@@ -15,6 +15,7 @@ import pytest
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.config import DEFAULT_STEPS, IterativeConfig, VersionConfig
+from rlhf.iteration.decision import stage_key
 from rlhf.iteration.keeping import superseded
 from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, find_recipe, make_plan, recipe_file
 from rlhf.iteration.steps import KINDS
@@ -306,6 +307,27 @@ def test_a_recipe_of_ones_own_is_a_step(tmp_path: Path) -> None:
     assert recipe_file(stage) == tmp_path / "polish.py"
     assert plan["v1/polish_evaluation"].overrides["name"] == "v1_polish"
     assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/polish/checkpoint"
+
+
+def test_a_recipe_of_ones_own_needs_no_yaml_where_the_plan_says_all(tmp_path: Path) -> None:
+    own = {"recipe": str(tmp_path / "polish.py"), "reads": {"policy": "policy"}, "options": {"strength": 2}}
+    settings = replace(_with((own,)), configs=tmp_path)
+    stage = by_name(make_plan(settings))["v1/polish"]
+    assert stage.config_file is None and stage.arguments[0] == "--output"
+    assert stage_key(stage, settings.run, {})["config"]
+    (tmp_path / "polish.yaml").write_text("strength: 1")
+    assert by_name(make_plan(settings))["v1/polish"].arguments[:2] == ["--config", str(tmp_path / "polish.yaml")]
+
+
+def test_what_a_step_makes_under_a_misspelt_name_is_refused(tmp_path: Path) -> None:
+    """The next step read the policy of before, and nobody said so."""
+    own: dict[str, Any] = {"recipe": str(tmp_path / "polish.py"), "reads": {"policy": "policy"}}
+    for artifact in ("policy", "notes", "polish"):
+        make_plan(_with(({**own, "makes": {artifact: "made"}},)))
+    with pytest.raises(InputError, match=r"v1/polish: makes.polcy: no step reads that; did you mean policy\?"):
+        make_plan(_with(({**own, "makes": {"polcy": "made"}},)))
+    reader = {"recipe": str(tmp_path / "read.py"), "reads": {"text": "polcy"}}
+    make_plan(_with(({**own, "makes": {"polcy": "made"}}, reader)))
 
 
 def _with(steps: tuple[Any, ...]) -> IterativeConfig:
