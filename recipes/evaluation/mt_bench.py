@@ -182,6 +182,7 @@ def judged_rows(
     rows = []
     for name, q, turn in _cases(config, len(questions)):
         row = {"model": name, **asdict(questions[q]), "turn": turn + 1, "answer": answers[name][q][turn]}
+        figures: list[float | None] = []
         by_judge = {}
         for judge, cases in said.items():
             if config.mode == "single":
@@ -190,9 +191,10 @@ def judged_rows(
             else:
                 texts = [cases[name, q, turn, first] for first in (True, False)]
                 figure = agreed(*map(verdict, texts))
+            figures.append(figure)
             by_judge[judge] = {"figure": figure, "judgements": texts}
         together = panel_rating if config.mode == "single" else majority
-        rows.append(row | {"figure": together(own["figure"] for own in by_judge.values()), "judges": by_judge})
+        rows.append(row | {"figure": together(figures), "judges": by_judge})
     return rows
 
 

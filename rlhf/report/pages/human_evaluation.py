@@ -80,15 +80,16 @@ def human_panels(figures: Row) -> list[Panel]:
         ("turns", "turns", "The person's turns in the dialogue; 1 is a single-turn prompt."),
         ("prompt length", "words", "Words of the dialogue up to the answer."),
     ):
-        groups, common = figures[key], {"names": list(figures[key]), "percent": True, "note": note}
+        groups, names = figures[key], list(figures[key])
         shown = [
             _series(groups, name, name, colour) for name, colour in zip(SHARES, (BLUE, GREY, ORANGE), strict=False)
         ]
-        found.append(lines(f"{title}: by {what}", shown, **common))
+        found.append(lines(f"{title}: by {what}", shown, names=names, percent=True, note=note))
         if gold:
             true = {name: gold[key].get(name, NO_RATES) for name in groups}
             both = [_series(groups, "win_rate", "raters", BLUE), _series(true, "win_rate", "gold", ORANGE)]
-            found.append(lines(f"{title}: win rate by {what}, raters and gold", both, reference=0.5, **common))
+            compared = f"{title}: win rate by {what}, raters and gold"
+            found.append(lines(compared, both, names=names, percent=True, reference=0.5, note=note))
     return [panel for panel in found if panel is not None]
 
 

@@ -37,7 +37,7 @@ def mt_bench_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, A
             **_judged(own),
             "categories": {c: mean_figure(_by_question([r for r in own if r["category"] == c])) for c in categories},
             "readability": distributions(readability(row["answer"] for row in own)),
-            "judges": {j: _judged([r | {"figure": r["judges"][j]["figure"]} for r in own]) for j in _judges(own)},
+            "judges": {j: _judged([{**r, "figure": r["judges"][j]["figure"]} for r in own]) for j in _judges(own)},
         }
     return figures
 

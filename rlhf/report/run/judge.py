@@ -46,7 +46,7 @@ def judge_table(versions: Sequence[VersionFigures]) -> Table | None:
         alone = v.get("judges", [])
         several = len(alone) > 1
         for place, own in enumerate([v, *(alone if several else ())]):
-            rates = [Cell(percent(own.get(rate)), interval(own.get(ci), 1, share=True)) for rate, ci in RATES]  # type: ignore[arg-type]
+            rates = [Cell(percent(own.get(rate)), interval(own.get(ci), 1, share=True)) for rate, ci in RATES]
             judge = "majority" if several and place == 0 else own["judge_model"]
             names = [Cell(version_label(v["name"])), Cell(judge), Cell(_opponent(v))]
             rows.append([*names, *rates, *(Cell(str(own["judge_counts"][name])) for name in COUNTS)])

@@ -153,9 +153,9 @@ def read_run(*paths: Path) -> RunFiles:
         ],
         people=[found for path in folders.files("human_evaluation.json") if (found := _json(path))],
         batches=[
-            Batch(folders.version_of(path), found)
+            Batch(folders.version_of(path), batch)
             for path in folders.files("statistics.json")
-            if isinstance(found := _json(path).get("batch"), dict)
+            if isinstance(batch := _json(path).get("batch"), dict)
         ],
         stages=_stages(folders),
         config=config,

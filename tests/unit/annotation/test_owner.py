@@ -213,7 +213,7 @@ def test_an_export_of_label_studio_s_own_is_read(store: Store, tmp_path: Path) -
             {"annotations": [annotation | {"completed_by": 2, "result": [result | {"value": {"choices": ["x"]}}]}]},
             "choice: ",
         ),
-        ({"annotations": 3}, "is neither"),
+        ({"annotations": 3}, "is no judgement"),
     ):
         write_rows(tmp_path / "export.jsonl", [task | change])
         with pytest.raises(InputError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from rlhf.annotation.page.app import default_guidelines, make_app
+from rlhf.annotation.page.local import listen
 from rlhf.annotation.page.rendering import LONGEST_MARKDOWN, render
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
 from rlhf.data.rows import Preference
+from rlhf.errors import InputError
 
 TOKEN = "secret-token"
 HOSTILE = [
@@ -212,6 +215,14 @@ def test_paths_with_dots_are_refused_as_they_come_over_the_wire(store: Store) ->
         ({"content-type": "application/json", "sec-fetch-site": "cross-site"}, b"{}", 403),
     ],
 )
+def test_who_opens_the_address_before_the_server_answers_waits() -> None:
+    """The address is printed then: on a busy machine a browser came too early, and was refused."""
+    listener = listen(0)
+    with listener, socket.create_connection(listener.getsockname(), timeout=5.0):
+        with pytest.raises(InputError, match="cannot be had"):
+            listen(listener.getsockname()[1])
+
+
 def test_a_form_of_another_site_cannot_judge(
     store: Store, client: TestClient, headers: dict[str, str], body: bytes, status: int
 ) -> None:
