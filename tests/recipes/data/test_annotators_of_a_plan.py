@@ -215,8 +215,8 @@ class InBrowser:
 
 
 def letters(text: str) -> str:
-    """What Markdown leaves of a text as it is."""
-    return "".join(re.findall(r"[^\W\d_]", text))
+    """What Markdown, and the numbers of characters that cannot be seen, leave of a text as it is."""
+    return "".join(re.findall(r"[^\W\d_]", re.sub(r"⟦U\+\w+⟧", "", text)))
 
 
 def test_people_by_keyboard_in_a_browser(plan: Plan, simulated: dict[str, Any]) -> None:
