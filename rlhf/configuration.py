@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
-from rlhf.errors import InputError, mistakes_in_a_sentence
+from rlhf.errors import InputError, mistakes_in_a_sentence, quoted
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 from rlhf.paths import NamesModel, model_place
@@ -37,6 +37,8 @@ from rlhf.strict_yaml import require_plain_yaml
 Config = TypeVar("Config")
 SEEDS = 2**31
 """Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
+LARGEST = 2**63
+"""No integer of an option is so large, for no tensor and no counter holds it."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -66,7 +68,7 @@ def parse_config(
             namespace[name] = shipped(value) if isinstance(value, (str, Path)) else value
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
-        _refuse_bad_numbers(fields)
+        _refuse_bad_values(fields)
         return with_models(config_class(**fields))
     except InputError:
         raise
@@ -122,7 +124,7 @@ def _with_options(config: Config, options: Mapping[str, str]) -> Config:
             kind = group_of(hints_of(kind)[group])
             inner = inner.setdefault(group, {})
         value = _read_alone(hints_of(kind)[last], word)
-        _refuse_bad_numbers(value, last)
+        _refuse_bad_values(value, last)
         inner[last] = shipped(value) if not groups and isinstance(value, (str, Path)) else value
     return with_models(_replaced(config, tree))
 
@@ -133,8 +135,9 @@ def with_models(config: Config) -> Config:
     A field of a model is known by the `rlhf.paths.NamesModel` in its annotation; a name that is not in the cache stays.
     """
     of_any: Any = config
+    kind: type = type(config)
     found = {}
-    for name, hint in hints_of(type(config), notes=True).items():
+    for name, hint in hints_of(kind, notes=True).items():
         value = getattr(config, name)
         placed = _placed(value, _names_model(hint))
         if placed != value:
@@ -246,20 +249,24 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
             _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
 
 
-def _refuse_bad_numbers(value: Any, name: str = "") -> None:
-    """InputError naming the first option, at any depth, whose number no option means anything by, or no seed can be."""
+def _refuse_bad_values(value: Any, name: str = "") -> None:
+    """InputError naming the first option, at any depth, whose number or text nothing can be done with."""
+    if isinstance(value, (str, Path)) and "\0" in str(value):
+        raise InputError(f"{name}: holds a null character, which no path and no text has, got {quoted(str(value))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: must be a finite number, got {value}")
     if name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < SEEDS:
         raise InputError(f"{name}: must be 0 or above and below {SEEDS}, got {str(value)[:20]}")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise InputError(f"{name}: must be below 2**63, got {str(value)[:20]}…, a number of {len(str(value))} digits")
     if dataclasses.is_dataclass(value):
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     if isinstance(value, dict):
         for key, part in value.items():
-            _refuse_bad_numbers(part, f"{name}.{key}" if name else str(key))
+            _refuse_bad_values(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for part in value:
-            _refuse_bad_numbers(part, name)
+            _refuse_bad_values(part, name)
 
 
 def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> str:

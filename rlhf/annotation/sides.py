@@ -47,13 +47,14 @@ def is_run(folder: Path | None) -> bool:
 
 
 def evaluated_versions(run: Path) -> dict[str, Path]:
-    """Version -> folder of its evaluation in a run, the first one first, the newest last; students are left out."""
+    """Version -> folder of its evaluation in a run, the first one first; branches and students are left out."""
     folders = [run / record["stage"] for record in read_ledger(run / LEDGER) if record.get("event") == "finished"]
     folders += [file.parent for pattern in ("*", "*/*") for file in sorted(run.glob(f"{pattern}/evaluation.json"))]
     there = [path for path in dict.fromkeys(folders) if (path / "evaluation.json").exists()]
     versions = {name_of(path): path for path in there if (path / "answers.jsonl").exists()}
-    for student in read_object(run / "summary.json").get("students", []):
-        versions.pop(student["name"], None)
+    summary = read_object(run / "summary.json")
+    for aside in [*summary.get("branches", []), *summary.get("students", [])]:
+        versions.pop(aside["name"], None)
     return versions
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf.configuration import ConfigReader
 from rlhf.errors import InputError
-from rlhf.imports import raised
+from rlhf.imports import ANYTHING, raised
 from rlhf.iteration.plan import RECIPES, PlannedStage, maker_of, recipe_file
 from rlhf.metrics import asked_trackers
 from rlhf.paths import require_files
@@ -55,7 +55,7 @@ def _config_class(path: Path, stage: PlannedStage) -> type:
         hints = {} if main is None else typing.get_type_hints(main)
     except InputError:
         raise
-    except (Exception, SystemExit) as error:  # a user's file may raise anything, and end what reads it
+    except ANYTHING as error:  # a user's file
         if not stage.recipe.endswith(".py"):
             raise
         raise InputError(f"{stage.name}: recipe: {path} cannot be imported ({raised(error, str(path))})") from error

@@ -21,6 +21,9 @@ from rlhf.stage import STAGE_FILE, StageRecord, digest, read_stage_file
 from rlhf.stage.digests import FileDigests, changes
 from rlhf.strict_yaml import LOADER
 
+KEY = {"recipe": str, "config": str, "overrides": dict, "inputs": dict}
+"""What every key has, by its type."""
+
 
 def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Record:
     """What the stage is made of; equal keys give equal results. Paths inside the run are relative to it.
@@ -45,7 +48,7 @@ def yaml_of(stage: PlannedStage) -> Any:
         return None
     try:
         return yaml.load(stage.config_file.read_text(encoding="utf-8"), LOADER)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{stage.name}: {stage.config_file} cannot be read: {' '.join(str(error).split())}") from error
 
 
@@ -136,11 +139,13 @@ def decide(
     record = read_stage_file(stage.output)
     if record is None:
         return Decision("run", f"its {STAGE_FILE} cannot be read")
-    recorded = last["event"] == "finished" and last["stage_file"] == digest(stage.output / STAGE_FILE)
+    recorded = last["event"] == "finished" and last.get("stage_file") == digest(stage.output / STAGE_FILE)
     if not recorded and not _is_made_by(record, stage, last):
         raise InputError(
             f"run: {stage.output} was made by hand with other options than this run's; move it away, or remove it"
         )
+    if not all(isinstance(last.get("key", {}).get(name), kind) for name, kind in KEY.items()):
+        return Decision("run", "the ledger does not say what it was made of")
     if changed := difference(last["key"], key) or _changed_file(stage, record, digests) or _precision(stage, record):
         return Decision("run", changed)
     if last["event"] == "failed" and last.get("stage_file") == digest(stage.output / STAGE_FILE):

@@ -174,7 +174,7 @@ class Driver:
                 self.made[stage.name] = last.get("files", {})
                 self.progress.done += 1
                 self.ledger.append("skipped", stage.name)
-                self.progress.say(stage.name, f"finished earlier, in {elapsed(last['seconds'])}")
+                self.progress.say(stage.name, f"finished earlier, in {elapsed(last.get('seconds', 0))}")
             self.waiting.remove(stage)
 
     def _make_again(self, lost: Sequence[str], reader: PlannedStage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,11 +83,25 @@ def test_a_line_broken_elsewhere_is_named(tmp_path: Path) -> None:
         Ledger(path)
 
 
-@pytest.mark.parametrize("line", ["[1]", '"begun"', "3", "{}", '{"event": 3, "time": 1}', '{"event": "begun"}'])
+NO_EVENTS = ["[1]", '"begun"', "3", "{}", '{"event": 3, "time": 1}', '{"event": "begun"}']
+NO_EVENTS += ['{"event": "begun", "time": NaN}', '{"event": "begun", "time": true}', '{"event": "started", "time": 1}']
+NO_EVENTS += [
+    json.dumps({"event": event, "time": 1, "stage": "a", **wrong})
+    for event, wrong in (
+        ("started", {"stage": ["a"]}),
+        ("finished", {"files": ["x"]}),
+        ("finished", {"key": "x"}),
+        ("finished", {"seconds": "long"}),
+        ("removed", {}),
+    )
+]
+
+
+@pytest.mark.parametrize("line", NO_EVENTS)
 def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text(f'{{"event": "begun", "time": 1}}\n{line}\n')
-    with pytest.raises(InputError, match=r"ledger.jsonl:2: no event with its time; mend or remove that line"):
+    with pytest.raises(InputError, match=r"ledger.jsonl:2: no event with its time and parts; mend or remove that line"):
         read_ledger(path)
 
 
@@ -95,6 +110,11 @@ def test_wall_time_of_all_attempts() -> None:
     records = [{"event": event, "time": float(time)} for event, time in times]
     assert wall_seconds(records) == 5 + 3
     assert wall_seconds([]) == 0
+
+
+def test_a_clock_that_is_set_back_adds_nothing() -> None:
+    times = [("begun", 10), ("started", 11), ("finished", -3_452_400), ("ended", -3_452_398), ("begun", 20)]
+    assert wall_seconds([{"event": event, "time": float(time)} for event, time in times]) == 1 + 2
 
 
 def test_keys_tell_what_changed(stage: PlannedStage, tmp_path: Path) -> None:
