@@ -59,7 +59,7 @@ function runs(all, differs) {
 }
 
 function number(value) {
-  return String(value).replace("-", "−");
+  return value.toFixed(2).replace("-", "−");
 }
 
 function answerNode(version, answer, parts, tag) {
@@ -68,10 +68,14 @@ function answerNode(version, answer, parts, tag) {
   const text = make("p", "answer");
   if (!answer[0]) text.append("(an empty answer)");
   else if (!parts) text.append(answer[0]);
-  else for (const [part, differs] of parts) text.append(differs ? make(tag, "", part) : part);
+  else for (const [part, differs] of parts) {
+    const kept = part.trimEnd();
+    text.append(differs && kept ? make(tag, "", kept) : kept, part.slice(kept.length));
+  }
   node.append(text);
   const said = data.scores.map((name, i) => [name, answer[1][i]]).filter(([, value]) => value !== null)
-    .map(([name, value]) => `${name} ${number(value)}`);
+    .map(([name, value]) => name === "tokens" ? `${value} tokens` : `${name} ${number(value)}`);
+  if (answer[3] !== null) said.push(`${answer[3] > 0 ? "+" : ""}${number(answer[3])} over ${form.dataset.first}`);
   const scores = make("p", "scores", said.join(" · "));
   data.marks.forEach((mark, i) => { if (answer[2] & (1 << i)) scores.append(" · ", make("em", "", mark)); });
   node.append(scores);
