@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "report"))
-from fake_run import write_run
+from fake_run import unpacked, write_run
 
 from rlhf.report import build_report
 
@@ -110,7 +110,7 @@ def test_texts_without_spaces_are_compared_by_characters(page: Any) -> None:
 
 
 def test_filters_and_order_outlive_a_reload(page: Any, report: Path) -> None:
-    data = json.loads(report.read_text().split('id="answers-data">')[1].split("</script>")[0])
+    data = unpacked(report.read_text().split('id="answers-data">')[1].split("</script>")[0])
     both = list(zip(data["prompts"], *data["answers"], strict=True))
     violation = 1 << data["marks"].index("violation")
     page.select_option("#mark", label="violation")

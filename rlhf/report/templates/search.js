@@ -9,6 +9,7 @@ const WORDS = new RegExp(`(?:(?:(?![${ALONE}])[\\p{L}\\p{M}\\p{N}_'’-])+|\\S)\
 const $ = (id) => document.getElementById(id);
 const form = $("search");
 const controls = ["q", "left", "right", "kind", "mark", "order"];
+let begun = false;
 let data = null;
 let texts = []; // of each prompt, all that is searched
 let found = [];
@@ -108,10 +109,14 @@ function promptNode(at) {
   return node;
 }
 
-function begin() {
-  if (data) return;
-  data = JSON.parse($("answers-data").textContent);
+// Unpacks the answers when they are first needed.
+async function begin() {
+  if (begun) return;
+  begun = true;
+  const letters = atob($("answers-data").textContent), packed = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) packed[i] = letters.charCodeAt(i);
   $("answers-data").remove();
+  data = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
   texts = new Array(data.prompts.length);
   show();
 }
@@ -173,8 +178,7 @@ function restore() {
   const state = new URLSearchParams(location.hash.slice("#answers/".length));
   for (const name of controls) if (state.has(name)) $(name).value = state.get(name);
   for (const name of controls) if ($(name).selectedIndex === -1) $(name).selectedIndex = 0;
-  begin();
-  $("answers").scrollIntoView();
+  begin().then(() => $("answers").scrollIntoView());
 }
 
 let waiting = 0;

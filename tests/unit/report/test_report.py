@@ -17,7 +17,7 @@ import pytest
 from markupsafe import Markup
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_run import FOLDERS, write_run, write_sweep
+from fake_run import FOLDERS, unpacked, write_run, write_sweep
 
 from rlhf.errors import InputError
 from rlhf.report import build_report
@@ -155,7 +155,7 @@ def test_nothing_is_fetched_and_the_page_is_small(run: Path, page: str) -> None:
     assert parsed.open == [], "every tag is closed"
     assert "link" not in parsed.tags and "img" not in parsed.tags
     data, script = parsed.scripts
-    assert (data["type"], script) == ("application/json", {}), "the answers, and what searches them"
+    assert (data["type"], script) == ("application/octet-stream", {}), "the answers, and what searches them"
     digest = base64.b64encode(
         hashlib.sha256(page.split("<script>")[1].split("</script>")[0].encode()).digest()
     ).decode()
@@ -205,6 +205,7 @@ def test_what_models_and_data_wrote_is_escaped(tmp_path: Path) -> None:
     parsed = _Page(page)
     assert len(parsed.scripts) == 2 and "img" not in parsed.tags
     assert parsed.text.count('alert("x")') > 10, "it is there, as text"
+    assert _data(page)["answers"][0][0][0] == ATTACK
 
 
 def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
@@ -366,7 +367,7 @@ def test_samples_are_the_largest_rise_the_median_and_the_largest_fall() -> None:
 
 
 def _data(page: str) -> Any:
-    return json.loads(page.split('id="answers-data">')[1].split("</script>")[0])
+    return unpacked(page.split('id="answers-data">')[1].split("</script>")[0])
 
 
 def test_all_first_answers_lie_in_the_page_to_be_searched(run: Path, page: str) -> None:
@@ -404,7 +405,7 @@ def test_answers_that_some_versions_lack_and_others_that_are_too_many(monkeypatc
     rows = [_row(prompt, "ordinary", 0.5) for prompt in "abcd"]
     found = make_search({"start": rows[1:], "v1": [rows[0], rows[1] | {"index": 1}]})
     assert found is not None and (found.first, found.left_out, found.marks) == ("the start", 1, [])
-    data = json.loads(found.data)
+    data = unpacked(found.data)
     assert [p[0] for p in data["prompts"]] == ["b", "c", "d"]
     assert data["answers"][1] == [None, None, None]
     assert make_search({"start": []}) is None
