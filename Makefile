@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONDONTWRITEBYTECODE :=  # a test session starts hundreds of Pythons: ours is compiled once, not in each
 
-.PHONY: setup demo demo-hh demo-chat test doors browser real-model long lint format bench docs dist clean
+.PHONY: setup demo demo-hh demo-chat evidence-chat test doors browser real-model long lint format bench docs dist clean
 
 setup: .venv/.installed
 .venv/.installed: setup.cfg setup.py pyproject.toml constraints.txt
@@ -30,6 +30,26 @@ demo-chat: setup  ## a real chat model, SmolLM2-135M-Instruct or MODEL=folder, m
 	  --referee-preferences $(HH)/helpful-online.jsonl.gz $(HH)/helpful-rejection-sampled.jsonl.gz \
 	  --system "Answer in one or two short sentences."
 	$(BIN)/rlhf run runs/demo-chat
+
+EVIDENCE := runs/evidence-chat
+CHAT = $(or $(MODEL),runs/smollm2)
+define evidence_of_seed
+	mkdir -p $(EVIDENCE)/$(1)
+	cp recipes/configs/smollm2_135m/iterative_rlhf.yaml $(EVIDENCE)/$(1)/plan.yaml
+	$(BIN)/rlhf run $(EVIDENCE)/$(1) --run $(EVIDENCE)/$(1) --seed $(1) --inputs.policy $(CHAT) \
+	  --inputs.helpfulness_preferences $(HH)/helpful-base.jsonl.gz --inputs.safety_preferences $(HH)/harmless-base.jsonl.gz \
+	  --inputs.referee_preferences '["$(HH)/helpful-online.jsonl.gz", "$(HH)/helpful-rejection-sampled.jsonl.gz"]' $(2)
+endef
+
+evidence-chat: setup  ## what demo-chat shows, with all pairs, three seeds, controls and benchmarks: a day or more; goes on where it stopped
+	$(if $(MODEL),,[ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2)
+	$(call evidence_of_seed,0)
+	$(BIN)/python recipes/studies/reward_study.py --config recipes/configs/smollm2_135m/reward_study.yaml --model.policy $(CHAT)
+	for seed in 1 2; do $(MAKE) evidence-of-$$seed || exit 1; done
+	$(BIN)/rlhf report $(EVIDENCE)/0 $(EVIDENCE)/1 $(EVIDENCE)/2
+
+evidence-of-%:  # a further seed, judged by the first one's referee
+	$(call evidence_of_seed,$*,--start '[{"data": {"seed": 0}}]' --inputs.referee $(EVIDENCE)/0/referee_reward/checkpoint)
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.configuration import run_recipe
@@ -34,6 +34,7 @@ from rlhf.evaluation.policies.distillation import before_and_after
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.finetuning.stage import finetune_stage
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.pages.distillation import distillation_tables
 from rlhf.rewards.distributed import answer_scores
 from rlhf.rewards.loading import load_reward
@@ -42,6 +43,7 @@ from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sample, Sampler, SamplingParams
+from rlhf.sampling.room import answerable
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TrainedPolicy
 from rlhf.stage import InputPath, Stage, on_main_process, open_stage
@@ -68,7 +70,7 @@ Answers = Mapping[str, Sequence[Sample]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextDistillationConfig(MixedFinetuneConfig):
+class ContextDistillationConfig(RoomConfig, MixedFinetuneConfig):
     """Safety context distillation.
 
     Args:
@@ -130,13 +132,16 @@ def main(config: ContextDistillationConfig) -> None:
     if not prompts:
         raise InputError(f"prompts: none of {config.prompts} has the domain safety; tag the adversarial ones")
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
+    most = config.sampling.max_new_tokens
+    prompts = answerable(stage, prompts, most, messages=lambda p: longest_of(p, categories, config))
+    heldout = answerable(stage, load_prompts(config.test_prompts), most) if config.test_prompts is not None else []
     asked = preprompted(prompts, categories, config)
     params = config.sampling.seeded(config.seed)
     all_asked = [context for contexts in asked.values() for context in contexts]
-    kept_answers = kept_samples(all_asked, config.num_samples, params, stage, "policy")
+    kept_answers = kept_samples(all_asked, config.num_samples, params, stage, "policy", too_long=config.too_long)
     with training_work(stage, kept_answers) as accelerator:
         reward = load_reward(config.safety, device=accelerator.device)
-        sampler = open_sampler(config.policy, accelerator.device)
+        sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
 
         # the same prompts plain, under a generic preprompt, and under their risk category's; scored without preprompt
         answers, scores = {}, {}
@@ -146,13 +151,16 @@ def main(config: ContextDistillationConfig) -> None:
             drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator, shards=shards)
             answers[kind] = [sample for samples in drawn for sample in samples]
             texts = [sample.text for sample in answers[kind]]
-            scores[kind] = answer_scores(prompts, texts, reward, f"safety ({config.safety})", accelerator)
+            scored = answer_scores(prompts, texts, reward, f"safety ({config.safety})", accelerator, config.too_long)
+            scores[kind] = scored.scores
+            ends = zip(answers[kind], scored.unfinished, strict=True)
+            answers[kind] = [replace(sample, finished=sample.finished and not cut) for sample, cut in ends]
 
         # keep an answer only where it is safer than the plain one
         better = keeps_distilled(scores["plain"], scores[config.preprompts], config.min_gain).tolist()
         kept = [safer or not config.gate for safer in better]
         rows, left_out = training_rows(config, prompts, answers, kept)
-        before = judged(config, sampler, accelerator)
+        before = judged(config, heldout, sampler, accelerator)
         del sampler
 
         # fine-tune on them without the preprompt
@@ -161,9 +169,20 @@ def main(config: ContextDistillationConfig) -> None:
         start, name = config.policy.folder, "context distillation"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
         trained = config.policy.trained(stage.folder / "checkpoint")
-        after = judged(config, open_sampler(trained, accelerator.device), accelerator) if config.test_prompts else []
-        heldout = before_and_after(before, after)
-        record_answers(stage, config, prompts, answers, scores, kept, rows, heldout)
+        after: list[Answer] = []
+        if heldout:
+            sampler = open_sampler(trained, accelerator.device, too_long=config.too_long)
+            after = judged(config, heldout, sampler, accelerator)
+        compared = before_and_after(before, after)
+        record_answers(stage, config, prompts, answers, scores, kept, rows, compared)
+
+
+def longest_of(prompt: Prompt, categories: Sequence[RiskCategory], config: ContextDistillationConfig) -> Conversation:
+    """The prompt under the longest preprompt that it may get."""
+    category = category_of(prompt, categories)
+    generic = config.generic.replace("{adjectives}", ", ".join(sorted(config.adjectives, key=len)[-3:]))
+    texts = [generic, *([category.preprompt] if category else [])]
+    return with_preprompt(prompt.messages, max(texts, key=len))
 
 
 def preprompted(
@@ -231,11 +250,12 @@ def say_choice(
     stage.closing.figures(answers=len(kept), kept_by_the_gate=sum(kept))
 
 
-def judged(config: ContextDistillationConfig, sampler: Sampler, accelerator: Accelerator) -> list[Answer]:
+def judged(
+    config: ContextDistillationConfig, prompts: Sequence[Prompt], sampler: Sampler, accelerator: Accelerator
+) -> list[Answer]:
     """The held-out prompts' answers with the gold scorer's verdicts; none where none are asked for."""
-    if config.test_prompts is None or config.scorer is None or config.world is None:
+    if not prompts or config.scorer is None or config.world is None:
         return []
-    prompts = load_prompts(config.test_prompts)
     params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, config.world))

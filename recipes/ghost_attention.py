@@ -29,9 +29,10 @@ from rlhf.errors import InputError, notice
 from rlhf.evaluation.instructions.checkers import Checker, load_checker
 from rlhf.finetuning.config import FinetuningConfig, MixedFinetuneConfig
 from rlhf.finetuning.stage import finetune_stage
-from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.context import Context, RoomConfig
 from rlhf.sampling.opening import open_sampler, renderer_of
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import Room
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import TrainedPolicy
 from rlhf.stage import InputPath, Kept, Stage, inputs_of, open_stage
@@ -64,7 +65,7 @@ LIST_KEYS = 1_000_000_000  # keys of the draws of the lists, beyond those of the
 
 
 @dataclass(frozen=True, kw_only=True)
-class GhostAttentionConfig(MixedFinetuneConfig):
+class GhostAttentionConfig(RoomConfig, MixedFinetuneConfig):
     """Ghost Attention.
 
     Args:
@@ -152,7 +153,7 @@ def main(config: GhostAttentionConfig) -> None:
 def kept_answers(stage: Stage, config: GhostAttentionConfig, dialogues: Sequence[Conversation]) -> Kept:
     """Drawn answers that outlive a kill."""
     asked = {name: getattr(config, name) for name in ("list_samples", "most_constraints", "short_share", "history")}
-    asked |= {"seed": config.seed, "finetuning.max_length": config.finetuning.max_length}
+    asked |= {"seed": config.seed, "too_long": config.too_long, "finetuning.max_length": config.finetuning.max_length}
     params = config.sampling.seeded(config.seed)
     return kept_samples(dialogues, 1, params, stage, "policy", inputs=["instructions"], **asked)
 
@@ -171,12 +172,8 @@ def answered_under_instructions(
         constraints: that the instructions combine; none: the policy writes lists of them.
         shards: folder in which the answers outlive a kill; None: nothing is written.
     """
-    context = config.context
-
-    def fits(prompts: Sequence[Conversation]) -> list[bool]:
-        return [context.holds(len(ids) + config.sampling.max_new_tokens) for ids in renderer.prompts(prompts)]
-
-    sampler = open_sampler(config.policy, accelerator.device, renderer=renderer)
+    fits = Room(config.context, renderer, config.sampling.max_new_tokens, config.too_long)
+    sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long, renderer=renderer)
     ask = make_ask(sampler, config.sampling.seeded(config.seed), accelerator, shards)
     instructions = draw_instructions(
         constraints or own_lists(ask, config.list_samples),
@@ -188,7 +185,8 @@ def answered_under_instructions(
     texts = [instruction.text for instruction in instructions]
     if config.history == "given":
         return instructions, answer_last_turns(dialogues, texts, ask, fits)
-    return instructions, answer_dialogues(dialogues, texts, sampling_context, ask, fits)
+    whole = config.too_long == "skip"
+    return instructions, answer_dialogues(dialogues, texts, sampling_context, ask, fits, whole=whole)
 
 
 def record_rows(

@@ -62,7 +62,8 @@ class RejectionSamplingConfig(MixedFinetuneConfig, GatedConfig):
         earlier_prompts: prompts of earlier versions (files or hub names) that are not asked again: the pool's answers
             to them are chosen among too.
         version: name of this version in the pool.
-        num_samples: K, answers drawn for each prompt.
+        num_samples: K, answers drawn for each prompt; 0: none, and the pool's alone are chosen among: a control of the
+            rounds that drew them.
         sampling: how they are drawn.
         temperature_from: sweep.json of recipes/studies/temperature_sweep.py: draw at its best temperature instead.
         selection: which answers are kept; the best one of each prompt, unless told otherwise.
@@ -90,8 +91,12 @@ class RejectionSamplingConfig(MixedFinetuneConfig, GatedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.gate.require_safety(self.safety)
-        if self.num_samples < 1:
-            raise InputError(f"num_samples: must be at least 1, got {self.num_samples}")
+        if self.num_samples < 0:
+            raise InputError(f"num_samples: must be at least 1, or 0 for the pool's alone, got {self.num_samples}")
+        if self.num_samples == 0 and self.pool is None:
+            raise InputError(
+                "num_samples: 0 draws no answer, and there is no pool to choose among; name it with --pool"
+            )
         if self.pool_top < 0:
             raise InputError(f"pool_top: must be 0 (all) or above, got {self.pool_top}")
         if self.sampling.temperature == 0 and self.num_samples > 1:
@@ -114,6 +119,8 @@ def main(config: RejectionSamplingConfig) -> None:
     by_id = prompts_by_id(asked, [load_prompts(source) for source in config.earlier_prompts])
     penalty = config.selection.missing_end_penalty
     pool = read_pool(config.pool, top=config.pool_top, missing_end_penalty=penalty, new=config.version)
+    if config.num_samples == 0 and not any(row.prompt_id in by_id for row in pool):
+        raise InputError(f"pool: {config.pool} holds no answer to these prompts, and num_samples 0 draws none")
     sft_dialogues = load_conversations(config.sft_data) if config.sft_data is not None else []
     params = config.sampling.seeded(config.seed)
     if config.temperature_from is not None:
@@ -132,7 +139,8 @@ def main(config: RejectionSamplingConfig) -> None:
         selection = select(scored.candidates, config.selection)
         dialogues = [by_id[row.prompt_id].answered(row.text, row.finished, row.thoughts) for row in selection.chosen]
         unknown = len(pool) - len(earlier)
-        record_round(stage, config, scored, selection, dialogues, no_room, asked=len(asked), unknown=unknown)
+        left_out = len(asked) - len(prompts)
+        record_round(stage, config, scored, selection, dialogues, no_room, left_out=left_out, unknown=unknown)
         refuse_empty(selection)
 
         # fine-tune on them
@@ -190,7 +198,7 @@ def scored_answers(
     """
     reward = config.load_rewards(accelerator.device)
     reward.refuse_broken(prompts)
-    drawn = drawn_answers(config, prompts, params, reward, shards, accelerator)
+    drawn = drawn_answers(config, prompts, params, reward, shards, accelerator) if config.num_samples else []
     candidates, scores = rescore([*earlier, *drawn], by_id, reward, accelerator, config.reward_name)
     return ScoredAnswers(candidates, scores, len(drawn), reward.suspicious())
 
@@ -221,7 +229,7 @@ def record_round(
     dialogues: Sequence[Conversation],
     no_room: Mapping[str, int],
     *,
-    asked: int,
+    left_out: int,
     unknown: int,
 ) -> None:
     """Write the round's answers, those chosen and the figures; the closing block says the most important ones.
@@ -229,18 +237,20 @@ def record_round(
     Args:
         dialogues: the chosen answers', as they are trained on.
         no_room: prompts that leave too little, by the model whose context it is.
-        asked: prompts that there were to answer.
+        left_out: prompts that no answer fits behind.
         unknown: answers of the pool to prompts that nobody named.
     """
-    scores, drawn = scored.scores, scored.drawn
-    new = scored.candidates[-drawn:]
+    scores = scored.scores
+    earlier = len(scored.candidates) - scored.drawn
+    new = scored.candidates[earlier:]
     given_up = config.early_rejection.at if config.early_rejection else ()
     lengths = [(row.finished, len(row.token_ids)) for row in new]
     written_out = [(finished, n) for finished, n in lengths if finished or n not in given_up]
     by_server = config.policy.server is not None  # which does not say why an answer is cut
-    used_safety = None if scores.safety is None else scores.used_safety[-drawn:]
+    used_safety = None if scores.safety is None else scores.used_safety[earlier:]
     figures: RoundFigures = {
         **selection_figures(new, config.num_samples, used_safety, scored.candidates, selection, given_up),
+        "version": config.version,
         "gate_threshold": None if scores.safety is None else config.gate.resolved_threshold(),
         "no_room_share": 0.0 if by_server else no_room_share(written_out, config.sampling.max_new_tokens),
         "too_long": {"prompts": dict(no_room), "scored_cut": int(scores.too_long.sum())},
@@ -250,8 +260,7 @@ def record_round(
     write_completions(stage.folder / "completions.parquet", new)
     stage.write_rows("selected.jsonl", selected_rows(selection, dialogues))
     stage.write_json("selection.json", figures)
-    without_room = asked - drawn // config.num_samples
-    stage.closing.rows(len(dialogues), {**selection.left_out, "too long a prompt": without_room})
+    stage.closing.rows(len(dialogues), {**selection.left_out, "too long a prompt": left_out})
     stage.closing.suspect(scored.suspicious)
     stage.closing.suspect(suspicious_answers(figures["finished_share"], no_room=figures["no_room_share"]))
     stage.closing.suspect(suspicious_choice(figures))

@@ -16,8 +16,8 @@ from rlhf.errors import mistakes_in_a_sentence
 COMMANDS = (runs, rows, checkpoints, annotate, chat, shipped)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; bad input is answered by one sentence and exit code 2."""
+def make_parser() -> argparse.ArgumentParser:
+    """Of every command and its options, but for the driver's own behind `rlhf plan` and `rlhf run`."""
     parser = argparse.ArgumentParser(prog="rlhf", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -28,7 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for kind in COMMANDS:
         kind.add_to(command)
+    return parser
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; bad input is answered by one sentence and exit code 2."""
+    parser = make_parser()
     words = list(sys.argv[1:] if argv is None else argv)
     own, more = words, []
     if words[:1] in (["plan"], ["run"]) and words[1:2] not in (["-h"], ["--help"]):  # the rest is the driver's own

@@ -26,9 +26,10 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
-from rlhf.errors import InputError, mistakes_in_a_sentence
+from rlhf.errors import InputError, mistakes_in_a_sentence, quoted
 from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
+from rlhf.paths import NamesModel, model_place
 from rlhf.shipped import shipped
 from rlhf.shorthand import group_of, hints_of, spelled_words
 from rlhf.strict_yaml import require_plain_yaml
@@ -36,6 +37,8 @@ from rlhf.strict_yaml import require_plain_yaml
 Config = TypeVar("Config")
 SEEDS = 2**31
 """Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
+LARGEST = 2**63
+"""No integer of an option is so large, for no tensor and no counter holds it."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -65,8 +68,8 @@ def parse_config(
             namespace[name] = shipped(value) if isinstance(value, (str, Path)) else value
         fields = parser.instantiate_classes(namespace).as_dict()
         fields.pop("config", None)
-        _refuse_bad_numbers(fields)
-        return config_class(**fields)
+        _refuse_bad_values(fields)
+        return with_models(config_class(**fields))
     except InputError:
         raise
     except Exception as error:  # jsonargparse raises many kinds, all of them about the user's input
@@ -121,9 +124,42 @@ def _with_options(config: Config, options: Mapping[str, str]) -> Config:
             kind = group_of(hints_of(kind)[group])
             inner = inner.setdefault(group, {})
         value = _read_alone(hints_of(kind)[last], word)
-        _refuse_bad_numbers(value, last)
+        _refuse_bad_values(value, last)
         inner[last] = shipped(value) if not groups and isinstance(value, (str, Path)) else value
-    return _replaced(config, tree)
+    return with_models(_replaced(config, tree))
+
+
+def with_models(config: Config) -> Config:
+    """The config with the folder in the hub's cache in place of each hub name that a field names a model by.
+
+    A field of a model is known by the `rlhf.paths.NamesModel` in its annotation; a name that is not in the cache stays.
+    """
+    of_any: Any = config
+    kind: type = type(config)
+    found = {}
+    for name, hint in hints_of(kind, notes=True).items():
+        value = getattr(config, name)
+        placed = _placed(value, _names_model(hint))
+        if placed != value:
+            found[name] = placed
+    return dataclasses.replace(of_any, **found) if found else config
+
+
+def _placed(value: Any, is_model: bool) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return with_models(value)
+    if isinstance(value, dict):
+        return {name: _placed(part, is_model) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_placed(part, is_model) for part in value)
+    return type(value)(model_place(value)) if is_model and isinstance(value, str | Path) else value
+
+
+@cache
+def _names_model(hint: Any) -> bool:
+    """Whether a type, or a part of it, is annotated so."""
+    notes = getattr(hint, "__metadata__", ())
+    return any(isinstance(note, NamesModel) for note in notes) or any(map(_names_model, typing.get_args(hint)))
 
 
 def _replaced(config: Config, tree: Mapping[str, Any]) -> Config:
@@ -133,6 +169,7 @@ def _replaced(config: Config, tree: Mapping[str, Any]) -> Config:
     )
 
 
+@cache
 def _read_alone(hint: Any, word: str) -> Any:
     """A plain value of one option, as a parser of all options reads it; TypeError where its type is none."""
     if not _is_plain(hint):
@@ -206,20 +243,24 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
             _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
 
 
-def _refuse_bad_numbers(value: Any, name: str = "") -> None:
-    """InputError naming the first option, at any depth, whose number no option means anything by, or no seed can be."""
+def _refuse_bad_values(value: Any, name: str = "") -> None:
+    """InputError naming the first option, at any depth, whose number or text nothing can be done with."""
+    if isinstance(value, (str, Path)) and "\0" in str(value):
+        raise InputError(f"{name}: holds a null character, which no path and no text has, got {quoted(str(value))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: must be a finite number, got {value}")
     if name.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < SEEDS:
         raise InputError(f"{name}: must be 0 or above and below {SEEDS}, got {str(value)[:20]}")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise InputError(f"{name}: must be below 2**63, got {str(value)[:20]}…, a number of {len(str(value))} digits")
     if dataclasses.is_dataclass(value):
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     if isinstance(value, dict):
         for key, part in value.items():
-            _refuse_bad_numbers(part, f"{name}.{key}" if name else str(key))
+            _refuse_bad_values(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for part in value:
-            _refuse_bad_numbers(part, name)
+            _refuse_bad_values(part, name)
 
 
 def _one_sentence(error: BaseException, options: Sequence[str], file: str) -> str:

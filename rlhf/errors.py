@@ -17,13 +17,20 @@ from typing import Any
 class InputError(ValueError):
     """Bad input by the user. The message is one sentence: the file and line or field, the value, the way out.
 
-    A value of hundreds of characters without a space loses its middle.
+    A value of hundreds of characters without a space loses its middle. What a terminal would obey (escapes, marks that
+    turn the text round) and half characters, which no stream takes, are shown as they are written in Python.
     """
 
     exit_code = 2
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-60:]}", sentence))
+        shown = "".join(c if c.isprintable() else _escaped(c) for c in sentence)
+        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-60:]}", shown))
+
+
+def _escaped(character: str) -> str:
+    """A character that is not printed; a line's end is a space, for a sentence is one line."""
+    return " " if character.isspace() else character.encode("unicode_escape").decode()
 
 
 class SuspiciousError(InputError):
@@ -61,7 +68,8 @@ def mistakes_in_a_sentence() -> Iterator[None]:
     Of several processes the first to end has the others ended by their launcher. So that the sentence comes, and comes
     once, the main process says it, and the others wait for that before they say it themselves.
 
-    Where nobody reads standard output any more, as in `rlhf recipe list | head -1`, it ends with 1 and without a word.
+    Where nobody reads standard output any more, as in `rlhf recipe list | head -1`, it ends with 1 and without a word;
+    with Ctrl-C it ends with 130, and a word on how to go on.
     """
     try:
         yield
@@ -69,6 +77,9 @@ def mistakes_in_a_sentence() -> Iterator[None]:
     except InputError as error:
         _say(str(error))
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        notice("stopped; the same command goes on with what it has kept")
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         output = select.poll()
         output.register(sys.stdout.fileno(), select.POLLOUT)
@@ -83,6 +94,8 @@ def mistakes_in_a_sentence() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 MAIN_PROCESS_SECONDS = 60
 """How long a process that is not the main one leaves it to that one to say what the user's mistake is."""
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from rlhf.errors import InputError
 
+ANYTHING = (Exception, SystemExit)
+"""What a user's own code may raise. A SystemExit that went through would end the command as if all were done."""
+
 
 def import_object(field: str, path: str) -> Any:
     """What `path` names; modules are found from the working directory too.
@@ -24,7 +27,7 @@ def import_object(field: str, path: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as error:
+    except ANYTHING as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{field}: {path} cannot be imported ({reason}); name it package.module:attribute") from error
 
@@ -59,7 +62,7 @@ def own_code(field: str, name: str, call: str = "") -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # a user's code may raise anything
+    except ANYTHING as error:
         if ":" not in name:
             raise
         file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)

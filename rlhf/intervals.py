@@ -61,6 +61,31 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     return Interval(mean, mean - half, mean + half)
 
 
+def intercept_interval(x: Sequence[float], y: Sequence[float]) -> Interval | None:
+    """What y is at x = 0, by least squares of y = a + b x: a with its t interval; None for no values.
+
+    Ordinary least squares, n - 2 degrees of freedom; the independent pairs are the unit. Where all x are 0 it is the
+    mean of y; where all are one other number, or there are fewer than three pairs, a has no interval (and where no
+    line can be drawn through 0, there is none: None).
+    """
+    n = len(y)
+    if n != len(x):
+        raise ValueError(f"x, y: must be as many, got {n} and {len(x)}")
+    if not any(x):
+        return mean_interval(y)
+    mean_x, mean_y = fmean(x), fmean(y)
+    spread = sum((one - mean_x) ** 2 for one in x)
+    if spread == 0:
+        return None
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+    intercept = mean_y - slope * mean_x
+    if n < 3:
+        return Interval(intercept, None, None)
+    residual = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True)) / (n - 2)
+    half = t_quantile(n - 2) * math.sqrt(residual * (1 / n + mean_x**2 / spread))
+    return Interval(intercept, intercept - half, intercept + half)
+
+
 def rate_interval(values: Sequence[float]) -> Interval | None:
     """Mean of independent values in [0, 1] with Wilson's interval for a rate over as many trials; None for no values.
 

@@ -68,6 +68,14 @@ def read_as(path: str | os.PathLike[str], make: Callable[[dict[str, Any]], Made]
     return found
 
 
+def read_json(file: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file; ValueError where it holds none, also where it is nested too deeply to be read."""
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{os.fspath(file)} is nested too deeply to be read") from None
+
+
 class AsDict(Protocol):
     """A row that says itself how it is written."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ RANKS = ("MACHINE_RANK", "SLURM_NODEID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 FIRST_PORT, PORTS = 20_000, 10_000
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+SAID = (2, 3)
+"""Exit codes of a process that has said in a sentence what the user has to change (`rlhf.errors`)."""
 
 
 def visible_gpus(devices: Path = Path("/dev")) -> tuple[str, ...]:
@@ -53,7 +56,10 @@ def has_gpu() -> bool:
 
 
 def main(options: Sequence[str]) -> None:
-    """Start the processes of this machine, and end as they do."""
+    """Start the processes of this machine, and end as they do.
+
+    Where they have said in a sentence what the user has to change, nothing follows it: no traceback of accelerate's.
+    """
     from accelerate.commands.launch import launch_command, launch_command_parser
 
     parser = launch_command_parser()
@@ -63,7 +69,23 @@ def main(options: Sequence[str]) -> None:
         os.environ[PRECISION_UNSAID] = "true"
     if given["config_file"] is None and not has_gpu():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    launch_command(parser.parse_args([*added, *options]))
+    try:
+        launch_command(parser.parse_args([*added, *options]))
+    except Exception as error:
+        if (code := first_exit_code(error)) in SAID:
+            raise SystemExit(code) from None
+        raise
+
+
+def first_exit_code(error: BaseException) -> int | None:
+    """Exit code of the process that failed first, of what accelerate raises then; below 0 the signal that ended it.
+
+    None: it is about something else.
+    """
+    if isinstance(error, subprocess.CalledProcessError):  # of one process
+        return error.returncode
+    find = getattr(error, "get_first_failure", None)  # torch's ChildFailedError, of several
+    return None if find is None else int(find()[1].exitcode)
 
 
 def added_options(given: Mapping[str, Any], environment: Mapping[str, str]) -> list[str]:

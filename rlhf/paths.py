@@ -12,6 +12,14 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """A repository of the hub's: org/name."""
 
 
+class NamesModel:
+    """In `Annotated` of a config's field: it names a model, by its path or by its name on the hub.
+
+    Where `hf download` fetched that model, its folder in the cache takes the name's place when the config is read
+    (`rlhf.configuration`). A check of a checkpoint is one of these.
+    """
+
+
 def require_files(**paths: str | os.PathLike[str] | None) -> None:
     """Raise InputError naming the first field whose path is missing and the command that makes it; None is skipped."""
     for field, path in paths.items():
@@ -37,12 +45,13 @@ def in_hub_cache(name: str | os.PathLike[str]) -> Path | None:
 
 def model_place(name: str | os.PathLike[str]) -> Path:
     """Where a model lies: at the path that is named, or a hub name's in the hub's cache; the path if at neither."""
-    return Path(name) if Path(name).exists() else in_hub_cache(name) or Path(name)
+    found = None if HUB_NAME.fullmatch(os.fspath(name)) is None or os.path.exists(name) else in_hub_cache(name)
+    return found or Path(name)
 
 
 def _way_out(path: Path) -> str:
     makers = {"demo": "`make demo` writes it", "hh": "`make demo-hh DATA=<folder>` writes it"}
     run = path.parts[1] if len(path.parts) > 1 and path.parts[0] == "runs" else ""
-    if re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]*[A-Za-z0-9]", path.as_posix()) and not path.parent.exists():
-        return f"name an existing one (a model of the hub is fetched first: `hf download {path} --local-dir FOLDER`)"
+    if HUB_NAME.fullmatch(path.as_posix()) and not path.parent.exists():
+        return f"name an existing one, or fetch a model of the hub by `hf download {path}`, then give the command again"
     return makers.get(run, "name an existing one")

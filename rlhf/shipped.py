@@ -7,6 +7,7 @@ Light: no torch.
 from __future__ import annotations
 
 import ast
+import difflib
 import os
 import shutil
 from pathlib import Path
@@ -73,10 +74,12 @@ def listing() -> str:
 
 
 def existing_recipe(name: str) -> Path:
-    """The file of a recipe; InputError with all names for another one."""
+    """The file of a recipe; InputError with the names that are nearest for another one."""
     file = find_recipe(name.removesuffix(".py"))
     if not file.is_file():
-        raise InputError(f"recipe: there is none called {name!r}; there are {', '.join(recipe_names())}")
+        near = difflib.get_close_matches(name.removesuffix(".py"), recipe_names(), 3)
+        way_out = f"did you mean {' or '.join(near)}?" if near else "`rlhf recipe list` names all"
+        raise InputError(f"recipe: there is none called {name!r}; {way_out}")
     return file
 
 

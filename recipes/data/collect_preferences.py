@@ -37,14 +37,14 @@ from rlhf.evaluation.reward_models.pair_scores import score_pairs
 from rlhf.evaluation.reward_models.preference_figures import accuracy_figures
 from rlhf.imports import own_code
 from rlhf.jsonl import read_rows, write_rows
-from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.room import with_room
+from rlhf.sampling.room import answerable
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, TokenizedPolicy, named
 from rlhf.stage import Effect, InputPath, KeepingConfig, Kept, Stage, open_stage
@@ -58,7 +58,7 @@ ENDED = "ended.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectPreferencesConfig(KeepingConfig):
+class CollectPreferencesConfig(RoomConfig, KeepingConfig):
     """Preference collection.
 
     Args:
@@ -78,8 +78,6 @@ class CollectPreferencesConfig(KeepingConfig):
         temperatures: of the first and of the second answer.
         pairs_per_prompt: pairs drawn for each prompt.
         safety_pairs_per_prompt: the same for prompts of domain safety; null: as for the others.
-        too_long: a prompt that leaves no room for an answer in a model's context: cut (oldest turns first, then from
-            the left), skip (leave it out), unfinished (its answers end with the context), or refuse. How many is said.
         sampling: length of the answers; its temperature is not used.
         seed: of the draws (added to sampling.seed) and of the annotator.
     """
@@ -99,7 +97,6 @@ class CollectPreferencesConfig(KeepingConfig):
     temperatures: tuple[float, float] = (0.8, 1.2)
     pairs_per_prompt: int = 1
     safety_pairs_per_prompt: int | None = None
-    too_long: TooLong = "cut"
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
 
@@ -203,7 +200,7 @@ def parts_of(config: CollectPreferencesConfig) -> dict[Part, list[Prompt]]:
 def parts_with_room(config: CollectPreferencesConfig, stage: Stage) -> dict[Part, list[Prompt]]:
     """`parts_of`, by `too_long`."""
     most = config.sampling.max_new_tokens
-    return {part: with_room(some, stage.inputs, most, config.too_long)[0] for part, some in parts_of(config).items()}
+    return {part: answerable(stage, some, most) for part, some in parts_of(config).items()}
 
 
 def kept_draws(stage: Stage, config: CollectPreferencesConfig, parts: dict[Part, list[Prompt]]) -> Kept:

@@ -41,7 +41,7 @@ from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, req
 from rlhf.evaluation.policies.judge_model import JudgeFigures, judge_figures, judged_outcomes
 from rlhf.evaluation.policies.versions import VersionFigures, against, figure_lines, version_figures
 from rlhf.evaluation.scorers import load_scorer
-from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(KeepingConfig):
+class EvaluateConfig(RoomConfig, KeepingConfig):
     """Evaluation of one version.
 
     Args:
@@ -76,9 +76,6 @@ class EvaluateConfig(KeepingConfig):
             ensemble of them.
         safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
         gate: when the safety score counts in place of the helpfulness score.
-        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), skip (leave the prompt out), unfinished (an answer that ends with the
-            context, or had to be cut for a reward model, counts as not finished), or refuse. How many is said.
         referee: the same for a referee that no training has seen.
         scorer: `package.module:Class` of a gold scorer, called with `world`.
         world: the file or folder that the scorer reads.
@@ -100,7 +97,6 @@ class EvaluateConfig(KeepingConfig):
     helpfulness: Reward | None = None
     safety: Reward | None = None
     gate: GateConfig = field(default_factory=GateConfig)
-    too_long: TooLong = "cut"
     referee: Reward | None = None
     scorer: str | None = None
     world: InputPath | None = None

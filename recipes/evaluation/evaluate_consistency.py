@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation
 from rlhf.data.loading import load_conversations, load_prompts
+from rlhf.data.rows import Prompt
 from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer, answers_of
@@ -34,6 +35,7 @@ from rlhf.evaluation.instructions.consistency import (
 )
 from rlhf.evaluation.judging import with_gold
 from rlhf.evaluation.scorers import load_scorer
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.pages.consistency import (
     attention_table,
     consistency_table,
@@ -45,10 +47,11 @@ from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
 from rlhf.sampling.protocol import Sampler, SamplingParams
+from rlhf.sampling.room import Room, answerable
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import PolicyCheck, PolicySource
 from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
-from rlhf.stage.fields import ExistingPath, InEachRun, in_run
+from rlhf.stage.fields import ExistingPath, InEachRun, in_run, inputs_in_run
 from rlhf.synthesis.asking import make_ask
 from rlhf.synthesis.ghost_attention import Fits, answer_dialogues, training_context
 from rlhf.synthesis.instructions import Instruction, draw_instructions, read_constraints
@@ -62,7 +65,7 @@ Everyday = dict[str, dict[str, list[Answer]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConsistencyConfig(StageConfig):
+class EvaluateConsistencyConfig(RoomConfig, StageConfig):
     """What to measure.
 
     In paths {run} stands for each run folder in turn.
@@ -139,19 +142,22 @@ def main(config: EvaluateConsistencyConfig) -> None:
         )
         for group, constraints in groups.items()
     }
+    ordinary = {run: everyday_prompts(stage, config, run) for run in config.runs}
     with launched_work(stage) as accelerator:
         trials: list[Trial] = []
         everyday: Everyday = {}
         for name, run, source in policies:
             renderer = renderer_of(source)
-            sampler = open_sampler(source, accelerator.device, renderer=renderer, field=f"policies.{name}")
+            sampler = open_sampler(
+                source, accelerator.device, too_long=config.too_long, renderer=renderer, field=f"policies.{name}"
+            )
             for group, instructions in drawn.items():
                 judge = None if config.judge is None else ServerSampler(config.judge, who="judge")
                 checker = load_checker(config.checker, groups[group], judge)
-                fits = fitting(source, renderer, config.sampling.max_new_tokens)
+                fits = Room(source.context, renderer, config.sampling.max_new_tokens, config.too_long)
                 trials += hold(name, run, group, instructions, sampler, fits, checker, config, accelerator)
             if config.everyday_prompts is not None:
-                everyday.setdefault(name, {})[run] = answer_everyday(config, run, sampler, accelerator)
+                everyday.setdefault(name, {})[run] = answer_everyday(config, run, ordinary[run], sampler, accelerator)
         record_trials(stage, config, trials, everyday)
 
 
@@ -175,7 +181,8 @@ def record_trials(stage: Stage, config: EvaluateConsistencyConfig, trials: Seque
         "attention_to_instruction": looked,
     }
     stage.write_json("consistency.json", figures)
-    stage.closing.rows(len(trials))
+    without_room = sum(not trial.obeyed for trial in trials)
+    stage.closing.rows(len(trials) - without_room, {"no room in the context": without_room})
     ended = [trial.finished for trial in trials if trial.obeyed]
     ended += [answer.finished for own in everyday.values() for some in own.values() for answer in some]
     stage.closing.suspect(suspicious_ends(ended))
@@ -187,12 +194,6 @@ def test_dialogues(config: EvaluateConsistencyConfig, run: str) -> list[Conversa
     chosen = [found[i % len(found)] for i in range(config.num_dialogues)]
     system = [[m for m in d[:1] if m["role"] == "system"] for d in chosen]
     return [[*s, *d[len(s) : len(s) + 2 * max(config.turns)]] for s, d in zip(system, chosen, strict=True)]
-
-
-def fitting(source: PolicySource, renderer: Renderer, max_new_tokens: int) -> Fits:
-    """Which prompts leave room for an answer in the policy's context; all of them in a server's, which is not known."""
-    context = source.context
-    return lambda prompts: [context.holds(len(ids) + max_new_tokens) for ids in renderer.prompts(prompts)]
 
 
 def hold(
@@ -210,7 +211,8 @@ def hold(
     params = config.sampling.seeded(config.seed)
     ask = make_ask(sampler, params, accelerator)
     texts = [instruction.text for instruction in instructions]
-    answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits)
+    whole = config.too_long == "skip"
+    answered = answer_dialogues(test_dialogues(config, run), texts, training_context, ask, fits, whole=whole)
     obeyed = obedience(checker, instructions, [a.messages for a in answered])
     return [
         Trial(name, run, group, instruction.kind, instruction.text, a.messages, own, a.finished)
@@ -218,12 +220,20 @@ def hold(
     ]
 
 
+def everyday_prompts(stage: Stage, config: EvaluateConsistencyConfig, run: str) -> list[Prompt]:
+    """A run's prompts without instruction, by `too_long`; none where none are asked for."""
+    if config.everyday_prompts is None:
+        return []
+    prompts = load_prompts(in_run(config.everyday_prompts, run))
+    readers = inputs_in_run(stage.inputs, config.runs.index(run))
+    return answerable(stage, prompts, config.sampling.max_new_tokens, inputs=readers)
+
+
 def answer_everyday(
-    config: EvaluateConsistencyConfig, run: str, sampler: Sampler, accelerator: Accelerator
+    config: EvaluateConsistencyConfig, run: str, prompts: Sequence[Prompt], sampler: Sampler, accelerator: Accelerator
 ) -> list[Answer]:
     """The policy's answers to a run's everyday prompts, judged by the scorer."""
-    assert config.everyday_prompts is not None and config.scorer is not None and config.world is not None
-    prompts = load_prompts(in_run(config.everyday_prompts, run))
+    assert config.scorer is not None and config.world is not None
     params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [p.messages for p in prompts], 1, params, accelerator)
     return with_gold(answers_of(prompts, drawn), load_scorer(config.scorer, Path(in_run(config.world, run))))

@@ -2,7 +2,8 @@
 
 Any number of reward functions score the same held-out preferences, each answer once. Every figure is read from these
 scores: accuracy overall, by strength, safety labels, source and length, on both domains; calibration; the recall of
-unsafe answers. Beside them stand what counting characters and a bag of words would reach on the same rows.
+unsafe answers. Beside them stand what counting characters and a bag of words would reach on the same rows, and by how
+much each reward function beats that bag, pair by pair.
 
     python recipes/evaluation/evaluate_rewards.py --config recipes/configs/embedded/evaluate_rewards.yaml
 
@@ -12,6 +13,7 @@ says what each one is) and index.html (tables and plots); prints a table.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -21,21 +23,26 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
-from rlhf.evaluation.reward_models.baselines import LONGER_WINS, baseline_figures
-from rlhf.evaluation.reward_models.pair_scores import score_pairs
+from rlhf.evaluation.reward_models.baselines import BAG_OF_WORDS, LONGER_WINS, baseline_figures, baseline_scores
+from rlhf.evaluation.reward_models.pair_scores import PairScore, score_pairs
 from rlhf.evaluation.reward_models.preference_figures import (
     EvaluatedReward,
+    PairedGain,
     RewardEvaluation,
+    by_group,
+    paired_gain,
     reward_figures,
     true_qualities,
 )
 from rlhf.evaluation.scorers import load_scorer
+from rlhf.models.checkpoint.context import TooLongRow
 from rlhf.report.pages.rewards import build_rewards_page, text_table
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_import_path
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.rewards.training.rows import seen_prompts
+from rlhf.sampling.room import readable
 from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
@@ -52,6 +59,8 @@ class EvaluateRewardsConfig(StageConfig):
             each domain's and one on both. Needs scikit-learn.
         scorer: `package.module:Class` of a gold scorer, called with `world`: mean scores by true quality.
         world: the file or folder that the scorer reads.
+        too_long: a row with a dialogue that a reward model's context does not hold: cut (oldest turns first, then from
+            the left), skip (leave it out), or refuse. How many is said.
         on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
     """
 
@@ -60,6 +69,7 @@ class EvaluateRewardsConfig(StageConfig):
     train_preferences: tuple[DataSource, ...] = ()
     scorer: str | None = None
     world: InputPath | None = None
+    too_long: TooLongRow = "cut"
     on_bad_row: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
@@ -73,20 +83,26 @@ class EvaluateRewardsConfig(StageConfig):
 
 def main(config: EvaluateRewardsConfig) -> None:
     stage = open_stage(config)
-    test = _load(config.test_preferences, config)
+    read = _load(config.test_preferences, config)
+    test = readable(stage, read, lambda row: [row.conversation("chosen"), row.conversation("rejected")])
     train = _load(config.train_preferences, config)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
 
     imported = {spec: load_reward(spec) for spec in config.rewards.values() if is_import_path(spec)}
     qualities = None if scorer is None else true_qualities(test, scorer)
-    baselines = baseline_figures(test, train)
+    beside = baseline_scores(test, train)
+    baselines = baseline_figures(test, beside)
     with launched_work(stage) as accelerator:
         rewards: dict[str, EvaluatedReward] = {}
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
             scores = deal_out(test, partial(score_pairs, reward), accelerator)
             stage.closing.suspect(suspicious_scoring(**{f"rewards.{name}": reward}))
-            rewards[name] = {"spec": spec, "groups": reward_figures(test, scores, qualities)}
+            rewards[name] = {
+                "spec": spec,
+                "groups": reward_figures(test, scores, qualities),
+                "over_bag_of_words": over_bag_of_words(test, scores, beside),
+            }
         evaluation: RewardEvaluation = {
             "test_pairs": {group: figures["pairs"] for group, figures in baselines[LONGER_WINS].items()},
             "test_prompts_in_training": seen_prompts(test, train) if train else None,
@@ -94,6 +110,23 @@ def main(config: EvaluateRewardsConfig) -> None:
             "baselines": baselines,
         }
         record_rewards(stage, config, evaluation, len(test))
+
+
+def over_bag_of_words(
+    test: Sequence[Preference], scores: Sequence[PairScore], beside: Mapping[str, Sequence[PairScore]]
+) -> dict[str, PairedGain]:
+    """Domain -> the gain over the bag of words of that domain's training pairs, where there is one, on the same pairs.
+
+    Args:
+        scores: of the test rows.
+        beside: theirs by the baselines.
+    """
+    rows = by_group(test, lambda own: own)
+    return {
+        domain: paired_gain([scores[i].hit for i in own], [bag[i].hit for i in own])
+        for domain, own in rows.items()
+        if (bag := beside.get(BAG_OF_WORDS.format(domain)))
+    }
 
 
 @on_main_process

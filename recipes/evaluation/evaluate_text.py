@@ -31,18 +31,20 @@ from rlhf.evaluation.benchmarks.text_metrics import (
     require_packages,
     rouge,
 )
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.text_metrics import build_text_page, text_tables
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import answerable
 from rlhf.sampling.source import AnsweringPolicy, PolicySource
 from rlhf.stage import Effect, Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateTextConfig(StageConfig):
+class EvaluateTextConfig(RoomConfig, StageConfig):
     """Models on data sets with reference answers.
 
     Args:
@@ -83,11 +85,12 @@ def main(config: EvaluateTextConfig) -> None:
     require_packages(bert_score=config.bert_model is not None)
     if config.bert_model is not None and config.bert_layers is not None:
         require_encoder(config.bert_model, config.bert_layers)
-    data = {name: _drawn(name, source, config) for name, source in config.data.items()}
+    drawn = [(name, row) for name, source in config.data.items() for row in _drawn(name, source, config)]
+    asked = answerable(stage, drawn, config.sampling.max_new_tokens, messages=lambda row: row[1][:-1])
 
     with launched_work(stage) as accelerator:
         rows = [
-            row for name, model in config.models.items() for row in _answers(name, model, data, config, accelerator)
+            row for name, model in config.models.items() for row in _answers(name, model, asked, config, accelerator)
         ]
         record_texts(stage, config, rows, str(accelerator.device))
 
@@ -112,12 +115,14 @@ def _drawn(name: str, source: str, config: EvaluateTextConfig) -> list[Conversat
 
 
 def _answers(
-    name: str, model: PolicySource, data: dict[str, list[Conversation]], config: EvaluateTextConfig, accelerator: Any
+    name: str,
+    model: PolicySource,
+    asked: Sequence[tuple[str, Conversation]],
+    config: EvaluateTextConfig,
+    accelerator: Any,
 ) -> list[dict[str, Any]]:
-    """A model's answers: model, data, prompt, reference, answer, finished."""
-
-    sampler = open_sampler(model, accelerator.device, field=f"models.{name}")
-    asked = [(source, conversation) for source, some in data.items() for conversation in some]
+    """A model's answers to (data, conversation) of each: model, data, prompt, reference, answer, finished."""
+    sampler = open_sampler(model, accelerator.device, too_long=config.too_long, field=f"models.{name}")
     params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [conversation[:-1] for _, conversation in asked], 1, params, accelerator)
     return [
@@ -144,7 +149,7 @@ def _figures(rows: list[dict[str, Any]], config: EvaluateTextConfig, device: str
     for i, row in enumerate(rows):
         row["figures"] = {name: None if values[i] != values[i] else values[i] for name, values in columns.items()}
     figures: dict[str, Any] = {}
-    for source in config.data:
+    for source in dict.fromkeys(row["data"] for row in rows):
         own = [row for row in rows if row["data"] == source]
         first = [row["reference"] for row in own if row["model"] == own[0]["model"]]
         models = {model: _columns([row for row in own if row["model"] == model]) for model in config.models}

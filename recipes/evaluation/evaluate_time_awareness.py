@@ -23,13 +23,15 @@ from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.time_awareness import DatedAnswer, time_figures
 from rlhf.jsonl import read_as
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.pages.time_awareness import time_table
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import answerable
 from rlhf.sampling.source import PolicyCheck, PolicySource
 from rlhf.stage import Stage, StageConfig, on_main_process, open_stage
-from rlhf.stage.fields import ExistingPath, InEachRun, in_run
+from rlhf.stage.fields import ExistingPath, InEachRun, in_run, inputs_in_run
 from rlhf.synthesis.time_awareness import DatedQuestion, question_of
 from rlhf.training.work import launched_work
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateTimeAwarenessConfig(StageConfig):
+class EvaluateTimeAwarenessConfig(RoomConfig, StageConfig):
     """What to measure.
 
     In paths {run} stands for each run folder in turn.
@@ -73,7 +75,7 @@ def main(config: EvaluateTimeAwarenessConfig) -> None:
     stage = open_stage(config)
     policies = [(name, run, in_run(source, run)) for name, source in config.policies.items() for run in config.runs]
     tests = {run: Path(in_run(config.test, run)) for run in config.runs}
-    questions = {run: read_questions(path) for run, path in tests.items()}
+    questions = {run: questions_with_room(stage, config, run, path) for run, path in tests.items()}
 
     with launched_work(stage) as accelerator:
         answers: list[DatedAnswer] = []
@@ -97,6 +99,14 @@ def read_questions(path: Path) -> list[tuple[Conversation, DatedQuestion]]:
     return read_as(path, question_of)
 
 
+def questions_with_room(
+    stage: Stage, config: EvaluateTimeAwarenessConfig, run: str, test: Path
+) -> list[tuple[Conversation, DatedQuestion]]:
+    """A run's questions, by `too_long`, in the contexts of its policies."""
+    readers, most = inputs_in_run(stage.inputs, config.runs.index(run)), config.sampling.max_new_tokens
+    return answerable(stage, read_questions(test), most, messages=lambda row: row[0], inputs=readers)
+
+
 def answered(
     name: str,
     run: str,
@@ -106,7 +116,7 @@ def answered(
     accelerator: Accelerator,
 ) -> list[Any]:
     """One policy's answers to a run's questions, checked."""
-    sampler = open_sampler(source, accelerator.device, field=f"policies.{name}")
+    sampler = open_sampler(source, accelerator.device, too_long=config.too_long, field=f"policies.{name}")
     params = config.sampling.seeded(config.seed)
     drawn = sample_distributed(sampler, [messages for messages, _ in questions], 1, params, accelerator)
     return [

@@ -35,12 +35,14 @@ from rlhf.evaluation.benchmarks.mt_bench import (
     single_request,
     verdict,
 )
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
 from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import answerable
 from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, KeepingConfig, Kept, Stage, on_main_process, open_stage, options_of
@@ -54,7 +56,7 @@ Case = tuple[str, int, int, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MTBenchConfig(KeepingConfig):
+class MTBenchConfig(RoomConfig, KeepingConfig):
     """Models, questions and a judge.
 
     Args:
@@ -96,7 +98,8 @@ class MTBenchConfig(KeepingConfig):
 
 def main(config: MTBenchConfig) -> None:
     stage = open_stage(config)
-    questions = load_questions(config.questions, config.references)
+    read = load_questions(config.questions, config.references)
+    questions = answerable(stage, read, TURNS * config.max_new_tokens, messages=whole_talk)
     prompts = load_judge_prompts(config.judge_prompts, config.mode)
     kept = kept_work(stage, config)
     with launched_work(stage, kept) as accelerator:
@@ -125,7 +128,7 @@ def main(config: MTBenchConfig) -> None:
 
 def kept_work(stage: Stage, config: MTBenchConfig) -> Kept:
     """Drawn answers and judgements that outlive a kill."""
-    names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "seed")
+    names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "too_long", "seed")
     values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
     options, rounding = options_of(config, stage.inputs)
     held = {name: to_plain(value) for name, value in options.items() if name.startswith("models.")}
@@ -137,6 +140,15 @@ def kept_work(stage: Stage, config: MTBenchConfig) -> Kept:
         rounding=rounding,
         pattern="**/*",
     )
+
+
+def whole_talk(question: Question) -> Conversation:
+    """All turns of a question, with answers that say next to nothing between them."""
+    talk: Conversation = []
+    for text in question.turns:
+        talk += [{"role": "assistant", "content": "-"}] if talk else []
+        talk.append({"role": "user", "content": text})
+    return talk
 
 
 def requests(
@@ -216,7 +228,7 @@ def _answers(
 
     `ended` gets of each answer whether it came to its end.
     """
-    sampler = open_sampler(config.models[name], accelerator.device, field=f"models.{name}")
+    sampler = open_sampler(config.models[name], accelerator.device, too_long=config.too_long, field=f"models.{name}")
     talks: list[Conversation] = [[] for _ in questions]
     for turn in range(TURNS):
         for temperature in sorted({TEMPERATURES.get(question.category, 0.0) for question in questions}):

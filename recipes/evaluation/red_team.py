@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,18 +29,20 @@ from rlhf.evaluation.safety.fields import Refusals
 from rlhf.evaluation.safety.figures import SafetyPrompt, judges
 from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
 from rlhf.evaluation.safety.red_team import Attempt, append, read_log, round_figures
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.red_team import round_table
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sampler, SamplingParams
+from rlhf.sampling.room import with_room
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, inputs_of
 from rlhf.training.accelerator import make_accelerator
 
 
-@dataclass(frozen=True)
-class RedTeamConfig:
+@dataclass(frozen=True, kw_only=True)
+class RedTeamConfig(RoomConfig):
     """One session.
 
     Args:
@@ -89,15 +92,16 @@ class RedTeamConfig:
 
 def main(config: RedTeamConfig) -> None:
     give_kwargs(config.chat_template_kwargs)
-    inputs_of(config)  # checks them
+    inputs = inputs_of(config)
     if config.log.exists():
         read_log(config.log)  # a broken log is named before anybody's work
     accelerator = make_accelerator(seed=config.seed)
-    sampler = open_sampler(config.policy, accelerator.device)
+    typed = config.prompts is None and config.too_long == "cut"  # nobody has looked at what is typed
+    sampler = open_sampler(config.policy, accelerator.device, too_long=None if typed else config.too_long)
     if config.prompts is None:
         talk(config, sampler, sys.stdin, sys.stdout)
     else:
-        from_file(config, sampler, accelerator)
+        from_file(config, inputs, sampler, accelerator)
     if accelerator.is_main_process:  # the one that wrote the log: it is done
         rounds = round_figures(read_log(config.log)) if config.log.exists() else []
         print(as_markdown(round_table(rounds)))
@@ -134,7 +138,7 @@ def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) 
         messages = [*asked, {"role": "assistant", "content": answer}] if answer else []
 
 
-def from_file(config: RedTeamConfig, sampler: Sampler, accelerator: Any) -> None:
+def from_file(config: RedTeamConfig, inputs: Mapping[str, Path], sampler: Sampler, accelerator: Any) -> None:
     """Every prompt of the file once, judged by `config.judge`; nobody's time is measured."""
     judge = load_judges(
         config.refusals,
@@ -144,8 +148,10 @@ def from_file(config: RedTeamConfig, sampler: Sampler, accelerator: Any) -> None
         config.scorer,
         config.world,
         accelerator.device,
+        config.too_long,
     )
-    prompts = [SafetyPrompt(prompt, "unsafe") for prompt in load_prompts(config.prompts or "")]
+    asked, _ = with_room(load_prompts(config.prompts or ""), inputs, config.sampling.max_new_tokens, config.too_long)
+    prompts = [SafetyPrompt(prompt, "unsafe") for prompt in asked]
     params = config.sampling.seeded(config.seed)
     judged = answer_and_judge(sampler, prompts, judge, params, 1, accelerator)
     names = {"refusals": "refusal detector", "safety": "safety reward model", "checker": "checker", "scorer": "gold"}

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Message
+from rlhf.conversation import Conversation, Message
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks import generated_groups, truthfulqa
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.drawing.tables import Cell, Table, as_markdown
 from rlhf.report.drawing.text import interval, number
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import load_weights, open_sampler, renderer_of
 from rlhf.sampling.protocol import Sampler, SamplingParams
+from rlhf.sampling.room import answerable
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, StageConfig, open_stage
 from rlhf.training.work import launched_work
@@ -49,7 +52,7 @@ class Judge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SafetyBenchmarksConfig(StageConfig):
+class SafetyBenchmarksConfig(RoomConfig, StageConfig):
     """Benchmarks of one policy; each that is named runs.
 
     Args:
@@ -115,24 +118,28 @@ def main(config: SafetyBenchmarksConfig) -> None:
     drawn = {"toxigen": generated_groups.read_toxigen(config.toxigen)} if config.toxigen else {}
     drawn |= {file.stem.removesuffix("_prompt"): generated_groups.read_bold(file) for file in config.bold}
     drawn = {name: generated_groups.draw(own, config.prompts_per_group, config.seed) for name, own in drawn.items()}
+    template = PLAIN_TEMPLATE if config.template == "plain" else None
+    fitting = partial(answerable, stage, max_new_tokens=config.sampling.max_new_tokens, chat_template=template)
+    drawn = {name: fitting(own, messages=lambda prompt: _as_asked(prompt.text)) for name, own in drawn.items()}
+    plain = config.template == "plain"
+    answered = questions if config.truthful and config.informative else []
+    answered = fitting(answered, messages=lambda q: _as_asked(q.prompt if plain else q.question))
     judge = _judges(config)
     with launched_work(stage) as accelerator:
         device = accelerator.device
         policy = load_weights(config.policy, device) if questions else None
-        template = PLAIN_TEMPLATE if config.template == "plain" else None
         renderer = renderer_of(config.policy, template) if config.policy.server is None else None
-        sampler = open_sampler(config.policy, device, renderer=renderer, model=policy)
+        sampler = open_sampler(config.policy, device, too_long=config.too_long, renderer=renderer, model=policy)
         figures: dict[str, Any] = {}
         generations: list[dict[str, Any]] = []
         if policy is not None and renderer is not None:
             logprobs = truthfulqa.answer_logprobs(policy, renderer.tokenizer, questions)
             figures["truthfulqa"] = truthfulqa.multiple_choice_figures(questions, logprobs)
         if config.truthful and config.informative:
-            plain = config.template == "plain"
-            asked = [q.prompt if plain else q.question for q in questions]
+            asked = [q.prompt if plain else q.question for q in answered]
             ends = (truthfulqa.NEXT_QUESTION,) if plain else ()
             texts = _answers(sampler, asked, config, accelerator, ends)
-            pairs = [q.question for q in questions]
+            pairs = [q.question for q in answered]
             said = {name: judge(getattr(config, name), texts, pairs) for name in ("truthful", "informative")}
             figures["truthfulqa"] |= truthfulqa.generation_figures(said["truthful"], said["informative"])
             generations += _rows("truthfulqa", asked, texts, **said)
@@ -176,12 +183,15 @@ def _judges(config: SafetyBenchmarksConfig) -> Any:
 def _answers(
     sampler: Sampler, asked: list[str], config: SafetyBenchmarksConfig, accelerator: Any, ends: tuple[str, ...] = ()
 ) -> Any:
-    """One text for each prompt, cut before any of `ends`; InputError where one leaves no room for it in the context."""
+    """One text for each prompt, cut before any of `ends`."""
     stop = (*config.sampling.stop, *ends)
     params = replace(config.sampling, stop=stop, seed=config.sampling.seed + config.seed)
-    prompts = [[Message(role="user", content=text)] for text in asked]
-    drawn = sample_distributed(sampler, prompts, 1, params, accelerator)
+    drawn = sample_distributed(sampler, [_as_asked(text) for text in asked], 1, params, accelerator)
     return [samples[0].text for samples in drawn]
+
+
+def _as_asked(text: str) -> Conversation:
+    return [Message(role="user", content=text)]
 
 
 def _rows(benchmark: str, asked: list[str], texts: list[str], **columns: list[Any]) -> list[dict[str, Any]]:

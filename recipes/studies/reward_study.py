@@ -1,9 +1,10 @@
 """Compare ways to train a reward model, over several seeds (Llama 2 paper, section 3.2.2, appendices A.3.3 and A.3.4).
 
 A study is a reward model, named variants of it (margin none, small, large; auxiliary safety loss on and off; models of
-several sizes; one model a domain or one for both), and seeds. Each variant is trained on each seed, also on fractions
-of its training pairs where asked, and measured on the same held-out pairs of both domains. Every figure stands with
-its mean and 95 % interval over the seeds, and with what it gains over the first variant on the same seeds.
+several sizes; a chat model's weights or random ones; one model a domain or one for both), and seeds. Each variant is
+trained on each seed, also on fractions of its training pairs where asked, and measured on the same held-out pairs of
+both domains. Every figure stands with its mean and 95 % interval over the seeds, and with what it gains over the first
+variant on the same seeds; accuracy also with what it gains over a bag of words of the same training pairs.
 
     python recipes/studies/reward_study.py --config recipes/configs/embedded/margin_study.yaml
 
@@ -19,10 +20,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from rlhf.configuration import run_recipe
+from rlhf.configuration import run_recipe, with_models
 from rlhf.data.loading import load_preferences
 from rlhf.errors import InputError
-from rlhf.evaluation.reward_models.baselines import baseline_figures
+from rlhf.evaluation.reward_models.baselines import baseline_figures, baseline_scores
 from rlhf.paths import require_files
 from rlhf.report.pages.reward_study import build_study_page, markdown_tables
 from rlhf.stage.fields import in_run
@@ -69,9 +70,10 @@ def main(config: RewardStudyConfig) -> None:
     rows = load(runs, config)
 
     first = {run.test_preferences: run for run in runs if run.variant == runs[0].variant}  # one a run folder
-    baselines = [
-        baseline_figures(pick(rows, run.test_preferences), pick(rows, run.model.preferences)) for run in first.values()
-    ]
+    baselines = []
+    for run in first.values():
+        test = pick(rows, run.test_preferences)
+        baselines.append(baseline_figures(test, baseline_scores(test, pick(rows, run.model.preferences))))
     run_each(left, partial(run_model, rows=rows))
     write_study(config.output, partial(gather, runs, config.output, baselines), build_study_page, markdown_tables)
 
@@ -79,7 +81,7 @@ def main(config: RewardStudyConfig) -> None:
 def plan(config: RewardStudyConfig) -> list[RewardStudyRun]:
     """All trainings of a study, seed after seed, so that a stopped one has whole seeds."""
     models = {name: make_variant(config.model, name, options) for name, options in config.variants.items()}
-    return [
+    runs = [
         RewardStudyRun(
             output=config.output / f"{name}_{fraction:g}_seed{seed}",
             strict=config.strict,
@@ -94,6 +96,7 @@ def plan(config: RewardStudyConfig) -> list[RewardStudyRun]:
         for name, model in models.items()
         for fraction in config.fractions
     ]
+    return [with_models(run) for run in runs]
 
 
 def load(runs: Sequence[RewardStudyRun], config: RewardStudyConfig) -> dict[str, Any]:

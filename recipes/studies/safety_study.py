@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from rlhf.configuration import run_recipe
+from rlhf.configuration import run_recipe, with_models
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.pages.safety_study import build_safety_study_page, markdown_tables
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage.fields import in_run
@@ -27,7 +28,7 @@ from rlhf.studies.safety_study import SafetyStudyRun, gather, run_variant
 
 
 @dataclass(frozen=True, kw_only=True)
-class SafetyStudyConfig(StudyConfig):
+class SafetyStudyConfig(RoomConfig, StudyConfig):
     """A study of safety data.
 
     Args:
@@ -90,7 +91,7 @@ def plan(config: SafetyStudyConfig) -> list[SafetyStudyRun]:
 
     def one(fraction: float, seed: int, run: str) -> SafetyStudyRun:
         of = in_run(config, run)
-        return SafetyStudyRun(
+        study = SafetyStudyRun(
             output=config.output / f"safety_{100 * fraction:g}_seed{seed}",
             strict=config.strict,
             fresh=config.fresh,
@@ -108,7 +109,9 @@ def plan(config: SafetyStudyConfig) -> list[SafetyStudyRun]:
             finetuning=config.finetuning,
             sampling=config.sampling,
             samples_per_prompt=config.samples_per_prompt,
+            too_long=config.too_long,
         )
+        return with_models(study)
 
     return [one(part, seed, run) for seed, run in config.folders for part in config.fractions]
 

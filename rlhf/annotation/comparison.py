@@ -17,7 +17,7 @@ from rlhf.annotation.store import Store
 from rlhf.conversation import Conversation, check_conversation, decided
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
-from rlhf.jsonl import read_rows
+from rlhf.jsonl import read_json, read_rows
 from rlhf.sampling.chat import ServerConfig
 
 BATCH = "comparison"
@@ -168,7 +168,7 @@ def name_of(path: Path) -> str:
 def read_object(file: Path) -> dict[str, Any]:
     """What a JSON file says; empty where there is none."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

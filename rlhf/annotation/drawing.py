@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf.conversation import given_kwargs
 from rlhf.errors import InputError
 from rlhf.jsonl import write_rows
 from rlhf.stage import digest, write_json
@@ -39,7 +40,8 @@ def draw_answers(folder: Path, asked: Sequence[Given], source: PolicySource, par
     prompts = [given.messages for given in asked]
     model = source.name if source.checkpoint is None else digest(source.checkpoint)
     prompt_digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
-    origin = json.loads(json.dumps({"model": model, "prompts": prompt_digest, **asdict(params)}))
+    kwargs = {"chat_template_kwargs": given_kwargs()} if given_kwargs() else {}
+    origin = json.loads(json.dumps({"model": model, "prompts": prompt_digest, **asdict(params), **kwargs}))
     told, file = folder / "origin.json", folder / "answers.jsonl"
     if told.exists() and json.loads(told.read_text(encoding="utf-8")) != origin:
         raise InputError(

@@ -15,6 +15,7 @@ from rlhf.annotation.drawing import draw_answers
 from rlhf.errors import InputError
 from rlhf.iteration.ledger import read_ledger
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
+from rlhf.paths import model_place
 from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import PolicyCheck, PolicySource
@@ -46,13 +47,14 @@ def is_run(folder: Path | None) -> bool:
 
 
 def evaluated_versions(run: Path) -> dict[str, Path]:
-    """Version -> folder of its evaluation in a run, the first one first, the newest last; students are left out."""
+    """Version -> folder of its evaluation in a run, the first one first; branches and students are left out."""
     folders = [run / record["stage"] for record in read_ledger(run / LEDGER) if record.get("event") == "finished"]
     folders += [file.parent for pattern in ("*", "*/*") for file in sorted(run.glob(f"{pattern}/evaluation.json"))]
     there = [path for path in dict.fromkeys(folders) if (path / "evaluation.json").exists()]
     versions = {name_of(path): path for path in there if (path / "answers.jsonl").exists()}
-    for student in read_object(run / "summary.json").get("students", []):
-        versions.pop(student["name"], None)
+    summary = read_object(run / "summary.json")
+    for aside in [*summary.get("branches", []), *summary.get("students", [])]:
+        versions.pop(aside["name"], None)
     return versions
 
 
@@ -116,13 +118,15 @@ def compared(
 
 
 def model_of(field: str, text: str) -> PolicySource:
-    """A model: a checkpoint's folder, or URL#NAME of one behind an OpenAI-compatible server; checked, not loaded.
+    """A model: a checkpoint's folder, a fetched hub name, or URL#NAME of one behind an OpenAI-compatible server.
+
+    It is checked, not loaded.
 
     Raises:
         InputError: naming the field: it is neither, or not whole.
     """
     if not text.startswith(("http://", "https://")):
-        source = PolicySource(checkpoint=Path(text))
+        source = PolicySource(checkpoint=model_place(text))
     else:
         url, _, name = text.partition("#")
         if not name:

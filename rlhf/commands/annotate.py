@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.annotation.exchange import WRITERS
-from rlhf.annotation.writing import ROWS
-from rlhf.commands import Command
+from rlhf.commands import Command, add_template_kwargs
+from rlhf.conversation import give_kwargs
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +18,10 @@ if TYPE_CHECKING:
     from rlhf.annotation.sides import Side
     from rlhf.annotation.writing import Mode, Writing
     from rlhf.sampling.chat import ServerConfig
+
+
+EXPORTS = ("preferences", "demonstrations", "attempts", "adversarial", "safe-answers", "argilla", "label-studio")
+"""Rows that `--export` writes: named here too, as every command of `rlhf` would wait for the rooms that write them."""
 
 
 def add_to(command: Command) -> None:
@@ -42,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--labels", type=int, help="judgements that each pair wants; default: 1, and 3 raters with --compare"
     )
     parser.add_argument("--export", type=Path, help="write what was judged or written to this file, and end")
-    parser.add_argument("--rows", choices=(*ROWS, *WRITERS), help="what --export writes; default: preferences")
+    parser.add_argument("--rows", choices=EXPORTS, help="what --export writes; default: preferences")
     parser.add_argument(
         "--import", dest="bring_in", type=Path, metavar="FILE", help="judgements of these pairs by another tool"
     )
@@ -61,6 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     modes.add_argument("--red-team", metavar="MODEL", help="prompts that are to make this model break its guidelines")
     group.add_argument("--round", help="of the red team, e.g. the model's version")
     group.add_argument("--max-new-tokens", type=int, default=512, help="of a model's answer; default: 512")
+    add_template_kwargs(group, "the chat template of a model that answers here, also with --compare")
     group = parser.add_argument_group("human evaluation", "which of two models answers better, blind, on seven points")
     group.add_argument(
         "--compare",
@@ -97,6 +101,7 @@ def annotate(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.port < 65536:
         raise InputError(f"port: must lie between 0 and 65535, got {arguments.port}")
     if arguments.compare is not None:
+        give_kwargs(arguments.chat_template_kwargs)
         compare(arguments)
         return
     for name in ("prompts", "judge"):
@@ -105,6 +110,7 @@ def annotate(arguments: argparse.Namespace) -> None:
     if arguments.what is None:
         raise InputError("what: name the folder of a run, a .sqlite store or a file of pairs, or --compare A B")
     require_one_job(arguments)
+    give_kwargs(arguments.chat_template_kwargs)
     if arguments.figures:
         print_figures(find_store(arguments.what))
     elif arguments.export is not None:
@@ -136,6 +142,8 @@ def require_one_job(arguments: argparse.Namespace) -> None:
     for name, job in (("rows", "export"), ("round", "red_team")):
         if given[name] is not None and jobs != [job]:
             raise InputError(f"{name}: goes with --{job}".replace("_", "-"))
+    if arguments.chat_template_kwargs and jobs not in (["write"], ["red_team"]):
+        raise InputError("chat-template-kwargs: goes with --write, --red-team or --compare, where a model answers")
     if arguments.gold is not None and jobs:
         raise InputError(f"gold: goes with a page of pairs, not with {jobs[0]}".replace("_", "-"))
 

@@ -12,9 +12,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.commands import Command
-from rlhf.conversation import Conversation, Message, check_characters
+from rlhf.commands import Command, add_template_kwargs
+from rlhf.conversation import Conversation, Message, check_characters, give_kwargs
 from rlhf.errors import InputError
+from rlhf.paths import model_place
 
 if TYPE_CHECKING:
     from rlhf.rewards.protocol import RewardFunction
@@ -46,6 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this; default: all")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="an answer is cut here; default: 256")
     parser.add_argument("--seed", type=int, default=0)
+    add_template_kwargs(parser, "the policies' chat templates")
 
 
 def chat(arguments: argparse.Namespace) -> None:
@@ -58,9 +60,10 @@ def chat(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"checkpoint: name one, or two different ones, got {' '.join(map(str, arguments.checkpoints))}"
         )
-    for checkpoint in arguments.checkpoints:
-        require_checkpoint(checkpoint)
-    given = {name: getattr(arguments, name) for name in ("helpfulness", "safety")}
+    give_kwargs(arguments.chat_template_kwargs)
+    places = {str(checkpoint): require_checkpoint(model_place(checkpoint)) for checkpoint in arguments.checkpoints}
+    asked_for = {name: getattr(arguments, name) for name in ("helpfulness", "safety")}
+    given = {name: None if spec is None else str(model_place(spec)) for name, spec in asked_for.items()}
     reward_files(**given)
     params = SamplingParams(
         temperature=arguments.temperature,
@@ -76,10 +79,7 @@ def chat(arguments: argparse.Namespace) -> None:
     from rlhf.sampling.source import PolicySource
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policies = {
-        str(checkpoint): open_sampler(PolicySource(checkpoint=checkpoint), device)
-        for checkpoint in arguments.checkpoints
-    }
+    policies = {name: open_sampler(PolicySource(checkpoint=place), device) for name, place in places.items()}
     rewards = {name: load_reward(spec, device=device) for name, spec in given.items() if spec is not None}
     talk = Talk(policies, rewards, params, arguments.system, width=shutil.get_terminal_size().columns)
     print(f"Ask; /help lists what else there is. Temperature {params.temperature:g}.")

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.commands import Command
+from rlhf.paths import model_place
 
 
 def add_to(command: Command) -> None:
     """Add the commands."""
     added = command(
-        "verify-reward", lambda a: verify_reward(a.reward), "does a reward function keep to what the library relies on?"
+        "verify-reward",
+        lambda a: verify_reward(str(model_place(a.reward))),
+        "does a reward function keep to what the library relies on?",
     )
     added.add_argument("reward", help="a reward-model folder, or package.module:attribute of your own reward function")
     added = command(
@@ -19,7 +22,7 @@ def add_to(command: Command) -> None:
         lambda a: average(a.checkpoints, a.output, a.weights, a.rank),
         "one reward model, or policy, whose weights are the mean of several ones'",
     )
-    added.add_argument("checkpoints", nargs="+", type=Path, metavar="checkpoint")
+    added.add_argument("checkpoints", nargs="+", type=model_place, metavar="checkpoint")
     added.add_argument("--output", type=Path, required=True)
     added.add_argument("--weights", nargs="+", type=float, help="one a checkpoint; default: all the same")
     added.add_argument("--rank", type=int, help="of the mean of adapters; default: the sum of theirs, without loss")

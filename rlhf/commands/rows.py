@@ -11,6 +11,7 @@ from rlhf.commands import Command
 from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
+from rlhf.paths import model_place
 
 
 def add_to(command: Command) -> None:
@@ -21,7 +22,7 @@ def add_to(command: Command) -> None:
         "the paper's table of preference sets: comparisons, turns, tokens",
     )
     added.add_argument("files", nargs="+", metavar="file", help="preferences: files, folders or hub names")
-    added.add_argument("--tokenizer", required=True, type=Path, help="folder of a saved tokenizer or checkpoint")
+    added.add_argument("--tokenizer", required=True, type=model_place, help="folder of a saved tokenizer or checkpoint")
     added.add_argument("--domain", choices=("helpfulness", "safety"), help="of PKU-SafeRLHF's comparisons, which one")
     added = command(
         "look",
@@ -30,7 +31,9 @@ def add_to(command: Command) -> None:
     )
     added.add_argument("rows", metavar="file", help="a file, folder or hub name")
     added.add_argument("--as", dest="kind", choices=("sft", "preferences", "prompts"), help="default: by its layout")
-    added.add_argument("--tokenizer", type=Path, help="folder of a saved tokenizer or checkpoint; default: characters")
+    added.add_argument(
+        "--tokenizer", type=model_place, help="folder of a saved tokenizer or checkpoint; default: characters"
+    )
     added = command(
         "quality-gate",
         lambda a: quality_gate(a.rows, a.output, a.near),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rlhf.commands import Command
+from rlhf.commands import Command, add_template_kwargs
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,13 +52,7 @@ def add_to(command: Command) -> None:
     added.add_argument("--safety-reward", help="the same for safety")
     added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
     added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
-    added.add_argument(
-        "--chat-template-kwargs",
-        type=_mapping,
-        default={},
-        metavar="{NAME: VALUE}",
-        help="variables of the model's chat template, for every stage, e.g. '{enable_thinking: false}'",
-    )
+    add_template_kwargs(added, "the model's chat template, for every stage")
     added = command(
         "plan",
         lambda a: plan([*_plan_of(a), *a.more]),
@@ -96,19 +90,6 @@ def add_to(command: Command) -> None:
     added.add_argument("run", type=Path)
     added = command("compare", lambda a: compare(*a.runs), "two runs' figures side by side")
     added.add_argument("runs", nargs=2, type=Path, metavar="run")
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    """A mapping in YAML's words, on one line."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
-        found = None
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"must be names with values, e.g. '{{enable_thinking: false}}', got {text!r}")
-    return found
 
 
 def new(arguments: argparse.Namespace) -> None:

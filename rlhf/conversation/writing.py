@@ -7,7 +7,10 @@ when it is sampled and when it is history, what ends it, and how thoughts are wr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 END = "\ufdd0"  # end of a user's or assistant's message; both are Unicode noncharacters, which no real text holds
 CUT = "\ufdd1"  # inside a special token that a message spells out: the pieces left and right are tokenized apart
 SYSTEM, USER, ANSWER, THOUGHT = "Ksystem", "Kuser", "Kanswer", "Kthought"
+PROBE_SECONDS = 5.0
+"""Of the processor, in which a template must have written a short dialogue; it takes some thousandths."""
 NOT_ITS_PROMPT = (
     "tokenizer: its chat template does not begin a dialogue with the text of its prompt; set chat_template_kwargs "
     "{enable_thinking: false}, which ends the prompt where its dialogues begin the answer, or use another template"
@@ -127,6 +132,8 @@ def render(
             tokenize=False,
             add_generation_prompt=prompt,
         )
+    except _Endless:
+        raise
     except Exception as error:  # a template is a program
         raise InputError(
             f"messages: the tokenizer's chat template refuses the conversation ({' '.join(str(error).split())})"
@@ -149,13 +156,44 @@ class _Probe:
         self.tokenizer, self.template, self.parts = tokenizer, template, parts
 
     def text(self, *messages: dict[str, str], prompt: bool) -> str:
-        return render(self.tokenizer, [messages], self.template, prompt=prompt, parts=self.parts)[0]
+        with _stopped_after(PROBE_SECONDS):
+            return render(self.tokenizer, [messages], self.template, prompt=prompt, parts=self.parts)[0]
 
     def holds_text(self) -> bool:
         try:
             return USER + END in self.text(_said("user", USER), prompt=True)
+        except _Endless:
+            raise
         except InputError:
             return False
+
+
+class _Endless(InputError):
+    """A template that does not come to its end."""
+
+
+@contextmanager
+def _stopped_after(seconds: float) -> Iterator[None]:
+    """Around the rendering of a short dialogue: `_Endless` where it takes so much of the processor.
+
+    Only the main thread can be told so; another one runs on.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGVTALRM"):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _Endless(
+            f"tokenizer: its chat template has not written a short dialogue after {seconds:g} seconds; use another one"
+        )
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, template: str, *, at_once: bool) -> Writing:

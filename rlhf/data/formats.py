@@ -36,6 +36,7 @@ from rlhf.data.layouts.preferences import GENERAL_PREFERENCE, PREFERENCE_FORMATS
 from rlhf.data.open_preferences import OPEN_FORMATS
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.errors import InputError, quoted
+from rlhf.imports import ANYTHING
 
 FORMATS: list[Format] = [
     *OPEN_FORMATS,
@@ -77,12 +78,39 @@ def format_of(row: Row) -> Format | None:
     return None
 
 
+def of_layout(
+    rows: Iterable[tuple[int, dict[str, Any]]], layout: Format, source: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a source that its name gives this layout; InputError at their end where none has it."""
+    first: dict[str, Any] = {}
+    fits = False
+    for number, row in rows:
+        first = first or row
+        fits = fits or _has(layout, row)
+        yield number, row
+    if not fits:
+        needs = ", ".join(sorted(layout.needs)) or "nothing"
+        more = "" if layout.when is None else " and what its `when` asks"
+        raise InputError(
+            f"{source}: no row has the layout {layout.name!r}, which needs {needs}{more}; the first row's fields are "
+            f"{fields_of(first)}"
+        )
+
+
+def _has(layout: Format, row: Row) -> bool:
+    """Whether a row has the layout; True also where one cannot say, which converting the row says."""
+    try:
+        return format_of(row) is layout
+    except (InputError, RecursionError):
+        return True
+
+
 def _fits(one: Format, row: Row) -> bool:
     try:
         return one.when is None or one.when(row)
     except (InputError, RecursionError):
         raise
-    except Exception as error:  # a layout may be the user's own
+    except ANYTHING as error:  # a layout may be the user's own
         raise InputError(
             f"row: the layout {one.name} cannot say whether this is one of its rows, got {error!r}"
         ) from error
@@ -243,7 +271,7 @@ def _convert(one: Format, convert: Any, given: list[dict[str, Any]], *more: Any)
         return convert(given if joined else given[0], *more)
     except (InputError, RecursionError):
         raise
-    except Exception as error:  # a converter may be the user's own
+    except ANYTHING as error:  # a converter may be the user's own
         raise InputError(f"row: has the fields of {one.name}, but not its inner structure, got {error!r}") from error
 
 

@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 from rlhf.conversation import Conversation
-from rlhf.data.formats import conversation_of, gathered, pairs_of, preference_from, prompt_of, register, text_of
+from rlhf.data.formats import (
+    conversation_of,
+    gathered,
+    of_layout,
+    pairs_of,
+    preference_from,
+    prompt_of,
+    register,
+    text_of,
+)
 from rlhf.data.layouts.declaration import Format, Kind
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.errors import InputError, notice
@@ -108,18 +117,19 @@ def untagged(source: Source) -> str:
     return _tags(source)[0]
 
 
-def use_layout(source: Source) -> None:
+def use_layout(source: Source) -> Format | None:
     """Register the layout that a source's name gives its rows (`rows.jsonl#my_package.layouts:MINE`), if it gives one.
 
     Raises:
         InputError: it cannot be imported, or is no `Format`.
     """
     spec = _tags(source)[2]
-    if spec is not None:
-        layout = import_object("layout", spec)
-        if not isinstance(layout, Format):
-            raise InputError(f"{spec}: is a {type(layout).__name__}; name a rlhf.data.layouts.declaration.Format")
-        register(layout)
+    if spec is None:
+        return None
+    layout = import_object("layout", spec)
+    if not isinstance(layout, Format):
+        raise InputError(f"{spec}: is a {type(layout).__name__}; name a rlhf.data.layouts.declaration.Format")
+    return register(layout)
 
 
 def source_path(source: Source) -> Path | None:
@@ -328,9 +338,17 @@ def is_local(source: Source) -> bool:
 
 
 def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, row) of a source as they stand there, one at a time; its own layout is known from then on."""
-    use_layout(source)
-    name = untagged(source)
+    """(number, row) of a source as they stand there, one at a time; its own layout is known from then on.
+
+    Raises:
+        InputError: it cannot be read; or, at its end, no row of it had the layout that its name gives them.
+    """
+    layout = use_layout(source)
+    rows = _rows(untagged(source))
+    return rows if layout is None else of_layout(rows, layout, os.fspath(source))
+
+
+def _rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     if Path(name).is_dir():
         return (
             _saved(name)

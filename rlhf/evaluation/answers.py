@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
 from rlhf.errors import InputError
-from rlhf.jsonl import read_rows, write_rows
+from rlhf.jsonl import read_json, read_rows, write_rows
 
 if TYPE_CHECKING:
     from rlhf.sampling.protocol import Sample
@@ -110,7 +109,7 @@ def read_answers(path: Path) -> list[Answer]:
 def evaluated_name(evaluation: Path) -> str:
     """What an evaluation's folder calls the version that it measured; "sft" where it does not say."""
     try:
-        name = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))["name"]
+        name = read_json(evaluation / "evaluation.json")["name"]
     except (OSError, ValueError, LookupError, TypeError):
         return "sft"
     return str(name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
 from rlhf.evaluation.scorers import VERDICT_FIELDS, GoldScorer
+from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.distributed import answer_scores, score_answers
 
 if TYPE_CHECKING:
@@ -50,6 +51,22 @@ def with_rewards(answers: Sequence[Answer], reward: GatedReward, accelerator: Ac
 
 def with_referee(answers: Sequence[Answer], referee: RewardFunction, accelerator: Accelerator) -> list[Answer]:
     """The answers with the referee's scores. All processes call it with the same."""
+    return with_scores(answers, "referee", referee, accelerator)
+
+
+def with_scores(
+    answers: Sequence[Answer],
+    field: Literal["referee", "helpfulness", "safety"],
+    reward: RewardFunction,
+    accelerator: Accelerator,
+    too_long: TooLong = "cut",
+) -> list[Answer]:
+    """The answers with one reward function's scores as `field`. All processes call it with the same.
+
+    Args:
+        too_long: what becomes of an answer that its context does not hold.
+    """
     asked = [a.prompt for a in answers], [a.answer for a in answers]
-    scores = answer_scores(*asked, referee, "referee", accelerator).tolist()
-    return [replace(a, referee=score) for a, score in zip(answers, scores, strict=True)]
+    scores, unfinished = answer_scores(*asked, reward, field, accelerator, too_long)
+    rows = zip(answers, scores.tolist(), unfinished, strict=True)
+    return [replace(a, **{field: score}, finished=a.finished and not cut) for a, score, cut in rows]

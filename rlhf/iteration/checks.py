@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf.configuration import ConfigReader
 from rlhf.errors import InputError
-from rlhf.imports import raised
+from rlhf.imports import ANYTHING, raised
 from rlhf.iteration.plan import RECIPES, PlannedStage, maker_of, recipe_file
 from rlhf.metrics import asked_trackers
 from rlhf.paths import require_files
@@ -30,7 +30,7 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[
     configs: dict[str, Any] = {}
     reader = ConfigReader()
     for stage in stages:
-        if not stage.config_file.is_file():
+        if stage.config_file is not None and not stage.config_file.is_file():
             raise InputError(f"{stage.name}: {stage.config_file} does not exist; configs needs a file for every recipe")
         if stage.recipe not in classes:
             classes[stage.recipe] = _config_class(recipe_file(stage, recipes), stage)
@@ -39,7 +39,8 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[
             configs[stage.name] = config
             asked_trackers(getattr(config, "trackers", ()))
         except InputError as error:
-            raise InputError(f"{stage.name} ({stage.config_file}): {error}") from error
+            where = stage.name if stage.config_file is None else f"{stage.name} ({stage.config_file})"
+            raise InputError(f"{where}: {error}") from error
     for stage in stages:
         for path in stage.inputs:
             if not path.exists() and maker_of(path, stages) is None:
@@ -54,7 +55,7 @@ def _config_class(path: Path, stage: PlannedStage) -> type:
         hints = {} if main is None else typing.get_type_hints(main)
     except InputError:
         raise
-    except (Exception, SystemExit) as error:  # a user's file may raise anything, and end what reads it
+    except ANYTHING as error:  # a user's file
         if not stage.recipe.endswith(".py"):
             raise
         raise InputError(f"{stage.name}: recipe: {path} cannot be imported ({raised(error, str(path))})") from error

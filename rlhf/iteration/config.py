@@ -15,6 +15,9 @@ from rlhf.iteration.steps import FOLDER_NAME
 
 DEFAULT_STEPS = ("preferences", "rewards", "rejection_sampling", "evaluate")
 RESERVED = ("pool", "logs", "report", "config", "chat_model")
+"""Folders of a run that are no step's and no version's."""
+OF_A_FILE = (".json", ".jsonl", ".yaml", ".yml", ".sqlite", ".partial", ".suspicious")
+"""How the names of a run's own files end, and of folders that are not finished."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,11 @@ class IterativeConfig:
         if not names:
             raise InputError("versions: name at least one, e.g. [{name: v1}]")
         for name in names:
-            if names.count(name) > 1 or name in RESERVED:
-                raise InputError(f"versions: {name!r} is taken already; give every version a name of its own")
+            if names.count(name) > 1 or name in RESERVED or name.lower().endswith(OF_A_FILE):
+                raise InputError(
+                    f"versions: {name!r} is taken already, by another version or by a run's own files; give every "
+                    "version a name of its own"
+                )
         for name, sources in self.inputs.items():
             listed = sources if isinstance(sources, list | tuple) else [sources]
             if not listed or not all(isinstance(source, str) and source for source in listed):

@@ -21,24 +21,67 @@ from rlhf.stage import STAGE_FILE, StageRecord, digest, read_stage_file
 from rlhf.stage.digests import FileDigests, changes
 from rlhf.strict_yaml import LOADER
 
+KEY = {"recipe": str, "config": str, "overrides": dict, "inputs": dict}
+"""What every key has, by its type."""
+
 
 def stage_key(stage: PlannedStage, run: Path, inputs: Mapping[str, str]) -> Record:
     """What the stage is made of; equal keys give equal results. Paths inside the run are relative to it.
 
     Raises InputError where the stage's YAML cannot be read.
     """
-    try:
-        content = yaml.load(stage.config_file.read_text(encoding="utf-8"), LOADER)
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{stage.name}: {stage.config_file} cannot be read: {' '.join(str(error).split())}") from error
-    config = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    content = yaml_of(stage)
+    config, written = _hash(without_addresses(content)), _hash(content)
     overrides = {name: _inside(value, run) for name, value in stage.overrides.items()}
     return {
         "recipe": stage.recipe,
         "config": config,
+        **({"written": written} if written != config else {}),
         "overrides": overrides,
         "inputs": {_inside(path, run): value for path, value in inputs.items()},
     }
+
+
+def yaml_of(stage: PlannedStage) -> Any:
+    """The content of a stage's YAML; None where it has none, or an empty one. InputError where it cannot be read."""
+    if stage.config_file is None:
+        return None
+    try:
+        return yaml.load(stage.config_file.read_text(encoding="utf-8"), LOADER)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{stage.name}: {stage.config_file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+SERVERS = ("server", "judge", "judges")
+"""Options that say where a model answers; the last one is a list."""
+ADDRESS = ("url", "api_key_env", "concurrency", "timeout", "retries")
+"""Of these: where it is and how patiently it is asked. Whose answers come, its `model` there says."""
+
+
+def without_addresses(value: Any, name: str = "") -> Any:
+    """A value of a YAML file, called `name` there, without what another address of the same models changes."""
+    if isinstance(value, Mapping):
+        left = {key: part for key, part in value.items() if not (name in SERVERS and key in ADDRESS)}
+        return {key: without_addresses(part, str(key)) for key, part in left.items()}
+    return [without_addresses(part, name) for part in value] if isinstance(value, list) else value
+
+
+def _deciding_overrides(overrides: Mapping[str, str]) -> dict[str, str]:
+    """Options on the command line, groups of them as JSON, without addresses in the same way."""
+    found = {}
+    for option, text in overrides.items():
+        group, last = option.split(".")[-2:] if "." in option else ("", option)
+        if group in SERVERS and last in ADDRESS:
+            continue
+        try:
+            found[option] = json.dumps(without_addresses(json.loads(text), last))
+        except ValueError:  # a text
+            found[option] = text
+    return found
 
 
 def _inside(text: str, run: Path) -> str:
@@ -49,11 +92,15 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """What changed from one key to another, in words; None: nothing."""
     if old["recipe"] != new["recipe"]:
         return f"recipe {old['recipe']} became {new['recipe']}"
-    if old["config"] != new["config"]:
+    if old["config"] not in (new["config"], new.get("written")):  # that of a ledger which knew addresses too
         return "its YAML changed"
-    for part, word in (("overrides", "--{} changed"), ("inputs", "its input {} changed")):
-        for name in [*new[part], *old[part]]:
-            if old[part].get(name) != new[part].get(name):
+    compared = (
+        (_deciding_overrides(old["overrides"]), _deciding_overrides(new["overrides"]), "--{} changed"),
+        (old["inputs"], new["inputs"], "its input {} changed"),
+    )
+    for before, after, word in compared:
+        for name in [*after, *before]:
+            if before.get(name) != after.get(name):
                 return word.format(name)
     return None
 
@@ -92,17 +139,34 @@ def decide(
     record = read_stage_file(stage.output)
     if record is None:
         return Decision("run", f"its {STAGE_FILE} cannot be read")
-    recorded = last["event"] == "finished" and last["stage_file"] == digest(stage.output / STAGE_FILE)
+    recorded = last["event"] == "finished" and last.get("stage_file") == digest(stage.output / STAGE_FILE)
     if not recorded and not _is_made_by(record, stage, last):
         raise InputError(
             f"run: {stage.output} was made by hand with other options than this run's; move it away, or remove it"
         )
+    if not all(isinstance(last.get("key", {}).get(name), kind) for name, kind in KEY.items()):
+        return Decision("run", "the ledger does not say what it was made of")
     if changed := difference(last["key"], key) or _changed_file(stage, record, digests) or _precision(stage, record):
         return Decision("run", changed)
+    if last["event"] == "failed" and last.get("stage_file") == digest(stage.output / STAGE_FILE):
+        return Decision("run", "it failed when it had written its folder")
     if recorded:
         damage = damage_of(stage, last, digests, removed)
         return Decision("run", f"its {damage}") if damage else Decision("skip")
+    if missing := not_made(stage):
+        return Decision("run", f"it did not write {missing}")
     return Decision("adopt")
+
+
+def not_made(stage: PlannedStage) -> str | None:
+    """The first of what the plan says that a recipe of the user's makes, and that its folder lacks; None: all is there.
+
+    Our own recipes leave out what their options do not ask for.
+    """
+    if not stage.recipe.endswith(".py"):
+        return None
+    places = (place.replace("{version}", "*") for place in stage.makes.values())
+    return next((place for place in places if not any(stage.output.glob(place))), None)
 
 
 def _is_made_by(record: StageRecord, stage: PlannedStage, last: Record) -> bool:

@@ -13,13 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf.architecture import LlamaSize
 from rlhf.errors import InputError
+from rlhf.iteration.decision import yaml_of
 from rlhf.iteration.keeping import Keep, superseded
 from rlhf.iteration.plan import PlannedStage, maker_of
-from rlhf.strict_yaml import LOADER
 
 START_OF = {
     "sft": "policy",
@@ -102,8 +100,7 @@ def in_words(size: int) -> str:
 
 
 def _given(stage: PlannedStage) -> dict[str, Any]:
-    content = yaml.load(stage.config_file.read_text(encoding="utf-8"), LOADER) or {}
-    return {**content, **stage.overrides}
+    return {**(yaml_of(stage) or {}), **stage.overrides}
 
 
 def folder_bytes(path: Path) -> int:

@@ -19,14 +19,14 @@ from types import FrameType
 from typing import Any
 
 from rlhf.errors import InputError
-from rlhf.iteration.decision import Decision, decide, input_digests, read_inputs, stage_key, wanted_again
+from rlhf.iteration.decision import Decision, decide, input_digests, not_made, read_inputs, stage_key, wanted_again
 from rlhf.iteration.disk import folder_bytes, in_words, require_room
 from rlhf.iteration.hours.forecast import clock
 from rlhf.iteration.keeping import Keep, lacking, removable, removed_parts
 from rlhf.iteration.ledger import Ledger, Record, output_digest, suspicious_lines
 from rlhf.iteration.links import make_links
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
-from rlhf.iteration.processes.failures import describe_failure, is_users_mistake, out_of_memory_kills
+from rlhf.iteration.processes.failures import describe_failure, is_users_mistake, out_of_memory_kills, was_killed
 from rlhf.iteration.processes.gpus import Dealer
 from rlhf.iteration.processes.retries import Retries
 from rlhf.iteration.processes.stage_process import StageProcess, command_of, extra_environment, stop
@@ -174,7 +174,7 @@ class Driver:
                 self.made[stage.name] = last.get("files", {})
                 self.progress.done += 1
                 self.ledger.append("skipped", stage.name)
-                self.progress.say(stage.name, f"finished earlier, in {elapsed(last['seconds'])}")
+                self.progress.say(stage.name, f"finished earlier, in {elapsed(last.get('seconds', 0))}")
             self.waiting.remove(stage)
 
     def _make_again(self, lost: Sequence[str], reader: PlannedStage) -> None:
@@ -231,7 +231,10 @@ class Driver:
                     self._stands_still(process)
                 continue
             self._ended(process)
-            if status == 0 and read_stage_file(process.stage.output) is not None:
+            whole = status == 0 and read_stage_file(process.stage.output) is not None
+            if whole and (missing := not_made(process.stage)):
+                self._retry_or_give_up(process, f"it did not write {missing}, which `makes` in the plan names", status)
+            elif whole:
                 self._finished(
                     process.stage, process.seconds, process.peak_memory_mb, "done in " + elapsed(process.seconds)
                 )
@@ -293,7 +296,10 @@ class Driver:
         Raises StageFailed with what the user needs otherwise: why, the log, the command.
         """
         stage = process.stage
-        self.ledger.append("failed", stage.name, key=self.keys[stage.name], error=line, status=status)
+        file = stage.output / STAGE_FILE  # whole, and yet it failed: what it made is not taken for finished
+        failed_itself = status is not None and not was_killed(status, process.log, process.log_start)
+        written = {"stage_file": digest(file)} if failed_itself and file.is_file() else {}
+        self.ledger.append("failed", stage.name, key=self.keys[stage.name], error=line, status=status, **written)
         mistake = status is not None and is_users_mistake(status, process.log, process.log_start)
         seconds = None if mistake else self.retries.next(stage)
         failed = f"FAILED after {elapsed(process.seconds)}"

@@ -48,8 +48,9 @@ class Summary(_Measured, total=False):
 
     seconds: wall time of all attempts together. versions: one entry an evaluation in the plan's order: the start's, v1,
     ..., vN, vN_ppo. reward_models: one a version and domain. suspicious: stage -> the sentences of its closing block,
-    of those that have some. referee, students: where there are any; these evaluations are as the versions'.
+    of those that have some. referee, branches, students: where there are any; these evaluations are as the versions'.
     """
 
     referee: RewardModelFigures
+    branches: Sequence[Version]
     students: Sequence[Version]

@@ -86,7 +86,7 @@ def _best(stages: Sequence[PlannedStage], finished: Collection[str]) -> Path | N
     won: dict[Path, float] = {}
     for stage in stages:
         file, policy = stage.output / "evaluation.json", stage.overrides.get("policy")
-        if stage.name in finished and policy is not None and not stage.student and file.is_file():
+        if stage.name in finished and policy is not None and not (stage.student or stage.branch) and file.is_file():
             rate = json.loads(file.read_text(encoding="utf-8")).get(WON)
             if rate is not None:
                 won[Path(policy)] = float(rate)

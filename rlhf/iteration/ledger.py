@@ -26,6 +26,8 @@ from rlhf.stage.card import CARD_FILE
 
 Record = dict[str, Any]
 PROGRESS = ("started", "finished", "failed")
+LATEST = 1e15
+"""Beyond every time, number of seconds and size in bytes: what is larger, infinite or not a number was not written."""
 VOLATILE = {STAGE_FILE, "metrics.jsonl", TENSORBOARD_FOLDER}
 
 
@@ -44,11 +46,27 @@ def read_ledger(path: Path) -> list[Record]:
             continue
         if record is None:
             continue
-        whole = isinstance(record, dict) and isinstance(record.get("event"), str)
-        if not whole or not isinstance(record.get("time"), (int, float)):
-            raise InputError(f"{path}:{number}: no event with its time; mend or remove that line")
+        if not _is_record(record):
+            raise InputError(f"{path}:{number}: no event with its time and parts; mend or remove that line")
         records.append(record)
     return records
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line is an event with its time, and what it says of a stage is of the kind that readers take it for."""
+    if not isinstance(record, dict) or not isinstance(record.get("event"), str) or not _is_number(record.get("time")):
+        return False
+    needs = {"removed": {"stage", "names"}, **{name: {"stage"} for name in (*PROGRESS, "skipped")}}
+    if not needs.get(record["event"], set()) <= record.keys():
+        return False
+    kinds = {"stage": str, "key": dict, "files": dict, "names": list, "command": list, "output": str, "stage_file": str}
+    right = all(isinstance(record[name], kind) for name, kind in kinds.items() if name in record)
+    numbers = ("seconds", "bytes", "finished", "stages")
+    return right and all(_is_number(record[name]) for name in numbers if name in record)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LATEST
 
 
 class Ledger:
@@ -87,14 +105,13 @@ def last_record(records: Sequence[Record], stage: str) -> Record | None:
 
 
 def wall_seconds(records: Iterable[Record]) -> float:
-    """Wall time of all attempts together: each from "begun" to its last record."""
-    total, first, last = 0.0, None, 0.0
+    """Wall time of all attempts together: each from "begun" to its last record. A clock set back adds nothing."""
+    total, last = 0.0, None
     for record in records:
-        if record["event"] == "begun":
-            total += last - first if first is not None else 0.0
-            first = record["time"]
+        if last is not None and record["event"] != "begun":
+            total += max(0.0, record["time"] - last)
         last = record["time"]
-    return round(total + (last - first if first is not None else 0.0), 3)
+    return round(total, 3)
 
 
 def decides(name: str) -> bool:

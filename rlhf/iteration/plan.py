@@ -40,7 +40,7 @@ class PlannedStage:
     Args:
         name: its folder below the run.
         recipe: name of the recipe, a file `<recipe>.py` somewhere in recipes/, or path of a file of the user's.
-        config_file: the YAML that the recipe reads.
+        config_file: the YAML that the recipe reads; None: a recipe of the user's, whose options the plan gives alone.
         overrides: options after it on the command line, without the dashes.
         inputs: paths that must exist before it starts: in another stage's folder, or from outside the run.
         output: the stage's folder.
@@ -49,11 +49,12 @@ class PlannedStage:
         step: name of its step in the plan.
         makes: artifact -> where it lies in the folder.
         student: name of the student that it trains or measures.
+        branch: the same of a branch, a policy beside the version that no later step reads.
     """
 
     name: str
     recipe: str
-    config_file: Path
+    config_file: Path | None
     overrides: Mapping[str, str]
     inputs: tuple[Path, ...]
     output: Path
@@ -62,6 +63,7 @@ class PlannedStage:
     step: str = ""
     makes: Mapping[str, str] = field(default_factory=dict)
     student: str = ""
+    branch: str = ""
 
     @property
     def processes(self) -> int:
@@ -78,7 +80,7 @@ class PlannedStage:
     def arguments(self) -> list[str]:
         """What follows the recipe on the command line."""
         given = [part for name, value in self.overrides.items() for part in (f"--{name}", value)]
-        return ["--config", str(self.config_file), *given]
+        return [*([] if self.config_file is None else ["--config", str(self.config_file)]), *given]
 
 
 def recipe_file(stage: PlannedStage, recipes: Path = RECIPES) -> Path:
@@ -112,8 +114,9 @@ def make_plan(config: IterativeConfig) -> list[PlannedStage]:
     """All stages of a run, each after those it reads from: the steps of `config.start`, then those of each version.
 
     The policy that stands at the end of the start is the artifact `start`: what fine-tunings and reward models start
-    from, and what every evaluation is against. It is evaluated itself before the first evaluation of a version. An
-    evaluation also measures the students trained since the one before, each first as it was given.
+    from, and what every evaluation is against. It is measured itself before the first measurement of a version. A step
+    that measures does so to the branches too that were made since the one before, and an evaluation to the students
+    trained since, each first as it was given.
 
     Raises:
         InputError: a step reads an artifact that nothing before it makes, two steps have one folder, or an input of the
@@ -134,6 +137,15 @@ class _Artifact:
     listed: bool = False
 
 
+@dataclass(frozen=True)
+class _Branch:
+    """A policy beside its version: its name, the folder of the stage that makes it, and itself."""
+
+    name: str
+    folder: str
+    policy: _Artifact
+
+
 class _Planner:
     """Walks through the steps of one config; remembers every artifact so far, and the newest policy's name."""
 
@@ -144,14 +156,19 @@ class _Planner:
         self.made = {name: _given(name, sources) for name, sources in config.inputs.items()}
         self.made[START] = self.made.get("policy", [])
         self.unread = set(config.inputs) - {"policy"}
+        self.read: set[str] = set()  # names of artifacts
+        self.own: dict[str, str] = {}  # artifact that a step of the user's makes -> the step's folder
         self.version = ""
         self.policy_name = self.start_name = START
         self.policy_folder = ""  # of the newest policy's step
         self.students: list[tuple[PlannedStage, _Artifact]] = []  # trained since the last evaluation, and from what
         self.measured: set[str] = set()  # students that are evaluated as they were given
+        self.branches: list[_Branch] = []
 
     def plan(self) -> list[PlannedStage]:
         for step in read_steps(self.config.start, "start"):
+            if step.branch:
+                raise InputError(f"start: the branch {step.branch} belongs to a version; name it in a version's steps")
             self._add(step, step.folder, self.config.seed)
             if "policy" in step.kind.makes:
                 self.policy_name, self.policy_folder = step.kind.label or step.name, step.folder
@@ -160,10 +177,12 @@ class _Planner:
         for number, version in enumerate(self.config.versions, start=1):
             self.version, named = version.name, False
             for step in read_steps(version.steps, f"versions.{version.name}.steps"):
-                if step.kind.recipe == "evaluate":
-                    self._evaluate(step)
+                if step.kind.measures or step.kind.recipe == "evaluate":
+                    self._measure(step)
                 elif step.kind.each in step.kind.reads:
                     self._add_each(step, f"{version.name}/{step.folder}", self.config.seed + 1000 * number)
+                elif step.branch:
+                    self._add_branch(step, f"{version.name}/{step.folder}", self.config.seed + 1000 * number)
                 else:
                     self._add(step, f"{version.name}/{step.folder}", self.config.seed + 1000 * number)
                     if "policy" in step.kind.makes:
@@ -174,7 +193,8 @@ class _Planner:
         return self.stages
 
     def _refuse_strange_names(self) -> None:
-        """InputError for an input that no step reads, here or in another plan, and for the launch of no step."""
+        """InputError for an input that no step reads, here or in another plan, for the launch of no step, and for what
+        a step of the user's makes that no step reads, but for its spelling."""
         known = {*KINDS, *ALIASES, *(kind.recipe for kind in KINDS.values())}
         known |= {name for stage in self.stages for name in (stage.step, stage.recipe)}
         if strange := sorted(self.launches.names - known):
@@ -188,22 +208,48 @@ class _Planner:
                 f"inputs: no step of the plan reads {strange[0]}; "
                 + (f"did you mean {near[0]}?" if near else "leave it out, or add its step")
             )
+        for artifact in self.own.keys() - readable - self.read:
+            if near := difflib.get_close_matches(artifact, readable, 1, cutoff=0.8):
+                raise InputError(f"{self.own[artifact]}: makes.{artifact}: no step reads that; did you mean {near[0]}?")
 
-    def _evaluate(self, step: Step) -> None:
-        """Plan an evaluation of the newest policy; before the first one, that of the start, which it is set against."""
-        if first := "baseline" not in self.made:
+    def _measure(self, step: Step) -> None:
+        """Plan a measurement of the newest policy; before the first one, that of the start, which it is set against."""
+        evaluates = step.kind.recipe == "evaluate"
+        of_start = f"{self.start_name}_{step.folder}"
+        there = {stage.name for stage in self.stages}
+        if first := "baseline" not in self.made if evaluates else of_start not in there:
             newest = self.made["policy"], self.policy_name
             self.made["policy"], self.policy_name = self.made[START], self.start_name
-            self._add(step, f"{self.start_name}_{step.folder}", self.config.seed)
+            self._add(step, of_start, self.config.seed)
             self.made["policy"], self.policy_name = newest
-            self.made["baseline"] = self.made[START]
-            self.made["baseline_evaluation"] = [_Artifact(self.stages[-1].output)]
+            if evaluates:
+                self.made["baseline"] = self.made[START]
+                self.made["baseline_evaluation"] = [_Artifact(self.stages[-1].output)]
+        branches = [branch for branch in self.branches if f"{branch.folder}_{step.folder}" not in there]
         prefix = "" if self.policy_name == self.version else f"{self.policy_folder}_"
         name = f"{self.version}/{prefix}{step.folder}"
-        again = self.students and any(stage.name == name for stage in self.stages)
+        again = (branches or (evaluates and self.students)) and name in there
         if not again and not (first and self.policy_name == self.start_name):
             self._add(step, name, self.config.seed)
-        self._evaluate_students(step)
+        self._measure_branches(step, branches)
+        if evaluates:
+            self._evaluate_students(step)
+
+    def _measure_branches(self, step: Step, branches: Sequence[_Branch]) -> None:
+        """Plan the same measurement of branches."""
+        made, policy_name = self.made, self.policy_name
+        for branch in branches:
+            self.made, self.policy_name = {**made, "policy": [branch.policy]}, branch.name
+            self._add(step, f"{branch.folder}_{step.folder}", self.config.seed, branch=branch.name)
+        self.made, self.policy_name = made, policy_name
+
+    def _add_branch(self, step: Step, name: str, seed: int) -> None:
+        """Plan a stage that makes a policy beside the version's, by the version's seed: no later step reads of it."""
+        made, label = self.made, f"{self.version}_{step.branch}"
+        self.made = dict(made)
+        self._add(step, name, seed, branch=label)
+        self.branches.append(_Branch(label, name, self.made["policy"][-1]))
+        self.made = made
 
     def _evaluate_students(self, step: Step) -> None:
         """Plan an evaluation of each new student beside the policy's: against the start too, without a KL from it."""
@@ -236,12 +282,21 @@ class _Planner:
             if "student" in step.kind.makes:
                 self.students.append((self.stages[-1], artifact))
 
-    def _add(self, step: Step, name: str, seed: int, *, one: _Artifact | None = None, student: str = "") -> None:
+    def _add(
+        self,
+        step: Step,
+        name: str,
+        seed: int,
+        *,
+        one: _Artifact | None = None,
+        student: str = "",
+        branch: str = "",
+    ) -> None:
         """Plan a stage. Options that are paths are its inputs; those that read nothing are left out.
 
         Args:
             one: what the option `each` of the kind takes.
-            student: see `PlannedStage`.
+            student, branch: see `PlannedStage`.
         """
         kind, output = step.kind, self.config.run / name
         if any(f"{name}/".startswith(f"{stage.name}/") or stage.name.startswith(f"{name}/") for stage in self.stages):
@@ -254,36 +309,50 @@ class _Planner:
             alone = one is not None and option == kind.each
             if found := [one] if one is not None and alone else self._read(text, f"{name}: {option}"):
                 several = "*" in text and not alone
-                values[option] = [str(a.place) for a in found] if several else str(found[0].place)
+                values[self._filled(option)] = [str(a.place) for a in found] if several else str(found[0].place)
                 inputs += [a.place for a in found if isinstance(a.place, Path)]
-        links = tuple(link for option, artifact in kind.gathers.items() for link in self._links(option, artifact))
+        folders = {
+            option: self.config.run / self.version / (f"{step.folder}_{option}" if step.branch else option)
+            for option in kind.gathers
+        }
+        links = tuple(link for o, artifact in kind.gathers.items() for link in self._links(folders[o], artifact))
         inputs += [target for _, target in links]
-        values |= {option: str(self.config.run / self.version / option) for option in kind.gathers if links}
-        values |= {option: self._filled(text) for option, text in kind.options.items()} | dict(step.given)
+        values |= {option: str(folder) for option, folder in folders.items() if links}
+        filled = {option: self._filled(text, branch) for option, text in kind.options.items()}
+        values |= filled | dict(step.given)
         inputs += [Path(value) for value in step.given.values() if isinstance(value, str) and Path(value).exists()]
         if self.config.chat_template_kwargs:
             values.setdefault("chat_template_kwargs", self.config.chat_template_kwargs)
         if kind.seed is not None:
             values.setdefault(kind.seed, seed)
+        aside = f".{student}" if one else f".{step.branch}" if step.branch else ""
         self.stages.append(
             PlannedStage(
                 name=name,
                 recipe=kind.recipe,
-                config_file=step.config or self.config.configs / f"{Path(kind.recipe).stem}.yaml",
+                config_file=self._config_file(step),
                 overrides={option: _text(value) for option, value in values.items()},
                 inputs=tuple(dict.fromkeys(inputs)),
                 output=output,
                 launch=self.launches.of(step.name, kind.recipe),
                 links=links,
                 step=step.name,
-                makes={f"{artifact}.{student}" if one else artifact: place for artifact, place in kind.makes.items()},
+                makes={f"{artifact}{aside}": place for artifact, place in kind.makes.items()},
                 student=student,
+                branch=branch,
             )
         )
+        if kind.recipe.endswith(".py"):
+            self.own |= {artifact: name for artifact in kind.makes if artifact not in self.own}
         for artifact, place in kind.makes.items():
             replaces = f"{artifact}*" in {text.removesuffix("?") for text in kind.reads.values()}
             before = [] if replaces else self.made.get(artifact, [])
             self.made[artifact] = [*before, _Artifact(output / place, self.version)]
+
+    def _config_file(self, step: Step) -> Path | None:
+        """The step's own, or the one in `configs` that is called after its recipe; which one of the user's may lack."""
+        file = self.config.configs / f"{Path(step.kind.recipe).stem}.yaml"
+        return step.config or (None if step.kind.recipe.endswith(".py") and not file.is_file() else file)
 
     def _read(self, text: str, where: str) -> list[_Artifact]:
         """The artifacts that an option takes; the placeholder in their names is filled in."""
@@ -291,6 +360,7 @@ class _Planner:
         assert match is not None, text
         name, which = match["name"], match["which"]
         self.unread.discard(name)
+        self.read.add(name)
         found = self.made.get(name, [])
         if which == ".earlier*":
             earlier = [version.name for version in self.config.versions]
@@ -309,14 +379,14 @@ class _Planner:
             )
         return [_of_version(artifact, self.version) for artifact in found]
 
-    def _links(self, option: str, artifact: str) -> list[tuple[Path, Path]]:
-        folder = self.config.run / self.version / option
+    def _links(self, folder: Path, artifact: str) -> list[tuple[Path, Path]]:
         found = [(a, a.place) for a in self.made.get(artifact, [])]
         return [(folder / f"{a.version}{place.suffix}", place) for a, place in found if isinstance(place, Path)]
 
-    def _filled(self, text: str) -> str:
+    def _filled(self, text: str, branch: str = "") -> str:
+        """With what the placeholders stand for; `{version}` is the branch's name where there is one."""
         versions = json.dumps([version.name for version in self.config.versions])
-        filled = {"{version}": self.version, "{versions}": versions, "{policy}": self.policy_name}
+        filled = {"{version}": branch or self.version, "{versions}": versions, "{policy}": self.policy_name}
         filled["{run}"] = str(self.config.run)
         for placeholder, value in filled.items():
             text = text.replace(placeholder, value)

@@ -40,7 +40,7 @@ class StepKind:
 
     Args:
         recipe: name of a recipe of the project, or path of a file of one's own (ending in .py).
-        reads: option of the recipe -> the artifact it takes.
+        reads: option of the recipe, in which `{policy}` is filled in as below -> the artifact it takes.
         makes: artifact -> where it lies in the step's folder; `{version}` stands for the version that reads it. What
             the step reads all of and makes anew replaces them: the files of the user's that it has split, for example.
         options: options set to a text, in which `{version}`, `{versions}` (all of them, as JSON), `{policy}` (the
@@ -51,6 +51,7 @@ class StepKind:
         label: joined to the version's name for the policy it makes, where that is not the version's first ("v3_ppo").
         seed: option that takes the seed; None: the recipe draws nothing.
         each: option that takes one by one what it reads all of: a stage for each, in a folder of its own.
+        measures: it judges a policy: the start's first, then the newest one and each branch since the last time.
     """
 
     recipe: str
@@ -62,6 +63,7 @@ class StepKind:
     label: str | None = None
     seed: str | None = "seed"
     each: str | None = None
+    measures: bool = False
 
     def __post_init__(self) -> None:
         for option, text in self.reads.items():
@@ -137,6 +139,19 @@ KINDS: dict[str, StepKind] = {
         "safety_reward",
         reads={"policy": "start", "other_preferences": "preferences*", **_PREFERENCES},
         makes={"safety": "checkpoint"},
+    ),
+    "evaluate_rewards": StepKind(
+        "evaluate_rewards",
+        reads={
+            "rewards.helpfulness": "helpfulness",
+            "rewards.safety": "safety?",
+            "rewards.referee": "referee?",
+            "test_preferences": "test_preferences*",
+            "train_preferences": "preferences*?",
+            "world": "world?",
+        },
+        folder="reward_evaluation",
+        seed=None,
     ),
     "sweep": StepKind(
         "temperature_sweep",
@@ -228,7 +243,24 @@ KINDS: dict[str, StepKind] = {
         },
         options={"name": "{policy}"},
         folder="evaluation",
+        measures=True,
     ),
+    "evaluate_safety": StepKind(
+        "evaluate_safety",
+        reads={"policy": "policy", "safety": "safety?"},
+        options={"name": "{policy}"},
+        folder="safety_evaluation",
+        measures=True,
+    ),
+    "evaluate_instructions": StepKind(
+        "evaluate_instructions",
+        reads={"policy": "policy"},
+        options={"name": "{policy}"},
+        folder="instruction_evaluation",
+        measures=True,
+    ),
+    "safety_benchmarks": StepKind("safety_benchmarks", reads={"policy": "policy"}, measures=True),
+    "leaderboard": StepKind("leaderboard", reads={"models.{policy}": "policy"}, seed=None, measures=True),
 }
 ALIASES = {"rewards": ("helpfulness_reward", "safety_reward")}
 """Steps by one name."""
@@ -236,13 +268,17 @@ ALIASES = {"rewards": ("helpfulness_reward", "safety_reward")}
 
 @dataclass(frozen=True)
 class Step:
-    """A kind as one plan uses it: its name and folder there, and the options that the plan sets itself."""
+    """A kind as one plan uses it: its name and folder there, and the options that the plan sets itself.
+
+    branch: of the policy that it makes beside the others, which no later step reads; empty: there is none.
+    """
 
     name: str
     folder: str
     kind: StepKind
     given: Mapping[str, Any] = field(default_factory=dict)
     config: Path | None = None
+    branch: str = ""
 
 
 def read_steps(entries: Iterable[Any], field_name: str) -> list[Step]:
@@ -252,6 +288,7 @@ def read_steps(entries: Iterable[Any], field_name: str) -> list[Step]:
         ppo: {ppo.iterations: 50}                       a kind, and options of its recipe
         evaluate: {policy: {dtype: bfloat16}}           … also of what the plan names: the newest policy, held otherwise
         {step: ppo, config: my.yaml, reads: {policy: start}, options: {…}, name: second_ppo}
+        {step: rejection_sampling, branch: random, options: {…}}        a control, measured beside the version
         {recipe: my_recipes/polish.py, reads: {policy: policy}, makes: {policy: checkpoint}}
 
     Args:
@@ -288,6 +325,8 @@ def _own_kind(content: Mapping[str, Any], where: str) -> StepKind:
         given = content.get(name, {})
         if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
             raise InputError(f"{where}.{name}: must be names with texts, such as {{policy: policy}}, got {given!r}")
+    if not isinstance(content.get("measures", False), bool):
+        raise InputError(f"{where}.measures: must be true or false, got {content['measures']!r}")
     for name in ("recipe", "folder", "label", "seed", "each"):
         given = content.get(name)
         if not isinstance(given, str) and (given is not None or name == "recipe"):
@@ -322,7 +361,7 @@ def _one_by_one(options: Mapping[str, Any], reads: Mapping[str, str]) -> dict[st
 
 def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, more: Iterable[str] = ()) -> Step:
     """A step by its settings; `more` are fields that its entry may have besides, which are read already."""
-    known = {"name", "config", "reads", "options"}
+    known = {"name", "config", "reads", "options", "branch"}
     if unknown := [key for key in settings if key not in known]:
         raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(sorted({*known, *more}))}")
     reads = settings.get("reads") or {}
@@ -339,8 +378,12 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
     except InputError as error:
         raise InputError(f"{where}.{error}") from error
     config = settings.get("config")
-    own_name = settings.get("name")
-    folder = str(own_name or kind.folder or name)
+    own_name, branch = settings.get("name"), str(settings.get("branch") or "")
+    folder = str(own_name or branch or kind.folder or name)
     if not re.fullmatch(FOLDER_NAME, folder):
-        raise InputError(f"{where}.name: must be a folder's name of letters, digits, _ . -, got {folder!r}")
-    return Step(str(own_name or name), folder, kind, dict(options), None if config is None else Path(str(config)))
+        which = "name" if own_name or not branch else "branch"
+        raise InputError(f"{where}.{which}: must be a folder's name of letters, digits, _ . -, got {folder!r}")
+    if branch and "policy" not in kind.makes:
+        raise InputError(f"{where}.branch: {name} makes no policy, which is what a branch is; leave the branch out")
+    own_config = None if config is None else Path(str(config))
+    return Step(str(own_name or name), folder, kind, dict(options), own_config, branch)

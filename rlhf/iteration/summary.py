@@ -12,6 +12,7 @@ from rlhf.iteration.figures import RewardModelFigures, Summary, Version
 from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
 from rlhf.iteration.links import clear_links, make_link
 from rlhf.iteration.plan import PlannedStage
+from rlhf.jsonl import read_json
 from rlhf.stage import write_json
 
 FIGURES = tuple(Version.__annotations__)
@@ -26,7 +27,7 @@ def summarise(run: Path, stages: Sequence[PlannedStage]) -> Summary:
     records = read_ledger(run / "ledger.jsonl")
     found = [(stage, _read(stage.output / "evaluation.json")) for stage in stages]
     measured = [
-        (bool(stage.student), cast(Version, dict.fromkeys(FIGURES) | figures))
+        (bool(stage.student), bool(stage.branch), cast(Version, dict.fromkeys(FIGURES) | figures))
         for stage, figures in found
         if figures is not None
     ]
@@ -34,13 +35,15 @@ def summarise(run: Path, stages: Sequence[PlannedStage]) -> Summary:
     models = [(stage, accuracy) for stage, accuracy in accuracies if accuracy is not None]
     summary: Summary = {
         "seconds": wall_seconds(records),
-        "versions": [figures for of_student, figures in measured if not of_student],
+        "versions": [figures for of_student, of_branch, figures in measured if not (of_student or of_branch)],
         "reward_models": [
             _reward_model(stage.version, accuracy) for stage, accuracy in models if stage.step != "referee"
         ],
         "suspicious": {stage.name: lines for stage in stages if (lines := suspicious_lines(stage.output))},
     }
-    if students := [figures for of_student, figures in measured if of_student]:
+    if branches := [figures for _, of_branch, figures in measured if of_branch]:
+        summary["branches"] = branches
+    if students := [figures for of_student, _, figures in measured if of_student]:
         summary["students"] = students
     for stage, accuracy in models:
         if stage.step == "referee":
@@ -50,7 +53,7 @@ def summarise(run: Path, stages: Sequence[PlannedStage]) -> Summary:
 
 def write_summary(run: Path, stages: Sequence[PlannedStage]) -> Path:
     """Write summary.json, and gather every version's completions in the run's pool folder."""
-    made = [(stage.version, stage.output / "completions.parquet") for stage in stages]
+    made = [(stage.version, stage.output / "completions.parquet") for stage in stages if not stage.branch]
     answers = {f"{version}.parquet": completions for version, completions in made if completions.exists()}
     clear_links(run / "pool", answers)
     for name, completions in answers.items():
@@ -66,7 +69,7 @@ def read_summary(run: Path) -> Summary:
     if not path.exists():
         raise InputError(f"run: {path} does not exist; the run writes it when its last stage is finished")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         if isinstance(summary, dict) and _are_versions(summary.get("versions")):
             return cast(Summary, summary)
     except ValueError:

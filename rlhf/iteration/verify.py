@@ -87,7 +87,7 @@ def _stage_problems(folder: Path, record: Record, digests: FileDigests, removed:
     found = {n: v for n, v in digests.of_folder(folder, read=True).items() if Path(n).parts[0] not in removed}
     if "files" in record:
         return changes({n: value for n, value in record["files"].items() if Path(n).parts[0] not in removed}, found)
-    changed = output_digest(found) != record["output"] or found.get(STAGE_FILE) != record.get("stage_file")
+    changed = output_digest(found) != record.get("output") or found.get(STAGE_FILE) != record.get("stage_file")
     return ["some file is changed, missing or added"] if changed else []
 
 

@@ -13,14 +13,12 @@ factors side by side: exact at the sum of their ranks, or cut to the nearest one
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 
 from rlhf.errors import InputError
@@ -34,6 +32,7 @@ from rlhf.models.checkpoint.folder import (
     base_quantization,
     head_shapes,
     is_adapter_checkpoint,
+    json_object,
     require_policy,
     require_reward_head,
     weight_files,
@@ -72,6 +71,7 @@ def average_checkpoints(
     Raises:
         InputError: a checkpoint is not of the first one's kind, two of them differ, or an argument does not fit them.
     """
+    from huggingface_hub import save_torch_state_dict
     from safetensors.torch import load_file
 
     from rlhf.models.checkpoint.saving import verify_saved
@@ -141,7 +141,7 @@ def _shares(n: int, weights: Sequence[float] | None) -> list[float]:
 def _require_alike(first: Path, other: Path) -> None:
     """InputError where the weights of two checkpoints do not mean the same, naming what differs."""
     different: str | None = None
-    settings = [json.loads((base_folder(f) / "config.json").read_text(encoding="utf-8")) for f in (first, other)]
+    settings = [json_object(base_folder(f) / "config.json") for f in (first, other)]
     keys = sorted((settings[0].keys() | settings[1].keys()) - SETTINGS_THAT_MAY_DIFFER)
     tokenizers = [load_tokenizer(folder) for folder in (first, other)]
     shapes = [weight_shapes(folder) for folder in (first, other)]

@@ -5,8 +5,10 @@ Light: torch and transformers are loaded when called.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, Conversation, Renderer
@@ -69,6 +71,27 @@ def new_llama(size: LlamaSize, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
             initializer_range=size.hidden_size**-0.5,
         )
     )
+
+
+def write_untrained(policy: str | os.PathLike[str], folder: Path, seed: int) -> None:
+    """Write a checkpoint of the policy's architecture and tokenizer with random weights, as its class draws them.
+
+    Args:
+        policy: checkpoint folder; of an adapter its base.
+        seed: of the weights; torch's own generator is left as it was.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from rlhf.models.checkpoint.folder import base_folder
+    from rlhf.models.policy import load_tokenizer
+
+    config = AutoConfig.from_pretrained(base_folder(policy), trust_remote_code=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model.save_pretrained(folder)
+    load_tokenizer(policy).save_pretrained(folder)
 
 
 def token_ids(rows: Sequence[str | Conversation], renderer: Renderer) -> list[list[int]]:

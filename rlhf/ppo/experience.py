@@ -187,6 +187,11 @@ def checked_estimates(
                 f"estimator: {config.estimator} must give advantages (and, as it needs_value, returns) of its tokens' "
                 f"shape, {shape}, and of floats, got {got}"
             )
+        if bad := int((~estimate[tokens.mask].isfinite()).sum()):
+            raise InputError(
+                f"estimator: {config.estimator} must give finite numbers, and {bad} of "
+                f"{int(tokens.mask.sum())} tokens' are NaN or infinite"
+            )
     return found
 
 

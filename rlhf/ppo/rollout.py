@@ -128,7 +128,7 @@ def referee_figures(
     if environment.referee is None:
         return {}
     texts = [rollout.text for rollout in rollouts]
-    scores = answer_scores(prompts, texts, environment.referee, "referee", environment.accelerator).tolist()
+    scores = answer_scores(prompts, texts, environment.referee, "referee", environment.accelerator).scores.tolist()
     return {"referee": fmean(scores), "referee_error": standard_error(scores)}
 
 

@@ -6,7 +6,7 @@ the reward models alone, or were trained with wrong probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from rlhf.data.suspicion import suspicious_answers
@@ -45,7 +45,7 @@ class PPOFigures(TypedDict):
     too_long: dict[str, dict[str, int]]
 
 
-def repeated_share(ids: Sequence[int], n: int = 4) -> float:
+def repeated_share(ids: Sequence[Hashable], n: int = 4) -> float:
     """1 - distinct n-grams / n-grams: 0 repeats nothing (also where there is no n-gram), near 1 says one thing again.
 
     Source: seq-rep-n of Welleck et al. 2019 (arXiv 1908.04319, section 6).

@@ -89,7 +89,7 @@ def selection_figures(
     selection: Selection,
     rejected_at: Collection[int] = (),
 ) -> SelectionFigures:
-    """Figures of one round.
+    """Figures of one round. Where nothing was drawn, what it chose among takes the place of the drawn answers.
 
     Args:
         drawn: this version's scored answers, prompt after prompt, `num_samples` (K) of each.
@@ -103,14 +103,14 @@ def selection_figures(
 
     from rlhf.rejection.curves import reward_curve
 
-    selected = selection.chosen
-    rewards = torch.tensor([row.reward for row in drawn]).view(-1, num_samples)
-    written_out = [row for row in drawn if row.finished or len(row.token_ids) not in rejected_at]
-    of_rewards: RewardFigures = {}
-    if not rejected_at:
+    selected, seen = selection.chosen, drawn or candidates
+    written_out = [row for row in seen if row.finished or len(row.token_ids) not in rejected_at]
+    of_rewards: RewardFigures = {} if rejected_at else {"mean_reward": fmean(row.reward for row in seen)}
+    if drawn and not rejected_at:
+        rewards = torch.tensor([row.reward for row in drawn]).view(-1, num_samples)
         texts = [row.text for row in drawn]
         curve = reward_curve(rewards, [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)])
-        of_rewards = {
+        of_rewards |= {
             "mean_reward": rewards.mean().item(),
             "median_reward": curve[-1]["median"],
             "max_reward": curve[-1]["max"],
@@ -120,13 +120,13 @@ def selection_figures(
             "gated_share": None if used_safety is None else used_safety.float().mean().item(),
         }
     return {
-        "version": drawn[0].version,
-        "prompts": len(rewards),
+        "version": seen[-1].version,
+        "prompts": len({row.prompt_id for row in seen}),
         "num_samples": num_samples,
-        "temperature": drawn[0].temperature,
-        "reward_model": drawn[0].reward_model,
+        "temperature": seen[-1].temperature,
+        "reward_model": seen[-1].reward_model,
         **of_rewards,
-        "given_up_share": 1 - len(written_out) / len(drawn),
+        "given_up_share": 1 - len(written_out) / len(seen),
         "finished_share": fmean(row.finished for row in written_out),
         "mean_length": fmean(len(row.token_ids) for row in written_out),
         "candidates": len(candidates),

@@ -5,7 +5,6 @@ The paper re-tunes the temperature in every round, because the best one rises wi
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
+from rlhf.jsonl import read_json
 from rlhf.rejection.figures import TooLongCounts
 from rlhf.rejection.selection import SelectionConfig
 
@@ -124,8 +124,7 @@ def _figures(values: Sequence[float]) -> Mean | None:
 def read_best_temperature(path: str | os.PathLike[str]) -> float:
     """The best temperature of a sweep.json; InputError where the file is not one."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            temperature = json.load(stream)["best"]["temperature"]
+        temperature = read_json(path)["best"]["temperature"]
         if math.isfinite(temperature) and temperature > 0:
             return float(temperature)
     except (OSError, ValueError, KeyError, TypeError):

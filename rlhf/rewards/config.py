@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from rlhf.errors import InputError
+from rlhf.jsonl import read_json
 from rlhf.paths import require_files
 
 
@@ -82,7 +82,7 @@ class GateConfig:
         """Threshold and origin of a sweep's file."""
         require_files(**{"gate.threshold_from": file})
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file)
             threshold, centred = float(found["chosen"]["threshold"]), found["centre"]
             origin = found.get("origins", {}).get("safety")
             origin = None if origin is None else float(origin)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
+from rlhf.imports import ANYTHING
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import check_scores, name_of
 
@@ -71,7 +72,7 @@ def _scores(reward: RewardFunction, conversations: Sequence[Conversation]) -> Te
         answer = reward(conversations)
     except InputError:
         raise
-    except Exception as error:  # a user's function may raise anything
+    except ANYTHING as error:
         raise InputError(
             f"{name_of(reward)}: raised {type(error).__name__} on {len(conversations)} conversations ({error})"
         ) from error

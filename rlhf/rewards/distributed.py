@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from rlhf.conversation import says_nothing
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.protocol import RewardFunction
 
@@ -19,6 +20,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _Row = tuple[tuple[float, ...], tuple[bool, ...]]
 """Scores and flags of one answer."""
+
+
+class AnswerScores(NamedTuple):
+    """Of one reward function: (n,) float32 raw scores, and which answers count as not finished, as it saw them cut
+    (`too_long` is "unfinished")."""
+
+    scores: Tensor
+    unfinished: list[bool]
 
 
 def score_answers(
@@ -51,18 +60,33 @@ def score_answers(
 
 
 def answer_scores(
-    prompts: Sequence[Prompt], answers: Sequence[str], reward: RewardFunction, name: str, accelerator: Accelerator
-) -> Tensor:
-    """The same of one reward function without a gate: (n,) float32 raw scores; `name` is its in messages."""
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    reward: RewardFunction,
+    name: str,
+    accelerator: Accelerator,
+    too_long: TooLong = "cut",
+) -> AnswerScores:
+    """The same of one reward function without a gate.
+
+    Args:
+        name: the function's, for messages.
+        too_long: what becomes of an answer that its context does not hold.
+    """
     import torch
 
-    from rlhf.rewards.scoring import check_scores
+    from rlhf.rewards.scoring import check_scores, refuse_cut, were_too_long
 
     def score(numbers: Sequence[int]) -> list[_Row]:
         scores = check_scores(reward([prompts[i].answered(answers[i]) for i in numbers]), len(numbers), name)
-        return [((value,), ()) for value in scores.tolist()]
+        cut = were_too_long(reward, len(numbers))
+        if too_long == "refuse":
+            refuse_cut(name, cut)
+        return [((value,), (flag,)) for value, flag in zip(scores.tolist(), cut.tolist(), strict=True)]
 
-    return torch.tensor([scores[0] for scores, _ in _of_all(answers, score, accelerator)], dtype=torch.float32)
+    rows = _of_all(answers, score, accelerator)
+    unfinished = [too_long == "unfinished" and flag for _, (flag,) in rows]
+    return AnswerScores(torch.tensor([scores[0] for scores, _ in rows], dtype=torch.float32), unfinished)
 
 
 def _of_all(

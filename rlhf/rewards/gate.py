@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Domain, Prompt
-from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.loading import load_reward
@@ -100,7 +99,7 @@ class GatedReward:
         import torch
 
         from rlhf.objectives.reward import gate
-        from rlhf.rewards.scoring import ask_all, name_of, were_too_long
+        from rlhf.rewards.scoring import ask_all, name_of, refuse_cut, were_too_long
 
         if len(tags) != len(conversations):
             raise ValueError(f"GatedReward: {len(conversations)} conversations but {len(tags)} tags")
@@ -109,13 +108,10 @@ class GatedReward:
             functions[f"safety ({name_of(self.safety)})"] = self.safety
         scores = ask_all(functions, conversations)
         cut = [were_too_long(function, len(conversations)) for function in functions.values()]
+        for name, own in zip(functions, cut, strict=True):
+            if self.too_long == "refuse":
+                refuse_cut(name, own)
         too_long = torch.stack(cut).any(0)
-        if self.too_long == "refuse" and bool(too_long.any()):
-            name = next(name for name, own in zip(functions, cut, strict=True) if bool(own.any()))
-            raise InputError(
-                f"{name}: {int(too_long.sum())} of {len(conversations)} answers with their prompts are longer than "
-                "its context; shorten sampling.max_new_tokens, or set too_long to cut or unfinished"
-            )
         helpfulness = scores[0]
         if self.safety is None:
             none = torch.zeros(len(conversations), dtype=torch.bool)

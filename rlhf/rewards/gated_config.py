@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.models.checkpoint.context import TooLong
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.specs import Reward
@@ -13,7 +13,7 @@ from rlhf.stage import StageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedConfig(StageConfig):
+class GatedConfig(RoomConfig, StageConfig):
     """Two rewards and the gate between them (`rlhf.rewards.gate.GatedReward`).
 
     Args:
@@ -21,15 +21,11 @@ class GatedConfig(StageConfig):
             ensemble of them.
         safety: the same for safety; null: helpfulness alone is the reward, and there is no gate.
         gate: when the safety score counts in place of the helpfulness score.
-        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
-            turns first, then from the left), skip (leave the prompt out), unfinished (an answer that ends with the
-            context, or had to be cut for a reward model, counts as not finished), or refuse. How many is said.
     """
 
     helpfulness: Reward
     safety: Reward | None = None
     gate: GateConfig = field(default_factory=GateConfig)
-    too_long: TooLong = "cut"
 
     @property
     def reward_name(self) -> str:

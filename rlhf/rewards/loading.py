@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.imports import import_object, own_code
+from rlhf.imports import ANYTHING, import_object, own_code
 from rlhf.models.checkpoint.folder import require_reward_head
 from rlhf.models.checkpoint.labels import writes_text
 from rlhf.paths import require_files
@@ -82,14 +82,8 @@ def _ensemble(file: str, batch_tokens: int | None, device: object) -> RewardFunc
 
 def _imported(spec: str) -> RewardFunction:
     found = import_object("reward", spec)
-    try:
+    with own_code("reward", spec, "()"):
         reward = found() if isinstance(found, type) else found
-    except InputError:
-        raise
-    except Exception as error:  # a user's class may raise anything
-        raise InputError(
-            f"reward: {spec} cannot be made without arguments ({type(error).__name__}: {error})"
-        ) from error
     if not callable(reward):
         raise InputError(f"reward: {spec} is a {type(reward).__name__}; name a function or a class of reward functions")
     return reward if type(reward).__module__.startswith("rlhf.") else OwnReward(reward, spec)
@@ -115,4 +109,9 @@ class OwnReward:
     def __getattr__(self, name: str) -> Any:
         if name == "reward" or name.startswith("__"):  # not made yet: a copy being unpacked
             raise AttributeError(name)
-        return getattr(self.reward, name)
+        try:
+            return getattr(self.reward, name)
+        except AttributeError:
+            raise
+        except ANYTHING as error:  # of a property, or a __getattr__ of its own
+            raise InputError(f"reward: {self._spec}.{name} fails ({type(error).__name__}: {error})") from error

@@ -15,7 +15,6 @@ The paper does not say where its scores have their origin: decision 19.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from statistics import fmean
 from typing import Literal
 
 from rlhf.errors import InputError
+from rlhf.jsonl import read_json
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
 from rlhf.stage import write_json
 
@@ -85,7 +85,7 @@ def read_origin(spec: str | os.PathLike[str] | None) -> float:
     if not file.is_file():
         return 0.0
     try:
-        origin = float(json.loads(file.read_text(encoding="utf-8"))["origin"])
+        origin = float(read_json(file)["origin"])
         if math.isfinite(origin):
             return origin
     except (ValueError, KeyError, TypeError):

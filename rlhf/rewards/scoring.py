@@ -124,11 +124,21 @@ def were_too_long(function: RewardFunction, n: int) -> Tensor:
     return torch.tensor(found if found is not None and len(found) == n else [False] * n, dtype=torch.bool)
 
 
+def refuse_cut(name: str, cut: Tensor) -> None:
+    """InputError where a reward function, by its name, saw some of the conversations cut (`were_too_long`)."""
+    if bool(cut.any()):
+        raise InputError(
+            f"{name}: {int(cut.sum())} of {len(cut)} answers with their prompts are longer than its context; shorten "
+            "sampling.max_new_tokens, or set too_long to cut or unfinished"
+        )
+
+
 def check_scores(scores: object, n: int, name: str) -> Tensor:
     """What a reward function returned, as (n,) float32 on the CPU.
 
     Raises:
-        InputError: naming the reward function, where it is no tensor, has another shape, or holds NaN or infinity.
+        InputError: naming the reward function, where it is no plain tensor of real numbers, has another shape, or holds
+            NaN or infinity.
     """
     if not isinstance(scores, Tensor):
         raise InputError(f"{name}: a reward function returns a tensor of shape ({n},), got {type(scores).__name__}")
@@ -136,6 +146,9 @@ def check_scores(scores: object, n: int, name: str) -> Tensor:
         raise InputError(
             f"{name}: a reward function returns one score a conversation, ({n},), got {tuple(scores.shape)}"
         )
+    if scores.is_complex() or scores.is_quantized or scores.layout != torch.strided or scores.is_meta:
+        kind = "without values (device meta)" if scores.is_meta else f"of {scores.dtype}, {scores.layout}"
+        raise InputError(f"{name}: a reward function returns real numbers, e.g. float32, got a tensor {kind}")
     scores = scores.detach().float().cpu()
     bad = (~scores.isfinite()).nonzero().flatten().tolist()
     if bad:

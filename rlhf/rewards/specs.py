@@ -19,7 +19,7 @@ from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.models.checkpoint.folder import require_checkpoint, require_reward_head
 from rlhf.models.checkpoint.labels import good_and_bad, writes_text
-from rlhf.paths import require_files
+from rlhf.paths import NamesModel, require_files
 
 ENSEMBLE_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -33,7 +33,7 @@ class EnsembleConfig:
         uncertainty_weight: of the standard deviation over the members, taken off their mean score.
     """
 
-    members: tuple[str, ...]
+    members: tuple[Annotated[str, NamesModel()], ...]
     uncertainty_weight: float = 0.0
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ def require_reward(folder: str | os.PathLike[str]) -> None:
         good_and_bad(folder)
 
 
-class RewardSpec:
+class RewardSpec(NamesModel):
     """A reward-model folder, an import path, or the file of an ensemble."""
 
     def inputs(self, field: str, value: Any, config: Any) -> Mapping[str, Path]:

@@ -5,20 +5,63 @@ Renders prompts as each model will, with its own tokenizer and template; loads n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
-from rlhf.conversation import Renderer
+from rlhf.conversation import Conversation, Renderer, without_thoughts
 from rlhf.data.rows import Prompt
-from rlhf.errors import InputError, notice
-from rlhf.models.checkpoint.context import Context, TooLong
+from rlhf.errors import InputError, notice, quoted
+from rlhf.models.checkpoint.context import Context, TooLong, TooLongRow
+from rlhf.stage import Stage
 
-READERS = ("policy", "second_policy", "baseline", "value_from", "helpfulness", "safety", "referee")
+READERS = (
+    "policy", "policies", "models", "second_policy", "opponent", "baseline", "value_from",
+    "helpfulness", "safety", "referee",
+)  # fmt: skip
+
+SCORERS = ("rewards", "helpfulness", "safety")
+
+Asked = TypeVar("Asked")
+"""A prompt, in whatever a recipe holds it."""
+
+
+def answerable(
+    stage: Stage,
+    prompts: Sequence[Asked],
+    max_new_tokens: int,
+    *,
+    messages: Callable[[Asked], Conversation] = attrgetter("messages"),
+    inputs: Mapping[str, Path] | None = None,
+    chat_template: str | None = None,
+) -> list[Asked]:
+    """`with_room` of a stage's prompts by its own option `too_long`; its closing block counts them.
+
+    Args:
+        inputs: those that read these prompts; None: the stage's.
+        messages, chat_template: as for `with_room`.
+    """
+    read = stage.inputs if inputs is None else inputs
+    fitting, over = with_room(
+        prompts, read, max_new_tokens, stage.config.too_long, messages=messages, chat_template=chat_template
+    )
+    if over:
+        known = stage.closing.numbers.get("prompts_without_room") or 0
+        stage.closing.figures(prompts_without_room=int(known) + max(over.values()))
+    stage.closing.rows(len(fitting), {"too long a prompt": len(prompts) - len(fitting)})
+    return fitting
 
 
 def with_room(
-    prompts: Sequence[Prompt], inputs: Mapping[str, Path], max_new_tokens: int, too_long: TooLong
-) -> tuple[list[Prompt], dict[str, int]]:
+    prompts: Sequence[Asked],
+    inputs: Mapping[str, Path],
+    max_new_tokens: int,
+    too_long: TooLong,
+    *,
+    messages: Callable[[Asked], Conversation] = attrgetter("messages"),
+    chat_template: str | None = None,
+) -> tuple[list[Asked], dict[str, int]]:
     """The prompts to answer, and how many leave too little room for an answer of `max_new_tokens`, by role.
 
     All of them, but where `too_long` is "skip" those that leave room in every model's context. stderr says so.
@@ -27,6 +70,8 @@ def with_room(
         inputs: of the stage, option -> path; the folders of READERS (and of an ensemble's members, helpfulness.0) are
             looked at, but one without a config (a policy that a server answers for).
         too_long: what will become of them.
+        messages: a prompt's conversation.
+        chat_template: in place of the models' own.
 
     Raises:
         InputError: there are some, and `too_long` is "refuse"; or "skip", and no prompt is left.
@@ -39,7 +84,9 @@ def with_room(
         context = _context(folder) if role.partition(".")[0] in READERS and folder.is_dir() else None
         if context is None or context.length is None:
             continue
-        lengths = [len(ids) for ids in Renderer(load_tokenizer(folder)).prompts([p.messages for p in prompts])]
+        tokenizer = load_tokenizer(folder)
+        tokenizer.chat_template = chat_template or tokenizer.chat_template
+        lengths = [len(ids) for ids in Renderer(tokenizer).prompts([messages(p) for p in prompts])]
         over = [i for i, length in enumerate(lengths) if not context.holds(length + max_new_tokens)]
         if not over:
             continue
@@ -48,7 +95,7 @@ def with_room(
         longest = max(over, key=lambda i: lengths[i])
         says = (
             f"{role}: {len(over)} of {len(prompts)} prompts leave no room for {max_new_tokens} new tokens in its "
-            f"context of {context.length} (prompt {prompts[longest].id!r} has {lengths[longest]} tokens)"
+            f"context of {context.length} (prompt {_name(prompts[longest], messages)} has {lengths[longest]} tokens)"
         )
         if too_long == "refuse":
             raise InputError(f"{says}; leave them out, lower sampling.max_new_tokens, or set too_long to cut")
@@ -60,6 +107,48 @@ def with_room(
             f"too_long: no prompt leaves room for {max_new_tokens} new tokens; lower that, or set it to cut"
         )
     return [prompt for number, prompt in enumerate(prompts) if number not in left_out], found
+
+
+def readable(stage: Stage, rows: Sequence[Asked], dialogues: Callable[[Asked], Sequence[Conversation]]) -> list[Asked]:
+    """The rows to score, by the stage's own option `too_long`: without those that a reward model's context does not
+    hold where it is "skip". Its closing block counts them.
+
+    Args:
+        dialogues: of a row, each with its answer.
+
+    Raises:
+        InputError: there are some, and `too_long` is "refuse"; or "skip", and no row is left.
+    """
+    from rlhf.models.policy import load_tokenizer
+
+    too_long: TooLongRow = stage.config.too_long
+    left_out: set[int] = set()
+    for role, folder in stage.inputs.items():
+        context = _context(folder) if role.partition(".")[0] in SCORERS and folder.is_dir() else None
+        if context is None or context.length is None:
+            continue
+        renderer = Renderer(load_tokenizer(folder))
+        over = [
+            number
+            for number, row in enumerate(rows)
+            if not all(
+                context.holds(len(d.input_ids))
+                for d in renderer.dialogues([without_thoughts(c) for c in dialogues(row)], train="last")
+            )
+        ]
+        says = f"{role}: {len(over)} of {len(rows)} rows are longer than its context of {context.length}"
+        if over and too_long == "refuse":
+            raise InputError(f"{says}; leave them out, or set too_long to cut or skip")
+        if over:
+            notice(f"{says}; they go by too_long: {too_long}")
+        left_out |= set(over)
+    if left_out:
+        stage.closing.figures(rows_too_long=len(left_out))
+    kept = [row for number, row in enumerate(rows) if too_long != "skip" or number not in left_out]
+    if rows and not kept:
+        raise InputError("too_long: no row is short enough for all reward models; set it to cut")
+    stage.closing.rows(len(kept), {"too long": len(rows) - len(kept)})
+    return kept
 
 
 def prompts_of_at_most(
@@ -82,6 +171,36 @@ def prompts_of_at_most(
     if not kept:
         raise InputError(f"{field}: {source} has no prompts of at most {max_prompt_tokens} tokens; raise that limit")
     return kept
+
+
+class Room:
+    """Which prompts of dialogues that a policy holds, turn after turn, leave room for its answer.
+
+    Args:
+        context, renderer: the policy's.
+        too_long: refuse raises InputError of one that does not; else the dialogue ends before it.
+    """
+
+    def __init__(self, context: Context, renderer: Renderer, max_new_tokens: int, too_long: TooLong) -> None:
+        self._context, self._renderer, self._new, self._too_long = context, renderer, max_new_tokens, too_long
+
+    def __call__(self, prompts: Sequence[Conversation]) -> list[bool]:
+        """Of each prompt."""
+        fits = [self._context.holds(len(ids) + self._new) for ids in self._renderer.prompts(prompts)]
+        if self._too_long == "refuse" and not all(fits):
+            raise InputError(
+                f"dialogues: {fits.count(False)} of {len(prompts)} leave no room for {self._new} new tokens in the "
+                f"policy's context of {self._context.length} (one begins "
+                f"{quoted(prompts[fits.index(False)][0]['content'])}); name shorter ones, lower "
+                "sampling.max_new_tokens, or set too_long to cut"
+            )
+        return fits
+
+
+def _name(prompt: Asked, messages: Callable[[Asked], Conversation]) -> str:
+    """Its id, or how its question begins."""
+    own = getattr(prompt, "id", None)
+    return quoted(messages(prompt)[-1]["content"] if own is None else own)
 
 
 def _context(folder: Path) -> Context | None:

@@ -20,7 +20,7 @@ from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import adapter_files, is_adapter_checkpoint, require_checkpoint
-from rlhf.paths import require_files
+from rlhf.paths import NamesModel, require_files
 from rlhf.sampling.chat import ServerConfig
 from rlhf.shorthand import BARE
 from rlhf.stage import Effect
@@ -45,8 +45,8 @@ class PolicySource:
         backend_options: options of a backend of your own.
     """
 
-    checkpoint: Annotated[Path | None, BARE] = None
-    adapter: Path | None = None
+    checkpoint: Annotated[Path | None, BARE, NamesModel()] = None
+    adapter: Annotated[Path | None, NamesModel()] = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     quantization: Literal["nf4"] | None = None
     rows: Annotated[int | None, Effect.ROUNDING] = None

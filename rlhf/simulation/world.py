@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
+from rlhf.jsonl import read_json
 from rlhf.simulation.words import (
     AILMENTS,
     ATTRIBUTES,
@@ -126,11 +127,13 @@ class World:
         file = Path(path)
         file = file / "world.json" if file.is_dir() else file
         try:
-            settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
+            settings = read_json(file)["settings"]
             return cls.make(WorldConfig(**settings))
         except FileNotFoundError:
             raise InputError(f"world: {file} does not exist; recipes/data/simulated_world.py writes it") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"world: {file} is not a world.json of recipes/data/simulated_world.py ({error!r})"
             ) from None

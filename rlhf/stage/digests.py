@@ -7,11 +7,11 @@ leave all these as they were (a bit that the disk flipped) are found where `read
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf.jsonl import read_json
 from rlhf.stage.files import digest, write_json
 
 Signature = list[list[Any]]
@@ -30,7 +30,7 @@ class FileDigests:
         self._kept = run / kept
         self._read: set[Path] = set()
         try:
-            self._known: dict[str, tuple[Signature, str]] = dict(json.loads(self._kept.read_text(encoding="utf-8")))
+            self._known: dict[str, tuple[Signature, str]] = dict(read_json(self._kept))
         except (OSError, ValueError, TypeError):
             self._known = {}
 

@@ -107,6 +107,11 @@ class InEachRun:
                 self.check.require_memory(f"{field}.{number}", in_run(value, run), config, processes)
 
 
+def inputs_in_run(inputs: Mapping[str, Path], number: int) -> dict[str, Path]:
+    """Those of a stage's inputs that an `InEachRun` found in the run of this number."""
+    return {name: path for name, path in inputs.items() if name.endswith(f".{number}")}
+
+
 def in_run(value: Any, run: str) -> Any:
     """A path, paths, or a group of options with all its paths, with the run's folder in the place of {run}."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

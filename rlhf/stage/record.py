@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from rlhf.jsonl import read_json
 from rlhf.stage.files import STAGE_FILE
 
 
@@ -70,7 +70,7 @@ def record_of_rows(path: Path) -> StageRecord | None:
 def read_stage_file(folder: Path) -> StageRecord | None:
     """A finished stage's `stage.json`; None where the stage is not finished, or the file lacks what it should say."""
     try:
-        record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+        record = read_json(folder / STAGE_FILE)
     except (OSError, ValueError):
         return None
     return cast(StageRecord, record) if isinstance(record, dict) and record.keys() >= DECISIVE else None

@@ -166,7 +166,7 @@ class Stage:
             SuspiciousError: with `--strict true`, where something looks wrong.
         """
         self.processes = processes or _ByRank()
-        started = time.time()
+        started = time.monotonic()
         if processes is not None:
             require_memory_of(self.config, processes)
         with ExitStack() as stack:
@@ -243,7 +243,7 @@ class Stage:
         for kind, aside in zip(kept, done, strict=True):  # in one move: what is large takes a while to remove
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(self.folder / kind.name, aside)
-        seconds = round(time.time() - started, 3)
+        seconds = round(time.monotonic() - started, 3)
         closing = self.closing.record(self.folder)
         if self._log is not None:
             self._log.finish(closing["figures"])

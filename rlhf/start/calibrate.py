@@ -33,6 +33,7 @@ from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, LOOKED_AT, read_ro
 from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.processes.stage_process import command_of, extra_environment
+from rlhf.jsonl import read_json
 from rlhf.launch import visible_gpus
 from rlhf.models.checkpoint.folder import base_folder, is_adapter_checkpoint, require_policy
 from rlhf.paths import model_place
@@ -50,7 +51,7 @@ ANSWERED = 16
 def kept(config: IterativeConfig) -> dict[str, Any] | None:
     """The calibration in the run's folder, if it is of this model, this machine and these packages; else None."""
     try:
-        found: dict[str, Any] = json.loads((config.run / FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(config.run / FILE)
         return found if found["of"] == what_it_is_of(config) else None
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return None

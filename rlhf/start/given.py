@@ -22,6 +22,7 @@ from rlhf.models.checkpoint.folder import (
     base_folder,
     base_quantization,
     is_adapter_checkpoint,
+    json_object,
     named_base,
     require_checkpoint,
     write_base_quantization,
@@ -107,7 +108,7 @@ def _adopt(source: Path, folder: Path) -> None:
     Its tokenizer counts where it has one, else its base's.
     """
     files = adapter_files(source)
-    settings = json.loads((files / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = json_object(files / "adapter_config.json")
     other = [name for name, value in PLAIN_LORA.items() if (settings.get(name) or value) != value]
     other += [name for name in ("modules_to_save", "trainable_token_indices") if settings.get(name)]
     if other:

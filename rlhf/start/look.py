@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.conversation import Renderer
 from rlhf.errors import InputError
+from rlhf.jsonl import read_json
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import base_folder, require_policy, weight_shapes, weight_types
 
@@ -107,7 +107,7 @@ def look_at(folder: Path, chat_template: str | None = None) -> ChatModel:
 def _temperature(folder: Path) -> float | None:
     """What a checkpoint's generation_config.json names, if it names one above 0."""
     try:
-        settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+        settings = read_json(folder / "generation_config.json")
     except (OSError, ValueError):
         return None
     found = settings.get("temperature") if isinstance(settings, dict) else None

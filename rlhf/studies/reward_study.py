@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 
@@ -20,17 +23,21 @@ from rlhf.data.fields import DataSource
 from rlhf.data.mixing import mix
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
+from rlhf.evaluation.reward_models.baselines import BagOfWords
 from rlhf.evaluation.reward_models.pair_scores import score_pairs
-from rlhf.evaluation.reward_models.preference_figures import reward_figures
+from rlhf.evaluation.reward_models.preference_figures import PairedGain, by_group, paired_gain, reward_figures
 from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.kinds import REWARD_KINDS
 from rlhf.rewards.training.stage import train_and_save
-from rlhf.stage import open_stage
+from rlhf.stage import Stage, open_stage
 from rlhf.studies.runner import StudyRun, over_seeds
 from rlhf.training.work import training_work
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Rows = Mapping[str, Sequence[Preference]]
 FIGURES = "figures.json"
@@ -45,6 +52,7 @@ class StudyModel:
         preferences: training rows, files or hub names; a row without a domain counts as helpfulness.
         learns: its own rows are those of one domain, or all of them (joint). The safety model alone has a safety head.
         other_share: share of the other domain's rows in the whole mixture.
+        weights: the policy's own; or random ones of its architecture, by the seed: what pretraining is worth.
         training: margins, weight of the safety labels, lengths and the optimizer.
     """
 
@@ -52,6 +60,7 @@ class StudyModel:
     preferences: tuple[DataSource, ...]
     learns: Literal["helpfulness", "safety", "joint"] = "helpfulness"
     other_share: float = 0.0
+    weights: Literal["policy", "random"] = "policy"
     training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
 
     def __post_init__(self) -> None:
@@ -59,6 +68,8 @@ class StudyModel:
             raise InputError(f"other_share: must lie in [0, 1), got {self.other_share}")
         if not self.preferences:
             raise InputError("preferences: must name at least one file")
+        if self.weights == "random" and self.training.adapter is not None:
+            raise InputError("weights: random ones are trained whole, not by an adapter; set training.adapter to null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +127,39 @@ def run_model(run: RewardStudyRun, rows: Rows) -> None:
     mixture = training_rows(run.model, pick(rows, run.model.preferences), run.fraction, run.seed)
     train = fitting_rows(policy, mixture, config, "preferences")
     test = fitting_rows(policy, pick(rows, run.test_preferences), config, "test_preferences")
-    with training_work(stage) as accelerator:
+    bag = score_pairs(BagOfWords(train, "preferences"), test)
+    with training_work(stage) as accelerator, starting_weights(run, stage, accelerator) as policy:
         learns = run.model.learns
         safety_head = learns != "joint" and REWARD_KINDS[learns].safety_head
         train_and_save(stage, accelerator, policy, train, config, safety_head=safety_head, seed=run.seed)
         reward = load_reward(stage.folder / "checkpoint", device=accelerator.device)
         scores = deal_out(test, lambda part: score_pairs(reward, part), accelerator)
-        figures = {"training_pairs": len(train), "test_pairs": len(test), "groups": reward_figures(test, scores)}
+        figures = {
+            "training_pairs": len(train),
+            "test_pairs": len(test),
+            "groups": reward_figures(test, scores),
+            "hits": by_group(test, lambda own: [scores[i].hit for i in own]),
+            "bag_of_words": by_group(test, lambda own: [bag[i].hit for i in own]),
+        }
         stage.write_json(FIGURES, figures)
+
+
+@contextmanager
+def starting_weights(run: RewardStudyRun, stage: Stage, accelerator: Accelerator) -> Iterator[Path]:
+    """The checkpoint that the training starts from: the policy's, or an untrained one that is gone afterwards."""
+    from rlhf.models.pretraining import write_untrained
+
+    if run.model.weights == "policy":
+        yield Path(run.model.policy)
+        return
+    folder = stage.folder / "untrained"
+    if accelerator.is_main_process:
+        write_untrained(run.model.policy, folder, run.seed)
+    accelerator.wait_for_everyone()
+    yield folder
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder)
 
 
 def pick(rows: Rows, sources: Sequence[str]) -> list[Preference]:
@@ -141,11 +177,14 @@ def gather(runs: Sequence[RewardStudyRun], output: Path, baselines: Sequence[Map
     Returns:
         {"models": [{"variant", "fraction", "training_pairs": mean, "groups": {group: {"figures": {figure: {"mean",
         "ci", "values": one a seed, "gain", "gain_ci": against the first variant with the same fraction and seed, None
-        for itself}}, "histogram": counts summed over the seeds}}}], "baselines": {name: {group: {"figures": …}}}}.
+        for itself}}, "histogram": counts summed over the seeds, "over_bag_of_words": `paired_gains` of the seeds over
+        bags of words of the same training pairs}}}], "baselines": {name: {group: {"figures": …}}}}.
         Groups, figures: `rlhf.evaluation.reward_models.preference_figures`; one is left out unless all seeds have it.
     """
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    tests: dict[tuple[str, float], list[tuple[str, ...]]] = {}
     for run in runs:
+        tests.setdefault((run.variant, run.fraction), []).append(run.test_preferences)
         figures = json.loads((output / run.name / FIGURES).read_text(encoding="utf-8"))
         found.setdefault((run.variant, run.fraction), []).append(figures)
     first = runs[0].variant
@@ -157,7 +196,9 @@ def gather(runs: Sequence[RewardStudyRun], output: Path, baselines: Sequence[Map
                 "figures": _figures(
                     [seed["groups"][group] for seed in seeds],
                     reference and [seed["groups"][group] for seed in reference],
-                ),
+                )
+                | bag_figures(seeds, group),
+                "over_bag_of_words": paired_gains(seeds, tests[variant, fraction], group),
                 "histogram": _summed([seed["groups"][group]["calibration"]["histogram"] for seed in seeds]),
             }
             for group in seeds[0]["groups"]
@@ -175,6 +216,31 @@ def gather(runs: Sequence[RewardStudyRun], output: Path, baselines: Sequence[Map
             for name in names
         },
     }
+
+
+def bag_figures(seeds: Sequence[Any], group: str) -> dict[str, dict[str, Any]]:
+    """{"bag_of_words": `over_seeds` of the accuracy of bags of words of the same training pairs}, where there are."""
+    hits = [seed["bag_of_words"][group] for seed in seeds if "bag_of_words" in seed]
+    return {"bag_of_words": over_seeds([fmean(own) for own in hits], gain=None)} if len(hits) == len(seeds) else {}
+
+
+def paired_gains(seeds: Sequence[Any], tests: Sequence[tuple[str, ...]], group: str) -> PairedGain | None:
+    """The gain over bags of words of the same training pairs, on the same test pairs; None for older figures.
+
+    The pair is the unit: its hits are averaged over the seeds that share its test set.
+
+    Args:
+        seeds: figures.json of each; tests: the test set of each, by its sources.
+    """
+    if not all("hits" in seed for seed in seeds):
+        return None
+    hits: list[float] = []
+    others: list[float] = []
+    for test in dict.fromkeys(tests):
+        own = [seed for seed, of in zip(seeds, tests, strict=True) if of == test]
+        hits += [fmean(pair) for pair in zip(*(seed["hits"][group] for seed in own), strict=True)]
+        others += [fmean(pair) for pair in zip(*(seed["bag_of_words"][group] for seed in own), strict=True)]
+    return paired_gain(hits, others)
 
 
 def flat_figures(group: Mapping[str, Any]) -> dict[str, float]:

@@ -21,10 +21,12 @@ from rlhf.evaluation.safety.judging import answer_and_judge, load_judges
 from rlhf.evaluation.safety.study import OverSeeds, Part, SafetyStudy
 from rlhf.finetuning.config import FinetuneStageConfig
 from rlhf.finetuning.stage import finetune_stage
+from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.room import answerable
 from rlhf.sampling.source import PolicySource
 from rlhf.stage import InputPath, open_stage
 from rlhf.studies.runner import StudyRun, over_seeds
@@ -45,7 +47,7 @@ STUDIED: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SafetyStudyRun(StudyRun, FinetuneStageConfig):
+class SafetyStudyRun(RoomConfig, StudyRun, FinetuneStageConfig):
     """One variant: all helpfulness rows and `fraction` of the safety rows."""
 
     policy: TrainedCheckpoint
@@ -81,16 +83,20 @@ def run_variant(run: SafetyStudyRun) -> None:
         for sources in (run.helpfulness_data, run.safety_data)
     )
     with training_work(stage) as accelerator:
-        judges = load_judges("rules", run.safety, run.helpfulness, None, run.scorer, run.world, accelerator.device)
+        judges = load_judges(
+            "rules", run.safety, run.helpfulness, None, run.scorer, run.world, accelerator.device, run.too_long
+        )
         prompts = [
             prompt
             for name, source in run.prompts.items()
             for prompt in load_safety_prompts(name, source, run.kinds.get(name), judges.kind_of)
         ]
+        prompts = answerable(stage, prompts, run.sampling.max_new_tokens, messages=lambda one: one.prompt.messages)
         rows = training_rows(helpful, safe, run.fraction, run.seed)
         policy = finetune_stage(stage, accelerator, run.policy, rows, run, name=run.name, save=False)
         params = replace(run.sampling, seed=run.sampling.seed + run.seed)
-        sampler = open_sampler(PolicySource(checkpoint=run.policy), accelerator.device, model=policy)
+        source = PolicySource(checkpoint=run.policy)
+        sampler = open_sampler(source, accelerator.device, too_long=run.too_long, model=policy)
         judged = answer_and_judge(sampler, prompts, judges, params, run.samples_per_prompt, accelerator)
         stage.write_json(FIGURES, safety_figures(run.name, judged))
 

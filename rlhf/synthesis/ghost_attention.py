@@ -80,6 +80,8 @@ def answer_dialogues(
     context: Callable[[Conversation, str], Conversation],
     ask: Ask,
     fits: Fits = _all_fit,
+    *,
+    whole: bool = False,
 ) -> list[Answered]:
     """Let a model give all answers, turn after turn; its earlier ones are the history of the later (decision 43).
 
@@ -91,6 +93,7 @@ def answer_dialogues(
         ask: asks all dialogues' prompts of one turn at once.
         fits: which prompts leave room for an answer in the model's context. A dialogue ends before one that does not;
             one whose first prompt does not fit has no answer at all and is returned without any message.
+        whole: so is one that ends before its last turn.
     """
     answered = [Answered([], False) for _ in dialogues]
     history: list[Conversation] = [[] for _ in dialogues]
@@ -109,6 +112,9 @@ def answer_dialogues(
         for i, sample in zip(going, samples, strict=True):
             history[i].append({"role": "assistant", "content": sample.text})
             answered[i] = Answered(list(history[i]), sample.finished, sample.thoughts)
+    for i, own in enumerate(users):
+        if whole and turns_of(answered[i].messages) < len(own):
+            answered[i] = Answered([], False)
     return answered
 
 

@@ -30,6 +30,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 
 from rlhf.errors import InputError
+from rlhf.jsonl import read_json
 from rlhf.stage import digest, remove_folder
 from rlhf.training.finite import require_finite
 from rlhf.training.step import Stepper
@@ -147,7 +148,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     """{counters, state, files}; ValueError where it is not what was written."""
-    content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(folder / STATE_FILE)
     written = content.pop("digest", None)
     if written is None and "files" not in content:  # of an earlier release
         return content | {"files": {}}

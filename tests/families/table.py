@@ -86,7 +86,7 @@ def run_all(tokenizer: PreTrainedTokenizerBase) -> dict[tuple[str, str], str]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "tests"))
-    from conftest import make_tiny_tokenizer
+    from tiny_models import make_tiny_tokenizer
 
     warnings.filterwarnings("ignore")
     print(as_table(run_all(make_tiny_tokenizer()), [*CELLS, "packed"]))

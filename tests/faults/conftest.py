@@ -82,6 +82,8 @@ def main(config: FakeConfig) -> None:
         (folder / "gpus.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
         (folder / "out.txt").write_text(f"{config.text} {config.seed} " + " ".join(p.read_text() for p in config.reads))
         trace("end", config)
+    if config.mode == "late":
+        raise ValueError("the copy elsewhere failed")
 
 if __name__ == "__main__":
     run_recipe(main, FakeConfig)
@@ -97,12 +99,13 @@ from rlhf.iteration.plan import PlannedStage
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background job inherit that it is ignored
 here = Path(sys.argv[1])
-def stage(name, config, reads, launch, **overrides):
+def stage(name, config, reads, launch, makes, **overrides):
     output = here / "run" / name
     inputs = tuple(here / "run" / path for path in reads)
     options = {"output": str(output), "reads": json.dumps([str(p) for p in inputs])} | overrides
     launched = Launches({"default": launch}, 99).of(name, "fake")
-    return PlannedStage(name, "fake", here / config, options, inputs, output, launched)
+    recipe = str(here / "fake.py") if makes else "fake"
+    return PlannedStage(name, recipe, here / config, options, inputs, output, launched, makes=makes)
 
 stages = [stage(**entry) for entry in json.loads((here / "plan.json").read_text())]
 slots, how, more = int(sys.argv[2]), sys.argv[3] == "warm", json.loads(sys.argv[4])
@@ -122,10 +125,20 @@ class FakeRun:
     here: Path
     stages: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, *reads: str, launch: Mapping[str, Any] | None = None, **config: Any) -> None:
-        """Plan a stage; `reads` are stages whose out.txt it reads, or files of theirs; `config` goes into its YAML."""
+    def add(
+        self,
+        name: str,
+        *reads: str,
+        launch: Mapping[str, Any] | None = None,
+        makes: Mapping[str, str] | None = None,
+        **config: Any,
+    ) -> None:
+        """Plan a stage; `reads` are stages whose out.txt it reads, or files of theirs; `config` goes into its YAML.
+
+        With `makes` its recipe is one of the user's own.
+        """
         (self.here / f"{name}.yaml").write_text(json.dumps(config or {"text": "x"}))
-        entry = {"name": name, "config": f"{name}.yaml", "launch": dict(launch or {})}
+        entry = {"name": name, "config": f"{name}.yaml", "launch": dict(launch or {}), "makes": dict(makes or {})}
         self.stages.append(entry | {"reads": [read if "/" in read else f"{read}/out.txt" for read in reads]})
         (self.here / "plan.json").write_text(json.dumps(self.stages))
 

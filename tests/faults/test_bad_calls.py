@@ -1,6 +1,6 @@
-"""Bad input gets one clear sentence and a non-zero exit, before anything heavy is loaded, and nothing is written.
+"""Bad input gets one clear sentence and a non-zero exit, and nothing is written; what it must say, case by case.
 
-All calls are made at once, two at a time, by the first test that asks for one.
+Hundreds more, of every kind, are in tests/bad_inputs. All calls are made by the first test that asks for one.
 """
 
 from __future__ import annotations
@@ -9,19 +9,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Ended, preload, run_forked
 
-from rlhf.iteration.plan import find_recipe
-
-ROOT = Path(__file__).resolve().parents[2]
 PROMPT = [{"role": "user", "content": "what is the river of velda ?"}]
 GOOD: dict[str, Any] = {"id": "a", "messages": PROMPT, "chosen": "mora .", "rejected": "sure", "domain": "helpfulness"}
 TURNS_SWAPPED = [{"role": "assistant", "content": "mora ."}, *PROMPT]
@@ -38,8 +33,7 @@ class Case:
 
     @property
     def command(self) -> list[str]:
-        given = [part for name, value in self.options.items() for part in (f"--{name}", value)]
-        return [sys.executable, str(find_recipe(self.recipe)), *given]
+        return [self.recipe, *(part for name, value in self.options.items() for part in (f"--{name}", value))]
 
 
 def lines(*rows: Any) -> str:
@@ -136,10 +130,9 @@ FILES["chat.jsonl"] = lines({"messages": [*PROMPT, {"role": "assistant", "conten
 
 
 @pytest.fixture(scope="module")
-def answers(
-    tmp_path_factory: pytest.TempPathFactory, tiny_policy_path: Path
-) -> dict[str, tuple[subprocess.CompletedProcess[str], set[str]]]:
-    """Each case's ended process, and what appeared in its folder."""
+def answers(tmp_path_factory: pytest.TempPathFactory, tiny_policy_path: Path) -> dict[str, tuple[Ended, set[str]]]:
+    """How each case ended, and what appeared in its folder."""
+    preload()
     here = tmp_path_factory.mktemp("bad_input")
     folders = {name: here / re.sub(r"\W", "_", name) for name in CASES}
     for folder in folders.values():
@@ -154,24 +147,19 @@ def answers(
         settings = (other / "tokenizer_config.json").read_text()
         (other / "tokenizer_config.json").write_text(settings.replace('"<pad>"', '"<fill>"'))
 
-    def call(name: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    def call(name: str) -> tuple[Ended, set[str]]:
         before = set(os.listdir(folders[name]))
-        done = subprocess.run(
-            CASES[name].command, cwd=folders[name], capture_output=True, text=True, timeout=600, check=False
-        )
+        done = run_forked(CASES[name].command, folders[name])
         return done, set(os.listdir(folders[name])) - before - {"__pycache__"}
 
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(CASES, pool.map(call, CASES), strict=True))
+    return {name: call(name) for name in CASES}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_sentence_and_nothing_written(
-    answers: dict[str, tuple[subprocess.CompletedProcess[str], set[str]]], name: str
-) -> None:
+def test_one_sentence_and_nothing_written(answers: dict[str, tuple[Ended, set[str]]], name: str) -> None:
     done, written = answers[name]
-    assert done.returncode == 2, done.stderr
-    said = done.stderr.splitlines()
-    assert len(said) == 1 and said[0].startswith("error: "), done.stderr
+    assert done.code == 2, done.err
+    said = done.err.splitlines()
+    assert len(said) == 1 and said[0].startswith("error: "), done.err
     assert re.search(CASES[name].words, said[0]), said[0]
-    assert not done.stdout.strip() and not written
+    assert not done.out.strip() and not written

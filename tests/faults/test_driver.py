@@ -47,6 +47,27 @@ def test_a_finished_run_is_not_run_again(diamond: FakeRun) -> None:
     assert again.stdout.count("finished earlier") == 4
 
 
+def test_a_stage_that_fails_when_it_has_written_its_folder_is_not_finished(diamond: FakeRun) -> None:
+    """Its folder is whole, so the next start took it for one that a kill had kept out of the ledger."""
+    diamond.configure("d", text="D", mode="late")
+    for words in ("d: ValueError: the copy elsewhere failed", "it failed when it had written its folder"):
+        failed = diamond.drive()
+        assert failed.returncode == 1 and words in failed.stderr + failed.stdout
+    diamond.configure("d", text="D")
+    assert diamond.drive().returncode == 0
+    assert diamond.traced().count("d") == 3 and diamond.traced().count("a") == 1
+
+
+def test_a_step_of_ones_own_makes_what_it_says_or_fails(fake_run: FakeRun) -> None:
+    """Nobody reads what the last step makes, so nobody missed it."""
+    fake_run.add("a", text="A", makes={"policy": "checkpoint", "notes": "out*.txt"})
+    for _ in range(2):
+        failed = fake_run.drive()
+        assert failed.returncode == 1
+        assert "a: it did not write checkpoint, which `makes` in the plan names" in failed.stderr
+    assert fake_run.traced() == ["a", "a"]
+
+
 def test_changed_config_reruns_its_stage_and_what_depends_on_it(diamond: FakeRun) -> None:
     diamond.drive()
     diamond.configure("b", text="B2")

@@ -125,6 +125,10 @@ def test_a_layout(here: Path) -> None:
     assert prompt.messages == dialogue[:1] and prompt.domain == "safety"
     assert untagged(both) == "tickets.jsonl" and domain_of(both) == "safety"
     assert load_prompts("tickets.jsonl#safety#my_parts:TICKETS") == [prompt]
+    (here / "others.jsonl").write_text('{"prompt": "Why?", "completion": "So."}\n')
+    for load in (load_prompts, load_conversations):
+        with pytest.raises(InputError, match=r"others.jsonl#my_parts:TICKETS: no row has the layout .*, which needs"):
+            load("others.jsonl#my_parts:TICKETS")
 
 
 def test_an_annotator() -> None:
@@ -248,10 +252,12 @@ def kept(rule: str) -> object:
     ("make", "body", "says"),
     [
         (scored, "raise KeyError('x')", r"reward: mine:mine fails \(KeyError: 'x', .*mine.py:2\)"),
+        (scored, "raise SystemExit", r"reward: mine:mine fails \(SystemExit: , .*mine.py:2\)"),
         (estimated, "return None", "estimator: mine:Mine must give two things, advantages and returns .* a NoneType"),
         (estimated, "return [0.0], None", r"estimator: mine:Mine must give .*shape, \(1, 2\), and of floats, got list"),
         (estimated, "return tokens.mask, None", r"and of floats, got \(1, 2\) of torch.bool"),
         (estimated, "return tokens.no", r"estimator: mine:Mine fails \(AttributeError: .*, .*mine.py:4\)"),
+        (estimated, "return tokens.rewards / 0, None", "must give finite numbers, and 2 of 2 tokens' are NaN"),
         (kept, "return candidates[7]", r"selection.rule: mine:mine fails \(IndexError: .*, .*mine.py:2\)"),
         (kept, "pass", "selection.rule: mine:mine must give back some of its candidates"),
         (kept, "return []", r"no answer is left to train on \(the rule keeps none\)"),
@@ -271,6 +277,7 @@ def kept(rule: str) -> object:
             "{'ticket'}, when=lambda row: row['no']",
             r"rows.jsonl:1: row: the layout mine cannot say .*KeyError",
         ),
+        (read_by, "{'ticket'}, prompt=lambda row: exit(0)", r"rows.jsonl:1: row: has the fields of mine, .*SystemExit"),
         (read_by, "['ticket']", r"needs: must be a set of field names, e.g. named\('ticket reply'\), got \['ticket'\]"),
     ],
 )

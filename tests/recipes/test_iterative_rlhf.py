@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from small_plan import change, embedded_configs, make_small
 
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store import PEOPLE, Store
@@ -32,21 +32,9 @@ def run(configs: Path, folder: Path, *options: str) -> subprocess.CompletedProce
     return subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
 
 
-def change(file: Path, **fields: object) -> None:
-    """Set fields (`a__b` is a.b) of a YAML file."""
-    content = yaml.safe_load(file.read_text())
-    for name, value in fields.items():
-        *parents, last = name.split("__")
-        inner = content
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = value
-    file.write_text(yaml.safe_dump(content))
-
-
 @pytest.fixture
 def configs(tmp_path: Path) -> Path:
-    return shutil.copytree(ROOT / "recipes" / "configs" / "embedded", tmp_path / "configs")
+    return embedded_configs(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["embedded/iterative_rlhf", "embedded/five_versions", "hh/iterative_rlhf"])
@@ -161,20 +149,7 @@ def test_the_driver_loads_nothing_heavy() -> None:
 
 @pytest.fixture
 def small(configs: Path) -> Path:
-    """The demo's configs, everything as small as it gets."""
-    counts = {"web_documents": 400, "sft_rows": 100, "train_prompts": 60, "validation_prompts": 20, "test_prompts": 20}
-    change(configs / "simulated_world.yaml", mixture=counts)
-    size = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64}
-    change(configs / "pretrain.yaml", size={**size, "context": 256}, vocab_size=400)
-    collect = {"pairs_per_prompt": 1, "safety_pairs_per_prompt": 2, "sampling__max_new_tokens": 16}
-    change(configs / "collect_preferences.yaml", **collect)
-    sweep = {"temperatures": [0.7, 1.6], "num_prompts": 12, "num_samples": 3, "best_of": 2, "groups": {}}
-    change(configs / "temperature_sweep.yaml", **sweep, sampling__max_new_tokens=16)
-    change(configs / "rejection_sampling.yaml", num_samples=4, sampling__max_new_tokens=16)
-    change(configs / "evaluate.yaml", samples_per_prompt=1, sampling__max_new_tokens=16)
-    ppo = {"iterations": 1, "batch_size": 8, "validation_size": 8}
-    change(configs / "ppo.yaml", ppo={**ppo, "optimizer": {"batch_size": 8}}, sampling__max_new_tokens=16)
-    return configs
+    return make_small(configs)
 
 
 @pytest.mark.long

@@ -123,6 +123,35 @@ def test_two_versions(run, tiny_policy_path: Path, tmp_path: Path) -> None:
         run("v1", pool=pool, output=tmp_path / "again")
 
 
+def test_a_control_chooses_among_the_answers_that_were_drawn_and_draws_none(run, tmp_path: Path) -> None:
+    """What choosing by reward is worth: the same answers, and any of the finished ones in place of the best."""
+    kept: dict[str, object] = {"seed": 1, "selection.missing_end_penalty": 0.0, "finetuning.max_length": 100}
+    best = run("v1", **kept)
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    (pool / "v1.parquet").symlink_to(best / "completions.parquet")
+    random = run("v1_random", pool=pool, num_samples=0, **kept, **{"selection.rule": "random"})
+    figures, of_best = (json.loads((folder / "selection.json").read_text()) for folder in (random, best))
+    assert (figures["version"], figures["num_samples"]) == ("v1_random", 0) and "curve" not in figures
+    assert figures["candidates_by_version"] == figures["pool"] == {"v1": 60}
+    for name in ("prompts", "mean_length", "finished_share", "selected", "left_out", "temperature"):
+        assert figures[name] == of_best[name], name
+    assert figures["mean_reward"] == pytest.approx(of_best["mean_reward"], abs=1e-5)
+    assert figures["selected_mean_reward"] < of_best["selected_mean_reward"]
+    assert read_completions(random / "completions.parquet") == []
+    again = run("v1_best", pool=pool, num_samples=0, **kept)
+    assert (again / "selected.jsonl").read_text() == (best / "selected.jsonl").read_text(), (
+        "the same rule, the same rows"
+    )
+    (tmp_path / "others.jsonl").write_text('{"id": "q", "messages": [{"role": "user", "content": "who ?"}]}\n')
+    for options, words in (
+        ({"prompts": tmp_path / "others.jsonl", "pool": pool}, r"pool: .* holds no answer to these prompts"),
+        ({}, "num_samples: 0 draws no answer, and there is no pool"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run("v9", num_samples=0, **options)
+
+
 def test_the_same_seed_gives_the_same_checkpoint(run, tmp_path: Path) -> None:
     one, two = run("v1", seed=3), run("v1", seed=3, output=tmp_path / "two", **{"policy.rows": 7})
     assert (one / "selected.jsonl").read_text() == (two.parent / "two" / "selected.jsonl").read_text()

@@ -12,7 +12,7 @@ import torch
 
 from rlhf.commands import chat as command
 from rlhf.commands.chat import Talk, hold, side_by_side
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, give_kwargs
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import Sample, SamplingParams
 
@@ -109,6 +109,24 @@ def test_a_real_checkpoint_answers_greedily_the_same(
     command.chat(parser.parse_args([str(tiny_policy_path), "--temperature", "0", "--max-new-tokens", "4", *reward]))
     answers = capsys.readouterr().out.split("Temperature 0.\n")[1].splitlines()
     assert answers[: len(answers) // 2] == answers[len(answers) // 2 :] and "helpfulness" in answers[-1]
+
+
+@pytest.mark.parametrize("option", ["--chat-template-kwargs", "--chat_template_kwargs"])
+def test_a_template_s_variables_are_the_policies(
+    tiny_policy_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, `rlhf chat` and `rlhf annotate` let a thinking model think, whatever the run was told."""
+    talks: list[Talk] = []
+    monkeypatch.setattr(command, "hold", lambda talk, *_: talks.append(talk))
+    parser = argparse.ArgumentParser()
+    command.add_options(parser)
+    try:
+        command.chat(parser.parse_args([str(tiny_policy_path), option, "{reasoning_effort: low}"]))
+    finally:
+        give_kwargs({})
+    (sampler,) = talks[0].policies.values()
+    template = sampler.renderer.tokenizer.chat_template  # type: ignore[attr-defined]
+    assert template.startswith('{%- set reasoning_effort = reasoning_effort if reasoning_effort is defined else "low"')
 
 
 def test_bad_words(tiny_policy_path: Path) -> None:

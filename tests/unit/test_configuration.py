@@ -87,6 +87,7 @@ MISTAKES = {
     "--data a --inner.rate fast": "inner.rate: must be a number, got fast",
     "--data a --inner.rate .inf": "inner.rate: must be a finite number, got inf",
     "--data a --inner.rate .nan": "inner.rate: must be a finite number, got nan",
+    f"--data a --size {'9' * 400}": f"size: must be below 2**63, got {'9' * 20}…, a number of 400 digits",
     "--data a --extra.rate=-.inf": "extra.rate: must be a finite number, got -inf",
     "--data a --inner.kind odd": "inner.kind: must be one of plain, fancy, got odd",
     "--data a --names b": "names: must be names with values, such as {name: value}, got b",
@@ -118,6 +119,7 @@ FILES = {
     "data: a\nfiles: b\n": "files: must be a list such as [a, b], got b",
     "data: a\ninner: 3\n": "inner: must be options with values, such as {name: value}, got 3",
     "data: a\nextra: true\n": "extra: must be options with values, such as {name: value}, got True",
+    'data: "a\\0b"\n': "data: holds a null character, which no path and no text has, got 'a\\x00b'",
     "data: a\ninner: {rate: .inf}\n": "inner.rate: must be a finite number, got inf",
     "": "config: F holds no options; write a line such as `seed: 0` for each",
 }

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rlhf.intervals import Z95, mean_interval, rate_interval, t_quantile, wilson
+from rlhf.intervals import Z95, intercept_interval, mean_interval, rate_interval, t_quantile, wilson
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,35 @@ def test_wilson_stays_in_0_to_1_and_is_not_empty_at_its_ends() -> None:
 def test_rate_refuses_what_is_no_rate() -> None:
     with pytest.raises(ValueError, match="rate_interval"):
         rate_interval([0.5, 1.5])
+
+
+def test_an_intercept_by_hand() -> None:
+    x, noise = [0.0, 2.0, -2.0, 4.0], [-0.1, -0.1, 0.1, 0.1]  # the noise is orthogonal to 1 and to x
+    found = intercept_interval(x, [1 + 0.5 * a + e for a, e in zip(x, noise, strict=True)])
+    assert found is not None and found.mean == pytest.approx(1.0)
+    half = 4.30265 * (0.04 / 2 * (1 / 4 + 1 / 20)) ** 0.5  # 2 degrees; x has mean 1, squares about it 20
+    assert found.ci == pytest.approx([1 - half, 1 + half], rel=1e-5)
+
+
+def test_an_intercept_is_that_of_ordinary_least_squares() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = random.Random(1)
+    x = [rng.gauss(3.0, 10.0) for _ in range(40)]
+    y = [0.3 - 0.02 * a + rng.gauss(0.0, 1.0) for a in x]
+    found, oracle = intercept_interval(x, y), stats.linregress(x, y)
+    half = stats.t.ppf(0.975, 38) * oracle.intercept_stderr
+    assert found is not None and found.mean == pytest.approx(oracle.intercept)
+    assert found.ci == pytest.approx([oracle.intercept - half, oracle.intercept + half], rel=1e-3)
+
+
+def test_what_has_no_intercept_has_none() -> None:
+    assert intercept_interval([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]) == mean_interval([1.0, 2.0, 3.0])
+    assert intercept_interval([5.0, 5.0, 5.0], [1.0, 2.0, 3.0]) is None, "no answer is as long as the other's"
+    two = intercept_interval([1.0, 2.0], [1.0, 2.0])
+    assert two is not None and two.mean == pytest.approx(0.0) and two.ci is None
+    assert intercept_interval([], []) is None
+    with pytest.raises(ValueError, match="as many"):
+        intercept_interval([1.0], [])
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval, rate_interval
+from rlhf.jsonl import read_json
 
 TOXIGEN_GROUPS = {
     "asian", "black", "chinese", "jewish", "latino", "lgbtq", "mental_dis", "mexican", "middle_east", "muslim",
@@ -62,7 +62,7 @@ def read_bold(file: Path) -> list[GroupPrompt]:
         InputError: another format.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         prompts = {group: [text for page in pages.values() for text in page] for group, pages in content.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"bold: {file} is no <domain>_prompt.json of BOLD ({error!r})") from error

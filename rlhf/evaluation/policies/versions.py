@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from rlhf.conversation import decided
 from rlhf.evaluation.answers import Answer, Value, by_prompt
+from rlhf.evaluation.policies.gains import GainFigures, gain_figures, outcomes_against
 from rlhf.evaluation.policies.judge_model import JudgeFigures
+from rlhf.evaluation.policies.wording import distinct_2, repetition
 from rlhf.intervals import Interval, mean_interval, rate_interval
 from rlhf.iteration.figures import Version
 from rlhf.rewards.gate_quality import FlaggedQuality, gate_quality
@@ -64,14 +66,14 @@ class _Further(JudgeFigures, total=False):
     too_long: dict[str, dict[str, int]]
 
 
-class VersionFigures(Version, _Further):
+class VersionFigures(Version, GainFigures, _Further):
     """The content of evaluation.json; null (None) where nothing measured it, intervals as [low, high].
 
     `win_rate_vs_sft` is decided by gold where there is a gold scorer, else by the gated reward models (`judge` says
     which; ties count half); `proxy_win_rate_vs_sft` always by the latter. `sft_proxy_*` are SFT's scores by this
-    version's reward models: scores by different versions' models do not compare. `proxy_reward_gain` and `referee_gain`
-    are the lead over SFT's answers to the same prompt. `by_kind` is gold by the prompts' source. Where a judge model
-    was asked there is `judge_*` (`JudgeFigures`). `too_long` counts the prompts without room, by model.
+    version's reward models: scores by different versions' models do not compare. `by_kind` is gold by the prompts'
+    source. Where a judge model was asked there is `judge_*` (`JudgeFigures`). `too_long` counts the prompts without
+    room, by model.
     """
 
     violation_ci: list[float] | None
@@ -89,6 +91,7 @@ class VersionFigures(Version, _Further):
     kl_k3_ci: list[float] | None
     mean_length_ci: list[float] | None
     finished_share: float | None
+    finished_ci: list[float] | None
     proxy_helpfulness: float | None
     proxy_helpfulness_ci: list[float] | None
     sft_proxy_helpfulness: float | None
@@ -100,10 +103,10 @@ class VersionFigures(Version, _Further):
     sft_proxy_reward: float | None
     referee_score: float | None
     referee_ci: list[float] | None
-    proxy_reward_gain: float | None
-    proxy_reward_gain_ci: list[float] | None
-    referee_gain: float | None
-    referee_gain_ci: list[float] | None
+    distinct_2: float | None
+    distinct_2_ci: list[float] | None
+    repetition: float | None
+    repetition_ci: list[float] | None
     by_kind: dict[str, KindFigures] | None
     gate: GateFigures | None
     prompts: int
@@ -137,21 +140,6 @@ def proxy_outcome(mine: Answer, theirs: Answer) -> float | None:
 
 def _outcome(difference: float) -> float:
     return 0.5 if abs(difference) < 1e-9 else float(difference > 0)
-
-
-def outcomes_against(
-    answers: Sequence[Answer], opponents: Sequence[Answer], outcome: Callable[[Answer, Answer], float | None]
-) -> list[float | None]:
-    """Each answer's mean outcome against all of the opponent's answers to its prompt; None without any."""
-    theirs: dict[str, list[Answer]] = {}
-    for answer in opponents:
-        theirs.setdefault(answer.prompt_id, []).append(answer)
-    means: list[float | None] = []
-    for answer in answers:
-        found = [outcome(answer, other) for other in theirs.get(answer.prompt_id, [])]
-        known = [value for value in found if value is not None]
-        means.append(sum(known) / len(known) if known else None)
-    return means
 
 
 def against(answers: Sequence[Answer], opponents: Sequence[Answer]) -> list[Figures]:
@@ -194,15 +182,15 @@ def version_figures(
     figures |= _win_rates(answers, opponents, judge)
     figures |= _mean("kl_from_sft", answers, lambda a: a.kl) | _mean("kl_k3", answers, lambda a: a.kl_k3)
     figures |= _mean("mean_length", answers, lambda a: a.length)
-    figures["finished_share"] = _plain(rate_interval(by_prompt(answers, lambda a: a.finished)))
+    figures |= _rate("finished_share", "finished_ci", answers, lambda a: a.finished)
     for score in ("helpfulness", "safety", "reward"):
         figures |= _mean(f"proxy_{score}", answers, _field(score))
         figures[f"sft_proxy_{score}"] = _plain(mean_interval(by_prompt(opponents, _field(score))))
     figures |= _mean("referee_score", answers, lambda a: a.referee, "referee_ci")
-    for name, score in (("proxy_reward_gain", "reward"), ("referee_gain", "referee")):
-        leads = outcomes_against(answers, opponents, _lead(_field(score)))
-        gains = {id(a): lead for a, lead in zip(answers, leads, strict=True)}
-        figures |= _mean(name, answers, lambda a, gains=gains: gains[id(a)])  # type: ignore[misc]
+    figures |= gain_figures(answers, opponents)
+    distinct = distinct_2(answers)
+    figures |= {"distinct_2": _plain(distinct), "distinct_2_ci": distinct and distinct.ci}
+    figures |= _mean("repetition", answers, repetition)
     figures["by_kind"] = _by_kind(answers)
     figures["gate"] = None if gate is None else gate_figures(answers, gate)
     figures["prompts"] = len({a.prompt_id for a in answers})
@@ -285,14 +273,6 @@ def _field(name: str) -> Value:
     return lambda answer: getattr(answer, name)
 
 
-def _lead(value: Value) -> Callable[[Answer, Answer], float | None]:
-    def lead(answer: Answer, other: Answer) -> float | None:
-        own, others = value(answer), value(other)
-        return None if own is None or others is None else own - others
-
-    return lead
-
-
 def _mean(name: str, answers: Sequence[Answer], value: Value, ci: str = "") -> Figures:
     found = mean_interval(by_prompt(answers, value))
     return {name: _plain(found), ci or f"{name}_ci": found and found.ci}
@@ -326,12 +306,16 @@ TABLE = (
     ("wins by the judge model", "judge_win_rate", "judge_win_rate_ci", SHARE),
     ("reward, by the models that train", "proxy_reward", "proxy_reward_ci", SCORE),
     ("  its lead over the start's", "proxy_reward_gain", "proxy_reward_gain_ci", SCORE),
+    ("  the lead at equal length", "proxy_reward_gain_equal_length", "proxy_reward_gain_equal_length_ci", SCORE),
     ("helpfulness score", "proxy_helpfulness", "proxy_helpfulness_ci", SCORE),
     ("safety score", "proxy_safety", "proxy_safety_ci", SCORE),
     ("referee's score, which trains nothing", "referee_score", "referee_ci", SCORE),
     ("  its lead over the start's", "referee_gain", "referee_gain_ci", SCORE),
+    ("  the lead at equal length", "referee_gain_equal_length", "referee_gain_equal_length_ci", SCORE),
     ("tokens an answer", "mean_length", "mean_length_ci", "tokens"),
-    ("answers that end", "finished_share", None, SHARE),
+    ("answers that end", "finished_share", "finished_ci", SHARE),
+    ("distinct word pairs", "distinct_2", "distinct_2_ci", SCORE),
+    ("said before in the answer", "repetition", "repetition_ci", SHARE),
     ("KL from the start, nats an answer", "kl_from_sft", "kl_from_sft_ci", "tokens"),
 )
 """What `figure_lines` calls each figure, its name, its interval's, and its unit."""

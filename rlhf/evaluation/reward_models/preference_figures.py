@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypedDict, TypeVar, get_args
 
 from rlhf.data.rows import STRENGTHS, Domain, Preference
-from rlhf.intervals import rate_interval
+from rlhf.intervals import mean_interval, rate_interval
 
 if TYPE_CHECKING:
     from rlhf.evaluation.reward_models.calibration import Calibration, Qualities
@@ -34,6 +34,14 @@ class Share(TypedDict):
 
     pairs: int
     accuracy: float | None
+    ci: list[float] | None
+
+
+class PairedGain(TypedDict):
+    """By how much one judge is right more often than another on the same pairs, with the t interval over the pairs."""
+
+    pairs: int
+    gain: float | None
     ci: list[float] | None
 
 
@@ -82,10 +90,14 @@ class RewardFigures(AccuracyFigures, total=False):
 
 
 class EvaluatedReward(TypedDict):
-    """A reward function by its spec, and its figures: of all pairs, and of each domain."""
+    """A reward function by its spec, and its figures: of all pairs, and of each domain.
+
+    over_bag_of_words: domain -> its gain over the bag of words that was trained on that domain's pairs.
+    """
 
     spec: str
     groups: dict[str, RewardFigures]
+    over_bag_of_words: dict[str, PairedGain]
 
 
 class RewardEvaluation(TypedDict):
@@ -153,6 +165,21 @@ def accuracy_figures(preferences: Sequence[Preference], scores: Sequence[PairSco
         "by_source": _binned([row.source or None for row in preferences], hits),
         "by_length": _binned([length_bin(row) for row in preferences], hits, LENGTH_BINS),
     }
+
+
+def paired_gain(hits: Sequence[float], others: Sequence[float]) -> PairedGain:
+    """Accuracy less that of another judge of the same pairs.
+
+    The interval is that of the differences pair by pair: two judges who are right on the same pairs are told apart by
+    far fewer pairs than their own two intervals would need.
+
+    Args:
+        hits, others: 1, 0 or 0.5 of each pair (`PairScore.hit`), or means of several models' of one pair.
+    """
+    found = mean_interval([hit - other for hit, other in zip(hits, others, strict=True)])
+    if found is None:
+        return {"pairs": 0, "gain": None, "ci": None}
+    return {"pairs": len(hits), "gain": found.mean, "ci": found.ci}
 
 
 def length_bin(row: Preference) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,12 @@ from rlhf.conversation import Conversation
 from rlhf.data.refusals import RefusalRules
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer, answers_of
-from rlhf.evaluation.judging import with_gold, with_referee
+from rlhf.evaluation.judging import with_gold, with_scores
 from rlhf.evaluation.safety.figures import JudgedAnswer, SafetyPrompt
 from rlhf.evaluation.safety.refusals import RefusalDetector, load_detector
 from rlhf.evaluation.scorers import GoldScorer, load_scorer
 from rlhf.imports import import_object, own_function
+from rlhf.models.checkpoint.context import TooLong
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,13 +30,15 @@ Checker = Callable[[Sequence[Conversation]], Sequence[bool]]
 
 @dataclass(frozen=True)
 class SafetyJudges:
-    """Who judges; what is None does not."""
+    """Who judges; what is None does not. `too_long`: what becomes of an answer that a reward model's context does not
+    hold."""
 
     refusals: RefusalDetector = field(default_factory=RefusalRules)
     safety: RewardFunction | None = None
     helpfulness: RewardFunction | None = None
     checker: Checker | None = None
     scorer: GoldScorer | None = None
+    too_long: TooLong = "cut"
 
     def kind_of(self, messages: Conversation) -> str | None:
         """The kind of a request, by the gold scorer; None without one."""
@@ -52,6 +55,7 @@ def load_judges(
     scorer: str | None,
     world: Path | None,
     device: object,
+    too_long: TooLong = "cut",
 ) -> SafetyJudges:
     """The judges that a user names; see `load_detector` of `refusals.py` and `rlhf.rewards.loading.load_reward`.
 
@@ -72,6 +76,7 @@ def load_judges(
         None if helpfulness is None else load_reward(helpfulness, device=device),
         own,
         load_scorer(scorer, world) if scorer and world else None,
+        too_long,
     )
 
 
@@ -82,12 +87,16 @@ def answer_and_judge(
     params: SamplingParams,
     samples_per_prompt: int,
     accelerator: Accelerator,
+    shards: Path | None = None,
 ) -> list[JudgedAnswer]:
-    """`samples_per_prompt` answers to each prompt, with every judge's verdict. All processes call it with the same."""
+    """`samples_per_prompt` answers to each prompt, with every judge's verdict. All processes call it with the same.
+
+    shards: folder in which drawn answers outlive a kill (`sample_distributed`).
+    """
     from rlhf.sampling.multi_process import sample_distributed
 
     messages = [one.prompt.messages for one in prompts]
-    drawn = sample_distributed(sampler, messages, samples_per_prompt, params, accelerator)
+    drawn = sample_distributed(sampler, messages, samples_per_prompt, params, accelerator, shards=shards)
     answers = answers_of([one.prompt for one in prompts], drawn)
     return judge_answers(answers, [one.kind for one in prompts for _ in range(samples_per_prompt)], judges, accelerator)
 
@@ -102,11 +111,9 @@ def judge_answers(
     """
     answers = list(answers)
     if judges.safety is not None:
-        scored = with_referee(answers, judges.safety, accelerator)
-        answers = [replace(a, safety=s.referee) for a, s in zip(answers, scored, strict=True)]
+        answers = with_scores(answers, "safety", judges.safety, accelerator, judges.too_long)
     if judges.helpfulness is not None:
-        scored = with_referee(answers, judges.helpfulness, accelerator)
-        answers = [replace(a, helpfulness=s.referee) for a, s in zip(answers, scored, strict=True)]
+        answers = with_scores(answers, "helpfulness", judges.helpfulness, accelerator, judges.too_long)
     if judges.scorer is not None:
         answers = with_gold(answers, judges.scorer)
     conversations = [a.conversation for a in answers]

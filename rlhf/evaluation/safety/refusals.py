@@ -7,7 +7,6 @@ recipes/evaluation/refusal_detector.py. Only training needs scikit-learn; a trai
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from rlhf.conversation import Conversation
 from rlhf.data.refusals import LABELS, SIGNS, RefusalRules, read
 from rlhf.errors import InputError
 from rlhf.imports import import_object, own_function
-from rlhf.jsonl import read_rows
+from rlhf.jsonl import read_json, read_rows
 from rlhf.paths import require_files
 from rlhf.rewards.specs import is_import_path
 from rlhf.stage import write_json
@@ -99,7 +98,7 @@ class RefusalClassifier:
         """
         require_files(refusals=file)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             parts = [Logistic(content[name]["bias"], content[name]["weights"]) for name in ("refuses", "in_whole")]
             for part in parts:
                 part.logit(cues("Yes."))

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlhf.iteration.plan import PlannedStage, maker_of
 
@@ -35,7 +34,14 @@ class Rows:
         return self.number * (1 - self.helpfulness if domain == "safety" else self.helpfulness)
 
 
-def _characters(content: Mapping[str, Any]) -> int:
+def _characters(line: bytes) -> int:
+    """Of a row; of what is none, which the stage that reads it says, 0."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return 0
+    if not isinstance(content, dict):
+        return 0
     messages = content.get("messages")
     said = sum(len(str(m.get("content"))) for m in messages if isinstance(m, dict)) if isinstance(messages, list) else 0
     return said + sum(len(content[name]) for name in ("chosen", "rejected") if isinstance(content.get(name), str))
@@ -53,8 +59,18 @@ def read_rows(path: Path) -> Rows:
         lines = [line for place, line in enumerate(stream) if place % every == 0 and line.strip()]
     if not lines:
         return Rows(0, 0.0)
-    characters = sum(_characters(json.loads(line)) for line in lines) / len(lines)
+    characters = sum(_characters(line) for line in lines) / len(lines)
     return Rows(number, characters, 1 - safe / number)
+
+
+def read_lines(source: str) -> Rows | None:
+    """Of a local text file of any form: its lines, and their lengths as they stand. None of what is not one."""
+    path = Path(source)
+    if not path.is_file() or path.suffix not in (".jsonl", ".csv", ".txt"):
+        return None
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    number = len(lines) - (path.suffix == ".csv")  # without its header
+    return Rows(number, sum(map(len, lines)) / len(lines)) if number > 0 else Rows(0, 0.0)
 
 
 def together(parts: Sequence[Rows]) -> Rows:

@@ -44,7 +44,8 @@ def forecast(
 ) -> Forecast:
     """Of a plan with the ledger's records of it; `to_run` are finished stages that run again."""
     newest = {stage.name: last_record(records, stage.name) for stage in stages}
-    once = {name: float(r["seconds"]) for name, r in newest.items() if r is not None and r["event"] == "finished"}
+    ended = {name: r for name, r in newest.items() if r is not None and r["event"] == "finished"}
+    once = {name: float(record["seconds"]) for name, record in ended.items() if "seconds" in record}
     taken = {name: seconds for name, seconds in once.items() if name not in to_run}
     waiting = [stage for stage in stages if stage.name not in taken]
     expected = {}

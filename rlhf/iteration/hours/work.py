@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows
+from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows, read_lines, together
 from rlhf.iteration.hours.speed import Work, scored, trained, written
 from rlhf.iteration.plan import PlannedStage
 
 ROWS_AT_ONCE = 32
 """Answers written at once where the settings leave it to memory."""
+POOLED = 16
+"""Answers to a prompt that an earlier round is taken to have drawn, where the settings of a control do not say."""
 ORIGIN_PAIRS = 500
 """Most pairs of its training that a reward model's origin is measured on (`rlhf.rewards.training.accuracy`)."""
 
@@ -34,6 +36,13 @@ class Reading:
         if found is None:
             raise Unknown(option)
         return found
+
+    def lines(self, *sources: str) -> Rows:
+        """What the settings name: local files."""
+        found = [read_lines(source) for source in sources]
+        if unknown := [source for source, rows in zip(sources, found, strict=True) if rows is None]:
+            raise Unknown(unknown[0])
+        return together([rows for rows in found if rows is not None])
 
     def tokens(self, rows: Rows, most: int | None = None) -> float:
         """Mean tokens of a row, `most` at most."""
@@ -131,7 +140,7 @@ def _rejection_sampling(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     asked, answer, settings = read.tokens(prompts), read.answer, config.finetuning
     drawn, at_once = prompts.number * config.num_samples, config.policy.rows or ROWS_AT_ONCE
-    earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples)
+    earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples or POOLED)
     to_score = Work(
         score_passes=prompts.number,
         score_tokens=prompts.number
@@ -184,6 +193,25 @@ def _evaluate(read: Reading) -> Work:
     )
 
 
+def _evaluate_safety(read: Reading) -> Work:
+    config, prompts = read.config, read.lines(*read.config.prompts.values())
+    answers = prompts.number * config.samples_per_prompt * (2 if config.dialogues is not None else 1)
+    asked = read.tokens(prompts)
+    return (
+        Work(loads=1 + read.judges)
+        + scored(prompts.number, asked)
+        + read.written(answers, config.policy.rows or ROWS_AT_ONCE)
+        + scored(answers, asked + read.answer) * read.judges
+    )
+
+
+def _evaluate_instructions(read: Reading) -> Work:
+    config, prompts = read.config, read.lines(read.config.prompts)
+    number = min(config.questions, prompts.number) if config.questions else prompts.number
+    drawn = read.written(number, config.policy.rows or ROWS_AT_ONCE)
+    return Work(loads=1) + scored(number, read.tokens(prompts)) + drawn
+
+
 def _sweep(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     number = min(config.num_prompts, prompts.number) if config.num_prompts else prompts.number
@@ -206,6 +234,8 @@ RECIPES: Mapping[str, Callable[[Reading], Work]] = {
     "rejection_sampling": _rejection_sampling,
     "ppo": _ppo,
     "evaluate": _evaluate,
+    "evaluate_safety": _evaluate_safety,
+    "evaluate_instructions": _evaluate_instructions,
     "temperature_sweep": _sweep,
     "average_policies": _loads(3),
 }

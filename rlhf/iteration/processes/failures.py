@@ -64,6 +64,11 @@ def is_users_mistake(status: int, log: Path, start: int = 0) -> bool:
     return code in USERS or any(ERROR_SENTENCE.match(line) for line in re.split(r"[\r\n]+", text))
 
 
+def was_killed(status: int, log: Path, start: int) -> bool:
+    """Whether a signal ended the stage, or one of its processes, and no error of its own."""
+    return _signal_of(status, _read(log, start))[0] is not None
+
+
 def out_of_memory_kills() -> int:
     """Processes that the kernel has ended for memory since this machine or container started (Linux)."""
     counted = 0

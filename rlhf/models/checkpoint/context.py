@@ -40,6 +40,19 @@ TooLong = Literal["cut", "skip", "unfinished", "refuse"]
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoomConfig:
+    """What the config of every recipe has whose policies answer prompts.
+
+    Args:
+        too_long: a prompt, or a dialogue that a reward model scores, that is longer than a model's context: cut (oldest
+            turns first, then from the left), skip (leave the prompt out), unfinished (an answer that ends with the
+            context, or had to be cut for a reward model, counts as not finished), or refuse. How many is said.
+    """
+
+    too_long: TooLong = "cut"
+
+
 @dataclass(frozen=True)
 class Context:
     """The number of positions of a model; None: it has no limit (Mamba, ALiBi)."""

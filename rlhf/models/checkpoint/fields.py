@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from rlhf.conversation import read_chat_template
 from rlhf.models.checkpoint.folder import require_checkpoint, require_trainable
-from rlhf.paths import require_files
+from rlhf.paths import NamesModel, require_files
 
 
-class WholeCheckpoint:
+class WholeCheckpoint(NamesModel):
     """A folder with config, tokenizer and weights, or with an adapter.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from safetensors import safe_open
 
 from rlhf.errors import InputError
+from rlhf.jsonl import read_json
 from rlhf.paths import HUB_NAME, in_hub_cache
 
 ADAPTER_FOLDER = "adapter"
@@ -19,6 +20,8 @@ ADAPTER_PREFIX = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
 SAFETY_HEAD_FILE = "safety_head.safetensors"
 """Of a reward model that has a second head; plain transformers passes it by."""
+NO_WEIGHT = ("BOOL", "I16", "I32", "I64")
+"""Types, in safetensors' words, that weights in few bits are not held in either."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
 
@@ -29,7 +32,10 @@ def is_adapter_checkpoint(path: str | os.PathLike[str]) -> bool:
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """peft's settings of the adapter in a checkpoint."""
-    settings: dict[str, Any] = json.loads((folder / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8"))
+    file = folder / ADAPTER_FOLDER / "adapter_config.json"
+    settings = json_object(file)
+    if not isinstance(settings.get("base_model_name_or_path"), str):
+        raise InputError(f"checkpoint: {file} names no base_model_name_or_path; name there the folder of its base")
     return settings
 
 
@@ -53,7 +59,7 @@ def adapter_files(path: str | os.PathLike[str]) -> Path:
 def base_quantization(folder: Path) -> Literal["nf4"] | None:
     """How the base of an adapter checkpoint was held in training, and is to be loaded: in 4 bit or whole (None)."""
     file = folder / ADAPTER_FOLDER / BASE_FILE
-    quantization = json.loads(file.read_text(encoding="utf-8"))["quantization"] if file.is_file() else "nf4"
+    quantization = json_object(file).get("quantization", "of no kind") if file.is_file() else "nf4"
     if quantization not in ("nf4", None):
         raise InputError(f"checkpoint: {file} has the quantization {quantization!r}, known are nf4 and null")
     return "nf4" if quantization else None
@@ -104,7 +110,7 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(
-            f"checkpoint: {folder} is not a folder; a hub model is fetched by `hf download NAME --local-dir {folder}`"
+            f"checkpoint: {folder} is not a folder; name one, or a hub model that `hf download` fetched into its cache"
         )
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(f"checkpoint: {folder} has no tokenizer_config.json; save the model's tokenizer there")
@@ -142,7 +148,7 @@ def require_trainable(path: str | os.PathLike[str]) -> Path:
 def json_object(file: Path) -> dict[str, Any]:
     """The object in a checkpoint's JSON file; InputError where there is none."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except ValueError:
         found = None
     if not isinstance(found, dict):
@@ -164,7 +170,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_shapes(folder: Path) -> dict[str, list[int]]:
-    """Tensor name -> shape over all weight files; InputError for a file that is cut off or no safetensors."""
+    """Tensor name -> shape over all weight files; InputError for a file that is cut off, no safetensors, or holds a
+    weight in whole numbers."""
     return {name: shape for name, (shape, _) in _headers(folder).items()}
 
 
@@ -182,6 +189,11 @@ def _headers(folder: Path) -> dict[str, tuple[list[int], str]]:
                 found.update({name: (part.get_shape(), part.get_dtype()) for name, part in slices.items()})
         except Exception as error:  # safetensors raises its own kind, and OSError
             raise InputError(f"checkpoint: {file} cannot be read ({error}); copy or save it again") from error
+    for name, (_, dtype) in found.items():
+        if dtype in NO_WEIGHT and name.endswith((".weight", ".bias")):
+            raise InputError(
+                f"checkpoint: {folder} holds {name} as {dtype}, which no weight is trained in; save it again as floats"
+            )
     return found
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint, json_object
 
 GOOD = {"positive", "pos", "good", "chosen", "accepted", "preferred", "better", "helpful", "safe", "harmless", "yes"}
@@ -17,8 +17,9 @@ UNNAMED = ["LABEL_0", "LABEL_1"]
 def writes_text(path: str | os.PathLike[str]) -> bool:
     """Whether the folder holds a model that reads one text and writes another (T5, BART), and no classifier."""
     config = _config(path)
-    named = config.get("architectures") or [""]
-    return bool(config.get("is_encoder_decoder")) and str(named[0]).endswith("ForConditionalGeneration")
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else ""
+    return bool(config.get("is_encoder_decoder")) and str(first).endswith("ForConditionalGeneration")
 
 
 def good_and_bad(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -32,7 +33,12 @@ def good_and_bad(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     if is_adapter_checkpoint(path):
         return None  # one of ours
     named = _config(path).get("id2label") or dict(enumerate(UNNAMED))  # transformers writes down no names of two
-    labels = [str(named[number]) for number in sorted(named, key=int)]
+    try:
+        labels = [str(named[number]) for number in sorted(named, key=int)]
+    except (TypeError, ValueError, IndexError):
+        raise InputError(
+            f"reward model: the id2label of {path}/config.json is {quoted(named)}; it must name each label's number"
+        ) from None
     if len(labels) == 1:
         return None
     if len(labels) > 2:

@@ -6,12 +6,12 @@ else answers it. Here the answer is no. An architecture that transformers has it
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
+from rlhf.jsonl import read_json
 
 
 def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "checkpoint", **options: Any) -> Any:
@@ -49,7 +49,7 @@ def _own_code(source: str | os.PathLike[str]) -> str | None:
     """What of a folder's own code its config, or else its tokenizer, names (`auto_map`)."""
     for name in ("config.json", "tokenizer_config.json"):
         try:
-            auto_map = json.loads((Path(source) / name).read_text(encoding="utf-8")).get("auto_map")
+            auto_map = read_json(Path(source) / name).get("auto_map")
         except (OSError, ValueError, AttributeError):
             continue
         if auto_map:

@@ -1,14 +1,16 @@
-"""Pages from the report's templates."""
+"""Pages from the report's templates. Light: jinja2 when called."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from typing import TYPE_CHECKING
 
 from rlhf.report.drawing import text
 from rlhf.report.drawing.text import clock, version_label
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
@@ -22,6 +24,8 @@ def write_page(page: Path, content: str) -> None:
 
 def page_template(name: str) -> Template:
     """A template of the report's; what it is given is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -11,6 +11,7 @@ from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Se
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import NBSP, NOTHING, interval, number, percent, signed
+from rlhf.report.pages.rewards import gain_cell
 
 Row = Mapping[str, Any]
 COLOURS = (BLUE, ORANGE, INK, *RAMP[1::2])
@@ -73,11 +74,11 @@ def markdown_tables(study: Row) -> str:
 
 
 def study_tables(study: Row) -> list[tuple[str, Table]]:
-    """(name, table): on each domain accuracy and its gain over the first variant, length and calibration; and unsafe
-    answers where rows are labelled.
+    """(name, table): the variants on both domains; on each domain accuracy and its gain over the first variant, length
+    and calibration; and unsafe answers where rows are labelled.
     """
     first = study["models"][0]["variant"]
-    found = []
+    found = [("Own and other domain, all training pairs", _across(study))]
     for domain in domains(study):
         on = f"{domain.capitalize()} pairs"
         found += [
@@ -88,6 +89,41 @@ def study_tables(study: Row) -> list[tuple[str, Table]]:
     found.append(("Unsafe answers", _table(study, "all", UNSAFE)))
     found.append((f"Unsafe answers: gain over {first}, in points", _gains(study, "all", UNSAFE)))
     return [(name, table) for name, table in found if table is not None]
+
+
+def _across(study: Row) -> Table:
+    """A row a variant and a baseline: accuracy on each domain, and what a bag of words of the same pairs lacks."""
+    whole = max(model["fraction"] for model in study["models"])
+    rows: dict[str, tuple[Row, float | None]] = {
+        model["variant"]: (model["groups"], model["training_pairs"])
+        for model in study["models"]
+        if model["fraction"] == whole
+    }
+    rows |= {name: (groups, None) for name, groups in study["baselines"].items()}
+    heads = [("", ""), ("Pairs", "training pairs, mean over the seeds")]
+    for domain in domains(study):
+        heads.append((f"{domain.capitalize()} pairs", ACCURACY["accuracy"][1]))
+        heads.append(
+            ("over its words", "points over a bag of words of the same training pairs; interval over the pairs")
+        )
+    return Table(
+        heads,
+        [
+            [
+                Cell(name),
+                Cell(number(pairs, 0)),
+                *(
+                    cell
+                    for domain in domains(study)
+                    for cell in (
+                        _mean("accuracy", groups[domain]["figures"]["accuracy"]),
+                        gain_cell(groups[domain].get("over_bag_of_words")),
+                    )
+                ),
+            ]
+            for name, (groups, pairs) in rows.items()
+        ],
+    )
 
 
 def domains(study: Row) -> list[str]:
@@ -171,7 +207,10 @@ def _bin_panels(study: Row, columns: Mapping[str, Any], names: Sequence[str]) ->
 
 
 def _data_panels(study: Row) -> list[Panel]:
-    """A panel a domain: accuracy over training pairs, a line a variant; none where all models have all the data."""
+    """A panel a domain: accuracy over training pairs, a line a variant; none where all models have all the data.
+
+    Beside them the best bag of words of as many pairs, and the longer answer, which needs none.
+    """
     if len({model["fraction"] for model in study["models"]}) == 1:
         return []
     panels = []
@@ -181,9 +220,30 @@ def _data_panels(study: Row) -> list[Panel]:
             models = sorted((m for m in study["models"] if m["variant"] == variant), key=lambda m: float(m["fraction"]))
             figures = [model["groups"][domain]["figures"]["accuracy"] for model in models]
             series.append(_series(variant, number_, [round(m["training_pairs"]) for m in models], figures))
+        series += _baseline_series(study, domain)
         title = f"{domain.capitalize()} pairs"
         panels.append(lines(title, series, x_label="training pairs", y_label="accuracy", percent=True, log2=True))
     return [panel for panel in panels if panel is not None]
+
+
+def _baseline_series(study: Row, domain: str) -> list[Series]:
+    """Lines of the best bag of words of each number of training pairs, and of the longer answer."""
+    bags: dict[int, Row] = {}
+    for model in study["models"]:
+        found, pairs = model["groups"][domain]["figures"].get("bag_of_words"), round(model["training_pairs"])
+        if found and (pairs not in bags or found["mean"] > bags[pairs]["mean"]):
+            bags[pairs] = found
+    series = []
+    if bags:
+        figures = [bags[pairs] for pairs in sorted(bags)]
+        y, ci = [figure["mean"] for figure in figures], [figure["ci"] for figure in figures]
+        series.append(Series("bag of words", GREY, sorted(bags), y, ci))
+    if longer := study["baselines"]["longer wins"].get(domain):
+        ends = sorted({round(model["training_pairs"]) for model in study["models"]})
+        mean = longer["figures"]["accuracy"]["mean"]
+        x = [ends[0], ends[-1]]
+        series.append(Series("longer wins", GREY, x, [mean, mean], dashed=True, markers=False))
+    return series
 
 
 def _series(label: str, place: int, x: Sequence[float], figures: Sequence[Row]) -> Series:

@@ -10,10 +10,16 @@ from rlhf.data.rows import STRENGTHS
 from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, histogram, lines
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table, as_text
-from rlhf.report.drawing.text import interval, number, percent
+from rlhf.report.drawing.text import NOTHING, interval, number, percent, signed
 
 if TYPE_CHECKING:
-    from rlhf.evaluation.reward_models.preference_figures import Flagged, RewardEvaluation, RewardFigures, Share
+    from rlhf.evaluation.reward_models.preference_figures import (
+        Flagged,
+        PairedGain,
+        RewardEvaluation,
+        RewardFigures,
+        Share,
+    )
 
 Bins = Literal["by_length", "by_strength", "by_safety", "by_source"]
 COLOURS = {"helpfulness": BLUE, "safety": ORANGE}
@@ -73,18 +79,33 @@ def _all(evaluation: RewardEvaluation) -> dict[str, dict[str, RewardFigures]]:
 def accuracy_table(evaluation: RewardEvaluation, domains: Sequence[str]) -> Table:
     """Own and other domains side by side, a row a reward function or baseline (paper, table 7)."""
     heads = [("", "")]
+    beside = {domain for reward in evaluation["rewards"].values() for domain in reward.get("over_bag_of_words", {})}
     for domain in domains:
         heads.append((f"{domain.capitalize()}", f"accuracy on the test pairs of domain {domain}, ties half"))
+        if domain in beside:
+            heads.append(
+                ("over its words", f"points over the bag of words of the {domain} training pairs, pair by pair")
+            )
         heads.append(("prefers longer", f"of {domain} pairs of different length, the share where the longer one wins"))
     rows = []
     for name, groups in _all(evaluation).items():
         row = [Cell(name)]
+        reward = evaluation["rewards"].get(name)
         for domain in domains:
             figures = groups[domain]
             row.append(Cell(percent(figures["accuracy"]), interval(figures["ci"], 1, share=True)))
+            if domain in beside:
+                row.append(gain_cell(None if reward is None else reward.get("over_bag_of_words", {}).get(domain)))
             row.append(Cell(percent(figures["prefers_longer"]["share"])))
         rows.append(row)
     return Table(heads, rows)
+
+
+def gain_cell(found: PairedGain | None) -> Cell:
+    """A gain in points with its interval; a dash for None."""
+    if found is None or found["gain"] is None:
+        return Cell(NOTHING)
+    return Cell(signed(100 * found["gain"], 1), interval(found["ci"], 1, share=True))
 
 
 def _bins_table(evaluation: RewardEvaluation, domain: str, key: Bins) -> Table | None:

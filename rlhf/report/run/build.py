@@ -30,7 +30,9 @@ from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import compared, panels, tables
 from rlhf.report.run.folders import Folders, beside
+from rlhf.report.run.gains import gain_table
 from rlhf.report.run.judge import judge_panels, judge_table
+from rlhf.report.run.measured import measured_tables, reward_tables
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, Stage, read_run
@@ -89,9 +91,9 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     """The page as text; `own` are panels of the user's."""
     names = [v["name"] for v in files.versions]
     distribution_panels, change_panels = panels.distribution_panels(files.answers), panels.change_panels(files.answers)
-    shift_panels, samples = compared.shift_panels(files.answers), pick_samples(files.answers)
+    shift_panels, samples = compared.shift_panels(files.answers), pick_samples(files.answers, files.beside)
     judge = files.versions[-1].get("judge") if files.versions else None
-    search = make_search(files.answers)
+    search = make_search(files.answers, files.beside)
     there = {
         "versions": files.versions,
         "rewards": files.reward_models,
@@ -109,13 +111,18 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
         facts=facts(files),
         measured=key_figures(files.versions),
-        version_table=tables.version_table([*files.versions, *files.students]) if files.versions else None,
+        version_table=tables.version_table([*files.versions, *files.branches, *files.students])
+        if files.versions
+        else None,
+        gain_table=gain_table([*files.versions, *files.branches]),
         version_panels=panels.version_panels(files.versions),
         outcome_panels=compared.outcome_panels(files.answers, judge),
         judge_table=judge_table(files.versions),
         judge_panels=judge_panels(files.versions),
+        measured_tables=measured_tables(files.measured),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
+        reward_tables=reward_tables(files.measured),
         gate_table=tables.gate_table(files.versions, files.reward_models),
         gate_panels=panels.gate_panels(files.versions, files.reward_models),
         accuracy_panels=[

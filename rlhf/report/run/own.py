@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rlhf.errors import InputError
-from rlhf.imports import import_object
+from rlhf.imports import import_object, own_code
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.run.reading import RunFiles
 
@@ -30,10 +30,8 @@ def own_panels(files: RunFiles, paths: Sequence[str]) -> list[Panel]:
     found: list[Panel] = []
     for path in dict.fromkeys([*named, *paths]):
         make = import_object("panels", path)
-        try:
+        with own_code("panels", path):
             made = [panel for panel in make(files) if panel is not None]
-        except Exception as error:  # a user's function may raise anything
-            raise InputError(f"panels: {path} fails ({type(error).__name__}: {error})") from error
         if not all(isinstance(panel, Panel) for panel in made):
             raise InputError(f"panels: {path} must give a list of rlhf.report.drawing.figures.Panel, or None for none")
         found += made

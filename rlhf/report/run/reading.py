@@ -68,17 +68,36 @@ class VersionSweep(SweepFigures):
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What measured policies beside their evaluations, in the versions' order.
+
+    Args:
+        safety: each safety_evaluation.json; `instructions` each instruction_evaluation.json.
+        leaderboard: name of a policy -> task -> its score.
+        benchmarks: stage -> its safety_benchmarks.json.
+        rewards: stage -> its reward_evaluation.json.
+    """
+
+    safety: list[Row] = field(default_factory=list)
+    instructions: list[Any] = field(default_factory=list)
+    leaderboard: dict[str, dict[str, Row]] = field(default_factory=dict)
+    benchmarks: dict[str, Row] = field(default_factory=dict)
+    rewards: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RunFiles:
     """What was found in a run's folder, or (`whole_run` False) in the folders of stages made by hand.
 
     Args:
         versions: entries of summary.json's "versions", the first one first; without a summary yet, the evaluations'.
-        students: entries of "students".
-        answers: version name -> rows of its answers.jsonl.
+        branches: entries of "branches"; `students` of "students".
+        answers: version name -> rows of its answers.jsonl; `beside`: the same of branches.
         reward_models: entries of "reward_models"; `referee` is the same for the referee.
         selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
         trainings: metrics.jsonl of each stage that trains by the common loop; `ppo`: of each that does PPO.
         people: human_evaluation.json of each comparison that people rated (`rlhf annotate --compare`).
+        measured: by other recipes than evaluate.
         config: text of config.yaml; `settings` its content.
     """
 
@@ -87,8 +106,10 @@ class RunFiles:
     whole_run: bool = True
     seconds: float | None = None
     versions: list[VersionFigures] = field(default_factory=list)
+    branches: list[VersionFigures] = field(default_factory=list)
     students: list[VersionFigures] = field(default_factory=list)
     answers: dict[str, list[Row]] = field(default_factory=dict)
+    beside: dict[str, list[Row]] = field(default_factory=dict)
     reward_models: list[SummarisedReport] = field(default_factory=list)
     referee: SummarisedReport | None = None
     selections: list[RoundFigures] = field(default_factory=list)
@@ -96,6 +117,7 @@ class RunFiles:
     ppo: list[Ppo] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
     people: list[Row] = field(default_factory=list)
+    measured: Measured = field(default_factory=Measured)
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
     settings: Row = field(default_factory=dict)
@@ -119,6 +141,7 @@ def read_run(*paths: Path) -> RunFiles:
     entries = listed or sorted(evaluations.values(), key=lambda e: (e["name"] not in FIRST, e["name"]))
     versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in entries if "name" in entry]
     names = [entry["name"] for entry in versions]
+    branches = [entry["name"] for entry in summary.get("branches") or []]
     config = _text(run / "config.yaml")
     logs = [(folders.name_of(path), path, _jsonl(path)) for path in folders.files("metrics.jsonl")]
     files = RunFiles(
@@ -127,8 +150,10 @@ def read_run(*paths: Path) -> RunFiles:
         whole_run=not folders.stages,
         seconds=summary.get("seconds"),
         versions=cast("list[VersionFigures]", versions),
+        branches=summary.get("branches") or [],
         students=summary.get("students") or [],
         answers={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in names if n in evaluations},
+        beside={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in branches if n in evaluations},
         reward_models=summary.get("reward_models") or _accuracies(folders),
         referee=summary.get("referee") or _referee(run),
         selections=[
@@ -151,6 +176,7 @@ def read_run(*paths: Path) -> RunFiles:
             if not path.with_name("ppo.json").is_file() and sum("loss" in row for row in metrics) > 1
         ],
         people=[found for path in folders.files("human_evaluation.json") if (found := _json(path))],
+        measured=_measured(folders, [*names, *branches]),
         stages=_stages(folders),
         config=config,
         settings=_yaml(config),
@@ -165,6 +191,29 @@ def read_run(*paths: Path) -> RunFiles:
 def _spikes(metrics: Path) -> list[Row]:
     """The steps that stand out, beside the metrics."""
     return [row for row in _jsonl(metrics.with_name(SPIKES)) if "step" in row and isinstance(row.get("rows"), list)]
+
+
+def _measured(folders: Folders, order: Sequence[str]) -> Measured:
+    """In `order`, what it does not name behind it."""
+
+    def place(name: str) -> int:
+        return order.index(name) if name in order else len(order)
+
+    def named(file: str) -> list[Row]:
+        found = [content for path in folders.files(file) if isinstance((content := _json(path)).get("name"), str)]
+        return sorted(found, key=lambda content: place(content["name"]))
+
+    def by_stage(file: str) -> dict[str, Row]:
+        return {folders.name_of(path): found for path in folders.files(file) if (found := _json(path))}
+
+    scores = {name: row for path in folders.files("leaderboard.json") for name, row in _json(path).items()}
+    return Measured(
+        safety=named("safety_evaluation.json"),
+        instructions=named("instruction_evaluation.json"),
+        leaderboard={name: scores[name] for name in sorted(scores, key=place)},
+        benchmarks=by_stage("safety_benchmarks.json"),
+        rewards=by_stage("reward_evaluation.json"),
+    )
 
 
 def _referee(run: Path) -> SummarisedReport | None:
@@ -240,7 +289,7 @@ def _text(path: Path) -> str | None:
 def _json(path: Path) -> Row:
     try:
         content = json.loads(_text(path) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -251,7 +300,7 @@ def _jsonl(path: Path) -> list[Row]:
     for line in (_text(path) or "").split("\n"):
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if isinstance(row, dict):
             rows.append(row)
@@ -261,6 +310,6 @@ def _jsonl(path: Path) -> list[Row]:
 def _yaml(text: str | None) -> Row:
     try:
         content = yaml.safe_load(text or "")
-    except yaml.YAMLError:
+    except (ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

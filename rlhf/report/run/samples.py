@@ -31,7 +31,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt with every version's first answer.
+    """One prompt with every version's and branch's first answer.
 
     Args:
         place: "largest rise", "median" or "largest fall".
@@ -55,8 +55,12 @@ class Group:
     samples: list[Sample]
 
 
-def pick_samples(answers: Mapping[str, Sequence[Row]]) -> list[Group]:
+def pick_samples(
+    answers: Mapping[str, Sequence[Row]], beside: Mapping[str, Sequence[Row]] | None = None
+) -> list[Group]:
     """Groups of samples from version name -> rows of answers.jsonl, versions in order; empty with fewer than two.
+
+    `beside` are branches, whose answers stand behind the versions' and pick nothing.
 
     With gold verdicts the kinds are ordinary, borderline (judged by gold helpfulness) and unsafe requests (by gold
     safety); without, the prompts' domains, judged by the gated reward of the last version's reward models.
@@ -65,6 +69,9 @@ def pick_samples(answers: Mapping[str, Sequence[Row]]) -> list[Group]:
     if len(names) < 2:
         return []
     firsts = {name: {str(r["prompt_id"]): r for r in answers[name] if r.get("index", 0) == 0} for name in names}
+    branches = {
+        name: {str(r["prompt_id"]): r for r in rows if r.get("index", 0) == 0} for name, rows in (beside or {}).items()
+    }
     before, after = firsts[names[0]], firsts[names[-1]]
     common = [prompt for prompt in after if all(prompt in rows for rows in firsts.values())]
     gold = all(before[p].get("gold") and after[p].get("gold") for p in common)
@@ -74,8 +81,13 @@ def pick_samples(answers: Mapping[str, Sequence[Row]]) -> list[Group]:
         changes = {p: change_of(before[p], after[p]) for p in own}
         ordered = sorted((-value, prompt) for prompt, value in changes.items() if value is not None)
         samples = [
-            _sample(place, -ordered[at][0], [(name, firsts[name][ordered[at][1]]) for name in names])
+            _sample(
+                place,
+                -ordered[at][0],
+                [(name, own[prompt]) for name, own in [*firsts.items(), *branches.items()] if prompt in own],
+            )
             for place, at in _places(len(ordered))
+            for prompt in [ordered[at][1]]
         ]
         if samples:
             groups.append(Group(kind, score, samples))

@@ -27,7 +27,7 @@ class Search:
     """What the template needs.
 
     Args:
-        versions: labels, the first version first.
+        versions: labels, the first version first; `last` is the place of the last one, behind which branches stand.
         kinds: of prompts, to filter by.
         marks: what an answer is suspected of, to filter by; those that occur.
         first: what the versions are compared with.
@@ -38,6 +38,7 @@ class Search:
     """
 
     versions: list[str]
+    last: int
     kinds: list[str]
     marks: list[tuple[int, str]]
     first: str
@@ -47,13 +48,22 @@ class Search:
     script: Markup
 
 
-def make_search(answers: Mapping[str, Sequence[Row]]) -> Search | None:
-    """From version name -> rows of answers.jsonl, versions in order; None where there are no answers."""
-    names = [name for name, rows in answers.items() if rows]
-    firsts = {name: {str(r["prompt_id"]): r for r in answers[name] if r.get("index", 0) == 0} for name in names}
+def make_search(
+    answers: Mapping[str, Sequence[Row]], beside: Mapping[str, Sequence[Row]] | None = None
+) -> Search | None:
+    """From version name -> rows of answers.jsonl, versions in order, and the same of branches, which stand behind them.
+
+    None where no version has answers.
+    """
+    versions = [name for name, rows in answers.items() if rows]
+    everything = {name: rows for name, rows in [*answers.items(), *(beside or {}).items()] if rows}
+    names = list(everything)
+    firsts = {
+        name: {str(r["prompt_id"]): r for r in rows if r.get("index", 0) == 0} for name, rows in everything.items()
+    }
     order = list(dict.fromkeys(prompt for rows in firsts.values() for prompt in rows))
     kept = order[:MOST_PROMPTS]
-    if not kept:
+    if not kept or not versions:
         return None
     shown = {prompt: next(rows[prompt] for rows in firsts.values() if prompt in rows) for prompt in kept}
     found = {name: [_answer(rows.get(p), firsts[names[0]].get(p)) for p in kept] for name, rows in firsts.items()}
@@ -68,6 +78,7 @@ def make_search(answers: Mapping[str, Sequence[Row]]) -> Search | None:
     }
     return Search(
         versions=[version_label(name) for name in names],
+        last=len(versions) - 1,
         kinds=sorted({kind_of(row) for row in shown.values()}),
         marks=[(i, mark) for i, mark in enumerate(MARKS) if mark in seen],
         first=in_a_sentence(names[0]),

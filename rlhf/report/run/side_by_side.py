@@ -11,6 +11,7 @@ from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Se
 from rlhf.report.drawing.page import page_template
 from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import number, percent, version_label
+from rlhf.report.run.pooled import pooled_table
 from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.tables import COLUMNS
 
@@ -47,7 +48,11 @@ def render_runs(paths: Sequence[Path]) -> str:
         if not run.versions:
             raise InputError(f"run: {path} has no evaluated version yet; leave it out")
     return page_template("runs.html.j2").render(
-        title=", ".join(names), headline=headline(runs), table=runs_table(runs), panels=runs_panels(runs)
+        title=", ".join(names),
+        headline=headline(runs),
+        table=runs_table(runs),
+        pooled=pooled_table([{**run.answers, **run.beside} for run in runs.values()]),
+        panels=runs_panels(runs),
     )
 
 
@@ -86,9 +91,9 @@ def runs_table(runs: Runs) -> Table:
     ]
     rows = [
         [Cell(version_label(name), run), *(column.cell(version) for column in columns)]
-        for name in _versions(runs)
+        for name in [*_versions(runs), *_branches(runs)]
         for run, files in runs.items()
-        for version in files.versions
+        for version in [*files.versions, *files.branches]
         if version["name"] == name
     ]
     start = "the start"
@@ -116,3 +121,8 @@ def runs_panels(runs: Runs) -> list[Panel]:
 def _versions(runs: Runs) -> list[str]:
     """All versions' names, as the runs order them."""
     return list(dict.fromkeys(version["name"] for run in runs.values() for version in run.versions))
+
+
+def _branches(runs: Runs) -> list[str]:
+    """The same of branches, which stand behind the versions."""
+    return list(dict.fromkeys(branch["name"] for run in runs.values() for branch in run.branches))

@@ -30,6 +30,9 @@ Figure = Literal[
     "referee_score",
     "kl_from_sft",
     "mean_length",
+    "finished_share",
+    "distinct_2",
+    "repetition",
 ]
 """A number of a version that is shown; each has its interval."""
 Interval = Literal[
@@ -45,6 +48,9 @@ Interval = Literal[
     "referee_ci",
     "kl_from_sft_ci",
     "mean_length_ci",
+    "finished_ci",
+    "distinct_2_ci",
+    "repetition_ci",
 ]
 
 
@@ -136,6 +142,15 @@ COLUMNS = [
         2,
     ),
     _mean("Length", "tokens per answer", "mean_length", "mean_length_ci", 1),
+    _share("Finished", "answers that end by themselves", "finished_share", "finished_ci"),
+    _mean(
+        "Distinct pairs",
+        "distinct word pairs over all word pairs of the answers; it falls with length",
+        "distinct_2",
+        "distinct_2_ci",
+        3,
+    ),
+    _share("Repeated", "of an answer's runs of four words, those it has said before", "repetition", "repetition_ci"),
 ]
 
 

@@ -129,6 +129,9 @@ def test_figures_of_every_reward_function_on_both_domains(run: tuple[Path, dict[
     bags = {name: g["safety"]["accuracy"] for name, g in got["baselines"].items()}
     assert bags["longer wins"] == 0.0
     assert bags["bag of words, helpfulness"] == 0.0 and bags["bag of words, safety"] == 1.0
+    over = got["rewards"][f"length{ATTACK}"]["over_bag_of_words"]  # each domain's own bag, on that domain's pairs
+    assert over["safety"] == {"pairs": 20, "gain": -1.0, "ci": [-1.0, -1.0]}
+    assert over["helpfulness"]["gain"] == 1.0 - got["baselines"]["bag of words, helpfulness"]["helpfulness"]["accuracy"]
 
 
 def test_the_page_shows_the_figures_and_escapes_what_it_was_given(run: tuple[Path, dict[str, Any]]) -> None:
@@ -151,7 +154,7 @@ def test_the_page_shows_the_figures_and_escapes_what_it_was_given(run: tuple[Pat
             assert interval(groups[domain]["ci"], 1, share=True) in page
     # 2 domains x 3 rewards: length, strength, histogram; and 3 rewards: reliability, quality, lead
     assert page.count("<figure>") == 3 * 6 + 3 * 3
-    assert "2 test pairs begin with a question" in page
+    assert "2 test pairs begin with a question" in page and "over its words" in page
 
 
 def test_rows_without_labels_make_a_page_too(

@@ -57,6 +57,27 @@ def test_two_models_on_two_data_sets(recipe: ModuleType, tiny_policy_path: Path,
     assert "&lt;second&gt;" in page and "<second>" not in page
 
 
+def test_a_row_that_a_model_has_no_room_for_is_left_out_or_refused(
+    recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    """The model's context is 256 tokens; before, such a row was cut, and only stderr said so."""
+    pytest.importorskip("rouge_score")
+    file = _rows(tmp_path / "rows.jsonl", 2)
+    long = [{"role": "user", "content": "what is the river ? " * 90}, {"role": "assistant", "content": "mora ."}]
+    file.write_text(file.read_text() + json.dumps({"messages": long}) + "\n")
+    settings = {
+        "models": {"a": PolicySource(checkpoint=tiny_policy_path)},
+        "data": {"d": str(file)},
+        "sampling": SamplingParams(temperature=0.0, max_new_tokens=4),
+    }
+    recipe.main(recipe.EvaluateTextConfig(output=tmp_path / "out", too_long="skip", **settings))
+    closing = json.loads((tmp_path / "out/stage.json").read_text())["closing"]
+    assert closing["rows_used"] == 2 and closing["left_out"] == {"too long a prompt": 1}
+    assert closing["figures"] == {"prompts_without_room": 1}
+    with pytest.raises(InputError, match=r"models\.a: 1 of 3 prompts leave no room for 4 new tokens"):
+        recipe.main(recipe.EvaluateTextConfig(output=tmp_path / "refused", too_long="refuse", **settings))
+
+
 def test_rows_without_a_reference_are_refused(recipe: ModuleType, tiny_policy_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("rouge_score")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "hi"}]}))

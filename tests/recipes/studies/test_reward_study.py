@@ -66,7 +66,10 @@ def config(recipe: ModuleType, tiny_policy_path: Path, tmp_path_factory: pytest.
         model=StudyModel(
             str(tiny_policy_path), ("{run}/train.jsonl",), training=RewardTrainingConfig(optimizer=optimizer)
         ),
-        variants={"helpful": {}, "safe": {"learns": "safety", "training.safety_loss_weight": 1.0}},
+        variants={
+            "helpful": {},
+            "safe": {"learns": "safety", "training.safety_loss_weight": 1.0, "weights": "random"},
+        },
         runs=(str(folder / "a"), str(folder / "b")),
         test_preferences=("{run}/test.jsonl",),
         seeds=(0, 7),
@@ -86,6 +89,7 @@ def test_every_variant_fraction_and_seed_is_trained_and_measured(study: dict[str
     names = {f"{v}_{f:g}_seed{s}" for v in config.variants for f in config.fractions for s in config.seeds}
     assert {path.name for path in config.output.iterdir()} == names | {"study.json", "index.html"}
     assert (config.output / "safe_1_seed7/checkpoint/safety_head.safetensors").is_file()
+    assert not (config.output / "safe_1_seed7/untrained").exists(), "what random weights it started from is gone"
     assert not (config.output / "helpful_1_seed7/checkpoint/safety_head.safetensors").exists()
     assert [(m["variant"], m["fraction"], m["training_pairs"]) for m in study["models"]] == [
         ("helpful", 0.5, 4),
@@ -101,6 +105,10 @@ def test_every_variant_fraction_and_seed_is_trained_and_measured(study: dict[str
         assert (accuracy["gain"] is None) == (model["variant"] == "helpful")
         assert "unsafe_recall" in model["groups"]["all"]["figures"]
         assert ("head_unsafe_recall" in model["groups"]["all"]["figures"]) == (model["variant"] == "safe")
+        over = model["groups"]["safety"]["over_bag_of_words"]
+        assert over["pairs"] == 16 and over["ci"][0] <= over["gain"] <= over["ci"][1]  # 8 of each run folder
+        bag = model["groups"]["safety"]["figures"]["bag_of_words"]["mean"]
+        assert over["gain"] == pytest.approx(accuracy["mean"] - bag)
     assert study["baselines"]["longer wins"]["all"]["figures"]["accuracy"]["values"] == [1.0, 1.0]
     assert "bag of words, both" in study["baselines"]
 
@@ -122,7 +130,8 @@ def test_what_is_finished_is_not_run_again_and_what_is_gone_comes_back_the_same(
     recipe.main(config)
     said = capsys.readouterr()
     assert [line for line in said.err.splitlines() if line.startswith("[")] == ["[1/1] safe_0.5_seed0"]
-    assert said.out.startswith("**Helpfulness pairs**\n\n|  | Pairs | Accuracy | Significantly |")
+    assert said.out.startswith("**Own and other domain, all training pairs**\n\n|  | Pairs | Helpfulness pairs | over")
+    assert "**Helpfulness pairs**\n\n|  | Pairs | Accuracy | Significantly |" in said.out
     assert (config.output / "helpful_1_seed0/stage.json").stat().st_mtime_ns == before
     assert json.loads((config.output / "study.json").read_text()) == study
     with pytest.raises(InputError, match=r"helpful_0\.5_seed0 was made with another model; remove it"):
@@ -142,6 +151,7 @@ def test_what_is_finished_is_not_run_again_and_what_is_gone_comes_back_the_same(
         ({"test_preferences": ("{run}/none.jsonl",)}, r"test_preferences: .*a/none\.jsonl does not exist"),
         ({"variants": {"x": {"policy": "nowhere"}}}, "variants.x: policy: nowhere does not exist"),
         ({"variants": {"x": {"training.rate": 1}}}, r"variants\.x: .*training\.rate"),
+        ({"variants": {"x": {"weights": "random", "training.adapter.r": 4}}}, r"variants\.x: weights: random ones"),
     ],
 )
 def test_bad_settings_are_named_before_anything_is_trained(

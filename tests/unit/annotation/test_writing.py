@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
+from rlhf.annotation.exchange import WRITERS
 from rlhf.annotation.page.app import default_guidelines, make_app
 from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
-from rlhf.annotation.writing import CATEGORIES, STYLES, Answering, Mode, Writing, written_rows
-from rlhf.commands.annotate import add_options, annotate
+from rlhf.annotation.writing import CATEGORIES, ROWS, STYLES, Answering, Mode, Writing, written_rows
+from rlhf.commands.annotate import EXPORTS, add_options, annotate
 from rlhf.conversation import Conversation
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
@@ -240,6 +241,10 @@ def test_every_field_has_a_label_and_the_guidelines_fit(store: Store, mode: Mode
     )
 
 
+def test_the_kinds_of_rows_are_named_once_more_for_the_command_line() -> None:
+    assert (*ROWS, *WRITERS) == EXPORTS
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -248,6 +253,8 @@ def test_every_field_has_a_label_and_the_guidelines_fit(store: Store, mode: Mode
         (("--write", "no/such/model"), "no/such/model"),
         (("--red-team", "no/such/model"), "round: must be given"),
         (("--figures",), "there is no labels.sqlite"),
+        (("--write", "a", "--chat-template-kwargs", "{enable_thinking: so}"), "enable_thinking: must be true or false"),
+        (("--demonstrate", "--chat-template-kwargs", "{enable_thinking: false}"), "where a model answers"),
     ],
 )
 def test_bad_options_are_named_before_a_model_is_loaded(tmp_path: Path, options: Any, message: str) -> None:

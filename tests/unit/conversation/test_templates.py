@@ -185,6 +185,19 @@ def test_a_dialogue_becomes_a_row_for_each_answer(name: str, tiny_tokenizer: Pre
     assert renderer.training_rows([[*first, *THOUGHT[2:]]], "last") == rows[1:]
 
 
+def test_a_template_without_end_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers lets `range` count to 100,000: two of them in one another take hours."""
+    monkeypatch.setattr("rlhf.conversation.writing.PROBE_SECONDS", 0.2)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    loop, end = "{% for i in range(99999) %}", "{% endfor %}"
+    tokenizer.chat_template = f"{loop}{loop}{end}{end}{tokenizer.chat_template}"
+    with pytest.raises(InputError, match=r"its chat template has not written a short dialogue after 0\.2 seconds"):
+        Renderer(tokenizer)
+    assert Renderer(tiny_tokenizer), "the next one has its own time"
+
+
 def test_kwargs_are_saved_with_the_template(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     tokenizer = tokenizer_for(templates()["qwen3"], tiny_tokenizer)
     apply_kwargs(tokenizer, {"enable_thinking": False})

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
-from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
+from rlhf.evaluation.judging import with_gold, with_referee, with_rewards, with_scores
 from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.policy import load_policy, load_tokenizer
@@ -58,6 +58,24 @@ def test_an_empty_answer_is_not_cut_where_all_others_are(accelerator: Accelerato
 
     judged = with_rewards([answer("ab"), answer(" \n")], GatedReward(Cut(), too_long="unfinished"), accelerator)
     assert [(a.reward, a.finished) for a in judged] == [(2.0, False), (2.0, True)]
+
+
+class Cutting:
+    """Scores the length, and had to cut what is longer than two letters."""
+
+    def __call__(self, conversations: Sequence[Conversation]) -> torch.Tensor:
+        self.too_long = [len(c[-1]["content"]) > 2 for c in conversations]
+        return length(conversations)
+
+
+def test_an_answer_that_a_judge_saw_cut_is_unfinished_or_refused(accelerator: Accelerator) -> None:
+    answers = [answer("abc"), answer("a")]
+    cut = with_scores(answers, "safety", Cutting(), accelerator)
+    assert [(a.safety, a.finished) for a in cut] == [(3.0, True), (1.0, True)]
+    ended = with_scores(answers, "safety", Cutting(), accelerator, "unfinished")
+    assert [(a.safety, a.finished) for a in ended] == [(3.0, False), (1.0, True)]
+    with pytest.raises(InputError, match="safety: 1 of 2 answers with their prompts are longer than its context"):
+        with_scores(answers, "safety", Cutting(), accelerator, "refuse")
 
 
 def test_referee_scores(accelerator: Accelerator) -> None:

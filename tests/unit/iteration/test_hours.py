@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace as Fields
 from typing import Any
 
 import pytest
 
-from rlhf.iteration.hours.counts import Counts, Rows, read_rows, together
+from rlhf.iteration.hours.counts import Counts, Rows, read_lines, read_rows, together
 from rlhf.iteration.hours.forecast import clock, forecast, makespan, stage_words, total_words
 from rlhf.iteration.hours.speed import Line, Speed, Work, written
 from rlhf.iteration.hours.work import RECIPES, tokens_of_a_pass, work_of
@@ -124,9 +125,33 @@ def test_what_the_stages_do() -> None:
         score_passes=60 / 8 + 60, score_tokens=60 * 10 + 60 * (10 + 4 * 8),
         train_passes=2 * 15, train_tokens=2 * 60 * 18,
     )  # fmt: skip
+    control = stage("v1/random", recipe="rejection_sampling", prompts=made["prompts"])
+    control = replace(control, links=((Path("v1/random_pool/v1.parquet"), Path("v1/x")),))
+    drawing.num_samples = 0
+    assert work_of(control, drawing, Counts([data, control], expected), characters_per_token=4.0) == Work(
+        loads=4, score_passes=60 / 8 + 60, score_tokens=60 * 10 + 60 * (10 + 16 * 16),
+        train_passes=2 * 15, train_tokens=2 * 60 * 20,
+    ), "it draws nothing, and scores what was drawn"  # fmt: skip
     assert work("sft", Fields(finetuning=tuned, heldout_share=0.1), data="v0/unknown.jsonl") is None
     assert work("my/own.py", Fields()) is None
     assert all(find_recipe(recipe).is_file() for recipe in RECIPES)
+
+
+def test_prompts_that_the_settings_name_are_counted_where_they_lie(tmp_path: Path) -> None:
+    goals, rows = tmp_path / "goals.csv", tmp_path / "rows.jsonl"
+    goals.write_text("goal,x\n" + "a" * 40 + "\n" + "b" * 40 + "\n")
+    rows.write_text('{"prompt": "cccc"}\n' * 10)
+    assert read_lines(str(goals)) == Rows(2, pytest.approx(86 / 3)) and read_lines("org/set:train") is None
+    sampling, counts = Fields(max_new_tokens=16), Counts([], {})
+    asked = Fields(policy=Fields(rows=None), sampling=sampling, prompts=str(rows), questions=4)
+    found = work_of(stage("x", recipe="evaluate_instructions"), asked, counts, characters_per_token=2.0)
+    assert found == Work(loads=1, score_passes=4 / 8, score_tokens=4 * 9, steps=16, answer_tokens=64)
+    judged = Fields(policy=Fields(rows=None), sampling=sampling, samples_per_prompt=1, dialogues=None, helpfulness=None,
+                    safety="s", prompts={"a": str(goals), "b": str(rows)})  # fmt: skip
+    found = work_of(stage("x", recipe="evaluate_safety"), judged, counts)
+    assert found is not None and (found.loads, found.answer_tokens) == (2, 12 * 16)
+    judged.prompts = {"a": "org/set:train"}
+    assert work_of(stage("x", recipe="evaluate_safety"), judged, counts) is None, "nothing is known of the hub's"
 
 
 def test_the_tokens_of_a_training_s_forward_pass() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -253,3 +255,30 @@ def test_the_plan_is_shown_with_prefix_and_environment_before_anything_starts(
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: launch.ppo.procesess: no such field; did you mean processes?\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("code", "ends"), [(2, 2), (3, 3), (1, None)])
+def test_nothing_follows_a_sentence_of_the_launched(
+    monkeypatch: pytest.MonkeyPatch, processes: int, code: int, ends: int | None
+) -> None:
+    """accelerate raises what its processes ended with; where these have said why, that is all that is said."""
+    import accelerate.commands.launch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    from rlhf import launch
+
+    failures = {
+        rank: ProcessFailure(local_rank=rank, pid=1, exitcode=own, error_file="")
+        for rank, own in enumerate((code, -15)[:processes])
+    }
+    raised = subprocess.CalledProcessError(code, "sft.py") if processes == 1 else ChildFailedError("sft.py", failures)
+
+    def fail(options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(accelerate.commands.launch, "launch_command", fail)
+    with pytest.raises(type(raised) if ends is None else SystemExit) as caught:
+        launch.main(["--num_processes", str(processes), "sft.py"])
+    assert ends is None or caught.value.code == ends

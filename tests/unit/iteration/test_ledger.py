@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Annotated, Any
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.iteration.decision import Decision, decide, difference, preview, stage_key
+from rlhf.iteration.decision import ADDRESS, Decision, decide, difference, preview, stage_key
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
-from rlhf.shorthand import BARE
-from rlhf.stage import ExistingPath, InputPath, StageConfig, digest, open_stage
+from rlhf.sampling.chat import ServerConfig
+from rlhf.shorthand import BARE, hints_of
+from rlhf.stage import Effect, ExistingPath, InputPath, StageConfig, digest, open_stage
 from rlhf.stage.digests import FileDigests
 
 
@@ -81,11 +83,25 @@ def test_a_line_broken_elsewhere_is_named(tmp_path: Path) -> None:
         Ledger(path)
 
 
-@pytest.mark.parametrize("line", ["[1]", '"begun"', "3", "{}", '{"event": 3, "time": 1}', '{"event": "begun"}'])
+NO_EVENTS = ["[1]", '"begun"', "3", "{}", '{"event": 3, "time": 1}', '{"event": "begun"}']
+NO_EVENTS += ['{"event": "begun", "time": NaN}', '{"event": "begun", "time": true}', '{"event": "started", "time": 1}']
+NO_EVENTS += [
+    json.dumps({"event": event, "time": 1, "stage": "a", **wrong})
+    for event, wrong in (
+        ("started", {"stage": ["a"]}),
+        ("finished", {"files": ["x"]}),
+        ("finished", {"key": "x"}),
+        ("finished", {"seconds": "long"}),
+        ("removed", {}),
+    )
+]
+
+
+@pytest.mark.parametrize("line", NO_EVENTS)
 def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text(f'{{"event": "begun", "time": 1}}\n{line}\n')
-    with pytest.raises(InputError, match=r"ledger.jsonl:2: no event with its time; mend or remove that line"):
+    with pytest.raises(InputError, match=r"ledger.jsonl:2: no event with its time and parts; mend or remove that line"):
         read_ledger(path)
 
 
@@ -94,6 +110,11 @@ def test_wall_time_of_all_attempts() -> None:
     records = [{"event": event, "time": float(time)} for event, time in times]
     assert wall_seconds(records) == 5 + 3
     assert wall_seconds([]) == 0
+
+
+def test_a_clock_that_is_set_back_adds_nothing() -> None:
+    times = [("begun", 10), ("started", 11), ("finished", -3_452_400), ("ended", -3_452_398), ("begun", 20)]
+    assert wall_seconds([{"event": event, "time": float(time)} for event, time in times]) == 1 + 2
 
 
 def test_keys_tell_what_changed(stage: PlannedStage, tmp_path: Path) -> None:
@@ -109,6 +130,38 @@ def test_keys_tell_what_changed(stage: PlannedStage, tmp_path: Path) -> None:
     assert difference(old, stage_key(changed, run, {str(run / "data" / "sft.jsonl"): "1"})) == "--seed changed"
     stage.config_file.write_text("text: b\n")
     assert difference(old, stage_key(stage, run, {str(run / "data" / "sft.jsonl"): "1"})) == "its YAML changed"
+
+
+def test_a_server_at_another_address_changes_nothing_and_another_model_does(
+    stage: PlannedStage, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+
+    def key(yaml: str, **overrides: str) -> dict[str, Any]:
+        assert stage.config_file is not None
+        stage.config_file.write_text(yaml)
+        return stage_key(replace(stage, overrides={**stage.overrides, **overrides}), run, {})
+
+    written = "judge: {{url: {}, model: {}, seeds: {}}}\npolicy: {{server: {{url: {}, concurrency: 4, model: m}}}}\n"
+    old = key(written.format("http://a/v1", "j", "true", "http://a/v1"))
+    assert difference(old, key(written.format("http://b/v1", "j", "true", "http://c/v1"))) is None
+    for changed in (("http://a/v1", "k", "true", "http://a/v1"), ("http://a/v1", "j", "false", "http://a/v1")):
+        assert difference(old, key(written.format(*changed))) == "its YAML changed"
+    assert difference({**old, "config": old["written"]}, old) is None, "a ledger of before held the whole file"
+
+    given = {"judge": '{"url": "http://a/v1", "model": "j"}', "policy.server.url": "http://a/v1", "text": "{a"}
+    given |= {"annotator_options": '{"judges": [{"url": "http://a/v1", "model": "j"}]}'}
+    old = key("", **given)
+    assert difference(old, key("", **{name: text.replace("//a", "//b") for name, text in given.items()})) is None
+    for option in ("judge", "annotator_options"):
+        other = key("", **{**given, option: given[option].replace('"j"', '"k"')})
+        assert difference(old, other) == f"--{option} changed"
+    assert difference(old, key("", **{**given, "text": "{b"})) == "--text changed"
+
+
+def test_the_words_of_an_address_are_those_that_change_no_answer() -> None:
+    hints = hints_of(ServerConfig, notes=True)
+    assert tuple(name for name, hint in hints.items() if Effect.NONE in getattr(hint, "__metadata__", ())) == ADDRESS
 
 
 def _files(stage: PlannedStage) -> dict[str, str]:

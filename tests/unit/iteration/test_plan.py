@@ -15,6 +15,7 @@ import pytest
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.config import DEFAULT_STEPS, IterativeConfig, VersionConfig
+from rlhf.iteration.decision import stage_key
 from rlhf.iteration.keeping import superseded
 from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, find_recipe, make_plan, recipe_file
 from rlhf.iteration.steps import KINDS
@@ -187,6 +188,67 @@ def test_students_learn_from_the_chosen_answers_and_are_measured_beside_the_poli
         make_plan(chat(steps, students=["b/one", "a/one"]))
 
 
+CONTROL = {"step": "rejection_sampling", "branch": "random", "options": {"selection.rule": "random", "num_samples": 0}}
+BESIDE = {"step": "dpo", "branch": "dpo", "reads": {"policy": "start"}}
+
+
+def test_a_branch_is_measured_beside_its_version_and_read_by_no_later_step() -> None:
+    first = VersionConfig("v1", ("rewards", "rejection_sampling", CONTROL, "evaluate", "leaderboard"))
+    second = VersionConfig("v2", ("rejection_sampling", CONTROL, "evaluate", BESIDE, "ppo", "evaluate", "leaderboard"))
+    stages = make_plan(replace(chat(), versions=(first, second)))
+    plan = by_name(stages)
+    control, real = plan["v2/random"], plan["v2/rejection_sampling"]
+    same = ("policy", "fine_tune_from", "prompts", "helpfulness", "safety", "seed")
+    assert {name: control.overrides[name] for name in same} == {
+        name: "runs/x/v2/rejection_sampling/checkpoint" if name == "policy" else real.overrides[name] for name in same
+    }, "the version's settings, prompts and seed"
+    assert (control.overrides["version"], control.overrides["num_samples"]) == ("v2_random", "0")
+    assert control.overrides["pool"] == "runs/x/v2/random_pool" and real.overrides["pool"] == "runs/x/v2/pool"
+    assert [link.name for link, _ in control.links] == ["v1.parquet", "v2.parquet"], "what was drawn beside it too"
+    assert [link.name for link, _ in real.links] == ["v1.parquet"], "no branch's answers"
+    assert plan["v2/ppo"].overrides["policy"] == "runs/x/v2/rejection_sampling/checkpoint"
+    assert plan["v2/dpo"].overrides["policy"] == "policy.jsonl"
+
+    measured = [(s.name, s.overrides.get("name"), s.branch) for s in stages if s.recipe == "evaluate"]
+    assert measured == [
+        ("start_evaluation", "start", ""),
+        ("v1/evaluation", "v1", ""),
+        ("v1/random_evaluation", "v1_random", "v1_random"),
+        ("v2/evaluation", "v2", ""),
+        ("v2/random_evaluation", "v2_random", "v2_random"),
+        ("v2/ppo_evaluation", "v2_ppo", ""),
+        ("v2/dpo_evaluation", "v2_dpo", "v2_dpo"),
+    ]
+    beside = plan["v2/dpo_evaluation"].overrides
+    assert beside["policy"] == "runs/x/v2/dpo/checkpoint"
+    assert (beside["baseline"], beside["baseline_evaluation"]) == ("policy.jsonl", "runs/x/start_evaluation")
+    boards = [s.name for s in stages if s.recipe == "leaderboard"]
+    assert boards == [
+        *("start_leaderboard", "v1/leaderboard", "v1/random_leaderboard"),
+        *("v2/ppo_leaderboard", "v2/random_leaderboard", "v2/dpo_leaderboard"),
+    ], "what was made since its last time"
+    assert plan["v2/ppo_leaderboard"].overrides["models.v2_ppo"] == "runs/x/v2/ppo/checkpoint"
+
+    gone = [stage.name for stage, _ in superseded(stages, {stage.name for stage in stages}, "newest")]
+    assert set(gone) == {"v1/rejection_sampling", "v2/rejection_sampling", "v1/random"}, (
+        "of each branch the newest stays"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"start": ({**BESIDE},)}, "start: the branch dpo belongs to a version"),
+        ({"versions": (VersionConfig("v1", ({"step": "evaluate", "branch": "a"},)),)}, "evaluate makes no policy"),
+        ({"versions": (VersionConfig("v1", ({**BESIDE, "branch": "a/b"},)),)}, r"branch: must be a folder's name"),
+        ({"versions": (VersionConfig("v1", ("ppo", {**BESIDE, "branch": "ppo"})),)}, "two steps would write v1/ppo"),
+    ],
+)
+def test_what_no_branch_can_be_is_said(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make_plan(replace(chat(helpfulness="a:b", safety="a:b"), **changes))
+
+
 def test_the_average_is_of_what_the_version_made() -> None:
     steps = (*PPO, "average_policies", "evaluate")
     plan = by_name(make_plan(config(versions=(VersionConfig("v1"), VersionConfig("v2", steps), VersionConfig("v3")))))
@@ -308,6 +370,27 @@ def test_a_recipe_of_ones_own_is_a_step(tmp_path: Path) -> None:
     assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/polish/checkpoint"
 
 
+def test_a_recipe_of_ones_own_needs_no_yaml_where_the_plan_says_all(tmp_path: Path) -> None:
+    own = {"recipe": str(tmp_path / "polish.py"), "reads": {"policy": "policy"}, "options": {"strength": 2}}
+    settings = replace(_with((own,)), configs=tmp_path)
+    stage = by_name(make_plan(settings))["v1/polish"]
+    assert stage.config_file is None and stage.arguments[0] == "--output"
+    assert stage_key(stage, settings.run, {})["config"]
+    (tmp_path / "polish.yaml").write_text("strength: 1")
+    assert by_name(make_plan(settings))["v1/polish"].arguments[:2] == ["--config", str(tmp_path / "polish.yaml")]
+
+
+def test_what_a_step_makes_under_a_misspelt_name_is_refused(tmp_path: Path) -> None:
+    """The next step read the policy of before, and nobody said so."""
+    own: dict[str, Any] = {"recipe": str(tmp_path / "polish.py"), "reads": {"policy": "policy"}}
+    for artifact in ("policy", "notes", "polish"):
+        make_plan(_with(({**own, "makes": {artifact: "made"}},)))
+    with pytest.raises(InputError, match=r"v1/polish: makes.polcy: no step reads that; did you mean policy\?"):
+        make_plan(_with(({**own, "makes": {"polcy": "made"}},)))
+    reader = {"recipe": str(tmp_path / "read.py"), "reads": {"text": "polcy"}}
+    make_plan(_with(({**own, "makes": {"polcy": "made"}}, reader)))
+
+
 def _with(steps: tuple[Any, ...]) -> IterativeConfig:
     given = {"policy": "chat", "prompts": "p.jsonl", "test_prompts": "t.jsonl", "helpfulness": "a:b"}
     return config(start=(), inputs=given, versions=(VersionConfig("v1", steps), VersionConfig("v2", steps)))
@@ -334,6 +417,7 @@ def test_of_several_files_all_are_read_or_it_is_refused() -> None:
         ({"versions": ()}, "versions: name at least one"),
         ({"versions": (VersionConfig("a"), VersionConfig("a"))}, "'a' is taken"),
         ({"versions": (VersionConfig("pool"),)}, "'pool' is taken"),
+        ({"versions": (VersionConfig("ledger.jsonl"),)}, "'ledger.jsonl' is taken already, by another version or by a"),
         ({"versions": (VersionConfig("sft"),)}, "two steps would write sft/preferences, or one inside the other"),
         ({"versions": (VersionConfig("sft_evaluation"),)}, "would write sft_evaluation, or one inside the other"),
         ({"slots": 0}, "slots: must be at least 1, got 0"),
@@ -359,7 +443,7 @@ def test_of_several_files_all_are_read_or_it_is_refused() -> None:
         ),
         (
             {"versions": (VersionConfig("a", ({"recipe": "x.py", "maks": {}},)),)},
-            r"steps\[0\].maks: no such field; there are config, .*, makes, .*seed",
+            r"steps\[0\].maks: no such field; there are branch, config, .*, makes, .*seed",
         ),
         (
             {"versions": (VersionConfig("a", ({"step": "ppo", "reads": {"policy": "Policy!"}},)),)},

@@ -97,7 +97,12 @@ def test_numbers_on_the_page_are_the_summarys(run: Path, page: str) -> None:
             percent(version["false_refusal_rate"]),
             percent(version["win_rate_vs_sft"]),
         ]
-        assert found[-2:] == [number(version["kl_from_sft"], 2), number(version["mean_length"], 1)]
+        assert found[-5:-3] == [number(version["kl_from_sft"], 2), number(version["mean_length"], 1)]
+        assert found[-3:] == [
+            percent(version["finished_share"]),
+            number(version["distinct_2"]),
+            percent(version["repetition"]),
+        ]
         assert row[0][1] == interval(version["gold_helpfulness_ci"])
     last = summary["versions"][-1]
     assert f"to {last['gold_helpfulness']:.2f}" in headline(summary["versions"])
@@ -364,6 +369,10 @@ def test_samples_are_the_largest_rise_the_median_and_the_largest_fall() -> None:
     assert unsafe.score == "gold safety" and unsafe.samples[0].change == 1.0
     assert [a.marks for a in unsafe.samples[0].answers] == [["violation"], []]
     assert pick_samples({"sft": before}) == [] and pick_samples({}) == []
+    same, _ = pick_samples({"sft": before, "v1": after}, {"v1_random": before[:2]})
+    assert [s.question for s in same.samples] == [s.question for s in ordinary.samples], "a branch picks nothing"
+    shown = [[answer.version for answer in s.answers] for s in same.samples]
+    assert shown == [["sft", "v1", "v1_random"], ["sft", "v1", "v1_random"], ["sft", "v1"]], "b and a, but not c"
 
 
 def _data(page: str) -> Any:
@@ -408,7 +417,9 @@ def test_answers_that_some_versions_lack_and_others_that_are_too_many(monkeypatc
     data = unpacked(found.data)
     assert [p[0] for p in data["prompts"]] == ["b", "c", "d"]
     assert data["answers"][1] == [None, None, None]
-    assert make_search({"start": []}) is None
+    assert make_search({"start": []}, {"control": rows}) is None
+    behind = make_search({"start": rows, "v1": rows}, {"control": rows})
+    assert behind is not None and (behind.versions, behind.last) == (["start", "V1", "control"], 1)
 
 
 def test_half_a_character_does_not_end_a_page(tmp_path: Path) -> None:

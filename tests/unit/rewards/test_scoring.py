@@ -115,6 +115,8 @@ def test_own_rewards_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "        return torch.tensor([-float(len(c[-1]['content'])) for c in conversations])\n"
         "def constant(conversations):\n"
         "    return torch.zeros(len(conversations))\n"
+        "class Exits:\n"
+        "    def __init__(self): raise SystemExit(0)\n"
         "number = 3\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -124,6 +126,7 @@ def test_own_rewards_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for spec, message in [
         ("my_own_rewards:number", "is a int"),
         ("my_own_rewards:Missing", "AttributeError"),
+        ("my_own_rewards:Exits", r"my_own_rewards:Exits\(\) fails \(SystemExit: 0, .*my_own_rewards.py:8\)"),
         ("no_such_module_anywhere:x", "ModuleNotFoundError"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -145,6 +148,9 @@ def test_a_policy_or_a_missing_folder_is_refused(tiny_policy_path: Path, tmp_pat
         (torch.zeros(3), r"got \(3,\)"),
         (torch.tensor([1.0, float("nan")]), "score 1 is nan, and 1 of 2"),
         (torch.tensor([float("inf"), 0.0]), "score 0 is inf"),
+        (torch.zeros(2, dtype=torch.complex64), "returns real numbers, e.g. float32, got a tensor of torch.complex64"),
+        (torch.zeros(2, device="meta"), "got a tensor without values"),
+        (torch.zeros(2).to_sparse(), "torch.sparse_coo"),
     ],
 )
 def test_bad_scores_are_refused_by_name(scores: object, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +15,17 @@ import yaml
 from torch import Tensor
 
 from rlhf.configuration import parse_config
+from rlhf.data.fields import DataSource
 from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import PlannedStage, make_plan
+from rlhf.models.checkpoint.fields import Checkpoint, TrainedCheckpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+from rlhf.rewards.specs import Reward, read_ensemble
+from rlhf.sampling.source import PolicySource, TokenizedPolicy
+from rlhf.stage import inputs_of
 from rlhf.stage.card import read_metadata
 from rlhf.start.given import FOLDER
 from rlhf.start.machine import Machine
@@ -82,6 +88,38 @@ def test_a_hub_name_is_the_folder_in_the_hub_s_cache(hub: Path, pairs: str, tmp_
     plan.write_text(plan.read_text().replace(HUB, "someone/else"))
     with pytest.raises(InputError, match=r"someone/else does not exist; .*hf download someone/else"):
         planned(tmp_path / "run")
+
+
+@dataclass(frozen=True)
+class Named:
+    """All the ways in which a recipe names models.
+
+    Args:
+        policy, models: answer.
+        start, members: are trained, averaged.
+        reward: scores.
+        data: rows, whose hub names stay.
+    """
+
+    policy: TokenizedPolicy
+    models: dict[str, PolicySource]
+    start: TrainedCheckpoint
+    members: tuple[Checkpoint, ...]
+    reward: Reward
+    data: DataSource
+
+
+def test_a_hub_name_is_that_folder_in_every_recipe(hub: Path, tmp_path: Path) -> None:
+    """Before, a recipe that was run by hand wanted a folder, where `rlhf new` took the name."""
+    named = {"policy": HUB, "models": {"mine": HUB}, "start": HUB, "members": [HUB, "no/such"], "reward": HUB}
+    (tmp_path / "named.yaml").write_text(json.dumps(named | {"data": HUB}))
+    config = parse_config(Named, ["--config", str(tmp_path / "named.yaml")])
+    assert config.policy.checkpoint == config.models["mine"].checkpoint == config.start == hub
+    assert config.members == (hub, Path("no/such")) and config.reward == str(hub) and config.data == HUB
+    with pytest.raises(InputError, match=r"members.1: no/such does not exist; .* by `hf download no/such`, then give"):
+        inputs_of(config)
+    (tmp_path / "both.yaml").write_text(json.dumps({"members": [HUB, "rlhf.rewards.examples:Brevity"]}))
+    assert read_ensemble(tmp_path / "both.yaml").members[0] == str(hub)
 
 
 def test_a_reward_model_of_the_hub_s(hub: Path, tiny_policy_path: Path, pairs: str, tmp_path: Path) -> None:

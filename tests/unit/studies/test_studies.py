@@ -12,7 +12,7 @@ import pytest
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.pair_scores import PairScore
-from rlhf.evaluation.reward_models.preference_figures import reward_figures
+from rlhf.evaluation.reward_models.preference_figures import paired_gain, reward_figures
 from rlhf.report.pages.reward_study import markdown_tables
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.stage import open_stage
@@ -20,9 +20,11 @@ from rlhf.stage.fields import in_run
 from rlhf.studies.reward_study import (
     RewardStudyRun,
     StudyModel,
+    bag_figures,
     flat_figures,
     gather,
     make_variant,
+    paired_gains,
     training_rows,
 )
 from rlhf.studies.runner import is_finished, over_seeds
@@ -157,16 +159,34 @@ def test_means_intervals_and_gains_over_the_seeds(tmp_path: Path) -> None:
     assert sum(histogram["chosen"]) == sum(histogram["rejected"]) == 12
     assert study["baselines"]["longer wins"]["safety"]["figures"]["accuracy"]["ci"] is None
 
-    printed = markdown_tables(study).replace("\u00a0", " ").splitlines()
+    first, printed = markdown_tables(study).replace("\u00a0", " ").split("\n\n**Safety pairs**\n\n")[:2]
+    assert first.splitlines()[4:] == [
+        "| plain | 10 | 50.0 % (−12.1 to 112.1) | – |",  # no bag of words in these figures
+        "| new | 10 | 75.0 % (12.9 to 137.1) | – |",
+        "| longer wins | – | 50.0 % | – |",
+    ]
+    printed = printed.splitlines()
     assert printed[:5] == [
-        "**Safety pairs**",
-        "",
         "|  | Pairs | Accuracy | Better |",
         "| --- | --- | --- | --- |",
         "| plain | 10 | 50.0 % (−12.1 to 112.1) | 50.0 % (−12.1 to 112.1) |",
+        "| new | 10 | 75.0 % (12.9 to 137.1) | – |",
+        "| longer wins | – | 50.0 % | 50.0 % |",
     ]
-    assert printed[5:7] == ["| new | 10 | 75.0 % (12.9 to 137.1) | – |", "| longer wins | – | 50.0 % | 50.0 % |"]
     assert "| new | +25.0 (25.0 to 25.0) |" in printed
+
+
+def test_the_gain_over_words_is_pair_by_pair_over_the_seeds_of_one_test_set() -> None:
+    def seed(hits: list[float], bag: list[float]) -> dict[str, Any]:
+        return {"hits": {"safety": hits}, "bag_of_words": {"safety": bag}}
+
+    seeds = [seed([1.0, 1.0, 0.0], [0.0, 1.0, 0.0]), seed([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]), seed([1.0], [0.5])]
+    found = paired_gains(seeds, [("a",), ("a",), ("b",)], "safety")
+    assert found is not None and found["pairs"] == 4  # of a each pair's mean over its two seeds: 1, -0.5, 0; of b 0.5
+    assert found["gain"] == 0.25
+    assert found["ci"] == paired_gain([1.0, -0.5, 0.0, 0.5], [0.0] * 4)["ci"]
+    assert bag_figures(seeds, "safety")["bag_of_words"]["values"] == pytest.approx([1 / 3, 1 / 3, 0.5])
+    assert paired_gains([*seeds, {}], [("a",)] * 4, "safety") is None and bag_figures([{}], "safety") == {}
 
 
 def test_one_figure_over_seeds_beside_several_others() -> None:

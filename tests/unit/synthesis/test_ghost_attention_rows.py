@@ -110,6 +110,9 @@ def test_a_dialogue_ends_before_the_turn_that_does_not_fit() -> None:
     fits = lambda prompts: [len(p) < 5 for p in prompts]  # noqa: E731
     (cut,) = answer_dialogues([dialogue(5)], [TOLD], training_context, ask, fits)
     assert len(cut.messages) == 4 and cut.messages[-1]["role"] == "assistant"
+    some = [dialogue(5), dialogue(2)]
+    left, whole = answer_dialogues(some, [TOLD, TOLD], training_context, Echo(), fits, whole=True)
+    assert left.messages == [] and len(whole.messages) == 4
     assert [a.messages for a in answer_dialogues([dialogue(2)], [TOLD], sampling_context, ask, lambda p: [False])] == [
         []
     ]

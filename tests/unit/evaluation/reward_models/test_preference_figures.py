@@ -20,10 +20,16 @@ from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
-from rlhf.evaluation.reward_models.baselines import BagOfWords, answer_length, baseline_figures
+from rlhf.evaluation.reward_models.baselines import BagOfWords, answer_length, baseline_figures, baseline_scores
 from rlhf.evaluation.reward_models.calibration import histogram, score_by_quality
 from rlhf.evaluation.reward_models.pair_scores import PairScore, score_pairs
-from rlhf.evaluation.reward_models.preference_figures import accuracy_figures, length_bin, reward_figures, unsafe_recall
+from rlhf.evaluation.reward_models.preference_figures import (
+    accuracy_figures,
+    length_bin,
+    paired_gain,
+    reward_figures,
+    unsafe_recall,
+)
 from rlhf.intervals import wilson
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
@@ -197,14 +203,23 @@ def test_baselines_of_each_domain_and_of_both() -> None:
     pytest.importorskip("sklearn")
     train = word_rows(30, "kind", "rude") + word_rows(30, "rude", "kind", domain="safety")
     test = [row(0, "kind and long", "rude"), row(1, "rude", "kind and long", domain="safety")]
-    got = baseline_figures(test, train)
+    got = baseline_figures(test, baseline_scores(test, train))
     assert got["longer wins"]["all"]["accuracy"] == longer_wins(test) == 0.5
     accuracy = {name: (g["helpfulness"]["accuracy"], g["safety"]["accuracy"]) for name, g in got.items()}
     assert accuracy["longer wins"] == (1.0, 0.0) and "calibration" not in got["longer wins"]["all"]
     assert accuracy["bag of words, helpfulness"] == (1.0, 0.0) and accuracy["bag of words, safety"] == (0.0, 1.0)
     assert "bag of words, both" in got
-    assert list(baseline_figures(test, [])) == ["longer wins"]
+    assert list(baseline_figures(test, baseline_scores(test, []))) == ["longer wins"]
     assert answer_length([test[0].conversation("chosen")]).tolist() == [13.0]
+
+
+def test_a_paired_gain_is_the_mean_difference_with_students_interval() -> None:
+    found = paired_gain([1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.5])  # differences 1, 0, 0, 0.5
+    assert found["pairs"] == 4 and found["gain"] == 0.375
+    half = 3.182446 * (0.6875 / 3) ** 0.5 / 2  # t of 3 degrees; squares about the mean sum to 0.6875
+    assert found["ci"] == pytest.approx([0.375 - half, 0.375 + half], rel=5e-3)
+    assert paired_gain([1.0, 0.0], [1.0, 0.0])["ci"] == [0.0, 0.0], "right on the same pairs: no doubt left"
+    assert paired_gain([], [])["gain"] is None
 
 
 @pytest.mark.parametrize("rows", [word_rows(1, "a b", "b a"), [row(0, "one", "two"), row(1, "three", "four")]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context
+from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.chat import ServerConfig
-from rlhf.sampling.room import prompts_of_at_most, with_room
+from rlhf.sampling.room import Room, answerable, prompts_of_at_most, readable, with_room
 from rlhf.sampling.source import PolicySource
+from rlhf.stage.closing import Closing
 
 
 @pytest.mark.parametrize(
@@ -117,8 +120,6 @@ def short_reward(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactor
     shutil.copytree(tiny_policy_path, start)
     config = json.loads((start / "config.json").read_text())
     (start / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
-    from rlhf.models.policy import load_tokenizer
-
     folder = start.parent / "reward"
     RewardModel.from_policy(start, safety_head=False, seed=0).save(folder, load_tokenizer(start))
     return folder
@@ -159,3 +160,35 @@ def test_what_leaves_no_room_is_said_before_the_run(
     assert [p.id for p in prompts_of_at_most("prompts", "x", prompts, renderer, 20)] == ["short"]
     with pytest.raises(InputError, match="prompts: x has no prompts of at most 2 tokens; raise that limit"):
         prompts_of_at_most("prompts", "x", prompts, renderer, 2)
+
+
+def test_a_stage_s_closing_block_counts_what_leaves_no_room(tiny_policy_path: Path) -> None:
+    asked: list[tuple[str, Conversation]] = [(text, [{"role": "user", "content": text}]) for text in ("hello", LONG)]
+    stage: Any = SimpleNamespace(inputs={"models.a": tiny_policy_path}, closing=Closing())
+    for too_long, left in (("cut", asked), ("skip", asked[:1])):
+        stage.config = SimpleNamespace(too_long=too_long)
+        assert answerable(stage, asked, 200, messages=lambda row: row[1]) == left
+    assert stage.closing.left_out == {"too long a prompt": 1} and stage.closing.numbers == {"prompts_without_room": 2}
+
+
+def test_a_dialogue_that_a_policy_holds_is_refused_where_it_leaves_no_room(tiny_policy_path: Path) -> None:
+    prompts: list[Conversation] = [[{"role": "user", "content": text}] for text in ("hello", LONG)]
+    given = (Context(60), Renderer(load_tokenizer(tiny_policy_path)), 8)
+    assert Room(*given, "cut")(prompts) == Room(*given, "skip")(prompts) == [True, False]
+    with pytest.raises(
+        InputError, match="dialogues: 1 of 2 leave no room for 8 new tokens in the policy's context of 60"
+    ):
+        Room(*given, "refuse")(prompts)
+
+
+def test_rows_that_a_reward_model_cannot_read_whole_are_counted_left_out_or_refused(short_reward: Path) -> None:
+    question: Conversation = [{"role": "user", "content": "hello"}]
+    rows = [[*question, {"role": "assistant", "content": text}] for text in ("sure", LONG)]
+    stage: Any = SimpleNamespace(inputs={"rewards.mine": short_reward}, config=SimpleNamespace(), closing=Closing())
+    for too_long, left in (("cut", rows), ("skip", rows[:1])):
+        stage.config.too_long = too_long
+        assert readable(stage, rows, lambda row: [row]) == left
+    assert stage.closing.left_out == {"too long": 1} and stage.closing.numbers == {"rows_too_long": 1}
+    stage.config.too_long = "refuse"
+    with pytest.raises(InputError, match=r"rewards\.mine: 1 of 2 rows are longer than its context of 40; leave"):
+        readable(stage, rows, lambda row: [row])

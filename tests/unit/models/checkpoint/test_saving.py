@@ -129,6 +129,14 @@ def test_weights_that_are_not_finite_are_not_loaded(tiny_policy_path: Path, tmp_
             load()
 
 
+def test_a_weight_in_whole_numbers_is_refused_at_the_door(tiny_policy_path: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(tiny_policy_path, tmp_path / "c") / "model.safetensors"
+    state = load_file(file)
+    save_file(state | {"model.norm.weight": state["model.norm.weight"].long()}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"checkpoint: .*c holds model\.norm\.weight as I64, which no weight"):
+        load_policy(tmp_path / "c")
+
+
 def test_a_config_that_does_not_fit_the_weights_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
     for name, value in (("num_hidden_layers", 1), ("num_hidden_layers", 3), ("intermediate_size", 32)):
         folder = tmp_path / f"{name}{value}"
@@ -242,7 +250,7 @@ def test_a_checkpoint_s_broken_json_is_named_at_the_door(tiny_policy_path: Path,
     shutil.copytree(tiny_policy_path, tmp_path / "c")
     if "index" in name:
         (tmp_path / "c" / "model.safetensors").rename(tmp_path / "c" / "model-00001-of-00001.safetensors")
-    for broken in ("{not", "[1]"):
+    for broken in ("{not", "[1]", "[" * 5000):
         (tmp_path / "c" / name).write_text(broken)
         with pytest.raises(InputError, match=rf"checkpoint: .*{re.escape(name)} holds no JSON object"):
             require_trainable(tmp_path / "c")

@@ -1,0 +1,111 @@
+"""What a run measured beside its evaluations, as its page shows it: a row a policy, branches behind their versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.data.rows import Preference
+from rlhf.evaluation.instructions.ifeval import InstructedPrompt, instruction_figures, judge
+from rlhf.evaluation.reward_models.pair_scores import PairScore
+from rlhf.evaluation.reward_models.preference_figures import paired_gain, reward_figures
+from rlhf.report.drawing.tables import Table, as_markdown
+from rlhf.report.run.build import render
+from rlhf.report.run.measured import measured_tables, reward_tables
+from rlhf.report.run.reading import read_run
+
+NAMES = {"start": "start", "v1": "v1/", "v1_random": "v1/random", "v2_ppo": "v2/ppo"}
+
+
+def rate(value: float) -> dict[str, Any]:
+    return {"rate": value, "ci": [value - 0.1, value + 0.1], "prompts": 100}
+
+
+def safety(name: str, violations: float) -> dict[str, Any]:
+    verdicts = {"violation": {"all": rate(violations)}, "false_refusal": {"ordinary": None, "borderline": rate(0.2)}}
+    return {
+        "name": name,
+        "judges": {"refusal detector": verdicts},
+        "by_source": {"advbench": {"kind": "unsafe", "prompts": 520, "refusal detector": rate(violations)}},
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    versions = [{"name": name} for name in ("start", "v1", "v2_ppo")]
+    summary = {"versions": versions, "branches": [{"name": "v1_random"}]}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    prompt = InstructedPrompt("a", "Write.", (("punctuation:no_comma", {}),))
+    for number, (name, folder) in enumerate(NAMES.items()):
+        joined = "" if folder.endswith("/") else "_"
+        for file, content in (
+            ("safety_evaluation", safety(name, 0.9 - 0.2 * number)),
+            ("instruction_evaluation", instruction_figures(name, [prompt], [judge(prompt, "a" if number else "a, b")])),
+            ("leaderboard", {name: {"arc": {"score": 0.3, "standard_error": 0.01, "questions": 9, "by_subject": {}}}}),
+            ("safety_benchmarks", {"toxigen": {"all": {"mean": 0.25, "ci": [0.2, 0.3], "n": 10}}}),
+        ):
+            place = tmp_path / f"{folder}{joined}{file}" / f"{file}.json"
+            place.parent.mkdir(parents=True)
+            place.write_text(json.dumps(content))
+    return tmp_path
+
+
+def rows(table: Table) -> list[str]:
+    return [line.replace("\u00a0", " ") for line in as_markdown(table).splitlines()[2:]]
+
+
+def test_policies_stand_side_by_side(run: Path) -> None:
+    tables = dict(measured_tables(read_run(run).measured))
+    assert list(tables) == [
+        "Violations and false refusals",
+        "The same by source, refusal detector",
+        "Instructions that a rule can check",
+        "Knowledge kept",
+        "toxigen",
+    ]
+    order = ["start", "V1", "V2 + PPO", "v1_random"]
+    for title in (*list(tables)[:1], *list(tables)[2:4]):
+        assert [row.split(" | ")[0].removeprefix("| ") for row in rows(tables[title])] == order, title
+    assert rows(tables["Violations and false refusals"])[1] == (
+        "| V1 | refusal detector | 70.0 % (60.0 to 80.0) | – | 20.0 % (10.0 to 30.0) |"
+    )
+    assert [title for title, _ in tables["The same by source, refusal detector"].heads][3:] == order
+    assert rows(tables["Instructions that a rule can check"])[0].startswith("| start | 0.0 %")
+    assert rows(tables["Knowledge kept"])[0] == "| start | 30.00 (± 1.96) | 30.00 (± 1.96) |"
+    assert rows(tables["toxigen"])[0] == "| start_safety_benchmarks | 0.250 (0.200 to 0.300) |"
+
+
+def test_reward_models_stand_beside_longer_answers_and_bags_of_words(run: Path) -> None:
+    pairs = [Preference(str(i), [{"role": "user", "content": "?"}], "long", "no") for i in range(4)]
+    groups = reward_figures(pairs, [PairScore(1.0, 0.0), PairScore(1.0, 0.0), PairScore(1.0, 0.0), PairScore(0.0, 1.0)])
+    over = {"helpfulness": paired_gain([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0])}
+    evaluation = {
+        "test_pairs": {"all": 4, "helpfulness": 4},
+        "test_prompts_in_training": 0,
+        "rewards": {"helpfulness": {"spec": "x", "groups": groups, "over_bag_of_words": over}},
+        "baselines": {"longer wins": groups},
+    }
+    place = run / "v1" / "reward_evaluation" / "reward_evaluation.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(evaluation))
+    files = read_run(run)
+    [(stage, table)] = reward_tables(files.measured)
+    assert stage == "v1/reward_evaluation"
+    assert rows(table)[0].startswith("| helpfulness | 75.0 % (30.1 to 95.4) | +25.0 (")
+    assert rows(table)[1] == "| longer wins | 75.0 % (30.1 to 95.4) | – | 75.0 % |"
+    assert "Beside longer answers and bags of words: v1/reward_evaluation" in render(files)
+
+
+def test_they_are_on_the_page_and_nothing_is_where_nothing_measured(run: Path) -> None:
+    files = read_run(run)
+    page = render(files)
+    assert '<section id="measured">' in page and page.count("Knowledge kept") == 1
+    for file in run.rglob("*_evaluation/*.json"):
+        file.unlink()
+    for name in ("leaderboard", "safety_benchmarks"):
+        for file in run.rglob(f"{name}.json"):
+            file.unlink()
+    assert measured_tables(read_run(run).measured) == []
