@@ -14,7 +14,7 @@ from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Se
 from rlhf.report.drawing.page import page_template, write_page
 from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import interval, number
-from rlhf.report.run.judge import judges_table
+from rlhf.report.judgements.judges import judges_table
 from rlhf.rewards.pair_judge import divided, judge_agreements
 
 Figures = Mapping[str, Mapping[str, Any]]

@@ -25,7 +25,7 @@ from rlhf.jsonl import write_rows
 from rlhf.models import logprobs
 from rlhf.models.logprobs import score_rows
 from rlhf.report.drawing.text import percent
-from rlhf.report.run.judge import agreement_table, judge_table
+from rlhf.report.judgements.judges import agreement_table, judge_table
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.source import PolicySource

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.figures import BLUE, ORANGE, Panel, Series, lines
 from rlhf.report.drawing.tables import Cell, Table
-from rlhf.report.drawing.text import first_label, interval, percent, version_label
-from rlhf.report.run.reading import FIRST
+from rlhf.report.drawing.text import in_a_sentence, interval, percent, version_label
 from rlhf.rewards.pair_judge import JudgeAgreement, agreement
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def judge_table(versions: Sequence[VersionFigures]) -> Table | None:
         for place, own in enumerate([v, *(alone if several else ())]):
             rates = [Cell(percent(own.get(rate)), interval(own.get(ci), 1, share=True)) for rate, ci in RATES]
             judge = "majority" if several and place == 0 else own["judge_model"]
-            names = [Cell(version_label(v["name"])), Cell(judge), Cell(_opponent(v))]
+            names = [Cell(version_label(v["name"])), Cell(judge), Cell(in_a_sentence(v["judge_opponent"]))]
             rows.append([*names, *rates, *(Cell(str(own["judge_counts"][name])) for name in COUNTS)])
     return Table(heads, rows)
 
@@ -83,7 +82,7 @@ def judges_table(agreements: Sequence[JudgeAgreement]) -> Table:
 def judge_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
     """Wins on both axes, version by version, by the majority of several judges; none where no judge model was asked."""
     judged = [version for version in versions if version.get("judge_counts")]
-    opponents = dict.fromkeys(map(_opponent, judged))
+    opponents = dict.fromkeys(in_a_sentence(v["judge_opponent"]) for v in judged)
     x = range(len(judged))
     series = [
         Series(label, colour, x, [v.get(rate) for v in judged], [v.get(ci) for v in judged])  # type: ignore[misc]
@@ -98,8 +97,3 @@ def judge_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
         note="Asked in both orders; ties, and verdicts that the order decides, count half.",
     )
     return [] if panel is None else [panel]
-
-
-def _opponent(version: VersionFigures) -> str:
-    name = version["judge_opponent"]
-    return first_label([name]) if name in FIRST else version_label(name)
