@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import random
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,11 @@ def write_run(run: Path, *, gold: bool = True, versions: Sequence[str] = VERSION
     content = {"config": config, "packages": {"torch": "2.13.0"}, "git_commit": "0123456789abcdef0123"}
     (run / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return run
+
+
+def unpacked(data: str) -> Any:
+    """What a page's script is given to search."""
+    return json.loads(zlib.decompress(base64.b64decode(data)))
 
 
 def _answers(rng: random.Random, progress: float, gold: bool) -> list[Answer]:

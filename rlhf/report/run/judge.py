@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlhf.report.drawing.figures import BLUE, ORANGE, Panel, Series, lines
 from rlhf.report.drawing.tables import Cell, Table
-from rlhf.report.drawing.text import first_label, interval, percent, version_label
-from rlhf.report.run.reading import FIRST
+from rlhf.report.drawing.text import in_a_sentence, interval, percent, version_label
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
@@ -43,7 +42,7 @@ def judge_table(versions: Sequence[VersionFigures]) -> Table | None:
     for v in judged:
         counts = v["judge_counts"]
         rates = [Cell(percent(v.get(rate)), interval(v.get(ci), 1, share=True)) for rate, ci in RATES]  # type: ignore[arg-type]
-        names = [Cell(version_label(v["name"])), Cell(v["judge_model"]), Cell(_opponent(v))]
+        names = [Cell(version_label(v["name"])), Cell(v["judge_model"]), Cell(in_a_sentence(v["judge_opponent"]))]
         rows.append([*names, *rates, *(Cell(str(counts[name])) for name in COUNTS)])
     return Table(heads, rows)
 
@@ -51,7 +50,7 @@ def judge_table(versions: Sequence[VersionFigures]) -> Table | None:
 def judge_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
     """Wins on both axes, version by version; none where no judge model was asked."""
     judged = [version for version in versions if version.get("judge_counts")]
-    opponents = dict.fromkeys(map(_opponent, judged))
+    opponents = dict.fromkeys(in_a_sentence(v["judge_opponent"]) for v in judged)
     x = range(len(judged))
     series = [
         Series(label, colour, x, [v.get(rate) for v in judged], [v.get(ci) for v in judged])  # type: ignore[misc]
@@ -66,8 +65,3 @@ def judge_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
         note="Asked in both orders; ties, and verdicts that the order decides, count half.",
     )
     return [] if panel is None else [panel]
-
-
-def _opponent(version: VersionFigures) -> str:
-    name = version["judge_opponent"]
-    return first_label([name]) if name in FIRST else version_label(name)

@@ -14,6 +14,7 @@ import yaml
 from rlhf.errors import InputError
 from rlhf.rejection.temperature import SweepFigures
 from rlhf.report.run.folders import STAGE_FILE, Folders
+from rlhf.training.spikes import FILE as SPIKES
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
@@ -44,10 +45,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Training:
-    """A stage that trains by the common loop: its metrics, a row a step."""
+    """A stage that trains by the common loop: its metrics, a row a step, and the steps that stand out."""
 
     stage: str
     metrics: list[Row]
+    spikes: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def read_run(*paths: Path) -> RunFiles:
             if path.parent.name == "ppo" or path.with_name("ppo.json").is_file()
         ],
         trainings=[
-            Training(name, metrics)
+            Training(name, metrics, _spikes(path))
             for name, path, metrics in logs
             if not path.with_name("ppo.json").is_file() and sum("loss" in row for row in metrics) > 1
         ],
@@ -184,6 +186,11 @@ def read_run(*paths: Path) -> RunFiles:
             f"run: there is no summary.json, ledger.jsonl or finished stage in {run}; is it a run's folder?"
         )
     return files
+
+
+def _spikes(metrics: Path) -> list[Row]:
+    """The steps that stand out, beside the metrics."""
+    return [row for row in _jsonl(metrics.with_name(SPIKES)) if "step" in row and isinstance(row.get("rows"), list)]
 
 
 def _measured(folders: Folders, order: Sequence[str]) -> Measured:

@@ -171,10 +171,8 @@ def test_points_of_both_scales() -> None:
     ("words", "name"), [(16, "1 to 16"), (17, "17 to 64"), (256, "65 to 256"), (999, "257 or more")]
 )
 def test_bins_of_prompt_length(words: int, name: str) -> None:
-    from rlhf.annotation.comparison import Given
-
-    given = Given([{"role": "user", "content": "w " * words}], "helpfulness", "x")
-    assert (words_of(given), turns_of(given)) == (name, "1")
+    messages = [{"role": "user", "content": "w " * words}]
+    assert (words_of(messages), turns_of(messages)) == (name, "1")
 
 
 def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: Path, tmp_path: Path) -> None:
