@@ -58,7 +58,7 @@ doors: setup  ## two processes: every training recipe by the user's command line
 	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors $$(grep -rl --include '*.py' 'mark\.doors' tests/faults tests/recipes tests/unit)
 	$(BIN)/python -m pytest --quiet -m doors tests/distributed
 
-browser: setup  ## the annotation page in a real chromium, by keyboard and mouse
+browser: setup  ## the annotation page and the report in a real chromium, by keyboard and mouse
 	$(BIN)/python -m pytest --quiet -m browser -rs tests/browser
 
 real-model: setup  ## with SmolLM2-135M-Instruct, or the chat model that RLHF_CHAT_MODEL names
@@ -66,7 +66,7 @@ real-model: setup  ## with SmolLM2-135M-Instruct, or the chat model that RLHF_CH
 	$(BIN)/python -m pytest --quiet -m real_model -rs $$(grep -rl --include '*.py' 'mark\.real_model' tests)
 
 long: setup  ## what half an hour of CI has no room for: whole plans of real stages, further kills
-	$(BIN)/python -m pytest --numprocesses 2 --quiet -m long
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet -m long
 
 lint: setup
 	$(BIN)/ruff check .

@@ -16,9 +16,9 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 def write_page(page: Path, content: str) -> None:
-    """Write the page so that a reader sees either the old page or the whole new one."""
+    """Write the page so that a reader sees either the old page or the whole new one; half a character becomes "?"."""
     partial = page.with_name(page.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
+    partial.write_text(content, encoding="utf-8", errors="replace")
     os.replace(partial, page)
 
 
