@@ -219,7 +219,8 @@ def _resolve_annotations(kind: type) -> None:
 
 
 def _gathered(words: Sequence[str], kind: type) -> list[str]:
-    """The command line with `--files a b` as `--files ["a", "b"]`, for the fields that hold several values."""
+    """The command line with `--files a b` as `--files ["a", "b"]`, for the fields that hold several values; groups of
+    options, `--judges {url: a} {url: b}`, as `--judges [{url: a}, {url: b}]`."""
     several = {f"--{name}" for name, hint in hints_of(kind).items() if typing.get_origin(hint) in (tuple, list)}
     found: list[str] = []
     rest = list(words)
@@ -228,7 +229,12 @@ def _gathered(words: Sequence[str], kind: type) -> list[str]:
         if found[-1] in several:
             end = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
             values, rest = rest[:end], rest[end:]
-            found += values if len(values) == 1 and values[0].startswith("[") else [json.dumps(values)] * bool(values)
+            if values and all(value.startswith("{") for value in values):
+                found.append(f"[{', '.join(values)}]")
+            elif len(values) == 1 and values[0].startswith("["):
+                found += values
+            elif values:
+                found.append(json.dumps(values))
     return found
 
 
