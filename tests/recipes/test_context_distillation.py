@@ -130,7 +130,7 @@ def test_a_prompt_without_room_under_its_preprompt_is_left_out_and_counted(
 ) -> None:
     """The policy's context is 256 tokens: the prompt fits, and with the preprompt of its category it does not."""
     chat_server.reply = reply
-    preprompt = "Take care. " * 20
+    preprompt = "Take care. " * 24
     category = {"name": "risk", "preprompt": preprompt, "sources": ["s/ris*"]}
     (tmp_path / "categories.jsonl").write_text(json.dumps(category) + "\n")
     server = {"policy.server.url": chat_server.url, "policy.server.model": "tiny"}
