@@ -219,8 +219,12 @@ def _resolve_annotations(kind: type) -> None:
 
 
 def _gathered(words: Sequence[str], kind: type) -> list[str]:
-    """The command line with `--files a b` as `--files ["a", "b"]`, for the fields that hold several values."""
+    """The command line with `--files a b` as `--files ["a", "b"]`, for the fields that hold several values.
+
+    A yes or no without its value, as `--quiet`, is a yes.
+    """
     several = {f"--{name}" for name, hint in hints_of(kind).items() if typing.get_origin(hint) in (tuple, list)}
+    switches = {f"--{name}" for name, hint in hints_of(kind).items() if hint is bool}
     found: list[str] = []
     rest = list(words)
     while rest:
@@ -229,6 +233,8 @@ def _gathered(words: Sequence[str], kind: type) -> list[str]:
             end = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
             values, rest = rest[:end], rest[end:]
             found += values if len(values) == 1 and values[0].startswith("[") else [json.dumps(values)] * bool(values)
+        elif found[-1] in switches and (not rest or rest[0].startswith("--")):
+            found.append("true")
     return found
 
 
