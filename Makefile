@@ -66,7 +66,7 @@ real-model: setup  ## with SmolLM2-135M-Instruct, or the chat model that RLHF_CH
 	$(BIN)/python -m pytest --quiet -m real_model -rs $$(grep -rl --include '*.py' 'mark\.real_model' tests)
 
 long: setup  ## what half an hour of CI has no room for: whole plans of real stages, further kills
-	$(BIN)/python -m pytest --numprocesses 2 --quiet -m long
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet -m long
 
 lint: setup
 	$(BIN)/ruff check .

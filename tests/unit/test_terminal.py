@@ -88,8 +88,8 @@ def test_a_quiet_driver_says_what_needs_somebody(
     progress.warn("v1/sft", "FAILED after 0:03", RED)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2:] for line in lines] == [
-        "v1/sft suspicious: the loss rose".split(),
-        "v1/sft FAILED after 0:03".split(),
+        ["v1/sft", "suspicious:", "the", "loss", "rose"],
+        ["v1/sft", "FAILED", "after", "0:03"],
     ]
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)

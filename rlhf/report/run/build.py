@@ -25,13 +25,14 @@ from rlhf.report.drawing.text import (
     signed,
     version_label,
 )
+from rlhf.report.judgements.batches import batch_panels, batch_table
+from rlhf.report.judgements.judges import agreement_table, judge_panels, judge_table
 from rlhf.report.pages.human_evaluation import human_panels, human_sentence, human_table, title_of
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
 from rlhf.report.run import compared, panels, tables
 from rlhf.report.run.folders import Folders, beside
 from rlhf.report.run.gains import gain_table
-from rlhf.report.run.judge import judge_panels, judge_table
 from rlhf.report.run.measured import measured_tables, reward_tables
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
@@ -118,7 +119,10 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         version_panels=panels.version_panels(files.versions),
         outcome_panels=compared.outcome_panels(files.answers, judge),
         judge_table=judge_table(files.versions),
+        judge_agreement=agreement_table(files.versions),
         judge_panels=judge_panels(files.versions),
+        batch_table=batch_table(files.batches),
+        batch_panels=batch_panels(files.batches),
         measured_tables=measured_tables(files.measured),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,

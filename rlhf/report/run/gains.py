@@ -37,7 +37,7 @@ def gain_table(versions: Sequence[VersionFigures]) -> Table | None:
     heads = [
         (
             f"Over {first}",
-            "equal length: the lead regressed on the lead in tokens, over the prompts, at no more tokens",
+            "equal length: the lead regressed on the lead in tokens, over the prompts, read where that is none",
         ),
         *(SCORES[name] for name in known),
         ("Tokens", "per answer"),

@@ -13,6 +13,7 @@ import yaml
 
 from rlhf.errors import InputError
 from rlhf.rejection.temperature import SweepFigures
+from rlhf.report.judgements.batches import Batch
 from rlhf.report.run.folders import STAGE_FILE, Folders
 from rlhf.training.spikes import FILE as SPIKES
 
@@ -97,6 +98,7 @@ class RunFiles:
         selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
         trainings: metrics.jsonl of each stage that trains by the common loop; `ppo`: of each that does PPO.
         people: human_evaluation.json of each comparison that people rated (`rlhf annotate --compare`).
+        batches: of preferences, in the order of the versions.
         measured: by other recipes than evaluate.
         config: text of config.yaml; `settings` its content.
     """
@@ -117,6 +119,7 @@ class RunFiles:
     ppo: list[Ppo] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
     people: list[Row] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
     measured: Measured = field(default_factory=Measured)
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
@@ -176,6 +179,11 @@ def read_run(*paths: Path) -> RunFiles:
             if not path.with_name("ppo.json").is_file() and sum("loss" in row for row in metrics) > 1
         ],
         people=[found for path in folders.files("human_evaluation.json") if (found := _json(path))],
+        batches=[
+            Batch(folders.version_of(path), batch)
+            for path in folders.files("statistics.json")
+            if isinstance(batch := _json(path).get("batch"), dict)
+        ],
         measured=_measured(folders, [*names, *branches]),
         stages=_stages(folders),
         config=config,

@@ -20,12 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_run import FOLDERS, unpacked, write_run, write_sweep
 
 from rlhf.errors import InputError
+from rlhf.intervals import wilson
 from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
 from rlhf.report.drawing.page import breakable, write_page
 from rlhf.report.drawing.text import clock, interval, number, percent, signed, version_label
+from rlhf.report.judgements.batches import batch_table
+from rlhf.report.judgements.judges import judge_table
 from rlhf.report.run.build import headline
-from rlhf.report.run.judge import judge_table
 from rlhf.report.run.panels import version_panels
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.samples import MARKS, marks_of, pick_samples
@@ -121,6 +123,17 @@ def test_versions_stand_on_the_plane_of_both_axes(run: Path, page: str) -> None:
     found = {panel.title: panel for panel in version_panels([{"name": "sft"}, *wins])}
     assert "V1 0.60, 0.50, V2 0.70, 0.50" in found["Helpfulness and safety"].svg
     assert "Helpfulness and safety" not in [panel.title for panel in version_panels([{"name": "sft"}, wins[0]])]
+
+
+def test_batches_stand_with_who_judged_them_and_who_agrees(run: Path, page: str) -> None:
+    batches = read_run(run).batches
+    first, second = ([f"{cell.text} {cell.small}".strip() for cell in row] for row in batch_table(batches).rows[:2])
+    share = lambda hits, n: f"{percent(hits / n)} {interval(wilson(hits / n, n).ci, 1, share=True)}"  # noqa: E731
+    assert first[:5] == ["V1", "4", "7", "ann, bob", "1"] and second[:5] == ["V2", "4", "4", "ann", "0"]
+    assert first[5:7] == [percent(1 / 4), percent(1 / 4)], "of the choices that say how much, and that have both labels"
+    assert first[7:] == [share(4, 4), share(2, 3), "–", "–"]
+    assert second[7:] == [share(4, 4), "–", f"{percent(0.75)} 30.0 to 95.0", "–"]
+    assert '<section id="batches">' in page and "Who agrees with the annotators" in page
 
 
 def test_a_run_from_a_chat_model_compares_with_its_start(tmp_path: Path) -> None:
