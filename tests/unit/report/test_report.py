@@ -56,7 +56,7 @@ class _Page(HTMLParser):
         if ("http-equiv", "Content-Security-Policy") in attrs:
             self.policy = str(dict(attrs)["content"])
         self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster")]
-        if tag not in ("meta", "link", "img", "br", "hr", "input", "use", "path"):
+        if tag not in ("meta", "link", "img", "br", "wbr", "hr", "input", "use", "path"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
