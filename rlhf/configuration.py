@@ -240,8 +240,10 @@ def _resolve_annotations(kind: type) -> None:
 
 def _gathered(words: Sequence[str], kind: type) -> list[str]:
     """The command line with `--files a b` as `--files ["a", "b"]`, for the fields that hold several values; groups of
-    options, `--judges {url: a} {url: b}`, as `--judges [{url: a}, {url: b}]`."""
+    options, `--judges {url: a} {url: b}`, as `--judges [{url: a}, {url: b}]`. A yes or no without its value is a yes.
+    """
     several = {f"--{name}" for name, hint in hints_of(kind).items() if typing.get_origin(hint) in (tuple, list)}
+    switches = {f"--{name}" for name, hint in hints_of(kind).items() if hint is bool}
     found: list[str] = []
     rest = list(words)
     while rest:
@@ -255,6 +257,8 @@ def _gathered(words: Sequence[str], kind: type) -> list[str]:
                 found += values
             elif values:
                 found.append(json.dumps(values))
+        elif found[-1] in switches and (not rest or rest[0].startswith("--")):
+            found.append("true")
     return found
 
 

@@ -51,7 +51,7 @@ def gain_table(versions: Sequence[VersionFigures]) -> Table | None:
                 _cell(v, "length_gain", 1) if way == "gain" else Cell(NOTHING),
             ]
             for label, way, v in rows
-            if any(v.get(f"{name}_gain") is not None for name in known)
+            if any(v.get(f"{name}_{way}") is not None for name in known)
         ],
     )
 
