@@ -47,6 +47,12 @@ def start(configs: Path, run: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*command, *options], cwd=ROOT, stdout=log, stderr=log)
 
 
+def finished(run: Path) -> int:
+    """How many stages the run's ledger says so of."""
+    ledger = run / "ledger.jsonl"
+    return ledger.read_bytes().count(b'"event": "finished"') if ledger.exists() else 0
+
+
 def ended(run: Path) -> dict[str, Any]:
     """What a run ended in: its summary but for the seconds, and what its checkpoints hold."""
     summary = json.loads((run / "summary.json").read_text().replace(str(run), "<run>"))
@@ -70,11 +76,13 @@ def test_ten_kills_change_nothing(configs: Path, uninterrupted: tuple[dict[str, 
     run, moments = configs.parent / f"killed{seed}", random.Random(seed)
     victims: list[str] = []
     while len(victims) < KILLS:
-        driver = start(configs, run)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            driver.wait(moments.uniform(0, 2 * seconds / KILLS))
+        driver, until = start(configs, run), time.monotonic() + moments.uniform(0, 2 * seconds / KILLS)
+        before = finished(run)
+        while driver.poll() is None and time.monotonic() < until and finished(run) == before:
+            time.sleep(0.02)  # no longer than to the end of a stage, however fast the machine has become
+        if driver.returncode is not None:
             assert driver.returncode == 0, run.with_suffix(".log").read_text()[-3000:]
-            break  # the run is whole: as many kills as it gave room for
+            break
         children = [pid for pid in marked_processes(run) if pid != driver.pid]
         if children and moments.random() < 0.5:
             with contextlib.suppress(ProcessLookupError):
@@ -89,6 +97,6 @@ def test_ten_kills_change_nothing(configs: Path, uninterrupted: tuple[dict[str, 
     print(f"seed {seed}: {len(victims)} kills ({victims.count('driver')} of the driver)", flush=True)
     status = start(configs, run).wait()
     assert status == 0, run.with_suffix(".log").read_text()[-3000:]
-    assert len(victims) >= KILLS / 2
+    assert len(victims) >= KILLS - 2, "two stages may end at once"
     assert not list(run.rglob("*.partial")) and not marked_processes(run)
     assert ended(run) == expected
