@@ -129,6 +129,13 @@ def test_weights_that_are_not_finite_are_not_loaded(tiny_policy_path: Path, tmp_
             load()
 
 
+def test_a_tokenizer_s_setting_of_another_type_is_refused_at_the_door(tiny_policy_path: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(tiny_policy_path, tmp_path / "c") / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": "long"}))
+    with pytest.raises(InputError, match=r"checkpoint: the tokenizer of .*c fails \(TypeError: .*\); mend its"):
+        load_tokenizer(tmp_path / "c")
+
+
 def test_a_weight_in_whole_numbers_is_refused_at_the_door(tiny_policy_path: Path, tmp_path: Path) -> None:
     file = shutil.copytree(tiny_policy_path, tmp_path / "c") / "model.safetensors"
     state = load_file(file)
