@@ -31,9 +31,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print what each said")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth case of each kind")
     asked = parser.parse_args()
-    cases = [c for c in all_cases.cases() if not asked.kinds or any(k in c.kind for k in asked.kinds)][
-        asked.first :: asked.every
-    ]
+    cases = all_cases.sample(asked.every, asked.kinds or None)
     table: dict[str, Counter[str]] = defaultdict(Counter)
     accepted: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
