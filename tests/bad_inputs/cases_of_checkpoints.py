@@ -207,7 +207,9 @@ WEIGHTS: dict[str, Damage] = {
 }
 
 
-NO_WEIGHTS = "it reads no weights; what does, says so"
+def _unread(words: tuple[str, ...]) -> str:
+    """Why a call takes damaged weights; "" where it reads them."""
+    return "it reads no weights; what does, says so" if words[:2] in (("rlhf", "look"), ("rlhf", "new")) else ""
 
 
 def _in(folder_name: str, damage: Damage) -> Damage:
@@ -239,7 +241,8 @@ def cases() -> Iterator[Case]:
             for turn in range(3):
                 folder, words = READERS[(number + 4 * turn) % len(READERS)]
                 title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-                yield Case(kind, title, words, _with_other(_in(folder, damage)), reason, obeys_modes=name == "closed")
+                taken = reason or (_unread(words) if name == "quantised already" else "")
+                yield Case(kind, title, words, _with_other(_in(folder, damage)), taken, obeys_modes=name == "closed")
             number += 1
     for name, text in TEMPLATES.items():
         for turn in range(3):
@@ -252,7 +255,7 @@ def cases() -> Iterator[Case]:
         for turn in range(3):
             folder, words = READERS[(number + 4 * turn) % len(READERS)]
             title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-            reason = NO_WEIGHTS if words[:2] in (("rlhf", "look"), ("rlhf", "new")) else ""
+            reason = _unread(words) or ("a weight is cast to the type that is asked for" if "dtype" in name else "")
             yield Case("weights", title, words, _with_other(_in(folder, damage)), reason, obeys_modes=name == "closed")
         number += 1
 
