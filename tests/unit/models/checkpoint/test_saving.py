@@ -138,7 +138,7 @@ def test_a_tokenizer_s_setting_of_another_type_is_refused_at_the_door(tiny_polic
 
 
 def test_ids_that_the_model_does_not_embed_are_refused_when_it_loads(tiny_policy_path: Path, tmp_path: Path) -> None:
-    """A policy grows rows for new tokens, not for ids that lie far beyond; a reward model has those it was trained with."""
+    """A policy grows rows for new tokens, not for ids that lie far beyond; a reward model grows none."""
     tokenizer = load_tokenizer(tiny_policy_path)
     RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0).save(tmp_path / "r", tokenizer)
     settings = json.loads((tmp_path / "r" / "tokenizer_config.json").read_text())
