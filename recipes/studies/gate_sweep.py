@@ -21,7 +21,7 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.evaluation.reward_models.gate_sweep import (
     GateSweep,
     choose_threshold,
@@ -114,7 +114,7 @@ def sweep_figures(
 def record_sweep(stage: Stage, config: GateSweepConfig, figures: GateSweep, answers: int) -> None:
     """Write the figures and the page, and show the tables."""
     if (figures["chosen"]["precision"] or 0.0) < config.precision:
-        stage.say(f"precision: no threshold has {config.precision:g}; the most precise is taken", error=True)
+        notice(f"precision: no threshold has {config.precision:g}; the most precise is taken")
     stage.write_json("gate_sweep.json", figures, shown=markdown_tables(figures))
     build_gate_page(figures, stage.folder / "index.html", config.output.name)
     stage.closing.rows(answers)

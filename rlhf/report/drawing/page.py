@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
 
 from rlhf.report.drawing import text
 from rlhf.report.drawing.text import clock, version_label
@@ -29,5 +32,11 @@ def page_template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"clock": clock, "memory": text.memory, "signed": text.signed, "label": version_label}
+    environment.filters |= {"clock": clock, "memory": text.memory, "signed": text.signed}
+    environment.filters |= {"label": version_label, "breakable": breakable}
     return environment.get_template(name)
+
+
+def breakable(name: str) -> Markup:
+    """A name that a narrow table breaks behind its slashes and underscores, not in the middle of a word."""
+    return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(name))))

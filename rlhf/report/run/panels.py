@@ -271,11 +271,9 @@ def reliability_panels(models: Sequence[SummarisedReport]) -> list[Panel]:
 
 def gate_panels(versions: Sequence[VersionFigures], models: Sequence[SummarisedReport]) -> list[Panel]:
     """Precision and recall of the safety gate by version: on pairs that people labelled, and by gold on all answers."""
-    labelled = [
-        (version_label(str(m.get("version"))), gate, gate["answers"]) for m in models if (gate := m.get("gate"))
-    ]
+    labelled = [(version_label(str(m.get("version"))), g, g["answers"]) for m in models if (g := m.get("gate"))]
     judged = [
-        (version_label(v["name"]), gate["all"], gate["all"]["answers"]) for v in versions if (gate := v.get("gate"))
+        (version_label(v["name"]), found["all"], found["all"]["answers"]) for v in versions if (found := v.get("gate"))
     ]
     return _found(
         [

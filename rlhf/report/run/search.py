@@ -32,7 +32,7 @@ class Search:
         marks: what an answer is suspected of, to filter by; those that occur.
         first: what the versions are compared with.
         changes: whether any version's change against the first is known, to sort by.
-        left_out: prompts beyond MOST_PROMPTS.
+        prompts: how many there are; left_out: those beyond MOST_PROMPTS.
         data: JSON, deflated (zlib) and in base64: it takes a third of the room, and nothing in it is markup.
         script: what searches them.
     """
@@ -43,6 +43,7 @@ class Search:
     marks: list[tuple[int, str]]
     first: str
     changes: bool
+    prompts: int
     left_out: int
     data: str
     script: Markup
@@ -83,6 +84,7 @@ def make_search(
         marks=[(i, mark) for i, mark in enumerate(MARKS) if mark in seen],
         first=in_a_sentence(names[0]),
         changes=any(a.change is not None for own in found.values() for a in own if a),
+        prompts=len(kept),
         left_out=len(order) - len(kept),
         data=base64.b64encode(zlib.compress(json.dumps(data, separators=(",", ":")).encode())).decode(),
         script=Markup(search_script()),

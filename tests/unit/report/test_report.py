@@ -23,7 +23,7 @@ from rlhf.errors import InputError
 from rlhf.intervals import wilson
 from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
-from rlhf.report.drawing.page import write_page
+from rlhf.report.drawing.page import breakable, write_page
 from rlhf.report.drawing.text import clock, interval, number, percent, signed, version_label
 from rlhf.report.judgements.batches import batch_table
 from rlhf.report.judgements.judges import judge_table
@@ -56,7 +56,7 @@ class _Page(HTMLParser):
         if ("http-equiv", "Content-Security-Policy") in attrs:
             self.policy = str(dict(attrs)["content"])
         self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster")]
-        if tag not in ("meta", "link", "img", "br", "hr", "input", "use", "path"):
+        if tag not in ("meta", "link", "img", "br", "wbr", "hr", "input", "use", "path"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -433,6 +433,10 @@ def test_answers_that_some_versions_lack_and_others_that_are_too_many(monkeypatc
     assert make_search({"start": []}, {"control": rows}) is None
     behind = make_search({"start": rows, "v1": rows}, {"control": rows})
     assert behind is not None and (behind.versions, behind.last) == (["start", "V1", "control"], 1)
+
+
+def test_a_name_breaks_behind_its_slashes_and_underscores() -> None:
+    assert breakable("v1/safety_reward<b>") == "v1/<wbr>safety_<wbr>reward&lt;b&gt;"
 
 
 def test_half_a_character_does_not_end_a_page(tmp_path: Path) -> None:
