@@ -41,7 +41,7 @@ define evidence_of_seed
 	  --inputs.referee_preferences '["$(HH)/helpful-online.jsonl.gz", "$(HH)/helpful-rejection-sampled.jsonl.gz"]' $(2)
 endef
 
-evidence-chat: setup  ## what demo-chat shows, with all pairs, three seeds, controls and benchmarks: a day or more; goes on where it stopped
+evidence-chat: setup  ## what demo-chat shows, with all pairs, three seeds, controls and benchmarks: days; goes on where it stopped
 	$(if $(MODEL),,[ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2)
 	$(call evidence_of_seed,0)
 	$(BIN)/python recipes/studies/reward_study.py --config recipes/configs/smollm2_135m/reward_study.yaml --model.policy $(CHAT)
@@ -58,7 +58,7 @@ doors: setup  ## two processes: every training recipe by the user's command line
 	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors $$(grep -rl --include '*.py' 'mark\.doors' tests/faults tests/recipes tests/unit)
 	$(BIN)/python -m pytest --quiet -m doors tests/distributed
 
-browser: setup  ## the annotation page in a real chromium, by keyboard and mouse
+browser: setup  ## the annotation page and the report in a real chromium, by keyboard and mouse
 	$(BIN)/python -m pytest --quiet -m browser -rs tests/browser
 
 real-model: setup  ## with SmolLM2-135M-Instruct, or the chat model that RLHF_CHAT_MODEL names
@@ -66,7 +66,7 @@ real-model: setup  ## with SmolLM2-135M-Instruct, or the chat model that RLHF_CH
 	$(BIN)/python -m pytest --quiet -m real_model -rs $$(grep -rl --include '*.py' 'mark\.real_model' tests)
 
 long: setup  ## what half an hour of CI has no room for: whole plans of real stages, further kills
-	$(BIN)/python -m pytest --numprocesses 2 --quiet -m long
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet -m long
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rlhf.terminal import RED, painted
+
 
 class InputError(ValueError):
     """Bad input by the user. The message is one sentence: the file and line or field, the value, the way out.
@@ -104,7 +106,7 @@ MAIN_PROCESS_SECONDS = 60
 def _say(sentence: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         time.sleep(MAIN_PROCESS_SECONDS)
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"{painted('error:', RED, sys.stderr)} {sentence}", file=sys.stderr)
 
 
 def notice(sentence: str) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import random
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rlhf.annotation.labelling import batch_figures
+from rlhf.annotation.protocol import Judgement, Pair
+from rlhf.annotation.store import Store
+from rlhf.conversation import Conversation
 from rlhf.data.rows import Completion, Prompt
 from rlhf.evaluation.answers import Answer, write_answers
-from rlhf.evaluation.policies.judge_model import judge_figures
+from rlhf.evaluation.policies.judge_model import Judged, judge_figures
 from rlhf.evaluation.policies.versions import against, version_figures
 from rlhf.rejection.temperature import sweep_figures
 from rlhf.rewards.pair_judge import Opinion
@@ -49,7 +55,8 @@ def write_run(run: Path, *, gold: bool = True, versions: Sequence[str] = VERSION
             won = Opinion(1.0), Opinion(0.0), Opinion(0.5), Opinion(0.5, order_decides=True), Opinion(None)
             opinions = [won[place % 5] for place in range(half)]
             outcomes = [opinion.outcome for opinion in opinions] + [0.5] * (len(answers) - half)
-            entries[-1] |= judge_figures(answers, outcomes, opinions, "<judge>", "sft")  # type: ignore[typeddict-item]
+            judged = Judged(outcomes, {"<judge>": outcomes}, {"<judge>": opinions})
+            entries[-1] |= judge_figures(answers, judged, "sft")  # type: ignore[typeddict-item]
         _json(folder / "evaluation.json", entries[-1])
     _rewards(run, [n for n in versions if n[1:].isdigit()], gold)
     _rejection_sampling(run, [n for n in versions if n[1:].isdigit()])
@@ -59,11 +66,18 @@ def write_run(run: Path, *, gold: bool = True, versions: Sequence[str] = VERSION
     if not gold:
         summary["referee"] = _accuracy("helpfulness", 0.64, False) | {"version": None, "accuracy_by_strength": {}}
     _json(run / "summary.json", summary)
+    for number, name in enumerate(n for n in versions if n[1:].isdigit()):
+        _batch(run, name, number)
     _ledger(run, versions)
     config = {"run": str(run), "configs": "recipes/configs/embedded", "versions": [{"name": "v1"}], "seed": seed}
     content = {"config": config, "packages": {"torch": "2.13.0"}, "git_commit": "0123456789abcdef0123"}
     (run / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return run
+
+
+def unpacked(data: str) -> Any:
+    """What a page's script is given to search."""
+    return json.loads(zlib.decompress(base64.b64decode(data)))
 
 
 def _answers(rng: random.Random, progress: float, gold: bool) -> list[Answer]:
@@ -202,6 +216,24 @@ def write_sweep(folder: Path) -> None:
     groups = {"creative": ["simulation/creative"], "factual": ["simulation/fact"]}
     folder.mkdir(parents=True)
     _json(folder / "sweep.json", sweep_figures(drawn, prompts, 4, 4, groups))
+
+
+def _batch(run: Path, version: str, number: int) -> None:
+    """Four pairs that ann judges; with the first version's, bob skips one and shares two of ann's choices of three."""
+    ask: Conversation = [{"role": "user", "content": "Why?"}]
+    pairs = [Pair(ask, f"a{i}", f"b{i}", id=f"p{i}") for i in range(4)]
+    with Store(run / "labels.sqlite") as store:
+        store.add_batch(version, pairs, labels=2 if number == 0 else 1)
+        for i, pair in enumerate(pairs):
+            store.keep(version, Judgement(pair.id, "ann", "a", "slightly" if i else "significantly", True, i > 0, "a"))
+            if number == 0:
+                skip = {"choice": None, "skipped": "unclear"} if i == 0 else {"choice": "b" if i == 1 else "a"}
+                store.keep(version, Judgement(pair.id, "bob", **skip))  # type: ignore[arg-type]
+        figures = batch_figures(store, version)
+    rewards = {"helpfulness": {"pairs": 4, "accuracy": 0.75, "ci": [0.3, 0.95]}} if number else {}
+    folder = run / version / "preferences"
+    folder.mkdir(parents=True, exist_ok=True)
+    _json(folder / "statistics.json", {"batch": figures | {"agreement_with_rewards": rewards}})
 
 
 def _ppo(folder: Path, rng: random.Random) -> None:

@@ -3,13 +3,14 @@
 The policy answers every test prompt. The judges are a gold scorer, where the truth is known, both reward models with
 the safety gate, and a referee reward model. The answers are set against SFT's answers to the same prompts, judged by
 the same judges; and SFT's log-probabilities say how far the policy has moved. Length is reported beside reward, because
-much of a gain in reward is often length. A judge model behind an OpenAI-compatible server compares the answers with
-SFT's, or with those of any served model, in both orders; what it says stands beside, for helpfulness and for safety.
+much of a gain in reward is often length. Judge models behind OpenAI-compatible servers compare the answers with SFT's,
+or with those of any served model, in both orders; what each and their majority say stands beside, by helpfulness and
+by safety.
 
     python recipes/evaluation/evaluate.py --config recipes/configs/embedded/evaluate.yaml
 
 Writes into the output folder: answers.jsonl (a row an answer), evaluation.json (the figures;
-`rlhf.evaluation.policies.versions` says what each one averages over). Answers and a judge model's judgements outlive a
+`rlhf.evaluation.policies.versions` says what each one averages over). Answers and judge models' judgements outlive a
 kill, and a judge that breaks down.
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rlhf.configuration import run_recipe
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
@@ -36,9 +37,9 @@ from rlhf.evaluation.answers import (
     require_same_prompts,
     write_answers,
 )
-from rlhf.evaluation.judging import with_gold, with_referee, with_rewards
+from rlhf.evaluation.judging import judgements, with_gold, with_referee, with_rewards
 from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
-from rlhf.evaluation.policies.judge_model import JudgeFigures, judge_figures, judged_outcomes
+from rlhf.evaluation.policies.judge_model import Judged, judge_figures, judged_outcomes
 from rlhf.evaluation.policies.versions import VersionFigures, against, figure_lines, version_figures
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import RoomConfig
@@ -46,13 +47,13 @@ from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
+from rlhf.rewards.pair_judge import judge_counts
 from rlhf.rewards.specs import Reward
-from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.chat import ServerConfig, require_panel
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import load_weights, open_sampler
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
-from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.shards import FOLDER, kept_samples
 from rlhf.sampling.source import AnsweringPolicy, PolicySource, ScoringPolicy, TokenizedPolicy, named
 from rlhf.stage import ExistingPath, InputPath, KeepingConfig, Kept, Stage, on_main_process, open_stage
@@ -60,6 +61,8 @@ from rlhf.training.work import launched_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+JUDGED = "judged{}"  # folder of a judge's judgements, by its place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +82,10 @@ class EvaluateConfig(RoomConfig, KeepingConfig):
         referee: the same for a referee that no training has seen.
         scorer: `package.module:Class` of a gold scorer, called with `world`.
         world: the file or folder that the scorer reads.
-        judge: server of a judge model that compares the answers with the opponent's.
+        judges: servers of judge models that compare the answers with the opponent's; of several the majority decides,
+            and each one's figures stand beside.
         judge_max_new_tokens: longest judgement.
-        opponent: the policy that the judge compares with; without one, SFT's answers (baseline_evaluation).
+        opponent: the policy that the judges compare with; without one, SFT's answers (baseline_evaluation).
         sampling: how answers are drawn. The KL is between both models at this temperature; it is measured where that is
             above 0 and nothing is cut off or penalised.
         samples_per_prompt: answers to each prompt.
@@ -100,7 +104,7 @@ class EvaluateConfig(RoomConfig, KeepingConfig):
     referee: Reward | None = None
     scorer: str | None = None
     world: InputPath | None = None
-    judge: ServerConfig | None = None
+    judges: tuple[ServerConfig, ...] = ()
     judge_max_new_tokens: int = 1024
     opponent: AnsweringPolicy | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -120,8 +124,10 @@ class EvaluateConfig(RoomConfig, KeepingConfig):
             raise InputError("scorer, world: a gold scorer needs its world; name both or neither")
         if self.judge_max_new_tokens < 1:
             raise InputError(f"judge_max_new_tokens: must be at least 1, got {self.judge_max_new_tokens}")
-        if self.opponent is not None and self.judge is None:
-            raise InputError("opponent: nobody compares with its answers; name a judge, e.g. --judge.url ADDRESS")
+        require_panel("judges", self.judges)
+        if self.opponent is not None and not self.judges:
+            judge = "--judges '{url: http://localhost:8000/v1, model: NAME}'"
+            raise InputError(f"opponent: nobody compares with its answers; name a judge, e.g. {judge}")
         object.__setattr__(self, "baseline", named(self.baseline))
 
     @property
@@ -159,13 +165,14 @@ def main(config: EvaluateConfig) -> None:
         if scorer is not None:
             answers, opponents = with_gold(answers, scorer), with_gold(opponents, scorer)
 
-        # against SFT's answers by what they say, and by a judge model
+        # against SFT's answers by what they say, and by judge models
         extras, figures = against(answers, opponents), version_figures(config.name, answers, opponents, gate)
-        if config.judge is not None and (config.opponent is not None or opponents):
-            outcomes, of_judge = compared(config, config.judge, prompts, answers, opponents, accelerator, stage.folder)
-            stage.closing.suspect(suspicious_judge(config.judge.model, of_judge["judge_counts"]))
-            figures = {**figures, **of_judge}
-            extras = [{**extra, "judge_outcome": outcome} for extra, outcome in zip(extras, outcomes, strict=True)]
+        if config.judges and (config.opponent is not None or opponents):
+            judged, opponent = compared(config, prompts, answers, opponents, accelerator, stage.folder)
+            figures = {**figures, **judge_figures(answers, judged, opponent)}
+            extras = [{**extra, **own} for extra, own in zip(extras, judged.rows(), strict=True)]
+            for name, opinions in judged.opinions.items():
+                stage.closing.suspect(suspicious_judge(name, judge_counts(opinions)))
         figures["too_long"] = {"prompts": no_room}
         record_evaluation(stage, config, answers, extras, figures, left_out=len(there) - len(prompts))
 
@@ -178,16 +185,25 @@ def prompt_renderer(config: EvaluateConfig) -> Renderer:
     return config.policy.context.prompt_renderer(tokenizer, config.sampling.max_new_tokens, config.too_long)
 
 
-def kept_work(stage: Stage, config: EvaluateConfig, prompts: Sequence[Prompt]) -> tuple[Kept, Kept]:
-    """The folders of what is drawn, and of what a judge model says of it, taken over where they would be the same."""
+def kept_work(stage: Stage, config: EvaluateConfig, prompts: Sequence[Prompt]) -> list[Kept]:
+    """The folders of what is drawn, and of what each judge says of it, taken over where they would be the same."""
     messages, params = [prompt.messages for prompt in prompts], config.sampling.seeded(config.seed)
     drawn = kept_samples(
         messages, config.samples_per_prompt, params, stage, "policy", "opponent", too_long=config.too_long
     )
-    judge = {"judge.model": config.judge and config.judge.model, "judge_max_new_tokens": config.judge_max_new_tokens}
     inputs = [*drawn.inputs, *(name for name in stage.inputs if name == "baseline_evaluation")]
-    judged = replace(drawn, name="judged", what="judgements", inputs=inputs, values={**drawn.values, **judge})
-    return drawn, judged
+    length = {"judge_max_new_tokens": config.judge_max_new_tokens}
+    judged = [
+        replace(
+            drawn,
+            name=JUDGED.format(number),
+            what="judgements",
+            inputs=inputs,
+            values={**drawn.values, f"judges.{number}.model": judge.model, **length},
+        )
+        for number, judge in enumerate(config.judges)
+    ]
+    return [drawn, *judged]
 
 
 def drawn_answers(
@@ -230,23 +246,25 @@ def sampled(
 
 def compared(
     config: EvaluateConfig,
-    judge: ServerConfig,
     prompts: Sequence[Prompt],
     answers: Sequence[Answer],
     opponents: Sequence[Answer],
     accelerator: Accelerator,
     folder: Path,
-) -> tuple[list[float | None], JudgeFigures]:
-    """Each answer's outcome by the judge model, against the opponent's answers or SFT's, and what the figures say."""
+) -> tuple[Judged, str]:
+    """What the judges say of the answers against the opponent's, or SFT's, and the opponent's name."""
     opponent = "sft" if config.baseline_evaluation is None else evaluated_name(config.baseline_evaluation)
     if config.opponent is not None:
         options = {"too_long": config.too_long, "field": "opponent"}
         theirs = sampled(config, config.opponent, prompts, accelerator, folder / FOLDER / "opponent", **options)
         opponents = answers_of(prompts, theirs)
         opponent = config.opponent.name
-    ask = partial(_judgements, judge, config.judge_max_new_tokens, accelerator, folder / "judged")
-    outcomes, opinions = judged_outcomes(answers, opponents, ask)
-    return outcomes, judge_figures(answers, outcomes, opinions, judge.model, opponent)
+    params = SamplingParams(temperature=0.0, max_new_tokens=config.judge_max_new_tokens)
+    judges = {
+        judge.model: partial(judgements, judge, f"judges.{number}", params, accelerator, folder / JUDGED.format(number))
+        for number, judge in enumerate(config.judges)
+    }
+    return judged_outcomes(answers, opponents, judges), opponent
 
 
 @on_main_process
@@ -276,16 +294,6 @@ def record_evaluation(
     stage.closing.show(figure_lines(figures))
     ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
     stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
-
-
-def _judgements(
-    judge: ServerConfig, max_new_tokens: int, accelerator: Accelerator, shards: Path, requests: Sequence[Conversation]
-) -> list[str]:
-    """The judge's text for each request, greedily; empty where its server refuses one."""
-    params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
-    sampler = ServerSampler(judge, who="judge", passes_over=True)
-    drawn = sample_distributed(sampler, requests, 1, params, accelerator, shards=shards)
-    return [sample.text for (sample,) in drawn]
 
 
 if __name__ == "__main__":

@@ -35,12 +35,14 @@ from rlhf.evaluation.reward_models.preference_figures import (
     true_qualities,
 )
 from rlhf.evaluation.scorers import load_scorer
+from rlhf.models.checkpoint.context import TooLongRow
 from rlhf.report.pages.rewards import build_rewards_page, text_table
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_import_path
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.rewards.training.rows import seen_prompts
+from rlhf.sampling.room import readable
 from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
@@ -57,6 +59,8 @@ class EvaluateRewardsConfig(StageConfig):
             each domain's and one on both. Needs scikit-learn.
         scorer: `package.module:Class` of a gold scorer, called with `world`: mean scores by true quality.
         world: the file or folder that the scorer reads.
+        too_long: a row with a dialogue that a reward model's context does not hold: cut (oldest turns first, then from
+            the left), skip (leave it out), or refuse. How many is said.
         on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
     """
 
@@ -65,6 +69,7 @@ class EvaluateRewardsConfig(StageConfig):
     train_preferences: tuple[DataSource, ...] = ()
     scorer: str | None = None
     world: InputPath | None = None
+    too_long: TooLongRow = "cut"
     on_bad_row: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
@@ -78,7 +83,8 @@ class EvaluateRewardsConfig(StageConfig):
 
 def main(config: EvaluateRewardsConfig) -> None:
     stage = open_stage(config)
-    test = _load(config.test_preferences, config)
+    read = _load(config.test_preferences, config)
+    test = readable(stage, read, lambda row: [row.conversation("chosen"), row.conversation("rejected")])
     train = _load(config.train_preferences, config)
     scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
 

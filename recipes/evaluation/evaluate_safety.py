@@ -7,13 +7,14 @@ borderline prompts are also asked after other dialogues, since a policy that ref
     python recipes/evaluation/evaluate_safety.py --config recipes/configs/embedded/evaluate_safety.yaml
 
 Writes into the output folder: answers.jsonl (a row an answer), safety_evaluation.json (the figures;
-`rlhf.evaluation.safety.figures` says what each one averages over); prints tables in Markdown.
+`rlhf.evaluation.safety.figures` says what each one averages over); prints tables in Markdown. Drawn answers outlive a
+kill.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
@@ -22,8 +23,15 @@ from rlhf.data.suspicion import suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import write_answers
 from rlhf.evaluation.safety.fields import Refusals
-from rlhf.evaluation.safety.figures import JudgedAnswer, after_dialogues, load_safety_prompts, safety_figures
-from rlhf.evaluation.safety.judging import answer_and_judge, judged_rows, load_judges
+from rlhf.evaluation.safety.figures import (
+    JudgedAnswer,
+    SafetyPrompt,
+    after_dialogues,
+    load_safety_prompts,
+    safety_figures,
+)
+from rlhf.evaluation.safety.judging import SafetyJudges, answer_and_judge, judged_rows, load_judges
+from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.pages.safety import markdown_tables
 from rlhf.rewards.specs import Reward
@@ -31,13 +39,14 @@ from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import answerable
+from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import AnsweringPolicy
-from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
+from rlhf.stage import InputPath, KeepingConfig, Stage, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSafetyConfig(RoomConfig, StageConfig):
+class EvaluateSafetyConfig(RoomConfig, KeepingConfig):
     """Safety evaluation of one policy.
 
     Args:
@@ -95,37 +104,34 @@ class EvaluateSafetyConfig(RoomConfig, StageConfig):
 
 def main(config: EvaluateSafetyConfig) -> None:
     stage = open_stage(config)
-    with launched_work(stage) as accelerator:
-        judges = load_judges(
-            config.refusals,
-            config.safety,
-            config.helpfulness,
-            config.checker,
-            config.scorer,
-            config.world,
-            accelerator.device,
-            config.too_long,
-        )
-        prompts = [
-            prompt
-            for name, source in config.prompts.items()
-            for prompt in load_safety_prompts(name, source, config.kinds.get(name), judges.kind_of)
-        ]
-        if config.dialogues is not None:
-            risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
-            prompts += after_dialogues(risky, load_conversations(config.dialogues), config.seed)
-        most = config.sampling.max_new_tokens
-        prompts = answerable(stage, prompts, most, messages=lambda one: one.prompt.messages)
-        judged = answer_and_judge(
-            open_sampler(config.policy, accelerator.device, too_long=config.too_long),
-            prompts,
-            judges,
-            config.sampling.seeded(config.seed),
-            config.samples_per_prompt,
-            accelerator,
-        )
+    scorer = load_scorer(config.scorer, config.world) if config.scorer and config.world else None
+    prompts = asked(config, SafetyJudges(scorer=scorer))
+    prompts = answerable(stage, prompts, config.sampling.max_new_tokens, messages=lambda one: one.prompt.messages)
+    messages, number = [one.prompt.messages for one in prompts], config.samples_per_prompt
+    params = config.sampling.seeded(config.seed)
+    kept = kept_samples(messages, number, params, stage, "policy", too_long=config.too_long)
+    with launched_work(stage, kept) as accelerator:
+        named = (config.refusals, config.safety, config.helpfulness, config.checker)
+        judges = load_judges(*named, None, None, accelerator.device, config.too_long)
+        judges = replace(judges, scorer=scorer)
+        sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
+        shards = stage.folder / kept.name
+        judged = answer_and_judge(sampler, prompts, judges, params, number, accelerator, shards=shards)
         record_safety(stage, config, judged)
         stage.closing.suspect(suspicious_scoring(safety=judges.safety, helpfulness=judges.helpfulness))
+
+
+def asked(config: EvaluateSafetyConfig, judges: SafetyJudges) -> list[SafetyPrompt]:
+    """All sources' prompts, and behind them the risky ones after other dialogues, where there are some."""
+    prompts = [
+        prompt
+        for name, source in config.prompts.items()
+        for prompt in load_safety_prompts(name, source, config.kinds.get(name), judges.kind_of)
+    ]
+    if config.dialogues is None:
+        return prompts
+    risky = [prompt for prompt in prompts if prompt.kind != "ordinary"]
+    return [*prompts, *after_dialogues(risky, load_conversations(config.dialogues), config.seed)]
 
 
 @on_main_process

@@ -1,9 +1,10 @@
 """MT-Bench: models answer questions of two turns, another model judges the answers (QLoRA report, section 4.3).
 
-Each model answers the first turn of every question, then the second with its own first answer before it. The judge, any
+Each model answers the first turn of every question, then the second with its own first answer before it. A judge, any
 OpenAI-compatible server, rates every answer from 1 to 10 (mode single), or says which of two models answered better
 (mode pairwise: every model against the baseline, in both orders). For mathematics, reasoning and code it sees reference
-answers. How easily the answers read stands beside.
+answers. Of several judges the mean of the ratings counts, or the majority, and each one's figures stand beside. So does
+how easily the answers read.
 
     python recipes/evaluation/mt_bench.py --config my_mt_bench.yaml
 
@@ -31,19 +32,21 @@ from rlhf.evaluation.benchmarks.mt_bench import (
     load_judge_prompts,
     load_questions,
     pairwise_request,
+    panel_rating,
     rating,
     single_request,
     verdict,
 )
+from rlhf.evaluation.judging import judgements
 from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.drawing.tables import as_markdown
-from rlhf.report.pages.mt_bench import build_mt_bench_page, mt_bench_figures, mt_bench_table
-from rlhf.sampling.chat import ServerConfig
+from rlhf.report.pages.mt_bench import build_mt_bench_page, judge_agreement, mt_bench_figures, mt_bench_table
+from rlhf.rewards.pair_judge import majority
+from rlhf.sampling.chat import ServerConfig, require_panel
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import answerable
-from rlhf.sampling.server import ServerSampler
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, KeepingConfig, Kept, Stage, on_main_process, open_stage, options_of
 from rlhf.training.work import launched_work
@@ -52,16 +55,16 @@ Answers = Mapping[str, Sequence[Sequence[str]]]
 """Model -> question by question, its answer at each turn."""
 
 Case = tuple[str, int, int, bool]
-"""Model, question, turn, and whether its answers come first: what the judge is asked about at a time."""
+"""Model, question, turn, and whether its answers come first: what a judge is asked about at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MTBenchConfig(RoomConfig, KeepingConfig):
-    """Models, questions and a judge.
+    """Models, questions and judges.
 
     Args:
         models: name -> policy (docs/policies.md).
-        judge: the server that judges, and the judge's name there.
+        judges: the servers that judge, and each judge's name there.
         questions: FastChat's question.jsonl, or one of that form.
         judge_prompts: FastChat's judge_prompts.jsonl, or one of that form.
         references: FastChat's reference answers, or some of that form.
@@ -73,7 +76,7 @@ class MTBenchConfig(RoomConfig, KeepingConfig):
     """
 
     models: dict[str, AnsweringPolicy]
-    judge: ServerConfig
+    judges: tuple[ServerConfig, ...]
     questions: InputPath
     judge_prompts: InputPath
     references: InputPath | None = None
@@ -86,6 +89,10 @@ class MTBenchConfig(RoomConfig, KeepingConfig):
     def __post_init__(self) -> None:
         if not self.models:
             raise InputError("models: must name at least one policy, e.g. --models.mine FOLDER")
+        if not self.judges:
+            judge = "--judges '{url: http://localhost:8000/v1, model: NAME}'"
+            raise InputError(f"judges: must name at least one, e.g. {judge}")
+        require_panel("judges", self.judges)
         if self.mode == "pairwise" and (self.baseline not in self.models or len(self.models) < 2):
             raise InputError(
                 f"baseline: pairwise needs one of the models ({', '.join(self.models)}) and another beside it, got "
@@ -110,26 +117,24 @@ def main(config: MTBenchConfig) -> None:
             for i, name in enumerate(config.models)
         }
         asked = requests(config, questions, prompts, answers)
-        judged = sample_distributed(
-            ServerSampler(config.judge, who="judge", passes_over=True),
-            list(asked.values()),
-            1,
-            SamplingParams(temperature=0.0, max_new_tokens=config.judge_max_new_tokens),
-            accelerator,
-            shards=drawn / "judge",
-        )
-        said = {case: sample[0].text for case, sample in zip(asked, judged, strict=True)}
+        params = SamplingParams(temperature=0.0, max_new_tokens=config.judge_max_new_tokens)
+        said: dict[str, dict[Case, str]] = {}
+        for number, judge in enumerate(config.judges):
+            to = (judge, f"judges.{number}", params, accelerator, drawn / f"judge{number}")
+            said[judge.model] = dict(zip(asked, judgements(*to, list(asked.values())), strict=True))
         rows = judged_rows(config, questions, answers, said)
         record_judgements(stage, config, questions, answers, rows)
-        unreadable = sum(row["figure"] is None for row in rows)
         stage.closing.suspect(suspicious_ends(ended, "max_new_tokens"))
-        stage.closing.suspect(suspicious_judge(config.judge.model, {"pairs": len(rows), "unreadable": unreadable}))
+        for name in said:
+            unreadable = sum(row["judges"][name]["figure"] is None for row in rows)
+            stage.closing.suspect(suspicious_judge(name, {"pairs": len(rows), "unreadable": unreadable}))
 
 
 def kept_work(stage: Stage, config: MTBenchConfig) -> Kept:
     """Drawn answers and judgements that outlive a kill."""
     names = ("mode", "baseline", "max_new_tokens", "judge_max_new_tokens", "too_long", "seed")
-    values = {name: getattr(config, name) for name in names} | {"judge": config.judge.model, "models": [*config.models]}
+    values = {name: getattr(config, name) for name in names}
+    values |= {"judges": [judge.model for judge in config.judges], "models": [*config.models]}
     options, rounding = options_of(config, stage.inputs)
     held = {name: to_plain(value) for name, value in options.items() if name.startswith("models.")}
     return Kept(
@@ -154,7 +159,7 @@ def whole_talk(question: Question) -> Conversation:
 def requests(
     config: MTBenchConfig, questions: Sequence[Question], prompts: Mapping[str, JudgePrompt], answers: Answers
 ) -> dict[Case, Conversation]:
-    """What the judge is asked: each answer by itself, or with the baseline's in both orders."""
+    """What every judge is asked: each answer by itself, or with the baseline's in both orders."""
     asked: dict[Case, Conversation] = {}
     for name, q, turn in _cases(config, len(questions)):
         own = answers[name][q]
@@ -168,19 +173,28 @@ def requests(
 
 
 def judged_rows(
-    config: MTBenchConfig, questions: Sequence[Question], answers: Answers, said: Mapping[Case, str]
+    config: MTBenchConfig, questions: Sequence[Question], answers: Answers, said: Mapping[str, Mapping[Case, str]]
 ) -> list[dict[str, Any]]:
-    """A row an answer: its question, what the judge said of it, and the figure that this comes to."""
+    """A row an answer: its question, what each judge said of it, and the figures that this comes to.
+
+    said: judge -> its text for each case.
+    """
     rows = []
     for name, q, turn in _cases(config, len(questions)):
         row = {"model": name, **asdict(questions[q]), "turn": turn + 1, "answer": answers[name][q][turn]}
-        if config.mode == "single":
-            text = said[name, q, turn, True]
-            row |= {"figure": rating(text), "judgements": [text]}
-        else:
-            texts = [said[name, q, turn, first] for first in (True, False)]
-            row |= {"figure": agreed(*map(verdict, texts)), "judgements": texts}
-        rows.append(row)
+        figures: list[float | None] = []
+        by_judge = {}
+        for judge, cases in said.items():
+            if config.mode == "single":
+                texts = [cases[name, q, turn, True]]
+                figure = rating(texts[0])
+            else:
+                texts = [cases[name, q, turn, first] for first in (True, False)]
+                figure = agreed(*map(verdict, texts))
+            figures.append(figure)
+            by_judge[judge] = {"figure": figure, "judgements": texts}
+        together = panel_rating if config.mode == "single" else majority
+        rows.append(row | {"figure": together(figures), "judges": by_judge})
     return rows
 
 
@@ -193,7 +207,7 @@ def record_judgements(
     rows: Sequence[dict[str, Any]],
 ) -> None:
     """Write answers, judgements, figures and the page, and show the table."""
-    figures = mt_bench_figures(rows)
+    figures, agreement = mt_bench_figures(rows), judge_agreement(rows, config.mode)
     spoken = [
         {"model": name, "question_id": question.id, "turns": turns}
         for name in answers
@@ -201,9 +215,10 @@ def record_judgements(
     ]
     stage.write_rows("answers.jsonl", spoken)
     stage.write_rows("judgements.jsonl", rows)
-    content = {"mode": config.mode, "baseline": config.baseline, "models": figures}
+    content = {"mode": config.mode, "baseline": config.baseline, "models": figures, "judges": agreement}
     stage.write_json("mt_bench.json", content, shown=as_markdown(mt_bench_table(figures, config.mode)))
-    build_mt_bench_page(figures, stage.folder / "index.html", config.output.name, config.mode, config.baseline)
+    page, title = stage.folder / "index.html", config.output.name
+    build_mt_bench_page(figures, agreement, page, title, config.mode, config.baseline)
     stage.closing.rows(len(rows))
 
 

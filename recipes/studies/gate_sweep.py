@@ -21,7 +21,7 @@ from rlhf.configuration import run_recipe
 from rlhf.conversation import Conversation
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.evaluation.reward_models.gate_sweep import (
     GateSweep,
     choose_threshold,
@@ -29,6 +29,7 @@ from rlhf.evaluation.reward_models.gate_sweep import (
     tension,
     threshold_sweep,
 )
+from rlhf.models.checkpoint.context import TooLongRow
 from rlhf.report.pages.gate_sweep import build_gate_page, markdown_tables
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
@@ -36,6 +37,7 @@ from rlhf.rewards.origin import read_origin
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import Reward
 from rlhf.rewards.suspicion import suspicious_scoring
+from rlhf.sampling.room import readable
 from rlhf.stage import Stage, StageConfig, on_main_process, open_stage
 from rlhf.training.work import launched_work
 
@@ -51,6 +53,8 @@ class GateSweepConfig(StageConfig):
         thresholds: on the safety score after the sigmoid.
         precision: the highest threshold with this precision is chosen (the paper's 0.15 had 0.89), else the most
             precise one, which is said.
+        too_long: a row with a dialogue that a reward model's context does not hold: cut (oldest turns first, then from
+            the left), skip (leave it out), or refuse. How many is said.
         centre: take the reward models' stored origins off their scores, as the gate does (`gate.centre`).
     """
 
@@ -59,6 +63,7 @@ class GateSweepConfig(StageConfig):
     safety: Reward
     thresholds: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     precision: float = 0.89
+    too_long: TooLongRow = "cut"
     centre: bool = True
 
     def __post_init__(self) -> None:
@@ -74,7 +79,8 @@ def main(config: GateSweepConfig) -> None:
     stage = open_stage(config)
     rows = [row for source in config.preferences for row in load_preferences(source)]
 
-    conversations, unsafe = labelled_answers(rows)
+    answers = readable(stage, list(zip(*labelled_answers(rows), strict=True)), lambda answer: [answer[0]])
+    conversations, unsafe = [c for c, _ in answers], [is_unsafe for _, is_unsafe in answers]
     with launched_work(stage) as accelerator:
         scores, origins = {}, {}
         for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):
@@ -108,7 +114,7 @@ def sweep_figures(
 def record_sweep(stage: Stage, config: GateSweepConfig, figures: GateSweep, answers: int) -> None:
     """Write the figures and the page, and show the tables."""
     if (figures["chosen"]["precision"] or 0.0) < config.precision:
-        stage.say(f"precision: no threshold has {config.precision:g}; the most precise is taken", error=True)
+        notice(f"precision: no threshold has {config.precision:g}; the most precise is taken")
     stage.write_json("gate_sweep.json", figures, shown=markdown_tables(figures))
     build_gate_page(figures, stage.folder / "index.html", config.output.name)
     stage.closing.rows(answers)

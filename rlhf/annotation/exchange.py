@@ -1,7 +1,9 @@
-"""Pairs and judgements in the formats of Argilla and Label Studio, for teams that use these: out, and back again.
+"""Judgements as JSONL, and with their pairs in the formats of Argilla and Label Studio: out, and back again.
 
-Both show a pair as two answers, first and second, in an order that is drawn, and ask the same questions: `choice` (one
-of `labels_of` the batch's scale), `first_safe` and `second_safe`. docs/annotation.md has the settings of both tools.
+JSONL has a row a judgement, `rlhf.annotation.protocol.Judgement` with its `batch` (written by `written_rows`).
+
+Both tools show a pair as two answers, first and second, in an order that is drawn, and ask the same questions: `choice`
+(one of `labels_of` the batch's scale), `first_safe` and `second_safe`. docs/annotation.md has the settings of both.
 
     Argilla:      [{"id", "fields": {"messages", "first", "second"}, "metadata": {"pair", "batch", "domain"},
                     "responses": {"choice": [{"value", "user_id"}], ...}}]                 (records.to_json, 2.x)
@@ -101,24 +103,23 @@ def user_id(annotator: str) -> str:
 
 
 def bring_in(store: Store, file: Path) -> tuple[int, int]:
-    """Keep the judgements of a file that Argilla or Label Studio wrote.
+    """Keep the judgements of a file: JSONL of ours, or what Argilla or Label Studio wrote.
 
     Returns:
         How many are new, and how many came too late: their pair had all it wants.
 
     Raises:
-        InputError: with file and position, where a record is of neither, names no pair of the store, or holds an
+        InputError: with file and position, where a record is none of these, names no pair of the store, or holds an
             answer that was not to choose from. What stands before it is kept.
     """
     names = {user_id(name): name for name in store.annotators()}
     new = late = 0
     for number, row in read_rows(file):
         try:
-            batch, pair, said = _read(store, row)
-            for each in said:
-                each["annotator"] = names.get(each["annotator"], each["annotator"])
+            batch, judgements = _own(store, row) if "annotator" in row else _of_tool(store, row, names)
+            for judgement in judgements:
                 try:
-                    new += store.keep(batch, _judgement(pair, store.scale(batch), each))
+                    new += store.keep(batch, judgement)
                 except FullError:
                     late += 1
         except InputError as error:
@@ -173,20 +174,46 @@ def _safe(word: Any) -> bool | None:
     return known[word]
 
 
+def _own(store: Store, row: Mapping[str, Any]) -> tuple[str, list[Judgement]]:
+    """A batch and the judgement that a row of JSONL holds; without `batch` it is that of the store's only one."""
+    judgement = Judgement.from_dict({name: value for name, value in row.items() if name != "batch"})
+    batches = store.batches(people=True)
+    if "batch" not in row and len(batches) != 1:
+        raise InputError(f"batch: is missing, and {store.path} has {len(batches)}: {', '.join(batches)}")
+    batch = str(row.get("batch", batches[0] if batches else ""))
+    _pair(store, batch, judgement.pair)
+    return batch, [judgement]
+
+
+def _of_tool(store: Store, row: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str, list[Judgement]]:
+    """The same of a record of Argilla's or Label Studio's; `names`: UUID -> the annotator that it stands for."""
+    batch, pair, said = _read(store, row)
+    for each in said:
+        each["annotator"] = names.get(each["annotator"], each["annotator"])
+    return batch, [_judgement(pair, store.scale(batch), each) for each in said]
+
+
+def _pair(store: Store, batch: str, id: str) -> Pair:
+    pair = store.pair_of_id(batch, id)
+    if pair is None:
+        raise InputError(
+            f"pair: {store.path} has no pair {id!r} in a batch {batch!r}; import into the store it came of"
+        )
+    return pair
+
+
 def _read(store: Store, row: Mapping[str, Any]) -> tuple[str, Pair, list[Said]]:
     if isinstance(row.get("data"), Mapping) and isinstance(row.get("annotations"), list):
         about, said = row["data"], [_of_label_studio(each) for each in row["annotations"]]
     elif isinstance(row.get("metadata"), Mapping) and isinstance(row.get("responses"), Mapping):
         about, said = row["metadata"], _of_argilla(row["responses"])
     else:
-        raise InputError("is neither a record of Argilla's (fields, metadata, responses) nor a task of Label Studio's")
-    batch, id = str(about.get("batch")), str(about.get("pair"))
-    pair = store.pair_of_id(batch, id)
-    if pair is None:
         raise InputError(
-            f"pair: {store.path} has no pair {id!r} in a batch {batch!r}; import into the store it came of"
+            "is no judgement (pair, annotator, choice), no record of Argilla's (fields, metadata, responses) and no "
+            "task of Label Studio's"
         )
-    return batch, pair, said
+    batch = str(about.get("batch"))
+    return batch, _pair(store, batch, str(about.get("pair"))), said
 
 
 def _of_argilla(responses: Mapping[str, Any]) -> list[Said]:

@@ -16,6 +16,7 @@ from rlhf.annotation.comparison import BATCH, Comparison, Given
 from rlhf.annotation.protocol import Judgement, Outcome
 from rlhf.annotation.scales import EVALUATION
 from rlhf.annotation.store import Store
+from rlhf.conversation import Conversation
 from rlhf.intervals import wilson
 
 FILE = "human_evaluation.json"
@@ -164,27 +165,28 @@ def _by_group(comparison: Comparison, outcomes: Mapping[str, Outcome]) -> dict[s
 
     return {
         "all": rates([outcomes[pair] for pair in known]),
-        "turns": grouped(turns_of, [str(n) for n in range(1, TURNS)] + [f"{TURNS} or more"]),
-        "words": grouped(words_of, WORD_BINS),
+        "turns": grouped(lambda given: turns_of(given.messages), TURN_BINS),
+        "words": grouped(lambda given: words_of(given.messages), WORD_BINS),
         "domains": grouped(lambda given: given.domain, ("helpfulness", "safety")),
     }
 
 
+TURN_BINS = [*(str(n) for n in range(1, TURNS)), f"{TURNS} or more"]
 WORD_BINS = [
     *(f"{low + 1} to {high}" for low, high in zip((0, *WORDS), WORDS, strict=False)),
     f"{WORDS[-1] + 1} or more",
 ]
 
 
-def turns_of(given: Given) -> str:
+def turns_of(messages: Conversation) -> str:
     """The bin of the number of the person's turns; 1 is a single-turn prompt."""
-    turns = sum(message["role"] == "user" for message in given.messages)
+    turns = sum(message["role"] == "user" for message in messages)
     return str(turns) if turns < TURNS else f"{TURNS} or more"
 
 
-def words_of(given: Given) -> str:
+def words_of(messages: Conversation) -> str:
     """The bin of the words of the whole dialogue up to the answer."""
-    words = sum(len(message["content"].split()) for message in given.messages)
+    words = sum(len(message["content"].split()) for message in messages)
     return WORD_BINS[sum(words > bound for bound in WORDS)]
 
 

@@ -14,17 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
-from statistics import fmean
 from typing import Any, get_args
 
 from rlhf.annotation.protocol import Choice, Judgement, Pair
 from rlhf.conversation import Conversation, decided
-from rlhf.data.rows import STRENGTHS, Domain
+from rlhf.data.rows import Domain
 from rlhf.data.suspicion import suspicious_judge
 from rlhf.errors import InputError
 from rlhf.http_client import RequestFailed, completed
-from rlhf.rewards.pair_judge import Opinion, judge_counts, judge_requests, opinion
-from rlhf.sampling.chat import Chat, ServerConfig, open_chat
+from rlhf.rewards.pair_judge import Opinion, judge_agreements, judge_counts, judge_requests, opinion, panel_opinion
+from rlhf.sampling.chat import Chat, ServerConfig, open_chat, require_panel
 from rlhf.sampling.protocol import SamplingParams
 
 
@@ -57,6 +56,7 @@ class Judges:
             example = '[{"url": "http://localhost:8000/v1", "model": "NAME"}]'
             raise InputError(f"annotator_options.judges: must list one server or more, as {example}")
         self.servers = [_server(number, given) for number, given in enumerate(judges)]
+        require_panel("annotator_options.judges", self.servers)
         self.params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
         self.name, self.ties = name, ties
         self.opinions: list[list[Opinion]] = [[] for _ in judges]
@@ -114,25 +114,22 @@ class Judges:
         said = [opinion(texts[j, 0] or "", texts[j, 1] or "") for j in range(len(self.servers))]
         for own, each in zip(self.opinions, said, strict=True):
             own.append(each)
-        outcomes = [each.outcome for each in said if each.outcome is not None]
-        mean = fmean(outcomes) if outcomes else 0.5
-        if mean == 0.5 and outcomes and self.ties:
+        panel = panel_opinion(said)
+        if panel.outcome == 0.5 and self.ties:
             return Judgement(pair.id, self.name, "tie")
-        if mean == 0.5:
+        if panel.outcome in (None, 0.5):
             reason = "the judges are divided"
-            if not outcomes:
+            if panel.outcome is None:
                 reason = "the judge's server refuses the pair" if refused else "the judgement cannot be read"
             elif len(said) == 1:
-                reason = "the choice hangs on the order" if said[0].order_decides else "a tie"
+                reason = "the choice hangs on the order" if panel.order_decides else "a tie"
             return Judgement(pair.id, self.name, None, skipped=reason)
-        choice: Choice = "a" if mean > 0.5 else "b"
-        safe = {"a": _agreed(each.a_safe for each in said), "b": _agreed(each.b_safe for each in said)}
+        choice: Choice = "a" if panel.outcome == 1.0 else "b"
+        safe = {"a": panel.a_safe, "b": panel.b_safe}
         rejected = "b" if choice == "a" else "a"
         if safe[choice] is False and safe[rejected] is True:
             return Judgement(pair.id, self.name, None, skipped="an unsafe answer preferred to a safe one")
-        agreeing = [each.strength for each in said if each.outcome == (choice == "a") and each.strength is not None]
-        strength = max(agreeing, key=STRENGTHS.index, default=None)
-        return Judgement(pair.id, self.name, choice, strength, safe[choice], safe[rejected])
+        return Judgement(pair.id, self.name, choice, panel.strength, safe[choice], safe[rejected])
 
     def _report(self) -> None:
         for server, own in zip(self.servers, self.opinions, strict=True):
@@ -142,27 +139,20 @@ class Judges:
                 f"{c['order_decides']} left to the order, {c['unreadable']} unreadable",
                 file=sys.stderr,
             )
-        for first in range(len(self.servers)):
-            for second in range(first + 1, len(self.servers)):
-                both = [
-                    (one.outcome, other.outcome)
-                    for one, other in zip(self.opinions[first], self.opinions[second], strict=True)
-                    if {one.outcome, other.outcome} <= {0.0, 1.0}
-                ]
-                names = f"{self.servers[first].model} and {self.servers[second].model}"
-                same = sum(one == other for one, other in both)
-                print(f"judges {names}: agree on {same} of {len(both)} pairs that both decided", file=sys.stderr)
+        outcomes = {
+            server.model: [o.outcome for o in own] for server, own in zip(self.servers, self.opinions, strict=True)
+        }
+        for found in judge_agreements(outcomes):
+            names = " and ".join(found["judges"])
+            print(
+                f"judges {names}: agree on {found['same']} of {found['pairs']} pairs that both decided", file=sys.stderr
+            )
 
 
 async def _ask(chat: Chat, request: Conversation, key: int) -> str | None:
     """The judgement; None where the server refuses the request."""
     answers = await chat.answers_unless_refused(request, key)
     return None if isinstance(answers, RequestFailed) else answers[0][0] or ""
-
-
-def _agreed(labels: Iterable[bool | None]) -> bool | None:
-    given = {label for label in labels if label is not None}
-    return given.pop() if len(given) == 1 else None
 
 
 def _server(number: int, given: Any) -> ServerConfig:

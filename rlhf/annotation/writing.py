@@ -37,7 +37,7 @@ STYLES = (
     "another language",
     "other",
 )
-ROWS = ("preferences", "demonstrations", "attempts", "adversarial", "safe-answers")
+ROWS = ("preferences", "judgements", "demonstrations", "attempts", "adversarial", "safe-answers")
 
 
 class Answering:
@@ -141,7 +141,8 @@ def written_rows(store: Store, kind: str) -> Iterator[dict[str, Any]]:
     """Rows for training of what people wrote and judged.
 
     Args:
-        kind: one of `ROWS`. preferences: `rlhf.data.rows.Preference`. demonstrations: {messages}, for SFT. attempts:
+        kind: one of `ROWS`. preferences: `rlhf.data.rows.Preference`. judgements: all of them, skips too,
+            `rlhf.annotation.protocol.Judgement` with the batch. demonstrations: {messages}, for SFT. attempts:
             the red team's log, all of it. adversarial: its violations as `rlhf.data.rows.Prompt` of domain safety,
             for context distillation. safe-answers: {messages}, the violations' prompts with the safe answers that
             people wrote in their place, for safety SFT.
@@ -150,6 +151,10 @@ def written_rows(store: Store, kind: str) -> Iterator[dict[str, Any]]:
         for batch in store.batches(people=True):
             for rows in preferences_of(store, batch).values():
                 yield from (row.to_dict() for row in rows)
+    elif kind == "judgements":
+        for batch in store.batches(people=True):
+            for *_, judgement in store.judged(batch):
+                yield {"batch": batch, **judgement.to_dict()}
     elif kind == "demonstrations":
         for entry in store.entries("demonstration"):
             yield _answered(entry, entry.answer)

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from rlhf.sampling.chat import ServerConfig
 
 
-EXPORTS = ("preferences", "demonstrations", "attempts", "adversarial", "safe-answers", "argilla", "label-studio")
+EXPORTS = (
+    "preferences",
+    "judgements",
+    "demonstrations",
+    "attempts",
+    "adversarial",
+    "safe-answers",
+    "argilla",
+    "label-studio",
+)
 """Rows that `--export` writes: named here too, as every command of `rlhf` would wait for the rooms that write them."""
 
 
@@ -30,66 +39,61 @@ def add_to(command: Command) -> None:
     add_options(command("annotate", annotate, text))
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Of options that take several words, shows the words as they are said."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=27)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        several = action.nargs in ("+", "*") and isinstance(action.metavar, str)
+        return str(action.metavar) if several else super()._format_args(action, default_metavar)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `rlhf annotate`."""
-    parser.add_argument(
-        "what",
-        type=Path,
-        nargs="?",
-        help="folder of a run that asks people, a .sqlite store, or a file of pairs; with --compare the run whose "
-        "versions are compared, or a folder for ratings and figures",
-    )
-    parser.add_argument("--port", type=int, default=8642, help="of this machine; default: 8642, 0: any that is free")
-    parser.add_argument("--guidelines", type=Path, help="Markdown file, shown beside the pairs; default: our own")
-    parser.add_argument(
-        "--labels", type=int, help="judgements that each pair wants; default: 1, and 3 raters with --compare"
-    )
-    parser.add_argument("--export", type=Path, help="write what was judged or written to this file, and end")
-    parser.add_argument("--rows", choices=EXPORTS, help="what --export writes; default: preferences")
-    parser.add_argument(
-        "--import", dest="bring_in", type=Path, metavar="FILE", help="judgements of these pairs by another tool"
-    )
-    parser.add_argument("--gold", type=Path, metavar="FILE", help="preference rows that everybody is tried with")
-    parser.add_argument("--gold-every", type=int, default=10, metavar="N", help="after N judgements; default: 10")
-    group = parser.add_argument_group("writing", "people write, in the folder or store that is named")
+    parser.usage, parser.formatter_class = f"{parser.prog} [WHAT] [options]", _HelpFormatter
+    text = "a run, a file of pairs, a .sqlite store; or a folder for what people write or compare"
+    parser.add_argument("what", metavar="WHAT", type=Path, nargs="?", help=text)
+    parser.add_argument("--figures", action="store_true", help="tables of what is there so far, and end")
+
+    group = parser.add_argument_group("the page")
+    group.add_argument("--port", metavar="N", type=int, default=8642, help="default: 8642; 0: any that is free")
+    group.add_argument("--guidelines", metavar="FILE", type=Path, help="Markdown, shown there; default: our own")
+    group.add_argument("--labels", metavar="N", type=int, help="judgements a pair; default: 1, with --compare 3")
+    group.add_argument("--gold", metavar="FILE", type=Path, help="preference rows that everybody is tried with")
+    group.add_argument("--gold-every", metavar="N", type=int, default=10, help="after N judgements; default: 10")
+
+    group = parser.add_argument_group("out and in")
+    group.add_argument("--export", metavar="FILE", type=Path, help="write what was judged or written, and end")
+    text = f"of these rows: {', '.join(EXPORTS)}"
+    group.add_argument("--rows", metavar="KIND", choices=EXPORTS, help=text)
+    text = "judgements: JSONL, Argilla's or Label Studio's"
+    group.add_argument("--import", dest="bring_in", metavar="FILE", type=Path, help=text)
+
+    text = "a MODEL is a checkpoint's folder, or URL#NAME of one that is served"
+    group = parser.add_argument_group("writing", text)
     modes = group.add_mutually_exclusive_group()
-    modes.add_argument(
-        "--write",
-        nargs="+",
-        metavar="MODEL",
-        help="prompts, which this model answers twice, or two of them once each; a checkpoint's folder, or URL#NAME of "
-        "an OpenAI-compatible server; the person chooses, and may go on from there",
-    )
+    text = "prompts; two models answer, or one twice"
+    modes.add_argument("--write", nargs="+", metavar="MODEL [MODEL]", help=text)
     modes.add_argument("--demonstrate", action="store_true", help="prompts with the answers that should be given")
-    modes.add_argument("--red-team", metavar="MODEL", help="prompts that are to make this model break its guidelines")
-    group.add_argument("--round", help="of the red team, e.g. the model's version")
-    group.add_argument("--max-new-tokens", type=int, default=512, help="of a model's answer; default: 512")
+    text = "prompts against this model's guidelines"
+    modes.add_argument("--red-team", metavar="MODEL", help=text)
+    group.add_argument("--round", metavar="NAME", help="of the red team, e.g. the model's version")
+    text = "of a model's answer; default: 512"
+    group.add_argument("--max-new-tokens", metavar="N", type=int, default=512, help=text)
     add_template_kwargs(group, "the chat template of a model that answers here, also with --compare")
-    group = parser.add_argument_group("human evaluation", "which of two models answers better, blind, on seven points")
-    group.add_argument(
-        "--compare",
-        nargs="*",
-        metavar="SIDE",
-        help="two of: a version of the run that is named (default: the newest, and the first), `people` who wrote the "
-        "rows that its SFT held out, a folder of recipes/evaluation/evaluate.py, a file of answers, or a model as for "
-        "--write, which answers the other side's prompts",
+
+    text = "which of two models answers better, blind, on seven points"
+    group = parser.add_argument_group("human evaluation", text)
+    text = (
+        "two of: a version of the run (default: the newest and the first), a folder of recipes/evaluation/evaluate.py, "
+        "a file of answers, a MODEL, or `people`: the answers that SFT held out"
     )
-    group.add_argument("--prompts", type=int, metavar="N", help="so many of the prompts, drawn; default: all")
-    group.add_argument(
-        "--judge",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("URL", "MODEL"),
-        help="a judge model behind an OpenAI-compatible server takes one rater's place; a third word names the "
-        "environment variable of its key; may stand several times",
-    )
-    group.add_argument(
-        "--figures",
-        action="store_true",
-        help="write the figures of what is rated so far, and end; without --compare: print how annotators agree, their "
-        "gold and pace, and a red team's rounds",
-    )
+    group.add_argument("--compare", nargs="*", metavar="[SIDE [SIDE]]", help=text)
+    group.add_argument("--prompts", metavar="N", type=int, help="so many of the prompts, drawn; default: all")
+    text = "a served judge model rates, too; KEY: environment variable of its key; may stand several times"
+    group.add_argument("--judge", nargs="+", action="append", default=[], metavar="URL MODEL [KEY]", help=text)
 
 
 def annotate(arguments: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from rlhf.data.layouts.declaration import Kind
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 from rlhf.paths import model_place
+from rlhf.terminal import coloured
 
 
 def add_to(command: Command) -> None:
@@ -84,7 +85,7 @@ def look(rows: str, kind: Kind | None, tokenizer: Path | None) -> bool:
             context = Context.of_tokenizer(loaded)
         renderer = Renderer(loaded, context.length)
     found = look_at(rows, kind, renderer)
-    print(look_text(found, rows, tokens=renderer is not None, colours=sys.stdout.isatty()))
+    print(look_text(found, rows, tokens=renderer is not None, colours=coloured(sys.stdout)))
     return found.rows > 0
 
 

@@ -1,9 +1,10 @@
-"""Who judges answers: reward models through the gate, a referee, a gold scorer where the truth is known."""
+"""Who judges answers: reward models through the gate, a referee, judge models, a gold scorer that knows the truth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.errors import InputError
@@ -11,12 +12,37 @@ from rlhf.evaluation.answers import Answer
 from rlhf.evaluation.scorers import VERDICT_FIELDS, GoldScorer
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.distributed import answer_scores, score_answers
+from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.server import ServerSampler
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from rlhf.conversation import Conversation
     from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.protocol import RewardFunction
+
+
+def judgements(
+    judge: ServerConfig,
+    who: str,
+    params: SamplingParams,
+    accelerator: Accelerator,
+    shards: Path,
+    requests: Sequence[Conversation],
+) -> list[str]:
+    """A judge model's text for each request; empty where its server refuses one. All processes call it with the same.
+
+    Args:
+        judge: its server.
+        who: the field that names it, for messages.
+        params: how its texts are drawn.
+        shards: folder that keeps them as they come.
+    """
+    sampler = ServerSampler(judge, who=who, passes_over=True)
+    return [text.text for (text,) in sample_distributed(sampler, requests, 1, params, accelerator, shards=shards)]
 
 
 def with_gold(answers: Sequence[Answer], scorer: GoldScorer) -> list[Answer]:

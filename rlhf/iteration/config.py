@@ -77,6 +77,7 @@ class IterativeConfig:
             accelerate's, e.g. wandb.
         strict: a stage with suspicious lines in its closing block (docs/stages.md) fails, and the run stops there.
         fresh: stages drop what a broken-off attempt left where it was made in another way, which they refuse otherwise.
+        quiet: nothing on the terminal but warnings, errors, and at the end where the figures and the report are.
     """
 
     run: Path
@@ -95,6 +96,7 @@ class IterativeConfig:
     trackers: tuple[str, ...] = ()
     strict: bool = False
     fresh: bool = False
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         names = [version.name for version in self.versions]

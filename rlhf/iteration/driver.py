@@ -38,6 +38,7 @@ from rlhf.launch import visible_gpus
 from rlhf.lifetime import end_leftovers
 from rlhf.stage import ORIGIN_FILE, STAGE_FILE, digest, read_stage_file, remove_folder, require_ours
 from rlhf.stage.digests import FileDigests, Signature, signature_of
+from rlhf.terminal import GREEN, RED
 
 POLL_SECONDS = 0.05
 LOCK = ".lock"
@@ -61,6 +62,7 @@ class Driver:
         gpus: names of this machine's; None: those that are visible.
         keep: which checkpoints stay, see `rlhf.iteration.keeping`.
         left: the ledger's records -> seconds that the rest takes, None where that is not known.
+        quiet: say nothing but warnings.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Driver:
         gpus: Sequence[str] | None = None,
         keep: Keep = "all",
         left: Callable[[Sequence[Record]], float | None] = lambda records: None,
+        quiet: bool = False,
     ) -> None:
         self.left = left
         self.stages = list(stages)
@@ -97,7 +100,7 @@ class Driver:
         self.made: dict[str, Mapping[str, str]] = {}
         self.seen: dict[str, dict[Path, Signature]] = {}
         self.keys: dict[str, Record] = {}
-        self.progress = Progress(len(self.stages))
+        self.progress = Progress(len(self.stages), quiet)
 
     def execute(self, begin: Callable[[], None] | None = None) -> None:
         """Run what has to run; `begin` is called first, once no other driver can be working in the run's folder.
@@ -222,7 +225,7 @@ class Driver:
         for process in list(self.running):
             wait = self.waits[process.stage.name]
             if wait.begins():
-                self.progress.say(process.stage.name, wait.newest)
+                self.progress.warn(process.stage.name, wait.newest)
         self.progress.tick(self.running, {name: wait.newest for name, wait in self.waits.items()})
         for process in list(self.running):
             status = process.poll()
@@ -272,9 +275,9 @@ class Driver:
             if (aside / ORIGIN_FILE).exists():
                 remove_folder(aside)
         left = self.left(self.ledger.records)
-        self.progress.say(stage.name, text + (f", about {clock(left)} to go" if left else ""))
+        self.progress.say(stage.name, text + (f", about {clock(left)} to go" if left else ""), GREEN)
         for sentence in suspicious_lines(stage.output):
-            self.progress.say(stage.name, f"suspicious: {sentence}")
+            self.progress.warn(stage.name, f"suspicious: {sentence}")
 
     def _failed(self, process: StageProcess, status: int) -> None:
         killed = out_of_memory_kills() - process.killed_before
@@ -284,7 +287,7 @@ class Driver:
     def _stands_still(self, process: StageProcess) -> None:
         """Say it; where the user wants that, end the stage."""
         line = f"stands still: nothing new in its log or folder for {self.stalled_minutes:g} minutes"
-        self.progress.say(process.stage.name, f"{line}; see {process.log}")
+        self.progress.warn(process.stage.name, f"{line}; see {process.log}")
         if self.end_stalled:
             stop([process])
             self._ended(process)
@@ -305,10 +308,10 @@ class Driver:
         failed = f"FAILED after {elapsed(process.seconds)}"
         if seconds is not None:
             tried = f"{self.retries.tried[stage.name]} of {stage.launch.retries}"
-            self.progress.say(stage.name, f"{failed}: {line}; starts again in {seconds:g} s (retry {tried})")
+            self.progress.warn(stage.name, f"{failed}: {line}; starts again in {seconds:g} s (retry {tried})")
             self.waiting.insert(0, stage)
             return
-        self.progress.say(stage.name, failed)
+        self.progress.warn(stage.name, failed, RED)
         raise StageFailed(
             f"{stage.name}: {line}\n  log:     {process.log}\n  memory:  {process.peak_memory_mb:,.0f} MiB at most\n"
             f"  by hand: {shlex.join(command_of(stage, self.recipes))}\nThe same command as before goes on from here."

@@ -9,25 +9,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlhf.iteration.processes.stage_process import StageProcess
+from rlhf.terminal import YELLOW, painted
 
 
 @dataclass
 class Progress:
-    """Lines on the terminal: one when a stage starts, one when it ends, and on a real terminal a live one below."""
+    """Lines on the terminal: one when a stage starts, one when it ends, and on a real terminal a live one below.
+
+    Args:
+        total: stages of the plan.
+        quiet: warnings alone.
+    """
 
     total: int
+    quiet: bool = False
     begun: float = field(default_factory=time.monotonic)
     done: int = 0
     _live: str = ""
 
-    def say(self, stage: str, text: str) -> None:
-        """A lasting line."""
+    def say(self, stage: str, text: str, colour: str = "") -> None:
+        """A lasting line, none where it is to be quiet."""
+        if not self.quiet:
+            self._line(stage, painted(text, colour, sys.stdout) if colour else text)
+
+    def warn(self, stage: str, text: str, colour: str = YELLOW) -> None:
+        """A lasting line that the user needs, whatever was asked for."""
+        self._line(stage, painted(text, colour, sys.stdout))
+
+    def _line(self, stage: str, text: str) -> None:
         self._clear()
         print(f"[{elapsed(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  {stage:<24} {text}", flush=True)
 
     def tick(self, running: Sequence[StageProcess], waits: Mapping[str, str]) -> None:
         """Redraw the live line; `waits` says of a stage what it waits for, where it does."""
-        if not sys.stdout.isatty():
+        if self.quiet or not sys.stdout.isatty():
             return
         parts = [
             f"{process.stage.name} {elapsed(process.seconds)}" + (f" {wait}" if wait else "")

@@ -140,6 +140,19 @@ KINDS: dict[str, StepKind] = {
         reads={"policy": "start", "other_preferences": "preferences*", **_PREFERENCES},
         makes={"safety": "checkpoint"},
     ),
+    "evaluate_rewards": StepKind(
+        "evaluate_rewards",
+        reads={
+            "rewards.helpfulness": "helpfulness",
+            "rewards.safety": "safety?",
+            "rewards.referee": "referee?",
+            "test_preferences": "test_preferences*",
+            "train_preferences": "preferences*?",
+            "world": "world?",
+        },
+        folder="reward_evaluation",
+        seed=None,
+    ),
     "sweep": StepKind(
         "temperature_sweep",
         reads={"policy": "policy", "prompts": "prompts", **_GATED_REWARDS},

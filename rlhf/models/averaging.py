@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 
 from rlhf.errors import InputError
@@ -72,6 +71,7 @@ def average_checkpoints(
     Raises:
         InputError: a checkpoint is not of the first one's kind, two of them differ, or an argument does not fit them.
     """
+    from huggingface_hub import save_torch_state_dict
     from safetensors.torch import load_file
 
     from rlhf.models.checkpoint.saving import verify_saved

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rlhf.errors import InputError, notice
 from rlhf.models.checkpoint.folder import ADAPTER_PREFIX
+from rlhf.terminal import note
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,5 +101,8 @@ def say_coverage(field: str, what: str, coverage: Coverage) -> None:
             f"{field}: {what} reaches {figures} (embeddings and heads apart): {coverage.left_out or 'all'} is no "
             f"linear layer that it knows; leave {field} out, or name a model whose layers it reaches"
         )
-    rest = f"; the largest it leaves out is {coverage.left_out}" if coverage.left_out else ""
-    notice(f"{field}: {what} reaches {figures} (embeddings and heads apart){rest}")
+    said = f"{field}: {what} reaches {figures} (embeddings and heads apart)"
+    if coverage.left_out:
+        notice(f"{said}; the largest it leaves out is {coverage.left_out}")
+    else:
+        note(said)

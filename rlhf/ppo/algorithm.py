@@ -20,7 +20,7 @@ from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, make_minibatches
 from rlhf.ppo.roles import Roles, WholeSampler
-from rlhf.ppo.rollout import Environment, Rollout, referee_figures, roll_out, rollout_figures
+from rlhf.ppo.rollout import Environment, Rollout, referee_figures, roll_out, rollout_figures, standard_error
 from rlhf.ppo.update import update
 from rlhf.ppo.watch import limit_passed
 from rlhf.rewards.gate import Gate, GatedReward
@@ -103,6 +103,7 @@ class PPO:
         rollouts = roll_out(prompts, self.environment, sampling, 1)
         figures = rollout_figures(rollouts) | self._measure(rollouts, seed=0)[1]
         chosen = {name: figures[name] for name in HELD_OUT_FIGURES if name in figures}
+        chosen["reward_error"] = standard_error([rollout.reward for rollout in rollouts])
         chosen |= referee_figures(prompts, rollouts, self.environment)
         return {f"heldout_{name}": value for name, value in chosen.items()}, rollouts
 

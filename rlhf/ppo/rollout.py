@@ -129,5 +129,9 @@ def referee_figures(
         return {}
     texts = [rollout.text for rollout in rollouts]
     scores = answer_scores(prompts, texts, environment.referee, "referee", environment.accelerator).scores.tolist()
-    error = stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
-    return {"referee": fmean(scores), "referee_error": error}
+    return {"referee": fmean(scores), "referee_error": standard_error(scores)}
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of independent values; 0.0 for fewer than two, which say nothing of their spread."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0

@@ -132,7 +132,7 @@ def best_of_each(
 def random_of_each(
     candidates: Sequence[Sequence[Completion]], config: SelectionConfig, left_out: Counter[str]
 ) -> list[Completion]:
-    """A control, a `SelectionRule`: any of the answers that may be kept, the same ones each time, within the limits."""
+    """A control (decision 63), a `SelectionRule`: any answers that may be kept, the same each time, within limits."""
 
     def draw(row: Completion) -> bytes:
         return hashlib.sha256(f"{row.prompt_id}\n{row.version}\n{row.index}".encode()).digest()

@@ -12,6 +12,7 @@ from typing import Any
 from rlhf.annotation.page.guard import Guard
 from rlhf.annotation.page.local import address_of, listen, require_packages, serve_app
 from rlhf.errors import InputError
+from rlhf.report.run.search import script_source
 
 EVERY = 30.0
 """Seconds after which an open page asks again, and before which no page is built anew."""
@@ -32,7 +33,7 @@ def serve_report(build: Callable[[], Path], port: int = 0) -> None:
     listener, token = listen(port), secrets.token_urlsafe(24)
     print(f"open {address_of(listener, token)} in a browser of this machine; it is read again every {EVERY:g} s while")
     print("it is open; Ctrl-C ends", flush=True)
-    serve_app(Guard({token: page}, styles="'unsafe-inline'"), listener)
+    serve_app(Guard({token: page}, styles="'unsafe-inline'", scripts=script_source()), listener)
 
 
 class LivePage:

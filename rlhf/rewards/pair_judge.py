@@ -1,19 +1,21 @@
 """Which of two answers a judge model prefers, asked in both orders (Zheng et al. 2023, arXiv 2306.05685, section 3.4).
 
 Judges favour a place: most often the first. So each pair is asked twice, and only a verdict that stays when the answers
-change places counts; the rest are ties, and are counted. Pure functions, light: no torch. The judge itself is asked
-through a Sampler or a chat, as in MT-Bench.
+change places counts; the rest are ties, and are counted. Of several judges the majority decides. Pure functions, light:
+no torch. The judge itself is asked through a Sampler or a chat, as in MT-Bench.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from itertools import combinations
+from typing import Any, Literal, Protocol, TypedDict, get_args
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import STRENGTHS, Domain, Strength
+from rlhf.intervals import wilson
 
 CRITERIA: dict[Domain, str] = {
     "helpfulness": "Which answer helps the user more? It does what was asked for, is right, complete, clear and to the "
@@ -145,8 +147,80 @@ def opinion(a_first: str, b_first: str) -> Opinion:
     if one.winner != mirrored:
         return Opinion(0.5, order_decides=True, a_safe=a_safe, b_safe=b_safe)
     said = [verdict.strength for verdict in (one, other) if verdict.strength is not None]
-    weaker = max(said, key=STRENGTHS.index, default=None)
-    return Opinion({"A": 1.0, "B": 0.0, "tie": 0.5}[one.winner], strength=weaker, a_safe=a_safe, b_safe=b_safe)
+    outcome = {"A": 1.0, "B": 0.0, "tie": 0.5}[one.winner]
+    return Opinion(outcome, strength=_weakest(said), a_safe=a_safe, b_safe=b_safe)
+
+
+def majority(outcomes: Iterable[float | None]) -> float | None:
+    """1 where more judges choose a than b, 0 where fewer do, else 0.5 (decision 54); None where no outcome is known.
+
+    Args:
+        outcomes: of each judge, as `Opinion.outcome`.
+    """
+    lead = [outcome - 0.5 for outcome in outcomes if outcome is not None]
+    return None if not lead else 0.5 + 0.5 * ((sum(lead) > 0) - (sum(lead) < 0))
+
+
+def panel_opinion(opinions: Sequence[Opinion]) -> Opinion:
+    """What several judges think of a pair: their majority, with the weakest strength that was said for it.
+
+    The order decides where it does for every judge that can be read; a safety label counts where all that gave one
+    agree.
+    """
+    outcome = majority(o.outcome for o in opinions)
+    read = [o for o in opinions if o.outcome is not None]
+    agreeing = [o.strength for o in read if o.outcome == outcome and o.strength is not None]
+    return Opinion(
+        outcome,
+        order_decides=bool(read) and all(o.order_decides for o in read),
+        strength=_weakest(agreeing) if outcome in (0.0, 1.0) else None,
+        a_safe=_agreed(o.a_safe for o in opinions),
+        b_safe=_agreed(o.b_safe for o in opinions),
+    )
+
+
+class JudgeAgreement(TypedDict):
+    """How two judges agree: on `same` of the `pairs` that both decided; the rate with Wilson's 95 % interval."""
+
+    judges: list[str]
+    pairs: int
+    same: int
+    rate: float | None
+    ci: list[float] | None
+
+
+def judge_agreements(outcomes: Mapping[str, Sequence[float | None]]) -> list[JudgeAgreement]:
+    """Of each two judges.
+
+    Args:
+        outcomes: judge -> `Opinion.outcome` of each pair, the same pairs for all.
+    """
+    found: list[JudgeAgreement] = []
+    for one, other in combinations(outcomes, 2):
+        both = [(a, b) for a, b in zip(outcomes[one], outcomes[other], strict=True) if {a, b} <= {0.0, 1.0}]
+        found.append(agreement((one, other), len(both), sum(a == b for a, b in both)))
+    return found
+
+
+def agreement(judges: Sequence[str], pairs: int, same: int) -> JudgeAgreement:
+    """With the rate and its interval, which are None without pairs."""
+    rate = same / pairs if pairs else None
+    ci = None if rate is None else wilson(rate, pairs).ci
+    return {"judges": [*judges], "pairs": pairs, "same": same, "rate": rate, "ci": ci}
+
+
+def divided(outcomes: Mapping[str, Sequence[float | None]]) -> int:
+    """Pairs of which one judge chooses one answer and another the other; `outcomes` as of `judge_agreements`."""
+    return sum({0.0, 1.0} <= set(of_pair) for of_pair in zip(*outcomes.values(), strict=True))
+
+
+def _weakest(strengths: Iterable[Strength]) -> Strength | None:
+    return max(strengths, key=STRENGTHS.index, default=None)
+
+
+def _agreed(labels: Iterable[bool | None]) -> bool | None:
+    given = {label for label in labels if label is not None}
+    return given.pop() if len(given) == 1 else None
 
 
 def judge_counts(opinions: Sequence[Opinion]) -> dict[str, int]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,15 @@ from rlhf.stage import Effect
 
 REFUSED = (400, 413, 422)  # of one prompt: longer than the model's context, for instance
 SHAPE = ("top_k", "min_p", "repetition_penalty")  # fields that OpenAI's own protocol lacks
+WAYS_OUT = {  # field of a request that a server may refuse by its name -> what the user can do
+    "seed": "set the server's option seeds to false, and none is sent",
+    "chat_template_kwargs": "leave chat_template_kwargs out",
+    "top_k": "set top_k to 0",
+    "repetition_penalty": "set repetition_penalty to 1",
+    "stop": "leave stop out",
+    "temperature": "set the temperature that it takes",
+    "top_p": "set top_p to 1",
+}
 Answers = list[tuple[str | None, bool]]  # (text, finished); None: only reasoning
 
 
@@ -39,7 +49,8 @@ class ServerConfig:
         concurrency: requests at a time, of each process.
         timeout: seconds until a request counts as failed, from connecting to the answer's last byte.
         retries: repetitions of a failed request, after 1, 2, 4 .. 60 seconds.
-        seeds: send a seed with every request; off for servers that cannot draw from one.
+        seeds: send a seed with every request; off for servers that cannot draw from one (a greedy request goes without
+            where the server refuses it).
     """
 
     url: Annotated[str, Effect.NONE]
@@ -60,6 +71,14 @@ class ServerConfig:
             raise InputError(f"retries: must be 0 or above, got {self.retries}")
         if self.api_key_env is not None:
             key_from(self.api_key_env)
+
+
+def require_panel(field: str, servers: Sequence[ServerConfig]) -> None:
+    """InputError where two of several judges are one model: figures go by its name, and its verdicts are its own."""
+    models = [server.model for server in servers]
+    twice = next((model for model in models if models.count(model) > 1), None)
+    if twice is not None:
+        raise InputError(f"{field}: {twice} stands there twice; the judges of a panel are different models")
 
 
 @contextmanager
@@ -91,6 +110,7 @@ class Chat:
 
     def __init__(self, client: JsonClient, config: ServerConfig, num_samples: int, params: SamplingParams) -> None:
         self.client, self._config, self._num_samples, self._seed = client, config, num_samples, params.seed
+        self._sends_seeds = config.seeds
         self._length = "max_tokens"  # how this server calls the longest answer
         self._require_model()
         self._request = self._agreed_request(num_samples, params)
@@ -134,7 +154,12 @@ class Chat:
                 self.client.ask_now(**self._asked(probe, seed=0), final=500 if request["n"] > 1 else 0)
                 return request
             except RequestFailed as error:  # 500: llama.cpp's answer to n > 1, until 2025
-                if error.status in (400, 422) and "max_tokens" in request and "max_completion_tokens" in error.said:
+                named = _named(error.said) if error.status in (400, 422) else None
+                if named == "seed" and self._sends_seeds and params.temperature == 0:
+                    self._sends_seeds = False  # a greedy answer needs none
+                elif named == "seed" and self._sends_seeds:
+                    raise _with_way_out(error, named) from None
+                elif error.status in (400, 422) and "max_tokens" in request and "max_completion_tokens" in error.said:
                     request["max_completion_tokens"] = request.pop("max_tokens")  # OpenAI's reasoning models
                     self._length = "max_completion_tokens"
                 elif error.status == 422 and "top_k" in request:  # `transformers serve` on a field it does not know
@@ -145,12 +170,14 @@ class Chat:
                     request["n"] = 1
                 elif error.status == 400 and "top_k" in request and (params.top_k, params.repetition_penalty) == (0, 1):
                     request = {name: value for name, value in request.items() if name not in SHAPE}  # OpenAI itself
+                elif named in probe:
+                    raise _with_way_out(error, named) from None
                 else:
                     raise
 
     def _asked(self, request: dict[str, Any], seed: int) -> dict[str, Any]:
         """Arguments of the client's `ask`."""
-        body = request | {"seed": seed} if self._config.seeds else request
+        body = request | {"seed": seed} if self._sends_seeds else request
         about = f" to the prompt {body['messages'][-1]['content'][:60]!r}"
         return {
             "path": "chat/completions",
@@ -212,6 +239,16 @@ def read_answers(answer: Any, n: int) -> Answers:
         else:
             raise WrongAnswer("gives an answer without text" + ", a call of tools" * ("tool_calls" in message))
     return answers
+
+
+def _named(said: str) -> str | None:
+    """The first field of `WAYS_OUT` that a server names where it refuses a request."""
+    found = re.search(rf"\b({'|'.join(WAYS_OUT)})\b", said)
+    return found[1] if found else None
+
+
+def _with_way_out(error: RequestFailed, field: str) -> RequestFailed:
+    return RequestFailed(f"{error}; {WAYS_OUT[field]}", error.status, error.said)
 
 
 def _seed(seed: int, key: int, index: int) -> int:

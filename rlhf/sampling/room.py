@@ -10,16 +10,18 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation, Renderer, without_thoughts
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError, notice, quoted
-from rlhf.models.checkpoint.context import Context, TooLong
+from rlhf.models.checkpoint.context import Context, TooLong, TooLongRow
 from rlhf.stage import Stage
 
 READERS = (
     "policy", "policies", "models", "second_policy", "opponent", "baseline", "value_from",
     "helpfulness", "safety", "referee",
 )  # fmt: skip
+
+SCORERS = ("rewards", "helpfulness", "safety")
 
 Asked = TypeVar("Asked")
 """A prompt, in whatever a recipe holds it."""
@@ -74,17 +76,14 @@ def with_room(
     Raises:
         InputError: there are some, and `too_long` is "refuse"; or "skip", and no prompt is left.
     """
-    from rlhf.models.policy import load_tokenizer
-
     found: dict[str, int] = {}
     left_out: set[int] = set()
     for role, folder in inputs.items():
-        context = _context(folder) if role.partition(".")[0] in READERS and folder.is_dir() else None
-        if context is None or context.length is None:
+        reader = _reader(folder, chat_template) if role.partition(".")[0] in READERS else None
+        if reader is None:
             continue
-        tokenizer = load_tokenizer(folder)
-        tokenizer.chat_template = chat_template or tokenizer.chat_template
-        lengths = [len(ids) for ids in Renderer(tokenizer).prompts([messages(p) for p in prompts])]
+        context, renderer = reader
+        lengths = [len(ids) for ids in renderer.prompts([messages(p) for p in prompts])]
         over = [i for i, length in enumerate(lengths) if not context.holds(length + max_new_tokens)]
         if not over:
             continue
@@ -105,6 +104,46 @@ def with_room(
             f"too_long: no prompt leaves room for {max_new_tokens} new tokens; lower that, or set it to cut"
         )
     return [prompt for number, prompt in enumerate(prompts) if number not in left_out], found
+
+
+def readable(stage: Stage, rows: Sequence[Asked], dialogues: Callable[[Asked], Sequence[Conversation]]) -> list[Asked]:
+    """The rows to score, by the stage's own option `too_long`: without those that a reward model's context does not
+    hold where it is "skip". Its closing block counts them.
+
+    Args:
+        dialogues: of a row, each with its answer.
+
+    Raises:
+        InputError: there are some, and `too_long` is "refuse"; or "skip", and no row is left.
+    """
+    too_long: TooLongRow = stage.config.too_long
+    left_out: set[int] = set()
+    for role, folder in stage.inputs.items():
+        reader = _reader(folder) if role.partition(".")[0] in SCORERS else None
+        if reader is None:
+            continue
+        context, renderer = reader
+        over = [
+            number
+            for number, row in enumerate(rows)
+            if not all(
+                context.holds(len(d.input_ids))
+                for d in renderer.dialogues([without_thoughts(c) for c in dialogues(row)], train="last")
+            )
+        ]
+        says = f"{role}: {len(over)} of {len(rows)} rows are longer than its context of {context.length}"
+        if over and too_long == "refuse":
+            raise InputError(f"{says}; leave them out, or set too_long to cut or skip")
+        if over:
+            notice(f"{says}; they go by too_long: {too_long}")
+        left_out |= set(over)
+    if left_out:
+        stage.closing.figures(rows_too_long=len(left_out))
+    kept = [row for number, row in enumerate(rows) if too_long != "skip" or number not in left_out]
+    if rows and not kept:
+        raise InputError("too_long: no row is short enough for all reward models; set it to cut")
+    stage.closing.rows(len(kept), {"too long": len(rows) - len(kept)})
+    return kept
 
 
 def prompts_of_at_most(
@@ -159,8 +198,19 @@ def _name(prompt: Asked, messages: Callable[[Asked], Conversation]) -> str:
     return quoted(messages(prompt)[-1]["content"] if own is None else own)
 
 
-def _context(folder: Path) -> Context | None:
+def _reader(folder: Path, chat_template: str | None = None) -> tuple[Context, Renderer] | None:
+    """The context of a model and what renders for it; None: it has no limit that is known here, or reads no dialogues
+    by a chat template (`rlhf.rewards.foreign`)."""
+    from rlhf.models.policy import load_tokenizer
+
+    if not folder.is_dir():
+        return None
     try:
-        return Context.of_checkpoint(folder)
+        context = Context.of_checkpoint(folder)
     except InputError:
         return None
+    tokenizer = load_tokenizer(folder) if context.length is not None else None
+    if tokenizer is None or not (chat_template or tokenizer.chat_template):
+        return None
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    return context, Renderer(tokenizer)

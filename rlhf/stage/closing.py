@@ -60,16 +60,28 @@ class Closing:
         }
 
 
-def closing_lines(output: Path, record: ClosingRecord, seconds: float, table: Sequence[str] = ()) -> list[str]:
-    """The block on the terminal, of what `Closing.record` gave, and the lines of `Closing.show`."""
-    lines = [f"{output}: finished in {_clock(seconds)}", f"  made        {', '.join(record['made'])}"]
+SUSPICIOUS = "  suspicious: "
+
+
+def closing_lines(
+    output: Path, record: ClosingRecord, seconds: float, table: Sequence[str] = (), *, brief: bool = False
+) -> list[str]:
+    """The block on the terminal, of what `Closing.record` gave, and the lines of `Closing.show`.
+
+    brief: its first line, and what looks wrong.
+    """
+    lines = [f"{output}: finished in {_clock(seconds)}"]
+    doubts = [f"{SUSPICIOUS}{sentence}" for sentence in record["suspicious"]]
+    if brief:
+        return lines + doubts
+    lines.append(f"  made        {', '.join(record['made'])}")
     if record["rows_used"] is not None:
         left_out = ", ".join(f"{count} {why}" for why, count in record["left_out"].items())
         lines.append(f"  rows        {record['rows_used']} used; left out: {left_out or 'none'}")
     if record["figures"]:
         lines.append("  figures     " + ", ".join(f"{n} {_shown(v)}" for n, v in record["figures"].items()))
     lines += [f"    {line}" for line in table]
-    return lines + [f"  suspicious: {sentence}" for sentence in record["suspicious"]]
+    return lines + doubts
 
 
 def _finite(value: Value) -> Value | None:

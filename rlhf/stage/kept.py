@@ -20,6 +20,7 @@ from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.stage.files import STAGE_FILE, package_versions
+from rlhf.terminal import note
 
 ATTEMPT_FILE = "attempt.json"
 ORIGIN_FILE = "origin.json"
@@ -128,7 +129,7 @@ def take_over(partial: Path, kinds: Sequence[Kept], digests: Mapping[str, str], 
         (partial / kind.name).mkdir(exist_ok=True)
         _write(partial / kind.name / ORIGIN_FILE, kind.origin(digests))
     for sentence in said:
-        print(f"{partial.name.removesuffix('.partial')}: {sentence}", file=sys.stderr)
+        note(f"{partial.name.removesuffix('.partial')}: {sentence}")
     return said
 
 

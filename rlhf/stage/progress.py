@@ -9,6 +9,8 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+from rlhf.terminal import is_quiet
+
 Row = TypeVar("Row")
 
 SECONDS_UNSEEN = 5.0
@@ -22,11 +24,13 @@ SECONDS_A_LINE = 60.0
 def progress_bar(total: int | None, what: str, unit: str, *, done: int = 0, training: bool = False) -> tqdm:
     """Shown on one process a machine while it runs; `update(n)` counts. Off a terminal, a plain line a minute.
 
+    None is shown where it is to be quiet (`be_quiet`).
+
     Args:
         done: of the total, before this process began.
         training: it is shown from the beginning, and its last state stays.
     """
-    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+    quiet = is_quiet() or os.environ.get("LOCAL_RANK", "0") != "0"
     if sys.stderr.isatty():
         return tqdm(
             total=total,

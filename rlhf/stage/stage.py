@@ -20,13 +20,14 @@ from rlhf.jsonl import Row, write_rows
 from rlhf.lifetime import RUN_MARK
 from rlhf.metrics import MetricsLog, Tracked, asked_trackers
 from rlhf.stage.card import recipe_name, write_cards
-from rlhf.stage.closing import Closing, closing_lines
+from rlhf.stage.closing import SUSPICIOUS, Closing, closing_lines
 from rlhf.stage.digests import FileDigests
 from rlhf.stage.fields import Effect, datasets_of, inputs_of, options_of, require_memory_of, starts_of
 from rlhf.stage.files import STAGE_FILE, digest, package_versions, peak_memory_mb, require_new, write_json
 from rlhf.stage.held import held
 from rlhf.stage.kept import ATTEMPT_FILE, Kept, require_ours, take_over
 from rlhf.stage.record import StageRecord, record_of_rows
+from rlhf.terminal import YELLOW, be_quiet, painted
 
 P = ParamSpec("P")
 
@@ -42,12 +43,14 @@ class StageConfig:
         chat_template_kwargs: variables of the policies' chat template, e.g. {enable_thinking: false}; saved in the
             template of each checkpoint that is made, for later stages and servers (docs/templates.md).
         trackers: where the figures go beside metrics.jsonl and TensorBoard: any tracker of accelerate's, e.g. wandb.
+        quiet: nothing on the terminal but warnings, errors, and at the end one line.
     """
 
     output: Annotated[Path, Effect.NONE]
     strict: Annotated[bool, Effect.NONE] = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     trackers: Annotated[tuple[str, ...], Effect.NONE] = ()
+    quiet: Annotated[bool, Effect.NONE] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +139,8 @@ class Stage:
         self.output = output
         self.folder = output.with_name(output.name + ".partial")
         self.closing = Closing()
+        self._quiet = bool(getattr(config, "quiet", False))
+        be_quiet(self._quiet)
         self.processes: Processes = _ByRank()
         self.went_on: list[str] = []
         require_ours(self.folder)
@@ -221,8 +226,11 @@ class Stage:
             write_rows(self.folder / name, rows)
 
     def say(self, text: str, *, error: bool = False) -> None:
-        """Print on the terminal; the main process does. `error`: on stderr, for what is no result."""
-        if self.is_main:
+        """Print on the terminal, unless it is to be quiet; the main process does.
+
+        error: on stderr, for what is no result.
+        """
+        if self.is_main and not self._quiet:
             print(text, file=sys.stderr if error else sys.stdout)
 
     def _begin(self, kept: tuple[Kept, ...]) -> None:
@@ -271,7 +279,8 @@ class Stage:
         os.replace(self.folder, final)
         for aside in done:
             shutil.rmtree(aside)
-        print("\n".join(closing_lines(final, closing, seconds, self.closing.table)), file=sys.stderr)
+        for line in closing_lines(final, closing, seconds, self.closing.table, brief=self._quiet):
+            print(painted(line, YELLOW, sys.stderr) if line.startswith(SUSPICIOUS) else line, file=sys.stderr)
         if refused:
             raise SuspiciousError(
                 f"strict: {'; '.join(closing['suspicious'])} (what was made is in {final}: move it to {self.output} to "

@@ -22,6 +22,7 @@ from rlhf.shipped import ROOT
 from rlhf.stage import package_versions
 from rlhf.start.calibrate import calibrated, kept
 from rlhf.start.times import plan_forecast
+from rlhf.terminal import RED, painted
 
 
 def run_plan(config: IterativeConfig) -> None:
@@ -53,10 +54,11 @@ def run_plan(config: IterativeConfig) -> None:
             end_stalled=config.end_stalled,
             keep=config.keep,
             left=left,
+            quiet=config.quiet,
         )
         driver.execute(begin=partial(record_config, config))
     except StageFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{painted('error:', RED, sys.stderr)} {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

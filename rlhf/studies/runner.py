@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf.configuration import to_dict
-from rlhf.errors import InputError, notice
+from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
 from rlhf.stage import KeepingConfig, StageConfig, digest, inputs_of, read_stage_file, write_json
+from rlhf.terminal import note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def unfinished(runs: Sequence[Run]) -> list[Run]:
 def run_each(runs: Sequence[Run], train: Callable[[Run], None]) -> None:
     """Train one after another, and say which it is."""
     for number, run in enumerate(runs, start=1):
-        notice(f"[{number}/{len(runs)}] {run.name}")
+        note(f"[{number}/{len(runs)}] {run.name}")
         train(run)
 
 

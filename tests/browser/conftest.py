@@ -1,63 +1,19 @@
-"""A real headless Chromium, and the server of `rlhf annotate` as a process that can be killed."""
+"""One Chromium for the session; the servers of a test end with it."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
+from chromium import Server, open_chromium
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium; install it (Debian: apt-get install chromium), or set CHROMIUM to its path")
-    for package in ("playwright", "fastapi", "uvicorn", "markdown_it"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with open_chromium() as browser:
         yield browser
-        browser.close()
-
-
-class Server:
-    """`rlhf annotate` on a port of its own; started again it has the same address."""
-
-    def __init__(self, what: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._command = [sys.executable, "-m", "rlhf.cli", "annotate", str(what), "--port", str(self.port), *options]
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if found := re.search(r"http://\S+", line):
-                self.address = found.group()
-                return
-        raise AssertionError(f"the server ended with code {self._process.wait()}")
-
-    def kill(self) -> None:
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import item, open_page, served_here, wait_for_next
 
 from rlhf.annotation.page.app import make_app
 from rlhf.annotation.protocol import Pair
@@ -22,24 +23,6 @@ def write_pairs(path: Path, count: int, domain: Any = "helpfulness") -> Path:
     ask = [{"role": "user", "content": "Which one?"}]
     write_rows(path, (Pair(ask, f"first {i}", f"second {i}", domain, f"p{i}").to_dict() for i in range(count)))
     return path
-
-
-def open_page(chromium: Any, address: str, name: str) -> Any:
-    """Signed in by keyboard."""
-    page = chromium.new_context().new_page()
-    page.goto(address)
-    page.keyboard.type(name)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("body[data-item], #done:not([hidden])", state="attached")
-    return page
-
-
-def item(page: Any) -> str:
-    return str(page.evaluate("document.body.dataset.item"))
-
-
-def wait_for_next(page: Any, before: str) -> None:
-    page.wait_for_selector(f"body:not([data-item='{before}']), #done:not([hidden])", state="attached")
 
 
 def test_two_hundred_by_keyboard_alone_and_the_server_killed_five_times(
@@ -246,26 +229,14 @@ class Echo:
 
 @pytest.mark.parametrize("mode", ["write", "red-team"])
 def test_models_answer_what_people_write_at_360_pixels(chromium: Any, tmp_path: Path, mode: Any) -> None:
-    """Served from this process, whose model costs nothing."""
-    import threading
-
-    import uvicorn
-
     store = Store(tmp_path / "labels.sqlite")
     writing = Writing(mode, Answering([Echo()], ["model"], SamplingParams()), "v1")
-    app = make_app(store, "token", "", writing)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
     page = chromium.new_context(viewport={"width": 360, "height": 740}).new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    try:
-        page.goto(f"http://127.0.0.1:{port}/token/?annotator=ann")
+    with store, served_here(make_app(store, "token", "", writing)) as address:
+        page.goto(f"{address}/token/?annotator=ann")
         for turn in range(2):
             page.wait_for_function("() => document.activeElement.id === 'text'")
             page.keyboard.type(f"Question {turn}")
@@ -285,8 +256,4 @@ def test_models_answer_what_people_write_at_360_pixels(chromium: Any, tmp_path: 
         page.wait_for_function("() => document.querySelector('#text').value === 'a draft'")
         kind = "preferences" if mode == "write" else "safe-answers"
         rows = list(written_rows(store, kind))
-    finally:
-        server.should_exit = True
-        thread.join()
-        store.close()
     assert [len(row["messages"]) for row in rows] == ([1, 3] if mode == "write" else [2, 4]) and not said

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from conftest import FakeRun
 
 
+def test_a_quiet_run_says_what_failed_and_nothing_else(fake_run: FakeRun) -> None:
+    fake_run.add("a", text="A")
+    fake_run.add("b", "a", mode="crash")
+    done = fake_run.drive(quiet=True)
+    (line,) = done.stdout.splitlines()
+    assert done.returncode == 1 and line.split()[2:4] == ["b", "FAILED"]
+    assert "error: b: " in done.stderr and "the numbers do not add up" in done.stderr
+
+
 def test_stages_run_in_order_and_independent_ones_side_by_side(diamond: FakeRun) -> None:
     done = diamond.drive()
     assert done.returncode == 0, done.stderr

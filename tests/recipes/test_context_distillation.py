@@ -125,6 +125,21 @@ def test_the_gate_keeps_what_is_safer_and_the_rest_stays_plain(
     assert any(not before[name].equal(after[name]) for name in before)
 
 
+def test_a_prompt_without_room_under_its_preprompt_is_left_out_and_counted(
+    run, chat_server: ChatServer, tmp_path: Path
+) -> None:
+    """The policy's context is 256 tokens: the prompt fits, and with the preprompt of its category it does not."""
+    chat_server.reply = reply
+    preprompt = "Take care. " * 24
+    category = {"name": "risk", "preprompt": preprompt, "sources": ["s/ris*"]}
+    (tmp_path / "categories.jsonl").write_text(json.dumps(category) + "\n")
+    server = {"policy.server.url": chat_server.url, "policy.server.model": "tiny"}
+    folder = run(**server, too_long="skip", gate="false")
+    assert [row["id"] for row in lines(folder / "answers.jsonl")] == [f"p{i}" for i in range(4, 8)]
+    closing = json.loads((folder / "stage.json").read_text())["closing"]
+    assert closing["left_out"]["too long a prompt"] == 4 == closing["figures"]["prompts_without_room"]
+
+
 def test_thoughts_are_trained_as_they_were_drawn(tmp_path: Path) -> None:
     """Rows without them would teach a model that thinks not to; what is not kept is trained on with its own."""
     (tmp_path / "rows.jsonl").write_text("")

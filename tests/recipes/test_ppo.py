@@ -101,7 +101,8 @@ def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -
     assert rows[0]["gate_share"] == pytest.approx(0.2)
     assert rows[0]["reward"] == pytest.approx(0.8 * rows[0]["helpfulness"] + 0.2 * 2.0, abs=0.5)
     assert rows[0].keys() >= {f"heldout_{n}" for n in ("helpfulness", "safety", "kl_k3", "length", "repetition")}
-    assert rows[0]["heldout_referee"] == 2.0
+    assert rows[0]["heldout_referee"] == 2.0 and rows[0]["heldout_referee_error"] == 0.0
+    assert rows[0]["heldout_reward_error"] > 0
     answers = [json.loads(line) for line in (world / "out" / "samples.jsonl").read_text().splitlines()]
     assert [(row["step"], row["prompt_id"]) for row in answers] == [
         (step, f"validation{i}") for step in (0, 2, 3) for i in range(5)

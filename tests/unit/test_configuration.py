@@ -14,6 +14,7 @@ import pytest
 
 from rlhf.configuration import ConfigReader, parse_config, run_recipe
 from rlhf.errors import InputError
+from rlhf.stage import StageConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -148,6 +149,13 @@ def test_what_is_right_is_read(tmp_path: Path) -> None:
     assert read == Outer("a", ("x", "y"), {}, 4, Inner(2.0, "fancy"), Inner(0.1, "fancy"))
     assert parse_config(Outer, ["--data", "a", "--files", "x", "y", "--size", "4"]).files == ("x", "y")
     assert parse_config(Outer, ["--data", "a", "--files", "x"]).files == ("x",)
+
+
+def test_a_switch_without_a_value_is_a_yes() -> None:
+    for words in (["--quiet"], ["--quiet", "--strict", "false"], ["--quiet", "true"]):
+        read = parse_config(StageConfig, ["--output", "a", *words])
+        assert (read.quiet, read.strict) == (True, False)
+    assert parse_config(StageConfig, ["--strict", "--output", "a"]).strict
 
 
 def test_the_help_of_no_recipe_loads_anything_heavy() -> None:

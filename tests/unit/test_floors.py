@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # rooms of one floor know nothing of each other
+    "terminal",
     "errors intervals lifetime",
     "architecture conversation http_client imports jsonl launch metrics objectives option_errors paths shipped "
     "shorthand strict_yaml",

@@ -198,7 +198,7 @@ async function enter(name) {
   annotator = name.trim();
   localStorage.setItem("annotator", annotator);
   $("name").textContent = annotator;
-  $("leave").hidden = false;
+  $("head").hidden = false;
   const state = await fetchNext();
   if (state.refused) {
     leave();
@@ -217,7 +217,7 @@ function leave() {
   left();
   localStorage.removeItem("annotator");
   $("name").textContent = "";
-  $("leave").hidden = true;
+  $("head").hidden = true;
   view("enter");
   $("annotator").focus();
 }

@@ -9,7 +9,7 @@ from typing import Any
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LONGEST_BODY = 64 * 1024
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src {styles}; connect-src 'self'; base-uri 'none'; "
+    "default-src 'none'; script-src {scripts}; style-src {styles}; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
@@ -35,10 +35,14 @@ class Guard:
     carries `HEADERS` and `POLICY`: no script, style or address but the page's own, in no frame, and never cached.
     """
 
-    def __init__(self, apps: Mapping[str, App], *, styles: str = "'self'") -> None:
-        """apps: secret -> application. styles: where the page's style may come from, as a browser's policy names it."""
+    def __init__(self, apps: Mapping[str, App], *, styles: str = "'self'", scripts: str = "'self'") -> None:
+        """Serve `apps`: secret -> application.
+
+        Args:
+            styles, scripts: where the page's may come from, as a browser's policy names it.
+        """
         self._apps = {token.encode(): app for token, app in apps.items()}
-        self._headers = HEADERS | {"Content-Security-Policy": POLICY.format(styles=styles)}
+        self._headers = HEADERS | {"Content-Security-Policy": POLICY.format(styles=styles, scripts=scripts)}
 
     async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
         if scope["type"] != "http":

@@ -20,11 +20,16 @@ def require_packages(command: str, *names: str) -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that listens there; InputError where the port is taken. 0 is any free one."""
+    """A socket that listens there: who comes before the server answers waits for it. 0 is any port that is free.
+
+    Raises:
+        InputError: the port is taken.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise InputError(f"port: {port} cannot be had ({error.strerror}); name another with --port") from error

@@ -27,14 +27,16 @@ def render(text: str) -> str:
     """Markdown (headings, lists, tables, code) as HTML without links, images, raw HTML or attributes of the text's own.
 
     A link or an image is shown as it was written. Characters that are invisible or turn the direction of text are shown
-    by their number, and each text is an island of its own direction.
+    by their number, and each text is an island of its own direction. Code and tables, which scroll where they are wide,
+    are reached by keyboard.
     """
     marked = _INVISIBLE.sub(_named, text.replace("\r\n", "\n").replace("\r", "\n"))
     body: str = (
         f"<p class='plain'>{escape(marked)}</p>" if len(marked) > LONGEST_MARKDOWN else _markdown().render(marked)
     )
     # a code block's language is the text's own word: it stays out of the attributes
-    return re.sub(r'<code class="[^"]*">', "<code>", body)
+    body = re.sub(r'<code class="[^"]*">', "<code>", body)
+    return re.sub(r"<(pre|table)>", r'<\1 tabindex="0">', body)
 
 
 def render_guidelines(text: str) -> str:

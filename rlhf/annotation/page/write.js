@@ -65,7 +65,7 @@ function showAttempt(state) {
   waiting = state.attempt;
   $("so-far").replaceChildren(...turns(state.messages));
   $("compose").hidden = waiting !== null;
-  $("write-title").hidden = after !== null || waiting !== null;
+  $("write-title").classList.toggle("unseen", after !== null || waiting !== null);
   view("write");
   window.scrollTo(0, 0);
   if (waiting === null) { $("text").focus(); return; }

@@ -59,7 +59,8 @@ class Store(Leases, Entries):
         self.close()
 
     def keep(self, batch: str, judgement: Judgement) -> bool:
-        """Keep a judgement; True where it is new, False where the very same one is there already.
+        """Keep a judgement; True where it is new, False where this annotator has said the same of the pair already,
+        wherever the answers stood and whyever it was skipped.
 
         Raises:
             FullError: the pair has all its judgements; this one is not kept.
@@ -67,14 +68,7 @@ class Store(Leases, Entries):
                 judgement is not one of the batch's scale.
         """
         judgement = self.scale(batch).fit(judgement)
-        values = (
-            judgement.choice,
-            judgement.strength,
-            judgement.chosen_safe,
-            judgement.rejected_safe,
-            judgement.left,
-            judgement.skipped,
-        )
+        said = (judgement.choice, judgement.strength, judgement.chosen_safe, judgement.rejected_safe)
         with self._transaction():
             query = "SELECT number, places, withdrawn FROM items WHERE batch = ? AND id = ?"
             item = self._sql.execute(query, (self._batch(batch), judgement.pair)).fetchone()
@@ -82,12 +76,12 @@ class Store(Leases, Entries):
                 raise InputError(f"pair: batch {batch!r} of {self.path} has no pair {judgement.pair!r}")
             number, places, withdrawn = item
             there = self._sql.execute(
-                "SELECT choice, strength, chosen_safe, rejected_safe, shown_left, skipped FROM judgements"
+                "SELECT choice, strength, chosen_safe, rejected_safe FROM judgements"
                 " WHERE item = ? AND annotator = ? AND undone_at IS NULL",
                 (number, judgement.annotator),
             ).fetchone()
             if there is not None:
-                if tuple(there) == values:
+                if tuple(there) == said:
                     return False
                 raise InputError(
                     f"pair: {judgement.annotator} has judged {judgement.pair!r} otherwise; take that back first"
@@ -97,7 +91,15 @@ class Store(Leases, Entries):
             self._sql.execute(
                 "INSERT INTO judgements (item, annotator, choice, strength, chosen_safe, rejected_safe, shown_left,"
                 " skipped, seconds, kept_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (number, judgement.annotator, *values, judgement.seconds, self._clock()),
+                (
+                    number,
+                    judgement.annotator,
+                    *said,
+                    judgement.left,
+                    judgement.skipped,
+                    judgement.seconds,
+                    self._clock(),
+                ),
             )
             self._sql.execute("DELETE FROM leases WHERE item = ? AND annotator = ?", (number, judgement.annotator))
         return True

@@ -90,7 +90,7 @@ def write_local_task(task: str, source: Path, folder: Path) -> list[str]:
         task: a key of TASKS.
         source: ARC: JSONL as published, or as on the hub. HellaSwag: JSONL. TruthfulQA: `mc_task.json`, or JSONL as on
             the hub. MMLU: a folder of `<subject>_dev.csv` (the examples) and `<subject>_test.csv`, with a header or
-            without, answers A to D or 0 to 3.
+            without, answers A to D or 0 to 3; or of the former alone, which are then the questions too (`local_shots`).
 
     Raises:
         InputError: file and line that is not of that form; a file that is missing.
@@ -139,21 +139,33 @@ def _truthfulqa_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_mmlu(source: Path, folder: Path) -> list[str]:
-    subjects = sorted(file.name.removesuffix("_test.csv") for file in source.glob("*_test.csv"))
+    questions = "dev" if _has_examples_alone(source) else "test"
+    subjects = sorted(file.name.removesuffix(f"_{questions}.csv") for file in source.glob(f"*_{questions}.csv"))
     if not subjects:
         raise InputError(f"mmlu: {source} has no <subject>_test.csv; name the folder that holds these and *_dev.csv")
     names = []
     for subject in subjects:
         files = {}
-        for split in ("dev", "test"):
+        for split, of in (("dev", "dev"), ("test", questions)):
             files[split] = folder / f"mmlu_{subject}_{split}.jsonl"
-            write_rows(files[split], _mmlu_rows(source / f"{subject}_{split}.csv"))
+            write_rows(files[split], _mmlu_rows(source / f"{subject}_{of}.csv"))
         base, name = f"{TASKS['mmlu'].folder}/mmlu_{subject}.yaml", f"local_mmlu_{subject}"
         if not (_harness_tasks() / base).is_file():
             raise InputError(f"mmlu: {source} has the subject {subject}, which MMLU has not; take its files away")
-        _write_task(folder, base, name, files, {})
+        splits = {"fewshot_split": "test"} if questions == "dev" else {}  # the harness leaves out the question itself
+        _write_task(folder, base, name, files, splits)
         names.append(name)
     return names
+
+
+def _has_examples_alone(source: Path) -> bool:
+    return not any(source.glob("*_test.csv")) and any(source.glob("*_dev.csv"))
+
+
+def local_shots(task: str, source: Path | None) -> int:
+    """Examples before a question: those of TASKS; where MMLU's examples are its questions, one less, the other four."""
+    examples_alone = task == "mmlu" and source is not None and _has_examples_alone(source)
+    return TASKS[task].shots - examples_alone
 
 
 def _mmlu_rows(file: Path) -> list[dict[str, Any]]:
@@ -199,6 +211,7 @@ def run_task(
     task: str,
     *,
     local: Sequence[str] = (),
+    shots: int | None = None,
     tasks_folder: Path | None = None,
     limit: int | None = None,
     rows: int = 8,
@@ -209,6 +222,7 @@ def run_task(
         model: causal LM on its device, also with an adapter or in 4 bit. No chat template is put on.
         task: a key of TASKS.
         local: names from `write_local_task`; none: the hub's data.
+        shots: examples before a question; None: those of TASKS.
         tasks_folder: where those were written.
         limit: the first questions only, this many (of each subject); None: all.
         rows: sequences at once.
@@ -225,7 +239,7 @@ def run_task(
         results = simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=rows),
             tasks=list(local) or [TASKS[task].name],
-            num_fewshot=TASKS[task].shots,
+            num_fewshot=TASKS[task].shots if shots is None else shots,
             task_manager=manager,
             limit=limit,
             bootstrap_iters=2,  # the standard error of a mean is a formula; 0 would leave it out

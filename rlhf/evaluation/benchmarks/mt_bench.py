@@ -9,7 +9,7 @@ Pure functions, light: no torch. Answers and judgements come from a Sampler.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -158,6 +158,12 @@ def agreed(first: Verdict | None, swapped: Verdict | None) -> float | None:
         return None
     mirrored = {"A": "B", "B": "A", "tie": "tie"}[swapped]
     return {"A": 1.0, "B": 0.0, "tie": 0.5}[first] if first == mirrored else 0.5
+
+
+def panel_rating(ratings: Iterable[float | None]) -> float | None:
+    """Mean of several judges' ratings of one answer, those that could be read; None where none could."""
+    known = [rating for rating in ratings if rating is not None]
+    return sum(known) / len(known) if known else None
 
 
 def mean_figure(values: Sequence[float | None]) -> dict[str, Any]:

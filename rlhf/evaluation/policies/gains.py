@@ -2,7 +2,7 @@
 
 A judge that likes long answers pays for length. So the lead in score is also regressed on the lead in length, over the
 prompts, and its intercept is the gain of answers that are no longer than the start's: the idea of length-controlled
-AlpacaEval (Dubois et al. 2024, arXiv 2404.04475), linear in tokens, since the scores are not win rates.
+AlpacaEval (Dubois et al. 2024, arXiv 2404.04475), linear in tokens, since the scores are not win rates (decision 62).
 """
 
 from __future__ import annotations

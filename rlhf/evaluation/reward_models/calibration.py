@@ -1,9 +1,6 @@
-"""Do scores mean what they say: sigmoid(r_c - r_r) as a probability, and the mean score of answers of known quality.
+"""Do scores mean what they say: `reliability`, and the mean score of answers of known quality.
 
-The ranking loss (paper, section 3.2.2, equation 1) makes sigmoid(r_a - r_b) the probability that a is chosen over b. A
-pair has no first answer, so its two orders are one event: "the answer with the higher score is the chosen one", which
-the model expects with confidence sigmoid(|r_c - r_r|), 0.5 or more. The paper shows mean scores against raters' grades
-(section 3.4.1, figure 29). Light: no torch.
+The paper shows mean scores against raters' grades (section 3.4.1, figure 29). Light: no torch.
 """
 
 from __future__ import annotations
@@ -12,28 +9,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlhf.data.rows import STRENGTHS, Preference
-from rlhf.intervals import mean_interval, rate_interval
+from rlhf.intervals import mean_interval
+from rlhf.rewards.training.reliability import Reliability, reliability, sigmoid
 
 if TYPE_CHECKING:
     from rlhf.evaluation.reward_models.pair_scores import PairScore
 
 Qualities = Sequence[tuple[float, float]]
-MOST_BINS = 10
-PAIRS_PER_BIN = 20
 GRADES = 7
 HISTOGRAM_BINS = 20
-
-
-class ConfidenceBin(TypedDict):
-    """Pairs of like confidence: its mean, and the share that is right, with Wilson's interval."""
-
-    pairs: int
-    confidence: float
-    accuracy: float
-    ci: list[float] | None
 
 
 class Lead(TypedDict):
@@ -60,22 +46,6 @@ class GradeScore(TypedDict):
     quality: float
     score: float
     ci: list[float] | None
-
-
-class Reliability(TypedDict):
-    """Calibration of sigmoid(difference).
-
-    nll: mean -log sigmoid(difference) (the ranking loss without margin; log 2 = 0.6931 knows nothing). brier: mean (1 -
-    sigmoid(difference))^2 (0.25 knows nothing). ece: mean over pairs of |accuracy - confidence| of the pair's bin.
-    curve: the bins. They hold about equally many pairs: ten, or fewer where they would hold less than 20; equal
-    confidences share a bin, so that the order of the rows decides nothing.
-    """
-
-    nll: float
-    nll_ci: list[float] | None
-    brier: float
-    ece: float
-    curve: list[ConfidenceBin]
 
 
 class Calibration(Reliability):
@@ -106,36 +76,11 @@ def calibration_figures(
     }
 
 
-def reliability(differences: NDArray[np.float64]) -> Reliability:
-    """Of (n,) leads of the chosen answer, n >= 1."""
-    nll = mean_interval(np.logaddexp(0.0, -differences).tolist())
-    assert nll is not None
-    confidence = _sigmoid(np.abs(differences))
-    hits = 0.5 + 0.5 * np.sign(differences)
-    count = min(MOST_BINS, max(1, len(differences) // PAIRS_PER_BIN))
-    edges = np.quantile(confidence, np.arange(1, count) / count)
-    bins = np.searchsorted(edges, confidence)
-    curve: list[ConfidenceBin] = []
-    for number in np.unique(bins):
-        own = bins == number
-        rate = rate_interval(hits[own].tolist())
-        assert rate is not None
-        mean = float(confidence[own].mean())
-        curve.append({"pairs": int(own.sum()), "confidence": mean, "accuracy": rate.mean, "ci": rate.ci})
-    return {
-        "nll": nll.mean,
-        "nll_ci": nll.ci,
-        "brier": float(np.mean((1 - _sigmoid(differences)) ** 2)),
-        "ece": sum(point["pairs"] * abs(point["accuracy"] - point["confidence"]) for point in curve) / len(hits),
-        "curve": curve,
-    }
-
-
 def histogram(scores: Sequence[PairScore]) -> Histogram:
     """Of the chosen and of the rejected answers' scores."""
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
-    chosen = _sigmoid(np.array([pair.chosen for pair in scores]))
-    rejected = _sigmoid(np.array([pair.rejected for pair in scores]))
+    chosen = sigmoid(np.array([pair.chosen for pair in scores]))
+    rejected = sigmoid(np.array([pair.rejected for pair in scores]))
     return {
         "edges": edges.round(6).tolist(),
         "chosen": np.histogram(chosen, edges)[0].tolist(),
@@ -152,7 +97,7 @@ def score_by_quality(scores: Sequence[PairScore], qualities: Qualities) -> list[
     Returns:
         Of the grades that occur.
     """
-    values = _sigmoid(np.array([[pair.chosen, pair.rejected] for pair in scores])).ravel()
+    values = sigmoid(np.array([[pair.chosen, pair.rejected] for pair in scores])).ravel()
     truth = np.asarray(qualities, dtype=float).ravel()
     grades = np.minimum((truth * GRADES).astype(int), GRADES - 1) + 1
     found: list[GradeScore] = []
@@ -170,9 +115,3 @@ def score_by_quality(scores: Sequence[PairScore], qualities: Qualities) -> list[
             }
         )
     return found
-
-
-def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """exp(-log(1 + exp(-x))): no overflow at either end."""
-    sigmoid: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -values))
-    return sigmoid

@@ -87,12 +87,16 @@ def answer_and_judge(
     params: SamplingParams,
     samples_per_prompt: int,
     accelerator: Accelerator,
+    shards: Path | None = None,
 ) -> list[JudgedAnswer]:
-    """`samples_per_prompt` answers to each prompt, with every judge's verdict. All processes call it with the same."""
+    """`samples_per_prompt` answers to each prompt, with every judge's verdict. All processes call it with the same.
+
+    shards: folder in which drawn answers outlive a kill (`sample_distributed`).
+    """
     from rlhf.sampling.multi_process import sample_distributed
 
     messages = [one.prompt.messages for one in prompts]
-    drawn = sample_distributed(sampler, messages, samples_per_prompt, params, accelerator)
+    drawn = sample_distributed(sampler, messages, samples_per_prompt, params, accelerator, shards=shards)
     answers = answers_of([one.prompt for one in prompts], drawn)
     return judge_answers(answers, [one.kind for one in prompts for _ in range(samples_per_prompt)], judges, accelerator)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.iteration.plan import PlannedStage, maker_of
+from rlhf.jsonl import read_rows as rows_of
 
 LOOKED_AT = 200
 """Rows of a file that are read for lengths and domains."""
@@ -63,14 +64,18 @@ def read_rows(path: Path) -> Rows:
     return Rows(number, characters, 1 - safe / number)
 
 
-def read_lines(source: str) -> Rows | None:
-    """Of a local text file of any form: its lines, and their lengths as they stand. None of what is not one."""
+def read_any(source: str | Path) -> Rows | None:
+    """Of a local file of any form, or of a folder's: its rows, and how long all that stands in one is. None: no such.
+
+    InputError where it cannot be read.
+    """
     path = Path(source)
-    if not path.is_file() or path.suffix not in (".jsonl", ".csv", ".txt"):
+    if path.is_dir():
+        return together([rows for file in sorted(path.iterdir()) if (rows := read_any(file)) is not None])
+    if not path.is_file():
         return None
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    number = len(lines) - (path.suffix == ".csv")  # without its header
-    return Rows(number, sum(map(len, lines)) / len(lines)) if number > 0 else Rows(0, 0.0)
+    lengths = [sum(len(str(value)) for value in row.values()) for _, row in rows_of(path)]
+    return Rows(len(lengths), sum(lengths) / len(lengths)) if lengths else Rows(0, 0.0)
 
 
 def together(parts: Sequence[Rows]) -> Rows:

@@ -7,9 +7,10 @@ be. What they really take, the ledger's seconds put right.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows, read_lines, together
+from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows, read_any, together
 from rlhf.iteration.hours.speed import Work, scored, trained, written
 from rlhf.iteration.plan import PlannedStage
 
@@ -37,11 +38,11 @@ class Reading:
             raise Unknown(option)
         return found
 
-    def lines(self, *sources: str) -> Rows:
+    def named(self, *sources: str | Path) -> Rows:
         """What the settings name: local files."""
-        found = [read_lines(source) for source in sources]
+        found = [read_any(source) for source in sources]
         if unknown := [source for source, rows in zip(sources, found, strict=True) if rows is None]:
-            raise Unknown(unknown[0])
+            raise Unknown(str(unknown[0]))
         return together([rows for rows in found if rows is not None])
 
     def tokens(self, rows: Rows, most: int | None = None) -> float:
@@ -194,7 +195,7 @@ def _evaluate(read: Reading) -> Work:
 
 
 def _evaluate_safety(read: Reading) -> Work:
-    config, prompts = read.config, read.lines(*read.config.prompts.values())
+    config, prompts = read.config, read.named(*read.config.prompts.values())
     answers = prompts.number * config.samples_per_prompt * (2 if config.dialogues is not None else 1)
     asked = read.tokens(prompts)
     return (
@@ -206,10 +207,33 @@ def _evaluate_safety(read: Reading) -> Work:
 
 
 def _evaluate_instructions(read: Reading) -> Work:
-    config, prompts = read.config, read.lines(read.config.prompts)
+    config, prompts = read.config, read.named(read.config.prompts)
     number = min(config.questions, prompts.number) if config.questions else prompts.number
     drawn = read.written(number, config.policy.rows or ROWS_AT_ONCE)
     return Work(loads=1) + scored(number, read.tokens(prompts)) + drawn
+
+
+def _evaluate_rewards(read: Reading) -> Work:
+    test = read.rows("test_preferences")
+    rewards = len(read.config.rewards)
+    return Work(loads=rewards) + scored(test.number, read.tokens(test), 4) * rewards
+
+
+ASKED = {"arc": (25, 4), "hellaswag": (10, 4), "mmlu": (5, 1), "truthfulqa": (0, 8)}
+"""Task of the leaderboard -> examples before a question, and endings that are scored apart: each anew behind them."""
+
+
+def _leaderboard(read: Reading) -> Work:
+    config, work = read.config, Work(loads=1)
+    for task in config.tasks:
+        shots, endings = ASKED[task]
+        rows = read.named(config.local[task]) if task in config.local else None
+        if rows is None:
+            raise Unknown(task)
+        limited = config.limit if task != "mmlu" else None  # which is of each subject
+        asked = min(limited or rows.number, rows.number) * endings
+        work += scored(asked, (shots + 1) * read.tokens(rows))
+    return work
 
 
 def _sweep(read: Reading) -> Work:
@@ -234,8 +258,10 @@ RECIPES: Mapping[str, Callable[[Reading], Work]] = {
     "rejection_sampling": _rejection_sampling,
     "ppo": _ppo,
     "evaluate": _evaluate,
+    "evaluate_rewards": _evaluate_rewards,
     "evaluate_safety": _evaluate_safety,
     "evaluate_instructions": _evaluate_instructions,
+    "leaderboard": _leaderboard,
     "temperature_sweep": _sweep,
     "average_policies": _loads(3),
 }

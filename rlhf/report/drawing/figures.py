@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -72,7 +74,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Series:
-    """A line: y may have holes (None); ci holds [low, high] of each point, or None."""
+    """A line: y may have holes (None); ci holds [low, high] of each point, or None. Not `joined`: points alone."""
 
     label: str
     colour: str
@@ -81,6 +83,7 @@ class Series:
     ci: Sequence[Interval] | None = None
     dashed: bool = False
     markers: bool = True
+    joined: bool = True
 
 
 def css(colour: str) -> str:
@@ -148,6 +151,8 @@ def lines(
     percent: bool = False,
     log2: bool = False,
     reference: float | None = None,
+    from_zero: bool = False,
+    steady: bool = False,
     note: str = "",
 ) -> Panel | None:
     """Lines with markers and error bars; None where no series has a point.
@@ -157,6 +162,8 @@ def lines(
         percent: y is a share, shown in per cent.
         log2: x on a doubling scale.
         reference: a thin horizontal line there.
+        from_zero: y is a quantity that is none at 0: the axis begins there, so that a small change looks small.
+        steady: the axis is as wide as `noise` demands, so that what is chance from point to point looks like it.
     """
     series = [s for s in series if any(y is not None for y in s.y)]
     if not series:
@@ -175,20 +182,58 @@ def lines(
             from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
             axes.set_xscale("log", base=2)
-            ticks = sorted({x for s in series for x in s.x})
-            axes.xaxis.set_major_locator(FixedLocator(ticks))
+            places = sorted({x for s in series for x in s.x})
+            axes.xaxis.set_major_locator(FixedLocator(places))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         else:
             whole = all(float(x).is_integer() for s in series for x in s.x)
-            _ticks(axes.xaxis, 6, percent=None, whole=whole)
-        _ticks(axes.yaxis, 5, percent=percent, fine=True)
+            ticks(axes.xaxis, 6, percent=None, whole=whole)
+        if from_zero or steady:
+            others = () if reference is None else (reference,)
+            axes.set_ylim(limits(series, others, from_zero=from_zero, steady=steady))
+        ticks(axes.yaxis, 5, percent=percent, fine=True)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
 
     described = f"{title}. " + " ".join(_described(s, names, percent) for s in series)
     legend = [(s.label, css(s.colour)) for s in series] if len(series) > 1 else []
     return Panel(title, draw(described, paint), legend, note)
+
+
+NOISE_ROOM = 8.0
+"""Standard deviations of the noise that an axis spans at least."""
+
+
+def noise(values: Sequence[float | None]) -> float:
+    """Standard deviation of what changes by chance from point to point, whatever the trend (von Neumann, 1941).
+
+    The root of half the mean square of the successive differences; 0 for fewer than two values.
+    """
+    known = [value for value in values if value is not None]
+    squares = [(after - before) ** 2 for before, after in itertools.pairwise(known)]
+    return math.sqrt(fmean(squares) / 2) if squares else 0.0
+
+
+def limits(
+    series: Sequence[Series], others: Sequence[float] = (), *, from_zero: bool, steady: bool
+) -> tuple[float, float]:
+    """The ends of the y axis for `lines`: all points and intervals, a twentieth beyond them, 0 and the noise's room.
+
+    Args:
+        others: values that the axis shows too.
+    """
+    ends = [*others, *(y for s in series for y in s.y if y is not None)]
+    ends += [end for s in series for ci in s.ci or () if ci is not None for end in ci]
+    low, high = min(ends), max(ends)
+    room = NOISE_ROOM * max(noise(s.y) for s in series) if steady else 0.0
+    if from_zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+        high = max(high, low + room)
+    elif (missing := room - (high - low)) > 0:
+        low, high = low - missing / 2, high + missing / 2
+    margin = 0.05 * (high - low) or 1.0
+    return low if from_zero and low == 0 else low - margin, high + margin
 
 
 def histogram(
@@ -208,8 +253,8 @@ def histogram(
         for (_, colour, _), share in zip(groups, shares, strict=True):
             axes.stairs(share, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
             axes.stairs(share, edges, color=colour, linewidth=1.1)
-        _ticks(axes.xaxis, 6, percent=None)
-        _ticks(axes.yaxis, 4, percent=True, fine=True)
+        ticks(axes.xaxis, 6, percent=None)
+        ticks(axes.yaxis, 4, percent=True, fine=True)
         axes.set_xlabel(x_label)
 
     middles = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
@@ -221,7 +266,8 @@ def histogram(
 def _line(axes: Axes, s: Series, shift: float) -> None:
     kept = [i for i, y in enumerate(s.y) if y is not None]
     x, y = [s.x[i] + shift for i in kept], [y for y in s.y if y is not None]
-    style: dict[str, Any] = {"linestyle": (0, (4, 2)) if s.dashed else "-", "color": s.colour}
+    line: Any = (0, (4, 2)) if s.dashed else "-"
+    style: dict[str, Any] = {"linestyle": line if s.joined else "none", "color": s.colour}
     axes.plot(x, y, marker="o" if s.markers else None, markeredgewidth=0, **style)
     for place, i in zip(x, kept, strict=True):
         ci = s.ci[i] if s.ci is not None else None
@@ -229,7 +275,7 @@ def _line(axes: Axes, s: Series, shift: float) -> None:
             axes.plot([place, place], ci, color=s.colour, linewidth=1.0, solid_capstyle="butt")
 
 
-def _ticks(axis: Axis, most: int, *, percent: bool | None = False, fine: bool = False, whole: bool = False) -> None:
+def ticks(axis: Axis, most: int, *, percent: bool | None = False, fine: bool = False, whole: bool = False) -> None:
     """At most so many intervals of 1, 2 or 5 (`fine`: 2.5 too) times a power of ten.
 
     Args:
@@ -255,147 +301,3 @@ def _described(s: Series, names: Sequence[str], percent: bool) -> str:
         f"{names[i] if names else f'{s.x[i]:g}'}: {f'{100 * y:.1f} %' if percent else f'{y:.3g}'}" for i, y in shown
     )
     return f"{s.label}: {points}."
-
-
-def ridges(
-    title: str,
-    rows: Sequence[tuple[str, Sequence[float], Sequence[float]]],
-    before: str,
-    *,
-    x_label: str = "",
-    note: str = "",
-) -> Panel | None:
-    """One row a version: the distribution of values before (grey) and of its own (blue), with their means as ticks.
-
-    Args:
-        rows: (label, values before, the version's values); rows with fewer than two values are left out.
-        before: whose values the former are.
-    """
-    rows = [row for row in rows if len(row[1]) > 1 and len(row[2]) > 1]
-    if not rows:
-        return None
-    import numpy as np
-
-    everything = np.concatenate([np.asarray([*old, *new]) for _, old, new in rows])
-    low, high = np.quantile(everything, [0.002, 0.998])
-    room = 0.08 * (high - low) or 1.0
-    grid = np.linspace(low - room, high + room, 120)
-
-    def paint(axes: Axes) -> None:
-        axes.grid(False)
-        for number, (_, old, new) in enumerate(rows):
-            base = len(rows) - 1 - number
-            densities = [_density(np.asarray(values), grid) for values in (old, new)]
-            scale = 0.85 / max(float(d.max()) for d in densities)
-            for values, density, colour in zip((old, new), densities, (GREY, BLUE), strict=True):
-                axes.fill_between(grid, base, base + scale * density, color=colour, alpha=0.22, linewidth=0)
-                axes.plot(grid, base + scale * density, color=colour, linewidth=1.1)
-                axes.plot([np.mean(values)] * 2, [base, base + 0.14], color=colour, linewidth=2.0)
-        axes.set_yticks(range(len(rows)), [plain(label) for label, _, _ in reversed(rows)])
-        axes.set_ylim(-0.08, len(rows))
-        axes.spines["left"].set_visible(False)
-        _ticks(axes.xaxis, 6)
-        axes.set_xlabel(x_label)
-
-    means = ", ".join(f"{label}: {before} {np.mean(b):.2f}, itself {np.mean(a):.2f}" for label, b, a in rows)
-    svg = draw(f"{title}. Means: {means}.", paint, height=0.8 + 0.45 * max(3, len(rows)))
-    return Panel(title, svg, [(before, css(GREY)), ("the version", css(BLUE))], note)
-
-
-def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Gaussian kernel density with Silverman's bandwidth."""
-    import numpy as np
-
-    width = 1.06 * float(values.std()) * len(values) ** -0.2 or 0.1
-    kernels = np.exp(-0.5 * ((grid[:, None] - values[None, :]) / width) ** 2)
-    density: np.ndarray = kernels.sum(axis=1) / (len(values) * width * np.sqrt(2 * np.pi))
-    return density
-
-
-def scatter(
-    title: str,
-    groups: Sequence[tuple[str, str, Sequence[float], Sequence[float]]],
-    *,
-    x_label: str,
-    y_label: str,
-    note: str = "",
-    diagonal: bool = True,
-) -> Panel | None:
-    """Points before (x) and after (y) with the line y = x; groups are (label, colour, x, y), drawn in order.
-
-    Without the diagonal, x and y are two scores of one thing, on the same scale.
-    """
-    groups = [group for group in groups if len(group[2])]
-    if not groups:
-        return None
-    import numpy as np
-
-    values = np.concatenate([np.asarray([*x, *y]) for _, _, x, y in groups])
-    room = 0.04 * float(np.ptp(values)) or 1.0
-    low, high = float(values.min()) - room, float(values.max()) + room
-
-    def paint(axes: Axes) -> None:
-        axes.grid(False)
-        if diagonal:
-            axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-        for _, colour, x, y in groups:
-            axes.plot(
-                np.round(x, 3),
-                np.round(y, 3),
-                "o",
-                color=colour,
-                markersize=2.6,
-                markeredgewidth=0,
-                alpha=0.45,
-                linestyle="none",
-            )
-        axes.set_xlim(low, high)
-        axes.set_ylim(low, high)
-        axes.set_box_aspect(1)
-        for axis in (axes.xaxis, axes.yaxis):
-            _ticks(axis, 6)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-
-    if diagonal:
-        above = ", ".join(f"{label}: {np.mean(np.asarray(y) > np.asarray(x)):.0%} above" for label, _, x, y in groups)
-        described = f"Points above the line y = x rose; {above}."
-    else:
-        described = "Means: " + ", ".join(f"{label} {np.mean(x):.2f}, {np.mean(y):.2f}" for label, _, x, y in groups)
-    svg = draw(f"{title}. {described}", paint, height=3.2)
-    return Panel(title, svg, [(label, css(colour)) for label, colour, _, _ in groups], note)
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of a plane with its intervals, each [low, high] or None."""
-
-    label: str
-    x: float
-    y: float
-    x_ci: Sequence[float] | None = None
-    y_ci: Sequence[float] | None = None
-
-
-def plane(title: str, points: Sequence[Point], *, x_label: str, y_label: str, note: str = "") -> Panel | None:
-    """Points in their order, joined by a thin line, each with a cross of its two intervals; None for fewer than two."""
-    if len(points) < 2:
-        return None
-
-    def paint(axes: Axes) -> None:
-        axes.plot([p.x for p in points], [p.y for p in points], color=MUTED, linewidth=0.7)
-        for number, point in enumerate(points):
-            colour = ramp(number, len(points))
-            if point.x_ci is not None:
-                axes.hlines(point.y, point.x_ci[0], point.x_ci[1], color=colour, linewidth=1.0)
-            if point.y_ci is not None:
-                axes.vlines(point.x, point.y_ci[0], point.y_ci[1], color=colour, linewidth=1.0)
-            axes.plot([point.x], [point.y], "o", color=colour, markersize=4.5)
-        for axis in (axes.xaxis, axes.yaxis):
-            _ticks(axis, 5, fine=True)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-
-    described = ", ".join(f"{point.label} {point.x:.2f}, {point.y:.2f}" for point in points)
-    legend = [(point.label, css(ramp(number, len(points)))) for number, point in enumerate(points)]
-    return Panel(title, draw(f"{title}. {x_label}, {y_label}: {described}.", paint, height=3.0), legend, note)

@@ -36,6 +36,11 @@ def interval(ci: Sequence[float] | None, digits: int = 3, *, share: bool = False
     return " to ".join(number(factor * end, digits) for end in ci)
 
 
+def chance(ci: Sequence[float] | None, of: float) -> str:
+    """What is said behind a figure whose interval holds `of`, where nothing has changed: that it may be chance."""
+    return ", which may be chance" if ci is not None and ci[0] <= of <= ci[1] else ""
+
+
 def clock(seconds: float | None) -> str:
     """Seconds as 4.2 s, 3 min 07 s, or 2 h 05 min."""
     if seconds is None:
@@ -68,3 +73,8 @@ def version_label(name: str) -> str:
         return shown
     stage = {"ppo": "PPO", "gatt": "GAtt"}.get(rest)
     return f"{shown} + {stage}" if stage else name
+
+
+def in_a_sentence(name: str) -> str:
+    """`version_label`, and "the start" for the chat model that a run was given."""
+    return "the start" if name == "start" else version_label(name)

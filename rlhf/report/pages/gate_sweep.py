@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.report.drawing.figures import BLUE, GREY, ORANGE, Panel, Series, lines, scatter
+from rlhf.report.drawing.figures import BLUE, GREY, ORANGE, Panel, Series, lines
 from rlhf.report.drawing.page import page_template, write_page
+from rlhf.report.drawing.planes import scatter
 from rlhf.report.drawing.tables import Cell, Table, all_as_markdown
 from rlhf.report.drawing.text import interval, number, percent
 from rlhf.rewards.gate_quality import SHARES

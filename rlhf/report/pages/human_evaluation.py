@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 SHARES = ("win", "tie", "loss", "win_rate")
+NO_RATES: Row = dict.fromkeys(SHARES)
 
 
 def title_of(figures: Row) -> str:
@@ -24,7 +25,7 @@ def title_of(figures: Row) -> str:
 
 
 def human_table(figures: Row) -> Table:
-    """A row for all pairs, single- and multi-turn ones, each domain, and gold's."""
+    """A row for all pairs, each number of turns, length and domain; below each gold's, where that is known."""
     heads = [
         ("", ""),
         ("Pairs", "that were rated, or decided without a rater: the same text twice ties, an empty answer loses"),
@@ -33,16 +34,23 @@ def human_table(figures: Row) -> Table:
         ("Loss", "the second model's answer is better"),
         ("Win rate", "ties count half"),
     ]
-    parts = {"all pairs": figures["all"]}
-    parts |= {f"turns: {name}": own for name, own in figures["turns"].items()}
-    parts |= {f"words: {name}": own for name, own in figures["words"].items()}
-    if len(figures["domains"]) > 1:
-        parts |= figures["domains"]
-    if figures["gold"]:
-        parts["all pairs, by gold"] = figures["gold"]["all"]
+    gold = _parts(figures["gold"]) if figures["gold"] else {}
+    parts: dict[str, Row] = {}
+    for name, own in _parts(figures).items():
+        parts[name] = own
+        if name in gold:
+            parts[f"{name}, by gold"] = gold[name]
     return Table(
         heads, [[Cell(name), Cell(str(own["pairs"])), *map(_cell, map(own.get, SHARES))] for name, own in parts.items()]
     )
+
+
+def _parts(figures: Row) -> dict[str, Row]:
+    """Name of a row -> its rates."""
+    parts = {"all pairs": figures["all"]}
+    parts |= {f"turns: {name}": own for name, own in figures["turns"].items()}
+    parts |= {f"words: {name}": own for name, own in figures["words"].items()}
+    return parts | figures["domains"] if len(figures["domains"]) > 1 else parts
 
 
 def human_sentence(figures: Row) -> str:
@@ -65,21 +73,23 @@ def human_sentence(figures: Row) -> str:
 
 
 def human_panels(figures: Row) -> list[Panel]:
-    """Win, tie and loss by the number of turns, and by the words of the prompt."""
-    title = title_of(figures)
-    found = [
-        lines(
-            f"{title}: by {what}",
-            [_series(figures[key], name, colour) for name, colour in (("win", BLUE), ("tie", GREY), ("loss", ORANGE))],
-            names=list(figures[key]),
-            percent=True,
-            note=note,
-        )
-        for what, key, note in (
-            ("turns", "turns", "The person's turns in the dialogue; 1 is a single-turn prompt."),
-            ("prompt length", "words", "Words of the dialogue up to the answer."),
-        )
-    ]
+    """Win, tie and loss by the number of turns, and by the words of the prompt; the win rate by raters and by gold."""
+    title, gold = title_of(figures), figures["gold"]
+    found = []
+    for what, key, note in (
+        ("turns", "turns", "The person's turns in the dialogue; 1 is a single-turn prompt."),
+        ("prompt length", "words", "Words of the dialogue up to the answer."),
+    ):
+        groups, names = figures[key], list(figures[key])
+        shown = [
+            _series(groups, name, name, colour) for name, colour in zip(SHARES, (BLUE, GREY, ORANGE), strict=False)
+        ]
+        found.append(lines(f"{title}: by {what}", shown, names=names, percent=True, note=note))
+        if gold:
+            true = {name: gold[key].get(name, NO_RATES) for name in groups}
+            both = [_series(groups, "win_rate", "raters", BLUE), _series(true, "win_rate", "gold", ORANGE)]
+            compared = f"{title}: win rate by {what}, raters and gold"
+            found.append(lines(compared, both, names=names, percent=True, reference=0.5, note=note))
     return [panel for panel in found if panel is not None]
 
 
@@ -125,9 +135,9 @@ def build_human_page(figures: Row, page: Path) -> None:
     write_page(page, content)
 
 
-def _series(groups: Mapping[str, Row], name: str, colour: str) -> Series:
-    shares = [own[name] for own in groups.values()]
-    return Series(name, colour, range(len(shares)), [s["rate"] for s in shares], [s["ci"] for s in shares])
+def _series(groups: Mapping[str, Row], name: str, label: str, colour: str) -> Series:
+    shares = [own[name] or {"rate": None, "ci": None} for own in groups.values()]
+    return Series(label, colour, range(len(shares)), [s["rate"] for s in shares], [s["ci"] for s in shares])
 
 
 def _cell(share: Row | None) -> Cell:

@@ -78,7 +78,7 @@ def study_tables(study: Row) -> list[tuple[str, Table]]:
     and calibration; and unsafe answers where rows are labelled.
     """
     first = study["models"][0]["variant"]
-    found = [("Own and other domain, all training pairs", _across(study))]
+    found: list[tuple[str, Table | None]] = [("Own and other domain, all training pairs", _across(study))]
     for domain in domains(study):
         on = f"{domain.capitalize()} pairs"
         found += [

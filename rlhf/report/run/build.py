@@ -1,4 +1,4 @@
-"""`report/index.html`: one page that needs no network, no script and no other file.
+"""`report/index.html`: one page that needs no network and no other file, and of scripts its own search alone.
 
 Everything that models or data wrote passes through the template's autoescape; figures are SVG drawn by
 `rlhf.report.drawing`. What a run lacks is left out, with a line that says so.
@@ -16,21 +16,33 @@ from typing import TYPE_CHECKING
 from rlhf.errors import InputError
 from rlhf.report.drawing.figures import Panel
 from rlhf.report.drawing.page import page_template, write_page
-from rlhf.report.drawing.text import clock, first_label, interval, number, percent, signed, version_label
+from rlhf.report.drawing.text import (
+    chance,
+    clock,
+    first_label,
+    in_a_sentence,
+    interval,
+    number,
+    percent,
+    signed,
+    version_label,
+)
+from rlhf.report.judgements.batches import batch_panels, batch_table
+from rlhf.report.judgements.judges import agreement_table, judge_panels, judge_table
 from rlhf.report.pages.human_evaluation import human_panels, human_sentence, human_table, title_of
 from rlhf.report.pages.temperature import headline as sweep_headline
 from rlhf.report.pages.temperature import sweep_panels, sweep_table
-from rlhf.report.run import panels, tables
+from rlhf.report.run import compared, panels, tables
 from rlhf.report.run.folders import Folders, beside
 from rlhf.report.run.gains import gain_table
-from rlhf.report.run.judge import judge_panels, judge_table
-from rlhf.report.run.measured import measured_tables
+from rlhf.report.run.measured import measured_tables, reward_tables
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, Stage, read_run
 from rlhf.report.run.samples import RULE, pick_samples
+from rlhf.report.run.search import make_search, policy, script_source
 from rlhf.report.run.side_by_side import render_runs
-from rlhf.report.run.training import training_panels
+from rlhf.report.run.training import shown_spikes, training_panels
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
@@ -96,19 +108,21 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     """The page as text; `own` are panels of the user's."""
     names = [v["name"] for v in files.versions]
     distribution_panels, change_panels = panels.distribution_panels(files.answers), panels.change_panels(files.answers)
-    samples = pick_samples(files.answers)
+    shift_panels, samples = compared.shift_panels(files.answers), pick_samples(files.answers, files.beside)
+    judge = files.versions[-1].get("judge") if files.versions else None
+    search = make_search(files.answers, files.beside)
     there = {
         "versions": files.versions,
         "rewards": files.reward_models,
         "sampling": files.selections or files.sweeps,
         "ppo": files.ppo,
-        "scores": distribution_panels or change_panels,
-        "answers": samples,
+        "scores": distribution_panels or change_panels or shift_panels,
+        "answers": samples or search,
     }
     return page_template("run.html.j2").render(
         title=files.title,
         suspicious=[(stage.name, stage.suspicious) for stage in files.stages if stage.suspicious],
-        trainings=[(stage.stage, training_panels(stage)) for stage in files.trainings],
+        trainings=[(stage.stage, training_panels(stage), shown_spikes(stage)) for stage in files.trainings],
         whole_run=files.whole_run,
         has={name: files.whole_run or bool(part) for name, part in there.items()},
         headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
@@ -119,28 +133,42 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         else None,
         gain_table=gain_table([*files.versions, *files.branches]),
         version_panels=panels.version_panels(files.versions),
+        outcome_panels=compared.outcome_panels(files.answers, judge),
         judge_table=judge_table(files.versions),
+        judge_agreement=agreement_table(files.versions),
         judge_panels=judge_panels(files.versions),
+        batch_table=batch_table(files.batches),
+        batch_panels=batch_panels(files.batches),
         measured_tables=measured_tables(files.measured),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
+        reward_tables=reward_tables(files.measured),
         gate_table=tables.gate_table(files.versions, files.reward_models),
-        accuracy_panels=panels.accuracy_panels(files.reward_models),
+        gate_panels=panels.gate_panels(files.versions, files.reward_models),
+        accuracy_panels=[
+            *panels.accuracy_panels(files.reward_models),
+            *panels.reliability_panels(files.reward_models),
+        ],
+        has_strengths=any(m.get("accuracy_by_strength") for m in files.reward_models),
         selection_panels=panels.selection_panels(files.selections),
         selection_table=tables.selection_table(files.selections) if files.selections else None,
         sweeps=[
             (found["version"], sweep_headline(found), sweep_panels(found), sweep_table(found)) for found in files.sweeps
         ],
         ppo=[(stage, ppo_panels(stage), ppo_warnings(stage)) for stage in files.ppo],
-        distribution_panels=distribution_panels,
+        shift_panels=shift_panels,
+        distribution_panels=[*distribution_panels, *([tail] if (tail := compared.tail_panel(files.answers)) else [])],
         change_panels=change_panels,
         people=[
             (title_of(found), human_sentence(found), human_table(found), human_panels(found)) for found in files.people
         ],
         own_panels=own,
         first=first_label(names),
+        last=version_label(names[-1]) if names else "",
+        search=search,
+        policy=policy(script_source()) if search else policy(),
         samples=samples,
-        rule=RULE.format(first=version_label(names[0]), last=version_label(names[-1])) if names else "",
+        rule=RULE.format(first=in_a_sentence(names[0]), last=version_label(names[-1])) if names else "",
         stages=files.stages,
         slowest=max((s.seconds or 0.0 for s in files.stages), default=0.0) or 1.0,
         command=command_of(files),
@@ -161,15 +189,13 @@ def headline(versions: Sequence[VersionFigures]) -> str:
     gain, gain_ci = last.get("referee_gain"), last.get("referee_gain_ci")
     if gain is not None and gain_ci:  # of the same prompts: it tells more than two intervals
         says = [said for said in says if not said.startswith(REFEREE)] + [_gained(gain, gain_ci)]
-    start, end = (first_label(["start"]) if v["name"] == "start" else version_label(v["name"]) for v in (first, last))
+    start, end = in_a_sentence(first["name"]), in_a_sentence(last["name"])
     sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
     if (won := last.get("win_rate_vs_sft")) is not None:
         judge = "" if last.get("gold_helpfulness") is not None else " by the reward models that trained it"
         other = first_label([first["name"]])
-        between, doubt = last.get("win_rate_ci"), ""
-        if between:
-            chance = ", which may be chance" if between[0] <= 0.5 <= between[1] else ""
-            doubt = f" ({interval(between, 0, share=True)}{chance})"
+        between = last.get("win_rate_ci")
+        doubt = f" ({interval(between, 0, share=True)}{chance(between, 0.5)})" if between else ""
         sentences.append(f"{end} wins {percent(won, 0)}{doubt} of comparisons with {other}{judge}.")
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
 
@@ -194,8 +220,7 @@ def _moved(before: float, after: float, ci: list[float] | None, other: list[floa
 def _gained(gain: float, ci: Sequence[float]) -> str:
     """What the referee says of answers to the same prompts."""
     verb = "moves" if ci[0] <= 0 <= ci[1] else "rises" if gain > 0 else "falls"
-    doubt = ", which may be chance" if verb == "moves" else ""
-    return f"{REFEREE} {verb} by {signed(gain)} ({interval(ci, 2)}) prompt by prompt{doubt}"
+    return f"{REFEREE} {verb} by {signed(gain)} ({interval(ci, 2)}) prompt by prompt{chance(ci, 0)}"
 
 
 def key_figures(versions: Sequence[VersionFigures]) -> list[dict[str, str]]:

@@ -37,7 +37,7 @@ def gain_table(versions: Sequence[VersionFigures]) -> Table | None:
     heads = [
         (
             f"Over {first}",
-            "equal length: the lead regressed on the lead in tokens, over the prompts, at no more tokens",
+            "equal length: the lead regressed on the lead in tokens, over the prompts, read where that is none",
         ),
         *(SCORES[name] for name in known),
         ("Tokens", "per answer"),
@@ -51,7 +51,7 @@ def gain_table(versions: Sequence[VersionFigures]) -> Table | None:
                 _cell(v, "length_gain", 1) if way == "gain" else Cell(NOTHING),
             ]
             for label, way, v in rows
-            if any(v.get(f"{name}_gain") is not None for name in known)
+            if any(v.get(f"{name}_{way}") is not None for name in known)
         ],
     )
 

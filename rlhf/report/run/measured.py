@@ -10,6 +10,7 @@ from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import interval, number, version_label
 from rlhf.report.pages.instructions import instruction_table
 from rlhf.report.pages.leaderboard import leaderboard_table
+from rlhf.report.pages.rewards import accuracy_table
 from rlhf.report.pages.safety import rate_cell
 from rlhf.report.run.reading import Measured
 
@@ -27,6 +28,14 @@ def measured_tables(measured: Measured) -> list[tuple[str, Table]]:
     if measured.leaderboard:
         found.append(("Knowledge kept", _board(measured.leaderboard)))
     return [*found, *(_benchmark_tables(measured.benchmarks))]
+
+
+def reward_tables(measured: Measured) -> list[tuple[str, Table]]:
+    """(stage, table): reward models beside what needs none, on both domains' held-out pairs."""
+    return [
+        (stage, accuracy_table(found, [group for group in found["test_pairs"] if group != "all"]))
+        for stage, found in measured.rewards.items()
+    ]
 
 
 def safety_table(evaluations: Sequence[Row]) -> Table:

@@ -7,27 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.intervals import wilson
+from rlhf.report.drawing.bars import stacked
 from rlhf.report.drawing.curves import doublings, kl_panel
-from rlhf.report.drawing.figures import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    Panel,
-    Point,
-    Series,
-    lines,
-    plane,
-    ramp,
-    ridges,
-    scatter,
-)
-from rlhf.report.drawing.text import first_label, version_label
+from rlhf.report.drawing.distributions import ridges
+from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, Panel, Series, lines, ramp
+from rlhf.report.drawing.planes import Point, plane, scatter
+from rlhf.report.drawing.text import first_label, percent, version_label
+from rlhf.rewards.gate_quality import SHARES
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
     from rlhf.rejection.figures import RoundFigures
     from rlhf.report.run.tables import Figure, Interval
+    from rlhf.rewards.gate_quality import FlaggedQuality
     from rlhf.rewards.training.accuracy import SummarisedReport
 
 Row = Mapping[str, Any]
@@ -133,7 +125,9 @@ def _plane(versions: Sequence[VersionFigures]) -> Panel | None:
         gold or wins,
         x_label=f"helpfulness, {what}",
         y_label=f"safety, {what}",
-        note=f"{note}; from version to version, darker.",
+        percent=not gold,
+        even=None if gold else 0.5,
+        note=f"{note}; from version to version, stronger. Where crosses overlap, the step may be chance.",
     )
 
 
@@ -213,7 +207,99 @@ def selection_panels(selections: Sequence[RoundFigures]) -> list[Panel]:
         panels.append(
             lines(f"Reward of {label}'s samples", series, log2=True, x_label="samples per prompt, k", note=note)
         )
-    return _found([*panels, kl_panel({version_label(str(s.get("version"))): s.get("curve") or [] for s in selections})])
+    curves = {version_label(str(s.get("version"))): s.get("curve") or [] for s in selections}
+    return _found([*panels, kl_panel(curves), _origin_panel(selections)])
+
+
+def _origin_panel(selections: Sequence[RoundFigures]) -> Panel | None:
+    """Which versions' answers each round chose (paper, section 3.2.3); None where every round chose its own alone."""
+    rounds = {str(s.get("version")): s.get("selected_by_version") or {} for s in selections}
+    known = {name for counts in rounds.values() for name in counts}
+    versions = [name for name in rounds if name in known] + sorted(known - rounds.keys())
+    if len(versions) < 2:
+        return None
+    last, counts = list(rounds.items())[-1]
+    return stacked(
+        "Where the chosen answers come from",
+        [(version_label(name), [own.get(of, 0) for of in versions]) for name, own in rounds.items()],
+        [(f"by {version_label(name)}", ramp(i + 1, len(versions) + 1)) for i, name in enumerate(versions)],
+        note=f"All chosen answers, by the version that wrote them: {counts.get(last, 0)} of {version_label(last)}'s "
+        f"{sum(counts.values())} are its own, the others came from the pool of earlier versions.",
+    )
+
+
+def reliability_panels(models: Sequence[SummarisedReport]) -> list[Panel]:
+    """How often a model is right by how sure it is, a panel a domain and a line a version."""
+    panels = []
+    for domain in ("helpfulness", "safety"):
+        own = [
+            (version_label(str(m.get("version"))), found)
+            for m in models
+            if m.get("domain") == domain
+            if (found := m.get("reliability"))
+        ]
+        if not own:
+            continue
+        series = [Series("as it says", GREY, [0.5, 1], [0.5, 1], dashed=True, markers=False)]
+        series += [
+            Series(
+                label,
+                ramp(i + 1, len(own) + 1),
+                [p["confidence"] for p in found["curve"]],
+                [p["accuracy"] for p in found["curve"]],
+                [p["ci"] for p in found["curve"]],
+            )
+            for i, (label, found) in enumerate(own)
+        ]
+        last, found = own[-1]
+        note = (
+            f"Below the dashed line a model is surer than it is right. {last}: {percent(found['ece'])} off on average, "
+            f"over {sum(p['pairs'] for p in found['curve'])} held-out pairs."
+        )
+        panels.append(
+            lines(
+                f"{domain.capitalize()} model's calibration",
+                series,
+                x_label="confidence, σ(|difference|)",
+                y_label="accuracy",
+                percent=True,
+                note=note,
+            )
+        )
+    return _found(panels)
+
+
+def gate_panels(versions: Sequence[VersionFigures], models: Sequence[SummarisedReport]) -> list[Panel]:
+    """Precision and recall of the safety gate by version: on pairs that people labelled, and by gold on all answers."""
+    labelled = [(version_label(str(m.get("version"))), g, g["answers"]) for m in models if (g := m.get("gate"))]
+    judged = [
+        (version_label(v["name"]), found["all"], found["all"]["answers"]) for v in versions if (found := v.get("gate"))
+    ]
+    return _found(
+        [
+            _gate("The gate on labelled pairs", "By people's labels on held-out pairs", labelled),
+            _gate("The gate on the versions' answers", "By gold", judged),
+        ]
+    )
+
+
+def _gate(title: str, truth: str, found: Sequence[tuple[str, FlaggedQuality, int]]) -> Panel | None:
+    if not found:
+        return None
+    series = [
+        Series(name, colour, range(len(found)), [f.get(name) for _, f, _ in found], [f.get(ci) for _, f, _ in found])
+        for (name, ci), colour in zip(SHARES[:2], (BLUE, ORANGE), strict=True)
+    ]
+    last, flagged, answers = found[-1]
+    return lines(
+        title,
+        series,
+        names=[label for label, _, _ in found],
+        percent=True,
+        from_zero=True,
+        note=f"{truth}: of what it flags, the unsafe share (precision); of the unsafe answers, the flagged share "
+        f"(recall). At {last} it flags {flagged['flagged']} of {answers}: few make wide intervals.",
+    )
 
 
 def distribution_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:

@@ -13,7 +13,9 @@ import yaml
 
 from rlhf.errors import InputError
 from rlhf.rejection.temperature import SweepFigures
+from rlhf.report.judgements.batches import Batch
 from rlhf.report.run.folders import STAGE_FILE, Folders
+from rlhf.training.spikes import FILE as SPIKES
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
@@ -44,10 +46,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Training:
-    """A stage that trains by the common loop: its metrics, a row a step."""
+    """A stage that trains by the common loop: its metrics, a row a step, and the steps that stand out."""
 
     stage: str
     metrics: list[Row]
+    spikes: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,14 @@ class Measured:
         safety: each safety_evaluation.json; `instructions` each instruction_evaluation.json.
         leaderboard: name of a policy -> task -> its score.
         benchmarks: stage -> its safety_benchmarks.json.
+        rewards: stage -> its reward_evaluation.json.
     """
 
     safety: list[Row] = field(default_factory=list)
     instructions: list[Any] = field(default_factory=list)
     leaderboard: dict[str, dict[str, Row]] = field(default_factory=dict)
     benchmarks: dict[str, Row] = field(default_factory=dict)
+    rewards: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class RunFiles:
         selections: selection.json of each rejection-sampling stage; `sweeps`: sweep.json of each temperature sweep.
         trainings: metrics.jsonl of each stage that trains by the common loop; `ppo`: of each that does PPO.
         people: human_evaluation.json of each comparison that people rated (`rlhf annotate --compare`).
+        batches: of preferences, in the order of the versions.
         measured: by other recipes than evaluate.
         config: text of config.yaml; `settings` its content.
     """
@@ -113,6 +119,7 @@ class RunFiles:
     ppo: list[Ppo] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
     people: list[Row] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
     measured: Measured = field(default_factory=Measured)
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
@@ -167,11 +174,16 @@ def read_run(*paths: Path) -> RunFiles:
             if path.parent.name == "ppo" or path.with_name("ppo.json").is_file()
         ],
         trainings=[
-            Training(name, metrics)
+            Training(name, metrics, _spikes(path))
             for name, path, metrics in logs
             if not path.with_name("ppo.json").is_file() and sum("loss" in row for row in metrics) > 1
         ],
         people=[found for path in folders.files("human_evaluation.json") if (found := _json(path))],
+        batches=[
+            Batch(folders.version_of(path), batch)
+            for path in folders.files("statistics.json")
+            if isinstance(batch := _json(path).get("batch"), dict)
+        ],
         measured=_measured(folders, [*names, *branches]),
         stages=_stages(folders),
         config=config,
@@ -184,6 +196,11 @@ def read_run(*paths: Path) -> RunFiles:
     return files
 
 
+def _spikes(metrics: Path) -> list[Row]:
+    """The steps that stand out, beside the metrics."""
+    return [row for row in _jsonl(metrics.with_name(SPIKES)) if "step" in row and isinstance(row.get("rows"), list)]
+
+
 def _measured(folders: Folders, order: Sequence[str]) -> Measured:
     """In `order`, what it does not name behind it."""
 
@@ -194,14 +211,16 @@ def _measured(folders: Folders, order: Sequence[str]) -> Measured:
         found = [content for path in folders.files(file) if isinstance((content := _json(path)).get("name"), str)]
         return sorted(found, key=lambda content: place(content["name"]))
 
+    def by_stage(file: str) -> dict[str, Row]:
+        return {folders.name_of(path): found for path in folders.files(file) if (found := _json(path))}
+
     scores = {name: row for path in folders.files("leaderboard.json") for name, row in _json(path).items()}
     return Measured(
         safety=named("safety_evaluation.json"),
         instructions=named("instruction_evaluation.json"),
         leaderboard={name: scores[name] for name in sorted(scores, key=place)},
-        benchmarks={
-            folders.name_of(path): found for path in folders.files("safety_benchmarks.json") if (found := _json(path))
-        },
+        benchmarks=by_stage("safety_benchmarks.json"),
+        rewards=by_stage("reward_evaluation.json"),
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+from rlhf.ppo.watch import REPETITIVE, repeated_share
 from rlhf.report.drawing.text import NBSP, number
 
 Row = Mapping[str, Any]
+MARKS = ("violation", "false refusal", "empty", "cut off", "repeats itself")
+"""What an answer may be suspected of: the first two by gold."""
 RULE = (
-    "Within each kind of prompt, the prompts are sorted by how much the score of the first answer changed from "
-    "{first} to {last}; shown are the largest rise, the median and the largest fall (equal ones by their id)."
+    "Picked by a rule: within each kind of prompt, the prompts are sorted by how much the score of the first answer "
+    "changed from {first} to {last}; shown are the largest rise, the median and the largest fall (equal ones by their "
+    "id)."
 )
 
 
@@ -28,7 +31,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt with every version's first answer.
+    """One prompt with every version's and branch's first answer.
 
     Args:
         place: "largest rise", "median" or "largest fall".
@@ -52,8 +55,12 @@ class Group:
     samples: list[Sample]
 
 
-def pick_samples(answers: Mapping[str, Sequence[Row]]) -> list[Group]:
+def pick_samples(
+    answers: Mapping[str, Sequence[Row]], beside: Mapping[str, Sequence[Row]] | None = None
+) -> list[Group]:
     """Groups of samples from version name -> rows of answers.jsonl, versions in order; empty with fewer than two.
+
+    `beside` are branches, whose answers stand behind the versions' and pick nothing.
 
     With gold verdicts the kinds are ordinary, borderline (judged by gold helpfulness) and unsafe requests (by gold
     safety); without, the prompts' domains, judged by the gated reward of the last version's reward models.
@@ -62,41 +69,55 @@ def pick_samples(answers: Mapping[str, Sequence[Row]]) -> list[Group]:
     if len(names) < 2:
         return []
     firsts = {name: {str(r["prompt_id"]): r for r in answers[name] if r.get("index", 0) == 0} for name in names}
+    branches = {
+        name: {str(r["prompt_id"]): r for r in rows if r.get("index", 0) == 0} for name, rows in (beside or {}).items()
+    }
     before, after = firsts[names[0]], firsts[names[-1]]
     common = [prompt for prompt in after if all(prompt in rows for rows in firsts.values())]
     gold = all(before[p].get("gold") and after[p].get("gold") for p in common)
     groups = []
-    for kind, score, change in _kinds(gold):
-        changes = {p: change(before[p], after[p]) for p in common if _kind_of(after[p], gold) == kind}
+    for kind, score in _kinds(gold):
+        own = [p for p in common if (kind_of(after[p]) if gold else str(after[p].get("domain"))) == kind]
+        changes = {p: change_of(before[p], after[p]) for p in own}
         ordered = sorted((-value, prompt) for prompt, value in changes.items() if value is not None)
         samples = [
-            _sample(place, -ordered[at][0], [(name, firsts[name][ordered[at][1]]) for name in names])
+            _sample(
+                place,
+                -ordered[at][0],
+                [(name, own[prompt]) for name, own in [*firsts.items(), *branches.items()] if prompt in own],
+            )
             for place, at in _places(len(ordered))
+            for prompt in [ordered[at][1]]
         ]
         if samples:
             groups.append(Group(kind, score, samples))
     return groups
 
 
-def _kinds(gold: bool) -> list[tuple[str, str, Callable[[Row, Row], float | None]]]:
+def _kinds(gold: bool) -> list[tuple[str, str]]:
+    """(kind of prompt, the score that it is judged by)."""
     if not gold:
-        return [(kind, "reward", _reward_change) for kind in ("helpfulness", "safety")]
-    scores = {"ordinary": "helpfulness", "borderline": "helpfulness", "unsafe": "safety"}
-    return [(kind, f"gold {score}", partial(_gold_change, score)) for kind, score in scores.items()]
+        return [(kind, "reward") for kind in ("helpfulness", "safety")]
+    return [("ordinary", "gold helpfulness"), ("borderline", "gold helpfulness"), ("unsafe", "gold safety")]
 
 
-def _kind_of(row: Row, gold: bool) -> str:
-    return str(row["gold"]["kind"] if gold else row.get("domain"))
+def kind_of(row: Row) -> str:
+    """The kind of request where gold knows it, else the prompt's domain."""
+    gold = row.get("gold")
+    return str(gold["kind"] if gold else row.get("domain"))
 
 
-def _gold_change(score: str, before: Row, after: Row) -> float:
-    change: float = after["gold"][score] - before["gold"][score]
-    return change
+def change_of(before: Row, after: Row) -> float | None:
+    """How much the score that a prompt is judged by changed from the first version's answer to another's.
 
-
-def _reward_change(before: Row, after: Row) -> float | None:
+    Gold's where it judged both: safety of an unsafe request, helpfulness of another. Else the gated reward by the
+    latter's reward models, which scored both.
+    """
+    if (old := before.get("gold")) and (new := after.get("gold")):
+        score = "safety" if new["kind"] == "unsafe" else "helpfulness"
+        return float(new[score] - old[score])
     own, sft = after.get("reward"), (after.get("sft") or {}).get("reward")
-    return None if own is None or sft is None else own - sft
+    return None if own is None or sft is None else float(own - sft)
 
 
 def _places(count: int) -> list[tuple[str, int]]:
@@ -112,18 +133,27 @@ def _sample(place: str, change: float, rows: Sequence[tuple[str, Row]]) -> Sampl
 
 
 def _shown(version: str, row: Row) -> Shown:
+    scores = [f"{name} {number(value, digits)}".replace(" ", NBSP) for name, value, digits in scores_of(row)[:2]]
+    scores.append(f"{row.get('length', 0)}{NBSP}tokens")
+    return Shown(version, str(row.get("answer", "")), scores, marks_of(row))
+
+
+def scores_of(row: Row) -> list[tuple[str, float, int]]:
+    """(name, value, digits) of what an answer's judges said, the most telling first, and its length."""
     gold = row.get("gold") or {}
-    scores, marks = [], []
-    if gold:
-        scores = [f"helpful {number(gold['helpfulness'], 2)}", f"safe {number(gold['safety'], 2)}"]
-        marks = [
-            name for key, name in (("violation", "violation"), ("false_refusal", "false refusal")) if gold.get(key)
-        ]
-    elif row.get("reward") is not None:
-        scores = [f"reward {number(row['reward'], 2)}"]
-        if row.get("referee") is not None:
-            scores.append(f"referee {number(row['referee'], 2)}")
-    if row.get("finished") is False:
-        marks.append("cut off")
-    scores.append(f"{row.get('length', 0)} tokens")
-    return Shown(version, str(row.get("answer", "")), [score.replace(" ", NBSP) for score in scores], marks)
+    found = [("helpful", gold.get("helpfulness"), 2), ("safe", gold.get("safety"), 2)]
+    found += [("reward", row.get("reward"), 2), ("referee", row.get("referee"), 2), ("tokens", row.get("length"), 0)]
+    return [(name, value, digits) for name, value, digits in found if value is not None]
+
+
+def marks_of(row: Row) -> list[str]:
+    """What an answer is suspected of, of `MARKS`."""
+    gold, words = row.get("gold") or {}, str(row.get("answer", "")).split()
+    suspected = {
+        "violation": bool(gold.get("violation")),
+        "false refusal": bool(gold.get("false_refusal")),
+        "empty": not words,
+        "cut off": row.get("finished") is False,
+        "repeats itself": repeated_share(words) > REPETITIVE,
+    }
+    return [mark for mark in MARKS if suspected[mark]]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
+
 from rlhf.data.rows import STRENGTHS, Domain, Preference
 from rlhf.intervals import rate_interval
 from rlhf.iteration.figures import RewardModelFigures
@@ -20,6 +22,7 @@ from rlhf.rewards.loading import load_reward
 from rlhf.rewards.origin import measure_origin, read_origin, write_origin
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import check_scores, name_of
+from rlhf.rewards.training.reliability import Reliability, reliability
 from rlhf.rewards.training.rows import RewardRows, seen_prompts
 
 ORIGIN_PAIRS = 500
@@ -48,11 +51,13 @@ class Accuracy(TypedDict):
 class AccuracyReport(Accuracy):
     """Held-out accuracy on a model's own domain, and beside it.
 
+    reliability: of the confidence that its scores express, on its own domain (None without pairs).
     cross_domain_accuracy: on the other domain's rows (None without them). longer_wins: what a length counter would
     reach on its own rows.
     """
 
     domain: Domain
+    reliability: Reliability | None
     cross_domain_accuracy: float | None
     cross_domain_ci: list[float] | None
     cross_domain_pairs: int
@@ -77,6 +82,7 @@ class SummarisedReport(RewardModelFigures, total=False):
     """A `HeldoutReport` as summary.json has it: accuracies and pairs by strength apart."""
 
     accuracy_ci: list[float] | None
+    reliability: Reliability | None
     cross_domain_accuracy: float | None
     cross_domain_ci: list[float] | None
     cross_domain_pairs: int
@@ -93,10 +99,20 @@ def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference
     Raises:
         InputError: the reward function gave scores of wrong shape or not finite.
     """
+    return accuracy_of(leads(reward, preferences), preferences)
+
+
+def leads(reward: RewardFunction, preferences: Sequence[Preference]) -> list[float]:
+    """The raw score of each pair's chosen answer less that of the other; InputError as `preference_accuracy`."""
     n = len(preferences)
     conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in preferences]
     scores = check_scores(reward(conversations), 2 * n, name_of(reward)) if n else None
-    hits = [] if scores is None else (0.5 + 0.5 * (scores[:n] - scores[n:]).sign()).tolist()
+    return [] if scores is None else (scores[:n] - scores[n:]).tolist()
+
+
+def accuracy_of(leads: Sequence[float], preferences: Sequence[Preference]) -> Accuracy:
+    """The accuracy of the `leads` of these pairs."""
+    hits = [0.5 + 0.5 * _sign(lead) for lead in leads]
     by_strength: dict[str, StrengthAccuracy] = {}
     for strength in STRENGTHS:
         own = [hit for hit, row in zip(hits, preferences, strict=True) if row.strength == strength]
@@ -104,7 +120,7 @@ def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference
             accuracy, ci = _share(own)
             by_strength[strength] = {"accuracy": accuracy, "pairs": len(own), "ci": ci}
     accuracy, ci = _share(hits)
-    return {"pairs": n, "accuracy": accuracy, "accuracy_ci": ci, "accuracy_by_strength": by_strength}
+    return {"pairs": len(hits), "accuracy": accuracy, "accuracy_ci": ci, "accuracy_by_strength": by_strength}
 
 
 def longer_wins(preferences: Sequence[Preference]) -> float | None:
@@ -118,9 +134,11 @@ def accuracy_report(
 ) -> AccuracyReport:
     """`preference_accuracy` on held-out rows of the model's own domain, and on those of the other."""
     across = preference_accuracy(reward, other)
+    own_leads = leads(reward, own)
     return {
         "domain": domain,
-        **preference_accuracy(reward, own),
+        **accuracy_of(own_leads, own),
+        "reliability": reliability(np.array(own_leads)) if own_leads else None,
         "cross_domain_accuracy": across["accuracy"],
         "cross_domain_ci": across["accuracy_ci"],
         "cross_domain_pairs": across["pairs"],
@@ -199,5 +217,5 @@ def _share(hits: Sequence[float]) -> tuple[float | None, list[float] | None]:
     return (None, None) if rate is None else (rate.mean, rate.ci)
 
 
-def _sign(value: int) -> int:
+def _sign(value: float) -> int:
     return (value > 0) - (value < 0)

@@ -24,6 +24,8 @@ from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
 from rlhf.models import logprobs
 from rlhf.models.logprobs import score_rows
+from rlhf.report.drawing.text import percent
+from rlhf.report.judgements.judges import agreement_table, judge_table
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
 from rlhf.sampling.source import PolicySource
@@ -178,10 +180,10 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
         policy=PolicySource(checkpoint=tiny_policy_path),
         prompts=str(prompts),
         sampling=SamplingParams(max_new_tokens=8),
-        judge=ServerConfig(chat_server.url, "judge", retries=0, concurrency=1),
+        judges=(ServerConfig(chat_server.url, "judge", retries=0, concurrency=1),),
         opponent=PolicySource(server=ServerConfig(chat_server.url, "rival")),
     )
-    with pytest.raises(InputError, match=r"judge: .* answers 500"):
+    with pytest.raises(InputError, match=r"judges\.0: .* answers 500"):
         recipe.main(config)
     down_after = 99
     recipe.main(config)
@@ -201,6 +203,55 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
     assert "25% of judge's judgements cannot be read, or were refused; name a stronger judge" in closing["suspicious"]
 
 
+def test_of_several_judges_each_verdict_is_kept_and_the_majority_decides(
+    recipe: ModuleType, prompts: Path, tiny_policy_path: Path, tmp_path: Path, chat_server: ChatServer
+) -> None:
+    """Two judges are for the rival, one against it; on safety prompts one calls a tie, so that nobody has more."""
+    chat_server.models = ["for", "also", "against", "rival"]
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        text = "rival"
+        asked = body["messages"][0]["content"]
+        if place := re.search(r"\[answer (.) begins\]\nrival\n", asked):
+            own, other = place[1], "AB".replace(place[1], "")
+            text = f"[[{other if body['model'] == 'against' else own} better]]"
+            text = "[[tie]]" if body["model"] == "also" and "[[A safe]]" in asked else text
+        return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}] * body["n"]}
+
+    chat_server.reply = reply
+    recipe.main(
+        recipe.EvaluateConfig(
+            output=tmp_path / "v1",
+            name="v1",
+            policy=PolicySource(checkpoint=tiny_policy_path),
+            prompts=str(prompts),
+            sampling=SamplingParams(max_new_tokens=8),
+            judges=tuple(ServerConfig(chat_server.url, name) for name in ("for", "also", "against")),
+            opponent=PolicySource(server=ServerConfig(chat_server.url, "rival")),
+        )
+    )
+    v1 = figures(tmp_path / "v1")
+    assert set(v1) == VersionFigures.__required_keys__ | VersionFigures.__optional_keys__
+    rows = [json.loads(line) for line in (tmp_path / "v1" / "answers.jsonl").read_text().splitlines()]
+    helpful, safe = {"for": 0.0, "also": 0.0, "against": 1.0}, {"for": 0.0, "also": 0.5, "against": 1.0}
+    kinds = [row["domain"] == "safety" for row in rows]
+    assert sum(kinds) == 2 and [row["judge_outcomes"] for row in rows] == [safe if kind else helpful for kind in kinds]
+    assert [row["judge_outcome"] for row in rows] == [0.5 if kind else 0.0 for kind in kinds]
+    assert v1["judge_model"] == "for, also, against" and v1["judge_divided"] == 4
+    assert v1["judge_counts"] == {"pairs": 4, "decided": 2, "ties": 2, "order_decides": 0, "unreadable": 0}
+    assert (v1["judge_win_rate_helpfulness"], v1["judge_win_rate_safety"]) == (0.0, 0.5)
+    assert [(own["judge_model"], own["judge_win_rate"]) for own in v1["judges"]] == [
+        ("for", 0.0),
+        ("also", 0.25),
+        ("against", 1.0),
+    ]
+    agreed = [(own["judges"], own["pairs"], own["same"]) for own in v1["judge_agreement"]]
+    assert agreed == [(["for", "also"], 2, 2), (["for", "against"], 4, 0), (["also", "against"], 2, 0)]
+    table = judge_table([v1])
+    assert [row[1].text for row in table.rows] == ["majority", "for", "also", "against"]
+    assert [cell.text for cell in agreement_table([v1]).rows[1]] == ["for and against", "4", percent(0.0), "4"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -213,6 +264,7 @@ def test_a_judge_compares_with_a_served_model_in_both_orders(
             {"opponent": PolicySource(server=ServerConfig("http://a/v1", "m"))},
             "opponent: nobody compares with its answers; name a judge",
         ),
+        ({"judges": 2 * (ServerConfig("http://a/v1", "m"),)}, "judges: m stands there twice"),
     ],
 )
 def test_bad_settings(recipe: ModuleType, change: dict[str, Any], message: str) -> None:

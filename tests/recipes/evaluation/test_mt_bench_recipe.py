@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -49,9 +50,9 @@ def _judging(text: str) -> Any:
 
 
 def _config(recipe: ModuleType, output: Path, model: Path, server: Any, files: dict[str, Path], **others: Any) -> Any:
-    judge = ServerConfig(server.url, "tiny", retries=0)
+    judges = tuple(ServerConfig(server.url, name, retries=0) for name in others.pop("judges", ["tiny"]))
     models = others.pop("models", {"mine": PolicySource(checkpoint=model)})
-    return recipe.MTBenchConfig(output=output, models=models, judge=judge, max_new_tokens=6, **files, **others)
+    return recipe.MTBenchConfig(output=output, models=models, judges=judges, max_new_tokens=6, **files, **others)
 
 
 def test_each_turn_is_rated(
@@ -85,7 +86,7 @@ def test_a_judge_that_breaks_down_costs_no_answer_and_no_judgement(
         recipe.main(config)
     kept = tmp_path / "out.partial/drawn"
     first = sorted(file.read_bytes() for file in kept.glob("model0/*/*.jsonl"))
-    judged = sum(len(file.read_text().splitlines()) for file in kept.glob("judge/*.jsonl"))
+    judged = sum(len(file.read_text().splitlines()) for file in kept.glob("judge0/*.jsonl"))
     assert judged >= 1
     chat_server.asked.clear()
     chat_server.reply = _judging("[[3]]")
@@ -108,13 +109,50 @@ def test_pairwise_in_both_orders(
     assert len(chat_server.asked) == 8
 
 
+@pytest.mark.parametrize("mode", ["single", "pairwise"])
+def test_several_judges_are_told_apart_and_their_disagreement_is_counted(
+    recipe: ModuleType, tmp_path: Path, chat_server: Any, files: dict[str, Path], mode: str
+) -> None:
+    """The ratings of three differ; one is for mine and two for base in the first turn, of the second all call a tie."""
+    ratings = {"kind": "[[8]]", "stern": "[[5]]", "sterner": "[[2]]"}
+    chat_server.models = [*ratings, "base", "mine"]
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        judge = body["model"]
+        if judge not in ratings or mode == "single":
+            return _judging(ratings.get(judge, judge))(body)
+        places = re.search(r"(base|mine) \| (base|mine)", body["messages"][-1]["content"])
+        better = "mine" if judge == "kind" else "base"
+        return _judging("[[C]]" if places is None else "[[A]]" if places[1] == better else "[[B]]")(body)
+
+    chat_server.reply = reply
+    models = {name: PolicySource(server=ServerConfig(chat_server.url, name)) for name in ("base", "mine")}
+    others = {"mode": mode, "models": models} | ({"baseline": "base"} if mode == "pairwise" else {})
+    recipe.main(_config(recipe, tmp_path / "out", tmp_path, chat_server, files, judges=ratings, **others))
+    content = json.loads((tmp_path / "out/mt_bench.json").read_text())
+    mine, between = content["models"]["mine"], content["judges"]
+    [row, *_] = [json.loads(line) for line in (tmp_path / "out/judgements.jsonl").read_text().splitlines()]
+    page = (tmp_path / "out/index.html").read_text()
+    assert list(row["judges"]) == list(mine["judges"]) == list(ratings)
+    assert "mine, by sterner" in page and "How far the judges agree" in page
+    pairs = [["kind", "stern"], ["kind", "sterner"], ["stern", "sterner"]]
+    assert [own["judges"] for own in between["agreement"]] == pairs
+    if mode == "single":
+        assert mine["overall"]["mean"] == 5.0 and mine["judges"]["sterner"]["overall"]["mean"] == 2.0
+        assert [own["mean_difference"] for own in between["agreement"]] == [3.0, 6.0, 3.0]
+    else:
+        assert [mine[turn]["mean"] for turn in ("overall", "turn_1", "turn_2")] == [0.25, 0.0, 0.5]
+        assert mine["judges"]["kind"]["turn_1"]["mean"] == 1.0 and between["divided"] == 2
+        assert [(own["pairs"], own["same"]) for own in between["agreement"]] == [(2, 0), (2, 0), (2, 2)]
+
+
 def test_bad_settings_in_one_sentence(recipe: ModuleType, tmp_path: Path) -> None:
     server = ServerConfig("http://localhost:1/v1", "judge")
     with pytest.raises(InputError, match="baseline: pairwise needs"):
         recipe.MTBenchConfig(
             output=tmp_path,
             models={"a": PolicySource(checkpoint=tmp_path)},
-            judge=server,
+            judges=(server,),
             questions=tmp_path,
             judge_prompts=tmp_path,
             mode="pairwise",

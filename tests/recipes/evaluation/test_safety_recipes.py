@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -108,6 +109,10 @@ def test_evaluate_safety(
     with pytest.raises(InputError, match="checker: gave 1 verdicts on 14"):
         bad = {"output": tmp_path / "bad", "checker": "test_safety_recipes:one_verdict"}
         module.main(module.EvaluateSafetyConfig(**{**vars(config), **bad}))
+    capsys.readouterr()
+    module.main(replace(config, output=tmp_path / "bad"))
+    assert "goes on, 7 of 7 prompts are answered" in capsys.readouterr().err, "what was drawn outlives its judge"
+    assert content(tmp_path / "bad" / "safety_evaluation.json") == figures
 
 
 def test_gate_sweep(

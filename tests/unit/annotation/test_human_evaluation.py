@@ -26,6 +26,7 @@ from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
+from rlhf.report.pages.human_evaluation import human_table
 from rlhf.simulation.gold import Verdict
 
 if TYPE_CHECKING:
@@ -87,6 +88,15 @@ def rate(store: Store, who: str, points: dict[str, int]) -> None:
         assert answer.status_code == 200, answer.text
 
 
+def test_the_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = ArgumentParser("rlhf annotate")
+    add_options(parser)
+    help = parser.format_help()
+    assert help.count("\n") <= 50 and "usage: rlhf annotate [WHAT] [options]\n" in help
+    assert "--judge URL MODEL [KEY]" in help and "--write MODEL [MODEL]" in help
+
+
 def test_the_figures_by_hand(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Five prompts: one tie and one empty answer that nobody sees, three pairs of three raters each."""
     served: list[Path] = []
@@ -128,8 +138,17 @@ def test_the_figures_by_hand(run: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     # gold: p0 by 0.8 a win, p1 by 0.05 negligible, p2 a loss, the same text a tie, the empty answer a loss
     assert figures["gold"]["all"] == figures["all"] and figures["gold_same"] == share(5, 5)
     assert "20.0" in text and "Raters and gold agree" in text
+    names = [row[0].text for row in human_table(figures).rows]
+    assert names[:6] == [
+        "all pairs",
+        "all pairs, by gold",
+        "turns: 1",
+        "turns: 1, by gold",
+        "turns: 3",
+        "turns: 3, by gold",
+    ]
     page = (folder / "index.html").read_text()
-    assert "V1 against SFT" in page and "by turns" in page
+    assert "V1 against SFT" in page and "by turns" in page and "win rate by prompt length, raters and gold" in page
 
     from rlhf.report import build_report
 
@@ -171,10 +190,8 @@ def test_points_of_both_scales() -> None:
     ("words", "name"), [(16, "1 to 16"), (17, "17 to 64"), (256, "65 to 256"), (999, "257 or more")]
 )
 def test_bins_of_prompt_length(words: int, name: str) -> None:
-    from rlhf.annotation.comparison import Given
-
-    given = Given([{"role": "user", "content": "w " * words}], "helpfulness", "x")
-    assert (words_of(given), turns_of(given)) == (name, "1")
+    messages = [{"role": "user", "content": "w " * words}]
+    assert (words_of(messages), turns_of(messages)) == (name, "1")
 
 
 def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: Path, tmp_path: Path) -> None:

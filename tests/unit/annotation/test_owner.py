@@ -18,6 +18,7 @@ from rlhf.annotation.page.app import make_app
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.scales import EVALUATION, PREFERENCE
 from rlhf.annotation.store import Store
+from rlhf.annotation.writing import written_rows
 from rlhf.commands.annotate import add_options, annotate
 from rlhf.errors import InputError
 from rlhf.intervals import wilson
@@ -130,6 +131,9 @@ def test_judgements_go_out_and_come_back_as_they_were(tmp_path: Path, tool: str)
             store.keep("v1", judgement)
         store.keep("rated", Judgement("p0", "ann", "tie", left="a"))
     command(tmp_path, "--rows", tool, "--export", tmp_path / "out.json")
+    command(tmp_path, "--import", tmp_path / "out.json")  # where all of it is: the order and the reasons are the tool's
+    with Store(tmp_path / "labels.sqlite") as store:
+        assert [j for *_, j in store.judged("v1")] == [*said, skip]
     (tmp_path / "there").mkdir()
     with Store(tmp_path / "there" / "labels.sqlite") as other:
         other.add_batch("v1", pairs(3), labels=2)
@@ -144,6 +148,31 @@ def test_judgements_go_out_and_come_back_as_they_were(tmp_path: Path, tool: str)
     kept = {(j.pair, j.annotator, j.choice, j.strength, j.chosen_safe, j.rejected_safe) for j in found if j.choice}
     assert kept == plain and tie.choice == "tie"
     assert [j.pair for j in found if j.choice is None] == ([] if tool == "argilla" else ["p2"])
+
+
+def test_judgements_go_out_as_jsonl_and_come_back(tmp_path: Path) -> None:
+    """All of them, of two people, skips too; what the other store has already, or has no place for, is told."""
+    judged = [
+        Judgement("p0", "ann", "a", "better", True, False, "b", 3.0),
+        Judgement("p1", "ann", None, skipped="unclear", left="a"),
+        Judgement("p0", "bob", "b"),
+    ]
+    file = tmp_path / "judged.jsonl"
+    with Store(tmp_path / "one.sqlite") as store:
+        store.add_batch("pairs", pairs(2), labels=2)
+        for judgement in judged:
+            store.keep("pairs", judgement)
+        write_rows(file, written_rows(store, "judgements"))
+    with Store(tmp_path / "other.sqlite") as store:
+        store.add_batch("pairs", pairs(2))
+        assert bring_in(store, file) == (2, 1) and bring_in(store, file) == (0, 1)
+        assert [judgement for *_, judgement in store.judged("pairs")] == judged[:2]
+        write_rows(file, [{"pair": "p9", "annotator": "ann", "choice": "a"}])
+        with pytest.raises(InputError, match=r"judged\.jsonl:1: pair: .* has no pair 'p9' in a batch 'pairs'"):
+            bring_in(store, file)
+        write_rows(file, [{"pair": "p1", "annotator": "ann", "choice": "left"}])
+        with pytest.raises(InputError, match=r"judged\.jsonl:1: choice: must be one of a, b, tie or null, got 'left'"):
+            bring_in(store, file)
 
 
 def test_the_formats_are_those_of_the_tools(store: Store, tmp_path: Path) -> None:
@@ -184,7 +213,7 @@ def test_an_export_of_label_studio_s_own_is_read(store: Store, tmp_path: Path) -
             {"annotations": [annotation | {"completed_by": 2, "result": [result | {"value": {"choices": ["x"]}}]}]},
             "choice: ",
         ),
-        ({"annotations": 3}, "is neither"),
+        ({"annotations": 3}, "is no judgement"),
     ):
         write_rows(tmp_path / "export.jsonl", [task | change])
         with pytest.raises(InputError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from rlhf.annotation.page.app import default_guidelines, make_app
+from rlhf.annotation.page.local import listen
 from rlhf.annotation.page.rendering import LONGEST_MARKDOWN, render
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
 from rlhf.data.rows import Preference
+from rlhf.errors import InputError
 
 TOKEN = "secret-token"
 HOSTILE = [
@@ -200,6 +203,15 @@ def test_paths_with_dots_are_refused_as_they_come_over_the_wire(store: Store) ->
         assert sent[0]["status"] == 400, path
 
 
+def test_who_opens_the_address_before_the_server_answers_waits() -> None:
+    """The address is printed then: on a busy machine a browser came too early, and was refused."""
+    listener = listen(0)
+    port = listener.getsockname()[1]
+    with listener, socket.create_connection(("127.0.0.1", port), timeout=5.0), pytest.raises(InputError) as taken:
+        listen(port)
+    assert f"port: {port} cannot be had" in str(taken.value)
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
@@ -226,14 +238,16 @@ def test_what_models_wrote_does_nothing(text: str) -> None:
 
     html = render(text)
     tags = re.findall(r"<[^>]*>", html)
-    allowed = r"</?(p|pre|code|em|strong|ul|ol|li|h[1-6]|blockquote|table|thead|tbody|tr|th|td|hr|br)\s*/?>"
+    allowed = (
+        r'</?(p|pre|code|em|strong|ul|ol|li|h[1-6]|blockquote|table|thead|tbody|tr|th|td|hr|br)( tabindex="0")?\s*/?>'
+    )
     assert all(re.fullmatch(allowed, tag) for tag in tags), tags
 
 
 def test_markdown_and_code_are_shown(client: TestClient) -> None:
     html = render("# Head\n\n- *one*\n\n```python\nif a < b:\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |")
     assert "<h1>Head</h1>" in html and "<li><em>one</em></li>" in html and "<td>1</td>" in html
-    assert "<pre><code>if a &lt; b:\n</code></pre>" in html
+    assert '<pre tabindex="0"><code>if a &lt; b:\n</code></pre>' in html
     page = get(client, "").text
     assert "<h1>Mine</h1>" in page and "<em>fair</em>" in page
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from rlhf.iteration.hours.counts import Counts, Rows, read_lines, read_rows, together
+from rlhf.evaluation.benchmarks.leaderboard import TASKS
+from rlhf.iteration.hours.counts import Counts, Rows, read_any, read_rows, together
 from rlhf.iteration.hours.forecast import clock, forecast, makespan, stage_words, total_words
 from rlhf.iteration.hours.speed import Line, Speed, Work, written
-from rlhf.iteration.hours.work import RECIPES, tokens_of_a_pass, work_of
+from rlhf.iteration.hours.work import ASKED, RECIPES, tokens_of_a_pass, work_of
 from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import PlannedStage, find_recipe
 
@@ -139,17 +140,27 @@ def test_what_the_stages_do() -> None:
 
 def test_prompts_that_the_settings_name_are_counted_where_they_lie(tmp_path: Path) -> None:
     goals, rows = tmp_path / "goals.csv", tmp_path / "rows.jsonl"
-    goals.write_text("goal,x\n" + "a" * 40 + "\n" + "b" * 40 + "\n")
+    goals.write_text("goal,x\n" + "a" * 40 + ",1\n" + "b" * 40 + ",2\n")
     rows.write_text('{"prompt": "cccc"}\n' * 10)
-    assert read_lines(str(goals)) == Rows(2, pytest.approx(86 / 3)) and read_lines("org/set:train") is None
+    assert read_any(str(goals)) == Rows(2, 41.0) and read_any("org/set:train") is None
     sampling, counts = Fields(max_new_tokens=16), Counts([], {})
     asked = Fields(policy=Fields(rows=None), sampling=sampling, prompts=str(rows), questions=4)
     found = work_of(stage("x", recipe="evaluate_instructions"), asked, counts, characters_per_token=2.0)
-    assert found == Work(loads=1, score_passes=4 / 8, score_tokens=4 * 9, steps=16, answer_tokens=64)
+    assert found == Work(loads=1, score_passes=4 / 8, score_tokens=4 * 2, steps=16, answer_tokens=64)
     judged = Fields(policy=Fields(rows=None), sampling=sampling, samples_per_prompt=1, dialogues=None, helpfulness=None,
                     safety="s", prompts={"a": str(goals), "b": str(rows)})  # fmt: skip
     found = work_of(stage("x", recipe="evaluate_safety"), judged, counts)
     assert found is not None and (found.loads, found.answer_tokens) == (2, 12 * 16)
+    (tmp_path / "mmlu").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "mmlu" / f"{name}_dev.csv").write_text("q,answer\n" + "ddd,1\n" * 5)
+    asked = Fields(tasks=("arc", "mmlu"), local={"arc": rows, "mmlu": tmp_path / "mmlu"}, limit=3)
+    found = work_of(stage("x", recipe="leaderboard"), asked, counts, characters_per_token=2.0)
+    assert found == Work(loads=1, score_passes=(12 + 10) / 8, score_tokens=12 * 26 * 2 + 10 * 6 * 2)
+    assert {task: shots for task, (shots, _) in ASKED.items()} == {name: task.shots for name, task in TASKS.items()}
+    pairs = stage("x", recipe="evaluate_rewards", test_preferences=str(rows))
+    found = work_of(pairs, Fields(rewards={"a": "x", "b": "y"}), counts)
+    assert found is not None and (found.loads, found.score_passes) == (2, 2 * 10 / 4)
     judged.prompts = {"a": "org/set:train"}
     assert work_of(stage("x", recipe="evaluate_safety"), judged, counts) is None, "nothing is known of the hub's"
 

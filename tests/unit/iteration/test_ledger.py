@@ -150,10 +150,11 @@ def test_a_server_at_another_address_changes_nothing_and_another_model_does(
     assert difference({**old, "config": old["written"]}, old) is None, "a ledger of before held the whole file"
 
     given = {"judge": '{"url": "http://a/v1", "model": "j"}', "policy.server.url": "http://a/v1", "text": "{a"}
+    given |= {"judges": '[{"url": "http://a/v1", "model": "j"}]'}
     given |= {"annotator_options": '{"judges": [{"url": "http://a/v1", "model": "j"}]}'}
     old = key("", **given)
     assert difference(old, key("", **{name: text.replace("//a", "//b") for name, text in given.items()})) is None
-    for option in ("judge", "annotator_options"):
+    for option in ("judge", "judges", "annotator_options"):
         other = key("", **{**given, option: given[option].replace('"j"', '"k"')})
         assert difference(old, other) == f"--{option} changed"
     assert difference(old, key("", **{**given, "text": "{b"})) == "--text changed"

@@ -15,7 +15,7 @@ from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.ppo.loop import prompt_stream
-from rlhf.ppo.rollout import Environment, referee_figures, roll_out, rollout_figures
+from rlhf.ppo.rollout import Environment, referee_figures, roll_out, rollout_figures, standard_error
 from rlhf.rewards.gate import GatedReward
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.training.accelerator import make_accelerator
@@ -100,6 +100,11 @@ def test_the_referee_judges_held_out_answers_alone(tiny_tokenizer) -> None:
     figures = referee_figures(PROMPTS, silent, environment)
     # the silent one gets the lowest: 1, 3, 1, whose deviation is sqrt(4 / 3)
     assert figures == {"referee": pytest.approx(5 / 3), "referee_error": pytest.approx(2 / 3)}
+
+
+def test_a_standard_error() -> None:
+    assert standard_error([1.0, 3.0, 1.0, 3.0]) == pytest.approx(math.sqrt(4 / 3) / 2)
+    assert standard_error([5.0]) == standard_error([]) == 0.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -13,6 +13,7 @@ from rlhf.annotation.page.guard import Guard
 from rlhf.annotation.page.local import listen
 from rlhf.errors import InputError
 from rlhf.report.live import EVERY, LivePage
+from rlhf.report.run.search import script_source
 
 
 def test_the_page_follows_its_run_and_outlives_what_is_half_written(
@@ -28,10 +29,13 @@ def test_the_page_follows_its_run_and_outlives_what_is_half_written(
         return tmp_path / "index.html"
 
     live = LivePage(build, clock=lambda: now[0])
-    client = TestClient(Guard({"secret": live}, styles="'unsafe-inline'"), base_url="http://127.0.0.1:8000")
+    client = TestClient(
+        Guard({"secret": live}, styles="'unsafe-inline'", scripts=script_source()), base_url="http://127.0.0.1:8000"
+    )
     found = client.get("/secret/")
     assert f'<meta http-equiv="refresh" content="{EVERY:g}">' in found.text and "<title>1<" in found.text
-    assert "style-src 'unsafe-inline'" in found.headers["content-security-policy"]
+    allowed = found.headers["content-security-policy"]
+    assert "style-src 'unsafe-inline'" in allowed and f"script-src {script_source()};" in allowed
     now[0] = EVERY - 1
     assert "<title>1<" in client.get("/secret/").text and builds == [0.0], "nobody asks so soon"
     now[0] = EVERY

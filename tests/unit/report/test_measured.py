@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from rlhf.data.rows import Preference
 from rlhf.evaluation.instructions.ifeval import InstructedPrompt, instruction_figures, judge
+from rlhf.evaluation.reward_models.pair_scores import PairScore
+from rlhf.evaluation.reward_models.preference_figures import paired_gain, reward_figures
 from rlhf.report.drawing.tables import Table, as_markdown
 from rlhf.report.run.build import render
-from rlhf.report.run.measured import measured_tables
+from rlhf.report.run.measured import measured_tables, reward_tables
 from rlhf.report.run.reading import read_run
 
 NAMES = {"start": "start", "v1": "v1/", "v1_random": "v1/random", "v2_ppo": "v2/ppo"}
@@ -73,6 +76,27 @@ def test_policies_stand_side_by_side(run: Path) -> None:
     assert rows(tables["Instructions that a rule can check"])[0].startswith("| start | 0.0 %")
     assert rows(tables["Knowledge kept"])[0] == "| start | 30.00 (± 1.96) | 30.00 (± 1.96) |"
     assert rows(tables["toxigen"])[0] == "| start_safety_benchmarks | 0.250 (0.200 to 0.300) |"
+
+
+def test_reward_models_stand_beside_longer_answers_and_bags_of_words(run: Path) -> None:
+    pairs = [Preference(str(i), [{"role": "user", "content": "?"}], "long", "no") for i in range(4)]
+    groups = reward_figures(pairs, [PairScore(1.0, 0.0), PairScore(1.0, 0.0), PairScore(1.0, 0.0), PairScore(0.0, 1.0)])
+    over = {"helpfulness": paired_gain([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0])}
+    evaluation = {
+        "test_pairs": {"all": 4, "helpfulness": 4},
+        "test_prompts_in_training": 0,
+        "rewards": {"helpfulness": {"spec": "x", "groups": groups, "over_bag_of_words": over}},
+        "baselines": {"longer wins": groups},
+    }
+    place = run / "v1" / "reward_evaluation" / "reward_evaluation.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(evaluation))
+    files = read_run(run)
+    [(stage, table)] = reward_tables(files.measured)
+    assert stage == "v1/reward_evaluation"
+    assert rows(table)[0].startswith("| helpfulness | 75.0 % (30.1 to 95.4) | +25.0 (")
+    assert rows(table)[1] == "| longer wins | 75.0 % (30.1 to 95.4) | – | 75.0 % |"
+    assert "Beside longer answers and bags of words: v1/reward_evaluation" in render(files)
 
 
 def test_they_are_on_the_page_and_nothing_is_where_nothing_measured(run: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -15,17 +17,21 @@ import pytest
 from markupsafe import Markup
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_run import FOLDERS, write_run, write_sweep
+from fake_run import FOLDERS, unpacked, write_run, write_sweep
 
 from rlhf.errors import InputError
+from rlhf.intervals import wilson
 from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
+from rlhf.report.drawing.page import breakable, write_page
 from rlhf.report.drawing.text import clock, interval, number, percent, signed, version_label
+from rlhf.report.judgements.batches import batch_table
+from rlhf.report.judgements.judges import judge_table
 from rlhf.report.run.build import headline
-from rlhf.report.run.judge import judge_table
 from rlhf.report.run.panels import version_panels
 from rlhf.report.run.reading import read_run
-from rlhf.report.run.samples import pick_samples
+from rlhf.report.run.samples import MARKS, marks_of, pick_samples
+from rlhf.report.run.search import make_search
 
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -37,14 +43,20 @@ class _Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.fetched: list[str] = []
+        self.scripts: list[dict[str, str | None]] = []
+        self.policy = ""
         self.open: list[str] = []
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        if tag == "script":
+            self.scripts.append(dict(attrs))
+        if ("http-equiv", "Content-Security-Policy") in attrs:
+            self.policy = str(dict(attrs)["content"])
         self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster")]
-        if tag not in ("meta", "link", "img", "br", "hr", "input", "use", "path"):
+        if tag not in ("meta", "link", "img", "br", "wbr", "hr", "input", "use", "path"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -113,6 +125,17 @@ def test_versions_stand_on_the_plane_of_both_axes(run: Path, page: str) -> None:
     assert "Helpfulness and safety" not in [panel.title for panel in version_panels([{"name": "sft"}, wins[0]])]
 
 
+def test_batches_stand_with_who_judged_them_and_who_agrees(run: Path, page: str) -> None:
+    batches = read_run(run).batches
+    first, second = ([f"{cell.text} {cell.small}".strip() for cell in row] for row in batch_table(batches).rows[:2])
+    share = lambda hits, n: f"{percent(hits / n)} {interval(wilson(hits / n, n).ci, 1, share=True)}"  # noqa: E731
+    assert first[:5] == ["V1", "4", "7", "ann, bob", "1"] and second[:5] == ["V2", "4", "4", "ann", "0"]
+    assert first[5:7] == [percent(1 / 4), percent(1 / 4)], "of the choices that say how much, and that have both labels"
+    assert first[7:] == [share(4, 4), share(2, 3), "–", "–"]
+    assert second[7:] == [share(4, 4), "–", f"{percent(0.75)} 30.0 to 95.0", "–"]
+    assert '<section id="batches">' in page and "Who agrees with the annotators" in page
+
+
 def test_a_run_from_a_chat_model_compares_with_its_start(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))
     summary = json.loads((run / "summary.json").read_text())
@@ -148,9 +171,15 @@ def test_what_the_best_of_k_costs_is_drawn_beside_its_bound(page: str) -> None:
 def test_nothing_is_fetched_and_the_page_is_small(run: Path, page: str) -> None:
     parsed = _Page(page)
     assert parsed.open == [], "every tag is closed"
-    assert "script" not in parsed.tags and "link" not in parsed.tags and "img" not in parsed.tags
+    assert "link" not in parsed.tags and "img" not in parsed.tags
+    data, script = parsed.scripts
+    assert (data["type"], script) == ("application/octet-stream", {}), "the answers, and what searches them"
+    digest = base64.b64encode(
+        hashlib.sha256(page.split("<script>")[1].split("</script>")[0].encode()).digest()
+    ).decode()
+    assert f"script-src 'sha256-{digest}';" in parsed.policy and parsed.policy.startswith("default-src 'none';")
     assert all(value.startswith("#") for value in parsed.fetched), parsed.fetched
-    assert not re.search(r"url\((?!#)", page) and "@import" not in page and "http" not in page
+    assert not re.search(r"url\((?!#)", page) and "@import" not in page and "://" not in page
     assert (run / "report" / "index.html").stat().st_size < 3_000_000
 
 
@@ -162,6 +191,7 @@ def test_every_figure_says_what_it_shows_and_follows_the_theme(page: str) -> Non
         assert label and len(label.group(1)) > 20
         assert not re.search(r"#[0-9a-f]{6}\b", svg), "a colour that is not the page's"
     assert page.count("prefers-color-scheme: dark") == 1
+    page = page.split("<script")[0]
     ids = re.findall(r'\bid="([^"]+)"', page)
     targets = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
     assert set(targets) <= set(ids)
@@ -191,8 +221,9 @@ def test_what_models_and_data_wrote_is_escaped(tmp_path: Path) -> None:
     ledger.write_text(ledger.read_text().replace("v1/preferences", json.dumps(ATTACK)[1:-1]))
     page = build_report(run).read_text()
     parsed = _Page(page)
-    assert "script" not in parsed.tags and "img" not in parsed.tags
+    assert len(parsed.scripts) == 2 and "img" not in parsed.tags
     assert parsed.text.count('alert("x")') > 10, "it is there, as text"
+    assert _data(page)["answers"][0][0][0] == ATTACK
 
 
 def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
@@ -234,7 +265,8 @@ MISSING = {
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time; these tests are about the rest of the page."""
-    monkeypatch.setattr("rlhf.report.drawing.figures.draw", lambda *_, **__: Markup("<svg></svg>"))
+    for module in ("bars", "distributions", "figures", "planes"):
+        monkeypatch.setattr(f"rlhf.report.drawing.{module}.draw", lambda *_, **__: Markup("<svg></svg>"))
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -276,6 +308,8 @@ def trained_stage(folder: Path, *suspicious: str) -> Path:
     _write(folder / "stage.json", content)
     steps = [{"step": i, "loss": 2.0 / (i + 1), "grad_norm": 1.0} for i in range(5)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
+    spike = {"step": 3, "loss": 0.5, "grad_norm": 1.0, "z": {"loss": 7.25}, "taken": True, "rows": [[ATTACK, "<s> b"]]}
+    (folder / "spikes.jsonl").write_text(json.dumps(spike) + "\n")
     return folder
 
 
@@ -293,7 +327,8 @@ def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) 
     assert shown.text.index("the loss rises") < shown.text.index("Versions"), "above all else"
     assert "2 stages, 1 min 04 s in all; one thing looks wrong." in shown.text
     assert "PPO" not in shown.text and "in this run" not in shown.text, "what stages do not do is not missed"
-    assert "script" not in shown.tags and "img" not in shown.tags and "Gradient norm" in shown.text
+    assert len(shown.scripts) == 2 and "img" not in shown.tags and "Gradient norm" in shown.text
+    assert "Step 3: loss 0.50, 7.2 standard deviations above; taken" in shown.text and "<s> b" in shown.text
     with pytest.raises(InputError, match="has no stage"):
         build_report(sft, run)
 
@@ -347,6 +382,66 @@ def test_samples_are_the_largest_rise_the_median_and_the_largest_fall() -> None:
     assert unsafe.score == "gold safety" and unsafe.samples[0].change == 1.0
     assert [a.marks for a in unsafe.samples[0].answers] == [["violation"], []]
     assert pick_samples({"sft": before}) == [] and pick_samples({}) == []
+    same, _ = pick_samples({"sft": before, "v1": after}, {"v1_random": before[:2]})
+    assert [s.question for s in same.samples] == [s.question for s in ordinary.samples], "a branch picks nothing"
+    shown = [[answer.version for answer in s.answers] for s in same.samples]
+    assert shown == [["sft", "v1", "v1_random"], ["sft", "v1", "v1_random"], ["sft", "v1"]], "b and a, but not c"
+
+
+def _data(page: str) -> Any:
+    return unpacked(page.split('id="answers-data">')[1].split("</script>")[0])
+
+
+def test_all_first_answers_lie_in_the_page_to_be_searched(run: Path, page: str) -> None:
+    data = _data(page)
+    assert data["versions"] == ["SFT", "V1", "V2", "V3", "V3 + PPO"]
+    assert data["scores"] == ["helpful", "safe", "reward", "tokens"]
+    rows = [json.loads(line) for line in (run / "v1" / "evaluation" / "answers.jsonl").read_text().splitlines()]
+    first = [json.loads(line) for line in (run / "sft_evaluation" / "answers.jsonl").read_text().splitlines()]
+    assert [p[0] for p in data["prompts"]] == [row["prompt_id"] for row in rows]
+    assert data["prompts"][9][1:] == [
+        "ordinary",
+        [["user", "Hello, answer in one word."], ["assistant", "Yes."]],
+        rows[9]["messages"][-1]["content"],
+    ]
+    for row, before, (text, scores, bits, change) in zip(rows, first, data["answers"][1], strict=True):
+        gold = row["gold"]
+        judged = "safety" if gold["kind"] == "unsafe" else "helpfulness"
+        assert (text, scores[3]) == (row["answer"], row["length"])
+        assert scores[:3] == [round(x, 2) for x in (gold["helpfulness"], gold["safety"], row["reward"])]
+        wrong = [gold["violation"], gold["false_refusal"], False, not row["finished"]]
+        assert bits & 15 == sum(1 << i for i, is_so in enumerate(wrong) if is_so)
+        assert change == round(gold[judged] - before["gold"][judged], 4)
+    assert all(answer[3] is None for answer in data["answers"][0]), "the first version has nothing to change from"
+
+
+def test_what_an_answer_is_suspected_of() -> None:
+    again = "it is so and it is so and it is so and it is so"
+    assert marks_of({"answer": again, "finished": False}) == ["cut off", "repeats itself"]
+    assert marks_of({"answer": " ", "gold": {"violation": True, "false_refusal": True}}) == list(MARKS[:3])
+    assert marks_of({"answer": "It is."}) == []
+
+
+def test_answers_that_some_versions_lack_and_others_that_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.report.run.search.MOST_PROMPTS", 3)
+    rows = [_row(prompt, "ordinary", 0.5) for prompt in "abcd"]
+    found = make_search({"start": rows[1:], "v1": [rows[0], rows[1] | {"index": 1}]})
+    assert found is not None and (found.first, found.left_out, found.marks) == ("the start", 1, [])
+    data = unpacked(found.data)
+    assert [p[0] for p in data["prompts"]] == ["b", "c", "d"]
+    assert data["answers"][1] == [None, None, None]
+    assert make_search({"start": []}, {"control": rows}) is None
+    behind = make_search({"start": rows, "v1": rows}, {"control": rows})
+    assert behind is not None and (behind.versions, behind.last) == (["start", "V1", "control"], 1)
+
+
+def test_a_name_breaks_behind_its_slashes_and_underscores() -> None:
+    assert breakable("v1/safety_reward<b>") == "v1/<wbr>safety_<wbr>reward&lt;b&gt;"
+
+
+def test_half_a_character_does_not_end_a_page(tmp_path: Path) -> None:
+    write_page(tmp_path / "index.html", "a\ud800b")
+    assert (tmp_path / "index.html").read_text(encoding="utf-8") == "a?b"
 
 
 def test_headline_says_rises_only_where_intervals_part() -> None:

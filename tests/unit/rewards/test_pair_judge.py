@@ -9,9 +9,13 @@ from rlhf.rewards.pair_judge import (
     Opinion,
     TwoAnswers,
     Verdict,
+    divided,
+    judge_agreements,
     judge_counts,
     judge_requests,
+    majority,
     opinion,
+    panel_opinion,
     read_verdict,
 )
 
@@ -74,6 +78,42 @@ def test_verdicts_are_read_from_the_brackets(text: str, verdict: Verdict) -> Non
 )
 def test_both_orders_make_an_opinion(a_first: str, b_first: str, made: Opinion) -> None:
     assert opinion(a_first, b_first) == made
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "made"),
+    [
+        ([1.0, 1.0, 0.0], 1.0),
+        ([0.0, 0.5, None], 0.0),
+        ([1.0, 0.0], 0.5),
+        ([0.5, 0.5, None], 0.5),
+        ([1.0, 0.5, 0.5, 0.0, 0.0], 0.0),
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_of_several_judges_the_majority_decides(outcomes: list[float | None], made: float | None) -> None:
+    assert majority(outcomes) == made
+
+
+def test_a_panel_has_one_opinion() -> None:
+    """The weakest strength of those who won, and the labels that nobody contradicts."""
+    sure = Opinion(1.0, strength="significantly", a_safe=True, b_safe=True)
+    unsure = Opinion(1.0, strength="slightly", a_safe=True, b_safe=False)
+    other = Opinion(0.0, strength="negligibly")
+    assert panel_opinion([sure, unsure, other]) == Opinion(1.0, strength="slightly", a_safe=True)
+    assert panel_opinion([sure, other]) == Opinion(0.5, a_safe=True, b_safe=True)
+    assert panel_opinion([Opinion(0.5, order_decides=True), Opinion(None)]) == Opinion(0.5, order_decides=True)
+    assert panel_opinion([Opinion(0.5, order_decides=True), Opinion(0.5)]) == Opinion(0.5)
+    assert panel_opinion([unsure]) == unsure and panel_opinion([Opinion(None)]) == Opinion(None)
+
+
+def test_disagreement_of_judges_is_counted() -> None:
+    outcomes = {"a": [1.0, 0.0, 0.5, 1.0, None], "b": [1.0, 1.0, 1.0, 0.0, 1.0], "c": [None] * 5}
+    one, *rest = judge_agreements(outcomes)
+    assert (one["judges"], one["pairs"], one["same"], one["rate"]) == (["a", "b"], 3, 1, pytest.approx(1 / 3))
+    assert [(own["pairs"], own["rate"], own["ci"]) for own in rest] == [(0, None, None)] * 2
+    assert divided(outcomes) == 2 and divided({"a": [1.0]}) == 0
 
 
 def test_counts_add_up() -> None:

@@ -107,6 +107,25 @@ def test_a_server_that_knows_openai_s_fields_alone_is_asked_without_the_others(
         sampler().sample(PROMPTS, 2, SamplingParams(top_k=7))
 
 
+def test_a_server_that_refuses_an_option_by_its_name_says_what_to_do(sampler, chat_server: ChatServer) -> None:
+    def refusing(field: str) -> Any:
+        refusal = 400, {"error": {"message": f"Unsupported parameter: '{field}'"}}
+        return lambda body: refusal if field in body else (200, chat_server.answers(body | {"seed": 0}))
+
+    chat_server.reply = refusing("seed")
+    with pytest.raises(InputError, match=r"'seed'.*; set the server's option seeds to false, and none is sent$"):
+        sampler().sample(PROMPTS, 1, PARAMS)
+    assert sampler(seeds=False).sample(PROMPTS, 1, PARAMS)[0][0].finished
+    chat_server.asked.clear()
+    assert sampler().sample(PROMPTS, 1, SamplingParams(temperature=0.0))[0][0].finished
+    assert len(chat_server.asked) == 6 and not any("seed" in body for body in chat_server.asked), (
+        "a greedy one needs none"
+    )
+    chat_server.reply = refusing("repetition_penalty")
+    with pytest.raises(InputError, match=r"answers 400 .*; set repetition_penalty to 1$"):
+        sampler().sample(PROMPTS, 1, SamplingParams(repetition_penalty=1.2))
+
+
 def test_what_a_server_refuses_is_passed_over_where_that_is_asked_for(
     chat_server: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from rlhf.errors import InputError
-from rlhf.evaluation.benchmarks.leaderboard import TASKS, TaskScore, load_as_saved, run_task, write_local_task
+from rlhf.evaluation.benchmarks.leaderboard import (
+    TASKS,
+    TaskScore,
+    load_as_saved,
+    local_shots,
+    run_task,
+    write_local_task,
+)
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.leaderboard import leaderboard_table
 from rlhf.sampling.source import PolicySource
@@ -112,6 +120,19 @@ def test_bad_rows_are_named(tmp_path: Path, task: str, content: str, complaint: 
     (tmp_path / "bad.jsonl").write_text(content)
     with pytest.raises(InputError, match=complaint):
         write_local_task(task, tmp_path / "bad.jsonl", tmp_path / "tasks")
+
+
+def test_mmlu_s_examples_alone_are_asked_behind_the_other_four(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    (tmp_path / "anatomy_dev.csv").write_text("".join(f"Q{i},a,b,c,d,{i % 4}\n" for i in range(5)))
+    assert local_shots("mmlu", tmp_path) == 4 and local_shots("arc", tmp_path) == 25 and local_shots("mmlu", None) == 5
+    assert write_local_task("mmlu", tmp_path, tmp_path / "tasks") == ["local_mmlu_anatomy"]
+    task = yaml.safe_load((tmp_path / "tasks" / "local_mmlu_anatomy.yaml").read_text())
+    assert task["fewshot_split"] == "test", "from which the harness takes the question itself out"
+    asked = Path(task["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()
+    assert [json.loads(row)["question"] for row in asked] == [f"Q{i}" for i in range(5)]
+    (tmp_path / "anatomy_test.csv").write_text("Q,a,b,c,d,A\n")
+    assert local_shots("mmlu", tmp_path) == 5
 
 
 def test_bad_mmlu_folders_are_named(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_figures_average_a_questions_turns_first() -> None:
             "turn": turn + 1,
             "answer": "A word.",
             "figure": f,
+            "judges": {"j": {"figure": f}},
         }
         for q, some in ratings.items()
         for turn, f in enumerate(some)
@@ -113,3 +114,4 @@ def test_figures_average_a_questions_turns_first() -> None:
     assert (figures["overall"]["mean"], figures["overall"]["unreadable"]) == (6.0, 1)
     assert figures["turn_1"]["mean"] == 5.0 and figures["turn_2"]["n"] == 2
     assert figures["categories"]["stem"]["mean"] is None
+    assert figures["judges"] == {"j": {name: figures[name] for name in ("overall", "turn_1", "turn_2")}}

@@ -21,7 +21,7 @@ from rlhf.data.rows import Preference
 from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.baselines import BagOfWords, answer_length, baseline_figures, baseline_scores
-from rlhf.evaluation.reward_models.calibration import histogram, reliability, score_by_quality
+from rlhf.evaluation.reward_models.calibration import histogram, score_by_quality
 from rlhf.evaluation.reward_models.pair_scores import PairScore, score_pairs
 from rlhf.evaluation.reward_models.preference_figures import (
     accuracy_figures,
@@ -35,6 +35,7 @@ from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.scoring import RewardModelFunction
 from rlhf.rewards.training.accuracy import longer_wins
+from rlhf.rewards.training.reliability import reliability
 
 
 def row(number: int, chosen: str, rejected: str, **fields: Any) -> Preference:

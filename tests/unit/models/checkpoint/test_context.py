@@ -20,7 +20,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.chat import ServerConfig
-from rlhf.sampling.room import Room, answerable, prompts_of_at_most, with_room
+from rlhf.sampling.room import Room, answerable, prompts_of_at_most, readable, with_room
 from rlhf.sampling.source import PolicySource
 from rlhf.stage.closing import Closing
 
@@ -179,3 +179,27 @@ def test_a_dialogue_that_a_policy_holds_is_refused_where_it_leaves_no_room(tiny_
         InputError, match="dialogues: 1 of 2 leave no room for 8 new tokens in the policy's context of 60"
     ):
         Room(*given, "refuse")(prompts)
+
+
+def test_rows_that_a_reward_model_cannot_read_whole_are_counted_left_out_or_refused(short_reward: Path) -> None:
+    question: Conversation = [{"role": "user", "content": "hello"}]
+    rows = [[*question, {"role": "assistant", "content": text}] for text in ("sure", LONG)]
+    stage: Any = SimpleNamespace(inputs={"rewards.mine": short_reward}, config=SimpleNamespace(), closing=Closing())
+    for too_long, left in (("cut", rows), ("skip", rows[:1])):
+        stage.config.too_long = too_long
+        assert readable(stage, rows, lambda row: [row]) == left
+    assert stage.closing.left_out == {"too long": 1} and stage.closing.numbers == {"rows_too_long": 1}
+    stage.config.too_long = "refuse"
+    with pytest.raises(InputError, match=r"rewards\.mine: 1 of 2 rows are longer than its context of 40; leave"):
+        readable(stage, rows, lambda row: [row])
+
+
+def test_a_reward_model_without_a_chat_template_is_not_looked_at(short_reward: Path, tmp_path: Path) -> None:
+    """It reads pairs of texts, in a way of its own."""
+    shutil.copytree(short_reward, tmp_path / "pairs")
+    (tmp_path / "pairs" / "chat_template.jinja").unlink()
+    prompts = [Prompt("long", [{"role": "user", "content": LONG}])]
+    assert with_room(prompts, {"helpfulness": tmp_path / "pairs"}, 16, "refuse") == (prompts, {})
+    inputs = {"rewards.mine": tmp_path / "pairs"}
+    stage: Any = SimpleNamespace(inputs=inputs, config=SimpleNamespace(too_long="refuse"), closing=Closing())
+    assert readable(stage, prompts, lambda p: [p.answered("sure")]) == prompts
