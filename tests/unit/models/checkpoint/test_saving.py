@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -259,11 +260,9 @@ def test_an_average_is_read_back_too(tiny_policy_path: Path, tmp_path: Path, mon
         nudged(RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0)).save(
             tmp_path / name, load_tokenizer(tiny_policy_path)
         )
-    import rlhf.models.averaging
-
-    right = rlhf.models.averaging.save_torch_state_dict
+    right = huggingface_hub.save_torch_state_dict
     changed = {"score.weight": torch.zeros(1, 32)}
-    monkeypatch.setattr("rlhf.models.averaging.save_torch_state_dict", lambda state, f: right(state | changed, f))
+    monkeypatch.setattr("huggingface_hub.save_torch_state_dict", lambda state, f: right(state | changed, f))
     with pytest.raises(InputError, match=r"at score\.weight"):
         average_checkpoints([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
