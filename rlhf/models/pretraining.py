@@ -84,9 +84,10 @@ def write_untrained(policy: str | os.PathLike[str], folder: Path, seed: int) -> 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from rlhf.models.checkpoint.folder import base_folder
+    from rlhf.models.checkpoint.pretrained import from_pretrained
     from rlhf.models.policy import load_tokenizer
 
-    config = AutoConfig.from_pretrained(base_folder(policy), trust_remote_code=False)
+    config = from_pretrained(AutoConfig, base_folder(policy))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)

@@ -14,7 +14,7 @@ from rlhf.errors import InputError
 from rlhf.imports import ANYTHING, import_object, own_code
 from rlhf.models.checkpoint.folder import require_reward_head
 from rlhf.models.checkpoint.labels import writes_text
-from rlhf.paths import require_files
+from rlhf.paths import model_place, require_files
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
 
@@ -41,7 +41,7 @@ def load_reward(
     Raises:
         InputError: nothing there, a checkpoint without score head, an import that fails, something not callable.
     """
-    text = os.fspath(spec)
+    text = os.fspath(model_place(spec))
     if is_import_path(text):
         return _imported(text)
     if is_ensemble(text):

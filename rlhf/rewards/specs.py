@@ -19,7 +19,7 @@ from rlhf.errors import InputError
 from rlhf.imports import import_object
 from rlhf.models.checkpoint.folder import require_checkpoint, require_reward_head
 from rlhf.models.checkpoint.labels import good_and_bad, writes_text
-from rlhf.paths import NamesModel, require_files
+from rlhf.paths import NamesModel, model_place, require_files
 
 ENSEMBLE_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -80,8 +80,9 @@ def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
         if is_import_path(spec):
             import_object(field, os.fspath(spec))
             continue
+        spec = model_place(spec)
         require_files(**{field: spec})
-        found[field] = Path(spec)
+        found[field] = spec
         if is_ensemble(spec):
             members = {f"{field}.{number}": member for number, member in enumerate(read_ensemble(spec).members)}
             found |= reward_files(**members)

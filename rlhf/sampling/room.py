@@ -76,17 +76,14 @@ def with_room(
     Raises:
         InputError: there are some, and `too_long` is "refuse"; or "skip", and no prompt is left.
     """
-    from rlhf.models.policy import load_tokenizer
-
     found: dict[str, int] = {}
     left_out: set[int] = set()
     for role, folder in inputs.items():
-        context = _context(folder) if role.partition(".")[0] in READERS and folder.is_dir() else None
-        if context is None or context.length is None:
+        reader = _reader(folder, chat_template) if role.partition(".")[0] in READERS else None
+        if reader is None:
             continue
-        tokenizer = load_tokenizer(folder)
-        tokenizer.chat_template = chat_template or tokenizer.chat_template
-        lengths = [len(ids) for ids in Renderer(tokenizer).prompts([messages(p) for p in prompts])]
+        context, renderer = reader
+        lengths = [len(ids) for ids in renderer.prompts([messages(p) for p in prompts])]
         over = [i for i, length in enumerate(lengths) if not context.holds(length + max_new_tokens)]
         if not over:
             continue
@@ -119,15 +116,13 @@ def readable(stage: Stage, rows: Sequence[Asked], dialogues: Callable[[Asked], S
     Raises:
         InputError: there are some, and `too_long` is "refuse"; or "skip", and no row is left.
     """
-    from rlhf.models.policy import load_tokenizer
-
     too_long: TooLongRow = stage.config.too_long
     left_out: set[int] = set()
     for role, folder in stage.inputs.items():
-        context = _context(folder) if role.partition(".")[0] in SCORERS and folder.is_dir() else None
-        if context is None or context.length is None:
+        reader = _reader(folder) if role.partition(".")[0] in SCORERS else None
+        if reader is None:
             continue
-        renderer = Renderer(load_tokenizer(folder))
+        context, renderer = reader
         over = [
             number
             for number, row in enumerate(rows)
@@ -203,8 +198,19 @@ def _name(prompt: Asked, messages: Callable[[Asked], Conversation]) -> str:
     return quoted(messages(prompt)[-1]["content"] if own is None else own)
 
 
-def _context(folder: Path) -> Context | None:
+def _reader(folder: Path, chat_template: str | None = None) -> tuple[Context, Renderer] | None:
+    """The context of a model and what renders for it; None: it has no limit that is known here, or reads no dialogues
+    by a chat template (`rlhf.rewards.foreign`)."""
+    from rlhf.models.policy import load_tokenizer
+
+    if not folder.is_dir():
+        return None
     try:
-        return Context.of_checkpoint(folder)
+        context = Context.of_checkpoint(folder)
     except InputError:
         return None
+    tokenizer = load_tokenizer(folder) if context.length is not None else None
+    if tokenizer is None or not (chat_template or tokenizer.chat_template):
+        return None
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    return context, Renderer(tokenizer)

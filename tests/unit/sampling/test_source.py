@@ -103,8 +103,9 @@ def test_every_policy_that_answers_or_scores_in_a_recipe_is_a_source() -> None:
             assert PolicySource not in typing.get_args(hint) or any(isinstance(n, PolicyCheck) for n in said), name
     assert checkpoints == TRAINED
     assert {name.split(".")[0] for name in sources} == {
-        "collect_preferences", "context_distillation", "dpo", "evaluate", "evaluate_consistency", "evaluate_safety",
-        "evaluate_text", "evaluate_time_awareness", "ghost_attention", "leaderboard", "mt_bench", "red_team",
+        "collect_preferences", "context_distillation", "dpo", "evaluate", "evaluate_consistency",
+        "evaluate_instructions", "evaluate_safety", "evaluate_text", "evaluate_time_awareness", "ghost_attention",
+        "leaderboard", "mt_bench", "red_team",
         "rejection_sampling", "safety_benchmarks", "simple_text_data", "temperature_sweep",
     }  # fmt: skip
 

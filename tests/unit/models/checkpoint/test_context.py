@@ -192,3 +192,14 @@ def test_rows_that_a_reward_model_cannot_read_whole_are_counted_left_out_or_refu
     stage.config.too_long = "refuse"
     with pytest.raises(InputError, match=r"rewards\.mine: 1 of 2 rows are longer than its context of 40; leave"):
         readable(stage, rows, lambda row: [row])
+
+
+def test_a_reward_model_without_a_chat_template_is_not_looked_at(short_reward: Path, tmp_path: Path) -> None:
+    """It reads pairs of texts, in a way of its own."""
+    shutil.copytree(short_reward, tmp_path / "pairs")
+    (tmp_path / "pairs" / "chat_template.jinja").unlink()
+    prompts = [Prompt("long", [{"role": "user", "content": LONG}])]
+    assert with_room(prompts, {"helpfulness": tmp_path / "pairs"}, 16, "refuse") == (prompts, {})
+    inputs = {"rewards.mine": tmp_path / "pairs"}
+    stage: Any = SimpleNamespace(inputs=inputs, config=SimpleNamespace(too_long="refuse"), closing=Closing())
+    assert readable(stage, prompts, lambda p: [p.answered("sure")]) == prompts
