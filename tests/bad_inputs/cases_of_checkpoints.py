@@ -207,6 +207,12 @@ WEIGHTS: dict[str, Damage] = {
 }
 
 
+TAKEN_WEIGHTS = {
+    "a part that is not there": "an index beside whole weights is not read",
+    "another dtype in one": "a weight is cast to the type that is asked for",
+}
+
+
 def _unread(words: tuple[str, ...]) -> str:
     """Why a call takes damaged weights; "" where it reads them."""
     return "it reads no weights; what does, says so" if words[:2] in (("rlhf", "look"), ("rlhf", "new")) else ""
@@ -255,12 +261,7 @@ def cases() -> Iterator[Case]:
         for turn in range(3):
             folder, words = READERS[(number + 4 * turn) % len(READERS)]
             title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-            beside = "an index beside whole weights is not read" if name.startswith("a part") else ""
-            reason = (
-                beside
-                or _unread(words)
-                or ("a weight is cast to the type that is asked for" if "dtype" in name else "")
-            )
+            reason = _unread(words) or TAKEN_WEIGHTS.get(name, "")
             yield Case("weights", title, words, _with_other(_in(folder, damage)), reason, obeys_modes=name == "closed")
         number += 1
 

@@ -146,13 +146,8 @@ def cases() -> Iterator[Case]:
                 )
     for name in NAMES:
         shown = ascii(name[:16])
-        yield Case(
-            "names of versions",
-            f"plan: {shown}",
-            _plan("plan", f"[{json.dumps(name)}]", ""),
-            _puts("x", ""),
-            TAKEN.get(name, ""),
-        )
+        named = f"[{json.dumps(name)}]"
+        yield Case("names of versions", f"plan: {shown}", _plan("plan", named, ""), _puts("x", ""), TAKEN.get(name, ""))
         yield Case(
             "names of versions",
             f"run: {shown}",
