@@ -50,6 +50,7 @@ _WAYS_OUT = {
     errno.EPERM: "name one that you may change",
     errno.EROFS: "name one on a file system that can be written to",
     errno.ENOSPC: "make room on that disk, and start the same command again",
+    errno.EIO: "the disk or the network behind it has failed; the system's log says more",
     errno.EDQUOT: "make room in your quota, and start the same command again",
 }
 

@@ -100,6 +100,8 @@ class Renderer:
             ids = whole.input_ids[len(prompt.input_ids) :]
             got, said = self.answer(ids).text, PROBE[turns - 1]["content"]
             said = self._pieces.decode(self._pieces.encode([said])[0]).strip()  # a small vocabulary may lack a letter
+            if not said:
+                raise InputError("tokenizer: its vocabulary has no token of a plain text; bring the model's own")
             if whole.input_ids[: len(prompt.input_ids)] != prompt.input_ids or got != said:
                 raise InputError(
                     f"tokenizer: its chat template gives the answer {quoted(said)} back as {quoted(got)}; use another"

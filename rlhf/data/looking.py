@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Conversation
 from rlhf.data.formats import format_of
-from rlhf.data.layouts.declaration import Kind
+from rlhf.data.layouts.declaration import Kind, fields_of
 from rlhf.data.loading import (
     Reader,
     Reading,
@@ -77,8 +77,7 @@ def kind_of(source: Source) -> Kind:
             return next(kind for kind in kinds if layout.serves(kind))
         if number >= 100:
             break
-    names = ", ".join(map(str, first or ()))
-    raise InputError(f"{source}: no layout of its rows is known; its first row has the fields {names}")
+    raise InputError(f"{source}: no layout of its rows is known; its first row has the fields {fields_of(first or {})}")
 
 
 def look_at(source: Source, kind: Kind | None = None, renderer: Renderer | None = None, show: int = 3) -> Look:

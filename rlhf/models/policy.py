@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from safetensors import safe_open
 
 from rlhf.conversation import apply_kwargs, given_kwargs
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 from rlhf.models.adapters import (
     adapter_tensors,
     is_quantized,
@@ -86,10 +86,20 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
     Where it has none, or pads with the end token (a model trained so never learns to stop), "<pad>" is added;
     `load_policy` gives it an embedding.
+
+    Raises:
+        InputError: there is none, it cannot be loaded, or it fails at a text, as with settings of another type.
     """
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, require_checkpoint(path))
+    try:
+        tokenizer("a")
+    except Exception as error:  # transformers looks at a setting where it uses it
+        raise InputError(
+            f"checkpoint: the tokenizer of {path} fails ({type(error).__name__}: {error}); mend its "
+            "tokenizer_config.json, or save it again"
+        ) from error
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.padding_side = "right"
@@ -222,7 +232,11 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell the config the pad id, and add embedding rows (the mean of the old ones) up to the tokenizer's size."""
+    """Tell the config the pad id, and add embedding rows (the mean of the old ones) up to the tokenizer's size.
+
+    Raises:
+        InputError: the tokenizer has ids beyond these (`require_embeddings`).
+    """
     import torch
 
     old = len(model.get_input_embeddings().get_parameter("weight"))
@@ -233,9 +247,24 @@ def add_pad_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
                 if layer is not None:
                     weight = layer.get_parameter("weight")
                     weight[old:] = weight[:old].float().mean(0).to(weight.dtype)
+    require_embeddings(model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def require_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """InputError where a tokenizer writes ids, its pad token's left out, that the model has no embedding of."""
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if rows is None:
+        return
+    beyond = {n: token for token, n in tokenizer.get_vocab().items() if n >= rows and token != tokenizer.pad_token}
+    if beyond:
+        first = min(beyond)
+        raise InputError(
+            f"checkpoint: the tokenizer of {tokenizer.name_or_path} has the token {quoted(beyond[first])} with id "
+            f"{first}, and the model embeds {rows}; bring the tokenizer that it was trained with"
+        )
 
 
 def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: bool) -> PreTrainedModel:

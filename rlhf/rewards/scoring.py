@@ -12,7 +12,7 @@ from rlhf.conversation import Conversation, Renderer, without_thoughts
 from rlhf.errors import InputError
 from rlhf.models.batching import batch_tokens_on, batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.checkpoint.context import Context
-from rlhf.models.policy import load_tokenizer
+from rlhf.models.policy import load_tokenizer, require_embeddings
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.stage.progress import progress_bar
@@ -46,7 +46,9 @@ class RewardModelFunction:
         cls, model: RewardModel, folder: str | os.PathLike[str], batch_tokens: int | None = None
     ) -> RewardModelFunction:
         """With the tokenizer of the model's checkpoint; what the model's context does not hold is cut."""
-        renderer = Renderer(load_tokenizer(folder), max_length=Context.of(model.config).length, cut=True)
+        tokenizer = load_tokenizer(folder)
+        require_embeddings(model.model, tokenizer)
+        renderer = Renderer(tokenizer, max_length=Context.of(model.config).length, cut=True)
         return cls(model, renderer, batch_tokens)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:

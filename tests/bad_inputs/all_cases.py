@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cases_of_checkpoints
 import cases_of_own_code
@@ -21,3 +21,16 @@ def cases() -> Iterator[Case]:
         yield Case("in order", recipe, call(recipe), accepted="nothing is wrong with it")
     for file in FILES:
         yield from file.cases()
+
+
+def kinds() -> list[str]:
+    """Of the cases, in their order."""
+    return list(dict.fromkeys(case.kind for case in cases()))
+
+
+def sample(every: int, of_kinds: Sequence[str] | None = None) -> list[Case]:
+    """Every so manieth case of each kind, of these kinds."""
+    found: list[Case] = []
+    for kind in kinds() if of_kinds is None else of_kinds:
+        found += [case for case in cases() if case.kind == kind][::every]
+    return found

@@ -24,9 +24,7 @@ def answered(cases: Iterable[Case], world: Path, here: Path) -> Iterator[tuple[C
             case.prepare(folder)
         yield (
             case,
-            run_forked(
-                case.words, folder, obeys_modes=case.obeys_modes, environment=case.environment, first=case.first
-            ),
+            run_forked(case.words, folder, obeys_modes=case.obeys_modes, first=case.first),
         )
         for place in folder.glob("*"):
             if place.is_dir() and not place.is_symlink():

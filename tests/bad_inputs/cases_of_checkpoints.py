@@ -142,7 +142,7 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
         _vocabulary(
             lambda t: t["model"].update(vocab={k: v for k, v in t["model"]["vocab"].items() if v % 2}, merges=[])
         ),
-        "",
+        "what a vocabulary lacks is no token",
     ),
     "ids beyond the model's": (
         _vocabulary(lambda t: t["model"].update(vocab={k: v + 1000 * (v > 3) for k, v in t["model"]["vocab"].items()})),
@@ -150,7 +150,7 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
     ),
     "added ids beyond the model's": (
         _vocabulary(lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 90_000, "content": "<far>"})),
-        "",
+        "the tokenizer gives an added token the next free id",
     ),
     "no end token": (_change("tokenizer_config.json", eos_token=...), ""),
     "an unknown end token": (_change("tokenizer_config.json", eos_token="<unheard-of>"), ""),
@@ -207,6 +207,17 @@ WEIGHTS: dict[str, Damage] = {
 }
 
 
+TAKEN_WEIGHTS = {
+    "a part that is not there": "an index beside whole weights is not read",
+    "another dtype in one": "a weight is cast to the type that is asked for",
+}
+
+
+def _unread(words: tuple[str, ...]) -> str:
+    """Why a call takes damaged weights; "" where it reads them."""
+    return "it reads no weights; what does, says so" if words[:2] in (("rlhf", "look"), ("rlhf", "new")) else ""
+
+
 def _in(folder_name: str, damage: Damage) -> Damage:
     return lambda folder: damage(folder / folder_name)
 
@@ -236,7 +247,8 @@ def cases() -> Iterator[Case]:
             for turn in range(3):
                 folder, words = READERS[(number + 4 * turn) % len(READERS)]
                 title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-                yield Case(kind, title, words, _with_other(_in(folder, damage)), reason, obeys_modes=name == "closed")
+                taken = reason or (_unread(words) if name == "quantised already" else "")
+                yield Case(kind, title, words, _with_other(_in(folder, damage)), taken, obeys_modes=name == "closed")
             number += 1
     for name, text in TEMPLATES.items():
         for turn in range(3):
@@ -249,7 +261,8 @@ def cases() -> Iterator[Case]:
         for turn in range(3):
             folder, words = READERS[(number + 4 * turn) % len(READERS)]
             title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-            yield Case("weights", title, words, _with_other(_in(folder, damage)), obeys_modes=name == "closed")
+            reason = _unread(words) or TAKEN_WEIGHTS.get(name, "")
+            yield Case("weights", title, words, _with_other(_in(folder, damage)), reason, obeys_modes=name == "closed")
         number += 1
 
 

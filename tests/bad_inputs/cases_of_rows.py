@@ -159,7 +159,7 @@ def cases() -> Iterator[Case]:
         for recipe, option in (("evaluate", "policy.server"), ("rejection_sampling", "policy.server")):
             yield _served(recipe, option, f"models: {name}", models=body, answers=None)
     for name, body in ANSWERS.items():
-        for recipe, option in (("evaluate", "judge"), ("collect_preferences", "policy.server")):
+        for recipe, option in (("evaluate", "policy.server"), ("collect_preferences", "policy.server")):
             yield _served(recipe, option, f"answers: {name}", models=b'{"data": [{"id": "m"}]}', answers=body)
 
 
@@ -211,8 +211,6 @@ def _served(recipe: str, option: str, name: str, *, models: bytes | None, answer
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
     options = {f"{option}.url": f"http://127.0.0.1:{port}/v1", f"{option}.model": "m", f"{option}.retries": "0"}
-    if option == "judge":
-        options["opponent"] = "policy"
     return Case("servers", f"{recipe} {option}: {name}", call(recipe, options), first=serve)
 
 

@@ -106,6 +106,7 @@ NAMES = (
     "$x^2$",
     "sft_evaluation",
 )
+TAKEN = {"CON": "a folder's name as any other on Linux"}
 DOLLARS = ("$", "$x", "$x^2$", "\\frac{", "$\\frac{$", "_^{}", "<b>", "{version}", "%s", "a\nb", "\x1b[31m")
 
 
@@ -145,7 +146,8 @@ def cases() -> Iterator[Case]:
                 )
     for name in NAMES:
         shown = ascii(name[:16])
-        yield Case("names of versions", f"plan: {shown}", _plan("plan", f"[{json.dumps(name)}]", ""), _puts("x", ""))
+        named = f"[{json.dumps(name)}]"
+        yield Case("names of versions", f"plan: {shown}", _plan("plan", named, ""), _puts("x", ""), TAKEN.get(name, ""))
         yield Case(
             "names of versions",
             f"run: {shown}",

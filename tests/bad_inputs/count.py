@@ -2,7 +2,7 @@
 
     python tests/bad_inputs/count.py [KIND …] [--show] [--every N]
 
-Every case is a command in a fork of one process, in a folder of its own. --show prints what each said.
+Every case is a command in a fork of one process, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -27,14 +27,11 @@ from world import make_world
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*")
-    parser.add_argument("--show", action="store_true")
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("kinds", nargs="*", choices=[*all_cases.kinds(), []], metavar="KIND")
+    parser.add_argument("--show", action="store_true", help="print what each said")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth case of each kind")
     asked = parser.parse_args()
-    cases = [
-        c for c in all_cases.cases() if not asked.kinds or any(k.replace(".", " ") in c.kind for k in asked.kinds)
-    ][asked.first :: asked.every]
+    cases = all_cases.sample(asked.every, asked.kinds or None)
     table: dict[str, Counter[str]] = defaultdict(Counter)
     accepted: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:

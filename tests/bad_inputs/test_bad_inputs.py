@@ -14,7 +14,7 @@ MANY = [pytest.param(40, id="some"), pytest.param(1, id="all", marks=pytest.mark
 
 @pytest.mark.parametrize("every", MANY)
 def test_each_is_answered(every: int, world: Path, tmp_path: Path) -> None:
-    cases = list(all_cases.cases())[::every]
+    cases = all_cases.sample(every)
     wrong = [
         f"{case.kind}, {case.name}: {ended.verdict}\n{ended.err[-1500:]}"
         for case, ended in answered(cases, world, tmp_path)

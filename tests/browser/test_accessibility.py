@@ -110,5 +110,7 @@ def test_the_pages_of_those_who_write(chromium: Any, tmp_path: Path, scheme: Any
 def test_the_report_of_a_run(chromium: Any, tmp_path: Path, scheme: Any) -> None:
     page = chromium.new_context(color_scheme=scheme).new_page()
     page.goto(build_report(write_run(tmp_path / "run", gold=False)).as_uri())
+    page.locator("#search").scroll_into_view_if_needed()
+    page.wait_for_selector("#found article")
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
     require_no_violation(page, "the report")

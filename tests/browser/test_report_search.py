@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,7 +122,8 @@ def test_filters_and_order_outlive_a_reload(page: Any, report: Path) -> None:
     page.select_option("#kind", "unsafe")
     page.select_option("#order", "fall")
     falls = sorted((b[3], number) for number, (p, _, b) in enumerate(both) if p[1] == "unsafe")
-    page.locator("#count", has_text=f"of {len(falls)} prompts").wait_for()
+    page.wait_for_url(re.compile("kind=unsafe&order=fall"))
+    assert page.locator("#count").inner_text() == f"10 of {len(falls)} prompts"
     assert places(page) == [both[number][0][0] for _, number in falls[:10]]
     page.reload()
     page.wait_for_selector("#found article")
@@ -135,5 +137,6 @@ def test_filters_and_order_outlive_a_reload(page: Any, report: Path) -> None:
     page.click("#more")
     assert len(places(page)) == min(20, len(falls))
     page.select_option("#left", "1")  # one version alone: nothing to compare
-    page.locator("#found ins, #found del").first.wait_for(state="detached")
+    page.wait_for_url(re.compile("left=1"))
+    assert page.locator("#found ins, #found del").count() == 0
     assert page.locator("#found article").first.locator(".answer").count() == 1

@@ -152,6 +152,10 @@ def test_a_step(here: Path, tiny_policy_path: Path) -> None:
     assert made.keys() == start.keys() and all(torch.equal(made[n], 1.5 * start[n]) for n in start)
     assert json.loads((here / "out/stage.json").read_text())["inputs"].keys() == {"policy", "start"}
 
+    (name,) = re.findall(r"here `(\w+\.yaml)` in the folder that `configs` names", text)
+    (line,) = re.findall(r"with a line `(.*?)`", text)
+    (here / "configs").mkdir()
+    (here / "configs" / name).write_text(line)
     steps = yaml.safe_load(text[text.rindex("```yaml\n") + len("```yaml\n") :].partition("```")[0])["steps"]
     given = {"policy": "chat", "prompts": "p.jsonl", "test_prompts": "t.jsonl", "helpfulness": "a:b"}
     version = VersionConfig("v1", tuple(steps))
@@ -160,10 +164,6 @@ def test_a_step(here: Path, tiny_policy_path: Path) -> None:
     overrides = stage.overrides
     assert (overrides["policy"], overrides["start"]) == ("run/v1/rejection_sampling/checkpoint", "chat")
     assert "seed" not in overrides
-    (name,) = re.findall(r"here `(\w+\.yaml)` in the folder that `configs` names", text)
-    (line,) = re.findall(r"with a line `(.*?)`", text)
-    (here / "configs").mkdir()
-    (here / "configs" / name).write_text(line)
     assert check_plan([replace(stage, inputs=())])["v1/back"].share == 0.7
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 import pytest
@@ -45,3 +47,19 @@ def test_ctrl_c_while_a_program_of_ours_is_imported_shows_no_traceback(
     assert capsys.readouterr().err == "stopped\n"
     sys.excepthook(ValueError, ValueError("a fault of ours"), None)
     assert capsys.readouterr().err == "ValueError: a fault of ours\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [
+        (errno.ENOSPC, "make room on that disk"),
+        (errno.EIO, "has failed; the system's log says more"),
+        (errno.EROFS, "can be written to"),
+        (errno.EACCES, "that you may read and write"),
+    ],
+)
+def test_what_a_disk_says_is_a_sentence(number: int, way_out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, mistakes_in_a_sentence():
+        raise OSError(number, os.strerror(number), "out/model.safetensors")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: 'out/model.safetensors': ") and way_out in said

@@ -136,8 +136,10 @@ def names_with_value(row: Row) -> frozenset[str]:
 
 
 def fields_of(row: Row) -> str:
-    """The names of a row's fields, for a sentence."""
-    return ", ".join(str(name) for name in row if name not in COMMON) or "none"
+    """The names of a row's fields, for a sentence: the first 30."""
+    names = [str(name)[:60] for name in row if name not in COMMON]
+    more = f" and {len(names) - 30} more" if len(names) > 30 else ""
+    return (", ".join(names[:30]) or "none") + more
 
 
 def user(content: Any) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def batch_table(batches: Sequence[Batch]) -> Table | None:
         ("Significantly", "share of the choices that are significantly better, the strongest of the scale"),
         ("Safe alone", "share of the choices, both labelled, whose answer is safe and the other one is not"),
         ("Left", "choices of the left answer; far from a half, somebody looks at one side only"),
-        ("Annotators", "two annotators of one pair choose the same answer"),
+        ("Annotators agree", "two annotators of one pair choose the same answer"),
         *((f"{domain.capitalize()} model", "the newest reward model prefers the same answer") for domain in DOMAINS),
     ]
     rows = []

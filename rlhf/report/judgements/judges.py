@@ -88,8 +88,9 @@ def judge_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
         Series(label, colour, x, [v.get(rate) for v in judged], [v.get(ci) for v in judged])  # type: ignore[misc]
         for label, colour, (rate, ci) in zip(("helpfulness", "safety"), (BLUE, ORANGE), RATES[1:], strict=True)
     ]
+    several = any(len(v.get("judges", [])) > 1 for v in judged)
     panel = lines(
-        f"Wins against {' and '.join(opponents)} by a judge model",
+        f"Wins against {' and '.join(opponents)} by {'the majority of judge models' if several else 'a judge model'}",
         series,
         names=[version_label(version["name"]) for version in judged],
         percent=True,

@@ -7,7 +7,9 @@ Everything that models or data wrote passes through the template's autoescape; f
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,21 +73,35 @@ def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
         panels: see `rlhf.report.run.own.own_panels`.
 
     Raises:
-        InputError: there is no such folder, or none of a run's files in it, or a panel cannot be made.
+        InputError: there is no such folder, or none of a run's files in it, a file of figures is not as a stage writes
+            it, or a panel cannot be made.
     """
-    if Folders.are_runs(paths):
-        if panels:
-            raise InputError("panel: panels of one's own are of one run; name one run")
-        content = render_runs(paths)
-        page = beside(paths[0]) / "index.html"
-        page.parent.mkdir(exist_ok=True)
-        write_page(page, content)
-        return page
-    files = read_run(*paths)
-    page = Folders.of(paths).page
+    with _figures_of_another_shape(paths[0]):
+        if Folders.are_runs(paths):
+            if panels:
+                raise InputError("panel: panels of one's own are of one run; name one run")
+            content, page = render_runs(paths), beside(paths[0]) / "index.html"
+        else:
+            files = read_run(*paths)
+            content, page = render(files, own_panels(files, panels)), Folders.of(paths).page
     page.parent.mkdir(exist_ok=True)
-    write_page(page, render(files, own_panels(files, panels)))
+    write_page(page, content)
     return page
+
+
+@contextmanager
+def _figures_of_another_shape(folder: Path) -> Iterator[None]:
+    """InputError with the line of ours that fails at a figure, which is missing or of another kind than is written."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"report: no page can be made of the figures in {folder} ({type(error).__name__}: {error}, "
+            f"{Path(at.filename).name}:{at.lineno}); `rlhf verify` of the run names a file that was changed"
+        ) from error
 
 
 def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:

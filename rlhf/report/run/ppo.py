@@ -34,8 +34,8 @@ def ppo_panels(stage: Ppo) -> list[Panel]:
         panel(
             "Reward",
             [of("training prompts", GREY, "reward"), of("held-out prompts", BLUE, "heldout_reward")],
-            "Held-out prompts, the same ones each time, tell whether it rises; training prompts are others at each "
-            f"iteration, so most of their zigzag is chance.{kept}",
+            "Held-out prompts, the same ones each time, tell whether it rises, more surely than their intervals look; "
+            f"training prompts are others at each iteration, so most of their zigzag is chance.{kept}",
         ),
         panel(
             "Both models, held-out",

@@ -3,6 +3,7 @@
 "use strict";
 (() => {
 const A_PAGE = 10;
+const LONG = 250;
 const MOST_CELLS = 4e6; // of the table that compares two texts
 const ALONE = "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}"; // written without spaces
 const WORDS = new RegExp(`(?:(?:(?![${ALONE}])[\\p{L}\\p{M}\\p{N}_'’-])+|\\S)\\s*|\\s+`, "gu");
@@ -65,8 +66,9 @@ function number(value) {
 
 function answerNode(version, answer, parts, tag) {
   const node = make("div");
-  node.append(make("h4", "", data.versions[version]));
+  node.append(make("h3", "", data.versions[version]));
   const text = make("p", "answer");
+  if (answer[0].length > LONG) text.tabIndex = 0; // it may have to be scrolled
   if (!answer[0]) text.append("(an empty answer)");
   else if (!parts) text.append(answer[0]);
   else for (const [part, differs] of parts) {

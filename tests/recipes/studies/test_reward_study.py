@@ -169,7 +169,11 @@ def test_the_studies_of_this_repository_can_be_planned(recipe: ModuleType, file:
     study = parse_config(recipe.RewardStudyConfig, ["--config", str(file)])
     runs = recipe.plan(study)
     assert len(runs) == len(study.variants) * len(study.fractions) * len(study.seeds)
-    assert all(run.model.policy.startswith(study.runs[run.seed % len(study.runs)] + "/") for run in runs)
+    for run in runs:
+        of_seed = study.runs[run.seed % len(study.runs)] + "/"
+        own_policy = "{run}" in study.model.policy  # else all seeds start from one chat model
+        read = [*run.model.preferences, *run.test_preferences, *([run.model.policy] if own_policy else [])]
+        assert all(path.startswith(of_seed) for path in read)
     assert len({run.name for run in runs}) == len(runs) and not any("{" in run.model.policy for run in runs)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from functools import cache
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from rlhf.conversation import Conversation, Rendered, Renderer, apply_kwargs, with_thoughts
@@ -196,6 +198,16 @@ def test_a_template_without_end_is_refused(
     with pytest.raises(InputError, match=r"its chat template has not written a short dialogue after 0\.2 seconds"):
         Renderer(tokenizer)
     assert Renderer(tiny_tokenizer), "the next one has its own time"
+
+
+def test_a_tokenizer_without_vocabulary_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    content = json.loads(tiny_tokenizer.backend_tokenizer.to_str())
+    content["model"] |= {"vocab": {}, "merges": []}
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), **special)
+    empty.chat_template = tiny_tokenizer.chat_template
+    with pytest.raises(InputError, match="its vocabulary has no token of a plain text"):
+        Renderer(empty)
 
 
 def test_kwargs_are_saved_with_the_template(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

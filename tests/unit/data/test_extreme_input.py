@@ -68,6 +68,15 @@ def test_a_value_in_a_sentence_is_short_however_large():
         assert len(quoted(value)) <= 60
 
 
+def test_a_row_of_many_fields_is_a_short_sentence(tmp_path):
+    row = {f"x{i}": i for i in range(50_000)} | {"y" * 100_000: 1}
+    write_rows(tmp_path / "r.jsonl", [row])
+    for load in (load_conversations, load_preferences, load_prompts):
+        with pytest.raises(InputError, match=r"its fields are x0, x1, .*, x29 and 49971 more") as caught:
+            load(tmp_path / "r.jsonl")
+        assert len(str(caught.value)) < 600
+
+
 def test_rows_of_twenty_megabytes_are_read_and_refused_by_the_renderer(tmp_path, tiny_tokenizer):
     write_rows(tmp_path / "r.jsonl", [{"messages": [ASK, {**YES, "content": "word " * 4_000_000}]}])
     (dialogue,) = load_conversations(tmp_path / "r.jsonl")

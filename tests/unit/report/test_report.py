@@ -483,3 +483,16 @@ def test_how_numbers_read() -> None:
 
 def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
+
+
+def test_figures_of_another_kind_are_told_with_the_line_that_fails_at_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo")
+    (run / "report").mkdir(exist_ok=True)
+    (run / "report" / "index.html").write_text("the page of before")
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "referee": "x"}))
+    with pytest.raises(
+        InputError, match=r"report: no page can be made of the figures in .*demo \(TypeError: .*\.py:\d+\)"
+    ):
+        build_report(run)
+    assert (run / "report" / "index.html").read_text() == "the page of before"

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,6 +24,7 @@ from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
+from rlhf.rewards.loading import load_reward
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -127,6 +129,29 @@ def test_weights_that_are_not_finite_are_not_loaded(tiny_policy_path: Path, tmp_
     ):
         with pytest.raises(InputError, match=r"checkpoint: .* has values in .* that are not finite; "):
             load()
+
+
+def test_a_tokenizer_s_setting_of_another_type_is_refused_at_the_door(tiny_policy_path: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(tiny_policy_path, tmp_path / "c") / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": "long"}))
+    with pytest.raises(InputError, match=r"checkpoint: the tokenizer of .*c fails \(TypeError: .*\); mend its"):
+        load_tokenizer(tmp_path / "c")
+
+
+def test_ids_that_the_model_does_not_embed_are_refused_when_it_loads(tiny_policy_path: Path, tmp_path: Path) -> None:
+    """A policy grows rows for new tokens, not for ids that lie far beyond; a reward model grows none."""
+    tokenizer = load_tokenizer(tiny_policy_path)
+    RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0).save(tmp_path / "r", tokenizer)
+    settings = json.loads((tmp_path / "r" / "tokenizer_config.json").read_text())
+    (tmp_path / "r" / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<unheard-of>"}))
+    with pytest.raises(InputError, match=r"the tokenizer of .*r has the token '<unheard-of>' with id 300, and the"):
+        load_reward(tmp_path / "r")
+    shutil.copytree(tiny_policy_path, tmp_path / "c")
+    content = json.loads((tmp_path / "c" / "tokenizer.json").read_text())
+    content["model"]["vocab"] = {token: n + 1000 * (n > 9) for token, n in content["model"]["vocab"].items()}
+    (tmp_path / "c" / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"with id 1010, and the model embeds 300; bring the tokenizer"):
+        load_policy(tmp_path / "c")
 
 
 def test_a_weight_in_whole_numbers_is_refused_at_the_door(tiny_policy_path: Path, tmp_path: Path) -> None:
@@ -235,11 +260,9 @@ def test_an_average_is_read_back_too(tiny_policy_path: Path, tmp_path: Path, mon
         nudged(RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0)).save(
             tmp_path / name, load_tokenizer(tiny_policy_path)
         )
-    import rlhf.models.averaging
-
-    right = rlhf.models.averaging.save_torch_state_dict
+    right = huggingface_hub.save_torch_state_dict
     changed = {"score.weight": torch.zeros(1, 32)}
-    monkeypatch.setattr("rlhf.models.averaging.save_torch_state_dict", lambda state, f: right(state | changed, f))
+    monkeypatch.setattr("huggingface_hub.save_torch_state_dict", lambda state, f: right(state | changed, f))
     with pytest.raises(InputError, match=r"at score\.weight"):
         average_checkpoints([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
