@@ -327,7 +327,7 @@ def _no_layout(row: Row, one: Format | None, kind: Kind) -> str:
         uses = " or ".join(_USES[other] for other in KINDS if one.serves(other))
         return f"{sentence}; it has the layout {one.name!r}, which holds {uses}"
     known = field_names(layout for layout in FORMATS if layout.serves(kind))
-    for name in row:
+    for name in list(row)[:30]:  # those that the sentence shows
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
         if near and near[0] not in row:
             return f"{sentence}; did you mean {near[0]} by {name}?"

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import all_cases
 import pytest
 from answering import answered
+from case import Case
 
-MANY = [pytest.param(40, id="some"), pytest.param(1, id="all", marks=pytest.mark.long)]
-"""Every so manieth case."""
+KINDS = all_cases.kinds()
 
 
-@pytest.mark.parametrize("every", MANY)
-def test_each_is_answered(every: int, world: Path, tmp_path: Path) -> None:
-    cases = all_cases.sample(every)
-    wrong = [
+def wrong(cases: Sequence[Case], world: Path, here: Path) -> list[str]:
+    """What is answered otherwise than it should be."""
+    return [
         f"{case.kind}, {case.name}: {ended.verdict}\n{ended.err[-1500:]}"
-        for case, ended in answered(cases, world, tmp_path)
+        for case, ended in answered(cases, world, here)
         if ended.verdict not in ("one sentence", "verdict") and not (ended.verdict == "accepted" and case.accepted)
     ]
-    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_of_each_kind(kind: str, world: Path, tmp_path: Path) -> None:
+    """Not each kind's first, so that recipes take turns."""
+    cases = all_cases.sample(1, [kind])
+    assert not wrong([cases[3 * KINDS.index(kind) % len(cases)]], world, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_each_kind(kind: str, world: Path, tmp_path: Path) -> None:
+    found = wrong(all_cases.sample(1, [kind]), world, tmp_path)
+    assert not found, "\n\n".join(found)
 
 
 def test_every_case_has_its_own_name() -> None:

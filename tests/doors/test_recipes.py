@@ -24,6 +24,8 @@ OTHERS = {
     "reward_study": "accelerate_cpu_2.yaml",
     "safety_study": "accelerate_cpu_zero2.yaml",
 }
+RARE = ("text_classifier", "reward_study", "safety_study")  # they train through the stages of the others
+DOORS, LONG = pytest.mark.doors, pytest.mark.long
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +58,14 @@ def run_ppo(door: Door, settings: str | None) -> Path:
     )
 
 
-@pytest.mark.doors
-@pytest.mark.parametrize("settings", COMPARED)
-@pytest.mark.parametrize("recipe", ["sft", "ppo"])
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        pytest.param(recipe, settings, marks=LONG if (recipe, settings) == ("ppo", "accelerate_zero1.yaml") else DOORS)
+        for settings in COMPARED
+        for recipe in ("sft", "ppo")
+    ],
+)
 def test_two_processes_make_what_one_makes(
     door: Door, one_process: dict[str, Path], recipe: str, settings: str
 ) -> None:
@@ -168,8 +175,7 @@ def others(door: Door) -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-@pytest.mark.doors
-@pytest.mark.parametrize("recipe", OTHERS)
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=LONG if name in RARE else DOORS) for name in OTHERS])
 def test_every_other_training_recipe(door: Door, recipe: str) -> None:
     config, options = others(door)[recipe]
     made = door.launch(OTHERS[recipe], recipe, config, **options)

@@ -26,8 +26,7 @@ from safetensors.torch import load_file
 from rlhf.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLED = dict.fromkeys(("sft", "helpfulness_reward", "rejection_sampling", "text_classifier"), ())
-KILLED |= {"reward_study": (pytest.mark.doors,)}
+KILLED = dict.fromkeys(("sft", "helpfulness_reward", "rejection_sampling"), ())
 """One of each kind, with its marks; the others train through the same two stages (`make long`)."""
 KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 STARTER = """
@@ -294,6 +293,7 @@ def test_kill_9_of_ppo_at_random_moments(tiny_policy_path: Path, starter: Starte
     print(f"{KILLS} kills, {went_on} of them after a state was written; all ended bit for bit the same")
 
 
+@pytest.mark.long
 def test_kill_9_of_ppo_with_shared_roles_and_without_a_value(tiny_policy_path: Path, starter: Starter) -> None:
     """A state holds the adapter, and no copy of the base."""
     options = {"policy": tiny_policy_path, "roles": "shared"} | PPO_OPTIONS

@@ -20,7 +20,9 @@ def test_two_answers_are_decided_alike_by_whoever_compares(a: str, b: str, outco
     prompt = [{"role": "user", "content": "q"}]
     mine, theirs = (Answer("p", 0, prompt, "helpfulness", "", text, 1, True) for text in (a, b))
     asked = []
-    outcomes, _ = judged_outcomes([mine], [theirs], lambda requests: asked.extend(requests) or ["[[A]]", "[[B]]"])
-    assert outcomes == [1.0 if outcome is None else outcome] and bool(asked) == (outcome is None)
+    judge = {"judge": lambda requests: asked.extend(requests) or ["[[A]]", "[[B]]"]}
+    assert judged_outcomes([mine], [theirs], judge).outcomes == [1.0 if outcome is None else outcome] and bool(
+        asked
+    ) == (outcome is None)
     (judgement,) = Proxy("rlhf.rewards.examples:ends_a_sentence").judge([Pair(prompt, a, b)])
     assert judgement.skipped == ("a tie" if outcome is None else "nothing to compare")

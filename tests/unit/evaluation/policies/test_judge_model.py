@@ -29,6 +29,7 @@ def test_the_judge_is_spared_what_is_plain() -> None:
         return ["[[B better]]", "[[A better]]"]
 
     mine, theirs = answers("same ", "", "text", "", "mine", "alone"), answers("same", "text", " ", "", "theirs")
-    outcomes, opinions = judged_outcomes(mine, theirs, ask)
-    assert outcomes == [0.5, 0.0, 1.0, 0.5, 0.0, None] and opinions == [Opinion(0.0, strength="better")]
+    judged = judged_outcomes(mine, theirs, {"judge": ask})
+    assert judged.outcomes == judged.by_judge["judge"] == [0.5, 0.0, 1.0, 0.5, 0.0, None]
+    assert judged.opinions == {"judge": [Opinion(0.0, strength="better")]}
     assert len(asked) == 2
