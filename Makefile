@@ -52,7 +52,7 @@ evidence-of-%:  # a further seed, judged by the first one's referee
 	$(call evidence_of_seed,$*,--start '[{"data": {"seed": 0}}]' --inputs.referee $(EVIDENCE)/0/referee_reward/checkpoint)
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --quiet
 
 doors: setup  ## two processes: every training recipe by the user's command line, every file of ds_configs; a whole small run
 	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors $$(grep -rl --include '*.py' 'mark\.doors' tests/faults tests/recipes tests/unit)
