@@ -35,7 +35,7 @@ EVIDENCE := runs/evidence-chat
 CHAT = $(or $(MODEL),runs/smollm2)
 define evidence_of_seed
 	mkdir -p $(EVIDENCE)/$(1)
-	cp recipes/configs/smollm2_135m/iterative_rlhf.yaml $(EVIDENCE)/$(1)/plan.yaml
+	[ -f $(EVIDENCE)/$(1)/plan.yaml ] || cp recipes/configs/smollm2_135m/iterative_rlhf.yaml $(EVIDENCE)/$(1)/plan.yaml
 	$(BIN)/rlhf run $(EVIDENCE)/$(1) --run $(EVIDENCE)/$(1) --seed $(1) --inputs.policy $(CHAT) \
 	  --inputs.helpfulness_preferences $(HH)/helpful-base.jsonl.gz --inputs.safety_preferences $(HH)/harmless-base.jsonl.gz \
 	  --inputs.referee_preferences '["$(HH)/helpful-online.jsonl.gz", "$(HH)/helpful-rejection-sampled.jsonl.gz"]' $(2)

@@ -64,6 +64,11 @@ Value = Callable[[Answer], "float | None"]
 """A figure of one answer; None: it has none."""
 
 
+def value_of(field: str) -> Value:
+    """The answer's field of this name."""
+    return lambda answer: getattr(answer, field)
+
+
 def by_prompt(answers: Iterable[Answer], value: Value) -> list[float]:
     """The mean of `value` over each prompt's answers, in the prompts' order; None values are left out."""
     values: dict[str, list[float]] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, cast
 
-from rlhf.evaluation.answers import Answer, Value, by_prompt
+from rlhf.evaluation.answers import Answer, Value, by_prompt, value_of
 from rlhf.intervals import Interval, intercept_interval, mean_interval
 
 SCORES = {
@@ -54,7 +54,7 @@ def gain_figures(answers: Sequence[Answer], opponents: Sequence[Answer]) -> Gain
     longer = dict(zip(map(id, answers), leads(answers, opponents, lambda a: float(a.length)), strict=True))
     figures: dict[str, Any] = {}
     for name, field in SCORES.items():
-        ahead = dict(zip(map(id, answers), leads(answers, opponents, _field(field)), strict=True))
+        ahead = dict(zip(map(id, answers), leads(answers, opponents, value_of(field)), strict=True))
         known = [answer for answer in answers if ahead[id(answer)] is not None]
         gains = by_prompt(known, lambda a, ahead=ahead: ahead[id(a)])  # type: ignore[misc]
         lengths = by_prompt(known, lambda a: longer[id(a)])
@@ -94,7 +94,3 @@ def outcomes_against(
         known = [value for value in found if value is not None]
         means.append(sum(known) / len(known) if known else None)
     return means
-
-
-def _field(name: str) -> Value:
-    return lambda answer: getattr(answer, name)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from rlhf.conversation import decided
-from rlhf.evaluation.answers import Answer, Value, by_prompt
+from rlhf.evaluation.answers import Answer, Value, by_prompt, value_of
 from rlhf.evaluation.policies.gains import GainFigures, gain_figures, outcomes_against
 from rlhf.evaluation.policies.judge_model import JudgeFigures
 from rlhf.evaluation.policies.wording import distinct_2, repetition
@@ -184,8 +184,8 @@ def version_figures(
     figures |= _mean("mean_length", answers, lambda a: a.length)
     figures |= _rate("finished_share", "finished_ci", answers, lambda a: a.finished)
     for score in ("helpfulness", "safety", "reward"):
-        figures |= _mean(f"proxy_{score}", answers, _field(score))
-        figures[f"sft_proxy_{score}"] = _plain(mean_interval(by_prompt(opponents, _field(score))))
+        figures |= _mean(f"proxy_{score}", answers, value_of(score))
+        figures[f"sft_proxy_{score}"] = _plain(mean_interval(by_prompt(opponents, value_of(score))))
     figures |= _mean("referee_score", answers, lambda a: a.referee, "referee_ci")
     figures |= gain_figures(answers, opponents)
     distinct = distinct_2(answers)
@@ -267,10 +267,6 @@ def _by_kind(answers: Sequence[Answer]) -> dict[str, Figures] | None:
 
 def _gold(name: str) -> Value:
     return lambda answer: None if answer.gold is None else float(answer.gold[name])
-
-
-def _field(name: str) -> Value:
-    return lambda answer: getattr(answer, name)
 
 
 def _mean(name: str, answers: Sequence[Answer], value: Value, ci: str = "") -> Figures:

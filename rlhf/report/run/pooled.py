@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from rlhf.evaluation.policies.gains import SCORES as FIELDS
 from rlhf.intervals import Interval, intercept_interval, mean_interval
 from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import NOTHING, interval, signed, version_label
 from rlhf.report.run.gains import SCORES
 
 Row = Mapping[str, Any]
-FIELDS = {"proxy_reward": "reward", "proxy_helpfulness": "helpfulness", "proxy_safety": "safety", "referee": "referee"}
 
 
 def pooled_table(runs: Sequence[Mapping[str, Sequence[Row]]]) -> Table | None:
