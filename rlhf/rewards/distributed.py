@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from rlhf.conversation import says_nothing
+from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import TooLong
@@ -116,6 +116,35 @@ def _of_all(
     lowest = tuple(min(column) for column in zip(*(scores for scores, _ in known.values()), strict=True))
     off = tuple(False for _ in known[spoken[0]][1])
     return [known.get(i, (lowest, off)) for i in range(len(answers))]
+
+
+def dealt_out(reward: RewardFunction, accelerator: Accelerator) -> RewardFunction:
+    """The same reward function, each process scoring its part: every process calls it, and gets all scores.
+
+    Conversations with the same prompt stay together, whose computation a reward model shares.
+    """
+
+    def score(conversations: Sequence[Conversation]) -> Tensor:
+        import torch
+
+        from rlhf.rewards.scoring import check_scores, name_of
+
+        by_prompt: dict[str, list[int]] = {}
+        for number, conversation in enumerate(conversations):
+            by_prompt.setdefault(repr(conversation[:-1]), []).append(number)
+
+        def of_prompts(prompts: Sequence[list[int]]) -> list[list[float]]:
+            numbers = [number for prompt in prompts for number in prompt]
+            found = check_scores(reward([conversations[n] for n in numbers]), len(numbers), name_of(reward)).tolist()
+            return [[found.pop(0) for _ in prompt] for prompt in prompts]
+
+        prompts = list(by_prompt.values())
+        scores = torch.zeros(len(conversations))
+        for numbers, found in zip(prompts, deal_out(prompts, of_prompts, accelerator), strict=True):
+            scores[numbers] = torch.tensor(found)
+        return scores
+
+    return score
 
 
 def deal_out(

@@ -279,10 +279,13 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
     return settings | {
         "max_prompt_tokens": (sizes.length, "longer prompts are left out, and said"),
         "sampling.max_new_tokens": (sizes.answer, "an answer without an end pays a penalty"),
-        "ppo.iterations": (20 if sizes.small else 200, "at most; 200 to 400 in the paper"),
+        "ppo.iterations": (12 if sizes.cpu else 20 if sizes.small else 200, "at most; 200 to 400 in the paper"),
         "ppo.batch_size": (batch, "answers per iteration; 512 in the paper"),
         "ppo.beta": (0.01, "weight of the KL, the paper's"),
-        "ppo.evaluate_every": (5 if sizes.small else 10, "held-out prompts decide which checkpoint is kept"),
+        "ppo.evaluate_every": (
+            6 if sizes.cpu else 5 if sizes.small else 10,
+            "held-out prompts decide which checkpoint is kept",
+        ),
         "ppo.max_kl": (20.0, "nats per answer; beyond it the policy has left the reward models' ground"),
         "ppo.optimizer.learning_rate": (rate, "constant" + ("" if sizes.adapter else "; the paper's")),
         "ppo.optimizer.batch_size": (minibatch, "a step's answers; 64 in the paper"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -15,11 +14,9 @@ import numpy as np
 from rlhf.data.rows import STRENGTHS, Domain, Preference
 from rlhf.intervals import rate_interval
 from rlhf.iteration.figures import RewardModelFigures
-from rlhf.models.checkpoint.folder import SAFETY_HEAD_FILE
 from rlhf.objectives.reward import SAFETY_THRESHOLD
 from rlhf.rewards.gate_quality import CountedGateQuality, gate_quality
-from rlhf.rewards.loading import load_reward
-from rlhf.rewards.origin import measure_origin, read_origin, write_origin
+from rlhf.rewards.origin import ScoreOrigin, measure_origin
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import check_scores, name_of
 from rlhf.rewards.training.reliability import Reliability, reliability
@@ -146,18 +143,20 @@ def accuracy_report(
     }
 
 
-def keep_origin(checkpoint: Path, preferences: Sequence[Preference], seed: int) -> None:
-    """Measure the origin of a saved reward model's scores on rows of its training and keep it there.
+def origin_of(reward: RewardFunction, preferences: Sequence[Preference], seed: int, *, labelled: bool) -> ScoreOrigin:
+    """The origin of a reward model's scores, measured on rows of its training.
 
     Its own training rows, at most ORIGIN_PAIRS of them, and not held-out ones: the origin must not be fitted to what
     judges the model.
+
+    Args:
+        labelled: by their safety labels; a helpfulness model's score says nothing of safety.
     """
     rows = random.Random(f"origin/{seed}").sample(list(preferences), min(ORIGIN_PAIRS, len(preferences)))
     conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in rows]
-    scores = check_scores(load_reward(checkpoint)(conversations), len(conversations), str(checkpoint)).tolist()
-    has_labels = (checkpoint / SAFETY_HEAD_FILE).is_file()  # a helpfulness model's score says nothing of safety
-    labels = [row.chosen_safe for row in rows] + [row.rejected_safe for row in rows] if has_labels else []
-    write_origin(checkpoint, measure_origin(scores, labels))
+    scores = check_scores(reward(conversations), len(conversations), name_of(reward)).tolist()
+    labels = [row.chosen_safe for row in rows] + [row.rejected_safe for row in rows] if labelled else []
+    return measure_origin(scores, labels)
 
 
 def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], origin: float) -> CountedGateQuality | None:
@@ -173,13 +172,14 @@ def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], orig
     return {"answers": len(unsafe), **gate_quality(scores.sigmoid().tolist(), unsafe, SAFETY_THRESHOLD)}
 
 
-def heldout_report(checkpoint: Path, domain: Domain, rows: RewardRows, whole: RewardRows) -> HeldoutReport:
-    """`accuracy_report` of a saved reward model on rows that fit it (`rlhf.rewards.training.train.fitting_rows`).
+def heldout_report(
+    reward: RewardFunction, domain: Domain, rows: RewardRows, whole: RewardRows, origin: float
+) -> HeldoutReport:
+    """`accuracy_report` of a reward model on rows that fit it (`rlhf.rewards.training.train.fitting_rows`).
 
     Args:
         whole: the rows as they were read: where the oldest turns are cut, "yes" may open two that are strangers.
     """
-    reward, origin = load_reward(checkpoint), read_origin(checkpoint)
     return {
         **accuracy_report(reward, rows.test, rows.test_other, domain),
         "gate": heldout_gate(reward, [*rows.test, *rows.test_other], origin) if domain == "safety" else None,

@@ -14,11 +14,12 @@ from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.models.policy import load_tokenizer
+from rlhf.rewards.origin import write_origin
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.kinds import REWARD_KINDS
 from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
 from rlhf.rewards.training.rows import RewardRows, load_reward_rows
-from rlhf.stage import KeepingConfig, Stage, on_main_process, open_stage
+from rlhf.stage import KeepingConfig, Stage, open_stage
 from rlhf.training.kept import RESUME
 from rlhf.training.loop import TrainingResult
 from rlhf.training.work import close_training, training_work
@@ -98,24 +99,35 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
         turns = {(row.source, row.id): len(row.messages) for row in [*whole.own, *whole.other]}
         if cut := sum(len(row.messages) < turns[row.source, row.id] for row in mixture.rows):
             stage.closing.figures(rows_cut=cut)
-        record_accuracy(stage, domain, config.seed, mixture.rows, rows, whole)
+        record_accuracy(stage, accelerator, domain, config.seed, mixture.rows, rows, whole)
 
 
-@on_main_process
 def record_accuracy(
-    stage: Stage, domain: Domain, seed: int, trained: Sequence[Preference], rows: RewardRows, whole: RewardRows
+    stage: Stage,
+    accelerator: Accelerator,
+    domain: Domain,
+    seed: int,
+    trained: Sequence[Preference],
+    rows: RewardRows,
+    whole: RewardRows,
 ) -> None:
     """Write where the saved model's scores have their origin, and how it orders the held-out pairs; the closing block
-    gets that too.
+    gets that too. Every process calls it and scores its part.
 
     Args:
         trained: the pairs that it was trained on.
         rows, whole: all pairs, cut as training cuts them and as they were.
     """
-    from rlhf.rewards.training.accuracy import heldout_report, keep_origin, suspicious_accuracy
+    from rlhf.rewards.distributed import dealt_out
+    from rlhf.rewards.loading import load_reward
+    from rlhf.rewards.training.accuracy import heldout_report, origin_of, suspicious_accuracy
 
-    keep_origin(stage.folder / "checkpoint", trained, seed)
-    report = heldout_report(stage.folder / "checkpoint", domain, rows, whole)
+    checkpoint = stage.folder / "checkpoint"
+    reward = dealt_out(load_reward(checkpoint), accelerator)
+    origin = origin_of(reward, trained, seed, labelled=REWARD_KINDS[domain].safety_head)
+    if stage.is_main:
+        write_origin(checkpoint, origin)
+    report = heldout_report(reward, domain, rows, whole, origin.origin)
     stage.write_json("accuracy.json", report)
     stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})
     stage.closing.suspect(suspicious_accuracy(report))

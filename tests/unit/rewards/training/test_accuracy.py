@@ -137,12 +137,11 @@ def test_a_first_turn_is_seen_whatever_its_case_and_spaces() -> None:
     assert seen_prompts([test], [train]) == 1
 
 
-def test_held_out_rows_in_the_other_domain_s_training_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf.rewards.training.accuracy.load_reward", lambda checkpoint: by_content)
+def test_held_out_rows_in_the_other_domain_s_training_rows_are_counted() -> None:
     test = [row(0, "1", "2"), row(1, "2", "1"), row(2, "3", "1")]
     whole = RewardRows("helpfulness", [row(0, "5", "6")], [row(2, "7", "8", domain="safety")], test, [], {})
     cut = replace(whole, test=[row(9, "1", "2"), row(9, "2", "1")], own=[row(9, "5", "6")])
-    report = heldout_report(Path("rm"), "helpfulness", cut, whole)
+    report = heldout_report(by_content, "helpfulness", cut, whole, 0.0)
     assert report["test_prompts_in_training"] == 2 and report["pairs"] == 2 and report["training_pairs"] == 1
 
 
