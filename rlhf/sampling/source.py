@@ -22,6 +22,7 @@ from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import adapter_files, is_adapter_checkpoint, require_checkpoint
 from rlhf.paths import NamesModel, require_files
 from rlhf.sampling.chat import ServerConfig
+from rlhf.sampling.engine.config import EngineConfig
 from rlhf.shorthand import BARE
 from rlhf.stage import Effect
 
@@ -39,9 +40,10 @@ class PolicySource:
         quantization: nf4 holds the weights in 4 bit; null: as they are (the base of an adapter as it was trained).
         rows: answers written at once; null: as many as memory holds, and no more than pay.
         compile: decode in compiled steps of a fixed shape, on a GPU captured as graphs.
-        server: an OpenAI-compatible server that answers as this policy; null: its weights do, in this process.
-        backend: who draws: in_process, server, or `package.module:function` of your own (docs/policies.md); null: the
-            server where there is one, else this process.
+        server: an OpenAI-compatible server that answers as this policy; null: its weights do, here.
+        engine: an inference engine that this stage starts on the checkpoint and stops, `vllm`; null: none.
+        backend: who draws: in_process, server, engine, or `package.module:function` of your own (docs/policies.md);
+            null: the engine or the server where there is one, else this process.
         backend_options: options of a backend of your own.
     """
 
@@ -52,6 +54,7 @@ class PolicySource:
     rows: Annotated[int | None, Effect.ROUNDING] = None
     compile: Annotated[bool, Effect.ROUNDING] = False
     server: ServerConfig | None = None
+    engine: EngineConfig | None = None
     backend: str | None = None
     backend_options: dict[str, Any] = field(default_factory=dict)
 
@@ -67,6 +70,8 @@ class PolicySource:
     @property
     def backend_name(self) -> str:
         """Of the backend that draws."""
+        if self.engine is not None:
+            return self.backend or "engine"
         return self.backend or ("in_process" if self.server is None else "server")
 
     @property
@@ -112,6 +117,7 @@ BACKENDS = {
         "rlhf.sampling.in_process:open_in_process", ("adapter", "dtype", "quantization", "rows", "compile")
     ),
     "server": Backend("rlhf.sampling.server:open_server", ("server",), reads_weights=False),
+    "engine": Backend("rlhf.sampling.engine.sampler:open_engine", ("engine", "adapter", "dtype", "rows")),
 }
 """A new backend is one file and a line here."""
 
@@ -136,6 +142,8 @@ def backend_of(source: PolicySource, where: str = "policy") -> Backend:
     backend = BACKENDS[name]
     if name == "server" and source.server is None:
         raise InputError(f"{where}.server: must be given for the backend server, e.g. --{where}.server.url ADDRESS")
+    if name == "engine" and source.engine is None:
+        raise InputError(f"{where}.engine: must be given for the backend engine, e.g. --{where}.engine vllm")
     defaults = PolicySource()
     for option in (f.name for f in fields(source) if f.name not in ("checkpoint", "backend", *(backend.takes or ()))):
         if getattr(source, option) != getattr(defaults, option):
@@ -171,6 +179,10 @@ class PolicyCheck:
             raise InputError(
                 f"{field}.server: its probabilities are read here, which a server does not give; leave it out"
             )
+        if value.engine is not None and self.needs == "weights":
+            raise InputError(f"{field}.engine: its probabilities are read here, no answers drawn; leave it out")
+        if value.engine is not None and value.backend_name == "engine":
+            value.engine.command(f"{field}.engine")
         if self.needs == "training" and value.adapter is not None:
             raise InputError(
                 f"{field}.adapter: the checkpoint is trained after it answered; name the merged one instead"
