@@ -22,9 +22,60 @@ from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import adapter_files, is_adapter_checkpoint, require_checkpoint
 from rlhf.paths import NamesModel, require_files
 from rlhf.sampling.chat import ServerConfig
-from rlhf.sampling.engine.config import EngineConfig
 from rlhf.shorthand import BARE
 from rlhf.stage import Effect
+
+ENVIRONMENT = Path(".venv-vllm")
+"""Folder of the Python environment that `make vllm` makes."""
+OWN_OPTIONS = (
+    "model", "host", "port", "uds", "served_model_name", "api_key", "dtype", "max_num_seqs", "enable_lora",
+    "lora_modules", "max_lora_rank", "logprobs_mode", "generation_config", "enable_scale_out", "tokens_only",
+    "headless", "config", "root_path",
+)  # fmt: skip
+"""Of `vllm serve`, what follows from the source or must be as it is here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """An inference engine that the stage starts on the policy, uses and stops.
+
+    Args:
+        name: which one; a bare text in this group's place is it.
+        environment: folder of the Python environment in which it is installed; null: .venv-vllm in the working
+            directory or beside the library, where `make vllm` makes it.
+        options: of its command `vllm serve`, with underscores, such as {gpu_memory_utilization: 0.6}.
+    """
+
+    name: Annotated[Literal["vllm"], BARE] = "vllm"
+    environment: Annotated[Path | None, Effect.NONE] = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for option in self.options:
+            if option.startswith("-") or "-" in option:
+                way_out = option.lstrip("-").replace("-", "_")
+                raise InputError(f"options: name it without dashes, {way_out}, got {option}")
+            if option.removeprefix("no_") in OWN_OPTIONS:
+                raise InputError(f"options: {option} is set by the stage itself; leave it out")
+
+    def command(self, where: str) -> Path:
+        """The file of its command.
+
+        Args:
+            where: the field of this group, for messages.
+
+        Raises:
+            InputError: it is not installed there.
+        """
+        beside = Path(__file__).resolve().parents[2] / ENVIRONMENT
+        places = [ENVIRONMENT, beside] if self.environment is None else [self.environment]
+        for place in places:
+            if (file := place.absolute() / "bin" / self.name).is_file():
+                return file
+        raise InputError(
+            f"{where}: there is no {self.name} in {places[0]}; make that environment by `make vllm`, or name one that "
+            f"has it with --{where}.environment FOLDER"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

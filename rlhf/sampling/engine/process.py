@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlhf import lifetime
 from rlhf.errors import InputError, notice
@@ -112,6 +114,22 @@ class EngineProcess:
             self._close()
 
 
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command line: true is a flag, false the flag's opposite, null is left out."""
+    words: list[str] = []
+    for name, value in options.items():
+        dashed = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{dashed}" if value else f"--no-{dashed}")
+        elif isinstance(value, Mapping):
+            words += [f"--{dashed}", json.dumps(value)]
+        elif isinstance(value, list | tuple):
+            words += [f"--{dashed}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{dashed}", str(value)]
+    return words
+
+
 def said_last(log: str) -> str:
     """What a log says of why its process ended: its first error, of which the later ones are but news, or its end."""
     lines = [re.sub(r"^(\(.*?pid=\d+\)\s*)?([A-Z]+ [\d-]+ [\d:]+ \[.*?\]\s*)?", "", line) for line in log.splitlines()]
@@ -122,7 +140,8 @@ def said_last(log: str) -> str:
 
 def engine_environment(own: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
     """The environment of an engine: this process's, less what it would misunderstand, and `variables`."""
-    return {name: value for name, value in own.items() if not NOT_HANDED_ON.match(name)} | ALWAYS | variables
+    kept = {name: value for name, value in own.items() if not NOT_HANDED_ON.match(name)}
+    return {**kept, **ALWAYS, **variables}
 
 
 def _stop(keeper: subprocess.Popen[bytes], log: Path | None, owner: int) -> None:

@@ -18,8 +18,7 @@ from rlhf.launch import VISIBLE, visible_gpus
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.ending import saved_end_tokens
 from rlhf.sampling.chat import request_seed
-from rlhf.sampling.engine.config import option_words
-from rlhf.sampling.engine.process import EngineProcess
+from rlhf.sampling.engine.process import EngineProcess, option_words
 from rlhf.sampling.engine.weights import ADAPTER_NAME, Served, served
 from rlhf.sampling.opening import Opening, renderer_of
 from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler, before_stop

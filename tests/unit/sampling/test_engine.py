@@ -24,13 +24,12 @@ from rlhf.models.checkpoint.folder import ADAPTER_FOLDER
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.sampling.chat import request_seed
-from rlhf.sampling.engine.config import EngineConfig, option_words
-from rlhf.sampling.engine.process import said_last
+from rlhf.sampling.engine.process import option_words, said_last
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sampler, SamplingParams, StreamingSampler
 from rlhf.sampling.shards import read_shards
-from rlhf.sampling.source import PolicySource
+from rlhf.sampling.source import EngineConfig, PolicySource
 
 CPU = torch.device("cpu")
 PROMPTS = [[{"role": "user", "content": f"what is {word} ?"}] for word in ("velda", "a river", "it", "that")]
@@ -139,10 +138,9 @@ def test_it_ends_with_a_process_that_is_killed(
 ) -> None:
     code = f"""
 import os, sys, time, torch
-from rlhf.sampling.engine.config import EngineConfig
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.source import PolicySource
+from rlhf.sampling.source import EngineConfig, PolicySource
 from pathlib import Path
 engine = EngineConfig(environment=Path({str(engine.folder)!r}))
 source = PolicySource(checkpoint=Path({str(tiny_policy_path)!r}), engine=engine)

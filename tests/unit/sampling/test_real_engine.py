@@ -19,10 +19,9 @@ from rlhf.iteration.plan import find_recipe
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.rejection.pool import read_completions
-from rlhf.sampling.engine.config import EngineConfig
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.source import PolicySource
+from rlhf.sampling.source import EngineConfig, PolicySource
 
 pytestmark = pytest.mark.real_model
 

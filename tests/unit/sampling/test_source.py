@@ -21,12 +21,12 @@ from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.sampling.chat import ServerConfig
-from rlhf.sampling.engine.config import EngineConfig
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.source import (
     BACKENDS,
     AnsweringPolicy,
+    EngineConfig,
     PolicyCheck,
     PolicySource,
     ScoringPolicy,
