@@ -99,7 +99,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def annotate(arguments: argparse.Namespace) -> None:
     """Do what the options say."""
     from rlhf.annotation.exchange import bring_in
-    from rlhf.annotation.page.serve import export, find_store, gold_pairs, serve
+    from rlhf.annotation.page.serve import export, find_store, read_pairs, serve
     from rlhf.annotation.store import Store
 
     if not 0 <= arguments.port < 65536:
@@ -133,7 +133,7 @@ def annotate(arguments: argparse.Namespace) -> None:
             if arguments.gold_every < 1:
                 raise InputError(f"gold-every: must be at least 1, got {arguments.gold_every}")
             with Store(store) as kept:
-                kept.add_gold(gold_pairs(arguments.gold), arguments.gold_every)
+                kept.add_gold(read_pairs(arguments.gold, chosen=True), arguments.gold_every)
         serve(store, port=arguments.port, guidelines=arguments.guidelines)
 
 

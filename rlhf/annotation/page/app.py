@@ -13,7 +13,7 @@ from rlhf.annotation.page.rendering import render, render_guidelines
 from rlhf.annotation.page.writing import add_writing
 from rlhf.annotation.protocol import Judgement
 from rlhf.annotation.scales import EVALUATION, SCALES, Scale
-from rlhf.annotation.store import FullError, Shown, Store
+from rlhf.annotation.store import FullError, JudgedError, Shown, Store
 from rlhf.annotation.writing import BATCH, CATEGORIES, STYLES, Mode, Writing, written_rows
 from rlhf.errors import InputError
 
@@ -68,7 +68,9 @@ def make_app(
 
     @app.exception_handler(InputError)
     def refused(request: Any, error: InputError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status_code=409 if isinstance(error, FullError) else 422)
+        return JSONResponse(
+            {"error": str(error)}, status_code=409 if isinstance(error, FullError | JudgedError) else 422
+        )
 
     @app.get("/")
     def index() -> HTMLResponse:

@@ -12,7 +12,7 @@ import pytest
 from rlhf import cli
 from rlhf.annotation.filled_in import FilledIn
 from rlhf.annotation.labelling import batch_figures, label_batch, preferences_of, require_complete
-from rlhf.annotation.page.serve import find_store
+from rlhf.annotation.page.serve import find_store, read_pairs
 from rlhf.annotation.people import People
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.registry import asked_of, make_annotator
@@ -202,6 +202,27 @@ def test_the_page_finds_the_store_of_a_run_and_makes_that_of_a_file(tmp_path: Pa
     assert find_store(path) == find_store(tmp_path) == path
     with Store(tmp_path / "labels.sqlite"), pytest.raises(InputError, match="has 2 stores"):
         find_store(tmp_path)
+
+
+def test_preferences_of_any_layout_are_pairs_to_be_judged_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "hh.jsonl"
+    ask = [{"role": "user", "content": "Hi"}]
+    talk = "\n\nHuman: Hi\n\nAssistant: "
+    rows = [{"chosen": f"{talk}one", "rejected": f"{talk}two"}, {"chosen": talk, "rejected": f"{talk}two"}]
+    write_rows(file, [*rows, {"messages": ask, "chosen": "three", "rejected": "four", "id": 7}])
+    found = read_pairs(Path(f"{file}#safety"))
+    assert found == [Pair(ask, "one", "two", "safety"), Pair(ask, "three", "four", "safety", "7")]
+    assert "skipped 1 of 3 rows: 1 x chosen: must be a non-empty text" in capsys.readouterr().err
+    with Store(find_store(Path(f"{file}#safety"))) as store:
+        assert [pair.domain for pair in store.pairs("hh.jsonl")] == ["safety", "safety"]
+    write_rows(file, rows[1:])
+    with pytest.raises(InputError, match=r"hh.jsonl:1: chosen: must be .*; a pair that nobody judged has messages, a"):
+        read_pairs(file)
+    write_rows(file, [pair.to_dict() for pair in pairs(1)])
+    with pytest.raises(InputError, match=r"hh.jsonl:1: row: not a preference"):
+        read_pairs(file, chosen=True)
 
 
 def test_the_command_line_says_in_one_sentence_what_is_wrong(
