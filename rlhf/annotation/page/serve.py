@@ -48,7 +48,8 @@ def find_store(what: Path, labels: int | None = None) -> Path:
     pairs = read_pairs(what)
     path = file.with_name(f"{file.name}.labels.sqlite")
     with Store(path) as store:
-        store.add_batch(file.name, pairs, labels=1 if labels is None else labels)
+        wanted = labels if labels is not None else store.labels(file.name) or 1
+        store.add_batch(file.name, pairs, labels=wanted)
     return path
 
 
@@ -145,6 +146,8 @@ def export(path: Path, output: Path, rows: str = "preferences") -> int:
         raise InputError(f"export: {output} exists already; name another file, or remove it")
     with Store(path) as store:
         if rows in WRITERS:
+            if output.suffix != ".json":
+                raise InputError(f"export: {output} must end in .json for {rows}: it is one list, not a row a line")
             output.parent.mkdir(parents=True, exist_ok=True)
             return write_exchange(store, rows, output)
         lines = list(export_lines(store, rows))

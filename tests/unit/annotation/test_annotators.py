@@ -199,7 +199,9 @@ def test_the_page_finds_the_store_of_a_run_and_makes_that_of_a_file(tmp_path: Pa
     write_rows(file, (pair.to_dict() for pair in pairs(3)))
     with Store(find_store(file, labels=2)) as store:
         assert store.progress().wanted == 6 and store.progress().kept == 1
-    assert find_store(path) == find_store(tmp_path) == path
+    assert find_store(path) == find_store(tmp_path) == path == find_store(file)
+    with Store(path) as store:
+        assert store.progress().wanted == 6, "where nobody says how many, it stays as it was"
     with Store(tmp_path / "labels.sqlite"), pytest.raises(InputError, match="has 2 stores"):
         find_store(tmp_path)
 
@@ -235,7 +237,7 @@ def test_the_command_line_says_in_one_sentence_what_is_wrong(
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         ([str(bad)], "bad.jsonl:2: messages"),
-        ([str(text)], "pairs.sqlite: is no store"),
+        ([str(text), "--port", "0"], "pairs.sqlite: is no store"),
         ([str(tmp_path / "empty")], "empty: no judgements are asked for here"),
         ([str(tmp_path / "nowhere")], "nowhere: there is no such file"),
         ([str(bad), "--port", "70000"], "port: must lie between"),
