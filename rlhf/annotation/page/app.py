@@ -61,6 +61,7 @@ def make_app(
         skip_reasons=SKIP_REASONS,
         scales=SCALES.values(),
         mode=writing.mode if writing else "judge",
+        preferences=not any(store.scale(batch) is EVALUATION for batch in store.batches(people=True)),
         categories=CATEGORIES,
         styles=STYLES,
     )
@@ -85,7 +86,11 @@ def make_app(
         name = name_of(annotator)
         if writing is None:
             return _state(store, name, store.lease(name, after=after))
-        own = writing.mode == "write" and BATCH in store.batches()  # on this page nobody judges what others ask about
+        if writing.mode != "write":
+            state = _state(store, name, None)
+            state["progress"]["newest"] = 0  # nothing is judged here, and so no judgement is taken back
+            return state
+        own = BATCH in store.batches()  # on this page nobody judges what others ask about
         return _state(store, name, store.lease(name, after=after, batch=BATCH) if own else None)
 
     @app.post("/api/judge")
