@@ -1,7 +1,7 @@
 """That nothing outlives what started it: a launcher's workers end with it; of a driver's run, stages end with it and
 leftovers are found by a mark; a server that a stage starts has a keeper.
 
-    python -I rlhf/lifetime.py FOLDER COMMAND …     # the keeper: its standard input is the life of whoever started it
+    python -I rlhf/lifetime.py FOLDER LOG COMMAND …     # the keeper, until its standard input ends
 """
 
 from __future__ import annotations
@@ -77,17 +77,19 @@ def marked_processes(run: Path) -> list[int]:
     return found
 
 
-def keep(folder: str, command: Sequence[str]) -> None:
-    """Run a command until it ends, or until standard input does: whoever holds its other end is gone then.
+def keep(folder: str, log: str, command: Sequence[str]) -> None:
+    """Run a command until it ends or standard input does: whoever holds its other end is gone then.
 
     Called in a process of its own that leads its session. At the end the whole process group is asked to end, after
-    `GRACE_SECONDS` killed, this process too, and the folder is removed. A signal that ended the command is said.
+    `GRACE_SECONDS` killed, this process too. The folder is removed, and the log where nobody is left to read it. A
+    signal that ended the command is said.
     """
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    while child.poll() is None and not asked_to_end and not select.select([sys.stdin], [], [], 0.1)[0]:
-        pass
+    alone = False
+    while child.poll() is None and not asked_to_end and not alone:
+        alone = bool(select.select([sys.stdin], [], [], 0.1)[0])
     if child.returncode is not None and child.returncode < 0:
         print(f"ended by {signal.Signals(-child.returncode).name}", flush=True)
     os.killpg(0, signal.SIGTERM)
@@ -95,8 +97,10 @@ def keep(folder: str, command: Sequence[str]) -> None:
     while child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     shutil.rmtree(folder, ignore_errors=True)
+    if alone:
+        Path(log).unlink(missing_ok=True)
     os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    keep(sys.argv[1], sys.argv[2:])
+    keep(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -64,7 +64,7 @@ class EngineProcess:
         address = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.name]
         with open(descriptor, "wb") as stream:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", lifetime.__file__, "" if scratch is None else str(scratch), *command, *address],
+                [sys.executable, "-I", lifetime.__file__, str(scratch or ""), log, *command, *address],
                 stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +136,7 @@ def test_it_ends_with_the_sampler_and_all_that_it_started(opened: Open, engine: 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_it_ends_with_a_process_that_is_killed(
-    number: signal.Signals, engine: FakeEngine, tiny_policy_path: Path
+    number: signal.Signals, engine: FakeEngine, tiny_policy_path: Path, tmp_path: Path
 ) -> None:
     code = f"""
 import os, sys, time, torch
@@ -149,9 +151,13 @@ sampler.sample([[{{"role": "user", "content": "hello"}}]], 1, SamplingParams(max
 os.kill(os.getpid(), {int(number)})
 time.sleep(60)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert done.returncode == -number
     assert engine.starts() == 1 and not engine.running(within=20)
+    deadline = time.monotonic() + 20
+    while left := list(tmp_path.glob("rlhf-engine-*")):
+        assert time.monotonic() < deadline, left
 
 
 def test_a_longer_prompt_has_it_started_again(opened: Open, engine: FakeEngine, monkeypatch: Any) -> None:
