@@ -160,7 +160,7 @@ function more() {
   const next = found.slice(shown, shown + A_PAGE);
   $("found").append(...next.map(promptNode));
   shown += next.length;
-  $("count").textContent = found.length ? `${shown} of ${found.length} prompts` : "No prompt has all of this.";
+  $("count").textContent = found.length ? `${found.length} prompts found, ${shown} shown` : "No prompt has all of this.";
   $("more").hidden = shown >= found.length;
 }
 
