@@ -20,6 +20,7 @@ from pathlib import Path
 
 RUN_MARK = "RLHF_RUN"
 GRACE_SECONDS = 5.0
+KEPT_SECONDS = 20.0
 LAUNCHERS_LEAVE = ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "ACCELERATE_DYNAMO_BACKEND")
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -80,26 +81,28 @@ def marked_processes(run: Path) -> list[int]:
 def keep(folder: str, log: str, command: Sequence[str]) -> None:
     """Run a command until it ends or standard input does: whoever holds its other end is gone then.
 
-    Called in a process of its own that leads its session. At the end the whole process group is asked to end, after
-    `GRACE_SECONDS` killed, this process too. The folder is removed, and the log where nobody is left to read it. A
-    signal that ended the command is said.
+    At the end its whole process group is asked to end, after `KEPT_SECONDS` killed. The folder is removed, and the log
+    where nobody is left to read it. A signal that ended the command is said.
     """
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     alone = False
     while child.poll() is None and not asked_to_end and not alone:
         alone = bool(select.select([sys.stdin], [], [], 0.1)[0])
     if child.returncode is not None and child.returncode < 0:
         print(f"ended by {signal.Signals(-child.returncode).name}", flush=True)
-    os.killpg(0, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    deadline = time.monotonic() + KEPT_SECONDS
+    with contextlib.suppress(ProcessLookupError):  # until the group is empty: some tidy up after the others
+        os.killpg(child.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            child.poll()
+            os.killpg(child.pid, 0)
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
     if alone:
         Path(log).unlink(missing_ok=True)
-    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
