@@ -84,6 +84,7 @@ def keep(folder: str, log: str, command: Sequence[str]) -> None:
     At the end its whole process group is asked to end, after `KEPT_SECONDS` killed. The folder is removed, and the log
     where nobody is left to read it. A signal that ended the command is said.
     """
+    adopt_orphans()
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -96,7 +97,8 @@ def keep(folder: str, log: str, command: Sequence[str]) -> None:
     with contextlib.suppress(ProcessLookupError):  # until the group is empty: some tidy up after the others
         os.killpg(child.pid, signal.SIGTERM)
         while time.monotonic() < deadline:
-            child.poll()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
             os.killpg(child.pid, 0)
             time.sleep(0.05)
         os.killpg(child.pid, signal.SIGKILL)
