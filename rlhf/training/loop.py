@@ -81,22 +81,36 @@ def steps_of(rows: Sequence[Row], config: OptimizerConfig, seed: int) -> Iterato
 
     generator = torch.Generator().manual_seed(seed)
     for _ in range(config.epochs):
-        order = torch.randperm(len(rows), generator=generator).tolist()
+        order = torch.randperm(len(rows), generator=generator)
         for start in range(0, len(order), config.batch_size):
-            yield [rows[i] for i in order[start : start + config.batch_size]]
+            yield [rows[i] for i in order[start : start + config.batch_size].tolist()]
 
 
 def micro_batches(
     step_rows: Sequence[Row], count: int, process: int, processes: int, length: Callable[[Row], int]
 ) -> list[list[Row]]:
-    """This process's `count` micro-batches of one step: sorted by length, cut evenly, neighbours dealt to processes.
+    """This process's `count` micro-batches of one step: its share of the rows, sorted by length and cut evenly.
 
     Some are empty where the step has fewer rows than count x processes.
     """
-    ordered = sorted(step_rows, key=length)
-    blocks = count * processes
-    cut = [len(ordered) * b // blocks for b in range(blocks + 1)]
-    return [list(ordered[cut[b] : cut[b + 1]]) for b in range(process, blocks, processes)]
+    own = sorted(_shares(step_rows, processes, length)[process], key=length)
+    cut = [len(own) * b // count for b in range(count + 1)]
+    return [own[cut[b] : cut[b + 1]] for b in range(count)]
+
+
+def _shares(rows: Sequence[Row], processes: int, length: Callable[[Row], int]) -> list[list[Row]]:
+    """Each process's rows, about as long together as any other's: a step waits for the last of them.
+
+    The longest come first, each to the process that has least so far and room for one more.
+    """
+    room = math.ceil(len(rows) / processes)
+    shares: list[list[Row]] = [[] for _ in range(processes)]
+    taken = [0] * processes
+    for row in sorted(rows, key=length, reverse=True):
+        process = min((p for p in range(processes) if len(shares[p]) < room), key=taken.__getitem__)
+        shares[process].append(row)
+        taken[process] += length(row)
+    return shares
 
 
 def accumulation_steps(config: OptimizerConfig, processes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,17 @@ def test_micro_batches_part_the_rows(processes: int, count: int) -> None:
     parts = [micro_batches(rows, count, p, processes, TASK.length) for p in range(processes)]
     assert all(len(part) == count for part in parts)
     assert sorted(map(repr, rows)) == sorted(repr(r) for part in parts for micro in part for r in micro)
+
+
+def test_processes_get_about_the_same_work() -> None:
+    """A step waits for the process whose rows are longest together; no micro-batch is larger than it may be."""
+    lengths = [60, 61, 70, 80, 90, 100, 110, 120, 150, 160, 200, 210, 250, 256, 256, 400]
+    for rows, processes, count in [(lengths, 2, 4), (lengths, 2, 1), (lengths[3:], 2, 4), (lengths, 4, 2)]:
+        parts = [micro_batches(rows, count, p, processes, lambda row: row) for p in range(processes)]
+        together = [sum(map(sum, part)) for part in parts]
+        assert max(together) <= 1.08 * sum(together) / processes, together
+        assert max(len(micro) for part in parts for micro in part) <= math.ceil(len(rows) / (count * processes))
+        assert all(sorted(part, key=lambda micro: micro[-1]) == part for part in parts), "rows of similar length"
 
 
 def test_every_epoch_sees_every_row_in_another_order() -> None:
