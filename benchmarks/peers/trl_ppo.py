@@ -66,10 +66,15 @@ def main(folder: Path) -> None:
     before, clock = peak(), Clock()
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left", trust_remote_code=False)
     tokenizer.pad_token = settings["pad_token"]  # trl takes every pad token for padding, a prompt's end tokens too
-    options = {"trust_remote_code": False, "dtype": torch.float32}
-    policy, reference = (AutoModelForCausalLM.from_pretrained(folder / "policy", **options) for _ in range(2))
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(folder / "policy", trust_remote_code=False, dtype=torch.float32)
+        for _ in range(2)
+    )
     value, reward = (
-        AutoModelForSequenceClassification.from_pretrained(folder / "reward", num_labels=1, **options) for _ in range(2)
+        AutoModelForSequenceClassification.from_pretrained(
+            folder / "reward", num_labels=1, trust_remote_code=False, dtype=torch.float32
+        )
+        for _ in range(2)
     )
     lora = None if settings["lora"] is None else LoraConfig(target_modules="all-linear", **settings["lora"])
     if lora is not None:

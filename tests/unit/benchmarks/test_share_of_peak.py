@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from transformers import LlamaConfig
@@ -11,12 +12,22 @@ from transformers import LlamaConfig
 from rlhf.models.pretraining import train_tokenizer
 from rlhf.rewards.training.pairs import Pair
 
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 LAYER = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16  # query; key and value, of one head of 4; output; the three of the MLP
 
 
 @pytest.fixture(autouse=True)
 def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def benchmark(name: str) -> ModuleType:
+    """One whose name a recipe has too."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -36,8 +47,8 @@ def test_operations_per_token_by_hand(tmp_path: Path, tied: bool) -> None:
 def test_operations_of_an_iteration_of_ppo_by_hand() -> None:
     """Five passes forward, and two forward and backward; logits in four of the seven, those of the update trained."""
     from peak import Arithmetic
-    from ppo import operations
 
+    operations = benchmark("ppo").operations
     model = Arithmetic(backbone=5, head=7)
     assert operations(model, 100, 10, lora=False) == 2 * 100 * 5 * (5 + 2 * 3) + 2 * 10 * 7 * (3 + 3)
     assert operations(model, 100, 10, lora=True) == 2 * 100 * 5 * (5 + 2 * 2) + 2 * 10 * 7 * (3 + 2)
