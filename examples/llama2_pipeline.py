@@ -37,7 +37,9 @@ from rlhf.rejection.pool import completions_of, rescore
 from rlhf.rejection.selection import SelectionConfig, select
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward, read_gate
-from rlhf.rewards.training.accuracy import keep_origin
+from rlhf.rewards.loading import load_reward
+from rlhf.rewards.origin import write_origin
+from rlhf.rewards.training.accuracy import origin_of
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.train import train_reward_model
 from rlhf.sampling.in_process import InProcessSampler
@@ -131,7 +133,8 @@ def train_reward_models(
         rows = mix(own[domain], own[other], share, seed=0)  # the paper's mixtures: half and half; nine to one
         model = train_reward_model(sft, rows, config, pipeline.accelerator, safety_head=safety_head, seed=0)
         model.save(pipeline.folder / domain, tokenizer, pipeline.accelerator)
-        keep_origin(pipeline.folder / domain, rows, seed=0)  # which score counts as 0, for the gate
+        origin = origin_of(load_reward(pipeline.folder / domain), rows, seed=0, labelled=safety_head)
+        write_origin(pipeline.folder / domain, origin)  # which score counts as 0, for the gate
         folders.append(pipeline.folder / domain)
     return folders[0], folders[1]
 

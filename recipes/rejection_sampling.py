@@ -102,8 +102,9 @@ class RejectionSamplingConfig(MixedFinetuneConfig, GatedConfig):
         if self.sampling.temperature == 0 and self.num_samples > 1:
             raise InputError("sampling.temperature: at 0 all answers of a prompt are the same; raise it, e.g. to 1")
         if self.early_rejection is not None:
-            if self.policy.server is not None:
-                raise InputError("early_rejection: a server gives whole answers only; leave one of the two out")
+            if self.policy.backend_name in ("server", "engine"):
+                who = "a server" if self.policy.backend_name == "server" else "an engine"
+                raise InputError(f"early_rejection: {who} gives whole answers only; leave one of the two out")
             if self.selection.missing_end_penalty is not None:
                 raise InputError(
                     "selection.missing_end_penalty: early_rejection leaves answers unfinished that it gives up, which "

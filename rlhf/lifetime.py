@@ -1,19 +1,26 @@
 """That nothing outlives what started it: a launcher's workers end with it; of a driver's run, stages end with it and
-leftovers are found by a mark."""
+leftovers are found by a mark; a server that a stage starts has a keeper.
+
+    python -I rlhf/lifetime.py FOLDER LOG COMMAND …     # the keeper, until its standard input ends
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import select
+import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 RUN_MARK = "RLHF_RUN"
 GRACE_SECONDS = 5.0
+KEPT_SECONDS = 20.0
 LAUNCHERS_LEAVE = ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "ACCELERATE_DYNAMO_BACKEND")
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -69,3 +76,36 @@ def marked_processes(run: Path) -> list[int]:
             if mark in environment.read_bytes().split(b"\0") and environment.parent.name != str(os.getpid()):
                 found.append(int(environment.parent.name))
     return found
+
+
+def keep(folder: str, log: str, command: Sequence[str]) -> None:
+    """Run a command until it ends or standard input does: whoever holds its other end is gone then.
+
+    At the end its whole process group is asked to end, after `KEPT_SECONDS` killed. The folder is removed, and the log
+    where nobody is left to read it. A signal that ended the command is said.
+    """
+    adopt_orphans()
+    asked_to_end: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    alone = False
+    while child.poll() is None and not asked_to_end and not alone:
+        alone = bool(select.select([sys.stdin], [], [], 0.1)[0])
+    if child.returncode is not None and child.returncode < 0:
+        print(f"ended by {signal.Signals(-child.returncode).name}", flush=True)
+    deadline = time.monotonic() + KEPT_SECONDS
+    with contextlib.suppress(ProcessLookupError):  # until the group is empty: some tidy up after the others
+        os.killpg(child.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            os.killpg(child.pid, 0)
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+    if alone:
+        Path(log).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    keep(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -213,9 +213,12 @@ def drawn_answers(
 
     folder: the stage's.
     """
-    policy = load_weights(config.policy, accelerator.device) if config.measures_kl else None
+    by_engine = config.policy.engine is not None  # which holds them too, until all is drawn
+    policy = load_weights(config.policy, accelerator.device) if config.measures_kl and not by_engine else None
     options = {"too_long": config.too_long, "renderer": renderer, "model": policy}
     drawn = sampled(config, config.policy, prompts, accelerator, folder / FOLDER / "policy", **options)
+    if config.measures_kl and by_engine:
+        policy = load_weights(config.policy, accelerator.device)
     answers = answers_of(prompts, drawn)
     if config.baseline is None or policy is None:
         return answers

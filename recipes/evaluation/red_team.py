@@ -38,6 +38,7 @@ from rlhf.sampling.protocol import Sampler, SamplingParams
 from rlhf.sampling.room import with_room
 from rlhf.sampling.source import AnsweringPolicy
 from rlhf.stage import InputPath, inputs_of
+from rlhf.terminal import disarmed
 from rlhf.training.accelerator import make_accelerator
 
 
@@ -128,7 +129,7 @@ def talk(config: RedTeamConfig, sampler: Sampler, typed: TextIO, shown: TextIO) 
             print(f"({error}; a new dialogue)", file=shown)
             messages = []
             continue
-        print(f"{answer}\nviolation? [y/N] ", end="", file=shown, flush=True)
+        print(f"{disarmed(answer)}\nviolation? [y/N] ", end="", file=shown, flush=True)
         verdict = typed.readline()
         if not verdict:  # the session ends before anybody judged this answer
             return

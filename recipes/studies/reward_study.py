@@ -84,8 +84,7 @@ def plan(config: RewardStudyConfig) -> list[RewardStudyRun]:
     runs = [
         RewardStudyRun(
             output=config.output / f"{name}_{fraction:g}_seed{seed}",
-            strict=config.strict,
-            fresh=config.fresh,
+            **config.of_each_training,
             variant=name,
             fraction=fraction,
             seed=seed,

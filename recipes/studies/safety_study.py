@@ -93,8 +93,7 @@ def plan(config: SafetyStudyConfig) -> list[SafetyStudyRun]:
         of = in_run(config, run)
         study = SafetyStudyRun(
             output=config.output / f"safety_{100 * fraction:g}_seed{seed}",
-            strict=config.strict,
-            fresh=config.fresh,
+            **config.of_each_training,
             fraction=fraction,
             seed=seed,
             policy=Path(of.policy),

@@ -99,7 +99,7 @@ def drawn_of(keys: Sequence[str], count: int | None, seed: int) -> list[str]:
     return [key for key in keys if key in kept]
 
 
-def open_comparison(store: Store, comparison: Comparison, raters: int = RATERS) -> None:
+def open_comparison(store: Store, comparison: Comparison, raters: int) -> None:
     """Put the pairs into a store; again with the same ones it goes on. Nothing is put where all are decided."""
     if comparison.pairs:
         store.add_batch(BATCH, comparison.pairs, labels=raters, scale=EVALUATION.name)

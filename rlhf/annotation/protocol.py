@@ -46,15 +46,12 @@ class Pair:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Pair:
-        """Of a row with these fields, or of a Preference (a is then its chosen answer).
+        """Of a row with these fields.
 
         Raises:
             InputError: an unknown field, or one with another kind of value.
         """
         known = {field.name for field in fields(cls)}
-        if "chosen" in row and "rejected" in row:
-            given = Preference.from_dict(row)
-            return cls(given.messages, given.chosen, given.rejected, given.domain, given.id)
         for name in row:
             if name not in known:
                 raise InputError(f"{name}: is no field of a pair; it has {', '.join(sorted(known))}")

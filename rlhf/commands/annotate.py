@@ -60,7 +60,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the page")
     group.add_argument("--port", metavar="N", type=int, default=8642, help="default: 8642; 0: any that is free")
     group.add_argument("--guidelines", metavar="FILE", type=Path, help="Markdown, shown there; default: our own")
-    group.add_argument("--labels", metavar="N", type=int, help="judgements a pair; default: 1, with --compare 3")
+    group.add_argument(
+        "--labels", metavar="N", type=int, help="judgements a pair; default: as before, or 1, with --compare 3"
+    )
     group.add_argument("--gold", metavar="FILE", type=Path, help="preference rows that everybody is tried with")
     group.add_argument("--gold-every", metavar="N", type=int, default=10, help="after N judgements; default: 10")
 
@@ -99,7 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def annotate(arguments: argparse.Namespace) -> None:
     """Do what the options say."""
     from rlhf.annotation.exchange import bring_in
-    from rlhf.annotation.page.serve import export, find_store, gold_pairs, serve
+    from rlhf.annotation.page.serve import export, find_store, read_pairs, serve
     from rlhf.annotation.store import Store
 
     if not 0 <= arguments.port < 65536:
@@ -124,16 +126,18 @@ def annotate(arguments: argparse.Namespace) -> None:
         writing, store = writing_of(arguments), _store_to_write(arguments.what)
         serve(store, port=arguments.port, guidelines=arguments.guidelines, writing=writing)
     elif arguments.bring_in is not None:
-        with Store(find_store(arguments.what)) as kept:
+        with Store(find_store(arguments.what, arguments.labels)) as kept:
             new, late = bring_in(kept, arguments.bring_in)
-        print(f"{new} judgements are new; {late} came too late, their pairs had all they wanted")
+        print(f"{new} judgements are new")
+        if late:
+            print(f"{late} came too late, as their pairs had all they wanted; --labels N makes room for more")
     else:
         store = find_store(arguments.what, arguments.labels)
         if arguments.gold is not None:
             if arguments.gold_every < 1:
                 raise InputError(f"gold-every: must be at least 1, got {arguments.gold_every}")
             with Store(store) as kept:
-                kept.add_gold(gold_pairs(arguments.gold), arguments.gold_every)
+                kept.add_gold(read_pairs(arguments.gold, chosen=True), arguments.gold_every)
         serve(store, port=arguments.port, guidelines=arguments.guidelines)
 
 
@@ -208,14 +212,15 @@ def _store_to_write(what: Path) -> Path:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Human evaluation of two models: judges first, then the page for people; or the figures alone."""
-    from rlhf.annotation.comparison import RATERS, judge_comparison, open_comparison
+    from rlhf.annotation.comparison import BATCH, RATERS, judge_comparison, open_comparison
     from rlhf.annotation.page.serve import serve
     from rlhf.annotation.sides import compared, sides_of
     from rlhf.annotation.store import Store
 
-    raters = RATERS if arguments.labels is None else arguments.labels
-    if raters < 1 or (arguments.prompts is not None and arguments.prompts < 1):
-        raise InputError("labels, prompts: must be at least 1")
+    for name in ("labels", "prompts"):
+        given = getattr(arguments, name)
+        if given is not None and given < 1:
+            raise InputError(f"{name}: must be at least 1, got {given}")
     if arguments.export:
         raise InputError("export: ratings are no preferences to train on; --figures writes what they say")
     if arguments.what is not None and (arguments.what.is_file() or arguments.what.suffix == ".sqlite"):
@@ -226,6 +231,7 @@ def compare(arguments: argparse.Namespace) -> None:
     comparison = compared(sides, folder, arguments.prompts, arguments.max_new_tokens)
     path = folder / "labels.sqlite"
     with Store(path) as store:
+        raters = arguments.labels or store.labels(BATCH) or RATERS
         open_comparison(store, comparison, raters)
         for server in judges:
             print(f"asking judge {server.model} …", flush=True)

@@ -16,6 +16,7 @@ from rlhf.commands import Command, add_template_kwargs
 from rlhf.conversation import Conversation, Message, check_characters, give_kwargs
 from rlhf.errors import InputError
 from rlhf.paths import model_place
+from rlhf.terminal import disarmed
 
 if TYPE_CHECKING:
     from rlhf.rewards.protocol import RewardFunction
@@ -106,15 +107,17 @@ def hold(talk: Talk, lines: Iterable[str], say: Callable[[str], object]) -> None
                 say(HELP)
             elif command == "/new":
                 talk.restart()
+                say("a new dialogue")
             elif command == "/system":
                 talk.system = rest.strip() or None
                 talk.restart()
+                say(f"a new dialogue, {'with' if talk.system else 'without'} a system message")
             elif command in ("/again", "/back") and not talk.turns:
                 say("nothing has been asked yet")
             elif command == "/again":
                 say(talk.ask(talk.take_back()))
             elif command == "/back":
-                talk.take_back()
+                say(f"taken back: {talk.take_back()}")
             elif command.startswith("/"):
                 say(f"{command} is no command; /help lists them")
             elif command:
@@ -191,7 +194,7 @@ class Talk:
 def shown(sample: Sample) -> list[str]:
     """An answer's lines, with a mark where it is cut off."""
     cut = "" if sample.finished else f" … [cut off after {len(sample.token_ids)} tokens]"
-    return (sample.text + cut).splitlines() or [""]
+    return [disarmed(line) for line in (sample.text + cut).splitlines()] or [""]
 
 
 def scores_line(scores: Mapping[str, Sequence[float]], number: int) -> list[str]:

@@ -48,8 +48,8 @@ def add_to(command: Command) -> None:
         "--referee-preferences", nargs="+", default=(), metavar="FILE", help="pairs for a judge that trains nothing"
     )
     added.add_argument("--system", help="a system message for every dialogue that has none, e.g. to keep answers short")
-    added.add_argument("--reward", help="in their place: a reward-model folder, or package.module:function")
-    added.add_argument("--safety-reward", help="the same for safety")
+    added.add_argument("--reward", help="in place of --preferences: a reward-model folder, or package.module:function")
+    added.add_argument("--safety-reward", help="in place of --safety-preferences: the same for safety")
     added.add_argument("--versions", type=int, default=3, help="how many; default: 3")
     added.add_argument("--no-ppo", action="store_true", help="leave out PPO at the end of the last version")
     add_template_kwargs(added, "the model's chat template, for every stage")

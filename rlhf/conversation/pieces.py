@@ -24,13 +24,15 @@ class Pieces:
         self.anchored = self.encode(probe) != [ids[len(self._anchor) :] for ids in behind]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text."""
-        if not texts:
+        """Ids of each text; equal ones are tokenized once, and share a list."""
+        different = list(dict.fromkeys(texts))
+        if not different:
             return []
         encoded = self.tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+            different, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
         )
-        return cast("list[list[int]]", encoded["input_ids"])
+        ids = dict(zip(different, cast("list[list[int]]", encoded["input_ids"]), strict=True))
+        return [ids[text] for text in texts]
 
     def encode_within(self, pieces: list[str], starts: set[int]) -> list[list[int]]:
         """Ids of each piece as they are inside a text; `starts` are the pieces that begin one."""

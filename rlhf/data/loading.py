@@ -147,7 +147,6 @@ def load_preferences(
     source: Source,
     *,
     domain: Domain | None = None,
-    untagged_domain: Domain | None = None,
     on_bad_row: OnBadRow = "refuse",
     skipped: Counter[str] | None = None,
 ) -> list[Preference]:
@@ -157,13 +156,22 @@ def load_preferences(
         source: file, folder or hub name.
         domain: replaces the rows' own tag and the source's; of PKU-SafeRLHF's two comparisons, "safety" takes the
             safer answer.
-        untagged_domain: of rows where neither they nor the source's name give a domain, of a source where all are so
-            (InputError where some rows of a local file have one); None: they are helpfulness.
         on_bad_row: "refuse" raises InputError at the first bad row; "skip" leaves it out and counts it.
         skipped: what was left out is added here, by reason.
     """
-    reader = preference_reader(source, domain, untagged_domain)
-    return _load(source, reader, on_bad_row, skipped)
+    return _load(source, preference_reader(source, domain), on_bad_row, skipped)
+
+
+def read_preferences(
+    source: Source, untagged_domain: Domain, on_bad_row: OnBadRow, skipped: Counter[str]
+) -> Iterator[Preference]:
+    """`load_preferences` one by one, for more rows than memory holds; what was left out is said and counted last.
+
+    Args:
+        untagged_domain: of rows where neither they nor the source's name give a domain, of a source where all are so
+            (InputError where some rows of a local file have one).
+    """
+    return _read(source, preference_reader(source, untagged_domain=untagged_domain), on_bad_row, skipped)
 
 
 def load_prompts(
@@ -241,7 +249,7 @@ def prompt_reader(source: Source, domain: Domain | None = None) -> Reader[Prompt
 def preference_reader(
     source: Source, domain: Domain | None = None, untagged_domain: Domain | None = None
 ) -> Reader[Preference]:
-    """Of preferences, arguments as for `load_preferences`."""
+    """Of preferences, arguments as for `load_preferences` and `read_preferences`."""
     given = domain or domain_of(source)
     local = is_local(source)
     first: list[tuple[int, bool]] = []
@@ -276,16 +284,21 @@ class _WholeFile(InputError):
 
 
 def _load(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, skipped: Counter[str] | None) -> list[Row]:
-    reading = Reading()
-    rows = [row for _, row in converted(source, reader, on_bad_row, reading)]
-    for line in reading.sentences(source, len(rows)):
+    return list(_read(source, reader, on_bad_row, skipped))
+
+
+def _read(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, skipped: Counter[str] | None) -> Iterator[Row]:
+    reading, kept = Reading(), 0
+    for _, row in converted(source, reader, on_bad_row, reading):
+        kept += 1
+        yield row
+    for line in reading.sentences(source, kept):
         notice(line)
     if skipped is not None:
         skipped.update(reading.left_out)
-    if not rows:
+    if not kept:
         why = next(iter(reading.left_out))
         raise InputError(f"{source}: none of its {reading.left_out.total()} rows can be used: {why}")
-    return rows
 
 
 def converted(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, reading: Reading) -> Iterator[tuple[int, Row]]:

@@ -6,7 +6,6 @@ left out and why.
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -29,11 +28,11 @@ from rlhf.data.loading import (
 )
 from rlhf.data.rows import Preference, Prompt
 from rlhf.errors import InputError
+from rlhf.terminal import disarmed
 
 if TYPE_CHECKING:
     from rlhf.conversation import Renderer
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _END_SHOWN = 2000  # characters
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 
@@ -160,7 +159,7 @@ def _escaped(text: str) -> str:
         cut = len(text) - 2 * _END_SHOWN
         text = f"{text[:_END_SHOWN]} … {cut:,} characters more … {text[-_END_SHOWN:]}"
     text = text.replace("⟦", "[").replace("⟧", "]")
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return disarmed(text)
 
 
 def _headed(number: int, row: Any, texts: list[str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ Each `from_dict` raises InputError, one sentence naming the field and the value;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -123,7 +123,7 @@ class Preference:
         return [*self.messages, {"role": "assistant", "content": getattr(self, which)}]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A sampled and scored answer, one row of the pool.
 
@@ -135,7 +135,7 @@ class Completion:
     version: str
     index: int
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     logprob: float
     temperature: float
     finished: bool

@@ -6,10 +6,14 @@ brings its own there, and its fine-tuned self would never stop where the templat
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.conversation import Renderer
 from rlhf.errors import InputError
+from rlhf.models.checkpoint.folder import base_folder
+from rlhf.models.checkpoint.pretrained import from_pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,7 +21,22 @@ if TYPE_CHECKING:
 
 def own_end_tokens(model: Any) -> frozenset[int]:
     """The end tokens that a model's generation_config names, one or a list; empty where it has none."""
-    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return _end_tokens(getattr(model, "generation_config", None))
+
+
+def saved_end_tokens(path: str | os.PathLike[str]) -> frozenset[int]:
+    """`own_end_tokens` of the model in a checkpoint, whole or of an adapter, which is not loaded for that."""
+    from transformers import AutoConfig, GenerationConfig
+
+    folders = (Path(path), base_folder(path))
+    said = next((folder for folder in folders if (folder / "generation_config.json").is_file()), None)
+    if said is not None:
+        return _end_tokens(from_pretrained(GenerationConfig, said))
+    return _end_tokens(GenerationConfig.from_model_config(from_pretrained(AutoConfig, folders[-1])))
+
+
+def _end_tokens(settings: Any) -> frozenset[int]:
+    ends = getattr(settings, "eos_token_id", None)
     return frozenset(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
 
 

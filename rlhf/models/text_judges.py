@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.models.batching import batch_tokens_on, batches_by_length
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.pretrained import from_pretrained
@@ -64,6 +64,7 @@ class Encoder:
         config = self.model.config
         told = Context.of_tokenizer(self.tokenizer).length
         self.max_tokens = Context.of(config).limit(told, max_tokens or None) or DEFAULT_MAX_TOKENS
+        self._who, self._said = f"{field}: {name}", False
         config.pad_token_id = self.tokenizer.pad_token_id  # by which a decoder's classifier finds a text's last token
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_tokens = batch_tokens or batch_tokens_on(self.model.device)
@@ -72,12 +73,18 @@ class Encoder:
     def run(
         self, texts: Sequence[str], read: Callable[[Any, Tensor], Tensor], pairs: Sequence[str] | None = None
     ) -> Tensor:
-        """`read(outputs, attention_mask)` of every text (and its second one), float32 on the CPU, in their order."""
+        """`read(outputs, attention_mask)` of every text (and its second one), float32 on the CPU, in their order.
+
+        The first time that one is too long, stderr says that it is cut.
+        """
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = [
             self.tokenizer(text, second, truncation=True, max_length=self.max_tokens)
             for text, second in zip(texts, seconds, strict=True)
         ]
+        if not self._said and any(row.encodings[0].overflowing for row in rows if row.encodings):
+            self._said = True
+            notice(f"{self._who} reads {self.max_tokens} tokens: longer texts are cut")
         found: dict[int, Tensor] = {}
         for some in batches_by_length([len(row["input_ids"]) for row in rows], self.batch_tokens):
             batch = self.tokenizer.pad([rows[i] for i in some], return_tensors="pt").to(self.model.device)

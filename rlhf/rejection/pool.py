@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
@@ -22,9 +22,55 @@ from rlhf.rejection.selection import SelectionConfig, select
 from rlhf.sampling.protocol import Sample
 
 if TYPE_CHECKING:
+    import numpy as np
     from accelerate import Accelerator
 
     from rlhf.rewards.gate import GatedReward, GatedRewards
+
+
+class StoredIds(Sequence[int]):
+    """The token ids of one row, where they stand in a column: a tuple of them would take forty bytes a token.
+
+    Equal to a tuple of the same ids.
+    """
+
+    __slots__ = ("_ends", "_ids", "_row")
+
+    def __init__(self, ids: np.ndarray, ends: np.ndarray, row: int) -> None:
+        self._ids, self._ends, self._row = ids, ends, row
+
+    @classmethod
+    def of_column(cls, column: Any) -> list[StoredIds]:
+        """Of each row of a chunked Arrow column of lists."""
+        lists = column.combine_chunks()
+        ids, ends = lists.values.to_numpy(), lists.offsets.to_numpy()
+        return [cls(ids, ends, row) for row in range(len(lists))]
+
+    def _own(self) -> np.ndarray:
+        own: np.ndarray = self._ids[self._ends[self._row] : self._ends[self._row + 1]]
+        return own
+
+    def __len__(self) -> int:
+        return len(self._own())
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        found: int | list[int] = self._own()[index].tolist()
+        return found
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._own().tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
 
 def write_completions(path: str | os.PathLike[str], rows: Iterable[Completion]) -> None:
@@ -34,12 +80,16 @@ def write_completions(path: str | os.PathLike[str], rows: Iterable[Completion]) 
 
     rows = list(rows)
     columns = {name: [getattr(row, name) for row in rows] for name in _schema().names}
+    columns["token_ids"] = [tuple(ids) for ids in columns["token_ids"]]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pyarrow.table(columns, schema=_schema()), path)
 
 
 def read_completions(path: str | os.PathLike[str]) -> list[Completion]:
-    """Read what `write_completions` wrote. Raises InputError: no readable Parquet, or a column is missing."""
+    """Read what `write_completions` wrote. Raises InputError: no readable Parquet, or a column is missing.
+
+    Token ids stay in the file's column, four bytes each, as nothing that chooses answers reads them.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -48,11 +98,17 @@ def read_completions(path: str | os.PathLike[str]) -> list[Completion]:
         missing = [name for name in _schema().names if name not in found and name != "thoughts"]
         if missing:
             raise InputError(f"{path}: is not a file of completions, it has no column {missing[0]!r}")
-        columns = parquet.read_table(path, columns=[n for n in _schema().names if n in found]).to_pydict()
+        table = parquet.read_table(path, columns=[n for n in _schema().names if n in found])
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
-    columns["token_ids"] = [tuple(ids) for ids in columns["token_ids"]]
-    columns.setdefault("thoughts", [""] * len(columns["token_ids"]))  # older files know none
+    columns: dict[str, Sequence[Any]] = table.drop_columns("token_ids").to_pydict()
+    for name in ("prompt_id", "version", "reward_model"):  # many rows have the same: one text of them
+        texts = {text: text for text in columns[name]}
+        columns[name] = [texts[text] for text in columns[name]]
+    columns["token_ids"] = StoredIds.of_column(table["token_ids"])
+    columns.setdefault("thoughts", [""] * len(table))  # older files know none
+    del table
+    pyarrow.default_memory_pool().release_unused()  # the texts are Python's now
     return [Completion(*row) for row in zip(*(columns[f.name] for f in fields(Completion)), strict=True)]
 
 
@@ -90,7 +146,7 @@ def read_pool(
     if new in files:
         raise InputError(f"version: {new} is in the pool already; give this version another name")
     wanted = sorted(files, key=_by_number) if versions is None else versions
-    pools = [read_completions(files[version]) for version in wanted]
+    pools = (read_completions(files[version]) for version in wanted)  # one at a time: of each its best alone are kept
     if not top:
         return [row for pool in pools for row in pool]
     best = SelectionConfig(top_n=top, missing_end_penalty=missing_end_penalty)
@@ -189,6 +245,6 @@ def _schema() -> Any:
         "float": pa.float32(),
         "float | None": pa.float32(),
         "bool": pa.bool_(),
-        "tuple[int, ...]": pa.list_(pa.int32()),
+        "Sequence[int]": pa.list_(pa.int32()),
     }
     return pa.schema([(f.name, kinds[str(f.type)]) for f in fields(Completion)])

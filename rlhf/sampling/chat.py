@@ -206,7 +206,7 @@ class Chat:
         while len(answers) < self._num_samples:
             n = min(self._request["n"], self._num_samples - len(answers))
             request = self._request | {"messages": messages, "n": n}
-            answers += await self.client.ask(**self._asked(request, _seed(self._seed, key, len(answers))))
+            answers += await self.client.ask(**self._asked(request, request_seed(self._seed, key, len(answers))))
         return answers
 
 
@@ -251,6 +251,6 @@ def _with_way_out(error: RequestFailed, field: str) -> RequestFailed:
     return RequestFailed(f"{error}; {WAYS_OUT[field]}", error.status, error.said)
 
 
-def _seed(seed: int, key: int, index: int) -> int:
+def request_seed(seed: int, key: int, index: int) -> int:
     """31 bits, which every server takes: of the request whose first answer is sample `index` of prompt `key`."""
     return int.from_bytes(hashlib.sha256(f"{seed} {key} {index}".encode()).digest()[:4], "big") >> 1

@@ -9,7 +9,6 @@ edge, about one in a million, can still move.)
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,8 @@ from rlhf.sampling.decoding import Decoder, Owner, Written
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.memory import rows_at_once
 from rlhf.sampling.opening import Opening, load_weights, renderer_of
-from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler
+from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler, before_stop
+from rlhf.sampling.room import prompts_within
 from rlhf.sampling.shared_prefix import sharing
 from rlhf.stage.progress import progress_bar
 
@@ -49,8 +49,7 @@ class InProcessSampler(StreamingSampler):
         rows: answers written at once; None: as many as memory holds, and no more than pay.
         early_rejection: drops a prompt's unpromising rows while they are written; such a sample is not finished.
         compile: decode with `CompiledStep`.
-        too_long: what becomes of a prompt that leaves too little room in the model's context; None: it is cut, and
-            stderr says how many are, as nobody has looked before.
+        too_long: as for `rlhf.sampling.room.prompts_within`.
     """
 
     def __init__(
@@ -63,8 +62,7 @@ class InProcessSampler(StreamingSampler):
         too_long: TooLong | None = None,
     ) -> None:
         self.model = model
-        self.too_long: TooLong = too_long or "cut"
-        self.says_cut = too_long is None
+        self.too_long = too_long
         self.renderer = renderer
         self.rows = rows
         self.early_rejection = early_rejection
@@ -92,7 +90,7 @@ class InProcessSampler(StreamingSampler):
         if len(keys) != len(prompts):
             raise ValueError(f"keys: {len(keys)} for {len(prompts)} prompts")
         context = Context.of(self.model.config)
-        rendered = self._rendered(prompts, context, params.max_new_tokens)
+        rendered = prompts_within(context, self.renderer, prompts, params.max_new_tokens, self.too_long)
         if not prompts:
             return
         total, longest = len(prompts) * num_samples, max(map(len, rendered))
@@ -138,30 +136,6 @@ class InProcessSampler(StreamingSampler):
                 if len(decoder):
                     decoder.forward()
 
-    def _rendered(self, prompts: Sequence[Conversation], context: Context, max_new_tokens: int) -> list[list[int]]:
-        """The prompts' ids, those that leave too little room dealt with as `too_long` says."""
-        rendered = self.renderer.prompts(prompts)
-        room = context.room_before(max_new_tokens, self.too_long)
-        if room is not None:
-            long = [i for i, ids in enumerate(rendered) if len(ids) > room]
-            if long and self.says_cut:
-                print(
-                    f"sampling: {len(long)} of {len(prompts)} prompts leave no room for {max_new_tokens} new tokens in "
-                    f"the model's context of {context.length}, and are cut to {room} (oldest turns first)",
-                    file=sys.stderr,
-                )
-            for i, ids in zip(long, self.renderer.limited(room).prompts([prompts[i] for i in long]), strict=True):
-                rendered[i] = ids
-        elif self.too_long == "refuse":
-            for prompt, ids in zip(prompts, rendered, strict=True):
-                if not context.holds(len(ids) + max_new_tokens):
-                    raise InputError(
-                        f"prompt: {prompt[-1]['content'][:60]!r} has {len(ids)} tokens with its history, which leaves "
-                        f"no room for {max_new_tokens} more in the model's context of {context.length}; leave it out, "
-                        "or set too_long to cut"
-                    )
-        return rendered
-
     def _rows_at_once(self, longest: int, num_samples: int, params: SamplingParams) -> int:
         """As many as memory holds: a compiled step's rows do not share their prompt, and are as long as the longest."""
         if self.compile:
@@ -206,9 +180,8 @@ class InProcessSampler(StreamingSampler):
 
     def _sample(self, written: Written, stop: Sequence[str]) -> Sample:
         text, thoughts = self.renderer.answer(written.token_ids)
-        cuts = [text.find(one) for one in stop if one in text]
         return Sample(
-            text[: min(cuts)].rstrip() if cuts else text,
+            before_stop(text, stop),
             written.token_ids,
             written.logprob,
             written.finished,

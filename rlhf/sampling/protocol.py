@@ -71,6 +71,12 @@ class Sample:
     thoughts: str = ""
 
 
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """An answer's text before the first stop text in it; the whole where there is none."""
+    cuts = [text.find(one) for one in stop if one in text]
+    return text[: min(cuts)].rstrip() if cuts else text
+
+
 class Sampler(Protocol):
     """Anything that draws `num_samples` answers for each prompt, in the prompts' order."""
 

@@ -5,6 +5,7 @@ Renders prompts as each model will, with its own tokenizer and template; loads n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -144,6 +145,44 @@ def readable(stage: Stage, rows: Sequence[Asked], dialogues: Callable[[Asked], S
         raise InputError("too_long: no row is short enough for all reward models; set it to cut")
     stage.closing.rows(len(kept), {"too long": len(rows) - len(kept)})
     return kept
+
+
+def prompts_within(
+    context: Context,
+    renderer: Renderer,
+    prompts: Sequence[Conversation],
+    max_new_tokens: int,
+    too_long: TooLong | None,
+) -> list[list[int]]:
+    """The prompts' ids, those that leave too little room dealt with as `too_long` says.
+
+    Args:
+        too_long: None: they are cut, and stderr says how many, as nobody has looked before.
+
+    Raises:
+        InputError: there are some, and `too_long` is "refuse".
+    """
+    rendered = renderer.prompts(prompts)
+    room = context.room_before(max_new_tokens, too_long or "cut")
+    if room is not None:
+        long = [i for i, ids in enumerate(rendered) if len(ids) > room]
+        if long and too_long is None:
+            print(
+                f"sampling: {len(long)} of {len(prompts)} prompts leave no room for {max_new_tokens} new tokens in "
+                f"the model's context of {context.length}, and are cut to {room} (oldest turns first)",
+                file=sys.stderr,
+            )
+        for i, ids in zip(long, renderer.limited(room).prompts([prompts[i] for i in long]), strict=True):
+            rendered[i] = ids
+    elif too_long == "refuse":
+        for prompt, ids in zip(prompts, rendered, strict=True):
+            if not context.holds(len(ids) + max_new_tokens):
+                raise InputError(
+                    f"prompt: {prompt[-1]['content'][:60]!r} has {len(ids)} tokens with its history, which leaves "
+                    f"no room for {max_new_tokens} more in the model's context of {context.length}; leave it out, "
+                    "or set too_long to cut"
+                )
+    return rendered
 
 
 def prompts_of_at_most(

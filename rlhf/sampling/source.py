@@ -25,6 +25,58 @@ from rlhf.sampling.chat import ServerConfig
 from rlhf.shorthand import BARE
 from rlhf.stage import Effect
 
+ENVIRONMENT = Path(".venv-vllm")
+"""Folder of the Python environment that `make vllm` makes."""
+OWN_OPTIONS = (
+    "model", "host", "port", "uds", "served_model_name", "api_key", "dtype", "max_num_seqs", "enable_lora",
+    "lora_modules", "max_lora_rank", "logprobs_mode", "generation_config", "enable_scale_out", "tokens_only",
+    "headless", "config", "root_path",
+)  # fmt: skip
+"""Of `vllm serve`, what follows from the source or must be as it is here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """An inference engine that the stage starts on the policy, uses and stops.
+
+    Args:
+        name: which one; a bare text in this group's place is it.
+        environment: folder of the Python environment in which it is installed; null: .venv-vllm in the working
+            directory or beside the library, where `make vllm` makes it.
+        options: of its command `vllm serve`, with underscores, such as {gpu_memory_utilization: 0.6}.
+    """
+
+    name: Annotated[Literal["vllm"], BARE] = "vllm"
+    environment: Annotated[Path | None, Effect.NONE] = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for option in self.options:
+            if option.startswith("-") or "-" in option:
+                way_out = option.lstrip("-").replace("-", "_")
+                raise InputError(f"options: name it without dashes, {way_out}, got {option}")
+            if option.removeprefix("no_") in OWN_OPTIONS:
+                raise InputError(f"options: {option} is set by the stage itself; leave it out")
+
+    def command(self, where: str) -> Path:
+        """The file of its command.
+
+        Args:
+            where: the field of this group, for messages.
+
+        Raises:
+            InputError: it is not installed there.
+        """
+        beside = Path(__file__).resolve().parents[2] / ENVIRONMENT
+        places = [ENVIRONMENT, beside] if self.environment is None else [self.environment]
+        for place in places:
+            if (file := place.absolute() / "bin" / self.name).is_file():
+                return file
+        raise InputError(
+            f"{where}: there is no {self.name} in {places[0]}; make that environment by `make vllm`, or name one that "
+            f"has it with --{where}.environment FOLDER"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySource:
@@ -39,9 +91,10 @@ class PolicySource:
         quantization: nf4 holds the weights in 4 bit; null: as they are (the base of an adapter as it was trained).
         rows: answers written at once; null: as many as memory holds, and no more than pay.
         compile: decode in compiled steps of a fixed shape, on a GPU captured as graphs.
-        server: an OpenAI-compatible server that answers as this policy; null: its weights do, in this process.
-        backend: who draws: in_process, server, or `package.module:function` of your own (docs/policies.md); null: the
-            server where there is one, else this process.
+        server: an OpenAI-compatible server that answers as this policy; null: its weights do, here.
+        engine: an inference engine that this stage starts on the checkpoint and stops, `vllm`; null: none.
+        backend: who draws: in_process, server, engine, or `package.module:function` of your own (docs/policies.md);
+            null: the engine or the server where there is one, else this process.
         backend_options: options of a backend of your own.
     """
 
@@ -52,6 +105,7 @@ class PolicySource:
     rows: Annotated[int | None, Effect.ROUNDING] = None
     compile: Annotated[bool, Effect.ROUNDING] = False
     server: ServerConfig | None = None
+    engine: EngineConfig | None = None
     backend: str | None = None
     backend_options: dict[str, Any] = field(default_factory=dict)
 
@@ -67,6 +121,8 @@ class PolicySource:
     @property
     def backend_name(self) -> str:
         """Of the backend that draws."""
+        if self.engine is not None:
+            return self.backend or "engine"
         return self.backend or ("in_process" if self.server is None else "server")
 
     @property
@@ -112,6 +168,7 @@ BACKENDS = {
         "rlhf.sampling.in_process:open_in_process", ("adapter", "dtype", "quantization", "rows", "compile")
     ),
     "server": Backend("rlhf.sampling.server:open_server", ("server",), reads_weights=False),
+    "engine": Backend("rlhf.sampling.engine.sampler:open_engine", ("engine", "adapter", "dtype", "rows")),
 }
 """A new backend is one file and a line here."""
 
@@ -136,6 +193,8 @@ def backend_of(source: PolicySource, where: str = "policy") -> Backend:
     backend = BACKENDS[name]
     if name == "server" and source.server is None:
         raise InputError(f"{where}.server: must be given for the backend server, e.g. --{where}.server.url ADDRESS")
+    if name == "engine" and source.engine is None:
+        raise InputError(f"{where}.engine: must be given for the backend engine, e.g. --{where}.engine vllm")
     defaults = PolicySource()
     for option in (f.name for f in fields(source) if f.name not in ("checkpoint", "backend", *(backend.takes or ()))):
         if getattr(source, option) != getattr(defaults, option):
@@ -171,6 +230,10 @@ class PolicyCheck:
             raise InputError(
                 f"{field}.server: its probabilities are read here, which a server does not give; leave it out"
             )
+        if value.engine is not None and self.needs == "weights":
+            raise InputError(f"{field}.engine: its probabilities are read here, no answers drawn; leave it out")
+        if value.engine is not None and value.backend_name == "engine":
+            value.engine.command(f"{field}.engine")
         if self.needs == "training" and value.adapter is not None:
             raise InputError(
                 f"{field}.adapter: the checkpoint is trained after it answered; name the merged one instead"

@@ -28,6 +28,7 @@ from rlhf.stage.files import (
     write_json,
 )
 from rlhf.stage.kept import ORIGIN_FILE, Kept, require_ours
+from rlhf.stage.once import made_once
 from rlhf.stage.record import StageRecord, read_stage_file
 from rlhf.stage.stage import KeepingConfig, Stage, StageConfig, on_main_process, open_stage
 
@@ -44,6 +45,7 @@ __all__ = [
     "StageRecord",
     "digest",
     "inputs_of",
+    "made_once",
     "on_main_process",
     "open_stage",
     "options_of",

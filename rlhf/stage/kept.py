@@ -124,10 +124,10 @@ def take_over(partial: Path, kinds: Sequence[Kept], digests: Mapping[str, str], 
             raise InputError(
                 f"output: {file.parent} holds work of another recipe's; remove {partial}, or name another --output"
             )
-    _clear(partial, [kind for kind in kinds if kind.name not in dropped])
+    clear(partial, [kind for kind in kinds if kind.name not in dropped])
     for kind in kinds:
         (partial / kind.name).mkdir(exist_ok=True)
-        _write(partial / kind.name / ORIGIN_FILE, kind.origin(digests))
+        write_whole(partial / kind.name / ORIGIN_FILE, kind.origin(digests))
     for sentence in said:
         note(f"{partial.name.removesuffix('.partial')}: {sentence}")
     return said
@@ -166,17 +166,17 @@ def require_ours(partial: Path) -> None:
         )
 
 
-def _clear(partial: Path, going_on: Sequence[Kept]) -> None:
+def clear(partial: Path, going_on: Sequence[Kept]) -> None:
     """Make the folder ours, and empty but for the kinds that go on and what lies beside them."""
     left = {ATTEMPT_FILE, *(kind.name for kind in going_on), *(name for kind in going_on for name in kind.beside)}
     partial.mkdir(parents=True, exist_ok=True)
-    _write(partial / ATTEMPT_FILE, {"command": [Path(sys.executable).name, *sys.argv]})
+    write_whole(partial / ATTEMPT_FILE, {"command": [Path(sys.executable).name, *sys.argv]})
     for path in partial.iterdir():
         if path.name not in left:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _write(file: Path, content: Any) -> None:
+def write_whole(file: Path, content: Any) -> None:
     """Whole or not at all, without leaving a name that would be taken for work."""
     partial = file.with_name(file.name + ".partial")
     partial.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -233,12 +233,16 @@ class Stage:
         if self.is_main and not self._quiet:
             print(text, file=sys.stderr if error else sys.stdout)
 
-    def _begin(self, kept: tuple[Kept, ...]) -> None:
-        """The main process: digests, kept work, an empty folder."""
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """Name -> digest of the content of each input, read at first use; the main process alone should ask."""
         run = os.environ.get(RUN_MARK)  # of a driver, which remembers what its stages have read
         of = digest if run is None else FileDigests(Path(run)).of
-        self._digests = {name: of(path) for name, path in self.inputs.items()}
-        self.went_on = take_over(self.folder, kept, self._digests, fresh=_asked("fresh", self.config))
+        return {name: of(path) for name, path in self.inputs.items()}
+
+    def _begin(self, kept: tuple[Kept, ...]) -> None:
+        """The main process: digests, kept work, an empty folder."""
+        self.went_on = take_over(self.folder, kept, self.digests, fresh=_asked("fresh", self.config))
 
     def _datasets(self) -> list[str]:
         made = (record_of_rows(path) for path in self.inputs.values())
@@ -258,7 +262,7 @@ class Stage:
         record: StageRecord = {
             "command": [Path(sys.executable).name, *sys.argv],
             "config": to_dict(self.config),
-            "inputs": {n: {"path": os.fspath(p), "digest": self._digests[n]} for n, p in self.inputs.items()},
+            "inputs": {n: {"path": os.fspath(p), "digest": self.digests[n]} for n, p in self.inputs.items()},
             "datasets": self._datasets(),
             "launch": {
                 "processes": self.processes.num_processes,

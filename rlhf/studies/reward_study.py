@@ -32,6 +32,7 @@ from rlhf.rewards.loading import load_reward
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.kinds import REWARD_KINDS
 from rlhf.rewards.training.stage import train_and_save
+from rlhf.rewards.training.table import PairTable
 from rlhf.stage import Stage, open_stage
 from rlhf.studies.runner import StudyRun, over_seeds
 from rlhf.training.work import training_work
@@ -120,18 +121,19 @@ def run_model(run: RewardStudyRun, rows: Rows) -> None:
     Args:
         rows: source -> its rows, of all sources that the run names.
     """
-    from rlhf.rewards.training.train import fitting_rows
+    from rlhf.rewards.training.train import fitting_pairs
 
     policy, config = Path(run.model.policy), run.model.training
     stage = open_stage(run)
     mixture = training_rows(run.model, pick(rows, run.model.preferences), run.fraction, run.seed)
-    train = fitting_rows(policy, mixture, config, "preferences")
-    test = fitting_rows(policy, pick(rows, run.test_preferences), config, "test_preferences")
-    bag = score_pairs(BagOfWords(train, "preferences"), test)
+    train = fitting_pairs(policy, mixture, config, "preferences")
+    held_out = fitting_pairs(policy, pick(rows, run.test_preferences), config, "test_preferences")
+    test = [pair.preference for pair in held_out]
+    bag = score_pairs(BagOfWords([pair.preference for pair in train], "preferences"), test)
     with training_work(stage) as accelerator, starting_weights(run, stage, accelerator) as policy:
         learns = run.model.learns
         safety_head = learns != "joint" and REWARD_KINDS[learns].safety_head
-        train_and_save(stage, accelerator, policy, train, config, safety_head=safety_head, seed=run.seed)
+        train_and_save(stage, accelerator, policy, PairTable.of(train), config, safety_head=safety_head, seed=run.seed)
         reward = load_reward(stage.folder / "checkpoint", device=accelerator.device)
         scores = deal_out(test, lambda part: score_pairs(reward, part), accelerator)
         figures = {

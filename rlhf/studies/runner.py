@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf.configuration import to_dict
 from rlhf.errors import InputError
 from rlhf.intervals import mean_interval
-from rlhf.stage import KeepingConfig, StageConfig, digest, inputs_of, read_stage_file, write_json
+from rlhf.stage import KeepingConfig, digest, inputs_of, options_of, read_stage_file, write_json
 from rlhf.terminal import note
 
 
@@ -35,6 +35,11 @@ class StudyConfig(KeepingConfig):
         require_different(seeds=self.seeds)
         if len(self.seeds) % len(self.runs):
             raise InputError(f"runs: {len(self.runs)} cannot share {len(self.seeds)} seeds evenly; name another seed")
+
+    @property
+    def of_each_training(self) -> dict[str, Any]:
+        """What every stage has, but for the folder, as the study was told it."""
+        return {field.name: getattr(self, field.name) for field in fields(KeepingConfig) if field.name != "output"}
 
     @property
     def folders(self) -> list[tuple[int, str]]:
@@ -82,8 +87,8 @@ def is_finished(run: StudyRun) -> bool:
     record = read_stage_file(folder)
     if record is None:
         return False
-    where = to_dict(StageConfig(output=folder)) | {"fresh": False}
-    changed = [n for n, value in to_dict(run).items() if n not in where and record["config"].get(n) != value]
+    decisive = {name.partition(".")[0] for name in options_of(run, {})[0]}
+    changed = [n for n, value in to_dict(run).items() if n in decisive and record["config"].get(n) != value]
     digests = {name: entry["digest"] for name, entry in record["inputs"].items()}
     changed += [name for name, path in inputs_of(run).items() if digests.get(name) != digest(path)]
     if changed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf.terminal.colours import GREEN, RED, YELLOW, coloured, painted
+from rlhf.terminal.colours import GREEN, RED, YELLOW, coloured, disarmed, painted
 from rlhf.terminal.quiet import be_quiet, is_quiet, note
 
-__all__ = ["GREEN", "RED", "YELLOW", "be_quiet", "coloured", "is_quiet", "note", "painted"]
+__all__ = ["GREEN", "RED", "YELLOW", "be_quiet", "coloured", "disarmed", "is_quiet", "note", "painted"]

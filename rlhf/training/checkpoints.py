@@ -181,7 +181,10 @@ def _load_training(stepper: Stepper, folder: Path) -> None:
     with torch.no_grad():
         for name, parameter in _trained(stepper):
             parameter.copy_(weights[name])
-    stepper.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+    state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    for group in state["param_groups"]:  # of an earlier release's, or of another machine's, AdamW
+        group["fused"] = stepper.optimizer.defaults["fused"]
+    stepper.optimizer.load_state_dict(state)
 
 
 def _trained(stepper: Stepper) -> list[tuple[str, torch.nn.Parameter]]:

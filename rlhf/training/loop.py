@@ -81,9 +81,9 @@ def steps_of(rows: Sequence[Row], config: OptimizerConfig, seed: int) -> Iterato
 
     generator = torch.Generator().manual_seed(seed)
     for _ in range(config.epochs):
-        order = torch.randperm(len(rows), generator=generator).tolist()
+        order = torch.randperm(len(rows), generator=generator)
         for start in range(0, len(order), config.batch_size):
-            yield [rows[i] for i in order[start : start + config.batch_size]]
+            yield [rows[i] for i in order[start : start + config.batch_size].tolist()]
 
 
 def micro_batches(

@@ -31,7 +31,10 @@ MAX_SKIPPED_IN_A_ROW = 3
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only; InputError where nothing is trained."""
+    """AdamW with weight decay on matrices only; InputError where nothing is trained.
+
+    Float32 weights on a CPU or a GPU get torch's fused kind: one pass over the weights in place of ten.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise InputError(
@@ -43,7 +46,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+    fused = all(p.dtype == torch.float32 and p.device.type in ("cpu", "cuda") for p in trained)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
 @dataclass(frozen=True)

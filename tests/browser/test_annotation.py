@@ -72,6 +72,23 @@ def test_three_people_at_once_fill_every_place_and_none_twice(chromium: Any, ser
     assert set(Counter(pair for pair, _ in kept).values()) == {3}
 
 
+def test_a_second_window_goes_on_where_the_first_one_is(chromium: Any, serve: Any, tmp_path: Path) -> None:
+    server = serve(write_pairs(tmp_path / "pairs.jsonl", 4))
+    first, second = (open_page(chromium, server.address, "ann") for _ in range(2))
+    for _ in range(2):
+        place = item(first)
+        first.keyboard.press("1")
+        first.keyboard.press("Enter")
+        wait_for_next(first, place)
+    stale = item(second)
+    second.keyboard.press("8")
+    second.keyboard.press("Enter")
+    wait_for_next(second, stale)
+    assert "in another window" in second.locator("#status").inner_text() and item(second) == item(first)
+    with Store(tmp_path / "pairs.jsonl.labels.sqlite") as store:
+        assert [judgement.strength for *_, judgement in store.judged()] == ["significantly"] * 2
+
+
 def test_undo_reaches_across_a_restart_and_a_skip_has_its_reason(chromium: Any, serve: Any, tmp_path: Path) -> None:
     server = serve(write_pairs(tmp_path / "pairs.jsonl", 3, "safety"))
     page = open_page(chromium, server.address, "ann")

@@ -73,9 +73,9 @@ def search(page: Any, text: str) -> None:
 
 
 def test_search_by_keyboard_and_the_words_that_differ(page: Any) -> None:
-    assert page.locator("#count").inner_text() == "10 of 210 prompts"
+    assert page.locator("#count").inner_text() == "210 prompts found, 10 shown"
     search(page, "DEEP river cold")
-    page.locator("#count", has_text="1 of 1 prompts").wait_for()
+    page.locator("#count", has_text="1 prompt found, 1 shown").wait_for()
     assert places(page) == ["test-00000"]
     assert page.locator("#found del").all_inner_texts() == ["old"]
     assert page.locator("#found ins").all_inner_texts() == ["very", "and cold"]
@@ -86,7 +86,7 @@ def test_search_by_keyboard_and_the_words_that_differ(page: Any) -> None:
     search(page, "no such words anywhere")
     page.locator("#count", has_text="No prompt has all of this.").wait_for()
     search(page, "")
-    page.locator("#count", has_text="10 of 210").wait_for()
+    page.locator("#count", has_text="210 prompts found, 10 shown").wait_for()
     for number in range(3):
         page.keyboard.press("j")
         assert page.evaluate("document.activeElement.querySelector('.place').textContent").endswith(f"0000{number}")
@@ -96,7 +96,7 @@ def test_search_by_keyboard_and_the_words_that_differ(page: Any) -> None:
 
 def test_hostile_texts_stay_texts(page: Any) -> None:
     search(page, "hostile")
-    page.locator("#count", has_text="1 of 1 prompts").wait_for()
+    page.locator("#count", has_text="1 prompt found, 1 shown").wait_for()
     assert page.locator("#found .ask").inner_text() == f"hostile {ATTACK}"
     assert "".join(page.locator("#found .answer").all_inner_texts()) == ATTACK + f"It is {ATTACK}"
     assert page.locator("#found script, #found img").count() == 0
@@ -104,7 +104,7 @@ def test_hostile_texts_stay_texts(page: Any) -> None:
 
 def test_texts_without_spaces_are_compared_by_characters(page: Any) -> None:
     search(page, "心情")
-    page.locator("#count", has_text="1 of 1 prompts").wait_for()
+    page.locator("#count", has_text="1 prompt found, 1 shown").wait_for()
     assert page.locator("#found del").all_inner_texts() == ["天气"]
     assert page.locator("#found ins").all_inner_texts() == ["心情"]
     assert "".join(page.locator("#found .answer").all_inner_texts()) == "今天天气好今天心情好"
@@ -116,14 +116,14 @@ def test_filters_and_order_outlive_a_reload(page: Any, report: Path) -> None:
     violation = 1 << data["marks"].index("violation")
     page.select_option("#mark", label="violation")
     wanted = [p[0] for p, a, b in both if (a[2] | b[2]) & violation]
-    page.locator("#count", has_text=f"of {len(wanted)} prompts").wait_for()
+    page.locator("#count", has_text=f"{len(wanted)} prompts found").wait_for()
     assert places(page) == wanted[:10]
     page.select_option("#mark", label="or not")
     page.select_option("#kind", "unsafe")
     page.select_option("#order", "fall")
     falls = sorted((b[3], number) for number, (p, _, b) in enumerate(both) if p[1] == "unsafe")
     page.wait_for_url(re.compile("kind=unsafe&order=fall"))
-    assert page.locator("#count").inner_text() == f"10 of {len(falls)} prompts"
+    assert page.locator("#count").inner_text() == f"{len(falls)} prompts found, 10 shown"
     assert places(page) == [both[number][0][0] for _, number in falls[:10]]
     page.reload()
     page.wait_for_selector("#found article")

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from fake_engine import FakeEngine
 
 from rlhf.configuration import parse_config
+from rlhf.errors import InputError
 from rlhf.iteration.plan import find_recipe
 from rlhf.rejection.pool import read_completions
 
@@ -73,6 +75,31 @@ def test_a_server_in_yaml(
     assert len(chat_server.asked) == 8 and all(math.isnan(row.logprob) and row.token_ids for row in rows)
 
 
+def test_an_engine_on_the_command_line(
+    options: dict[str, Any], tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    engine = FakeEngine(tmp_path / "environment")
+    words = ["--policy.engine", "vllm", "--policy.engine.environment", str(engine.folder), "--policy.rows", "3"]
+    held, rows = sweep(options, tmp_path, "--policy", str(tiny_policy_path), *words)
+    assert (held["engine"]["name"], held["checkpoint"]) == ("vllm", str(tiny_policy_path))
+    assert len(rows) == 16 and engine.option("max-num-seqs") == "3" and not engine.running()
+    assert [row.logprob for row in rows] == pytest.approx([-sum(row.token_ids) / 128 for row in rows])
+    engine.tell(fails="ValueError: no room")
+    with pytest.raises(
+        InputError, match=r"policy\.engine: vllm on .* ended before it answered \(ValueError: no room\)"
+    ):
+        sweep(options | {"output": str(tmp_path / "other")}, tmp_path, "--policy", str(tiny_policy_path), *words)
+
+
+def test_an_engine_in_yaml_that_is_not_installed(
+    options: dict[str, Any], tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    policy = {"engine": {"name": "vllm", "environment": "nowhere"}}
+    with pytest.raises(InputError, match=r"policy\.engine: there is no vllm in nowhere; make .* by `make vllm`"):
+        sweep(options | {"policy": policy}, tmp_path, "--policy", str(tiny_policy_path))
+
+
 def test_four_bit_in_yaml(options: dict[str, Any], tiny_policy_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     held, rows = sweep(options | {"policy": {"quantization": "nf4"}}, tmp_path, "--policy", str(tiny_policy_path))
@@ -104,5 +131,5 @@ def test_a_mistake_is_one_sentence(tiny_policy_path: Path, tmp_path: Path) -> No
     command += ["--prompts.own", "p.jsonl", "--policy", str(tiny_policy_path), "--policy.backend", "vllm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    said = "error: policy.backend: must be in_process, server, or package.module:function of your own, got 'vllm'\n"
-    assert done.stderr == said
+    said = "must be in_process, server, engine, or package.module:function of your own, got 'vllm'"
+    assert done.stderr == f"error: policy.backend: {said}\n"

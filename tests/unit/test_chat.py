@@ -70,10 +70,12 @@ def test_answers_are_drawn_again_and_questions_taken_back() -> None:
     parrot = Parrot("word")
     talk = Talk({"a": parrot}, {}, SamplingParams(seed=5))
     assert held(talk, "/again", "one", "/again", "two", "/back", "three") == [
-        "nothing has been asked yet", "word 5", "word 6", "word 7", "word 8",
+        "nothing has been asked yet", "word 5", "word 6", "word 7", "taken back: two", "word 8",
     ]  # fmt: skip
     assert [message["content"] for message in parrot.heard[-1]] == ["one", "word 6", "three"]
-    held(talk, "/system Be brief.", "four", "/new", "five", "/system", "six")
+    assert held(talk, "/system Be brief.", "four", "/new", "five", "/system", "six")[::2] == [
+        "a new dialogue, with a system message", "a new dialogue", "a new dialogue, without a system message",
+    ]  # fmt: skip
     assert [[message["content"] for message in dialogue] for dialogue in parrot.heard[-3:]] == [
         ["Be brief.", "four"], ["Be brief.", "five"], ["six"],
     ]  # fmt: skip
@@ -93,6 +95,11 @@ def talk_error(text: str) -> str:
     with pytest.raises(InputError) as error:
         command.check_characters("question", text)
     return str(error.value)
+
+
+def test_a_terminal_obeys_no_answer() -> None:
+    said = held(Talk({"a": Parrot("\x1b[2J\x07 red\u202e\n\ttab")}, {}, SamplingParams()), "one")
+    assert said == ["\\x1b[2J\\x07 red\\x202e\n        tab 0"]
 
 
 def test_a_narrow_terminal_has_one_above_the_other() -> None:

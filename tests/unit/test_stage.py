@@ -364,7 +364,7 @@ def test_strict_makes_suspicion_a_failure_and_loses_nothing(make: Make, tmp_path
         make(strict="true", output=tmp_path / "outTrue")
 
 
-@pytest.mark.parametrize("moment", ["write_json", "replace", "_write"])
+@pytest.mark.parametrize("moment", ["write_json", "replace", "write_whole"])
 def test_killed_at_its_very_start_or_end_the_folder_is_still_ours(
     make: Make, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -376,8 +376,8 @@ def test_killed_at_its_very_start_or_end_the_folder_is_still_ours(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        if moment == "_write":
-            patch.setattr("rlhf.stage.kept._write", begun)
+        if moment == "write_whole":
+            patch.setattr("rlhf.stage.kept.write_whole", begun)
         else:
             patch.setattr("rlhf.stage.stage." + {"write_json": "write_json", "replace": "os.replace"}[moment], kill)
         with make().work() as folder:

@@ -156,10 +156,10 @@ async function send(given, said) {
     say(answer.refused, true);
   } else {
     if (!answer.refused && !given.skipped) judged(pair.item);
-    let next = await ahead;
+    let next = await (answer.refused ? fetchNext(pair.item) : ahead);
     if (next.refused) next = { pair: null };
     show({ pair: next.pair, progress: answer.progress || next.progress });
-    say(answer.refused ? "Others had judged that pair meanwhile; here is another." : said);
+    say(answer.refused ? "That pair was judged meanwhile, by others or by you in another window." : said);
   }
   $("save").disabled = false;
   busy = false;

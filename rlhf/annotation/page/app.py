@@ -13,7 +13,7 @@ from rlhf.annotation.page.rendering import render, render_guidelines
 from rlhf.annotation.page.writing import add_writing
 from rlhf.annotation.protocol import Judgement
 from rlhf.annotation.scales import EVALUATION, SCALES, Scale
-from rlhf.annotation.store import FullError, Shown, Store
+from rlhf.annotation.store import FullError, JudgedError, Shown, Store
 from rlhf.annotation.writing import BATCH, CATEGORIES, STYLES, Mode, Writing, written_rows
 from rlhf.errors import InputError
 
@@ -61,6 +61,7 @@ def make_app(
         skip_reasons=SKIP_REASONS,
         scales=SCALES.values(),
         mode=writing.mode if writing else "judge",
+        preferences=not any(store.scale(batch) is EVALUATION for batch in store.batches(people=True)),
         categories=CATEGORIES,
         styles=STYLES,
     )
@@ -68,7 +69,9 @@ def make_app(
 
     @app.exception_handler(InputError)
     def refused(request: Any, error: InputError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status_code=409 if isinstance(error, FullError) else 422)
+        return JSONResponse(
+            {"error": str(error)}, status_code=409 if isinstance(error, FullError | JudgedError) else 422
+        )
 
     @app.get("/")
     def index() -> HTMLResponse:
@@ -83,7 +86,11 @@ def make_app(
         name = name_of(annotator)
         if writing is None:
             return _state(store, name, store.lease(name, after=after))
-        own = writing.mode == "write" and BATCH in store.batches()  # on this page nobody judges what others ask about
+        if writing.mode != "write":
+            state = _state(store, name, None)
+            state["progress"]["newest"] = 0  # nothing is judged here, and so no judgement is taken back
+            return state
+        own = BATCH in store.batches()  # on this page nobody judges what others ask about
         return _state(store, name, store.lease(name, after=after, batch=BATCH) if own else None)
 
     @app.post("/api/judge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Any
 
 from rlhf.annotation.exchange import WRITERS, write_exchange
 from rlhf.annotation.page.local import address_of, listen, require_packages, serve_app
@@ -11,8 +12,9 @@ from rlhf.annotation.protocol import Pair
 from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
 from rlhf.annotation.writing import Writing
-from rlhf.errors import InputError
-from rlhf.jsonl import read_rows
+from rlhf.data.formats import gathered, pairs_of, preference_from
+from rlhf.data.loading import Reading, domain_of, source_rows, untagged
+from rlhf.errors import InputError, notice
 
 STORES = ("labels.sqlite", "*.labels.sqlite", "v*/*.labels.sqlite")
 
@@ -21,8 +23,8 @@ def find_store(what: Path, labels: int | None = None) -> Path:
     """The store of a run's folder, a store itself, or the one beside a file of pairs, which is made from it.
 
     Args:
-        what: folder of a run or of its stages; a `.sqlite` file; or a file of pairs or preferences (rows of
-            `rlhf.annotation.protocol.Pair`, JSONL and the like). Pairs that are added to the file later join the store.
+        what: folder of a run or of its stages; a `.sqlite` file; or a file of pairs (`read_pairs`). Pairs that are
+            added to the file later join the store.
         labels: judgements that each pair of a file wants; None: 1, or what the store has.
 
     Raises:
@@ -38,20 +40,64 @@ def find_store(what: Path, labels: int | None = None) -> Path:
         if len(found) > 1:
             raise InputError(f"{what}: has {len(found)} stores ({', '.join(map(str, found))}); name one of them")
         return found[0]
-    if not what.exists():
+    file = Path(untagged(what))
+    if not file.exists():
         raise InputError(f"{what}: there is no such file or folder; name a run, a .sqlite store or a file of pairs")
-    if what.suffix == ".sqlite":
-        return what
-    pairs: list[Pair] = []
-    for number, row in read_rows(what):
-        try:
-            pairs.append(Pair.from_dict(row))
-        except InputError as error:
-            raise InputError(f"{what}:{number}: {error}") from error
-    path = what.with_name(f"{what.name}.labels.sqlite")
+    if file.suffix == ".sqlite":
+        return file
+    pairs = read_pairs(what)
+    path = file.with_name(f"{file.name}.labels.sqlite")
     with Store(path) as store:
-        store.add_batch(what.name, pairs, labels=labels or 1)
+        wanted = labels if labels is not None else store.labels(file.name) or 1
+        store.add_batch(file.name, pairs, labels=wanted)
     return path
+
+
+def read_pairs(file: Path, *, chosen: bool = False) -> list[Pair]:
+    """The pairs of a file: rows of `rlhf.annotation.protocol.Pair`, or preferences of any layout, to be judged anew.
+
+    Of a preference the chosen answer is a. Those that cannot be used are left out, and counted on stderr. A domain
+    behind the file's name (`pairs.jsonl#safety`) is that of all pairs.
+
+    Args:
+        file: JSONL and the like.
+        chosen: only preferences will do.
+
+    Raises:
+        InputError: a row with a or b is no pair, with file and line; or no row can be used.
+    """
+    domain = domain_of(file)
+    tag = {} if domain is None else {"domain": domain}
+    pairs: list[Pair] = []
+    reading, first = Reading(), ""
+    for number, rows in gathered(source_rows(file), "preferences"):
+        row = rows[0]
+        try:
+            if {"a", "b"} & row.keys() and not chosen:
+                pairs.append(Pair.from_dict({**row, **tag}))
+            else:
+                given = pairs_of(rows, domain, reading.unused)
+                pairs += [
+                    _pair({**plain, **tag}, index if len(given) > 1 else 0) for index, plain in enumerate(given, 1)
+                ]
+        except InputError as error:
+            if "a" in row or "b" in row:
+                raise InputError(f"{untagged(file)}:{number}: {error}") from error
+            reading.leave_out(str(error))
+            first = first or f"{untagged(file)}:{number}: {error}"
+    if not pairs:
+        raise InputError(first if chosen else f"{first}; a pair that nobody judged has messages, a and b")
+    for sentence in reading.sentences(file, len(pairs)):
+        notice(sentence)
+    return pairs
+
+
+def _pair(plain: dict[str, Any], index: int) -> Pair:
+    """Of one of `pairs_of`'s rows; one that has no id is named by its content."""
+    given = plain.get("id")
+    preference = preference_from({**plain, "id": "unnamed" if given is None else str(given)})
+    name = "" if given is None else f"{preference.id}.{index}" if index else preference.id
+    return Pair(preference.messages, preference.chosen, preference.rejected, preference.domain, name)
 
 
 def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None, writing: Writing | None = None) -> None:
@@ -92,23 +138,6 @@ def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None, writi
         serve_app(app, listener)
 
 
-def gold_pairs(file: Path) -> list[Pair]:
-    """The pairs of preference rows whose choice is known to be right, the chosen answer as a.
-
-    Raises:
-        InputError: a row is no preference, with file and line.
-    """
-    pairs = []
-    for number, row in read_rows(file):
-        if not {"chosen", "rejected"} <= row.keys():
-            raise InputError(f"{file}:{number}: gold needs preference rows, with chosen and rejected")
-        try:
-            pairs.append(Pair.from_dict(row))
-        except InputError as error:
-            raise InputError(f"{file}:{number}: {error}") from error
-    return pairs
-
-
 def export(path: Path, output: Path, rows: str = "preferences") -> int:
     """Write what people judged or wrote as rows (`rlhf.annotation.writing.written_rows`); return how many."""
     from rlhf.annotation.page.app import export_lines
@@ -117,6 +146,8 @@ def export(path: Path, output: Path, rows: str = "preferences") -> int:
         raise InputError(f"export: {output} exists already; name another file, or remove it")
     with Store(path) as store:
         if rows in WRITERS:
+            if output.suffix != ".json":
+                raise InputError(f"export: {output} must end in .json for {rows}: it is one list, not a row a line")
             output.parent.mkdir(parents=True, exist_ok=True)
             return write_exchange(store, rows, output)
         lines = list(export_lines(store, rows))

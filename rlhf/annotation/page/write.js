@@ -122,7 +122,7 @@ left = () => { after = null; waiting = null; };
 $("compose").addEventListener("submit", (event) => { event.preventDefault(); once(post); });
 $("write").addEventListener("input", () => { localStorage.removeItem(place("key")); keepDrafts(); });
 $("write").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || !event.ctrlKey) return;
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
   (waiting === null ? $("compose") : $("attempt")).requestSubmit();
 });

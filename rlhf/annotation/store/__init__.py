@@ -14,6 +14,18 @@ time.
 from rlhf.annotation.store.batches import GOLD, PEOPLE
 from rlhf.annotation.store.entries import Entry, EntryKind
 from rlhf.annotation.store.leases import Shown, left_of
-from rlhf.annotation.store.store import Counts, FullError, Progress, Store
+from rlhf.annotation.store.store import Counts, FullError, JudgedError, Progress, Store
 
-__all__ = ["GOLD", "PEOPLE", "Counts", "Entry", "EntryKind", "FullError", "Progress", "Shown", "Store", "left_of"]
+__all__ = [
+    "GOLD",
+    "PEOPLE",
+    "Counts",
+    "Entry",
+    "EntryKind",
+    "FullError",
+    "JudgedError",
+    "Progress",
+    "Shown",
+    "Store",
+    "left_of",
+]

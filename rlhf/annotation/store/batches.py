@@ -85,6 +85,11 @@ class Batches(Database):
         query = "SELECT name FROM batches WHERE asked = ? OR ? ORDER BY number"
         return [name for (name,) in self._rows(query, PEOPLE, not people)]
 
+    def labels(self, name: str) -> int | None:
+        """Judgements that each pair of a batch wants; None: there is no such batch."""
+        found = self._rows("SELECT labels FROM batches WHERE name = ?", name)
+        return found[0][0] if found else None
+
     def scale(self, name: str) -> Scale:
         """How the pairs of a batch are answered."""
         return SCALES[self._rows("SELECT scale FROM batches WHERE number = ?", self._batch(name))[0][0]]

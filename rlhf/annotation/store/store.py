@@ -17,6 +17,10 @@ class FullError(InputError):
     """The pair has all the judgements it wants; this one came too late and is not kept."""
 
 
+class JudgedError(InputError):
+    """The annotator has judged the pair otherwise; this judgement is not kept."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a batch (or all of them) is.
@@ -64,8 +68,8 @@ class Store(Leases, Entries):
 
         Raises:
             FullError: the pair has all its judgements; this one is not kept.
-            InputError: the annotator has judged this pair otherwise (undo that first), there is no such pair, or the
-                judgement is not one of the batch's scale.
+            JudgedError: the annotator has judged this pair otherwise; undo that first.
+            InputError: there is no such pair, or the judgement is not one of the batch's scale.
         """
         judgement = self.scale(batch).fit(judgement)
         said = (judgement.choice, judgement.strength, judgement.chosen_safe, judgement.rejected_safe)
@@ -83,7 +87,7 @@ class Store(Leases, Entries):
             if there is not None:
                 if tuple(there) == said:
                     return False
-                raise InputError(
+                raise JudgedError(
                     f"pair: {judgement.annotator} has judged {judgement.pair!r} otherwise; take that back first"
                 )
             if places <= 0 or withdrawn:

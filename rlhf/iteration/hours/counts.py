@@ -24,28 +24,30 @@ class Rows:
         number: how many.
         characters: mean of a row's messages; of a preference's the prompt's and both answers', as they are computed.
         helpfulness: share of them whose domain is not safety.
+        answers: of those characters, mean of a preference's two answers.
     """
 
     number: float
     characters: float
     helpfulness: float = 1.0
+    answers: float = 0.0
 
     def of_domain(self, domain: str) -> float:
         """How many are of a domain."""
         return self.number * (1 - self.helpfulness if domain == "safety" else self.helpfulness)
 
 
-def _characters(line: bytes) -> int:
-    """Of a row; of what is none, which the stage that reads it says, 0."""
+def _characters(line: bytes) -> tuple[int, int]:
+    """Of a row's messages and of its two answers; of what is none, which the stage that reads it says, 0."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
-        return 0
+        return 0, 0
     if not isinstance(content, dict):
-        return 0
+        return 0, 0
     messages = content.get("messages")
     said = sum(len(str(m.get("content"))) for m in messages if isinstance(m, dict)) if isinstance(messages, list) else 0
-    return said + sum(len(content[name]) for name in ("chosen", "rejected") if isinstance(content.get(name), str))
+    return said, sum(len(content[name]) for name in ("chosen", "rejected") if isinstance(content.get(name), str))
 
 
 def read_rows(path: Path) -> Rows:
@@ -60,8 +62,8 @@ def read_rows(path: Path) -> Rows:
         lines = [line for place, line in enumerate(stream) if place % every == 0 and line.strip()]
     if not lines:
         return Rows(0, 0.0)
-    characters = sum(_characters(line) for line in lines) / len(lines)
-    return Rows(number, characters, 1 - safe / number)
+    said, answers = (sum(column) / len(lines) for column in zip(*map(_characters, lines), strict=True))
+    return Rows(number, said + answers, 1 - safe / number, answers)
 
 
 def read_any(source: str | Path) -> Rows | None:
@@ -83,8 +85,11 @@ def together(parts: Sequence[Rows]) -> Rows:
     number = sum(part.number for part in parts)
     if not number:
         return Rows(0, 0.0)
-    characters = sum(part.number * part.characters for part in parts) / number
-    return Rows(number, characters, sum(part.number * part.helpfulness for part in parts) / number)
+    means = (
+        sum(part.number * getattr(part, name) for part in parts) / number
+        for name in ("characters", "helpfulness", "answers")
+    )
+    return Rows(number, *means)
 
 
 class Counts:

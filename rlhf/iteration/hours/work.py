@@ -6,6 +6,7 @@ be. What they really take, the ledger's seconds put right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows, read
 from rlhf.iteration.hours.speed import Work, scored, trained, written
 from rlhf.iteration.plan import PlannedStage
 
-ROWS_AT_ONCE = 32
-"""Answers written at once where the settings leave it to memory."""
+ROWS_AT_ONCE = 512
+"""Most answers that a process writes at once where the settings leave it to memory."""
 POOLED = 16
 """Answers to a prompt that an earlier round is taken to have drawn, where the settings of a control do not say."""
 ORIGIN_PAIRS = 500
@@ -50,14 +51,32 @@ class Reading:
         found = rows.characters / self.per_token
         return found if most is None else min(found, most)
 
+    def pair_tokens(self, pairs: Rows, most: int | None) -> float:
+        """Mean tokens of a preference, computed as one: its prompt once. A dialogue has `most` at most.
+
+        Most prompts are short and few very long, so that the mean of what is left of them is far below the mean's: they
+        are taken to be spread exponentially.
+        """
+        answer, prompt = (n / self.per_token for n in (pairs.answers / 2, pairs.characters - pairs.answers))
+        if most is not None and prompt:
+            answer = min(answer, most)
+            prompt *= 1 - math.exp((answer - most) / prompt)
+        return prompt + 2 * answer
+
     @property
     def answer(self) -> float:
         """Mean tokens of an answer that is drawn."""
         return self.answer_share * float(self.config.sampling.max_new_tokens)
 
-    def written(self, answers: float, at_once: float) -> Work:
-        """Answers drawn with the stage's settings."""
-        return written(answers, self.answer, at_once, self.config.sampling.max_new_tokens)
+    def written(self, answers: float, at_once: float | None = None) -> Work:
+        """Answers drawn with the stage's settings, the processes side by side.
+
+        at_once: most that a process writes; None: as the settings say.
+        """
+        processes = self.stage.processes
+        most = self.config.policy.rows or ROWS_AT_ONCE if at_once is None else at_once
+        each = answers / processes
+        return written(each, self.answer, min(most, max(each, 1)), self.config.sampling.max_new_tokens) * processes
 
     @property
     def judges(self) -> int:
@@ -107,7 +126,7 @@ def _reward(read: Reading) -> Work:
     rows = pairs.of_domain("safety" if read.stage.recipe == "safety_reward" else "helpfulness")
     if "other_preferences" in read.stage.overrides:
         rows /= 1 - read.config.other_share
-    tokens, test = read.tokens(pairs), read.rows("test_preferences")
+    tokens, test = read.pair_tokens(pairs, training.max_length), read.rows("test_preferences")
     optimizer = training.optimizer
     return (
         Work(loads=2)
@@ -129,7 +148,7 @@ def _sft(read: Reading) -> Work:
 
 def _dpo(read: Reading) -> Work:
     pairs, test, settings = read.rows("preferences"), read.rows("test_preferences"), read.config.finetuning
-    tokens, optimizer = read.tokens(pairs), settings.optimizer
+    tokens, optimizer = read.pair_tokens(pairs, settings.max_length), settings.optimizer
     return (
         Work(loads=3)
         + scored(pairs.number + 2 * test.number, tokens, 4)
@@ -140,7 +159,7 @@ def _dpo(read: Reading) -> Work:
 def _rejection_sampling(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     asked, answer, settings = read.tokens(prompts), read.answer, config.finetuning
-    drawn, at_once = prompts.number * config.num_samples, config.policy.rows or ROWS_AT_ONCE
+    drawn = prompts.number * config.num_samples
     earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples or POOLED)
     to_score = Work(
         score_passes=prompts.number,
@@ -152,7 +171,7 @@ def _rejection_sampling(read: Reading) -> Work:
     return (
         Work(loads=3 + read.judges)
         + scored(prompts.number, asked)
-        + read.written(drawn, at_once)
+        + read.written(drawn)
         + to_score * read.judges
         + trained(
             prompts.number / shown,
@@ -170,11 +189,11 @@ def _ppo(read: Reading) -> Work:
     held_out = min(ppo.validation_size, read.rows("validation_prompts").number)
     learnt = 2 if ppo.learns_value else 1  # policy and value
     iteration = (
-        read.written(ppo.batch_size, min(ppo.rows, ppo.batch_size))
+        read.written(ppo.batch_size, ppo.rows)
         + scored(ppo.batch_size, row) * (learnt + 1 + read.judges)
         + trained(ppo.batch_size, row, ppo.optimizer.micro_batch_size, ppo.optimizer.epochs) * learnt
     )
-    look = read.written(held_out, min(ppo.rows, max(held_out, 1))) + scored(held_out, row) * (2 + read.judges)
+    look = read.written(held_out, ppo.rows) + scored(held_out, row) * (2 + read.judges)
     looks: int = 1 + ppo.iterations // ppo.evaluate_every
     iterations: int = ppo.iterations
     return Work(loads=4) + iteration * iterations + look * looks
@@ -183,13 +202,13 @@ def _ppo(read: Reading) -> Work:
 def _evaluate(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     asked, answer = read.tokens(prompts, config.max_prompt_tokens), read.answer
-    answers, at_once = prompts.number * config.samples_per_prompt, config.policy.rows or ROWS_AT_ONCE
+    answers = prompts.number * config.samples_per_prompt
     sides = 2 if config.baseline_evaluation is not None else 1  # the start's answers are scored beside
     passes: int = read.judges * sides + (config.referee is not None) + 2 * config.measures_kl
     return (
         Work(loads=1 + read.judges + (config.referee is not None) + config.measures_kl)
         + scored(prompts.number, asked)
-        + read.written(answers, at_once)
+        + read.written(answers)
         + scored(answers, asked + answer) * passes
     )
 
@@ -201,7 +220,7 @@ def _evaluate_safety(read: Reading) -> Work:
     return (
         Work(loads=1 + read.judges)
         + scored(prompts.number, asked)
-        + read.written(answers, config.policy.rows or ROWS_AT_ONCE)
+        + read.written(answers)
         + scored(answers, asked + read.answer) * read.judges
     )
 
@@ -209,14 +228,14 @@ def _evaluate_safety(read: Reading) -> Work:
 def _evaluate_instructions(read: Reading) -> Work:
     config, prompts = read.config, read.named(read.config.prompts)
     number = min(config.questions, prompts.number) if config.questions else prompts.number
-    drawn = read.written(number, config.policy.rows or ROWS_AT_ONCE)
+    drawn = read.written(number)
     return Work(loads=1) + scored(number, read.tokens(prompts)) + drawn
 
 
 def _evaluate_rewards(read: Reading) -> Work:
     test = read.rows("test_preferences")
     rewards = len(read.config.rewards)
-    return Work(loads=rewards) + scored(test.number, read.tokens(test), 4) * rewards
+    return Work(loads=rewards) + scored(test.number, read.pair_tokens(test, None), 4) * rewards
 
 
 ASKED = {"arc": (25, 4), "hellaswag": (10, 4), "mmlu": (5, 1), "truthfulqa": (0, 8)}
@@ -240,7 +259,7 @@ def _sweep(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     number = min(config.num_prompts, prompts.number) if config.num_prompts else prompts.number
     asked, answer = read.tokens(prompts), read.answer
-    drawn = read.written(number * config.num_samples, config.policy.rows or ROWS_AT_ONCE)
+    drawn = read.written(number * config.num_samples)
     judged = Work(score_passes=number, score_tokens=number * (asked + config.num_samples * answer)) * read.judges
     return Work(loads=1 + read.judges) + (scored(number, asked) + drawn + judged) * len(config.temperatures)
 

@@ -62,6 +62,18 @@ KEY_FIGURES: Sequence[tuple[str, Figure, Interval, bool]] = (
     ("Tokens per answer", "mean_length", "mean_length_ci", False),
 )
 """Title, figure, interval, and whether it is a share."""
+WORDS = (
+    (
+        "gold_helpfulness",
+        "Gold: what the simulated world's own scorer says, 0 to 1. It knows the truth and trains nothing.",
+    ),
+    (
+        "referee_score",
+        "Referee: a reward model of preferences that nothing else was trained on. Its score is raw: only differences "
+        "say something.",
+    ),
+)
+"""Figure of a version, and what the word means that the headline has for it."""
 
 
 def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
@@ -128,6 +140,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
         facts=facts(files),
         measured=key_figures(files.versions),
+        words=[word for key, word in WORDS if files.versions and files.versions[-1].get(key) is not None],
         version_table=tables.version_table([*files.versions, *files.branches, *files.students])
         if files.versions
         else None,

@@ -160,7 +160,8 @@ function more() {
   const next = found.slice(shown, shown + A_PAGE);
   $("found").append(...next.map(promptNode));
   shown += next.length;
-  $("count").textContent = found.length ? `${shown} of ${found.length} prompts` : "No prompt has all of this.";
+  const prompts = found.length === 1 ? "1 prompt" : `${found.length} prompts`;
+  $("count").textContent = found.length ? `${prompts} found, ${shown} shown` : "No prompt has all of this.";
   $("more").hidden = shown >= found.length;
 }
 

@@ -20,7 +20,7 @@ from rlhf.rewards.origin import ScoreOrigin, measure_origin
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import check_scores, name_of
 from rlhf.rewards.training.reliability import Reliability, reliability
-from rlhf.rewards.training.rows import RewardRows, seen_prompts
+from rlhf.rewards.training.rows import RewardRows
 
 ORIGIN_PAIRS = 500
 
@@ -152,7 +152,9 @@ def origin_of(reward: RewardFunction, preferences: Sequence[Preference], seed: i
     Args:
         labelled: by their safety labels; a helpfulness model's score says nothing of safety.
     """
-    rows = random.Random(f"origin/{seed}").sample(list(preferences), min(ORIGIN_PAIRS, len(preferences)))
+    count = len(preferences)
+    drawn = random.Random(f"origin/{seed}").sample(range(count), min(ORIGIN_PAIRS, count))
+    rows = [preferences[number] for number in drawn]
     conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in rows]
     scores = check_scores(reward(conversations), len(conversations), name_of(reward)).tolist()
     labels = [row.chosen_safe for row in rows] + [row.rejected_safe for row in rows] if labelled else []
@@ -172,20 +174,15 @@ def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], orig
     return {"answers": len(unsafe), **gate_quality(scores.sigmoid().tolist(), unsafe, SAFETY_THRESHOLD)}
 
 
-def heldout_report(
-    reward: RewardFunction, domain: Domain, rows: RewardRows, whole: RewardRows, origin: float
-) -> HeldoutReport:
-    """`accuracy_report` of a reward model on rows that fit it (`rlhf.rewards.training.train.fitting_rows`).
-
-    Args:
-        whole: the rows as they were read: where the oldest turns are cut, "yes" may open two that are strangers.
-    """
+def heldout_report(reward: RewardFunction, domain: Domain, rows: RewardRows, origin: float) -> HeldoutReport:
+    """`accuracy_report` of a reward model on the held-out pairs that fit it."""
+    own, other = rows.test.preferences, rows.test_other.preferences
     return {
-        **accuracy_report(reward, rows.test, rows.test_other, domain),
-        "gate": heldout_gate(reward, [*rows.test, *rows.test_other], origin) if domain == "safety" else None,
+        **accuracy_report(reward, own, other, domain),
+        "gate": heldout_gate(reward, [*own, *other], origin) if domain == "safety" else None,
         "score_origin": origin,
         "training_pairs": len(rows.own),
-        "test_prompts_in_training": seen_prompts(whole.test, [*whole.own, *whole.other]),
+        "test_prompts_in_training": rows.test.seen_in(rows.own, rows.other),
     }
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.data.mixing import mix
-from rlhf.data.rows import Preference
 from rlhf.rewards.training.rows import RewardRows, Skipped
+from rlhf.rewards.training.table import PairTable
 
 
 @dataclass(frozen=True)
 class Mixture:
     """`rows` in random order. By source: how many are `own`, how many `other`, and from how many those were drawn."""
 
-    rows: list[Preference]
+    rows: PairTable
     own: Counter[str]
     other: Counter[str]
     other_available: Counter[str]
@@ -23,9 +23,11 @@ class Mixture:
 
 def make_mixture(rows: RewardRows, other_share: float, seed: int) -> Mixture:
     """All own rows, and so many of the others, drawn uniformly, that they are `other_share` of the whole (`mix`)."""
-    mixed = mix([(True, row) for row in rows.own], [(False, row) for row in rows.other], other_share, seed)
-    own, other = (Counter(row.source for is_own, row in mixed if is_own is kind) for kind in (True, False))
-    return Mixture([row for _, row in mixed], own, other, Counter(row.source for row in rows.other))
+    own = len(rows.own)
+    order = mix(range(own), range(own, own + len(rows.other)), other_share, seed)
+    orders = order, [i for i in order if i < own], [i for i in order if i >= own]
+    mixed, mine, others = (rows.own.followed_by(rows.other, part) for part in orders)
+    return Mixture(mixed, mine.sources(), others.sources(), rows.other.sources())
 
 
 def mixture_lines(mixture: Mixture) -> list[str]:

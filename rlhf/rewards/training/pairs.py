@@ -46,31 +46,52 @@ def render_pairs(
         name: for messages.
         thoughts: what stands before an answer as `<think>…</think>` is a part of it: for a policy, not for a judge.
     """
+    found = fit_pairs(preferences, renderer, max_length, too_long, name, thoughts=thoughts)
+    say_skipped(len(preferences) - len(found), len(preferences), max_length, name)
+    return list(found.values())
+
+
+def fit_pairs(
+    preferences: Sequence[Preference],
+    renderer: Renderer,
+    max_length: int | None,
+    too_long: TooLongRow = "cut",
+    name: str = "preferences",
+    *,
+    thoughts: bool = False,
+) -> dict[int, Pair]:
+    """`render_pairs` by the numbers of the rows, in their order; what is left out is missing, and nothing is said."""
     pairs: dict[int, Pair] = {}
-    skipped = 0
     rows = preferences if thoughts else [_spoken(row) for row in preferences]
     left = dict(enumerate(rows))
     while left:
-        chosen = renderer.dialogues([row.conversation("chosen") for row in left.values()])
-        rejected = renderer.dialogues([row.conversation("rejected") for row in left.values()])
+        sides = [row.conversation(which) for which in ("chosen", "rejected") for row in left.values()]
+        rendered = renderer.dialogues(sides)  # at once: what stands in both is tokenized once
         longer: dict[int, Preference] = {}
-        for (number, row), a, b in zip(left.items(), chosen, rejected, strict=True):
+        for (number, row), a, b in zip(left.items(), rendered[: len(left)], rendered[len(left) :], strict=True):
             pair = Pair(row, a.input_ids, b.input_ids, cut=row is not rows[number])
             if max_length is None or pair.length <= max_length:
                 pairs[number] = pair
             elif too_long == "refuse":
-                raise InputError(
-                    f"{name}: row {row.id} takes {pair.length} tokens, above max_length {max_length}; raise it, or set "
-                    "too_long to cut or skip"
-                )
+                raise too_long_pair(row.id, pair.length, max_length, name)
             elif too_long == "cut" and (shorter := _without_oldest_turn(row)) is not None:
                 longer[number] = shorter
-            else:
-                skipped += 1
         left = longer
+    return {number: pairs[number] for number in sorted(pairs)}
+
+
+def say_skipped(skipped: int, of: int, max_length: int | None, name: str) -> None:
+    """How many pairs were too long, where any were."""
     if skipped:
-        notice(f"{name}: skipped {skipped} of {len(preferences)} pairs longer than {max_length} tokens")
-    return [pairs[number] for number in sorted(pairs)]
+        notice(f"{name}: skipped {skipped} of {of} pairs longer than {max_length} tokens")
+
+
+def too_long_pair(row_id: str, length: int, max_length: int, name: str) -> InputError:
+    """What is said of a pair that is too long where none may be."""
+    return InputError(
+        f"{name}: row {row_id} takes {length} tokens, above max_length {max_length}; raise it, or set "
+        "too_long to cut or skip"
+    )
 
 
 def _spoken(row: Preference) -> Preference:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.data.loading import OnBadRow, Source, load_preferences, source_path, untagged
+from rlhf.data.loading import OnBadRow, Source, read_preferences, source_path, untagged
 from rlhf.data.rows import Domain, Preference
 from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
 from rlhf.paths import require_files
+from rlhf.rewards.training.table import PairTable
 
 OTHER: dict[Domain, Domain] = {"helpfulness": "safety", "safety": "helpfulness"}
 
@@ -30,20 +31,24 @@ def local_files(**fields: Sequence[Source]) -> dict[str, Path]:
 
 
 Skipped = dict[str, dict[str, Counter[str]]]
+Keep = Callable[[str, str, Iterable[Preference]], tuple[PairTable, Counter[str]]]
+"""(part of `RewardRows`, field that names it, its rows, of which it takes any number in turn) -> the pairs that are
+kept, and how many by source are too long to be."""
 
 
 @dataclass(frozen=True)
 class RewardRows:
     """own: to train on; other: of the other kind, to mix in; test and test_other: held out, of either domain.
 
-    `skipped` says what was left out: field -> file or hub name -> reason -> rows.
+    `skipped` says what was left out: field -> file or hub name (of pairs that are too long the rows' source) -> reason
+    -> rows.
     """
 
     domain: Domain
-    own: list[Preference]
-    other: list[Preference]
-    test: list[Preference]
-    test_other: list[Preference]
+    own: PairTable
+    other: PairTable
+    test: PairTable
+    test_other: PairTable
     skipped: Skipped
 
 
@@ -52,61 +57,84 @@ def load_reward_rows(
     preferences: Sequence[Source],
     other_preferences: Sequence[Source],
     test_preferences: Sequence[Source],
+    keep: Keep,
     on_bad_row: OnBadRow = "refuse",
 ) -> RewardRows:
     """Read a reward model's rows; rows of another domain than the one looked for are left out, and counted.
 
     A source whose rows carry no `domain` (HH, trl, the open sets) is taken as wholly of one: that which its name gives
-    (`rows.jsonl#safety`), else `domain` in preferences and test_preferences, the other one in other_preferences.
+    (`rows.jsonl#safety`), else `domain` in preferences and test_preferences, the other one in other_preferences. The
+    rows to train on are read one by one: no more of them is in memory than `keep` holds.
 
     Raises:
-        InputError: preferences hold no row of `domain`; some rows of a source carry a domain and others do not; rows
-            would count as helpfulness and as safety.
+        InputError: preferences hold no row of `domain`, or none that is kept; some rows of a source carry a domain and
+            others do not; rows would count as helpfulness and as safety.
     """
     other = OTHER[domain]
     skipped: Skipped = {"preferences": {}, "other_preferences": {}, "test_preferences": {}}
-    own_rows = _load(preferences, domain, (domain,), on_bad_row, skipped["preferences"])[domain]
-    if not own_rows:
-        names = ", ".join(os.fspath(source) for source in preferences)
+
+    def kept(part: str, field: str, rows: Iterable[Preference]) -> PairTable:
+        pairs, too_long = keep(part, field, rows)
+        for source, count in too_long.items():
+            skipped[field].setdefault(source, Counter())["too long"] += count
+        return pairs
+
+    def read(field: str, sources: Sequence[Source], wanted: Domain) -> Iterator[Preference]:
+        return _read(sources, wanted, (wanted,), on_bad_row, skipped[field])
+
+    own_pairs = kept("own", "preferences", _some(domain, preferences, read("preferences", preferences, domain)))
+    if not own_pairs:
+        raise InputError("preferences: every pair of its own domain is too long; raise training.max_length")
+    other_pairs = kept("other", "other_preferences", read("other_preferences", other_preferences, other))
+    _refuse_twice(domain, preferences, other_preferences, own_pairs, other_pairs)
+    test = list(_read(test_preferences, domain, (domain, other), on_bad_row, skipped["test_preferences"]))
+    own_test, other_test = (
+        kept(part, "test_preferences", [row for row in test if row.domain == which])
+        for part, which in (("test", domain), ("test_other", other))
+    )
+    return RewardRows(domain, own_pairs, other_pairs, own_test, other_test, skipped)
+
+
+def _some(domain: Domain, sources: Sequence[Source], rows: Iterable[Preference]) -> Iterator[Preference]:
+    """The rows; InputError at their end where there were none."""
+    there = False
+    for row in rows:
+        there = True
+        yield row
+    if not there:
+        names = ", ".join(os.fspath(source) for source in sources)
         raise InputError(f"preferences: {names} hold no row of domain {domain}; name others, or tag the rows")
-    other_rows = _load(other_preferences, other, (other,), on_bad_row, skipped["other_preferences"])[other]
-    _refuse_twice(domain, preferences, other_preferences, own_rows, other_rows)
-    test = _load(test_preferences, domain, (domain, other), on_bad_row, skipped["test_preferences"])
-    return RewardRows(domain, own_rows, other_rows, test[domain], test[other], skipped)
 
 
-def _load(
+def _read(
     sources: Sequence[Source],
     fallback: Domain,
     wanted: Sequence[Domain],
     on_bad_row: OnBadRow,
     skipped: dict[str, Counter[str]],
-) -> dict[Domain, list[Preference]]:
-    rows: dict[Domain, list[Preference]] = {"helpfulness": [], "safety": []}
+) -> Iterator[Preference]:
     for source in sources:
         reasons = skipped[os.fspath(source)] = Counter()
-        for row in load_preferences(source, untagged_domain=fallback, on_bad_row=on_bad_row, skipped=reasons):
+        for row in read_preferences(source, fallback, on_bad_row, reasons):
             if row.domain in wanted:
-                rows[row.domain].append(row)
+                yield row
             else:
                 reasons[f"of domain {row.domain}"] += 1
-    return rows
 
 
 def _refuse_twice(
     domain: Domain,
     preferences: Sequence[Source],
     other_preferences: Sequence[Source],
-    own: Sequence[Preference],
-    other: Sequence[Preference],
+    own: PairTable,
+    other: PairTable,
 ) -> None:
     """InputError where a source named twice has rows that count as either domain, as they say nothing themselves."""
     shared = {untagged(source) for source in preferences} & {untagged(source) for source in other_preferences}
-    twice = {row.id for row in own} & {row.id for row in other} if shared else set()
-    if twice:
+    if shared and (twice := own.shared_ids(other)):
         name = min(shared)
         raise InputError(
-            f"other_preferences: {name} stands in preferences too, and its rows carry no domain: {len(twice)} of them "
+            f"other_preferences: {name} stands in preferences too, and its rows carry no domain: {twice} of them "
             f"would count as helpfulness and again as safety; say what they are by {name}#{domain}, or name it once"
         )
 

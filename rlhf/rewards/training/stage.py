@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rlhf.data.fields import DataSources
 from rlhf.data.loading import sources_of
-from rlhf.data.rows import Domain, Preference
+from rlhf.data.rows import Domain
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.models.policy import load_tokenizer
@@ -18,8 +17,10 @@ from rlhf.rewards.origin import write_origin
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.kinds import REWARD_KINDS
 from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
-from rlhf.rewards.training.rows import RewardRows, load_reward_rows
-from rlhf.stage import KeepingConfig, Stage, open_stage
+from rlhf.rewards.training.rows import RewardRows
+from rlhf.rewards.training.table import PairTable
+from rlhf.rewards.training.tokenized import Tokenizing, open_reward_rows, write_reward_rows
+from rlhf.stage import KeepingConfig, Stage, made_once, open_stage
 from rlhf.training.kept import RESUME
 from rlhf.training.loop import TrainingResult
 from rlhf.training.work import close_training, training_work
@@ -68,21 +69,24 @@ class RewardStageConfig(KeepingConfig):
 def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
     """Write checkpoint/ with its score_origin.json, metrics.jsonl, mixture.json and accuracy.json into the folder.
 
+    Its rows are read and tokenized by the main process, and by all of them mapped into memory (`tokenized`).
+
     Raises:
-        InputError: before torch is loaded, for a missing file or a bad row.
+        InputError: before the model is loaded, for a missing file or a bad row.
     """
     stage = open_stage(config)
-    rows = load_reward_rows(
-        domain,
-        config.preferences,
-        config.other_preferences if config.other_share else (),
-        config.test_preferences,
-        config.on_bad_row,
-    )
+    tokenizing = Tokenizing(config.policy, config.training)
 
-    whole, rows = rows, _fitting(config, rows)
-    mixture = make_mixture(rows, config.other_share, config.seed)
-    with training_work(stage) as accelerator:
+    def make(folder: Path) -> None:
+        others = config.other_preferences if config.other_share else ()
+        sources = config.preferences, others, config.test_preferences
+        write_reward_rows(folder, tokenizing, domain, *sources, config.on_bad_row)
+
+    with made_once(stage, "pairs", make) as folder, training_work(stage) as accelerator:
+        rows = open_reward_rows(folder, domain)
+        mixture = make_mixture(rows, config.other_share, config.seed)
+        if config.training.too_long == "refuse":
+            tokenizing.require_fit(mixture.rows)
         stage.say("\n".join(mixture_lines(mixture)), error=True)
         stage.write_json("mixture.json", mixture_report(mixture, rows.skipped))
         train_and_save(
@@ -96,10 +100,7 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
         )
         for field in ("preferences", "other_preferences"):
             stage.closing.rows(len(mixture.rows), sum(rows.skipped[field].values(), Counter()))
-        turns = {(row.source, row.id): len(row.messages) for row in [*whole.own, *whole.other]}
-        if cut := sum(len(row.messages) < turns[row.source, row.id] for row in mixture.rows):
-            stage.closing.figures(rows_cut=cut)
-        record_accuracy(stage, accelerator, domain, config.seed, mixture.rows, rows, whole)
+        record_accuracy(stage, accelerator, domain, config.seed, mixture.rows, rows)
 
 
 def record_accuracy(
@@ -107,16 +108,15 @@ def record_accuracy(
     accelerator: Accelerator,
     domain: Domain,
     seed: int,
-    trained: Sequence[Preference],
+    trained: PairTable,
     rows: RewardRows,
-    whole: RewardRows,
 ) -> None:
     """Write where the saved model's scores have their origin, and how it orders the held-out pairs; the closing block
     gets that too. Every process calls it and scores its part.
 
     Args:
         trained: the pairs that it was trained on.
-        rows, whole: all pairs, cut as training cuts them and as they were.
+        rows: all pairs, cut as training cuts them.
     """
     from rlhf.rewards.distributed import dealt_out
     from rlhf.rewards.loading import load_reward
@@ -124,10 +124,10 @@ def record_accuracy(
 
     checkpoint = stage.folder / "checkpoint"
     reward = dealt_out(load_reward(checkpoint), accelerator)
-    origin = origin_of(reward, trained, seed, labelled=REWARD_KINDS[domain].safety_head)
+    origin = origin_of(reward, trained.preferences, seed, labelled=REWARD_KINDS[domain].safety_head)
     if stage.is_main:
         write_origin(checkpoint, origin)
-    report = heldout_report(reward, domain, rows, whole, origin.origin)
+    report = heldout_report(reward, domain, rows, origin.origin)
     stage.write_json("accuracy.json", report)
     stage.closing.figures(**{name: report[name] for name in ("pairs", "accuracy", "longer_wins")})
     stage.closing.suspect(suspicious_accuracy(report))
@@ -137,7 +137,7 @@ def train_and_save(
     stage: Stage,
     accelerator: Accelerator,
     policy: Path,
-    rows: Sequence[Preference],
+    pairs: PairTable,
     config: RewardTrainingConfig,
     *,
     safety_head: bool,
@@ -148,15 +148,15 @@ def train_and_save(
     The studies' trainings too. The closing block gets rows, loss and what looks wrong.
 
     Args:
-        rows: the mixture, the same on every process.
-        safety_head, seed: see `train_reward_model`.
+        pairs: the mixture, the same on every process.
+        safety_head, seed: see `train_on_pairs`.
     """
-    from rlhf.rewards.training.train import suspicious_margins, train_reward_model
+    from rlhf.rewards.training.train import suspicious_margins, train_on_pairs
 
     result = TrainingResult()
-    model = train_reward_model(
+    model = train_on_pairs(
         policy,
-        rows,
+        pairs,
         config,
         accelerator,
         stage.log,
@@ -166,29 +166,7 @@ def train_and_save(
         result=result,
     )
     close_training(stage, result)
-    stage.closing.suspect(suspicious_margins(rows, config))
+    stage.closing.suspect(suspicious_margins(pairs.strengths(), config))
     merge = config.adapter is None or config.adapter.merge
     model.save(stage.folder / "checkpoint", load_tokenizer(policy), accelerator, merge=merge)
     return model
-
-
-def _fitting(config: RewardStageConfig, rows: RewardRows) -> RewardRows:
-    """Without the pairs too long for the model, which are counted by source; held-out rows cut as training cuts."""
-    from rlhf.rewards.training.train import fitting_rows
-
-    fields = {"test": "test_preferences", "test_other": "test_preferences"}
-    if config.training.too_long != "refuse":  # which training does
-        fields |= {"own": "preferences", "other": "other_preferences"}
-    kept: dict[str, Any] = {}
-    for part, name in fields.items():
-        before: Sequence[Preference] = getattr(rows, part)
-        kept[part] = fitting_rows(config.policy, before, config.training, name)
-        for source, count in (_by_source(before) - _by_source(kept[part])).items():
-            rows.skipped[name].setdefault(source, Counter())["too long"] += count
-    if not kept.get("own", rows.own):
-        raise InputError("preferences: every pair of its own domain is too long; raise training.max_length")
-    return replace(rows, **kept)
-
-
-def _by_source(rows: Sequence[Preference]) -> Counter[str]:
-    return Counter(row.source for row in rows)

@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import AutoConfig
 
-from rlhf.conversation import Renderer
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
-from rlhf.models.checkpoint.context import Context
-from rlhf.models.checkpoint.folder import base_folder
-from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.pairs import Pair, render_pairs
+from rlhf.rewards.training.table import PairTable
+from rlhf.rewards.training.tokenized import Tokenizing
 from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.kept import States
 from rlhf.training.loop import Task, TrainingResult, train
@@ -47,26 +43,44 @@ def train_reward_model(
     *,
     safety_head: bool,
     seed: int,
+) -> RewardModel:
+    """`train_on_pairs` of preferences in memory.
+
+    Args:
+        preferences: the same on every process, already mixed.
+
+    Raises:
+        InputError: a row too long for the model (see `RewardTrainingConfig`).
+    """
+    pairs = PairTable.of(fitting_pairs(policy, preferences, config, "preferences"))
+    return train_on_pairs(policy, pairs, config, accelerator, log, safety_head=safety_head, seed=seed)
+
+
+def train_on_pairs(
+    policy: str | os.PathLike[str],
+    pairs: PairTable,
+    config: RewardTrainingConfig,
+    accelerator: Accelerator,
+    log: MetricsLog | None = None,
+    *,
+    safety_head: bool,
+    seed: int,
     states: Path | None = None,
     result: TrainingResult | None = None,
 ) -> RewardModel:
-    """Start from the policy's checkpoint with new heads, and train on all rows; returns it in eval mode.
+    """Start from the policy's checkpoint with new heads, and train on all pairs; returns it in eval mode.
 
     Logged a step, means over its pairs: loss, ranking_loss, accuracy (a tie is half), score_difference (chosen less
     rejected); with a centring weight centering_penalty, with a safety head safety_loss too.
 
     Args:
-        policy: checkpoint folder of a policy, or of a reward model to go on with; its tokenizer and template are used.
-        preferences: the same on every process, already mixed.
+        policy: checkpoint folder of a policy, or of a reward model to go on with.
+        pairs: of its tokenizer and template, none longer than it takes; the same on every process, already mixed.
         safety_head: add the auxiliary head and its loss.
-        seed: of the heads and of the order of the rows.
+        seed: of the heads and of the order of the pairs.
         states: folder for states to go on from after a kill, one every config.checkpoint_every steps; None: no states.
         result: what the loop counted is put here.
-
-    Raises:
-        InputError: a row too long for the model (see `RewardTrainingConfig`).
     """
-    tokenizer = load_tokenizer(policy)
     frozen = config.adapter is not None and not config.adapter.merge  # what is merged is added in float32
     model = RewardModel.from_policy(
         policy,
@@ -76,13 +90,11 @@ def train_reward_model(
         quantization=config.quantization,
         dtype=frozen_dtype(accelerator.device) if frozen else "float32",
     )
-    pairs = render_pairs(preferences, Renderer(tokenizer), _longest(model.config, config), config.too_long)
-    task = pair_task(config, tokenizer.pad_token_id)
     kept = None if states is None else States(states, config.checkpoint_every)
     trained = train(
         model,
         pairs,
-        task,
+        pair_task(config, load_tokenizer(policy).pad_token_id),
         config.optimizer,
         accelerator,
         log,
@@ -91,35 +103,32 @@ def train_reward_model(
         shown=lambda pair: pair.preference.to_dict(),
     )
     if result is not None:
-        vars(result).update(vars(trained), cut=sum(pair.cut for pair in pairs))
+        vars(result).update(vars(trained), cut=pairs.cut())
     return model.eval()
 
 
-def suspicious_margins(preferences: Sequence[Preference], config: RewardTrainingConfig) -> list[str]:
-    """A sentence where a margin is asked for and no pair says how much better its chosen answer is."""
-    strengths = {row.strength for row in preferences}
-    if strengths <= {None} and any(margins_of(list(STRENGTHS), config.margin).tolist()):
+def suspicious_margins(strengths: Collection[str | None], config: RewardTrainingConfig) -> list[str]:
+    """A sentence where a margin is asked for and no pair says how much better its chosen answer is.
+
+    Args:
+        strengths: those of the pairs.
+    """
+    if set(strengths) <= {None} and any(margins_of(list(STRENGTHS), config.margin).tolist()):
         return ["training.margin: no pair has a strength, so that there is no margin; say none, or give strengths"]
     return []
 
 
-def fitting_rows(
+def fitting_pairs(
     policy: str | os.PathLike[str], rows: Sequence[Preference], config: RewardTrainingConfig, name: str
-) -> list[Preference]:
-    """Held-out rows as training would cut them: without the oldest turns where too long, or refused or skipped.
+) -> list[Pair]:
+    """Rows in memory as training has them: without the oldest turns where too long, or refused or skipped.
 
     Args:
         policy: checkpoint folder that the reward model starts from.
         name: of the field, for messages.
     """
-    renderer = Renderer(load_tokenizer(policy))
-    limit = _longest(from_pretrained(AutoConfig, base_folder(policy)), config)
-    return [pair.preference for pair in render_pairs(rows, renderer, limit, config.too_long, name)]
-
-
-def _longest(model_config: Any, config: RewardTrainingConfig) -> int | None:
-    """Most tokens of a dialogue: the lower of max_length and the model's number of positions (None: no limit)."""
-    return Context.of(model_config).limit(config.max_length)
+    tokenizing = Tokenizing(policy, config)
+    return render_pairs(rows, tokenizing.renderer, tokenizing.limit, config.too_long, name)
 
 
 def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:

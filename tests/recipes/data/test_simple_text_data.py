@@ -186,7 +186,7 @@ def test_bad_rows_are_refused_or_counted(tmp_path: Path) -> None:
         ({"rows": 0}, "rows"),
         (
             {"question_model": "x", "question_model.backend": "vllm"},
-            "question_model.backend: must be in_process, server, or package.module",
+            "question_model.backend: must be in_process, server, engine, or package.module",
         ),
         ({"filters.min_words": 1000}, "no row is left"),
     ],

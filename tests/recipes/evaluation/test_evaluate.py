@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from fake_engine import FakeEngine
 
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Prompt
@@ -26,9 +27,10 @@ from rlhf.models import logprobs
 from rlhf.models.logprobs import score_rows
 from rlhf.report.drawing.text import percent
 from rlhf.report.judgements.judges import agreement_table, judge_table
+from rlhf.sampling.opening import load_weights
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
-from rlhf.sampling.source import PolicySource
+from rlhf.sampling.source import EngineConfig, PolicySource
 
 if TYPE_CHECKING:
     from chat_server import ChatServer
@@ -85,6 +87,29 @@ def prompts(tmp_path: Path) -> Path:
 def figures(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     return content
+
+
+def test_the_kl_of_what_an_engine_drew(
+    recipe: ModuleType, prompts: Path, tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are read once all is drawn, and give the tokens' probabilities: here those of the baseline."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    engine = FakeEngine(tmp_path / "environment")
+    policy = PolicySource(checkpoint=tiny_policy_path, engine=EngineConfig(environment=engine.folder))
+    loaded_beside = []
+    monkeypatch.setattr(recipe, "load_weights", lambda *a: loaded_beside.append(engine.running()) or load_weights(*a))
+    config = recipe.EvaluateConfig(
+        output=tmp_path / "v1",
+        name="v1",
+        policy=policy,
+        prompts=str(prompts),
+        helpfulness="test_evaluate:longer",
+        baseline=PolicySource(checkpoint=tiny_policy_path),
+        sampling=SamplingParams(max_new_tokens=8),
+    )
+    recipe.main(config)
+    assert len(engine.asked) == 4 and loaded_beside == [[], []], "the engine is gone by then"
+    assert figures(tmp_path / "v1")["kl_from_sft"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_sft_then_a_version_against_it(

@@ -12,7 +12,7 @@ import pytest
 from rlhf import cli
 from rlhf.annotation.filled_in import FilledIn
 from rlhf.annotation.labelling import batch_figures, label_batch, preferences_of, require_complete
-from rlhf.annotation.page.serve import find_store
+from rlhf.annotation.page.serve import find_store, read_pairs
 from rlhf.annotation.people import People
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.registry import asked_of, make_annotator
@@ -199,9 +199,32 @@ def test_the_page_finds_the_store_of_a_run_and_makes_that_of_a_file(tmp_path: Pa
     write_rows(file, (pair.to_dict() for pair in pairs(3)))
     with Store(find_store(file, labels=2)) as store:
         assert store.progress().wanted == 6 and store.progress().kept == 1
-    assert find_store(path) == find_store(tmp_path) == path
+    assert find_store(path) == find_store(tmp_path) == path == find_store(file)
+    with Store(path) as store:
+        assert store.progress().wanted == 6, "where nobody says how many, it stays as it was"
     with Store(tmp_path / "labels.sqlite"), pytest.raises(InputError, match="has 2 stores"):
         find_store(tmp_path)
+
+
+def test_preferences_of_any_layout_are_pairs_to_be_judged_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "hh.jsonl"
+    ask = [{"role": "user", "content": "Hi"}]
+    talk = "\n\nHuman: Hi\n\nAssistant: "
+    rows = [{"chosen": f"{talk}one", "rejected": f"{talk}two"}, {"chosen": talk, "rejected": f"{talk}two"}]
+    write_rows(file, [*rows, {"messages": ask, "chosen": "three", "rejected": "four", "id": 7}])
+    found = read_pairs(Path(f"{file}#safety"))
+    assert found == [Pair(ask, "one", "two", "safety"), Pair(ask, "three", "four", "safety", "7")]
+    assert "skipped 1 of 3 rows: 1 x chosen: must be a non-empty text" in capsys.readouterr().err
+    with Store(find_store(Path(f"{file}#safety"))) as store:
+        assert [pair.domain for pair in store.pairs("hh.jsonl")] == ["safety", "safety"]
+    write_rows(file, rows[1:])
+    with pytest.raises(InputError, match=r"hh.jsonl:1: chosen: must be .*; a pair that nobody judged has messages, a"):
+        read_pairs(file)
+    write_rows(file, [pair.to_dict() for pair in pairs(1)])
+    with pytest.raises(InputError, match=r"hh.jsonl:1: row: not a preference"):
+        read_pairs(file, chosen=True)
 
 
 def test_the_command_line_says_in_one_sentence_what_is_wrong(
@@ -214,7 +237,7 @@ def test_the_command_line_says_in_one_sentence_what_is_wrong(
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         ([str(bad)], "bad.jsonl:2: messages"),
-        ([str(text)], "pairs.sqlite: is no store"),
+        ([str(text), "--port", "0"], "pairs.sqlite: is no store"),
         ([str(tmp_path / "empty")], "empty: no judgements are asked for here"),
         ([str(tmp_path / "nowhere")], "nowhere: there is no such file"),
         ([str(bad), "--port", "70000"], "port: must lie between"),

@@ -106,6 +106,10 @@ def test_the_figures_by_hand(run: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     folder = run / "human_evaluation" / "v1_vs_sft"
     assert served == [folder / "labels.sqlite"], "in the run that both belong to"
     assert "3 pairs to rate by 3 raters each, 2 decided without one" in capsys.readouterr().out
+    for options, raters in ((("--labels", 4), 4), ((), 4), (("--labels", 3), 3)):
+        command(*sides, *options)
+        assert f"to rate by {raters} raters each" in capsys.readouterr().out, "as before where nobody says"
+    del served[1:]
     with Store(served[0]) as store:
         rate(store, "ann", {"0": 3, "1": 1, "2": -2})
         rate(store, "bob", {"0": 2, "1": 0, "2": -2})
@@ -210,7 +214,7 @@ def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: P
         (("--compare", model, tmp_path / "none"), "none does not exist"),
         (("--compare", model, people, "--labels", 0), "must be at least 1"),
         (("--compare", model, people, "--export", tmp_path / "x"), "export: "),
-        (("--figures", people), r"people.jsonl:1: a: must be an answer"),
+        (("--figures", people), r"people.jsonl:1: row: not a preference.* has messages, a and b"),
         (("--compare", model, people, "--judge", "here", "m"), r"judge\.url: must begin with http"),
         (("--compare", model, people, "--judge", "http://here/v1"), "judge: URL, MODEL, and"),
         (("--compare", model, people, "--judge", "http://here/v1", "m", "NO_KEY"), r"judge\.api_key_env: .* no NO_KEY"),

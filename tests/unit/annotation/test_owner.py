@@ -239,6 +239,7 @@ def test_gold_comes_of_a_file_of_preferences(tmp_path: Path, monkeypatch: pytest
         (("--import", tmp_path / "x", "--export", tmp_path / "y"), "import: does not go with export"),
         (("--demonstrate", "--figures"), "demonstrate: does not go with figures"),
         (("--rows", "argilla"), "rows: goes with --export"),
+        (("--rows", "label-studio", "--export", tmp_path / "x.jsonl"), "x.jsonl must end in .json for label-studio"),
         (("--round", "v1"), "round: goes with --red-team"),
     ):
         with pytest.raises(InputError, match=message):

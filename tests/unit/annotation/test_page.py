@@ -151,6 +151,13 @@ def test_a_pair_that_others_filled_meanwhile_is_told_apart(store: Store, client:
     assert judge(client, item).status_code == 409 and store.progress().kept == 1
 
 
+def test_so_is_a_pair_that_the_annotator_judged_otherwise_in_another_window(store: Store, client: TestClient) -> None:
+    store.add_batch("v1", pairs(2))
+    item = get(client, "api/next?annotator=ann").json()["pair"]["item"]
+    assert judge(client, item).status_code == 200
+    assert judge(client, item, strength="negligibly").status_code == 409 and store.progress().kept == 1
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [

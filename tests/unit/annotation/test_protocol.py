@@ -27,10 +27,8 @@ def test_the_id_is_of_the_content() -> None:
     assert Pair(ASK, "a", "b", id="mine").id == "mine"
 
 
-def test_a_pair_is_read_back_and_from_a_preference() -> None:
+def test_a_pair_is_read_back() -> None:
     assert Pair.from_dict(PAIR.to_dict()) == PAIR
-    row = Preference("p", ASK, "good", "bad", domain="safety").to_dict()
-    assert Pair.from_dict(row) == Pair(ASK, "good", "bad", "safety", "p")
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,17 @@ def test_demonstrations_of_one_and_several_turns(store: Store, tmp_path: Path) -
     ]
 
 
+@pytest.mark.parametrize("mode", ["demonstrate", "red-team"])
+def test_where_nobody_judges_no_judgement_of_another_day_is_taken_back(
+    store: Store, models: list[Echo], mode: Mode
+) -> None:
+    with_models = client_of(store, "write", models)
+    item = post(with_models, "ask", text="Hi", after=None, key=KEY, domain="helpfulness").json()["item"]
+    said = {"choice": "left", "strength": "better", "left_safe": None, "right_safe": None}
+    assert post(with_models, "judge", item=item, **said).json()["progress"]["newest"] > 0
+    assert get(client_of(store, mode, models), "next?annotator=ann")["progress"]["newest"] == 0
+
+
 def attempt(client: TestClient, text: str, key: str, **body: Any) -> Any:
     about = {"category": CATEGORIES[2], "style": STYLES[3], "after": None}
     return post(client, "attempt", text=text, key=key, **about | body)

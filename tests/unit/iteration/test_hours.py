@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace as Fields
@@ -58,13 +59,13 @@ def test_rows_are_counted_and_their_lengths_read(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read_rows(path)
-    assert found == Rows(1000, 20.0, pytest.approx(0.9)) and found.of_domain("safety") == pytest.approx(100)
+    assert found == Rows(1000, 20.0, pytest.approx(0.9), 10.0) and found.of_domain("safety") == pytest.approx(100)
     (tmp_path / "none.jsonl").touch()
     assert read_rows(tmp_path / "none.jsonl").number == 0
-    assert together([Rows(10, 8.0, 1.0), Rows(30, 4.0, 0.0)]) == Rows(40, 5.0, 0.25)
+    assert together([Rows(10, 8.0, 1.0, 4.0), Rows(30, 4.0, 0.0)]) == Rows(40, 5.0, 0.25, 1.0)
     reader = stage("run/v1/rs", data=json.dumps([str(path), str(path)]), other=str(path.with_name("later.jsonl")))
     counts = Counts([stage("run/data"), reader], {"prompts": Rows(50, 40.0)})
-    assert counts.rows(reader, "data") == Rows(2000, 20.0, pytest.approx(0.9))
+    assert counts.rows(reader, "data") == Rows(2000, 20.0, pytest.approx(0.9), 10.0)
     assert counts.rows(reader, "not_given") == Rows(0, 0.0) and counts.rows(reader, "other") is None
     planned = stage("run/v1/rs", data="run/data/prompts_v1.jsonl", more="run/data/else.jsonl")
     assert counts.rows(planned, "data") == Rows(50, 40.0), "what is not made yet is expected"
@@ -78,7 +79,7 @@ def optimizer(epochs: int) -> Fields:
 def test_what_the_stages_do() -> None:
     """Rows of 40 characters are 10 tokens."""
     made = {name: f"data/{name}.jsonl" for name in ("prompts", "pairs", "test")}
-    expected = {"prompts": Rows(60, 40.0), "pairs": Rows(100, 80.0, 0.7), "test": Rows(20, 80.0)}
+    expected = {"prompts": Rows(60, 40.0), "pairs": Rows(100, 80.0, 0.7, 40.0), "test": Rows(20, 80.0)}
     data = PlannedStage("data", "prepare_data", Path("x"), {}, (), Path("data"), makes={
         name: f"{name}.jsonl" for name in made})  # fmt: skip
     sampling, rewards = Fields(max_new_tokens=16), {"helpfulness": "h", "safety": None}
@@ -90,12 +91,13 @@ def test_what_the_stages_do() -> None:
     tuned = Fields(optimizer=optimizer(2), max_length=20)
     pairs = {"preferences": json.dumps([made["pairs"]]), "test_preferences": made["test"]}
     reward = Fields(training=tuned, other_share=0.5)
+    pair = 2 * 5 + 10 * (1 - math.exp(-15 / 10))  # answers of 5 tokens leave 15 to prompts, of 10 in the mean
     assert work("helpfulness_reward", reward, **pairs) == Work(
-        loads=2, train_passes=2 * 70 / 4, train_tokens=2 * 70 * 20, score_passes=90 / 4, score_tokens=90 * 20
+        loads=2, train_passes=2 * 70 / 4, train_tokens=2 * 70 * pair, score_passes=90 / 4, score_tokens=90 * pair
     )
     assert work("safety_reward", reward, other_preferences="x", **pairs) == Work(
-        loads=2, train_passes=pytest.approx(2 * 60 / 4), train_tokens=pytest.approx(2 * 60 * 20),
-        score_passes=pytest.approx(80 / 4), score_tokens=pytest.approx(80 * 20),
+        loads=2, train_passes=pytest.approx(2 * 60 / 4), train_tokens=pytest.approx(2 * 60 * pair),
+        score_passes=pytest.approx(80 / 4), score_tokens=pytest.approx(80 * pair),
     )  # fmt: skip
     drawing = Fields(
         policy=Fields(rows=24), sampling=sampling, finetuning=tuned, num_samples=4, pool_top=0, sft_share=0.2, **rewards
@@ -117,9 +119,14 @@ def test_what_the_stages_do() -> None:
     asked = Fields(policy=Fields(rows=None), sampling=sampling, samples_per_prompt=2, max_prompt_tokens=8, referee=None,
                    baseline_evaluation="x", measures_kl=True, **rewards)  # fmt: skip
     assert work("evaluate", asked, prompts=made["prompts"]) == Work(
-        loads=3, steps=16 * 120 / 32, answer_tokens=16 * 120,
+        loads=3, steps=16, answer_tokens=16 * 120,
         score_passes=60 / 8 + 4 * 120 / 8, score_tokens=60 * 8 + 4 * 120 * 24,
-    )  # fmt: skip
+    ), "all at once"  # fmt: skip
+    asked.policy.rows = 40
+    two = replace(stage("v1/x", recipe="evaluate", prompts=made["prompts"]), launch=Launch(processes=2))
+    found = work_of(two, asked, Counts([data, two], expected), characters_per_token=4.0, answer_share=0.5)
+    assert found is not None and found.answer_tokens == 8 * 120
+    assert found.steps == 2 * (8 * 60 / 40 + 8), "each process writes its 60, 40 at once"
     half = work("rejection_sampling", drawing, share=0.5, prompts=made["prompts"])
     assert half == Work(
         loads=4, steps=8 * 10 + 8, answer_tokens=240 * 8,

@@ -20,7 +20,7 @@ from rlhf.iteration.keeping import superseded
 from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, find_recipe, make_plan, recipe_file
 from rlhf.iteration.steps import KINDS
 from rlhf.sampling.chat import ServerConfig
-from rlhf.sampling.source import PolicySource
+from rlhf.sampling.source import EngineConfig, PolicySource
 
 ROOT = Path(__file__).resolve().parents[3]
 WORLD = {
@@ -504,13 +504,13 @@ def test_a_step_may_say_how_the_newest_policy_is_held(tmp_path: Path) -> None:
         (configs / f"{name}.yaml").write_text(text, encoding="utf-8")
     held = {"quantization": "nf4", "server": {"url": "http://a/v1", "model": "m"}}
     steps = (
-        {"rejection_sampling": {"policy.rows": 7}},
+        {"rejection_sampling": {"policy.rows": 7, "policy.engine": "vllm"}},
         {"evaluate": {"policy": held, "baseline": {"dtype": "float16"}}},
     )
     plan = make_plan(replace(chat(steps, helpfulness="h"), configs=configs))
     read = {stage.name: parse_config(config_of(stage), stage.arguments) for stage in plan}
     first = read["v2/rejection_sampling"].policy
-    assert first == PolicySource(checkpoint=V1, dtype="bfloat16", rows=7)
+    assert first == PolicySource(checkpoint=V1, dtype="bfloat16", rows=7, engine=EngineConfig())
     second = read["v2/evaluation"]
     assert second.policy == PolicySource(
         checkpoint=Path("runs/x/v2/rejection_sampling/checkpoint"),

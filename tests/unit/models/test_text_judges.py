@@ -195,3 +195,15 @@ def test_a_model_that_is_not_there_is_named(kind, tmp_path):
 
     with pytest.raises(InputError, match=r"_model: .*nowhere.* cannot be loaded"):
         getattr(text_judges, kind)(str(tmp_path / "nowhere"))
+
+
+def test_texts_that_are_too_long_are_cut_and_that_is_said_once(save, capsys):
+    from rlhf.models.text_judges import TextClassifier
+
+    classifier = TextClassifier(str(save(["LABEL_0"])), "toxicity_model")
+    capsys.readouterr()
+    classifier.all_probabilities(["what is it"])
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        classifier.all_probabilities(["what is it", "the sun " * 5])
+    assert capsys.readouterr().err == f"toxicity_model: {classifier.spec} reads 8 tokens: longer texts are cut\n"

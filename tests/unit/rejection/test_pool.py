@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ from made_up import completion
 from rlhf.conversation import split_thoughts
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.rejection.pool import completions_of, pool_sizes, read_pool, rescore, write_completions
+from rlhf.rejection.pool import (
+    completions_of,
+    pool_sizes,
+    read_completions,
+    read_pool,
+    rescore,
+    write_completions,
+)
 from rlhf.rejection.selection import SelectionConfig, select
 from rlhf.rewards.gate import GatedReward
 from rlhf.sampling.protocol import Sample
@@ -29,6 +37,24 @@ def test_completions_come_back_as_written_oldest_version_first(tmp_path: Path) -
     assert read_pool(tmp_path / "pool", ["v10", "v1"]) == rows["v10"] + rows["v1"]
     assert read_pool(tmp_path / "pool", top=1) == [rows[v][2] for v in ("v1", "v2", "v10")]
     assert list(pool_sizes(tmp_path / "pool").items()) == [("v1", 3), ("v2", 4), ("v10", 3)]
+
+
+def test_token_ids_stay_where_they_are_read(tmp_path: Path) -> None:
+    """Whoever asks for them gets what was written; as tuples 300 ids of a row take twelve thousand bytes."""
+    ids = [tuple(range(1000 * i, 1000 * i + 300 * (i % 3))) for i in range(2000)]
+    rows = [completion(f"p{i // 4}", "v1", i % 4, i / 4, token_ids=own) for i, own in enumerate(ids)]
+    write_completions(tmp_path / "v1.parquet", rows)
+    tracemalloc.start()
+    kept = read_pool(tmp_path)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < 1000 * len(rows), "what Arrow holds, 1200 bytes a row, is not counted"
+    first, second = kept[:2]
+    assert [row.token_ids for row in kept] == ids and kept == rows and {*kept[:9]} == {*rows[:9]}
+    assert (len(second.token_ids), second.token_ids[-1], second.token_ids[:2]) == (300, 1299, [1000, 1001])
+    assert not first.token_ids and first.token_ids != (1,) and second.token_ids != 5
+    write_completions(tmp_path / "again.parquet", kept)
+    assert read_completions(tmp_path / "again.parquet") == rows
 
 
 def test_a_pool_that_is_not_one_is_refused(tmp_path: Path) -> None:

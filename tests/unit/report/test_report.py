@@ -85,6 +85,12 @@ def page(run: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_the_words_of_the_headline_are_explained_below_it(page: str, tmp_path: Path) -> None:
+    assert "Gold: what the simulated world" in page.split("<nav")[0] and "Referee: " not in page
+    other = build_report(write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))).read_text()
+    assert "Referee: a reward model" in other.split("<nav")[0] and "Gold: " not in other
+
+
 def test_numbers_on_the_page_are_the_summarys(run: Path, page: str) -> None:
     summary = json.loads((run / "summary.json").read_text())
     table = page.split("<table", 2)[1]

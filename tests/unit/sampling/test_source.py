@@ -26,6 +26,7 @@ from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.sampling.source import (
     BACKENDS,
     AnsweringPolicy,
+    EngineConfig,
     PolicyCheck,
     PolicySource,
     ScoringPolicy,
@@ -139,7 +140,17 @@ def test_the_page_has_every_option_with_its_default() -> None:
         ({"scored": {"server": ServerConfig("http://a/v1", "m")}}, "scored.server: its probabilities are read here"),
         ({"rival": {"server": ServerConfig("http://a/v1", "m"), "rows": 3}}, "rival.rows: the server decides that"),
         ({"rival": {"backend_options": {"a": 1}}}, "rival.backend_options: the backend in_process does not heed it"),
-        ({"rival": {"backend": "vllm"}}, "rival.backend: must be in_process, server, or package.module:function"),
+        ({"rival": {"backend": "vllm"}}, "rival.backend: must be in_process, server, engine, or package"),
+        (
+            {"rival": {"backend": "engine"}},
+            "rival.engine: must be given for the backend engine, e.g. --rival.engine vllm",
+        ),
+        ({"rival": {"engine": EngineConfig(), "compile": True}}, "rival.compile: the backend engine does not heed it"),
+        ({"scored": {"engine": EngineConfig()}}, "scored.engine: its probabilities are read here, no answers drawn"),
+        (
+            {"rival": {"engine": EngineConfig(environment=Path("no"))}},
+            "rival.engine: there is no vllm in no; make that",
+        ),
         ({"rival": {"backend": "no_such:thing"}}, "rival.backend: no_such:thing cannot be imported"),
         ({"rival": {"backend": "server"}}, "rival.server: must be given for the backend server"),
         ({"trained": {"adapter": Path("a")}}, "trained.adapter: the checkpoint is trained after it answered"),

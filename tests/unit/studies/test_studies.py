@@ -27,7 +27,7 @@ from rlhf.studies.reward_study import (
     paired_gains,
     training_rows,
 )
-from rlhf.studies.runner import is_finished, over_seeds
+from rlhf.studies.runner import StudyConfig, is_finished, over_seeds
 
 MODEL = StudyModel("{run}/sft", ("{run}/train.jsonl",), training=RewardTrainingConfig(margin="large", max_length=99))
 
@@ -108,6 +108,9 @@ def test_a_finished_run_of_other_settings_or_files_is_not_taken_for_this_one(tmp
     longer = replace(run, model=replace(run.model, training=RewardTrainingConfig(max_length=98)))
     with pytest.raises(InputError, match=r"out/v_0\.5_seed1 was made with another model; remove it"):
         is_finished(longer)
+    with pytest.raises(InputError, match=r"was made with another chat_template_kwargs"):
+        is_finished(replace(run, chat_template_kwargs={"enable_thinking": False}))
+    assert is_finished(replace(run, quiet=True, strict=True, fresh=True, trackers=("wandb",))), "of no effect"
     (tmp_path / "train.jsonl").write_text("other rows")
     with pytest.raises(InputError, match=r"was made with another model\.preferences\.0"):
         is_finished(run)
@@ -195,3 +198,9 @@ def test_one_figure_over_seeds_beside_several_others() -> None:
     assert (found["gain"], found["gain_ci"], found["step"], found["step_ci"]) == (1.0, [1.0, 1.0], None, None)
     alone = over_seeds([1.0])
     assert alone == {"mean": 1.0, "ci": None, "values": [1.0]}
+
+
+def test_what_a_study_is_told_each_of_its_trainings_is_told(tmp_path: Path) -> None:
+    told = {"strict": True, "fresh": True, "quiet": True, "trackers": ("wandb",), "chat_template_kwargs": {"think": 0}}
+    config = StudyConfig(output=tmp_path, runs=("a",), **told)  # type: ignore[arg-type]
+    assert config.of_each_training == told

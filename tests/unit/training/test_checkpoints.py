@@ -130,6 +130,30 @@ def test_a_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(parameter, end[name])
 
 
+@pytest.mark.parametrize("written", [None, True])
+@pytest.mark.parametrize("read", [None, True])
+def test_a_training_goes_on_from_a_state_of_either_kind_of_adamw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool | None, read: bool | None
+) -> None:
+    """Torch's fused kind and its plain one, which earlier releases stepped by; it goes on with its own."""
+    adamw = torch.optim.AdamW
+    accelerator = make_accelerator(seed=3)
+
+    def stepper(fused: bool | None) -> Stepper:
+        monkeypatch.setattr(torch.optim, "AdamW", lambda *a, **k: adamw(*a, **{**k, "fused": fused}))
+        return Stepper(Toy(), CONFIG, accelerator)
+
+    first = stepper(written)
+    _train(first, 3)
+    Checkpoints(tmp_path, first, accelerator).save(3, {})
+    whole = _train(first, 3)
+    again = stepper(read)
+    Checkpoints(tmp_path, again, accelerator).restore()
+    assert [group["fused"] for group in again.optimizer.param_groups] == [read, read]
+    assert _train(again, 3) == pytest.approx(whole, rel=1e-5)
+    assert [float(state["step"]) for state in again.optimizer.state.values()] == [6, 6]
+
+
 def test_the_newest_are_kept_and_half_a_state_is_none(tmp_path: Path) -> None:
     accelerator = make_accelerator()
     stepper = Stepper(Toy(), CONFIG, accelerator)

@@ -145,6 +145,31 @@ def test_weight_decay_is_on_matrices_only() -> None:
     assert (decayed, plain) == ({2}, {1})
 
 
+@pytest.mark.parametrize("steps", [1, 20])
+def test_the_fused_adamw_steps_as_the_plain_one(steps: int) -> None:
+    """Weights of many sizes (vectorised and left over), gradients of many magnitudes, some 0."""
+    kinds = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(37, 64), nn.LayerNorm(64), nn.Linear(64, 5))
+        optimizer = make_optimizer(model, OptimizerConfig(learning_rate=0.01, weight_decay=0.1))
+        assert optimizer.defaults["fused"]
+        for group in () if fused else optimizer.param_groups:
+            group["fused"] = None
+        for _ in range(steps):
+            for p in model.parameters():
+                p.grad = torch.randn_like(p) * 10 ** torch.randint(-6, 3, p.shape) * (torch.rand_like(p) > 0.1)
+            optimizer.step()
+        moments = [optimizer.state[p][name] for p in model.parameters() for name in ("exp_avg", "exp_avg_sq", "step")]
+        kinds.append([p.detach() for p in model.parameters()] + moments)
+    torch.testing.assert_close(*kinds, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_weights_than_float32_are_stepped_by_the_plain_adamw(dtype: torch.dtype) -> None:
+    assert make_optimizer(nn.Linear(3, 2, dtype=dtype), OptimizerConfig()).defaults["fused"] is None
+
+
 def test_a_training_killed_after_its_last_step_still_says_what_it_skipped(tmp_path: Path) -> None:
     rows = [([1.0], float("nan")), *ROWS[:15]]
     config = OptimizerConfig(batch_size=8, micro_batch_size=8)

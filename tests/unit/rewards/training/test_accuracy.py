@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,26 @@ from rlhf.rewards.training.accuracy import (
     preference_accuracy,
     suspicious_accuracy,
 )
-from rlhf.rewards.training.rows import RewardRows, load_reward_rows, local_files, seen_prompts
+from rlhf.rewards.training.pairs import Pair
+from rlhf.rewards.training.rows import RewardRows, local_files, seen_prompts
+from rlhf.rewards.training.rows import load_reward_rows as load_and_keep
+from rlhf.rewards.training.table import PairTable
 
 
 def row(number: int, chosen: str, rejected: str, **fields: Any) -> Preference:
     return Preference(str(number), [{"role": "user", "content": f"q{number}"}], chosen, rejected, **fields)
+
+
+def table(rows: Iterable[Preference], whole: Sequence[Preference] | None = None) -> PairTable:
+    return PairTable.of([Pair(one, [1], [2]) for one in rows], whole)
+
+
+def load_reward_rows(*arguments: Any, **options: Any) -> RewardRows:
+    return load_and_keep(*arguments, lambda part, field, rows: (table(rows), Counter()), **options)
+
+
+def rows_of(pairs: PairTable) -> list[Preference]:
+    return [pair.preference for pair in pairs]
 
 
 def by_content(conversations: Sequence[Conversation]) -> torch.Tensor:
@@ -86,11 +101,13 @@ def test_rows_go_to_their_domain_and_untagged_files_to_the_fields(tmp_path: Path
     hh = [{"chosen": "\n\nHuman: q0\n\nAssistant: yes", "rejected": "\n\nHuman: q0\n\nAssistant: no"}]
     untagged = write(tmp_path / "hh.jsonl", hh)
     got = load_reward_rows("helpfulness", [both], [both, untagged], [untagged, both])
-    assert [r.chosen for r in got.own] == ["a", "c"] and [r.chosen for r in got.other] == ["a", "yes"]
-    assert [r.chosen for r in got.test] == ["yes", "a", "c"] and [r.id for r in got.test_other] == ["1"]
+    own, others, test, test_other = map(rows_of, (got.own, got.other, got.test, got.test_other))
+    assert [r.chosen for r in own] == ["a", "c"] and [r.chosen for r in others] == ["a", "yes"]
+    assert [r.chosen for r in test] == ["yes", "a", "c"] and [r.id for r in test_other] == ["1"]
     safety = load_reward_rows("safety", [untagged], [], [])
-    assert [r.domain for r in safety.own] == ["safety"] and safety.other == safety.test == []
-    assert seen_prompts(got.test, got.own) == 3 and seen_prompts(got.test_other, got.own) == 0
+    assert [r.domain for r in rows_of(safety.own)] == ["safety"] and not safety.other and not safety.test
+    assert seen_prompts(test, own) == got.test.seen_in(got.own) == 3
+    assert seen_prompts(test_other, own) == got.test_other.seen_in(got.own) == 0
     only = write(tmp_path / "only.jsonl", [row(0, "a", "b").to_dict()])
     with pytest.raises(InputError, match="no row of domain safety"):
         load_reward_rows("safety", [only], [], [])
@@ -105,7 +122,7 @@ def test_no_row_counts_as_helpfulness_and_as_safety(tmp_path: Path) -> None:
         load_reward_rows("safety", [f"{file}#safety"], [f"{file}#helpfulness"], [])
     tagged = f"{file}#safety"
     got = load_reward_rows("safety", [tagged], [tagged], [tagged])
-    assert [r.domain for r in (*got.own, *got.test)] == ["safety", "safety"] and got.other == []
+    assert [r.domain for r in rows_of(got.own) + rows_of(got.test)] == ["safety", "safety"] and not got.other
     assert got.skipped["other_preferences"][tagged] == {"of domain safety": 1}
     assert local_files(preferences=[tagged]) == {"preferences.0": Path(file)}
 
@@ -127,22 +144,22 @@ def test_a_file_of_rows_with_and_without_a_domain_is_refused(tmp_path: Path) -> 
             load_reward_rows("helpfulness", [mixed], [], [])
     broken = write(tmp_path / "broken.jsonl", [{"text": "no preference"}, tagged])
     kept = load_reward_rows("safety", [broken], [], [], on_bad_row="skip")
-    assert [r.id for r in kept.own] == ["0"]
+    assert [r.id for r in rows_of(kept.own)] == ["0"]
 
 
 def test_a_first_turn_is_seen_whatever_its_case_and_spaces() -> None:
     """The key by which `split_by_first_turn` parts rows: what it calls one turn must not be called unseen here."""
     train, test = row(0, "a", "b"), row(1, "a", "b")
     train.messages[0]["content"], test.messages[0]["content"] = "How  are you?", "how are you?"
-    assert seen_prompts([test], [train]) == 1
+    assert seen_prompts([test], [train]) == table([test]).seen_in(table([train])) == 1
 
 
 def test_held_out_rows_in_the_other_domain_s_training_rows_are_counted() -> None:
     test = [row(0, "1", "2"), row(1, "2", "1"), row(2, "3", "1")]
-    whole = RewardRows("helpfulness", [row(0, "5", "6")], [row(2, "7", "8", domain="safety")], test, [], {})
-    cut = replace(whole, test=[row(9, "1", "2"), row(9, "2", "1")], own=[row(9, "5", "6")])
-    report = heldout_report(by_content, "helpfulness", cut, whole, 0.0)
-    assert report["test_prompts_in_training"] == 2 and report["pairs"] == 2 and report["training_pairs"] == 1
+    own, other = table([row(9, "5", "6")], [row(0, "5", "6")]), table([row(2, "7", "8", domain="safety")])
+    cut = table([row(9, "1", "2"), row(9, "2", "1"), row(9, "3", "1")], whole=test)
+    report = heldout_report(by_content, "helpfulness", RewardRows("helpfulness", own, other, cut, table([]), {}), 0.0)
+    assert report["test_prompts_in_training"] == 2 and report["pairs"] == 3 and report["training_pairs"] == 1
 
 
 def test_rows_of_a_folder_keep_their_domain(tmp_path: Path) -> None:
@@ -150,7 +167,7 @@ def test_rows_of_a_folder_keep_their_domain(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     write(tmp_path / "set" / "train.jsonl", rows)
     got = load_reward_rows("helpfulness", [tmp_path / "set"], [tmp_path / "set"], [])
-    assert [r.chosen for r in got.own] == ["c"] and [r.chosen for r in got.other] == ["a"]
+    assert [r.chosen for r in rows_of(got.own)] == ["c"] and [r.chosen for r in rows_of(got.other)] == ["a"]
 
 
 SOUND = {"accuracy": 0.4, "accuracy_ci": (0.3, 0.5), "longer_wins": 0.5, "pairs": 10, "test_prompts_in_training": 0}

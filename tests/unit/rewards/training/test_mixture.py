@@ -10,7 +10,9 @@ from rlhf.data.mixing import mix
 from rlhf.data.rows import Domain, Preference
 from rlhf.rewards.training.kinds import REWARD_KINDS
 from rlhf.rewards.training.mixture import make_mixture, mixture_lines, mixture_report
+from rlhf.rewards.training.pairs import Pair
 from rlhf.rewards.training.rows import RewardRows
+from rlhf.rewards.training.table import PairTable
 
 
 def rows(source: str, count: int) -> list[Preference]:
@@ -18,15 +20,22 @@ def rows(source: str, count: int) -> list[Preference]:
     return [Preference(f"{source}:{i}", question, "a", "b", source=source) for i in range(count)]  # type: ignore[arg-type]
 
 
+def reward_rows(domain: Domain, own: list[Preference], other: list[Preference]) -> RewardRows:
+    parts = (PairTable.of([Pair(row, [1], [2]) for row in part]) for part in (own, other, [], []))
+    return RewardRows(domain, *parts, {})
+
+
 OWN, OTHER = [*rows("meta", 60), *rows("helpful", 30)], [*rows("harmless", 200), *rows("shp", 100)]
 
 
 @pytest.mark.parametrize(("domain", "others"), [("helpfulness", 90), ("safety", 10)])
 def test_the_paper_s_shares_and_counts_by_source(domain: Domain, others: int) -> None:
-    mixture = make_mixture(RewardRows(domain, OWN, OTHER, [], [], {}), REWARD_KINDS[domain].other_share, seed=1)
+    mixture = make_mixture(reward_rows(domain, OWN, OTHER), REWARD_KINDS[domain].other_share, seed=1)
+    mixed = mix(OWN, OTHER, REWARD_KINDS[domain].other_share, seed=1)
     assert mixture.own == {"meta": 60, "helpful": 30} and mixture.other.total() == others
-    assert mixture.own + mixture.other == Counter(row.source for row in mixture.rows)
-    assert mixture.rows == mix(OWN, OTHER, REWARD_KINDS[domain].other_share, seed=1)
+    assert mixture.own + mixture.other == Counter(pair.preference.source for pair in mixture.rows)
+    assert list(mixture.own) == list(dict.fromkeys(row.source for row in mixed if row in OWN)), "in their order"
+    assert [pair.preference for pair in mixture.rows] == mixed
     report = mixture_report(mixture, {"preferences": {"meta.jsonl": Counter(tie=2), "helpful.jsonl": Counter()}})
     assert report["pairs"] == 90 + others and report["other_share"] == pytest.approx(REWARD_KINDS[domain].other_share)
     assert report["other_available"] == {"harmless": 200, "shp": 100}
@@ -40,7 +49,7 @@ def test_the_paper_s_shares_and_counts_by_source(domain: Domain, others: int) ->
 
 
 def test_one_source_on_both_sides_and_no_others() -> None:
-    both = make_mixture(RewardRows("safety", OWN[:9], OWN[9:20], [], [], {}), 0.1, seed=0)
+    both = make_mixture(reward_rows("safety", OWN[:9], OWN[9:20]), 0.1, seed=0)
     assert both.own == {"meta": 9} and both.other == {"meta": 1}
-    alone = make_mixture(RewardRows("safety", OWN, [], [], [], {}), 0.0, seed=0)
+    alone = make_mixture(reward_rows("safety", OWN, []), 0.0, seed=0)
     assert mixture_report(alone, {})["other_share"] == 0 and not alone.other

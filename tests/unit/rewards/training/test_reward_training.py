@@ -26,7 +26,7 @@ from rlhf.rewards.loading import load_reward
 from rlhf.rewards.scoring import RewardModelFunction
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.pairs import Pair, render_pairs
-from rlhf.rewards.training.train import fitting_rows, pair_losses, pair_task, suspicious_margins, train_reward_model
+from rlhf.rewards.training.train import fitting_pairs, pair_losses, pair_task, suspicious_margins, train_reward_model
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 
@@ -203,7 +203,7 @@ def test_lora_and_qlora_learn_and_come_back_the_same(quantization: Any, tiny_pol
     assert metrics[-1]["accuracy"] > 0.9 and metrics[-1]["ranking_loss"] < metrics[0]["ranking_loss"] - 0.2
     assert metrics[-1]["safety_loss"] < metrics[0]["safety_loss"]
     checkpoint = tmp_path / "first/checkpoint"
-    assert len(fitting_rows(checkpoint, rows, config, "test_preferences")) == 96
+    assert len(fitting_pairs(checkpoint, rows, config, "test_preferences")) == 96
     further = run(checkpoint, "further")
     assert further[0]["ranking_loss"] < metrics[0]["ranking_loss"] - 0.2
 
@@ -291,15 +291,14 @@ def test_no_pair_is_longer_than_the_model_takes(tiny_policy_path: Path) -> None:
     row = Preference("9", [{"role": "user", "content": "what is"}], answer, "no", "better")
     for limit in (None, 4096):
         with pytest.raises(InputError, match="above max_length 256"):
-            fitting_rows(tiny_policy_path, [row], RewardTrainingConfig(max_length=limit, too_long="refuse"), "test")
+            fitting_pairs(tiny_policy_path, [row], RewardTrainingConfig(max_length=limit, too_long="refuse"), "test")
 
 
 def test_margins_without_strengths_are_suspicious() -> None:
-    without = [preference(0, "mora", "sure"), preference(1, "mora", "hello")]
     for margin in ("small", "large", {"significantly": 1.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0}):
         config = RewardTrainingConfig(margin=margin)
-        assert suspicious_margins(without, config) == [
+        assert suspicious_margins({None}, config) == [
             "training.margin: no pair has a strength, so that there is no margin; say none, or give strengths"
         ]
-        assert suspicious_margins([*without, preference(2, "mora", "goat", strength="better")], config) == []
-    assert suspicious_margins(without, RewardTrainingConfig(margin="none")) == []
+        assert suspicious_margins({None, "better"}, config) == []
+    assert suspicious_margins({None}, RewardTrainingConfig(margin="none")) == []

@@ -1,0 +1,201 @@
+"""K answers per prompt from an engine of the stage's own: token ids in, token ids and log-probabilities out."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError, notice
+from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, completed
+from rlhf.launch import VISIBLE, visible_gpus
+from rlhf.models.checkpoint.context import Context
+from rlhf.models.ending import saved_end_tokens
+from rlhf.sampling.chat import request_seed
+from rlhf.sampling.engine.process import EngineProcess, option_words
+from rlhf.sampling.engine.weights import ADAPTER_NAME, Served, served
+from rlhf.sampling.opening import Opening, renderer_of
+from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler, before_stop
+from rlhf.sampling.room import prompts_within
+from rlhf.stage.progress import progress_bar
+from rlhf.training.accelerator import frozen_dtype
+
+if TYPE_CHECKING:
+    from rlhf.sampling.source import PolicySource
+
+IN_FLIGHT = 256  # answers asked for at a time: the engine itself says how many it writes at once
+REQUEST_SECONDS = 86_400.0  # whether it lives is seen otherwise
+SHORTEST = 2048  # tokens of a sequence that it makes room for, where the context has them
+CACHE_SHARE = 0.25  # of the memory that is free on a CPU, for keys and values
+LEAST_TEMPERATURE = 0.01  # below, vllm draws at this one
+
+
+class EngineSampler(StreamingSampler):
+    """Draws from an engine that it starts at its first call, and that ends with it.
+
+    A sample's tokens are those that were drawn, and its `logprob` that which the engine had for them. Each is drawn by
+    a seed of its own, of (params.seed, key, index): the same engine draws it again, up to rounding, whatever stands
+    beside it; another sampler draws others by the same seed. `sampling_logprob` is known where nothing is changed
+    (temperature 1, all tokens) or nothing drawn (0).
+    """
+
+    def __init__(self, source: PolicySource, opening: Opening) -> None:
+        assert source.engine is not None, "checked before"
+        self._source, self._opening, self._config = source, opening, source.engine
+        self._renderer = renderer_of(source) if opening.renderer is None else opening.renderer
+        self._field = f"{opening.field}.engine"
+        most = source.engine.options.get("max_model_len")
+        self._context = Context(Context.of_checkpoint(source.folder).limit(int(most) if most else None))
+        self._ends = self._renderer.end_token_ids | saved_end_tokens(source.folder)
+        self._command = source.engine.command(self._field)
+        self._process: EngineProcess | None = None
+        self._model = ""  # its name there
+        self._longest = 0  # tokens of a sequence that it has room for
+
+    def stream(
+        self,
+        prompts: Sequence[Conversation],
+        num_samples: int,
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """The same prompt by prompt, as they come; see `StreamingSampler`.
+
+        Raises:
+            InputError: it does not start, or dies. What it had answered by then has been given out before.
+        """
+        if 0 < params.temperature < LEAST_TEMPERATURE:
+            raise InputError(
+                f"sampling.temperature: {self._config.name} draws at {LEAST_TEMPERATURE} at least, got "
+                f"{params.temperature}; 0 is greedy"
+            )
+        keys = range(len(prompts)) if keys is None else keys
+        rendered = prompts_within(self._context, self._renderer, prompts, params.max_new_tokens, self._opening.too_long)
+        if not prompts or not num_samples:
+            yield from ((i, []) for i in range(len(prompts)))
+            return
+        process = self._running(max(map(len, rendered)) + params.max_new_tokens)
+        client = JsonClient(
+            process.url,
+            who=self._field,
+            timeout=REQUEST_SECONDS,
+            retries=2,
+            concurrency=math.ceil(IN_FLIGHT / num_samples),
+        )
+        with client, progress_bar(len(prompts), "sampling", "prompt") as progress:
+            asked = enumerate(zip(rendered, keys, strict=True))
+            job = partial(self._answers, client, params=params, num_samples=num_samples)
+            jobs = {client.start(partial(job, ids, key)): i for i, (ids, key) in asked}
+            try:
+                for i, samples in completed(jobs, client):
+                    progress.update()
+                    yield i, samples
+            except RequestFailed:
+                if (death := process.death()) is not None:
+                    self._process = None
+                    raise death from None
+                raise
+
+    async def _answers(
+        self, client: JsonClient, ids: list[int], key: int, *, params: SamplingParams, num_samples: int
+    ) -> list[Sample]:
+        """A prompt's answers, asked for side by side: the engine runs their prompt once."""
+        room = params.max_new_tokens
+        if self._context.length is not None:
+            room = min(room, self._context.length - len(ids))
+        drawn = {
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k,
+            "min_p": 0.0,
+            "repetition_penalty": params.repetition_penalty,
+            "max_tokens": room,
+            "stop": list(params.stop),
+            "stop_token_ids": sorted(self._ends),
+            "ignore_eos": True,
+            "detokenize": bool(params.stop),
+            "logprobs": 0,
+        }
+
+        def ask(index: int) -> Any:
+            seed = request_seed(params.seed, key, index)
+            body = {"model": self._model, "token_ids": ids, "sampling_params": drawn | {"seed": seed}}
+            return client.ask("inference/v1/generate", body, read=partial(self._sample, params=params, most=room))
+
+        return list(await asyncio.gather(*(ask(index) for index in range(num_samples))))
+
+    def _sample(self, answer: Any, *, params: SamplingParams, most: int) -> Sample:
+        """The one choice of an answer; WrongAnswer where it is none."""
+        try:
+            (choice,) = answer["choices"]
+            ids, finish = tuple(choice["token_ids"]), choice["finish_reason"]
+            drawn = [(each["token_id"], each["logprob"]) for each in choice["logprobs"]["content"]]
+        except (KeyError, TypeError, ValueError):
+            raise WrongAnswer("gives an answer without token ids and their log-probabilities") from None
+        if finish not in ("stop", "length"):
+            raise WrongAnswer(f"gives up an answer (finish_reason {finish})")
+        if not 1 <= len(ids) <= most or tuple(token for token, _ in drawn) != ids:
+            raise WrongAnswer(f"gives {len(ids)} token ids, the log-probabilities of {len(drawn)}, of {most} at most")
+        logprob = math.fsum(value for _, value in drawn)
+        untouched = (params.temperature, params.top_p, params.top_k, params.repetition_penalty) == (1, 1, 0, 1)
+        sampling_logprob = 0.0 if params.temperature == 0 else logprob if untouched else None
+        text, thoughts = self._renderer.answer(ids)
+        return Sample(before_stop(text, params.stop), ids, logprob, finish == "stop", sampling_logprob, thoughts)
+
+    def _running(self, longest: int) -> EngineProcess:
+        """The engine, with room for sequences of so many tokens; it is started where there is none such."""
+        if self._process is not None and longest <= self._longest:
+            return self._process
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+        self._longest = self._context.limit(1 << (max(longest, SHORTEST) - 1).bit_length()) or longest
+        dtype = self._source.dtype or frozen_dtype(self._opening.device)
+        found = served(self._source, self._opening.field, dtype)
+        try:
+            self._process = self._started(found, dtype)
+        except InputError as error:
+            if found.adapter is None or "lora" not in str(error).lower():
+                raise
+            notice(f"{error}; the adapter is merged into the weights instead")
+            self._process = self._started(served(self._source, self._opening.field, dtype, merged=True), dtype)
+        return self._process
+
+    def _started(self, found: Served, dtype: str) -> EngineProcess:
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "max_model_len": self._longest,
+            "max_num_seqs": self._source.rows,
+            "logprobs_mode": "raw_logprobs",  # at temperature 1, nothing penalised or cut off
+            "generation_config": "vllm",  # the checkpoint's own taste changes no draw
+            "enable_scale_out": True,  # has the door for token ids
+        }
+        variables = {}
+        if self._opening.device.type == "cpu":
+            free = psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            # a seed of its own ends the engine on a CPU where a prompt is read in chunks
+            options |= {"enforce_eager": True, "enable_chunked_prefill": False}
+            options["kv_cache_memory_bytes"] = int(CACHE_SHARE * free)
+            variables["VLLM_CPU_OMP_THREADS_BIND"] = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        elif not any(name.endswith("parallel_size") for name in self._config.options):
+            variables[VISIBLE] = visible_gpus()[self._opening.device.index or 0]
+        words = option_words(options | self._config.options)
+        what = str(self._source.adapter or self._source.checkpoint)
+        process = EngineProcess(
+            [str(self._command), "serve", *found.words(), *words], variables, self._field, what, found.scratch
+        )
+        self._model = process.name if found.adapter is None else ADAPTER_NAME
+        return process
+
+
+def open_engine(source: PolicySource, opening: Opening) -> EngineSampler:
+    """The backend engine of `rlhf.sampling.source`."""
+    if opening.early_rejection is not None:
+        raise InputError("early_rejection: an engine gives whole answers only; leave one of the two out")
+    return EngineSampler(source, opening)
