@@ -47,6 +47,7 @@ from rlhf.report.run.training import shown_spikes, training_panels
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
     from rlhf.report.run.tables import Figure, Interval
+    from rlhf.rewards.training.accuracy import SummarisedReport
 
 REFEREE = "the referee's score"
 SAID: Sequence[tuple[str, Figure, Interval]] = (
@@ -140,7 +141,11 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
         facts=facts(files),
         measured=key_figures(files.versions),
-        words=[word for key, word in WORDS if files.versions and files.versions[-1].get(key) is not None],
+        words=[
+            word + (how_right(files.referee) if key == "referee_score" else "")
+            for key, word in WORDS
+            if files.versions and files.versions[-1].get(key) is not None
+        ],
         version_table=tables.version_table([*files.versions, *files.branches, *files.students])
         if files.versions
         else None,
@@ -234,6 +239,15 @@ def _gained(gain: float, ci: Sequence[float]) -> str:
     """What the referee says of answers to the same prompts."""
     verb = "moves" if ci[0] <= 0 <= ci[1] else "rises" if gain > 0 else "falls"
     return f"{REFEREE} {verb} by {signed(gain)} ({interval(ci, 2)}) prompt by prompt{chance(ci, 0)}"
+
+
+def how_right(referee: SummarisedReport | None) -> str:
+    """How often the referee agrees with people, on pairs held out from it: what its verdict is worth."""
+    if referee is None or referee.get("accuracy") is None:
+        return ""
+    ci = referee.get("accuracy_ci")
+    sure = f" ({interval(ci, 0, share=True)}{chance(ci, 0.5)})" if ci else ""
+    return f" It is right on {percent(referee['accuracy'], 0)}{sure} of the pairs that were held out from it."
 
 
 def key_figures(versions: Sequence[VersionFigures]) -> list[dict[str, str]]:

@@ -24,10 +24,10 @@ from rlhf.intervals import wilson
 from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
 from rlhf.report.drawing.page import breakable, write_page
-from rlhf.report.drawing.text import clock, interval, number, percent, signed, version_label
+from rlhf.report.drawing.text import NBSP, clock, interval, number, percent, signed, version_label
 from rlhf.report.judgements.batches import batch_table
 from rlhf.report.judgements.judges import judge_table
-from rlhf.report.run.build import headline
+from rlhf.report.run.build import headline, how_right
 from rlhf.report.run.panels import version_panels
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.samples import MARKS, marks_of, pick_samples
@@ -89,6 +89,15 @@ def test_the_words_of_the_headline_are_explained_below_it(page: str, tmp_path: P
     assert "Gold: what the simulated world" in page.split("<nav")[0] and "Referee: " not in page
     other = build_report(write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))).read_text()
     assert "Referee: a reward model" in other.split("<nav")[0] and "Gold: " not in other
+    assert "It is right on 64" in other.split("<nav")[0]
+
+
+def test_what_the_referee_s_verdict_is_worth_stands_beside_it() -> None:
+    assert how_right(None) == ""
+    known: Any = {"accuracy": 0.5366, "accuracy_ci": [0.4603, 0.6112]}
+    said = f" It is right on 54{NBSP}% (46 to 61, which may be chance) of the pairs that were held out from it."
+    assert how_right(known) == said
+    assert "chance" not in how_right(known | {"accuracy_ci": [0.51, 0.61]})
 
 
 def test_numbers_on_the_page_are_the_summarys(run: Path, page: str) -> None:
