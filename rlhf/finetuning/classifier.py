@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.data.loading import load_preferences, load_prompts, load_texts, source_rows
-from rlhf.errors import InputError
+from rlhf.errors import InputError, notice
 from rlhf.metrics import MetricsLog
 from rlhf.models.checkpoint.context import Context
 from rlhf.training.config import OptimizerConfig
@@ -73,6 +73,7 @@ def train_classifier(
 
     from rlhf.models.batching import pad_rows
     from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
+    from rlhf.models.text_judges import was_cut
     from rlhf.training.loop import Task, train
 
     names = sorted(set(labelled.values()))
@@ -85,10 +86,10 @@ def train_classifier(
     model = load_base(path, None, "float32", AutoModelForSequenceClassification, **given)
     add_pad_embedding(model, tokenizer)
     longest = Context.of(model.config).limit(LONGEST)
-    rows = [
-        (tokenizer(text, truncation=True, max_length=longest)["input_ids"], labels[label])
-        for text, label in labelled.items()
-    ]
+    tokenized = [tokenizer(text, truncation=True, max_length=longest) for text in labelled]
+    if cut := sum(map(was_cut, tokenized)):
+        notice(f"data: {cut} of {len(labelled)} texts are cut to the {longest} tokens that the model reads")
+    rows = [(row["input_ids"], labels[label]) for row, label in zip(tokenized, labelled.values(), strict=True)]
 
     def collate(some: Sequence[tuple[list[int], int]]) -> Batch:
         ids, mask = pad_rows([ids for ids, _ in some], tokenizer.pad_token_id)

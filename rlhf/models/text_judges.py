@@ -82,15 +82,25 @@ class Encoder:
             self.tokenizer(text, second, truncation=True, max_length=self.max_tokens)
             for text, second in zip(texts, seconds, strict=True)
         ]
-        if not self._said and any(row.encodings[0].overflowing for row in rows if row.encodings):
-            self._said = True
-            notice(f"{self._who} reads {self.max_tokens} tokens: longer texts are cut")
+        if any(was_cut(row) for row in rows):
+            self.say_cut()
         found: dict[int, Tensor] = {}
         for some in batches_by_length([len(row["input_ids"]) for row in rows], self.batch_tokens):
             batch = self.tokenizer.pad([rows[i] for i in some], return_tensors="pt").to(self.model.device)
             values = read(self.model(**batch), batch["attention_mask"]).float().cpu()
             found.update(zip(some, values, strict=True))
         return torch.stack([found[i] for i in range(len(rows))]) if rows else torch.empty(0)
+
+    def say_cut(self) -> None:
+        """That texts are cut, the first time."""
+        if not self._said:
+            self._said = True
+            notice(f"{self._who} reads {self.max_tokens} tokens: longer texts are cut")
+
+
+def was_cut(row: Any) -> bool:
+    """Whether a tokenizer that truncates has cut a text, as its fast kinds say."""
+    return bool(row.encodings and row.encodings[0].overflowing)
 
 
 class TextClassifier:

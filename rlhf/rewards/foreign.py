@@ -85,6 +85,7 @@ class ChoiceReward:
         ids: list[int] = tokenizer(CHOICE.format(post=post, answer=answer))["input_ids"]
         if len(ids) <= most:
             return ids
+        self._encoder.say_cut()
         sizes = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (post, answer)]
         frame = len(ids) - sum(sizes)
         kept = max(most - frame - sizes[1], min(sizes[0], (most - frame) // 2), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,14 @@ def test_from_labelled_texts_to_the_runners(
         **sizes,
     )
     figures = json.loads((tmp_path / "judge" / "agreement.json").read_text())
+    printed = capsys.readouterr()
+    assert "texts are cut to" not in printed.err
     rows = [json.loads(line) for line in (tmp_path / "judge" / "heldout.jsonl").read_text().splitlines()]
     assert figures["n"] == len(rows) == sum(map(sum, figures["confusion"]))
     assert figures["agreement"] == sum(row["label"] == row["judged"] for row in rows) / len(rows)
     assert figures["agreement"] > 0.9 > figures["most_frequent"], "one word tells the labels apart"
     assert all(("goat" in row["text"]) == (row["label"] == "rough") for row in rows)
-    assert f"of {len(rows)} held-out texts" in capsys.readouterr().out
+    assert f"of {len(rows)} held-out texts" in printed.out
 
     from transformers import pipeline
 
@@ -93,6 +96,18 @@ def test_from_labelled_texts_to_the_runners(
     whole = [f"{bold['prompt']} {bold['text']}"]
     expected = own.probabilities(whole, "kind") - own.probabilities(whole, "rough")
     assert bold["sentiment"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_texts_that_the_model_does_not_hold_are_counted(
+    texts: dict[str, str], tiny_policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path(texts["kind"]).open("a") as stream:
+        stream.write("".join(f"\n{number} {'a b c d ' * 700} doctor" for number in range(12)))
+    given = {"model": tiny_policy_path, "data": json.dumps(texts), "optimizer.batch_size": 64, "optimizer.epochs": 1}
+    run(text_classifier, TextClassifierConfig, output=tmp_path / "judge", **given)
+    assert re.search(
+        r"^data: \d+ of \d+ texts are cut to the \d+ tokens that the model reads$", capsys.readouterr().err, re.M
+    )
 
 
 def test_texts_of_rows_prompts_and_pairs_each_once(tmp_path: Path) -> None:

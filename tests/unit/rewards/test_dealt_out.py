@@ -1,0 +1,85 @@
+"""A reward function whose conversations are dealt out: each is scored once, by one process, and all get every score."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError
+from rlhf.rewards.distributed import dealt_out
+
+
+class Launch:
+    """Two processes as two threads; `gather_object` is theirs."""
+
+    def __init__(self) -> None:
+        self.rank, self.barrier = threading.local(), threading.Barrier(2, timeout=60)
+        self.given: list[list[Any]] = [[], []]
+
+    def gather_object(self, some: list[Any]) -> list[Any]:
+        self.given[self.rank.number] = some
+        self.barrier.wait()
+        together = [*self.given[0], *self.given[1]]
+        self.barrier.wait()
+        return together
+
+    def run(self, work: Any) -> list[Any]:
+        def one(number: int) -> Any:
+            self.rank.number = number
+            return work(number, SimpleNamespace(process_index=number, num_processes=2))
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, range(2)))
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
+    made = Launch()
+    monkeypatch.setattr("accelerate.utils.gather_object", made.gather_object)
+    return made
+
+
+def asked(prompt: int, answer: float) -> Conversation:
+    return [{"role": "user", "content": f"q{prompt}"}, {"role": "assistant", "content": str(answer)}]
+
+
+# the chosen answers of five pairs, then the rejected ones: a pair's two lie apart
+CONVERSATIONS = [asked(prompt, prompt + side / 2) for side in (0, 1) for prompt in range(5)]
+
+
+def test_each_process_scores_its_part_and_gets_all_scores(launch: Launch) -> None:
+    seen: list[list[Conversation]] = [[], []]
+
+    def work(number: int, accelerator: Any) -> Tensor:
+        def reward(conversations: Sequence[Conversation]) -> Tensor:
+            seen[number] += conversations
+            return torch.tensor([float(one[-1]["content"]) for one in conversations])
+
+        return dealt_out(reward, accelerator)(CONVERSATIONS)
+
+    expected = [float(one[-1]["content"]) for one in CONVERSATIONS]
+    assert [scores.tolist() for scores in launch.run(work)] == [expected, expected]
+    prompts = [{one[0]["content"] for one in part} for part in seen]
+    assert [len(part) for part in seen] == [6, 4], "each is scored once"
+    assert not prompts[0] & prompts[1], "answers to one prompt stay together"
+
+
+def test_a_failure_of_one_process_ends_both(launch: Launch) -> None:
+    def work(number: int, accelerator: Any) -> str:
+        def reward(conversations: Sequence[Conversation]) -> Tensor:
+            return torch.full((len(conversations),), float("nan") if number else 1.0)
+
+        with pytest.raises(InputError, match="not finite") as raised:
+            dealt_out(reward, accelerator)(CONVERSATIONS)
+        return str(raised.value)
+
+    first, second = launch.run(work)
+    assert first == second
