@@ -42,7 +42,7 @@ demo-chat: setup  ## a real chat model, SmolLM2-135M-Instruct or MODEL=folder, m
 	$(if $(MODEL),,[ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2)
 	[ -d runs/demo-chat ] || $(BIN)/rlhf new runs/demo-chat --chat $(or $(MODEL),runs/smollm2) --versions 2 \
 	  --preferences $(HH)/helpful-base.jsonl.gz --safety-preferences $(HH)/harmless-base.jsonl.gz \
-	  --referee-preferences $(HH)/helpful-online.jsonl.gz $(HH)/helpful-rejection-sampled.jsonl.gz \
+	  --referee-preferences $(HH)/helpful-base.jsonl.gz \
 	  --system "Answer in one or two short sentences."
 	$(BIN)/rlhf run runs/demo-chat
 

@@ -43,15 +43,17 @@ class PrepareDataConfig(StageConfig):
         helpfulness_preferences: files or hub names of preferences for helpfulness.
         safety_preferences: the same for safety.
         test_preferences: held-out preferences of yours, each row with its domain; none: split off.
-        referee_preferences: preferences that a referee is trained on, a reward model that nothing else reads; a pair of
-            these files that stands in the training preferences too is left out here.
+        referee_preferences: preferences that a referee is trained on, a reward model that nothing else reads. Pairs
+            that the reward models are trained on are left out; so one file may stand in both lists, and the referee is
+            trained on what `max_preferences` leaves of it.
         versions: names of the run's versions.
         system: a system message that every dialogue without one of its own begins with, prompts and preferences alike.
         rounds: which prompts a version gets: "all" of them each time, a "share" that no other version gets (the paper
             has new prompts each round), or the "files" in order, one a version.
         validation_share: share of the first turns split off for validation, where you give none.
         test_share: the same for the test, and with the former for the held-out preferences.
-        max_preferences: most training pairs of a domain, and of the referee's; 0: no limit, as for the next five.
+        max_preferences: most training pairs of a domain; 0: no limit, as for the next six.
+        max_referee_preferences: most training pairs of the referee.
         max_test_preferences: most held-out pairs of a domain, and of the referee's.
         max_prompt_characters: leave out a prompt whose messages have more together.
         max_prompts: most training prompts of a version, as even over the domains as there are.
@@ -74,6 +76,7 @@ class PrepareDataConfig(StageConfig):
     validation_share: float = 0.05
     test_share: float = 0.1
     max_preferences: int = 0
+    max_referee_preferences: int = 0
     max_test_preferences: int = 0
     max_prompt_characters: int = 2000
     max_prompts: int = 0
@@ -128,7 +131,6 @@ def main(config: PrepareDataConfig) -> None:
         given["train"] = [short_prompts(preferences, config.max_prompt_characters, left_out)]
 
     referee = read_preferences(config.referee_preferences, "helpfulness", config, left_out)
-    referee = without_those_of(preferences, referee, left_out)
 
     split = Split(config, given, test_preferences)
     files = [split.parts(rows) for rows in given["train"]]
@@ -136,18 +138,24 @@ def main(config: PrepareDataConfig) -> None:
     held_out = {
         part: given[part][0] or [prompt for parts in files for prompt in parts[part]] for part in ("validation", "test")
     }
-    pairs = split.parts(preferences)
     sets: dict[str, Sequence[Prompt | Preference]] = {
         f"prompts_{version}": draw_prompts(rows, config.max_prompts, config.seed) for version, rows in asked.items()
     }
     sets["validation_prompts"] = draw_prompts(held_out["validation"], config.max_validation_prompts, config.seed)
     sets["test_prompts"] = draw_prompts(held_out["test"], config.max_test_prompts, config.seed)
-    judged = {"preferences": (pairs, test_preferences)} if preferences else {}
-    judged |= {"referee": (split.parts(referee), [])} if config.referee_preferences else {}
-    for name, (parts, own) in judged.items():
-        held_out_pairs = own or [*parts["validation"], *parts["test"]]
-        sets[f"{name}_train"] = draw_preferences(parts["train"], config.max_preferences, config.seed, left_out)
-        sets[f"{name}_test"] = draw_preferences(held_out_pairs, config.max_test_preferences, config.seed, left_out)
+    trained_on: Sequence[Preference] = ()
+    if preferences:
+        pairs = split.parts(preferences)
+        trained_on = draw_preferences(pairs["train"], config.max_preferences, config.seed, left_out)
+        own = test_preferences or [*pairs["validation"], *pairs["test"]]
+        sets["preferences_train"] = trained_on
+        sets["preferences_test"] = draw_preferences(own, config.max_test_preferences, config.seed, left_out)
+    if config.referee_preferences:
+        pairs = split.parts(referee)
+        others = without_those_of(trained_on, pairs["train"], left_out)
+        own = [*pairs["validation"], *pairs["test"]]
+        sets["referee_train"] = draw_preferences(others, config.max_referee_preferences, config.seed, left_out)
+        sets["referee_test"] = draw_preferences(own, config.max_test_preferences, config.seed, left_out)
     if empty := [name for name, rows in sets.items() if not rows]:
         raise InputError(
             f"prompts: nothing is left for {', '.join(empty)}; give more rows, or raise the limits or shares"
@@ -246,13 +254,18 @@ def with_system(system: str | None, messages: Conversation) -> Conversation:
 
 
 def without_those_of(
-    preferences: Sequence[Preference], referee: Sequence[Preference], left_out: Counter[str]
+    trained_on: Sequence[Preference], referee: Sequence[Preference], left_out: Counter[str]
 ) -> list[Preference]:
-    """The referee's pairs that are not among `preferences`: it would agree with who was trained on them."""
-    trained_on = {(str(row.messages), row.chosen, row.rejected) for row in preferences}
-    kept = [row for row in referee if (str(row.messages), row.chosen, row.rejected) not in trained_on]
+    """The referee's pairs that are not among `trained_on`: it would agree with who was trained on them."""
+    known = {pair_of(row) for row in trained_on}
+    kept = [row for row in referee if pair_of(row) not in known]
     left_out["the referee's pair is one of the reward models'"] += len(referee) - len(kept)
     return kept
+
+
+def pair_of(row: Preference) -> tuple[str, str, str]:
+    """What is compared, whoever judged it and wherever it stands."""
+    return str(row.messages), row.chosen, row.rejected
 
 
 if __name__ == "__main__":

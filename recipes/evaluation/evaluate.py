@@ -37,7 +37,7 @@ from rlhf.evaluation.answers import (
     require_same_prompts,
     write_answers,
 )
-from rlhf.evaluation.judging import judgements, with_gold, with_referee, with_rewards
+from rlhf.evaluation.judging import judgements, scored_alike, with_gold, with_referee, with_rewards
 from rlhf.evaluation.policies.divergence import answer_kls, answer_logprobs, require_same_tokenizer
 from rlhf.evaluation.policies.judge_model import Judged, judge_figures, judged_outcomes
 from rlhf.evaluation.policies.versions import VersionFigures, against, figure_lines, version_figures
@@ -158,7 +158,8 @@ def main(config: EvaluateConfig) -> None:
             reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **options)
             gate = None if config.safety is None else reward.gate
             answers = with_rewards(answers, reward, accelerator)
-            opponents = with_rewards(opponents, reward, accelerator) if opponents else []
+            if opponents and not stage.agreed(partial(scored_alike, stage, config, config.baseline_evaluation)):
+                opponents = with_rewards(opponents, reward, accelerator)
             stage.closing.suspect(reward.suspicious())
         if config.referee:
             answers = with_referee(answers, load_reward(config.referee, device=accelerator.device), accelerator)

@@ -7,6 +7,7 @@ from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rlhf.configuration import to_dict
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import Answer
 from rlhf.evaluation.scorers import VERDICT_FIELDS, GoldScorer
@@ -16,6 +17,8 @@ from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerSampler
+from rlhf.stage import package_versions
+from rlhf.stage.record import read_stage_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from rlhf.conversation import Conversation
     from rlhf.rewards.gate import GatedReward
     from rlhf.rewards.protocol import RewardFunction
+    from rlhf.stage import Stage
 
 
 def judgements(
@@ -73,6 +77,31 @@ def with_rewards(answers: Sequence[Answer], reward: GatedReward, accelerator: Ac
         replace(a, helpfulness=h, safety=s, reward=r, finished=reward.counts_as_finished(a.finished, too_long))
         for a, h, s, r, too_long in zip(answers, *columns, strict=True)
     ]
+
+
+def scored_alike(stage: Stage, config: Any, evaluation: Path) -> bool:
+    """Whether an evaluation's answers carry the scores that this stage's reward models would give them again.
+
+    Its record says so: the same folders by their content, the same gate, precision and packages. Reward functions by
+    import path and ensembles are asked again. The main process alone should ask (`Stage.agreed`).
+
+    Args:
+        config: the stage's, with `helpfulness`, `safety`, `gate` and `too_long`.
+        evaluation: the other's folder.
+    """
+    record = read_stage_file(evaluation)
+    named = [stage.inputs.get(name) for name in ("helpfulness", "safety") if getattr(config, name) is not None]
+    if record is None or not all(path is not None and path.is_dir() for path in named):
+        return False
+    judges, options = ("helpfulness", "safety", "gate"), to_dict(config)
+    theirs = {name: read["digest"] for name, read in record["inputs"].items() if name.partition(".")[0] in judges}
+    ours = {name: digest for name, digest in stage.digests.items() if name.partition(".")[0] in judges}
+    return (
+        ours == theirs
+        and all(record["config"].get(name) == options[name] for name in ("gate", "too_long"))
+        and record.get("launch", {}).get("mixed_precision") == getattr(stage.processes, "mixed_precision", None)
+        and record.get("packages") == package_versions()
+    )
 
 
 def with_referee(answers: Sequence[Answer], referee: RewardFunction, accelerator: Accelerator) -> list[Answer]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, Protocol
+from typing import Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from rlhf.configuration import to_dict
 from rlhf.conversation import give_kwargs
@@ -30,6 +30,7 @@ from rlhf.stage.record import StageRecord, record_of_rows
 from rlhf.terminal import YELLOW, be_quiet, painted
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,20 +294,30 @@ class Stage:
 
     def _together(self, action: Callable[[], object]) -> None:
         """The main process acts while the others wait; its InputError is raised by all of them."""
+
+        def act() -> None:
+            action()
+
+        self.agreed(act)
+
+    def agreed(self, ask: Callable[[], T]) -> T:
+        """What the main process finds, on every process; all call it. Its InputError is raised by all of them."""
+        found: T | None = None
         failure: InputError | None = None
         if self.is_main:
             try:
-                action()
+                found = ask()
             except InputError as error:
                 failure = error
         if self.processes.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
-            said = [failure]
+            said = [found, failure]
             broadcast_object_list(said)
-            failure = said[0]
+            found, failure = said
         if failure is not None:
             raise failure
+        return cast(T, found)
 
 
 def _asked(option: str, config: Any) -> bool:

@@ -26,8 +26,9 @@ COLDEST = 0.5
 """Below it the K answers to a prompt are too alike to choose among, and to learn from."""
 MANY_PAIRS = 20_000
 """Below it the other domain's pairs are left out: in HH the two domains' judges prefer opposite answers."""
-CPU_PAIRS, CPU_PROMPTS = 800, 150
-"""Most pairs of a domain and prompts of a version where a CPU trains a model that is not tiny: hours, not days."""
+CPU_PAIRS, CPU_REFEREE_PAIRS, CPU_PROMPTS = 800, 600, 150
+"""Most pairs of a domain and of a referee, and prompts of a version, where a CPU trains a model that is not tiny:
+hours, not days."""
 CPU_LENGTH = 256
 """Most tokens of a dialogue that a reward model is trained on there: that of the trials."""
 ROLES = 5
@@ -166,6 +167,7 @@ def _sft(model: ChatModel, sizes: Sizes, data: Data) -> Settings:
 def _few_rows() -> Settings:
     return {
         "max_preferences": (CPU_PAIRS, "pairs of a domain: a CPU trains on one in a second or more; 0: all"),
+        "max_referee_preferences": (CPU_REFEREE_PAIRS, "pairs of the referee, not among the former; 0: all"),
         "max_test_preferences": (200, "held-out pairs of a domain; 0: all"),
         "max_prompts": (CPU_PROMPTS, "prompts of a version, each answered K times; 0: all"),
     }

@@ -14,6 +14,7 @@ from typing import Any
 from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows, read_any, together
 from rlhf.iteration.hours.speed import Work, scored, trained, written
 from rlhf.iteration.plan import PlannedStage
+from rlhf.rewards.specs import is_import_path
 
 ROWS_AT_ONCE = 512
 """Most answers that a process writes at once where the settings leave it to memory."""
@@ -203,7 +204,7 @@ def _evaluate(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     asked, answer = read.tokens(prompts, config.max_prompt_tokens), read.answer
     answers = prompts.number * config.samples_per_prompt
-    sides = 2 if config.baseline_evaluation is not None else 1  # the start's answers are scored beside
+    sides = 2 if _scores_the_start_again(read) else 1
     passes: int = read.judges * sides + (config.referee is not None) + 2 * config.measures_kl
     return (
         Work(loads=1 + read.judges + (config.referee is not None) + config.measures_kl)
@@ -211,6 +212,18 @@ def _evaluate(read: Reading) -> Work:
         + read.written(answers)
         + scored(answers, asked + answer) * passes
     )
+
+
+def _scores_the_start_again(read: Reading) -> bool:
+    """Whether the start's answers lack the scores of this evaluation's reward models."""
+    if read.config.baseline_evaluation is None:
+        return False
+    of_start = (stage for stage in read.counts.stages if stage.output == Path(read.config.baseline_evaluation))
+    start = next(of_start, None)
+    names = [name for name in ("helpfulness", "safety") if getattr(read.config, name) is not None]
+    functions = any(is_import_path(getattr(read.config, name)) for name in names)
+    options = read.stage.overrides
+    return start is None or functions or any(start.overrides.get(name) != options.get(name) for name in names)
 
 
 def _evaluate_safety(read: Reading) -> Work:

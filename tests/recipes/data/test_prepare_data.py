@@ -136,11 +136,22 @@ def test_a_referee_learns_from_nothing_that_a_reward_model_has_seen(files: dict[
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     given = {"helpfulness_preferences": [files["helpful"]], "referee_preferences": [files["harmless"]]}
     refused = prepare(tmp_path / "refused", **given)
-    assert refused.returncode == 2 and "nothing is left for referee_train, referee_test" in refused.stderr
+    assert refused.returncode == 2 and "nothing is left for referee_train;" in refused.stderr
     given["referee_preferences"].append(str(tmp_path / "own.jsonl"))
     assert prepare(tmp_path / "out", **given).returncode == 0
     out = tmp_path / "out"
-    assert len(rows(out / "referee_train.jsonl")) + len(rows(out / "referee_test.jsonl")) == 80
+    assert {row["chosen"].split()[0] for row in rows(out / "referee_train.jsonl")} == {"fine"}
     assert turns(out / "referee_train.jsonl").isdisjoint(turns(out / "test_prompts.jsonl"))
     left_out = json.loads((out / "split.json").read_text())["left_out"]
-    assert left_out["the referee's pair is one of the reward models'"] == 80
+    assert left_out["the referee's pair is one of the reward models'"] == len(rows(out / "preferences_train.jsonl"))
+
+
+def test_a_referee_learns_from_what_the_limit_leaves_of_the_same_file(files: dict[str, str], tmp_path: Path) -> None:
+    given = {"helpfulness_preferences": [files["helpful"]], "referee_preferences": [files["helpful"]]}
+    limits = {"max_preferences": 30, "max_referee_preferences": 20}
+    assert prepare(tmp_path / "out", **given, **limits).returncode == 0
+    parts = ("preferences_train", "referee_train", "preferences_test", "referee_test")
+    chosen = {name: {row["chosen"] for row in rows(tmp_path / "out" / f"{name}.jsonl")} for name in parts}
+    assert [len(chosen[name]) for name in parts[:2]] == [30, 20]
+    assert chosen["referee_train"].isdisjoint(chosen["preferences_train"] | chosen["referee_test"])
+    assert chosen["referee_test"] == chosen["preferences_test"], "both are measured on the same held-out pairs"

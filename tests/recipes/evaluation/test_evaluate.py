@@ -20,13 +20,17 @@ from fake_engine import FakeEngine
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
+from rlhf.evaluation.judging import with_rewards
 from rlhf.evaluation.policies.versions import VersionFigures
 from rlhf.intervals import wilson
 from rlhf.jsonl import write_rows
 from rlhf.models import logprobs
 from rlhf.models.logprobs import score_rows
+from rlhf.models.policy import load_tokenizer
+from rlhf.models.reward_model import RewardModel
 from rlhf.report.drawing.text import percent
 from rlhf.report.judgements.judges import agreement_table, judge_table
+from rlhf.rewards.config import GateConfig
 from rlhf.sampling.opening import load_weights
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.server import ServerConfig
@@ -87,6 +91,45 @@ def prompts(tmp_path: Path) -> Path:
 def figures(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     return content
+
+
+def test_scores_that_the_opponent_s_answers_carry_are_not_asked_for_again(
+    recipe: ModuleType, prompts: Path, tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are, as soon as a reward model, the gate or what becomes of too long an answer is another."""
+    for seed in (0, 1):
+        model = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=seed)
+        model.save(tmp_path / f"reward{seed}", load_tokenizer(tiny_policy_path))
+    asked: list[int] = []
+    monkeypatch.setattr(recipe, "with_rewards", lambda *a: asked.append(len(a[0])) or with_rewards(*a))
+    given = {
+        "policy": PolicySource(checkpoint=tiny_policy_path),
+        "prompts": str(prompts),
+        "sampling": SamplingParams(max_new_tokens=8),
+        "helpfulness": str(tmp_path / "reward0"),
+        "safety": str(tmp_path / "reward1"),
+    }
+    recipe.main(recipe.EvaluateConfig(output=tmp_path / "sft", name="sft", **given))
+    assert asked == [4]
+    kept = {}
+    for name, other, times in (
+        ("same", {}, 1),
+        ("reward", {"helpfulness": str(tmp_path / "reward1")}, 2),
+        ("gate", {"gate": GateConfig(threshold=0.5)}, 2),
+        ("room", {"too_long": "unfinished"}, 2),
+        ("function", {"helpfulness": "test_evaluate:longer"}, 2),
+    ):
+        asked.clear()
+        options = given | {"baseline_evaluation": tmp_path / "sft"} | other
+        monkeypatch.syspath_prepend(str(Path(__file__).parent))
+        recipe.main(recipe.EvaluateConfig(output=tmp_path / name, name=name, **options))
+        assert asked == [4] * times, name
+        kept[name] = (tmp_path / name / "answers.jsonl").read_text()
+    monkeypatch.setattr(recipe, "scored_alike", lambda *a: False)
+    recipe.main(
+        recipe.EvaluateConfig(output=tmp_path / "asked", name="same", baseline_evaluation=tmp_path / "sft", **given)
+    )
+    assert (tmp_path / "asked" / "answers.jsonl").read_text() == kept["same"]
 
 
 def test_the_kl_of_what_an_engine_drew(

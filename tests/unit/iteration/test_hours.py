@@ -122,6 +122,12 @@ def test_what_the_stages_do() -> None:
         loads=3, steps=16, answer_tokens=16 * 120,
         score_passes=60 / 8 + 4 * 120 / 8, score_tokens=60 * 8 + 4 * 120 * 24,
     ), "all at once"  # fmt: skip
+    two = [stage(name, recipe="evaluate", prompts=made["prompts"], helpfulness="h") for name in ("start", "v1/x")]
+    again = replace(two[1], overrides=two[1].overrides | {"helpfulness": "other"})
+    beside = Fields(**vars(asked) | {"baseline_evaluation": str(two[0].output)})
+    for one, passes in ((two[1], 3), (again, 4)):
+        found = work_of(one, beside, Counts([data, two[0], one], expected), characters_per_token=4.0)
+        assert found is not None and found.score_passes == 60 / 8 + passes * 120 / 8, "scores that are there are read"
     asked.policy.rows = 40
     two = replace(stage("v1/x", recipe="evaluate", prompts=made["prompts"]), launch=Launch(processes=2))
     found = work_of(two, asked, Counts([data, two], expected), characters_per_token=4.0, answer_share=0.5)
