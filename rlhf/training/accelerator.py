@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rlhf.launch import PRECISION_UNSAID
@@ -11,6 +12,10 @@ from rlhf.launch import PRECISION_UNSAID
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+
+PATIENCE = timedelta(hours=3)
+"""How long a process waits for the others: the main one may tokenize, or ask a judge, for longer than the ten minutes
+after which NCCL ends all of them. A process that died is no reason to wait, as its launcher ends the others."""
 
 
 def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerator:
@@ -20,8 +25,9 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
     TF32 where they are float32.
 
     Without a GPU gloo is asked for: DeepSpeed would otherwise fall back, without a word, to runs of one process each.
-    A world smaller than the launcher's WORLD_SIZE is refused. Under DeepSpeed, models are loaded whole and partitioned
-    when they are prepared: transformers would partition every model at loading, also those that are never prepared.
+    Processes wait three hours for one another (`PATIENCE`). A world smaller than the launcher's WORLD_SIZE is refused.
+    Under DeepSpeed, models are loaded whole and partitioned when they are prepared: transformers would partition every
+    model at loading, also those that are never prepared.
     """
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
@@ -35,7 +41,8 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
     else:
         torch.set_float32_matmul_precision("high")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if asked > 1 and not torch.cuda.is_available() else []
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    handlers = [InitProcessGroupKwargs(backend=backend, timeout=PATIENCE)] if asked > 1 else []
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available() and not deepspeed,
         mixed_precision=mixed_precision(),
