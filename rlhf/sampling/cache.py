@@ -7,8 +7,9 @@ that fill their places move.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -76,6 +77,22 @@ def make_cache(config: Any) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [BufferedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def joined(parts: Sequence[DynamicCache]) -> DynamicCache:
+    """One cache of all rows of several that are equally long; several have full attention in every layer.
+
+    A layer after the other, so that no more than one is there twice.
+    """
+    first, *others = parts
+    for number in range(len(first.layers) if others else 0):
+        layers = [cast("BufferedLayer", part.layers[number]) for part in parts]
+        keys, values = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))
+        for part in parts:
+            part.layers[number] = layers[0]
+        layers[0].keys = layers[0]._keys = keys
+        layers[0].values = layers[0]._values = values
+    return first
 
 
 def cache_name(model: PreTrainedModel) -> str:

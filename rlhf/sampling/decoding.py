@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StopStringCriteria
+from transformers import DynamicCache, PreTrainedModel, StopStringCriteria
 
+from rlhf.models.batching import batch_tokens_on
 from rlhf.models.packing import alone_in_last_layer
-from rlhf.sampling.cache import RepeatedPrefix, cache_name, make_cache
+from rlhf.sampling.cache import RepeatedPrefix, cache_name, joined, make_cache
 from rlhf.sampling.compiled import CompiledStep, PlacedRows
 from rlhf.sampling.drawing import draw, uniforms
 from rlhf.sampling.protocol import SamplingParams
@@ -206,20 +207,16 @@ class Decoder:
             )
 
     def _prefill(self, prompts: Sequence[list[int]], places: Tensor) -> tuple[Tensor, Prefix]:
-        """The logits (P x K, V) of the first answer token, and what the rest builds on; places (P, K)."""
+        """The logits (P x K, V) of the first answer token, and what the rest builds on; places (P, K).
+
+        Where the cache is shared, a forward pass has no more tokens than pay: hundreds of long prompts at once would
+        take more memory for what is between the layers than all that is written after them.
+        """
         ids, mask = _left_padded(prompts, self.pad)
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        cache = make_cache(self.model.config)
-        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-        with alone_in_last_layer(self.model.base_model, last) if self.shares else nullcontext():
-            logits = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                use_cache=True,
-                logits_to_keep=1,
-                **{self.cache_name: cache},
-            ).logits[:, -1]
+        at_once = max(1, batch_tokens_on(ids.device) // ids.shape[1]) if self.shares else len(ids)
+        passes = [self._run(*part) for part in zip(ids.split(at_once), mask.split(at_once), strict=True)]
+        logits, cache = torch.cat([part for part, _ in passes]), joined([part for _, part in passes])
         repeats = places.shape[1]
         prefix: Prefix
         if self.step is not None:
@@ -230,6 +227,21 @@ class Decoder:
         else:
             prefix = RepeatedPrefix(cache, self.cache_name, mask, repeats)
         return logits.repeat_interleave(repeats, 0), prefix
+
+    def _run(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache]:
+        """The logits (p, V) after left-padded prompts, and their cache."""
+        cache = make_cache(self.model.config)
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        with alone_in_last_layer(self.model.base_model, last) if self.shares else nullcontext():
+            logits: Tensor = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=1,
+                **{self.cache_name: cache},
+            ).logits[:, -1]
+        return logits, cache
 
     def _newest(self, count: int) -> Tensor:
         """The last `count` tokens of every row, (n, count); before an answer's first an id beyond any vocabulary."""

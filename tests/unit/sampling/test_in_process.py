@@ -35,7 +35,7 @@ from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.models.packing import has_plain_attention
 from rlhf.models.policy import load_policy
-from rlhf.sampling import in_process, memory
+from rlhf.sampling import decoding, in_process, memory
 from rlhf.sampling.decoding import Decoder, Owner
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.in_process import InProcessSampler
@@ -223,6 +223,22 @@ def test_prompts_of_unlike_length_are_not_padded_to_the_longest(
     monkeypatch.setattr(Decoder, "forward", lambda self: (cohorts.append(len(self.cohorts)), forward(self)))
     assert token_ids(InProcessSampler(model, renderer).sample(prompts, 3, PARAMS)) == alone
     assert cohorts[0] == (2 if has_plain_attention(model) else 1)
+
+
+def test_many_prompts_are_run_in_passes_of_bounded_size(
+    model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the cache is shared; what is written after them is the same."""
+    whole = token_ids(InProcessSampler(model, renderer, rows=64).sample(PROMPTS, 6, PARAMS))
+    longest = max(len(ids) for ids in renderer.prompts(PROMPTS))
+    most = 2 * longest
+    passes: list[int] = []
+    run = Decoder._run
+    monkeypatch.setattr(decoding, "batch_tokens_on", lambda device: most)
+    monkeypatch.setattr(Decoder, "_run", lambda self, ids, mask: passes.append(ids.numel()) or run(self, ids, mask))
+    assert token_ids(InProcessSampler(model, renderer, rows=64).sample(PROMPTS, 6, PARAMS)) == whole
+    assert (max(passes) <= most) == has_plain_attention(model)
+    assert sum(passes) >= sum(len(ids) for ids in renderer.prompts(PROMPTS))
 
 
 def test_the_order_of_the_prompts_changes_nothing(model: LlamaForCausalLM, renderer: Renderer) -> None:
