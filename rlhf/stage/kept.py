@@ -85,12 +85,15 @@ def _shown(value: Any) -> str:
 
 
 def changes(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[Change]:
-    """What differs between two origins: options first, then inputs, then packages."""
+    """What differs between two origins: options first, then inputs, then packages.
+
+    An option that is null and one that was not there, as before an upgrade, are the same.
+    """
     found = []
     for part in ("values", "inputs", "packages"):
         before, after = old.get(part, {}), new.get(part, {})
         for name in dict.fromkeys((*after, *before)):
-            if before.get(name, UNSET) != after.get(name, UNSET):
+            if before.get(name) != after.get(name):
                 found.append(Change(name, before.get(name, UNSET), after.get(name, UNSET), part))
     return found
 

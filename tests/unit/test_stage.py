@@ -211,6 +211,15 @@ def test_what_changes_the_result_is_refused_until_it_is_to_be_fresh(
     assert len(attempt(make(**options))["resume"]) == 1
 
 
+def test_work_of_before_an_option_was_there_goes_on_where_it_is_null(make: Make) -> None:
+    attempt(make())
+    for file in make().folder.glob("*/origin.json"):
+        origin = json.loads(file.read_text())
+        origin["values"].pop("other", None)
+        file.write_text(json.dumps(origin))
+    assert attempt(make())["resume"] == ["step-0"]
+
+
 def test_without_work_there_is_nothing_to_refuse(make: Make) -> None:
     attempt(make(), states=False)
     assert attempt(make(**{"sizes.rate": 0.5}))["samples"] == ["0.jsonl"]
