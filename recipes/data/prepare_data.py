@@ -130,8 +130,6 @@ def main(config: PrepareDataConfig) -> None:
     if not config.prompts:
         given["train"] = [short_prompts(preferences, config.max_prompt_characters, left_out)]
 
-    referee = read_preferences(config.referee_preferences, "helpfulness", config, left_out)
-
     split = Split(config, given, test_preferences)
     files = [split.parts(rows) for rows in given["train"]]
     asked = deal([parts["train"] for parts in files], config)
@@ -143,19 +141,7 @@ def main(config: PrepareDataConfig) -> None:
     }
     sets["validation_prompts"] = draw_prompts(held_out["validation"], config.max_validation_prompts, config.seed)
     sets["test_prompts"] = draw_prompts(held_out["test"], config.max_test_prompts, config.seed)
-    trained_on: Sequence[Preference] = ()
-    if preferences:
-        pairs = split.parts(preferences)
-        trained_on = draw_preferences(pairs["train"], config.max_preferences, config.seed, left_out)
-        own = test_preferences or [*pairs["validation"], *pairs["test"]]
-        sets["preferences_train"] = trained_on
-        sets["preferences_test"] = draw_preferences(own, config.max_test_preferences, config.seed, left_out)
-    if config.referee_preferences:
-        pairs = split.parts(referee)
-        others = without_those_of(trained_on, pairs["train"], left_out)
-        own = [*pairs["validation"], *pairs["test"]]
-        sets["referee_train"] = draw_preferences(others, config.max_referee_preferences, config.seed, left_out)
-        sets["referee_test"] = draw_preferences(own, config.max_test_preferences, config.seed, left_out)
+    sets |= dealt_pairs(config, split, preferences, test_preferences, left_out)
     if empty := [name for name, rows in sets.items() if not rows]:
         raise InputError(
             f"prompts: nothing is left for {', '.join(empty)}; give more rows, or raise the limits or shares"
@@ -195,6 +181,30 @@ class Split:
             else:
                 parts[part_of(turn, self.shares, self.seed)].append(row)
         return parts
+
+
+def dealt_pairs(
+    config: PrepareDataConfig,
+    split: Split,
+    preferences: Sequence[Preference],
+    test_preferences: Sequence[Preference],
+    left_out: Counter[str],
+) -> dict[str, Sequence[Preference]]:
+    """Training and held-out pairs of the reward models, and of a referee, by the name of their file."""
+    sets: dict[str, Sequence[Preference]] = {}
+    most, most_held_out, seed = config.max_preferences, config.max_test_preferences, config.seed
+    if preferences:
+        parts = split.parts(preferences)
+        held_out = test_preferences or [*parts["validation"], *parts["test"]]
+        sets["preferences_train"] = draw_preferences(parts["train"], most, seed, left_out)
+        sets["preferences_test"] = draw_preferences(held_out, most_held_out, seed, left_out)
+    if config.referee_preferences:
+        parts = split.parts(read_preferences(config.referee_preferences, "helpfulness", config, left_out))
+        others = without_those_of(sets.get("preferences_train", ()), parts["train"], left_out)
+        sets["referee_train"] = draw_preferences(others, config.max_referee_preferences, seed, left_out)
+        held_out = [*parts["validation"], *parts["test"]]
+        sets["referee_test"] = draw_preferences(held_out, most_held_out, seed, left_out)
+    return sets
 
 
 def deal(files: Sequence[Sequence[Prompt]], config: PrepareDataConfig) -> dict[str, list[Prompt]]:

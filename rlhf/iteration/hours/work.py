@@ -14,7 +14,6 @@ from typing import Any
 from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows, read_any, together
 from rlhf.iteration.hours.speed import Work, scored, trained, written
 from rlhf.iteration.plan import PlannedStage
-from rlhf.rewards.specs import is_import_path
 
 ROWS_AT_ONCE = 512
 """Most answers that a process writes at once where the settings leave it to memory."""
@@ -221,7 +220,7 @@ def _scores_the_start_again(read: Reading) -> bool:
     of_start = (stage for stage in read.counts.stages if stage.output == Path(read.config.baseline_evaluation))
     start = next(of_start, None)
     names = [name for name in ("helpfulness", "safety") if getattr(read.config, name) is not None]
-    functions = any(is_import_path(getattr(read.config, name)) for name in names)
+    functions = any(":" in str(getattr(read.config, name)) for name in names)
     options = read.stage.overrides
     return start is None or functions or any(start.overrides.get(name) != options.get(name) for name in names)
 
