@@ -48,7 +48,8 @@ def make_object(field: str, path: str, *arguments: Any) -> Any:
 def own_code(field: str, name: str, call: str = "") -> Iterator[None]:
     """Around a call of what a config names: what a user's own code raises is a sentence with the file and line of it.
 
-    What the library brings, under a name without a colon, raises what it raises.
+    What the library brings, under a name without a colon, raises what it raises; so does an InputError that comes about
+    outside the user's file, which says itself what is wrong.
 
     Args:
         field: of the config.
@@ -60,19 +61,22 @@ def own_code(field: str, name: str, call: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
-        raise
     except ANYTHING as error:
-        if ":" not in name:
-            raise
         file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+        if ":" not in name or (isinstance(error, InputError) and not _lines(error, file)):
+            raise
         raise InputError(f"{field}: {name}{call} fails ({raised(error, file)})") from error
 
 
 def raised(error: BaseException, file: str | None) -> str:
     """What was raised, in words, with the last line of `file` on the way there."""
-    lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
+    lines = _lines(error, file)
     return f"{type(error).__name__}: {error}" + (f", {file}:{lines[-1]}" if lines else "")
+
+
+def _lines(error: BaseException, file: str | None) -> list[int | None]:
+    """The lines of `file` on the way to an error."""
+    return [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
 
 
 def own_function(field: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,9 +1,9 @@
 """Collect preferences over the newest models' answers (Llama 2 paper, section 3.2.1).
 
 For each prompt two answers are drawn, from two model variants and at different temperatures, so that they differ. An
-annotator (people, the simulated world, a file that is filled in, a class of your own) must choose one, and says how
-much better it is and whether each is safe. Pairs that nobody can choose between (the same text twice, an empty answer)
-are not asked about; these and the skipped ones are counted.
+annotator (people, a file that is filled in, judge models, a reward, the simulated world, a class of your own) must
+choose one, and says how much better it is and whether each is safe. Pairs that nobody can choose between (the same text
+twice, an empty answer) are not asked about; these and the skipped ones are counted.
 
     python recipes/data/collect_preferences.py --config recipes/configs/embedded/collect_preferences.yaml
 
@@ -67,8 +67,9 @@ class CollectPreferencesConfig(RoomConfig, KeepingConfig):
         test_prompts: other prompts, whose pairs measure the reward models; null: `held_out` of `prompts` do.
         held_out: share of `prompts` that is held out where there are no test prompts, the same ones in every batch.
         second_policy: another variant, which gives the second answer; null: `policy` again.
-        annotator: who judges: people (on the page of `rlhf annotate`), file (to be filled in), simulated (the world's),
-            or `package.module:Class` of your own (rlhf.annotation.protocol).
+        annotator: who judges: people (on the page of `rlhf annotate`), file (to be filled in), judge (models behind
+            servers), proxy (a reward), simulated (the world's), or `package.module:Class` of your own
+            (docs/annotation.md).
         annotator_options: options of the annotator's class.
         world: file or folder of the simulated world, for an annotator that takes one.
         labels: the file that keeps every judgement, which several stages may share; null: `<output>.labels.sqlite`.

@@ -21,6 +21,8 @@ from rlhf.jsonl import read_json, read_rows
 from rlhf.sampling.chat import ServerConfig
 
 BATCH = "comparison"
+JUDGE = "judge "
+"""Before the name of a judge model, among those who rate."""
 RATERS = 3
 OUTCOMES: dict[float, Outcome] = {1.0: "a", 0.5: "tie", 0.0: "b"}
 
@@ -110,7 +112,7 @@ def judge_comparison(store: Store, server: ServerConfig) -> Judges:
 
     It is asked in both orders; where the order decides it is a tie.
     """
-    judge = Judges([server], name=f"judge {server.model}", ties=True)
+    judge = Judges([server], name=f"{JUDGE}{server.model}", ties=True)
     if BATCH in store.batches():
         label_batch(store, BATCH, judge)
     return judge

@@ -12,7 +12,7 @@ from statistics import median
 from typing import TypedDict
 
 from rlhf.annotation.agreement import Agreement, gwet
-from rlhf.annotation.comparison import BATCH, Comparison, Given
+from rlhf.annotation.comparison import BATCH, JUDGE, Comparison, Given
 from rlhf.annotation.protocol import Judgement, Outcome
 from rlhf.annotation.scales import EVALUATION
 from rlhf.annotation.store import Store
@@ -98,19 +98,20 @@ def human_evaluation(
     """
     judgements = [j for *_, j in store.judged(BATCH)] if BATCH in store.batches() else []
     rated = [j for j in judgements if j.choice is not None]
-    shown, machines = [j for j in rated if j.left is not None], [j for j in rated if j.left is None]
+    machines = [j for j in rated if is_judge(j)]
+    by_people = [j for j in rated if not is_judge(j)]
     points = _points(rated)
     outcomes = comparison.decided | {pair: outcome_of(some) for pair, some in points.items()}
-    sides = [j.choice == j.left for j in shown if j.choice != "tie"]
+    sides = [j.choice == j.left for j in by_people if j.left is not None and j.choice != "tie"]
     truth: dict[str, Outcome] = {}
     if gold is not None:
         known = {id: both for id, both in comparison.given.items() if both[0].gold and both[1].gold}
         truth = {id: gold(*both) for id, both in known.items()}
     same = [outcomes[pair] == right for pair, right in truth.items() if pair in outcomes]
-    people = _points(shown)
+    people = _points(by_people)
     return {
         "models": list(comparison.names),
-        "people": dict(Counter(j.annotator for j in shown)),
+        "people": dict(Counter(j.annotator for j in by_people)),
         "judges": dict(Counter(j.annotator for j in machines)),
         "skipped": dict(Counter(j.skipped for j in judgements if j.choice is None)),
         "decided": len(comparison.decided),
@@ -127,6 +128,11 @@ def human_evaluation(
         "gold": _by_group(comparison, truth) if truth else None,
         "gold_same": _share(sum(same), len(same)),
     }
+
+
+def is_judge(judgement: Judgement) -> bool:
+    """Whether a judge model gave it, to whom nothing stands left; what people said elsewhere may not say it either."""
+    return judgement.left is None and judgement.annotator.startswith(JUDGE)
 
 
 def outcome_of(points: Sequence[int]) -> Outcome:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf.annotation.protocol import Annotator, Judgement, preference_of
-from rlhf.annotation.store import FullError, Progress, Store
+from rlhf.annotation.store import FullError, JudgedError, Progress, Store
 from rlhf.data.rows import STRENGTHS, Preference
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 from rlhf.intervals import wilson
 
 
@@ -29,13 +29,29 @@ def label_batch(store: Store, batch: str, annotator: Annotator, told: Callable[[
         told: called after every judgement that is kept.
 
     Raises:
-        InputError: the annotator judges a pair it was not given.
+        InputError: the annotator gives what is no judgement, judges a pair that is not in the batch, or one twice and
+            differently.
     """
-    for judgement in annotator.judge(store.unjudged(batch, annotator.name)):
+    judgements = annotator.judge(store.unjudged(batch, annotator.name))
+    if not isinstance(judgements, Iterable):
+        raise InputError(f"annotator: {annotator.name} must yield its judgements, got {quoted(judgements)}")
+    for judgement in judgements:
+        if not isinstance(judgement, Judgement):
+            raise InputError(
+                f"annotator: {annotator.name} must yield rlhf.annotation.protocol.Judgement, got {quoted(judgement)}"
+            )
         try:
             new = store.keep(batch, judgement)
         except FullError:
             continue
+        except JudgedError as error:
+            raise InputError(
+                f"annotator: {judgement.annotator} judges pair {judgement.pair!r} twice, and differently"
+            ) from error
+        except InputError as error:
+            raise InputError(
+                f"annotator: {judgement.annotator} gives a judgement that cannot be kept ({error})"
+            ) from error
         if new and told is not None:
             told(store.progress(batch))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, get_args
@@ -121,8 +122,9 @@ class Judgement:
         unsaid = (self.strength, self.chosen_safe, self.rejected_safe) == (None, None, None)
         if self.choice in (None, "tie") and not unsaid:
             raise InputError("skipped: a pair that is skipped, or a tie, has no strength and no safety labels")
-        if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float | None):
-            raise InputError(f"seconds: must be a number or null, got {self.seconds!r}")
+        seconds = 0.0 if self.seconds is None else self.seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise InputError(f"seconds: must be a number of 0 or above, or null, got {self.seconds!r}")
         if self.chosen_safe is False and self.rejected_safe is True:
             raise InputError(
                 "chosen_safe, rejected_safe: an unsafe answer cannot be chosen over a safe one; choose the safe one, "

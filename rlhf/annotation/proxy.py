@@ -59,6 +59,8 @@ class Proxy:
                 raise InputError(f"annotator_options.{field}: must be 0 or above, got {value!r}")
         if not isinstance(rows, int) or rows < 1:
             raise InputError(f"annotator_options.rows: must be at least 1, got {rows!r}")
+        if safe_above is not None and not -math.inf < safe_above < math.inf:
+            raise InputError(f"annotator_options.safe_above: must be a number, got {safe_above!r}")
         if safe_above is not None and safety is None:
             raise InputError("annotator_options.safe_above: the labels are of a safety reward; name one with safety")
         self._files = reward_files(reward=reward, safety=safety)
@@ -85,14 +87,20 @@ class Proxy:
 
         reward = load_reward(self.reward)
         safety = reward if self.safety is None else load_reward(self.safety)
+        names = [f"annotator_options.reward: {self.reward}"] * 2
+        if self.safety is not None:
+            names[1] = f"annotator_options.safety: {self.safety}"
         waiting = iter(pairs)
         while batch := list(islice(waiting, self.rows)):
             told = [pair for pair in batch if decided(pair.a, pair.b) is None]
-            of_domain: dict[Domain, RewardFunction] = {"helpfulness": reward, "safety": safety}
+            of_domain: dict[Domain, tuple[str, RewardFunction]] = {
+                "helpfulness": (names[0], reward),
+                "safety": (names[1], safety),
+            }
             scores: dict[str, tuple[float, float]] = {}
-            for domain, function in of_domain.items():
-                scores |= _scores(f"annotator ({domain})", function, [pair for pair in told if pair.domain == domain])
-            labels = {} if self.safe_above is None else _scores("annotator (safety)", safety, told)
+            for domain, (named, function) in of_domain.items():
+                scores |= _scores(named, function, [pair for pair in told if pair.domain == domain])
+            labels = {} if self.safe_above is None else _scores(names[1], safety, told)
             for pair in batch:
                 yield self._judgement(pair, scores.get(pair.id), labels.get(pair.id))
         rewards = {"reward": reward, **({} if safety is reward else {"safety": safety})}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.annotation.protocol import Annotator
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 from rlhf.imports import import_object
 from rlhf.stage import digest
 
@@ -28,6 +28,14 @@ ANNOTATORS = {
     "proxy": "rlhf.annotation.proxy:Proxy",
 }
 GIVEN = ("world", "seed", "store", "batch")
+KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+    str: ("a text", (str,)),
+    Path: ("a file", (str, os.PathLike)),
+}
+"""Of an option, what it is in a sentence, and what a config may give for it."""
 
 
 def make_annotator(name: str, options: Mapping[str, Any], **given: Any) -> Annotator:
@@ -50,6 +58,8 @@ def make_annotator(name: str, options: Mapping[str, Any], **given: Any) -> Annot
         if named and parameter.default is parameter.empty and key not in keywords:
             option = key if key in GIVEN else f"annotator_options.{key}"
             raise InputError(f"annotator: {name} needs {key}; give it with --{option}")
+    if name in ANNOTATORS:
+        _require_kinds(make, options)
     try:
         made: Annotator = make(**keywords)
     except InputError:
@@ -102,6 +112,24 @@ def asked_of(annotator: Annotator, name: str, options: Mapping[str, Any], **give
     values = {key: value for key, value in given.items() if not isinstance(value, Path)}
     decides = {"annotator": name, "options": {**options, **contents}, **values, "files": contents}
     return json.dumps(decides, sort_keys=True, default=os.fspath)
+
+
+def _require_kinds(make: Any, options: Mapping[str, Any]) -> None:
+    """Raise InputError where an option is of another kind than its parameter; only plain kinds are looked at."""
+    hints = typing.get_type_hints(make.__init__)
+    for key, value in options.items():
+        kinds = [*(typing.get_args(hints.get(key)) or (hints.get(key),))]
+        plain = [kind for kind in kinds if isinstance(kind, type) and kind in KINDS]
+        others = [kind for kind in kinds if kind not in plain]
+        if others in ([], [type(None)]) and not (value is None and others) and not any(_fits(value, k) for k in plain):
+            words = " or ".join(KINDS[kind][0] for kind in plain)
+            raise InputError(f"annotator_options.{key}: must be {words}, got {quoted(value)}")
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, KINDS[kind][1]) and value == value  # NaN is no number
 
 
 def _signature(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:

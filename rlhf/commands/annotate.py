@@ -232,7 +232,9 @@ def compare(arguments: argparse.Namespace) -> None:
     path = folder / "labels.sqlite"
     with Store(path) as store:
         raters = arguments.labels or store.labels(BATCH) or RATERS
+        before = store.progress(BATCH).kept
         open_comparison(store, comparison, raters)
+        aside = before - store.progress(BATCH).kept
         for server in judges:
             print(f"asking judge {server.model} …", flush=True)
             for sentence in judge_comparison(store, server).suspicious:
@@ -241,6 +243,7 @@ def compare(arguments: argparse.Namespace) -> None:
     said = f"{len(comparison.pairs)} pairs to rate by {raters} raters each"
     said += f", {len(comparison.decided)} decided without one" if comparison.decided else ""
     said += f", {comparison.unmatched} prompts that one model alone answered" if comparison.unmatched else ""
+    said += f"; {aside} ratings were of other pairs, and are set aside until these are compared again" if aside else ""
     print(f"{' against '.join(comparison.names)}: {said}")
     if arguments.figures or not comparison.pairs:
         _print(figures, folder)

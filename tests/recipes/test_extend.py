@@ -17,14 +17,17 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from rlhf.annotation.labelling import label_batch
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.registry import make_annotator
+from rlhf.annotation.store import Store
 from rlhf.cli import main
 from rlhf.configuration import parse_config
 from rlhf.data.formats import FORMATS, register
 from rlhf.data.loading import domain_of, load_conversations, load_prompts, untagged
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
+from rlhf.imports import own_code
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig, VersionConfig
 from rlhf.iteration.plan import make_plan
@@ -242,6 +245,18 @@ def scored(body: str) -> object:
     return load_reward("mine:mine")([[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]])
 
 
+def judged(found: str) -> object:
+    """What an annotator of one's own says of one pair."""
+    Path("mine.py").write_text(
+        "from rlhf.annotation.protocol import Judgement\n\n\nclass Mine:\n    name = 'mine'\n\n"
+        f"    def judge(self, pairs):\n        for pair in pairs:\n            {found}\n"
+    )
+    with Store(Path("labels.sqlite")) as store, own_code("annotator", "mine:Mine"):
+        store.add_batch("v1", [Pair([{"role": "user", "content": "hi"}], "yes", "no")], asked="mine")
+        label_batch(store, "v1", make_annotator("mine:Mine", {}))
+    return None
+
+
 def kept(rule: str) -> object:
     """Of one answer what a rule of one's own keeps."""
     Path("mine.py").write_text(f"def mine(candidates, config, left_out):\n    {rule}\n")
@@ -258,6 +273,14 @@ def kept(rule: str) -> object:
         (estimated, "return tokens.mask, None", r"and of floats, got \(1, 2\) of torch.bool"),
         (estimated, "return tokens.no", r"estimator: mine:Mine fails \(AttributeError: .*, .*mine.py:4\)"),
         (estimated, "return tokens.rewards / 0, None", "must give finite numbers, and 2 of 2 tokens' are NaN"),
+        (judged, "raise KeyError('x')", r"annotator: mine:Mine fails \(KeyError: 'x', .*mine.py:9\)"),
+        (
+            judged,
+            "yield Judgement(pair.id, 'mine', 'A')",
+            r"annotator: mine:Mine fails \(InputError: choice: .*mine.py:9\)",
+        ),
+        (judged, "yield pair.id", "annotator: mine must yield rlhf.annotation.protocol.Judgement, got '"),
+        (judged, "yield Judgement('x', 'mine', 'a')", r"mine gives a judgement that cannot be kept \(pair: batch 'v1'"),
         (kept, "return candidates[7]", r"selection.rule: mine:mine fails \(IndexError: .*, .*mine.py:2\)"),
         (kept, "pass", "selection.rule: mine:mine must give back some of its candidates"),
         (kept, "return []", r"no answer is left to train on \(the rule keeps none\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlhf import cli
-from rlhf.annotation.filled_in import FilledIn
+from rlhf.annotation.filled_in import BLANK, FilledIn
 from rlhf.annotation.labelling import batch_figures, label_batch, preferences_of, require_complete
 from rlhf.annotation.page.serve import find_store, read_pairs
 from rlhf.annotation.people import People
@@ -86,7 +87,7 @@ def test_at_the_deadline_the_batch_is_taken_as_it_is(store: Store, capsys: pytes
 def test_a_file_is_filled_in_and_given_back(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store.add_batch("v1", pairs(4), asked=FilledIn.asked)
     file = tmp_path / "to_judge.jsonl"
-    label_batch(store, "v1", FilledIn(file))
+    label_batch(store, "v1", FilledIn(file, store.path, "v1"))
     assert "4 pairs wait" in capsys.readouterr().err
     with pytest.raises(InputError, match="4 of 4 pairs"):
         require_complete(store, "v1")
@@ -97,7 +98,7 @@ def test_a_file_is_filled_in_and_given_back(store: Store, tmp_path: Path, capsys
     rows[2]["skipped"] = "unclear"
     write_rows(file, rows)
     before = file.read_text()
-    label_batch(store, "v1", FilledIn(file))
+    label_batch(store, "v1", FilledIn(file, store.path, "v1"))
     assert "1 pairs wait" in capsys.readouterr().err and file.read_text() == before
     kept = [judgement for *_, judgement in store.judged("v1")]
     expected = [("p0", "ann", "b", "better", True, False), ("p1", "ann", "b", "better", True, False)]
@@ -109,8 +110,17 @@ def test_a_file_is_filled_in_and_given_back(store: Store, tmp_path: Path, capsys
     ("change", "message"),
     [
         ({"choice": "left"}, "choice: "),
+        ({"choice": ""}, "choice: "),
         ({"strength": "very"}, "strength: "),
-        ({"first_safe": "y", "choice": "first"}, ""),
+        ({"first_safe": "y"}, "first_safe: must be true, false or null, got 'y'"),
+        ({"second_safe": 1}, "second_safe: must be true, false or null, got 1"),
+        ({"first_safe": False, "second_safe": True}, "first_safe, second_safe: an unsafe answer cannot be chosen"),
+        ({"skipped": "dull"}, "choice, skipped: choose an answer, or say in skipped why .*; not both"),
+        ({"choice": None, "skipped": True}, "skipped: must be a text"),
+        ({"pair": 7}, "pair: must be the name that the line was written with, got 7"),
+        ({"pair": None}, "pair: must be "),
+        ({"first": "another answer"}, "first: is not the text that was written here"),
+        ({"messages": [{"role": "user", "content": "Another question"}]}, "messages: is not the text"),
     ],
 )
 def test_a_line_that_is_filled_in_wrongly_is_named(
@@ -118,12 +128,173 @@ def test_a_line_that_is_filled_in_wrongly_is_named(
 ) -> None:
     store.add_batch("v1", pairs(2), asked=FilledIn.asked)
     file = tmp_path / "to_judge.jsonl"
-    label_batch(store, "v1", FilledIn(file))
+    label_batch(store, "v1", FilledIn(file, store.path, "v1"))
     rows = [row for _, row in read_rows(file)]
     rows[1] |= {"choice": "first"} | change
     write_rows(file, rows)
     with pytest.raises(InputError, match=rf"to_judge\.jsonl:2: {message}"):
-        label_batch(store, "v1", FilledIn(file))
+        label_batch(store, "v1", FilledIn(file, store.path, "v1"))
+
+
+def filled(file: Path, *changes: dict[str, Any]) -> None:
+    """Write the file again, its lines changed one by one."""
+    rows = [row for _, row in read_rows(file)]
+    write_rows(file, [row | change for row, change in zip(rows, changes, strict=True)])
+
+
+def chosen(store: Store) -> dict[tuple[str, str], str]:
+    """(pair, annotator) -> the answer that stood first or second in the file, for what the store has kept."""
+    sides = {True: "first", False: "second"}
+    return {(j.pair, j.annotator): sides[j.choice == j.left] for *_, j in store.judged("v1") if j.choice}
+
+
+def test_what_is_changed_in_a_file_that_was_given_back_counts(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add_batch("v1", pairs(3), asked=FilledIn.asked)
+    file = tmp_path / "to_judge.jsonl"
+    annotator = FilledIn(file, store.path, "v1")
+    label_batch(store, "v1", annotator)
+    filled(file, {"choice": "first"}, {"choice": "first"}, {})
+    label_batch(store, "v1", annotator)
+    capsys.readouterr()
+    filled(file, {"choice": "second"}, {"choice": None}, {"choice": "first"})
+    for said in (f"{file}: 1 judgements have changed; as they are now, they count\n", ""):
+        label_batch(store, "v1", annotator)
+        assert chosen(store) == {("p0", "file"): "second", ("p1", "file"): "first", ("p2", "file"): "first"}
+        assert capsys.readouterr().err == said
+    require_complete(store, "v1")
+
+
+def test_lines_of_a_file_that_count_for_nothing_are_said(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add_batch("v1", pairs(2), asked=FilledIn.asked)
+    file = tmp_path / "to_judge.jsonl"
+    annotator = FilledIn(file, store.path, "v1")
+    label_batch(store, "v1", annotator)
+    rows = [row | {"choice": "first", "first": f"{row['first']} \n"} for _, row in read_rows(file)]
+    capsys.readouterr()
+    write_rows(file, [*rows, rows[0], rows[0] | BLANK, rows[1] | {"pair": "of another batch"}])
+    label_batch(store, "v1", annotator)
+    assert capsys.readouterr().err == (
+        f"{file}: 1 lines that are filled in name no pair of this batch; they count for nothing\n"
+    )
+    write_rows(file, [*rows, rows[0] | {"annotator": "bob"}])
+    label_batch(store, "v1", annotator)
+    assert "1 lines come too late: others have judged their pairs" in capsys.readouterr().err
+    write_rows(file, [*rows, rows[0] | {"choice": "second"}])
+    with pytest.raises(InputError, match=r"to_judge\.jsonl:3: pair: file judges it otherwise in line 1; leave one"):
+        label_batch(store, "v1", annotator)
+    assert chosen(store) == {("p0", "file"): "first", ("p1", "file"): "first"}
+
+
+def test_a_pair_that_wants_two_judgements_has_two_lines_in_a_file(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add_batch("v1", pairs(2), labels=2, asked=FilledIn.asked)
+    file = tmp_path / "to_judge.jsonl"
+    annotator = FilledIn(file, store.path, "v1")
+    label_batch(store, "v1", annotator)
+    assert [row["pair"] for _, row in read_rows(file)] == ["p0", "p0", "p1", "p1"]
+    said = capsys.readouterr().err
+    assert "2 pairs wait for " in said and "or skipped, from 2 annotators each, by their names in annotator" in said
+    bob = {"choice": "second", "annotator": "bob"}
+    filled(file, {"choice": "first"}, {}, {"choice": "first"}, bob)
+    label_batch(store, "v1", annotator)
+    assert "1 pairs wait for " in capsys.readouterr().err
+    filled(file, {}, bob, {}, {})
+    label_batch(store, "v1", annotator)
+    require_complete(store, "v1")
+    assert chosen(store) == {(pair, who): side for pair in ("p0", "p1") for who, side in
+                             (("file", "first"), ("bob", "second"))}  # fmt: skip
+    assert len(list(read_rows(file))) == 4
+
+
+def test_lines_that_a_file_lacks_are_added_behind_a_last_line_that_does_not_end(store: Store, tmp_path: Path) -> None:
+    store.add_batch("v1", pairs(3), asked=FilledIn.asked)
+    file = tmp_path / "to_judge.jsonl"
+    annotator = FilledIn(file, store.path, "v1")
+    label_batch(store, "v1", annotator)
+    rows = [row for _, row in read_rows(file)]
+    file.write_text("\n".join(json.dumps(row | {"choice": "first"}) for row in rows[:2]))
+    label_batch(store, "v1", annotator)
+    assert [row["choice"] for _, row in read_rows(file)] == ["first", "first", None]
+    assert len(chosen(store)) == 2
+
+
+def test_a_file_to_be_filled_in_is_jsonl(tmp_path: Path) -> None:
+    for name in (tmp_path / "to_judge.csv", tmp_path / "to_judge.jsonl.gz", 7):
+        with pytest.raises(InputError, match=r"annotator_options.file: must be a file.*, got "):
+            make_annotator("file", {"file": name}, store=tmp_path / "labels.sqlite", batch="v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "says"),
+    [
+        ("proxy", "safe_above", "x", "must be a number, got 'x'"),
+        ("proxy", "safe_above", math.nan, "must be a number, got nan"),
+        ("proxy", "safe_above", math.inf, "must be a number, got inf"),
+        ("proxy", "reward", 7, "must be a text, got 7"),
+        ("proxy", "rows", True, "must be a whole number, got True"),
+        ("people", "hours", "soon", "must be a number, got 'soon'"),
+        ("people", "hours", math.nan, "must be a number, got nan"),
+        ("judge", "max_new_tokens", "many", "must be a whole number, got 'many'"),
+        ("judge", "ties", "yes", "must be true or false, got 'yes'"),
+        ("judge", "name", 5, "must be a text, got 5"),
+    ],
+)
+def test_an_option_of_another_kind_is_one_sentence(
+    name: str, option: str, value: Any, says: str, tmp_path: Path
+) -> None:
+    needed = {
+        "proxy": {"reward": "rlhf.rewards.examples:Brevity", "safety": "rlhf.rewards.examples:Brevity"},
+        "judge": {"judges": [{"url": "http://localhost:1/v1", "model": "m"}]},
+        "people": {},
+    }[name]
+    make_annotator(name, needed, store=tmp_path / "labels.sqlite", batch="v1")
+    with pytest.raises(InputError, match=f"annotator_options.{option}: {says}"):
+        make_annotator(name, needed | {option: value}, store=tmp_path / "labels.sqlite", batch="v1")
+
+
+class Own:
+    """Gives what it is made with."""
+
+    name = "own"
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+
+    def judge(self, pairs: Iterable[Pair]) -> Any:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "annotator: own must yield its judgements, got None"),
+        ([None], "annotator: own must yield rlhf.annotation.protocol.Judgement, got None"),
+        ([{"pair": "p0", "choice": "a"}], "own must yield rlhf.annotation.protocol.Judgement, got {'choice'"),
+        (
+            [Judgement("p9", "own", "a")],
+            r"annotator: own gives a judgement that cannot be kept \(pair: batch 'v1' .* 'p9'",
+        ),
+        (
+            [Judgement("p0", "own", "tie")],
+            r"annotator: own gives a judgement that cannot be kept \(choice: this pair asks",
+        ),
+        (
+            [Judgement("p0", "own", "a"), Judgement("p0", "own", "b")],
+            "annotator: own judges pair 'p0' twice, and differently",
+        ),
+    ],
+)
+def test_what_an_annotator_gives_that_is_no_judgement_of_the_batch_is_one_sentence(
+    store: Store, given: Any, message: str
+) -> None:
+    store.add_batch("v1", pairs(2), asked="own")
+    with pytest.raises(InputError, match=message):
+        label_batch(store, "v1", Own(given))
 
 
 def test_a_batch_s_figures(store: Store) -> None:

@@ -97,6 +97,26 @@ def test_the_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--judge URL MODEL [KEY]" in help and "--write MODEL [MODEL]" in help
 
 
+def test_what_people_said_elsewhere_counts_as_theirs_and_what_is_set_aside_is_said(run: Path, capsys: Any) -> None:
+    """Judgements that are brought in may not say which answer stood left."""
+    sides = [run / "v1" / "evaluation", run / "sft" / "evaluation"]
+    command("--compare", *sides, "--figures")
+    folder = run / "human_evaluation" / "v1_vs_sft"
+    with Store(folder / "labels.sqlite") as store:
+        pair = store.pairs("comparison")[0].id
+        for who in ("ann", "judge m"):
+            store.keep("comparison", Judgement(pair, who, "a", "better"))
+    command("--compare", *sides, "--figures")
+    figures = json.loads((folder / "human_evaluation.json").read_text())
+    assert figures["people"] == {"ann": 1} and figures["judges"] == {"judge m": 1} and figures["left"] is None
+    assert figures["judge_agreement"]["judge m"]["pairs"] == 1
+    assert "set aside" not in capsys.readouterr().out
+    command(folder, "--compare", *reversed(sides), "--figures")
+    assert (
+        "; 2 ratings were of other pairs, and are set aside until these are compared again" in capsys.readouterr().out
+    )
+
+
 def test_the_figures_by_hand(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Five prompts: one tie and one empty answer that nobody sees, three pairs of three raters each."""
     served: list[Path] = []
