@@ -128,7 +128,7 @@ def what_it_is_of(config: IterativeConfig) -> dict[str, Any]:
     return {
         "model": {"config": named, "files": sizes},
         "adapter": None if adapter is None else adapter.get("r", 64),
-        "machine": {"cores": os.cpu_count(), "cpu": _cpu(), "gpus": list(visible_gpus())},
+        "machine": {"cores": os.cpu_count(), "cpu": _cpu(), "gpus": [*visible_gpus(), *_kinds_of_gpu()]},
         "packages": package_versions(),
     }
 
@@ -150,6 +150,12 @@ def _cpu() -> str:
 
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _kinds_of_gpu(driver: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """As NVIDIA's driver names those of this machine, without loading torch."""
+    lines = [line for file in driver.glob("*/information") for line in file.read_text(encoding="utf-8").splitlines()]
+    return sorted({line.partition(":")[2].strip() for line in lines if line.startswith("Model")})
 
 
 def main(argv: Sequence[str]) -> None:

@@ -103,3 +103,11 @@ def test_one_that_fails_is_said_and_left_out(
     monkeypatch.setattr(calibrate.sys, "executable", "/bin/false")
     assert calibrate.calibrated(config) is None
     assert "calibration: left out" in capsys.readouterr().err
+
+
+def test_another_kind_of_gpu_is_another_machine(tmp_path: Path) -> None:
+    for place, name in (("0000:01:00.0", "NVIDIA H200"), ("0000:02:00.0", "NVIDIA H200")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 11\n")
+    assert calibrate._kinds_of_gpu(tmp_path) == ["NVIDIA H200"]
+    assert calibrate._kinds_of_gpu(tmp_path / "none") == []
