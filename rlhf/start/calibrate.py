@@ -123,10 +123,11 @@ def what_it_is_of(config: IterativeConfig) -> dict[str, Any]:
         raise InputError("inputs: no model is given")
     model = base_folder(require_policy(given))
     sizes = {file.name: file.stat().st_size for file in sorted(model.glob("*.safetensors"))}
-    adapter = _sampling_settings(config).get("adapter")
+    settings = _sampling_settings(config)
+    adapter, quantization = settings.get("adapter"), settings.get("quantization")
     named = hashlib.sha256((model / "config.json").read_bytes()).hexdigest()[:16]
     return {
-        "model": {"config": named, "files": sizes},
+        "model": {"config": named, "files": sizes} | ({"quantization": quantization} if quantization else {}),
         "adapter": None if adapter is None else adapter.get("r", 64),
         "machine": {"cores": os.cpu_count(), "cpu": _cpu(), "gpus": [*visible_gpus(), *_kinds_of_gpu()]},
         "packages": package_versions(),
@@ -170,7 +171,8 @@ def main(argv: Sequence[str]) -> None:
     params = SamplingParams(**settings.get("sampling", {}))
     of = what_it_is_of(config)
     with _that_chats(cast(Path, given_model(config))) as model:
-        speed, memory, answered = measure(str(model), settings.get("adapter"), prompts, params)
+        held = settings.get("adapter"), settings.get("quantization")
+        speed, memory, answered = measure(str(model), *held, prompts, params)
         per_token = characters_per_token(model, files)
     found = {
         "of": of,

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.iteration.hours.speed import Line, Speed
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rlhf.conversation import Conversation
     from rlhf.sampling.protocol import SamplingParams
+    from rlhf.sampling.source import PolicySource
 
 ENOUGH = 20.0
 """Seconds beyond which the second size of a measurement is left out."""
@@ -30,11 +31,16 @@ ROWS = {"cpu": (1, 3), "cuda": (4, 32)}
 
 
 def measure(
-    policy: str, adapter: Mapping[str, Any] | None, prompts: Sequence[Conversation], params: SamplingParams
+    policy: str,
+    adapter: Mapping[str, Any] | None,
+    quantization: Literal["nf4"] | None,
+    prompts: Sequence[Conversation],
+    params: SamplingParams,
 ) -> tuple[Speed, Line | None, float | None]:
     """Load, write, score and train with a model, each a little.
 
     Args:
+        adapter, quantization: as of a recipe that trains.
         prompts: some of the run's, which are answered as it will, where that takes no longer than ENOUGH_ANSWERS.
         params: how.
 
@@ -42,25 +48,25 @@ def measure(
         The speed; MiB of a process in the middle of training, by the tokens of a forward pass, None where the system
         does not say; and the mean tokens of an answer over `params.max_new_tokens`, None where none were written.
     """
+    from rlhf.sampling.source import PolicySource
     from rlhf.training.accelerator import make_accelerator
 
     accelerator = make_accelerator()
-    load, score, decode, share = _as_it_is(Path(policy), accelerator.device, prompts, params)
-    train, memory = _in_training(policy, adapter, accelerator)
+    source = PolicySource(checkpoint=Path(policy), quantization=quantization)
+    load, score, decode, share = _as_it_is(source, accelerator.device, prompts, params)
+    train, memory = _in_training(policy, adapter, quantization, accelerator)
     return Speed(load, score, train, decode), memory, share
 
 
 def _as_it_is(
-    policy: Path, device: Any, prompts: Sequence[Conversation], asked_params: SamplingParams
+    source: PolicySource, device: Any, prompts: Sequence[Conversation], asked_params: SamplingParams
 ) -> tuple[float, Line, Line, float | None]:
     """Seconds of a load, of scoring by tokens, of a step of writing by answers; and `measure`'s share."""
     import torch
 
     from rlhf.sampling.opening import load_weights, open_sampler
     from rlhf.sampling.protocol import SamplingParams
-    from rlhf.sampling.source import PolicySource
 
-    source = PolicySource(checkpoint=policy)
     loaded: list[Any] = []
     load = seconds_of(lambda: loaded.append(load_weights(source, device)), device)
     model = loaded[0]
@@ -88,7 +94,9 @@ def _as_it_is(
     return load, two_sizes(score, ROWS[device.type], device), decode, share
 
 
-def _in_training(policy: str, adapter: Mapping[str, Any] | None, accelerator: Accelerator) -> tuple[Line, Line | None]:
+def _in_training(
+    policy: str, adapter: Mapping[str, Any] | None, quantization: Literal["nf4"] | None, accelerator: Accelerator
+) -> tuple[Line, Line | None]:
     """Of a forward and backward pass, by its tokens, without dropout as in PPO: seconds, and MiB between the two."""
     from rlhf.models.config import AdapterConfig
     from rlhf.models.policy import load_policy
@@ -97,7 +105,7 @@ def _in_training(policy: str, adapter: Mapping[str, Any] | None, accelerator: Ac
     device = accelerator.device
     dtype = "float32" if adapter is None else frozen_dtype(device)
     lora = None if adapter is None else AdapterConfig(**{**adapter, "dropout": 0.0})
-    model: Any = load_policy(policy, adapter=lora, dtype=dtype)
+    model: Any = load_policy(policy, adapter=lora, quantization=quantization, dtype=dtype)
     model.to(device).train()
     ids = _ids(model, device)
     taken: dict[float, float] = {}

@@ -65,6 +65,8 @@ def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     assert calibrate.calibrated(config) == found
     (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 4}\n")
     assert calibrate.kept(config) is None, "another adapter"
+    (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 2}\nquantization: nf4\n")
+    assert calibrate.kept(config) is None, "held in 4 bit"
     (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 2}\n")
     assert calibrate.kept(config) == found
     monkeypatch.setattr(calibrate, "_cpu", lambda: "another machine")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rlhf.iteration.hours.speed import Line
+from rlhf.sampling.protocol import SamplingParams
 from rlhf.start import measuring
 
 GPU = SimpleNamespace(type="cuda")
@@ -61,5 +62,21 @@ def test_training_is_measured_in_the_mixed_precision(tiny_policy_path: Path, mon
     accelerator: Any = SimpleNamespace(
         device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", torch.bfloat16)
     )
-    measuring._in_training(str(tiny_policy_path), None, accelerator)
+    measuring._in_training(str(tiny_policy_path), None, None, accelerator)
     assert set(found) == {torch.bfloat16}, "as in training, and not in float32"
+
+
+def test_a_base_in_4_bit_is_measured_so(tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bitsandbytes")
+    from rlhf.models import policy
+
+    kinds, load = [], policy.load_base
+
+    def spied(*args: Any, **options: Any) -> Any:
+        model = load(*args, **options)
+        kinds.append(any(type(module).__name__ == "Linear4bit" for module in model.modules()))
+        return model
+
+    monkeypatch.setattr(policy, "load_base", spied)
+    measuring.measure(str(tiny_policy_path), {"r": 2}, "nf4", [], SamplingParams(max_new_tokens=4))
+    assert kinds == [True, True], "the model that writes and scores, and the one in training"
