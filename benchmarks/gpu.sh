@@ -12,11 +12,13 @@ model=${MODEL:-SmolLM2}
 data=${DATA:-../shared/data}
 python=${PYTHON:-python}
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+one=${CUDA_VISIBLE_DEVICES-0}
+export CUDA_VISIBLE_DEVICES=${one%%,*}  # trl would take all that there are
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+end=$((SECONDS + 450))
 gpu=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))') || exit 1
 "$python" benchmarks/peak.py --model "$model" >"$work/peak" || exit 1
-end=$((SECONDS + 450))
 
 # row SECONDS NAME DATA SIZES…: a benchmark, and a line of what it printed last
 row() {
@@ -25,7 +27,7 @@ row() {
   [ "$gpu" = 1 ] || { sizes=(${3:+--data "$3"} --small); left=600 limit=600; }
   if [ "$left" -lt 5 ]; then
     said="no time was left"
-  elif timeout $((left < limit ? left : limit)) "$python" "benchmarks/$name.py" --model "$model" "${sizes[@]}" \
+  elif timeout -k 5 $((left < limit ? left : limit)) "$python" "benchmarks/$name.py" --model "$model" "${sizes[@]}" \
     >"$work/log" 2>&1; then
     said=$(tail -n 1 "$work/log")
   else
@@ -34,11 +36,11 @@ row() {
   printf '%s\t%s\t%s\n' "$name ${sizes[*]}" $((SECONDS - began)) "$said" | tee -a "$work/rows"
 }
 
-row 110 sampling "$data/hh-rlhf" --prompts 64 --new-tokens 64 --peers generate --rows 512 1024
-row 60 reward_scoring "$data/hh-rlhf" --prompts 32
-row 70 reward_training "$data/hh-rlhf" --steps 20
+row 110 sampling "$data/hh-rlhf" --prompts 256 --new-tokens 64 --peers generate --rows 512 1024
+row 60 reward_scoring "$data/hh-rlhf" --prompts 128
+row 80 reward_training "$data/hh-rlhf" --steps 20
 row 70 sft "$data" --steps 10
-row 60 ppo_memory ""
+row 110 ppo_memory ""
 if [ -f "$HOME/.cache/rlhf/trl-1.12/whole" ]; then
   row 60 ppo "$data/hh-rlhf" --iterations 4 --roles separate
   row 60 ppo "$data/hh-rlhf" --iterations 4 --roles shared

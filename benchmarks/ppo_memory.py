@@ -158,7 +158,7 @@ def planned(kind: str, folder: Path, rows: int, checkpointing: bool) -> float:
     config = PPOConfig(batch_size=rows, optimizer=optimizer(rows, checkpointing), rows=rows)
     judges = {n: folder / ("adapter" if kind == "shared" else "whole") / n for n in ("helpfulness", "safety")}
     setting = Setting(folder / "base", judges, config, ANSWER, shared=kind == "shared", adapter=ADAPTER)
-    return make_plan(setting, Hardware(mixed_precision="no", prompt_tokens=PROMPT)).peak / 2**20
+    return make_plan(setting, Hardware(mixed_precision="bf16" if GPU else "no", prompt_tokens=PROMPT)).peak / 2**20
 
 
 def main() -> None:

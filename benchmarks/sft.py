@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from peak import GPU, Arithmetic, matmul_peak, parse, peak_share, run
-from reward_training import FURTHEST, SIZE, VOCABULARY, Turns
+from reward_training import FURTHEST, SIZE, VOCABULARY, Turns, apart
 
 from rlhf.conversation import Rendered, Renderer
 from rlhf.data.loading import load_conversations
@@ -207,9 +207,8 @@ def main() -> None:
         rates[name] = round(sum(tokens for _, tokens in done[1:]) / sum(seconds[1:]))
         print(f"{name}: {rates[name]} tokens/s in {len(seconds)} steps, peak {peak:.0f} MB; ", end="")
         print(f"loss {done[0][0]:.4f} at first, {done[-1][0]:.4f} at last")
-    curves = zip(found["ours"][1], found["trl, padded"][1], strict=True)
-    difference = max(abs(one - other) for (one, _), (other, _) in curves)
-    print(f"largest difference of ours and trl padded over {arguments.steps} steps: {difference:.1e}")
+    difference = apart([[loss for loss, _ in found[side][1]] for side in ("ours", "trl, padded")])
+    print(f"difference of ours and trl padded over {arguments.steps} steps: {difference:.1e}")
     if difference > FURTHEST:
         raise SystemExit(f"sft: the loss curves differ by more than {FURTHEST}: not the same training")
     counted = [row for step in list(steps_of(rows, optimizer, SEED))[1:] for row in step]

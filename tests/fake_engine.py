@@ -43,7 +43,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.path == "/inference/v1/generate" and body["model"] in names
-        if (here / "asked.jsonl").read_text().count("\\n") >= orders.get("dies_after", 1 << 30):
+        lines = lambda name: (here / name).read_text().count("\\n")
+        if lines("asked.jsonl") >= orders.get("dies_after", 1 << 30) and lines("pids") <= orders.get("deaths", 1 << 30):
             os.kill(os.getpid(), signal.SIGKILL)
         asked.write(json.dumps(body) + "\\n")
         asked.flush()
@@ -79,7 +80,8 @@ class FakeEngine:
     Args:
         folder: made here.
         orders: "fails": what it says before it ends at once; "no_lora": it refuses adapters; "dies_after": it is killed
-            at the request after so many, over all its starts; "choice": what it answers besides, or instead.
+            at the request after so many, over all its starts; "deaths": only in so many of its starts, the first;
+            "choice": what it answers besides, or instead.
     """
 
     def __init__(self, folder: Path, **orders: Any) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf.conversation import Conversation
-from rlhf.errors import InputError
-from rlhf.sampling.protocol import Sample, Sampler, SamplingParams, StreamingSampler
+from rlhf.errors import InputError, notice
+from rlhf.sampling.protocol import Sample, Sampler, SamplerGone, SamplingParams, StreamingSampler
 from rlhf.sampling.shards import ShardWriter, read_shards
 
 if TYPE_CHECKING:
@@ -28,14 +28,16 @@ def sample_distributed(
     """`n` answers for each prompt, the same on every process and for any number of processes.
 
     Called by all processes with the same prompts. Process r samples prompts r, r + world, ...; a prompt's key is its
-    position in the whole list unless `keys` says otherwise.
+    position in the whole list unless `keys` says otherwise. What a process leaves whose sampler is gone, the others
+    draw.
 
     Args:
         shards: folder in which each prompt's answers are kept once they are all there; prompts whose answers are there
             already, from an earlier call with the same arguments, are not asked again. None: nothing is written.
 
     Raises:
-        InputError: on every process, where the sampler of any of them raises it; what the others drew is in the shards.
+        InputError: on every process, where the sampler of any of them raises it, or those of all are gone; what was
+            drawn is in the shards.
     """
     from accelerate.utils import gather_object
 
@@ -43,24 +45,33 @@ def sample_distributed(
     answers = {} if shards is None else read_shards(shards)
     if answers and accelerator.is_main_process:
         print(f"sampling: goes on, {len(answers)} of {len(prompts)} prompts are answered", file=sys.stderr)
-    mine = [i for i in range(accelerator.process_index, len(prompts), accelerator.num_processes) if i not in answers]
-    drawn: dict[int, list[Sample]] = {}
-    failure = None
-    try:
-        if shards is None:
-            drawn.update(zip(mine, sampler.sample(*_chosen(mine, prompts, n, params, keys)), strict=True))
-        else:
-            accelerator.wait_for_everyone()  # nobody writes before all have read
-            writer = ShardWriter(shards, accelerator.process_index)
+    writer = None
+    if shards is not None:
+        accelerator.wait_for_everyone()  # nobody writes before all have read
+        writer = ShardWriter(shards, accelerator.process_index)
+    drawing = list(range(accelerator.num_processes))
+    while left := [i for i in range(len(prompts)) if i not in answers]:
+        own = accelerator.process_index
+        mine = left[drawing.index(own) :: len(drawing)] if own in drawing else []
+        drawn: dict[int, list[Sample]] = {}
+        failure: tuple[str, bool] | None = None
+        try:
             for i, some in _as_they_come(sampler, mine, prompts, n, params, keys):
-                writer.write(i, some)
+                if writer is not None:
+                    writer.write(i, some)
                 drawn[i] = some
-    except InputError as error:
-        failure = str(error)
-    for part, problem in gather_object([(drawn, failure)]):
-        if problem is not None:
-            raise InputError(problem)
-        answers |= part
+        except InputError as error:
+            failure = str(error), isinstance(error, SamplerGone)
+        parts = gather_object([(drawn, failure)])
+        answers |= {i: some for part, _ in parts for i, some in part.items()}
+        failures = {process: failure for process, (_, failure) in enumerate(parts) if failure is not None}
+        if not failures:
+            break
+        drawing = [process for process in drawing if process not in failures]
+        for sentence, gone in failures.values():
+            if not gone or not drawing:
+                raise InputError(sentence)
+            notice(f"{sentence}; the other processes draw what it has left")
     return [answers[i] for i in range(len(prompts))]
 
 

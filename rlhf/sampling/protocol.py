@@ -10,6 +10,10 @@ from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 
 
+class SamplerGone(InputError):
+    """What draws has ended by itself. Of several processes the others draw what it has left."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How completions are drawn.

@@ -11,6 +11,7 @@ Who draws is a backend: a line in `BACKENDS`, or the import path of one's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -57,6 +58,12 @@ class EngineConfig:
                 raise InputError(f"options: name it without dashes, {way_out}, got {option}")
             if option.removeprefix("no_") in OWN_OPTIONS:
                 raise InputError(f"options: {option} is set by the stage itself; leave it out")
+
+    @property
+    def gpus(self) -> int:
+        """Over which it divides the weights."""
+        sizes = (self.options.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size"))
+        return math.prod(size for size in sizes if isinstance(size, int))
 
     def command(self, where: str) -> Path:
         """The file of its command.
@@ -263,10 +270,11 @@ class PolicyCheck:
             adapter, quantization = (getattr(config, name, None) for name in ("adapter", "quantization"))
             size = trained_bytes(value.checkpoint, adapter=adapter is not None, quantization=quantization)
             require_memory({field: size}, processes)
-        if backend_of(value, field).reads_weights:
+        engine = value.engine if value.backend_name == "engine" else None
+        if backend_of(value, field).reads_weights and (engine is None or "quantization" not in engine.options):
             dtype = value.dtype or frozen_dtype(processes.device)
             size = held_bytes(value.checkpoint, quantization=value.quantization, dtype=dtype)
-            require_memory({field: size}, processes, trained=False)
+            require_memory({field: size / (1 if engine is None else engine.gpus)}, processes, trained=False)
 
 
 def _may_be_absent(field: str, config: Any) -> bool:

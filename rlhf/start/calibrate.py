@@ -123,12 +123,13 @@ def what_it_is_of(config: IterativeConfig) -> dict[str, Any]:
         raise InputError("inputs: no model is given")
     model = base_folder(require_policy(given))
     sizes = {file.name: file.stat().st_size for file in sorted(model.glob("*.safetensors"))}
-    adapter = _sampling_settings(config).get("adapter")
+    settings = _sampling_settings(config)
+    adapter, quantization = settings.get("adapter"), settings.get("quantization")
     named = hashlib.sha256((model / "config.json").read_bytes()).hexdigest()[:16]
     return {
-        "model": {"config": named, "files": sizes},
+        "model": {"config": named, "files": sizes} | ({"quantization": quantization} if quantization else {}),
         "adapter": None if adapter is None else adapter.get("r", 64),
-        "machine": {"cores": os.cpu_count(), "cpu": _cpu(), "gpus": list(visible_gpus())},
+        "machine": {"cores": os.cpu_count(), "cpu": _cpu(), "gpus": [*visible_gpus(), *_kinds_of_gpu()]},
         "packages": package_versions(),
     }
 
@@ -152,6 +153,12 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
+def _kinds_of_gpu(driver: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """As NVIDIA's driver names those of this machine, without loading torch."""
+    lines = [line for file in driver.glob("*/information") for line in file.read_text(encoding="utf-8").splitlines()]
+    return sorted({line.partition(":")[2].strip() for line in lines if line.startswith("Model")})
+
+
 def main(argv: Sequence[str]) -> None:
     """Measure and write the file."""
     given = json.loads(argv[0])
@@ -164,7 +171,8 @@ def main(argv: Sequence[str]) -> None:
     params = SamplingParams(**settings.get("sampling", {}))
     of = what_it_is_of(config)
     with _that_chats(cast(Path, given_model(config))) as model:
-        speed, memory, answered = measure(str(model), settings.get("adapter"), prompts, params)
+        held = settings.get("adapter"), settings.get("quantization")
+        speed, memory, answered = measure(str(model), *held, prompts, params)
         per_token = characters_per_token(model, files)
     found = {
         "of": of,

@@ -40,6 +40,9 @@ def this_machine() -> Machine:
         return Machine(cores, memory)
     import torch
 
+    from rlhf.training.accelerator import say_unused_gpu
+
+    say_unused_gpu()
     gpus = torch.cuda.device_count()
     of_one = min((torch.cuda.get_device_properties(i).total_memory / GIB for i in range(gpus)), default=0.0)
     return Machine(cores, memory, gpus, of_one)

@@ -6,32 +6,41 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.iteration.hours.speed import Line, Speed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from accelerate import Accelerator
+
     from rlhf.conversation import Conversation
     from rlhf.sampling.protocol import SamplingParams
+    from rlhf.sampling.source import PolicySource
 
 ENOUGH = 20.0
 """Seconds beyond which the second size of a measurement is left out."""
 ENOUGH_ANSWERS = 30.0
 """Seconds beyond which no answers are written to learn how long they are."""
-SAMPLES = (4, 16)
+SAMPLES = {"cpu": (4, 16), "cuda": (32, 256)}
 STEPS = 12
 ROW_TOKENS = 128
-ROWS = (1, 3)
+ROWS = {"cpu": (1, 3), "cuda": (4, 32)}
+"""Sizes that take a CPU seconds; a GPU does them in the time of one, and is measured with what begins to fill it."""
 
 
 def measure(
-    policy: str, adapter: Mapping[str, Any] | None, prompts: Sequence[Conversation], params: SamplingParams
+    policy: str,
+    adapter: Mapping[str, Any] | None,
+    quantization: Literal["nf4"] | None,
+    prompts: Sequence[Conversation],
+    params: SamplingParams,
 ) -> tuple[Speed, Line | None, float | None]:
     """Load, write, score and train with a model, each a little.
 
     Args:
+        adapter, quantization: as of a recipe that trains.
         prompts: some of the run's, which are answered as it will, where that takes no longer than ENOUGH_ANSWERS.
         params: how.
 
@@ -39,25 +48,25 @@ def measure(
         The speed; MiB of a process in the middle of training, by the tokens of a forward pass, None where the system
         does not say; and the mean tokens of an answer over `params.max_new_tokens`, None where none were written.
     """
-    import torch
+    from rlhf.sampling.source import PolicySource
+    from rlhf.training.accelerator import make_accelerator
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    load, score, decode, share = _as_it_is(Path(policy), device, prompts, params)
-    train, memory = _in_training(policy, adapter, device)
+    accelerator = make_accelerator()
+    source = PolicySource(checkpoint=Path(policy), quantization=quantization)
+    load, score, decode, share = _as_it_is(source, accelerator.device, prompts, params)
+    train, memory = _in_training(policy, adapter, quantization, accelerator)
     return Speed(load, score, train, decode), memory, share
 
 
 def _as_it_is(
-    policy: Path, device: Any, prompts: Sequence[Conversation], asked_params: SamplingParams
+    source: PolicySource, device: Any, prompts: Sequence[Conversation], asked_params: SamplingParams
 ) -> tuple[float, Line, Line, float | None]:
     """Seconds of a load, of scoring by tokens, of a step of writing by answers; and `measure`'s share."""
     import torch
 
     from rlhf.sampling.opening import load_weights, open_sampler
     from rlhf.sampling.protocol import SamplingParams
-    from rlhf.sampling.source import PolicySource
 
-    source = PolicySource(checkpoint=policy)
     loaded: list[Any] = []
     load = seconds_of(lambda: loaded.append(load_weights(source, device)), device)
     model = loaded[0]
@@ -75,38 +84,42 @@ def _as_it_is(
             model.get_decoder()(input_ids=ids[:rows], use_cache=False)
         return rows * ROW_TOKENS
 
-    both = two_sizes(write, SAMPLES, device)
+    both = two_sizes(write, SAMPLES[device.type], device)
     decode = Line(both.fixed / STEPS, both.each / STEPS)
     most = asked_params.max_new_tokens
     share = None
     if prompts and decode.seconds(most, most * len(prompts)) <= ENOUGH_ANSWERS:
         answers = [sample for drawn in sampler.sample(prompts, 1, asked_params) for sample in drawn]
         share = sum(len(answer.token_ids) for answer in answers) / (most * len(answers))
-    return load, two_sizes(score, ROWS, device), decode, share
+    return load, two_sizes(score, ROWS[device.type], device), decode, share
 
 
-def _in_training(policy: str, adapter: Mapping[str, Any] | None, device: Any) -> tuple[Line, Line | None]:
+def _in_training(
+    policy: str, adapter: Mapping[str, Any] | None, quantization: Literal["nf4"] | None, accelerator: Accelerator
+) -> tuple[Line, Line | None]:
     """Of a forward and backward pass, by its tokens, without dropout as in PPO: seconds, and MiB between the two."""
     from rlhf.models.config import AdapterConfig
     from rlhf.models.policy import load_policy
     from rlhf.training.accelerator import frozen_dtype
 
+    device = accelerator.device
     dtype = "float32" if adapter is None else frozen_dtype(device)
     lora = None if adapter is None else AdapterConfig(**{**adapter, "dropout": 0.0})
-    model: Any = load_policy(policy, adapter=lora, dtype=dtype)
+    model: Any = load_policy(policy, adapter=lora, quantization=quantization, dtype=dtype)
     model.to(device).train()
     ids = _ids(model, device)
     taken: dict[float, float] = {}
 
     def train(rows: int) -> float:
-        answers = model(input_ids=ids[:rows], use_cache=False, logits_to_keep=ROW_TOKENS // 2).logits
-        loss = answers.float().logsumexp(-1).mean()
+        with accelerator.autocast():
+            answers = model(input_ids=ids[:rows], use_cache=False, logits_to_keep=ROW_TOKENS // 2).logits
+            loss = answers.float().logsumexp(-1).mean()
         taken[rows * ROW_TOKENS] = _memory_now(device)
         loss.backward()
         model.zero_grad()
         return rows * ROW_TOKENS
 
-    seconds = two_sizes(train, ROWS, device)
+    seconds = two_sizes(train, ROWS[device.type], device)
     if len(taken) < 2 or not all(taken.values()):
         return seconds, None
     (few, less), (many, more) = sorted(taken.items())
@@ -131,8 +144,8 @@ def _ids(model: Any, device: Any) -> Any:
     """(most of ROWS, ROW_TOKENS) int64."""
     import torch
 
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    return torch.arange(max(ROWS) * ROW_TOKENS, device=device).view(max(ROWS), ROW_TOKENS) % vocabulary
+    vocabulary, rows = model.config.get_text_config(decoder=True).vocab_size, max(ROWS[device.type])
+    return torch.arange(rows * ROW_TOKENS, device=device).view(rows, ROW_TOKENS) % vocabulary
 
 
 def seconds_of(act: Callable[[], object], device: Any) -> float:
@@ -151,13 +164,30 @@ def seconds_of(act: Callable[[], object], device: Any) -> float:
 
 
 def two_sizes(act: Callable[[int], float], sizes: tuple[int, int], device: Any) -> Line:
-    """Seconds by the things done, which `act` returns: after one go to warm up, one of each size."""
-    points = []
-    warming = seconds_of(lambda: act(sizes[0]), device)
-    for size in sizes if warming < ENOUGH else sizes[:1]:
-        done: list[float] = []
-        taken = seconds_of(lambda size=size, done=done: done.append(act(size)), device)  # type: ignore[misc]
-        points.append((done[0], taken))
-        if taken > ENOUGH:
-            break
+    """Seconds by the things done, which `act` returns: after one go to warm up, one of each size.
+
+    On a GPU there is such a go for each, as it takes memory and looks for kernels in it; the larger one is halved until
+    memory holds it. Where it is no slower the GPU was not filled, and only to start its work took time.
+    """
+    import torch
+
+    gpu, (few, many) = device.type == "cuda", sizes
+    warming = seconds_of(lambda: act(few), device)
+    points = [_point(act, few, device)]
+    while max(warming, points[0][1]) <= ENOUGH and many > few and len(points) == 1:
+        try:
+            if gpu:
+                act(many)
+            points.append(_point(act, many, device))
+        except torch.OutOfMemoryError:
+            many //= 2
+    if gpu and len(points) == 2 and points[1][1] <= points[0][1]:
+        return Line(points[0][1], 0.0)
     return Line.through(points)
+
+
+def _point(act: Callable[[int], float], size: int, device: Any) -> tuple[float, float]:
+    """The things done, and the seconds."""
+    done: list[float] = []
+    seconds = seconds_of(lambda: done.append(act(size)), device)
+    return done[0], seconds

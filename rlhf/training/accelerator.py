@@ -7,7 +7,8 @@ import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rlhf.launch import PRECISION_UNSAID
+from rlhf.errors import notice
+from rlhf.launch import PRECISION_UNSAID, has_gpu
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
 
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if not torch.cuda.is_available():
+        say_unused_gpu()
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns of guessing it, wherever it is only installed
         if deepspeed:
             _without_shared_memory_op()
@@ -60,6 +62,16 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
         warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     set_seed(seed)
     return accelerator
+
+
+def say_unused_gpu() -> None:
+    """Where this process may use a GPU and torch cannot, everything runs on the CPU: say so."""
+    import torch
+
+    if has_gpu() and not torch.cuda.is_available():
+        cuda = torch.version.cuda
+        why = "it is built without CUDA" if cuda is None else f"its CUDA {cuda} and the driver do not go together"
+        notice(f"GPU: there is one, and torch {torch.__version__} cannot use it ({why}); everything runs on the CPU")
 
 
 def mixed_precision() -> str | None:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import lifetime
-from rlhf.errors import InputError, notice
+from rlhf.errors import notice
 from rlhf.http_client import JsonClient, RequestFailed
+from rlhf.sampling.protocol import SamplerGone
 
 START_SECONDS = 1800.0  # large weights are read from disk, and on a GPU compiled for
 NOT_HANDED_ON = re.compile(
@@ -28,13 +29,11 @@ NOT_HANDED_ON = re.compile(
 )
 """Variables of this process that the engine would take for its own: a launcher's, and those of another environment."""
 DEATH_SECONDS = 20.0  # from an error that it answers to its end, if that was of it
-STEP_SECONDS = 86_400  # vllm gives itself up where a step takes five minutes, as one may on a busy CPU
 ALWAYS = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENGINE_READY_TIMEOUT_S": f"{START_SECONDS:.0f}",
-    "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(STEP_SECONDS),
 }
 
 
@@ -49,7 +48,7 @@ class EngineProcess:
         scratch: folder that goes with the server.
 
     Raises:
-        InputError: it ends before it answers, or does not answer within half an hour.
+        SamplerGone: it ends before it answers, or does not answer within half an hour.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class EngineProcess:
                 stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env=engine_environment(os.environ, variables),
+                env=engine_environment(os.environ, variables, Path(command[0]).parent),
                 start_new_session=True,
             )
         self._close = weakref.finalize(self, _stop, self._keeper, self._log, os.getpid())
@@ -93,17 +92,17 @@ class EngineProcess:
         except (RequestFailed, KeyError, TypeError):
             return False
 
-    def death(self) -> InputError | None:
+    def death(self) -> SamplerGone | None:
         """The sentence, where it has ended; a moment is left to it for that, where a request has just failed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(DEATH_SECONDS)
             return self._failure("died while it answered")
         return None
 
-    def _failure(self, did: str) -> InputError:
+    def _failure(self, did: str) -> SamplerGone:
         lines = self._log.read_text(encoding="utf-8", errors="replace")
         self.close(keep_log=True)
-        return InputError(f"{self.who}: {self._what} {did} ({said_last(lines)}); its log is {self._log}")
+        return SamplerGone(f"{self.who}: {self._what} {did} ({said_last(lines)}); its log is {self._log}")
 
     def close(self, *, keep_log: bool = False) -> None:
         """Stop it, and wait until it is gone."""
@@ -138,10 +137,15 @@ def said_last(log: str) -> str:
     return next(errors, last)[:300]
 
 
-def engine_environment(own: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment of an engine: this process's, less what it would misunderstand, and `variables`."""
+def engine_environment(own: Mapping[str, str], variables: Mapping[str, str], programs: Path) -> dict[str, str]:
+    """The environment of an engine: this process's, less what it would misunderstand, and `variables`.
+
+    Args:
+        programs: folder of those of its own environment, found first: on a GPU it compiles kernels with its ninja.
+    """
     kept = {name: value for name, value in own.items() if not NOT_HANDED_ON.match(name)}
-    return {**kept, **ALWAYS, **variables}
+    path = os.pathsep.join([str(programs), own.get("PATH", os.defpath)])
+    return {**kept, "PATH": path, **ALWAYS, **variables}
 
 
 def _stop(keeper: subprocess.Popen[bytes], log: Path | None, owner: int) -> None:

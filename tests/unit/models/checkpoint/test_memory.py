@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.memory import GIB, TRAINED, parameters_of, require_memory, trained_bytes
 from rlhf.ppo.setup import role_bytes
+from rlhf.sampling.source import EngineConfig, PolicyCheck, PolicySource
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -46,6 +48,25 @@ def test_only_what_cannot_fit_is_refused() -> None:
         require_memory({"policy": 0.9 * total, "value": 0.2 * total}, accelerator())
     assert f"{1.1 * total / GIB:.1f} GiB" in str(refused.value)
     require_memory({"policy": 9.0 * total}, accelerator(deepspeed_plugin=object()))
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [
+        ({}, False),
+        ({"tensor_parallel_size": 2}, False),
+        ({"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, True),
+        ({"quantization": "fp8"}, True),
+    ],
+)
+def test_an_engine_divides_the_weights_over_its_gpus(
+    options: dict[str, Any], fits: bool, tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = 4 * parameters_of(tiny_policy_path) / 4
+    monkeypatch.setattr("rlhf.models.checkpoint.memory.available_memory", lambda accelerator: one)
+    source = PolicySource(checkpoint=tiny_policy_path, dtype="float32", engine=EngineConfig(options=options))
+    with nullcontext() if fits else pytest.raises(InputError, match="memory: at least"):
+        PolicyCheck().require_memory("policy", source, None, accelerator())
 
 
 BREVITY = "rlhf.rewards.examples:Brevity"
