@@ -12,6 +12,7 @@ from rlhf.launch import PRECISION_UNSAID
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import KwargsHandler
 
 PATIENCE = timedelta(hours=3)
 """How long a process waits for the others: the main one may tokenize, or ask a judge, for longer than the ten minutes
@@ -30,7 +31,7 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
     model at loading, also those that are never prepared.
     """
     import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.utils import set_seed
 
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
@@ -42,7 +43,10 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
         torch.set_float32_matmul_precision("high")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    handlers = [InitProcessGroupKwargs(backend=backend, timeout=PATIENCE)] if asked > 1 else []
+    handlers: list[KwargsHandler] = []
+    if asked > 1:
+        handlers += [InitProcessGroupKwargs(backend=backend, timeout=PATIENCE)]
+        handlers += [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]  # one copy of the gradients, not two
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available() and not deepspeed,
         mixed_precision=mixed_precision(),
