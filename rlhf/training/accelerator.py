@@ -97,6 +97,13 @@ def frozen_dtype(device: torch.device | str) -> str:
     return {"bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
 
 
+def trained_dtype(accelerator: Accelerator) -> str:
+    """Type by name in which weights that are trained whole run forward: float32, of which autocast makes another for
+    its products; under DeepSpeed that of the mixed precision."""
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None) is not None
+    return frozen_dtype(accelerator.device) if deepspeed else "float32"
+
+
 def _without_shared_memory_op() -> None:
     """Plain gloo for DeepSpeed on CPU: its shared-memory op is compiled at first use (40 s)."""
     import deepspeed.ops
