@@ -29,6 +29,7 @@ from rlhf.models.policy import load_policy, save_policy
 from rlhf.sampling.opening import load_weights, renderer_of
 from rlhf.sampling.source import PolicySource, ScoringPolicy, named
 from rlhf.stage import Stage, open_stage
+from rlhf.training.accelerator import trained_dtype
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import RESUME, States
 from rlhf.training.loop import TrainingResult, train
@@ -88,7 +89,7 @@ def main(config: DPOConfig) -> None:
     rows = [row for source in config.preferences for row in load_preferences(source, on_bad_row=bad)]
     test = [row for source in config.test_preferences for row in load_preferences(source, on_bad_row=bad)]
 
-    start = PolicySource(checkpoint=config.policy)
+    start = PolicySource(checkpoint=config.policy, quantization=config.quantization)
     renderer, against = renderer_of(start), named(config.reference) or start
     require_same_tokenizer(renderer.tokenizer, against.folder)
     with training_work(stage) as accelerator:
@@ -157,7 +158,7 @@ def referenced_pairs(
     from rlhf.finetuning.dpo import dpo_pairs, with_reference
     from rlhf.finetuning.supervised import training_renderer
 
-    exact = replace(against, dtype=against.dtype or "float32")  # as the policy's own at the start
+    exact = replace(against, dtype=against.dtype or trained_dtype(accelerator))  # as the policy's own at the start
     reference = load_weights(exact, accelerator.device)
     limit = training_renderer(renderer.tokenizer, reference, config.finetuning).max_length
     longest, too_long = limit or config.finetuning.max_length, config.finetuning.too_long
@@ -181,7 +182,8 @@ def heldout_figures(
     from rlhf.finetuning.dpo import with_reference
     from rlhf.objectives.dpo import dpo_loss, implicit_reward
 
-    policy = load_policy(checkpoint, quantization=config.quantization).to(accelerator.device)
+    policy = load_policy(checkpoint, quantization=config.quantization, dtype=trained_dtype(accelerator))
+    policy.to(accelerator.device)
     scored = with_reference(pairs, policy, renderer.pad_token_id, accelerator)  # it in the reference's place
     own, other = (torch.tensor([pair.reference for pair in part]) for part in (scored, pairs))
     chosen, rejected = implicit_reward(own.flatten(), other.flatten(), config.beta).view(-1, 2).unbind(1)

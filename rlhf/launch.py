@@ -31,6 +31,9 @@ PRECISION_UNSAID = "RLHF_PRECISION_UNSAID"
 
 RANKS = ("MACHINE_RANK", "SLURM_NODEID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+OPEN_MPI = "OMPI_COMM_WORLD_"
+"""First letters of what Open MPI says of the process that it started, this one. DeepSpeed would take it as said of each
+of those that are started here, and end all but the first of a machine."""
 FIRST_PORT, PORTS = 20_000, 10_000
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SAID = (2, 3)
@@ -69,6 +72,8 @@ def main(options: Sequence[str]) -> None:
         os.environ[PRECISION_UNSAID] = "true"
     if given["config_file"] is None and not has_gpu():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    for name in [name for name in os.environ if name.startswith(OPEN_MPI)]:
+        del os.environ[name]
     try:
         launch_command(parser.parse_args([*added, *options]))
     except Exception as error:
@@ -104,6 +109,8 @@ def added_options(given: Mapping[str, Any], environment: Mapping[str, str]) -> l
     added: dict[str, str] = {}
     if given["config_file"] is None:
         added["num_machines"] = str(machines)
+    if given["gpu_ids"] is None and VISIBLE in environment:
+        added["gpu_ids"] = "all"  # of these; a file, or accelerate's own default one, would put others in their place
     if given["dynamo_backend"] is None and "dynamo_config" not in file:
         added["dynamo_backend"] = "no"
     deepspeed = file.get("deepspeed_config") or {}

@@ -28,6 +28,7 @@ from rlhf.models.packing import enable_packing, pack_rows
 from rlhf.objectives.policy import token_logprobs
 from rlhf.training.kept import States
 from rlhf.training.loop import Task, TrainingResult, micro_batches, train
+from rlhf.training.whole import settle
 
 
 def training_renderer(
@@ -252,6 +253,7 @@ class _Heldout:
             batch = self.task.collate(micro or self.rows[:1])
             loss, _ = self.task.loss(model, {k: v.to(self.accelerator.device) for k, v in batch.items()})
             total += loss * float(bool(micro))
+        settle(model)
         model.train()
         summed: Tensor = self.accelerator.reduce(total, reduction="sum")
         return float(summed) / sum(self.task.weight(row) for row in self.rows)

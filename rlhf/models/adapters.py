@@ -264,6 +264,8 @@ def peft_sentences() -> Iterator[None]:
 def merged_weights(base: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """Whole weights W + scaling x B A under the base model's own names, computed from the (gathered) state dict.
 
+    Those with an update are new, and on the CPU: a GPU often has no room for a second copy of all of them.
+
     Of experts fused into one tensor (E, out, in) or (E, in, out) each has its own factors: A is (E x r, in), the
     experts' one after the other, B is (out, r x E), the experts' side by side for each of the r.
 
@@ -287,5 +289,5 @@ def merged_weights(base: nn.Module, state: Mapping[str, Tensor], prefix: str = "
             a, b = a.view(experts, -1, a.shape[-1]), b.view(b.shape[0], -1, experts).permute(2, 0, 1)
         update = layer.scaling["default"] * (b @ a)
         transposed = layer.fan_in_fan_out if weight.ndim == 2 else not layer._did_swap_in_out_features
-        merged[plain] = (weight.float() + (update.mT if transposed else update)).to(weight.dtype)
+        merged[plain] = (weight.float() + (update.mT if transposed else update)).to("cpu", weight.dtype)
     return merged

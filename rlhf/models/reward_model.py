@@ -14,6 +14,7 @@ how) or whole, and give it to `PeftModel.from_pretrained(base, folder/adapter)`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -369,8 +370,12 @@ def new_head(hidden: int, *, bias: bool, generator: torch.Generator) -> nn.Linea
 
 
 def _apply(head: nn.Linear, states: Tensor) -> Tensor:
-    """A head of one output in its own precision: (..., H) -> (...) float32."""
-    scores: Tensor = head(states.to(head.weight.dtype))
+    """A head of one output in its own precision, also under autocast: (..., H) -> (...) float32."""
+    exact: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()  # as on the meta device
+    if torch.amp.is_autocast_available(states.device.type):
+        exact = torch.autocast(states.device.type, enabled=False)
+    with exact:
+        scores: Tensor = head(states.to(head.weight.dtype))
     return scores.squeeze(-1).float()
 
 

@@ -13,6 +13,7 @@ from rlhf.launch import PRECISION_UNSAID, has_gpu
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import KwargsHandler
 
 PATIENCE = timedelta(hours=3)
 """How long a process waits for the others: the main one may tokenize, or ask a judge, for longer than the ten minutes
@@ -31,7 +32,7 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
     model at loading, also those that are never prepared.
     """
     import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.utils import set_seed
 
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
@@ -44,7 +45,10 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
         torch.set_float32_matmul_precision("high")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    handlers = [InitProcessGroupKwargs(backend=backend, timeout=PATIENCE)] if asked > 1 else []
+    handlers: list[KwargsHandler] = []
+    if asked > 1:
+        handlers += [InitProcessGroupKwargs(backend=backend, timeout=PATIENCE)]
+        handlers += [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]  # one copy of the gradients, not two
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available() and not deepspeed,
         mixed_precision=mixed_precision(),
@@ -103,6 +107,13 @@ def frozen_dtype(device: torch.device | str) -> str:
     else:
         precision = mixed_precision() or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     return {"bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
+
+
+def trained_dtype(accelerator: Accelerator) -> str:
+    """Type by name in which weights that are trained whole run forward: float32, of which autocast makes another for
+    its products; under DeepSpeed that of the mixed precision."""
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None) is not None
+    return frozen_dtype(accelerator.device) if deepspeed else "float32"
 
 
 def _without_shared_memory_op() -> None:

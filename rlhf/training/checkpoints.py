@@ -199,7 +199,7 @@ def _random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (kind, torch.tensor(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
@@ -208,5 +208,5 @@ def _set_random_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.is_tensor(state["cuda"]) and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -201,4 +201,5 @@ def train(
             kept = {"losses": result.losses, "norms": result.norms, "spikes": result.spikes}
             checkpoints.save(step + 1, kept)
     progress.close()
+    stepper.close()
     return result

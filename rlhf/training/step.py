@@ -134,13 +134,19 @@ class Stepper:
         self._count(finite)
         return StepFigures(means, norm, finite and not refused, refused)
 
+    def close(self) -> None:
+        """Let the accelerator forget the model and the optimizer, whose moments it would hold as long as it lives."""
+        self.accelerator.deepspeed_engine_wrapped = None  # or the engine is taken apart, and its weights not gathered
+        self.accelerator.free_memory()
+
     def _backward(self, value: Tensor, scale: float) -> None:
         if not self.deepspeed:
             # a schedule of accelerate's own may be set on the accelerator; its division is not wanted here
             self.accelerator.backward(value * (scale * self.accelerator.gradient_accumulation_steps))
             return
         # DeepSpeed skips a step only for its gradient: let a bad loss always have a bad gradient
-        self.model.backward(value * (scale if math.isfinite(value.item()) else math.nan), scale_wrt_gas=False)
+        factor = torch.where(value.detach().isfinite(), scale, math.nan)  # on the device: nobody waits for the loss
+        self.model.backward(value * factor, scale_wrt_gas=False)
 
     def _update(self, loss: float, refuse: Callable[[float, float], bool] | None) -> tuple[float, bool, bool]:
         """Clip and step unless something is not finite, or it is refused: (gradient norm, all finite, refused)."""

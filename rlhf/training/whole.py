@@ -78,12 +78,15 @@ class WholeModel(Generic[Model]):
 def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """A model that only runs forward, without gradients: on the device, its weights partitioned under ZeRO-3.
 
-    Its weights get the type that DeepSpeed gives the trained ones. Run it inside `accelerator.autocast()`.
+    Its weights get the type that DeepSpeed gives the trained ones; its buffers, as rotary frequencies, keep theirs. Run
+    it inside `accelerator.autocast()`.
     """
     model.requires_grad_(False)
     model.eval()
     if accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.mixed_precision in MIXED_DTYPES:
-        model.to(MIXED_DTYPES[accelerator.mixed_precision])
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(MIXED_DTYPES[accelerator.mixed_precision])
     if not is_partitioned(accelerator):
         return model.to(accelerator.device)
     import deepspeed

@@ -54,6 +54,18 @@ def test_the_policy_comes_to_prefer_what_was_chosen(
     assert (out / "checkpoint" / "model.safetensors").is_file()
 
 
+def test_the_reference_in_4_bit_is_the_policy_as_it_starts(
+    tiny_policy_path: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    held = {"quantization": "nf4", "adapter__r": 2, "adapter__dropout": 0.0, "beta": 5}
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module("dpo")
+    out, options = tmp_path / "out", {"policy": tiny_policy_path, "preferences": pairs} | held
+    recipe.main(parse_config(recipe.DPOConfig, words_of(out, options)))
+    assert read_metrics(out / "metrics.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -78,7 +78,10 @@ def source_types(model: nn.Module) -> SourceTypes | None:
 
 
 def as_written(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict in the types that it is written in; tied weights stay one tensor."""
+    """The state dict on the CPU, in the types that it is written in; tied weights stay one tensor.
+
+    On the CPU: beside what trained them, a GPU often has no room for a second copy of all weights.
+    """
     source = source_types(model)
     if source is None:
         return dict(state)
@@ -88,7 +91,7 @@ def as_written(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
         dtype = source.of(name) if tensor.is_floating_point() else tensor.dtype
         key = (tensor.data_ptr(), tensor.shape, dtype)
         if key not in cast:
-            cast[key] = tensor.to(dtype)
+            cast[key] = tensor.to("cpu", dtype)
         written[name] = cast[key]
     return written
 
@@ -185,17 +188,44 @@ def probe_logits(model: Any, weights: Mapping[str, Tensor] | None = None) -> Ten
 
 
 def probe_scores(model: Any, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Outputs of four rows, (4, labels) float32 on the CPU: the `Probe` of a sequence classifier."""
-    return _run(model, weights, {"input_ids": probe_ids(model.config, rows=4)})
+    """Outputs of four rows, (4, labels) float32 on the CPU: the `Probe` of a sequence classifier.
+
+    Its head is run in its own type, which may be float32 over a backbone that is held in bfloat16.
+    """
+    head, inputs = getattr(model, "score", None), {"input_ids": probe_ids(model.config, rows=4)}
+    if not isinstance(head, nn.Linear):
+        return _run(model, weights, inputs)
+    hook = head.register_forward_pre_hook(lambda module, given: (given[0].to(module.weight.dtype),))
+    try:
+        return _run(model, weights, inputs)
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()
 def _run(model: Any, weights: Mapping[str, Tensor] | None, inputs: Mapping[str, Any]) -> Tensor:
     device = next(model.parameters()).device
     placed = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    with evaluating(model):
+    with evaluating(model), in_own_precision(model):
         logits: Tensor = functional_call(model, dict(weights or {}), kwargs=placed).logits
     return logits.float().cpu()
+
+
+@contextlib.contextmanager
+def in_own_precision(model: nn.Module) -> Iterator[None]:
+    """Forward passes in the type of the weights, as what is read back on the CPU computes: without the autocast that
+    accelerate puts into a model that it prepares, and on a GPU without TF32, whose products differ by 1e-3."""
+    own, precision = vars(model), torch.get_float32_matmul_precision()
+    autocast = own["forward"] if "_original_forward" in own else None
+    if autocast is not None:
+        own["forward"] = own["_original_forward"]
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        if autocast is not None:
+            own["forward"] = autocast
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig
 from rlhf.finetuning.supervised import (
     AnswerLogprobs,
+    _Heldout,
     answer_task,
     finetune,
     heldout_loss,
@@ -239,3 +240,26 @@ def test_a_row_that_is_too_long_is_cut_skipped_or_refused_by_number(
         render_rows(renderer, rows, FinetuningConfig(too_long="refuse", on_bad_row="skip"), "SFT")
     with pytest.raises(InputError, match=r"SFT: row 1: .*max_length=256"):
         render_rows(renderer, rows[2:], FinetuningConfig(too_long="refuse"), "SFT")
+
+
+def test_zero_3_lets_go_of_what_the_heldout_loss_fetched(
+    tiny_policy_path: Path, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Weights that are on their way for a backward pass that never comes cannot be gathered, to be saved."""
+
+    class Engine(AnswerLogprobs):
+        """What a DeepSpeed engine has beside the model."""
+
+        emptied = 0
+
+        def zero_optimization_stage(self) -> int:
+            return 3
+
+        def empty_partition_cache(self) -> None:
+            self.emptied += 1
+
+    engine, accelerator = Engine(load(tiny_policy_path)), make_accelerator()
+    rows = Renderer(tiny_tokenizer).training_rows(DIALOGUES[:2], "all")
+    task, log = answer_task(tiny_tokenizer.pad_token_id), MetricsLog(tmp_path, accelerator)
+    _Heldout(rows, task, FinetuningConfig(), accelerator, log).measure(engine)
+    assert engine.emptied == 1

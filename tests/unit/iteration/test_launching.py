@@ -20,6 +20,7 @@ from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.processes.gpus import Dealer
 from rlhf.iteration.processes.stage_process import command_of
 from rlhf.launch import added_options, first_machine, machine_rank, visible_gpus
+from rlhf.launch import main as start
 from rlhf.shipped import RECIPES
 
 ZERO2 = "ds_configs/accelerate_zero2.yaml"
@@ -181,7 +182,7 @@ def test_the_gpus_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def options(**given: Any) -> dict[str, Any]:
     names = ("config_file", "num_machines", "num_processes", "mixed_precision", "dynamo_backend", "main_process_port")
-    unset = dict.fromkeys((*names, "machine_rank", "main_process_ip"))
+    unset = dict.fromkeys((*names, "machine_rank", "main_process_ip", "gpu_ids"))
     return {**unset, "training_script": "ppo.py", "training_script_args": ["--output", "x"], **given}
 
 
@@ -203,6 +204,29 @@ def test_a_machine_says_which_it_is() -> None:
     }
     other = added_options(options(num_machines=2, num_processes=16), {**SLURM, "SLURM_NODEID": "0"})
     assert f"--main_process_port {port}" in " ".join(other), "the same on both"
+
+
+def test_the_gpus_that_were_dealt_go_before_those_of_an_accelerate_file() -> None:
+    """accelerate would put the file's `gpu_ids` into CUDA_VISIBLE_DEVICES."""
+    added = added_options(options(), {"CUDA_VISIBLE_DEVICES": "2,3"})
+    assert added[added.index("--gpu_ids") + 1] == "all"
+    assert "--gpu_ids" not in added_options(options(), {})
+    assert "--gpu_ids" not in added_options(options(gpu_ids="0"), {"CUDA_VISIBLE_DEVICES": "2,3"})
+
+
+def test_what_open_mpi_says_of_the_launcher_is_not_said_of_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed asserts that OMPI_COMM_WORLD_LOCAL_RANK is a process's LOCAL_RANK."""
+    said = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+    ours = {"MAIN_PROCESS_IP": "10.0.0.1", "ACCELERATE_USE_CPU": "true", "RLHF_PRECISION_UNSAID": "true"}
+    for name, value in (said | ours).items():
+        monkeypatch.setenv(name, value)
+    started: list[tuple[int, set[str]]] = []
+    monkeypatch.setattr(
+        "accelerate.commands.launch.launch_command",
+        lambda given: started.append((int(given.machine_rank), said.keys() & os.environ.keys())),
+    )
+    start(["--num_machines", "2", "--num_processes", "16", "recipe.py"])
+    assert started == [(1, set())]
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,16 @@ def test_an_adapter_over_whole_weights_can_be_saved_alone(tiny_policy_path: Path
         start(tmp_path / "c", "nf4")
 
 
+def test_an_adapter_over_a_half_precision_backbone_is_saved_with_its_float32_head(
+    tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    """As it is trained on a GPU, whose mixed precision is bfloat16, where it is not merged."""
+    model = RewardModel.from_policy(tiny_policy_path, safety_head=True, seed=1, adapter=SIZE, dtype="bfloat16")
+    model.save(tmp_path / "c", load_tokenizer(tiny_policy_path), merge=False)
+    loaded = RewardModel.load(tmp_path / "c", dtype="bfloat16")
+    assert torch.equal(outputs(loaded).score, outputs(model.eval()).score)
+
+
 def test_a_policy_s_adapter_over_whole_weights_goes_on_as_a_reward_model(
     tiny_policy_path: Path, tmp_path: Path
 ) -> None:

@@ -41,6 +41,13 @@ def test_scores_do_not_depend_on_padding_or_batch(reward: RewardModel) -> None:
                 torch.testing.assert_close(together.safety_logit[i], alone.safety_logit[0], atol=1e-4, rtol=0)
 
 
+def test_scores_are_float32_under_autocast_too(reward: RewardModel) -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        ids, mask = pad_rows(ROWS, pad_id=2)
+        for scores in (*reward(ids, mask), reward.token_scores(ids, mask)[mask != 0]):
+            assert not torch.equal(scores, scores.bfloat16().float()), "rounded to eight bits"
+
+
 def test_an_end_token_that_is_also_the_pad_token_is_scored(reward: RewardModel) -> None:
     with torch.no_grad():
         ended, open_end = (reward(*pad_rows([row, [1] * 9], pad_id=2)).score[0] for row in ([1, 5, 2], [1, 5]))

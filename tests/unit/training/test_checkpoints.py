@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rlhf.errors import InputError
 from rlhf.stage import open_stage
 from rlhf.training.accelerator import make_accelerator
-from rlhf.training.checkpoints import Checkpoints
+from rlhf.training.checkpoints import Checkpoints, _random_state, _set_random_state
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import kept_states
 from rlhf.training.step import Batch, Stepper
@@ -203,3 +203,19 @@ def test_states_of_another_launch_go_on_only_where_that_rounds(
     assert kept() == kept() and kept().values != kept(**change).values
     changed = {name for name, value in kept(**change).values.items() if value != kept().values[name]}
     assert bool(changed - set(kept(**change).rounding)) is decides
+
+
+def test_the_random_state_of_its_own_gpu_is_all_that_a_process_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that sees fewer of them, or none, goes on from it."""
+    taken: list[Tensor] = []
+    own = torch.tensor([3], dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [own] * 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: own)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", taken.append)
+    state = _random_state()
+    _set_random_state(state)
+    assert taken == [own]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    _set_random_state(state)
+    assert taken == [own]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,19 @@ def test_a_training_killed_after_its_last_step_still_says_what_it_skipped(tmp_pa
         log = MetricsLog(tmp_path, accelerator)
         result = train(nn.Linear(3, 1), rows, TASK, config, accelerator, log, states=states)
         assert (result.steps, result.skipped) == (2, 1)
+
+
+def test_the_optimizer_is_gone_when_the_training_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after it in a stage, with the same accelerator, has the memory of AdamW's moments."""
+    made: list[weakref.ref[torch.optim.Optimizer]] = []
+
+    def make(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(model, config)
+        made.append(weakref.ref(optimizer))
+        return optimizer
+
+    monkeypatch.setattr("rlhf.training.step.make_optimizer", make)
+    accelerator = make_accelerator()
+    train(nn.Linear(3, 1), ROWS, TASK, OptimizerConfig(), accelerator)
+    gc.collect()
+    assert made[0]() is None

@@ -15,16 +15,20 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForCausalLM
 
 from rlhf.errors import InputError
+from rlhf.models.adapters import merged_weights
 from rlhf.models.averaging import average_checkpoints
-from rlhf.models.checkpoint.folder import require_trainable, weight_types
+from rlhf.models.checkpoint.folder import ADAPTER_PREFIX, require_trainable, weight_types
 from rlhf.models.checkpoint.pretrained import from_pretrained
+from rlhf.models.checkpoint.saving import as_written, probe_logits
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.loading import load_reward
+from rlhf.training.accelerator import make_accelerator
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -277,3 +281,41 @@ def test_a_checkpoint_s_broken_json_is_named_at_the_door(tiny_policy_path: Path,
         (tmp_path / "c" / name).write_text(broken)
         with pytest.raises(InputError, match=rf"checkpoint: .*{re.escape(name)} holds no JSON object"):
             require_trainable(tmp_path / "c")
+
+
+def test_a_model_that_accelerate_prepared_for_bfloat16_is_compared_in_its_own_precision(
+    tiny_policy_path: Path, tmp_path: Path
+) -> None:
+    """Its forward pass has accelerate's autocast in it, and float32 weights are allowed a difference of 1e-3."""
+    accelerator = make_accelerator()
+    accelerator.native_amp = True  # as on a GPU with mixed precision
+    model, tokens = accelerator.prepare(load_policy(tiny_policy_path)), torch.tensor([[1, 5, 6, 7]])
+    with torch.no_grad():
+        before = model(tokens).logits
+        save_policy(model, load_tokenizer(tiny_policy_path), tmp_path / "c", accelerator)
+        assert torch.equal(model(tokens).logits, before), "it goes on in bfloat16"
+        exact = AutoModelForCausalLM.from_pretrained(tmp_path / "c")(tokens).logits
+    assert not torch.allclose(before, exact, atol=1e-4, rtol=0), "or this shows nothing"
+
+
+def test_the_comparison_is_no_business_of_tf32(tiny_policy_path: Path) -> None:
+    model, seen = load_policy(tiny_policy_path), []
+    model.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    torch.set_float32_matmul_precision("high")
+    try:
+        probe_logits(model)
+        assert seen == ["highest"] and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_gpu_needs_no_room_for_what_is_written(bf16_policy: Path) -> None:
+    model: Any = load_policy(bf16_policy, adapter=AdapterConfig(r=2, dropout=0.0))
+    base, shapes = model.get_base_model(), {name: tensor.shape for name, tensor in model.state_dict().items()}
+    with FakeTensorMode():
+        state = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
+        merged = merged_weights(base, state, ADAPTER_PREFIX)
+        written = as_written(base, merged)
+    adapted = [tensor for name, tensor in merged.items() if name.endswith("_proj.weight")]
+    assert adapted and {tensor.device.type for tensor in [*adapted, *written.values()]} == {"cpu"}
