@@ -158,7 +158,7 @@ def main(config: EvaluateConfig) -> None:
             reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **options)
             gate = None if config.safety is None else reward.gate
             answers = with_rewards(answers, reward, accelerator)
-            if opponents and not stage.agreed(partial(scored_alike, stage, config, config.baseline_evaluation)):
+            if (other := config.baseline_evaluation) and not stage.agreed(partial(scored_alike, stage, config, other)):
                 opponents = with_rewards(opponents, reward, accelerator)
             stage.closing.suspect(reward.suspicious())
         if config.referee:

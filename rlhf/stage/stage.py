@@ -312,7 +312,7 @@ class Stage:
         if self.processes.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
-            said = [found, failure]
+            said: list[Any] = [found, failure]
             broadcast_object_list(said)
             found, failure = said
         if failure is not None:
