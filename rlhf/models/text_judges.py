@@ -67,7 +67,12 @@ class Encoder:
         self._who, self._said = f"{field}: {name}", False
         config.pad_token_id = self.tokenizer.pad_token_id  # by which a decoder's classifier finds a text's last token
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.batch_tokens = batch_tokens or batch_tokens_on(self.model.device)
+        self._batch_tokens = batch_tokens
+
+    @property
+    def batch_tokens(self) -> int:
+        """Of one forward pass."""
+        return self._batch_tokens or batch_tokens_on(self.model.device)
 
     @torch.inference_mode()
     def run(

@@ -23,6 +23,7 @@ from rlhf.models.packing import enable_packing
 from rlhf.models.policy import save_policy
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
 from rlhf.rewards.ensembles import RewardEnsemble
+from rlhf.rewards.foreign import ForeignReward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import RewardModelFunction
 from rlhf.sampling.in_process import InProcessSampler
@@ -145,9 +146,12 @@ class WholeSampler:
 
 
 def partitioned(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
-    """The same scores; a reward model, alone or in an ensemble, becomes a `PartitionedReward`."""
+    """The same scores; a reward model, alone or in an ensemble, becomes a `PartitionedReward`, and one of another kind,
+    which is not divided, goes to the device."""
     if isinstance(judge, RewardEnsemble):
         judge.members = [partitioned(member, accelerator) for member in judge.members]
+    if isinstance(judge, ForeignReward):
+        judge.to(accelerator.device)
     return PartitionedReward(judge, accelerator) if isinstance(judge, RewardModelFunction) else judge
 
 

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import InputError, notice
 from rlhf.models.checkpoint.folder import head_shapes, is_adapter_checkpoint, require_trainable
-from rlhf.models.checkpoint.memory import HELD, NF4, TRAINED, parameters_of, require_memory
+from rlhf.models.checkpoint.memory import HELD, NF4, TRAINED, held_bytes, parameters_of, require_memory
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.shared import SharedRoles
 from rlhf.rewards.loading import load_reward
+from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.whole import is_partitioned
 
 
@@ -70,14 +72,19 @@ def role_bytes(
     shared: bool,
     with_value: bool,
     quantization: str | None,
+    dtype: str = "float32",
 ) -> dict[str, float]:
-    """What each role takes at least (`rlhf.models.checkpoint.memory`); reward functions are not counted."""
+    """What each role takes at least (`rlhf.models.checkpoint.memory`); reward functions are not counted.
+
+    Args:
+        dtype: that reward models are held in.
+    """
     count = parameters_of(policy)
     if shared:
         return {"base": (NF4 if quantization == "nf4" else 2) * count}
     sizes = {"policy": TRAINED * count, "reference": HELD * count, "value": TRAINED * count * with_value}
     folders = [Path(spec) for spec in judges if spec is not None and Path(spec).is_dir()]
-    return {**sizes, "reward models": float(sum(HELD * parameters_of(folder) for folder in folders))}
+    return {**sizes, "reward models": sum(held_bytes(folder, dtype=dtype) for folder in folders)}
 
 
 def load_roles(
@@ -108,7 +115,8 @@ def load_roles(
         InputError: separate roles of which one is an adapter, or shared ones that do not fit together.
     """
     require_trainable(policy)
-    require_memory(role_bytes(policy, [helpfulness, safety], shared, with_value, quantization), accelerator)
+    held = frozen_dtype(accelerator.device)
+    require_memory(role_bytes(policy, [helpfulness, safety], shared, with_value, quantization, held), accelerator)
     if shared:
         options: Any = {"adapter": adapter, "quantization": quantization, "dtype": dtype, "seed": seed}
         return SharedRoles.load(
@@ -119,9 +127,11 @@ def load_roles(
             f"policy: {policy} is an adapter; train it with --roles shared, or merge it into whole weights"
         )
     value = load_value_model(value_from, policy, load_tokenizer(policy), seed=seed) if with_value else None
-    device = "cpu" if is_partitioned(accelerator) else accelerator.device  # whole, they may not fit the device
-    trained, reference = load_policy(policy), load_policy(policy)
-    judge = load_reward(helpfulness, device=device)
-    return SeparateRoles(
-        trained, reference, value, judge, None if safety is None else load_reward(safety, device=device), accelerator
-    )
+    # under autocast the reference is float32, as the policy is; DeepSpeed would cast it
+    casts = accelerator.distributed_type == DistributedType.DEEPSPEED
+    reference = load_policy(policy, dtype=held if casts else "float32")
+    # whole, they may not fit the device
+    where: Any = {"device": "cpu" if is_partitioned(accelerator) else accelerator.device, "dtype": held}
+    judges = [None if spec is None else load_reward(spec, **where) for spec in (helpfulness, safety)]
+    assert judges[0] is not None
+    return SeparateRoles(load_policy(policy), reference, value, judges[0], judges[1], accelerator)

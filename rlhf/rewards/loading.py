@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def load_reward(
-    spec: str | os.PathLike[str], *, batch_tokens: int | None = None, device: object = None
+    spec: str | os.PathLike[str],
+    *,
+    batch_tokens: int | None = None,
+    device: object = None,
+    dtype: str | None = None,
 ) -> RewardFunction:
     """The reward function that `spec` names.
 
@@ -35,8 +39,9 @@ def load_reward(
             arguments); or the YAML or JSON file of an ensemble of these (`rlhf.rewards.specs.EnsembleConfig`).
         batch_tokens: for a checkpoint, rows x padded length of one forward pass; None: by the device
             (`rlhf.models.batching`).
-        device: for a checkpoint; None is the GPU where there is one. Its weights are held in the type of the mixed
-            precision (`rlhf.training.accelerator.frozen_dtype`).
+        device: for a checkpoint; None is the GPU where there is one.
+        dtype: that a checkpoint's weights are held in; None: that of the mixed precision on the device
+            (`rlhf.training.accelerator.frozen_dtype`).
 
     Raises:
         InputError: nothing there, a checkpoint without score head, an import that fails, something not callable.
@@ -45,7 +50,7 @@ def load_reward(
     if is_import_path(text):
         return _imported(text)
     if is_ensemble(text):
-        return _ensemble(text, batch_tokens, device)
+        return _ensemble(text, batch_tokens, device, dtype)
     import torch
 
     from rlhf.models.reward_model import RewardModel
@@ -55,7 +60,7 @@ def load_reward(
     target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     if foreign := _foreign(text, target, batch_tokens):
         return foreign
-    model = RewardModel.load(text, dtype=frozen_dtype(target))
+    model = RewardModel.load(text, dtype=dtype or frozen_dtype(target))
     return RewardModelFunction.of(model.to(target), text, batch_tokens)
 
 
@@ -71,12 +76,13 @@ def _foreign(folder: str, device: object, batch_tokens: int | None) -> RewardFun
     return PairReward(folder, device, batch_tokens)
 
 
-def _ensemble(file: str, batch_tokens: int | None, device: object) -> RewardFunction:
+def _ensemble(file: str, batch_tokens: int | None, device: object, dtype: str | None) -> RewardFunction:
     from rlhf.rewards.ensembles import RewardEnsemble
 
     require_files(reward=file)
     config = read_ensemble(file)
-    members = [load_reward(member, batch_tokens=batch_tokens, device=device) for member in config.members]
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "device": device, "dtype": dtype}
+    members = [load_reward(member, **options) for member in config.members]
     return RewardEnsemble(members, config.uncertainty_weight)
 
 

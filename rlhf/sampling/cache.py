@@ -2,7 +2,8 @@
 
 transformers' DynamicCache concatenates (copies) every layer's whole cache at each token, and selecting rows copies it
 again. Here each layer keeps a buffer with room to grow: a token is one small write, and when rows finish only the rows
-that fill their places move.
+that fill their places move. Under autocast it is held in the type that autocast multiplies in: rotary positions make
+float32 keys, and each step would cast all of them anew.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class BufferedLayer(DynamicLayer):
         self._set(key_states[:, :, :0], value_states[:, :, :0], ROOM)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        key_states, value_states = _as_multiplied(key_states), _as_multiplied(value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         rows, start = self.keys.shape[0], self.keys.shape[2]
@@ -53,12 +55,17 @@ class BufferedLayer(DynamicLayer):
         if len(beam_idx) > len(self.keys):
             self._set(self.keys[beam_idx], self.values[beam_idx], ROOM)
             return
-        moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().squeeze(1)
-        if len(moved):
+        self.move(*moves(beam_idx), len(beam_idx))
+
+    def move(self, rows: Tensor, former: Tensor, count: int) -> None:
+        """`rows` become the former rows `former`, and the first `count` stay."""
+        if not self.is_initialized:
+            return
+        if len(rows):
             for buffer in (self._keys, self._values):
                 used = buffer[:, :, : self.keys.shape[2]]
-                used[moved] = used[beam_idx[moved]]
-        self._view(len(beam_idx), self.keys.shape[2])
+                used[rows] = used[former]
+        self._view(count, self.keys.shape[2])
 
     def _set(self, keys: Tensor, values: Tensor, room: int) -> None:
         rows, heads, length, _ = keys.shape
@@ -70,6 +77,18 @@ class BufferedLayer(DynamicLayer):
 
     def _view(self, rows: int, length: int) -> None:
         self.keys, self.values = self._keys[:rows, :, :length], self._values[:rows, :, :length]
+
+
+def _as_multiplied(states: Tensor) -> Tensor:
+    kind = states.device.type
+    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+
+
+def moves(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows i that become another row, keep[i], and these. On a GPU the host waits here for all that is under way: once
+    for all layers."""
+    rows = (keep != torch.arange(len(keep), device=keep.device)).nonzero().squeeze(1)
+    return rows, keep[rows]
 
 
 def make_cache(config: Any) -> DynamicCache:
@@ -145,5 +164,10 @@ class RepeatedPrefix:
 
     def select(self, keep: Tensor) -> None:
         """Row i becomes the former row keep[i]."""
-        self.cache.reorder_cache(keep)  # type: ignore[arg-type]  # any tensor of indices does
+        moved = moves(keep) if len(keep) <= len(self) else None
+        for layer in self.cache.layers:
+            if moved is not None and isinstance(layer, BufferedLayer):
+                layer.move(*moved, len(keep))
+            else:
+                layer.reorder_cache(keep)  # type: ignore[arg-type]  # any tensor of indices does
         self.mask = self.mask[keep]

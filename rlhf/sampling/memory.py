@@ -30,9 +30,14 @@ def rows_at_once(model: PreTrainedModel, longest: int, num_samples: int, params:
     if on_cpu:
         free = psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     else:
-        free = torch.cuda.mem_get_info(model.device)[0]
+        free = _free_on_gpu(model.device)
     rows = 1 << max(1, int(SHARE * free / row)).bit_length() - 1
     return min(rows, ON_CPU) if on_cpu else rows
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Bytes that no process holds, and those that torch has kept of tensors that are gone: it gives them out again."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _bytes_a_token(model: PreTrainedModel) -> int:

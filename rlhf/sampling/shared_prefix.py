@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from rlhf.models.packing import has_plain_attention
-from rlhf.sampling.cache import BufferedLayer
+from rlhf.sampling.cache import BufferedLayer, moves
 
 NAME = "rlhf_shared_prefix"
 
@@ -60,8 +60,9 @@ class SharedPrefix:
 
     def select(self, keep: Tensor) -> None:
         """Row i becomes the former row keep[i]."""
+        moved = moves(keep)
         for layer in self.own:
-            layer.reorder_cache(keep)
+            layer.move(*moved, len(keep))
         self.prompt, self.slot, self.in_line = self.prompt[keep], self.slot[keep], False
         if 2 * len(keep) <= len(self.bias) * self.width:
             self._repack()
@@ -82,7 +83,7 @@ class SharedPrefix:
         """query (n, heads, 1, d); key, value (n, kv heads, 1, d), of the rows' newest tokens -> (n, 1, heads, d)."""
         key, value = self.own[layer].update(key, value)
         rows, heads, _, size = query.shape
-        query = (query * scaling).view(rows, key.shape[1], -1, size)
+        query = (query * scaling).to(key.dtype).view(rows, key.shape[1], -1, size)
         over_prompt = self._gather(
             self._spread(query) @ self.keys[layer].transpose(2, 3) + self.bias.to(query.dtype), query
         )

@@ -33,7 +33,7 @@ class Setting:
         policy: checkpoint folder; of its files the configs are read.
         judges: name -> folder of a reward model; None: one like the policy, which is not trained yet.
         value: folder that the value model starts from; None: one like the policy.
-        shared, adapter, quantization, dtype: as in the recipe.
+        shared, adapter, quantization, dtype: as in the recipe; separate roles are trained in float32.
         max_new_tokens: longest answer.
         temperature: of the answers.
     """
@@ -56,7 +56,7 @@ class FakeModels:
     def __init__(self, setting: Setting, hardware: Hardware) -> None:
         self.setting, self.hardware = setting, hardware
         config = from_pretrained(AutoConfig, base_folder(setting.policy))
-        dtype = dtype_of(setting.dtype)
+        dtype = dtype_of(setting.dtype) if setting.shared else torch.float32
         if hardware.zero_stage and hardware.mixed_precision == "bf16":
             dtype = torch.bfloat16
         self.config = config
@@ -137,12 +137,11 @@ class FakeModels:
         return found
 
     def judge_bytes(self, folder: Path) -> float:
-        """Of a reward model with weights of its own: float32, but for what DeepSpeed partitions in bf16."""
-        bf16 = self.base is None and self.hardware.zero_stage == 3 and self.hardware.mixed_precision == "bf16"
+        """Of a reward model with weights of its own, which is held in the type of the mixed precision."""
         config = _one_label(from_pretrained(AutoConfig, base_folder(folder)))
         with torch.device("meta"):
             model = classifier_for(config).from_config(config)
-        return float(_count(model) * (2 if bf16 else 4))
+        return float(_count(model) * (2 if self.hardware.mixed_precision == "bf16" else 4))
 
     def _sharded(self, count: float) -> float:
         if self.hardware.zero_stage < 3:
@@ -160,6 +159,13 @@ class FakeModels:
         zero, bf16 = self.hardware.zero_stage, self.hardware.mixed_precision == "bf16"
         each = 2 if zero and bf16 else 4
         return each * self.trained() / (self.hardware.devices if zero >= 2 else 1)
+
+    def copies(self) -> int:
+        """Bytes of the trained matrices in bfloat16, which autocast keeps while answers are written."""
+        if self.hardware.mixed_precision != "bf16" or self.hardware.zero_stage:
+            return 0
+        matrices = (module.weight for module in self.policy.modules() if isinstance(module, nn.Linear))
+        return sum(2 * m.numel() for m in matrices if m.requires_grad and m.dtype == torch.float32)
 
     def gathered(self) -> float:
         """Bytes of whole weights beyond the held share, for sampling under ZeRO-3."""

@@ -20,11 +20,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.models.batching import BATCH_TOKENS
+from rlhf.models.packing import has_plain_attention
 from rlhf.models.policy import dtype_of
 from rlhf.objectives.policy import entropy, token_logprobs
 from rlhf.ppo.planning.fake import Live, make_fake
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.models import FakeModels, Setting, bytes_of
+from rlhf.sampling.cache import make_cache
 from rlhf.sampling.memory import LOGITS
 
 GIB = 2**30
@@ -70,7 +72,12 @@ def make_plan(setting: Setting, hardware: Hardware) -> Plan:
         }
         held = models.held()
         seconds, tokens = _time(models, setting, hardware)
-    return Plan(held, phases, seconds, tokens)
+    plan = Plan(held, phases, seconds, tokens)
+    if hardware.zero_stage == 3:  # DeepSpeed moves what is trained to the device whole, and divides it there
+        whole = sum(bytes_of(model) for model in (models.policy, models.value) if model is not None)
+        phases["start"] = max(0.0, whole - plan.constant)
+        seconds["start"] = 0.0
+    return plan
 
 
 def _peak(models: FakeModels, call: Callable[[], Any]) -> float:
@@ -80,6 +87,10 @@ def _peak(models: FakeModels, call: Callable[[], Any]) -> float:
     with live, models.autocast():
         call()
     return live.peak
+
+
+def _kind(hardware: Hardware) -> Literal["cpu", "gpu"]:
+    return "cpu" if hardware.mixed_precision == "no" else "gpu"
 
 
 def _rows(setting: Setting, hardware: Hardware, rows: int) -> Tensor:
@@ -98,21 +109,28 @@ def _answer_logprobs(models: FakeModels, ids: Tensor, name: str, with_entropy: b
 
 
 def _rollout(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
-    """A prompt's cache once, each answer's keys and values, a token's logits; under ZeRO-3 the gathered weights."""
+    """A prompt's cache once, each answer's keys and values, a token's logits; under autocast its copies of the weights,
+    under ZeRO-3 the gathered ones."""
     rows = min(setting.ppo.rows, math.ceil(setting.ppo.batch_size / hardware.devices))
-    prompts = torch.zeros(math.ceil(rows / setting.ppo.samples_per_prompt), hardware.prompt_tokens, dtype=torch.long)
+    count = at_once = math.ceil(rows / setting.ppo.samples_per_prompt)
+    options: dict[str, Any] = {}
+    if has_plain_attention(models.policy):
+        at_once = min(count, max(1, BATCH_TOKENS[_kind(hardware)] // hardware.prompt_tokens))
+        options["past_key_values"] = make_cache(models.config)
+    prompts = torch.zeros(at_once, hardware.prompt_tokens, dtype=torch.long)
 
     @torch.no_grad()
     def prefill() -> None:
         with models.using("policy"):
-            models.policy(input_ids=prompts, use_cache=True, logits_to_keep=1)
+            models.policy(input_ids=prompts, use_cache=True, logits_to_keep=1, **options)
 
     models.policy.eval()
-    prefilled = _peak(models, prefill)
+    prompt = hardware.prompt_tokens * _cache_bytes(models)
+    prefilled = _peak(models, prefill) + (count - at_once) * prompt
     models.policy.train()
     text = models.config.get_text_config(decoder=True)
     decoded: int = rows * setting.max_new_tokens * _cache_bytes(models) + LOGITS * rows * text.vocab_size
-    return models.gathered() + max(prefilled, len(prompts) * prompts.shape[1] * _cache_bytes(models) + decoded)
+    return models.gathered() + max(prefilled, models.copies() + count * prompt + decoded)
 
 
 def _cache_bytes(models: FakeModels) -> int:
@@ -131,9 +149,8 @@ def _computes_in_two_bytes(setting: Setting) -> bool:
 
 def _scoring(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
     """A reward model's forward pass over as many tokens as it takes at once."""
-    kind: Literal["cpu", "gpu"] = "cpu" if hardware.mixed_precision == "no" else "gpu"
     ids = _rows(setting, hardware, 1)
-    ids = _rows(setting, hardware, max(1, BATCH_TOKENS[kind] // ids.shape[1]))
+    ids = _rows(setting, hardware, max(1, BATCH_TOKENS[_kind(hardware)] // ids.shape[1]))
 
     @torch.no_grad()
     def score() -> None:

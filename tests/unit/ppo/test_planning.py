@@ -61,6 +61,7 @@ def test_what_separate_roles_hold(tiny_policy_path: Path) -> None:
     assert held["policy"] == {"weights": 4 * count, "optimizer": 8 * count}
     assert held["reference"] == {"weights": 4 * count}
     assert held["value"] == {"weights": 4 * (count + 32), "optimizer": 8 * (count + 32)}
+    assert make_plan(_setting(tiny_policy_path, dtype="bfloat16"), CPU).held == held, "dtype is the shared base's"
     half = make_plan(_setting(tiny_policy_path), Hardware(devices=4, zero_stage=3, prompt_tokens=16)).held
     assert half["policy"] == {"weights": 2 * count / 4, "optimizer": 12 * count / 4}
 
@@ -73,6 +74,8 @@ def test_a_reward_model_that_is_not_trained_yet_is_like_the_policy(tiny_policy_p
     layer = sum(p.numel() for p in policy.model.layers[0].parameters())
     held = make_plan(_setting(tiny_policy_path, judges={"safety": None}, value=tmp_path), CPU).held
     assert held["safety"] == {"weights": 4 * count}
+    on_gpu = make_plan(_setting(tiny_policy_path, judges={"safety": None}), Hardware(prompt_tokens=16)).held
+    assert on_gpu["safety"] == {"weights": 2 * count}
     smaller = count - layer * (len(policy.model.layers) - 1)
     assert held["value"] == {"weights": 4 * smaller, "optimizer": 8 * smaller}
 
@@ -116,3 +119,31 @@ def test_4_bit_is_never_proposed_under_zero_3(tmp_path: Path) -> None:
     option, changed, hardware = proposed[-1]
     assert option == "--quantization nf4, plain data parallel"
     assert (changed.quantization, hardware.zero_stage, hardware.offload) == ("nf4", 0, False)
+
+
+def test_answers_are_written_beside_copies_of_the_weights_under_autocast(tiny_policy_path: Path) -> None:
+    """8 rows of 16 + 128 tokens, 2 layers x 1 key-value head x 16 numbers x 2 of 2 bytes; 32 bytes a word."""
+    policy = load_policy(tiny_policy_path)
+    linear = sum(m.weight.numel() for m in policy.modules() if isinstance(m, nn.Linear))
+    cached = 8 * (16 + 128) * 2 * 16 * 2 * 2
+    plan = make_plan(_setting(tiny_policy_path, max_new_tokens=128), Hardware(prompt_tokens=16))
+    assert plan.phases["rollout"] == 2 * linear + cached + 32 * 8 * policy.config.vocab_size
+
+
+def test_prompts_are_run_in_passes_and_their_caches_stay(tiny_policy_path: Path) -> None:
+    """2,048 tokens a pass on a CPU, 8 prompts of 256; each token's keys and values take 256 bytes."""
+
+    def rollout(prompts: int) -> float:
+        setting = _setting(tiny_policy_path, ppo=PPOConfig(batch_size=prompts), max_new_tokens=1)
+        return make_plan(setting, replace(CPU, prompt_tokens=256)).phases["rollout"]
+
+    assert rollout(64) - rollout(8) == 56 * 256 * 256
+
+
+def test_what_is_trained_lies_on_the_device_whole_before_it_is_divided(tiny_policy_path: Path) -> None:
+    """Of 16 devices each holds a sixteenth: two bytes of policy, reference and value, twelve of what is trained."""
+    count = sum(p.numel() for p in load_policy(tiny_policy_path).parameters())
+    plan = make_plan(_setting(tiny_policy_path), Hardware(devices=16, zero_stage=3, prompt_tokens=16))
+    held = (2 * count + 2 * count + 2 * (count + 32) + 12 * (count + count + 32)) / 16
+    assert plan.phases["start"] == 2 * (count + count + 32) - held
+    assert "start" not in make_plan(_setting(tiny_policy_path), CPU).phases

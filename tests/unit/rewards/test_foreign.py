@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from transformers import (
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
+from rlhf.ppo.roles import partitioned
+from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import reward_files
 
@@ -96,7 +99,12 @@ def test_an_encoder_without_a_template_reads_a_pair_of_texts(labels: int, save: 
     with torch.no_grad():
         logits = torch.cat([model(**tokenizer(*pair, return_tensors="pt")).logits for pair in PAIRS])
     want = logits[:, 0] if labels == 1 else logits[:, 1] - logits[:, 0]
-    torch.testing.assert_close(load_reward(folder)(TALKS), want, atol=1e-5, rtol=1e-5)
+    reward = load_reward(folder, device="cpu")
+    torch.testing.assert_close(reward(TALKS), want, atol=1e-5, rtol=1e-5)
+    # ZeRO-3 divides no such model: it goes to the device from where those wait that are divided
+    elsewhere: Any = SimpleNamespace(device=torch.device("meta"))
+    partitioned(RewardEnsemble([reward]), elsewhere)
+    assert reward._encoder.model.device.type == "meta"
 
 
 def test_a_text_to_text_model_is_asked_which_response_is_better(save: Save) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -40,6 +41,7 @@ from rlhf.sampling.decoding import Decoder, Owner
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.sampling.shared_prefix import SharedPrefix, sharing
 
 WORDS = [
     "what",
@@ -473,3 +475,68 @@ def test_rows_at_once_fit_into_the_free_memory(model: LlamaForCausalLM, monkeypa
     assert memory.rows_at_once(model, 80, 4, params) == 1
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**15))
     assert memory.rows_at_once(model, 80, 4, params) == memory.ON_CPU
+
+
+def test_rows_at_once_count_what_torch_has_kept_of_the_gpu(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tensors that are gone: an earlier policy's cache is room for this one's."""
+    row = 512 * 1 * (40 + 80 / 4) / 2 + 32 * model.config.vocab_size
+    on_gpu: Any = SimpleNamespace(config=model.config, dtype=model.dtype, device=torch.device("cuda", 0))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (int(10.5 * row / memory.SHARE), 0))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: int(60 * row / memory.SHARE))
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: int(5 * row / memory.SHARE))
+    assert memory.rows_at_once(on_gpu, 80, 4, SamplingParams(max_new_tokens=40)) == 64
+
+
+def _decoder(model: LlamaForCausalLM, renderer: Renderer) -> Decoder:
+    """Six rows of two prompts, three tokens each, of which the first row has ended."""
+    prompts = renderer.prompts(PROMPTS[:2])
+    params = SamplingParams(max_new_tokens=8, seed=1)
+    decoder = Decoder(model, 6, params, [], renderer.pad_token_id, 1 << 30)
+    decoder.admit(prompts, [Owner(p, p, k) for p in range(2) for k in range(3)])
+    for _ in range(2):
+        decoder.draw()
+        decoder.forward()
+    decoder.draw()
+    decoder.drop(torch.tensor([0]))
+    decoder.forward()
+    return decoder
+
+
+@torch.inference_mode()
+def test_under_autocast_the_cache_is_in_its_type(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    """Keys come out of rotary positions in float32: every step would cast all of them. The next logits are the same."""
+    with sharing(model):
+        plain = _decoder(model, renderer)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = _decoder(model, renderer)
+        prefix = cast.cohorts[0].prefix
+        if isinstance(prefix, SharedPrefix):
+            held = [*prefix.keys, *prefix.values, *(part for own in prefix.own for part in (own.keys, own.values))]
+        else:
+            held = [part for layer in prefix.cache.layers for part in (layer.keys, layer.values)]
+        assert {part.dtype for part in held} == {torch.bfloat16}
+    same = (plain.tokens[plain.place] == cast.tokens[cast.place]).all(1)
+    assert same.sum() >= 3
+    difference = (plain.logits - cast.logits)[same].abs().max()
+    assert difference < 0.1 * plain.logits.abs().max()
+
+
+@torch.inference_mode()
+def test_rows_that_leave_are_looked_at_once_for_all_layers(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    """On a GPU the host waits there for all that is under way."""
+
+    class Looks(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func is torch.ops.aten.nonzero.default
+            return func(*args, **(kwargs or {}))
+
+    with sharing(model):
+        prefix = _decoder(model, renderer).cohorts[0].prefix
+    assert len(prefix) == 5 and model.config.num_hidden_layers == 2
+    with Looks() as looks:
+        prefix.select(torch.tensor([0, 4, 2, 3]))
+    assert looks.count == 1

@@ -34,6 +34,8 @@ def test_weights_are_counted_from_the_files_headers(tiny_policy_path: Path) -> N
     assert trained_bytes(tiny_policy_path, adapter=True, quantization="nf4") < count
     roles = role_bytes(tiny_policy_path, [str(tiny_policy_path), "a:b"], False, True, None)
     assert roles == {"policy": 16 * count, "reference": 4 * count, "value": 16 * count, "reward models": 4.0 * count}
+    half = role_bytes(tiny_policy_path, [tiny_policy_path], False, True, None, "bfloat16")
+    assert half == roles | {"reward models": 2.0 * count}
     assert role_bytes(tiny_policy_path, ["a:b", None], True, True, None) == {"base": 2 * count}
 
 
