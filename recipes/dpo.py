@@ -158,8 +158,8 @@ def referenced_pairs(
     from rlhf.finetuning.dpo import dpo_pairs, with_reference
     from rlhf.finetuning.supervised import training_renderer
 
-    exact = replace(against, dtype=against.dtype or trained_dtype(accelerator))  # as the policy's own at the start
-    reference = load_weights(exact, accelerator.device)
+    exact: dict[str, Any] = {"dtype": against.dtype or trained_dtype(accelerator)}  # as the policy's own at the start
+    reference = load_weights(replace(against, **exact), accelerator.device)
     limit = training_renderer(renderer.tokenizer, reference, config.finetuning).max_length
     longest, too_long = limit or config.finetuning.max_length, config.finetuning.too_long
 

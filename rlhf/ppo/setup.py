@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import InputError, notice
@@ -20,7 +19,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.shared import SharedRoles
 from rlhf.rewards.loading import load_reward
-from rlhf.training.accelerator import frozen_dtype
+from rlhf.training.accelerator import frozen_dtype, trained_dtype
 from rlhf.training.whole import is_partitioned
 
 
@@ -127,11 +126,8 @@ def load_roles(
             f"policy: {policy} is an adapter; train it with --roles shared, or merge it into whole weights"
         )
     value = load_value_model(value_from, policy, load_tokenizer(policy), seed=seed) if with_value else None
-    # under autocast the reference is float32, as the policy is; DeepSpeed would cast it
-    casts = accelerator.distributed_type == DistributedType.DEEPSPEED
-    reference = load_policy(policy, dtype=held if casts else "float32")
+    reference = load_policy(policy, dtype=trained_dtype(accelerator))
     # whole, they may not fit the device
     where: Any = {"device": "cpu" if is_partitioned(accelerator) else accelerator.device, "dtype": held}
-    judges = [None if spec is None else load_reward(spec, **where) for spec in (helpfulness, safety)]
-    assert judges[0] is not None
-    return SeparateRoles(load_policy(policy), reference, value, judges[0], judges[1], accelerator)
+    judge, other = load_reward(helpfulness, **where), None if safety is None else load_reward(safety, **where)
+    return SeparateRoles(load_policy(policy), reference, value, judge, other, accelerator)

@@ -21,12 +21,13 @@ def test_what_deepspeed_would_cast_is_loaded_so(
 ) -> None:
     """Five models wait in the CPU's memory, of every process, until they are divided. Under autocast the reference is
     what the policy is."""
-    monkeypatch.setattr("rlhf.ppo.setup.frozen_dtype", lambda device: "bfloat16")
+    for module in ("rlhf.ppo.setup", "rlhf.training.accelerator"):
+        monkeypatch.setattr(f"{module}.frozen_dtype", lambda device: "bfloat16")
     accelerator: Any = SimpleNamespace(
         distributed_type=DistributedType.DEEPSPEED if zero_stage else DistributedType.NO,
         mixed_precision="bf16",
         device=torch.device("cpu"),
-        state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=zero_stage)),
+        state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=zero_stage) if zero_stage else None),
     )
     folder = tmp_path / "reward"
     RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0).save(folder, load_tokenizer(tiny_policy_path))
