@@ -48,8 +48,8 @@ def make_object(field: str, path: str, *arguments: Any) -> Any:
 def own_code(field: str, name: str, call: str = "") -> Iterator[None]:
     """Around a call of what a config names: what a user's own code raises is a sentence with the file and line of it.
 
-    What the library brings, under a name without a colon, raises what it raises; so does an InputError that comes about
-    outside the user's file, which says itself what is wrong.
+    What the library brings raises what it raises: under a name without a colon, and its examples where they raise an
+    InputError. So does an InputError that comes about outside the user's file: it says itself what is wrong.
 
     Args:
         field: of the config.
@@ -63,7 +63,8 @@ def own_code(field: str, name: str, call: str = "") -> Iterator[None]:
         yield
     except ANYTHING as error:
         file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
-        if ":" not in name or (isinstance(error, InputError) and not _lines(error, file)):
+        ours = name.startswith("rlhf.") or not _lines(error, file)
+        if ":" not in name or (isinstance(error, InputError) and ours):
             raise
         raise InputError(f"{field}: {name}{call} fails ({raised(error, file)})") from error
 
