@@ -78,9 +78,10 @@ def source_types(model: nn.Module) -> SourceTypes | None:
 
 
 def as_written(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict on the CPU, in the types that it is written in; tied weights stay one tensor.
+    """The state dict in the types that it is written in; tied weights stay one tensor.
 
-    On the CPU: beside what trained them, a GPU often has no room for a second copy of all weights.
+    Where these are other types than the model's, on the CPU: beside what trained them, a GPU often has no room for a
+    second copy of all weights.
     """
     source = source_types(model)
     if source is None:
