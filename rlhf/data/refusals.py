@@ -193,6 +193,7 @@ _EMPHASIS = re.compile(r"\*\*|__|^#+ *|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)", re.
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?:])\s+|\n+")
 _LIST = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s", re.MULTILINE)
 _READ = 2  # sentences, behind at most as many of courtesy
+_BEGINNING = 20_000  # characters in which these stand: a text of megabytes may have no sentence's end
 
 
 def plain(answer: str) -> str:
@@ -254,9 +255,8 @@ def read(answer: str) -> Reading:
     """What the rules see in an answer; what it quotes is left out."""
     text = plain(answer)
     quoted = text if text.startswith('"') else re.sub(r'"[^"\n]*"', '""', text)
-    sentences = [
-        said for said in (part.strip(" \"'") for part in _SENTENCE_ENDS.split(_NO_SIGNS.sub("", quoted))) if said
-    ]
+    beginning = _NO_SIGNS.sub("", quoted[:_BEGINNING])
+    sentences = [said for said in (part.strip(" \"'") for part in _SENTENCE_ENDS.split(beginning)) if said]
     first = 0  # that is no courtesy
     while (
         first < min(_READ, len(sentences) - 1)

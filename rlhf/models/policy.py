@@ -88,18 +88,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     `load_policy` gives it an embedding.
 
     Raises:
-        InputError: there is none, it cannot be loaded, or it fails at a text, as with settings of another type.
+        InputError: there is none, or it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, require_checkpoint(path))
-    try:
-        tokenizer("a")
-    except Exception as error:  # transformers looks at a setting where it uses it
-        raise InputError(
-            f"checkpoint: the tokenizer of {path} fails ({type(error).__name__}: {error}); mend its "
-            "tokenizer_config.json, or save it again"
-        ) from error
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.padding_side = "right"

@@ -13,7 +13,8 @@ import numpy.typing as npt
 SHINGLE = 3  # words
 BANDS, ROWS = 20, 5  # at a Jaccard similarity of 0.8 a pair is found with probability 1 - (1 - 0.8^5)^20 > 0.999
 COMPARED = 64  # of the earlier texts in a bucket, at most
-_PRIME = (1 << 31) - 1
+_PRIME = np.uint64((1 << 31) - 1)
+_PART = 4096  # shingles at once: what is computed of them stays in the processor's cache
 
 Signature = npt.NDArray[np.uint32]
 
@@ -37,9 +38,17 @@ def signature(text: str) -> Signature:
     words = plain_words(text)
     shingles = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
     hashes = np.array([zlib.crc32(shingle.encode()) for shingle in shingles], dtype=np.uint64) % _PRIME
-    mixed = (_FACTORS[:, None] * hashes[None, :] + _OFFSETS[:, None]) % _PRIME
-    least: Signature = mixed.min(axis=1).astype(np.uint32)
-    return least
+    least = np.full(BANDS * ROWS, _PRIME, dtype=np.uint64)
+    for part in np.array_split(hashes, range(_PART, len(hashes), _PART)):
+        np.minimum(least, _mixed(part).min(axis=1), out=least)
+    return least.astype(np.uint32)
+
+
+def _mixed(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """(BANDS * ROWS, n): factor * hash + offset modulo the prime 2^31 - 1, whose remainder needs no division."""
+    product = _FACTORS[:, None] * hashes[None, :] + _OFFSETS[:, None]  # below 2^62
+    folded = (product & _PRIME) + (product >> 31)  # below 2^32
+    return np.minimum(folded, folded - _PRIME)  # what falls below 0 becomes huge
 
 
 class Signatures:

@@ -25,12 +25,12 @@ def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "che
 
     Raises:
         InputError: there is no such checkpoint, its architecture is unknown to transformers (it would need its own
-            code), or its files do not fit together.
+            code), its files do not fit together, or (a tokenizer) it fails at a text, as with settings of another type.
     """
     if "Model" in kind.__name__:
         options.setdefault("use_safetensors", True)
     try:
-        return kind.from_pretrained(source, trust_remote_code=False, **options)
+        loaded = kind.from_pretrained(source, trust_remote_code=False, **options)
     except InputError:
         raise
     except Exception as error:  # transformers, safetensors and the hub client raise many kinds, all about the files
@@ -43,6 +43,15 @@ def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "che
         raise InputError(
             f"{field}: {source} cannot be loaded ({why}); name another folder or hub name, or save it again"
         ) from error
+    if "Tokenizer" in kind.__name__:
+        try:
+            loaded("a")
+        except Exception as error:  # transformers looks at a setting where it uses it
+            raise InputError(
+                f"{field}: the tokenizer of {source} fails ({type(error).__name__}: {error}); mend its "
+                "tokenizer_config.json, or save it again"
+            ) from error
+    return loaded
 
 
 def _own_code(source: str | os.PathLike[str]) -> str | None:

@@ -245,3 +245,12 @@ def test_the_simulated_world_s_refusals_are_found_as_gold_finds_them():
             text = answer(world, Request(question, {}), CAREFUL, rng)
             dialogue = [{"role": "user", "content": question.text}, {"role": "assistant", "content": text}]
             assert RefusalRules()([dialogue]) == [gold.judge(dialogue).refused], text
+
+
+def test_a_text_of_megabytes_without_a_sentence_s_end():
+    """Its beginning tells, as everywhere; what a list in it says counts wherever it stands."""
+    words = "word " * 1_000_000
+    found = read(f"I am sorry, but I cannot help with that {words}")
+    assert found.label == "full_refusal"
+    assert read(f"{words} I am sorry, but I cannot help with that").label == "full_compliance"
+    assert read(f"I am sorry, but I cannot help with that {words}\n1. one\n2. two").helps == 2

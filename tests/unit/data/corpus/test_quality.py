@@ -6,12 +6,21 @@ import json
 import random
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlhf.data.corpus.duplicates import Signatures, exact_key, near_duplicates, signature
+from rlhf.data.corpus.duplicates import (
+    _FACTORS,
+    _OFFSETS,
+    _PRIME,
+    Signatures,
+    exact_key,
+    near_duplicates,
+    signature,
+)
 from rlhf.data.corpus.instructions import count_units, instructions_in
 from rlhf.data.corpus.quality import check_rows, passing_rows, verdict_text
 from rlhf.data.loading import load_conversations
@@ -125,6 +134,19 @@ def test_signatures_estimate_the_jaccard_similarity():
         one, two = ({tuple(ws[i : i + 3]) for i in range(298)} for ws in (words, other))
         estimate = float((signature(" ".join(words)) == signature(" ".join(other))).mean())
         assert estimate == pytest.approx(len(one & two) / len(one | two), abs=0.15)
+
+
+@pytest.mark.parametrize("words", [0, 1, 2, 3, 300, 10_000])
+def test_a_signature_is_the_least_of_each_hash(words):
+    """By the remainder itself, over all shingles at once."""
+    text = " ".join(str(i * i % 7919) for i in range(words))
+    told = text.split()
+    shingles = {" ".join(told[i : i + 3]) for i in range(max(1, words - 2))}
+    least = [
+        min((int(a) * (zlib.crc32(s.encode()) % int(_PRIME)) + int(b)) % int(_PRIME) for s in shingles)
+        for a, b in zip(_FACTORS[::10], _OFFSETS[::10], strict=True)
+    ]
+    assert signature(text)[::10].tolist() == least
 
 
 def near(*columns, threshold=0.8):
