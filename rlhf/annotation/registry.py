@@ -17,7 +17,7 @@ from typing import Any
 
 from rlhf.annotation.protocol import Annotator
 from rlhf.errors import InputError, quoted
-from rlhf.imports import import_object
+from rlhf.imports import import_object, own_code
 from rlhf.stage import digest
 
 ANNOTATORS = {
@@ -66,7 +66,9 @@ def make_annotator(name: str, options: Mapping[str, Any], **given: Any) -> Annot
         raise
     except Exception as error:
         raise InputError(f"annotator: {name} cannot be made ({type(error).__name__}: {error})") from error
-    if not callable(getattr(made, "judge", None)) or not isinstance(getattr(made, "name", None), str):
+    with own_code("annotator", f"{name}.judge"):
+        annotates = callable(getattr(made, "judge", None)) and isinstance(getattr(made, "name", None), str)
+    if not annotates:
         raise InputError(f"annotator: {name} is no annotator; its class needs a `name` and a method `judge(pairs)`")
     return made
 

@@ -50,7 +50,11 @@ class Pieces:
         text = self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         return cast(str, text)
 
+    def most_characters(self, tokens: int) -> int:
+        """A text of more characters than this takes more tokens than so many; a normalizer may join a few into one."""
+        return 4 * tokens * self._longest_token
+
     @cached_property
-    def longest_token(self) -> int:
+    def _longest_token(self) -> int:
         """Characters of the longest entry of the vocabulary."""
         return max(map(len, self.tokenizer.get_vocab()))

@@ -127,6 +127,16 @@ class Renderer:
         """
         return self.dialogues([conversation], train)[0]
 
+    def clipped(self, conversation: Conversation, tokens: int | None) -> Conversation:
+        """Where a text has more letters than so many tokens hold: its end, which takes more than them too, and is
+        rendered quickly. Else, and at None, the conversation itself."""
+        if tokens is None or sum(len(m["content"]) for m in conversation) <= tokens:
+            return conversation
+        most = self._pieces.most_characters(tokens)
+        if all(len(m["content"]) <= most for m in conversation):
+            return conversation
+        return [{**m, "content": m["content"].strip()[-most:]} for m in conversation]
+
     def prompts(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """`prompt_ids` of many conversations; several times faster than one by one."""
         return [rendered.input_ids for rendered in self._rendered(conversations, "user", "last")]

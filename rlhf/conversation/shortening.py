@@ -61,7 +61,7 @@ class Shortener:
         sizes = [len(message["content"]) for message in conversation]
         if sum(sizes) <= self.max_length:
             return conversation
-        most = 4 * self.max_length * self._pieces.longest_token  # a normalizer may join a few characters into one
+        most = self._pieces.most_characters(self.max_length)
         system, _ = _parts(conversation)
         kept = sum(sizes)
         first = len(system)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
-from rlhf.imports import make_object, own_function
+from rlhf.imports import make_object, own_code, own_function
 
 VERDICT_FIELDS = ("helpfulness", "safety", "violation", "false_refusal", "kind")
 
@@ -44,9 +44,11 @@ def load_scorer(spec: str, world: Path) -> GoldScorer:
             `judge` raises it where the user's code fails.
     """
     scorer = make_object("scorer", spec, world)
-    if not callable(getattr(scorer, "judge", None)):
+    with own_code("scorer", f"{spec}.judge"):
+        judge = getattr(scorer, "judge", None)
+    if not callable(judge):
         raise InputError(f"scorer: {spec} has no method judge(conversation)")
-    return _Named(own_function("scorer", spec, scorer.judge))
+    return _Named(own_function("scorer", spec, judge))
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,9 @@ class OwnReward:
 
     def __init__(self, reward: RewardFunction, spec: str) -> None:
         self.reward = reward
-        self.__name__ = getattr(reward, "__name__", None) or type(reward).__name__
         self._spec = spec
+        with own_code("reward", f"{spec}.__name__"):
+            self.__name__ = getattr(reward, "__name__", None) or type(reward).__name__
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         with own_code("reward", self._spec):

@@ -84,16 +84,20 @@ def with_room(
         if reader is None:
             continue
         context, renderer = reader
-        lengths = [len(ids) for ids in renderer.prompts([messages(p) for p in prompts])]
+        asked = [messages(prompt) for prompt in prompts]
+        read = [renderer.clipped(conversation, context.length) for conversation in asked]
+        lengths = [len(ids) for ids in renderer.prompts(read)]
         over = [i for i, length in enumerate(lengths) if not context.holds(length + max_new_tokens)]
         if not over:
             continue
         found[role] = len(over)
         left_out |= set(over)
         longest = max(over, key=lambda i: lengths[i])
+        least = "" if read[longest] is asked[longest] else "at least "
         says = (
             f"{role}: {len(over)} of {len(prompts)} prompts leave no room for {max_new_tokens} new tokens in its "
-            f"context of {context.length} (prompt {_name(prompts[longest], messages)} has {lengths[longest]} tokens)"
+            f"context of {context.length} (prompt {_name(prompts[longest], messages)} has {least}{lengths[longest]} "
+            "tokens)"
         )
         if too_long == "refuse":
             raise InputError(f"{says}; leave them out, lower sampling.max_new_tokens, or set too_long to cut")
@@ -129,7 +133,9 @@ def readable(stage: Stage, rows: Sequence[Asked], dialogues: Callable[[Asked], S
             for number, row in enumerate(rows)
             if not all(
                 context.holds(len(d.input_ids))
-                for d in renderer.dialogues([without_thoughts(c) for c in dialogues(row)], train="last")
+                for d in renderer.dialogues(
+                    [renderer.clipped(without_thoughts(c), context.length) for c in dialogues(row)], train="last"
+                )
             )
         ]
         says = f"{role}: {len(over)} of {len(rows)} rows are longer than its context of {context.length}"
@@ -162,7 +168,7 @@ def prompts_within(
     Raises:
         InputError: there are some, and `too_long` is "refuse".
     """
-    rendered = renderer.prompts(prompts)
+    rendered = renderer.prompts([renderer.clipped(prompt, context.length) for prompt in prompts])
     room = context.room_before(max_new_tokens, too_long or "cut")
     if room is not None:
         long = [i for i, ids in enumerate(rendered) if len(ids) > room]
@@ -220,7 +226,8 @@ class Room:
 
     def __call__(self, prompts: Sequence[Conversation]) -> list[bool]:
         """Of each prompt."""
-        fits = [self._context.holds(len(ids) + self._new) for ids in self._renderer.prompts(prompts)]
+        read = [self._renderer.clipped(prompt, self._context.length) for prompt in prompts]
+        fits = [self._context.holds(len(ids) + self._new) for ids in self._renderer.prompts(read)]
         if self._too_long == "refuse" and not all(fits):
             raise InputError(
                 f"dialogues: {fits.count(False)} of {len(prompts)} leave no room for {self._new} new tokens in the "

@@ -70,6 +70,8 @@ OTHERS = {
     "an annotator that exits": ("collect_preferences", {"annotator": "own:Exiting"}),
     "an annotator of other pairs": ("collect_preferences", {"annotator": "own:Astray"}),
     "an annotator of no kind": ("collect_preferences", {"annotator": "own:NUMBER"}),
+    "an annotator whose attributes raise": ("collect_preferences", {"annotator": "own:Odd"}),
+    "a scorer whose attributes raise": ("evaluate", {"scorer": "own:Odd", "world": "prompts.jsonl"}),
     "a scorer that raises": ("evaluate", {"scorer": "own:Scorer", "world": "prompts.jsonl"}),
     "a scorer of None": ("evaluate", {"scorer": "own:Silent", "world": "prompts.jsonl"}),
     "a sampler that raises": ("evaluate", {"policy.backend": "own:raises"}),
@@ -142,6 +144,7 @@ class Needy:
     def __init__(self, world): pass
 
 class Odd:
+    def __init__(self, *args, **kwargs): pass
     def __getattr__(self, name): raise RuntimeError("no attribute for you")
     def __call__(self, conversations): return torch.zeros(len(conversations))
 

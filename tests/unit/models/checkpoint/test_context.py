@@ -12,6 +12,7 @@ import torch
 from transformers import BertConfig, GPT2Config, LlamaConfig, MambaConfig, RobertaConfig
 
 from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation.pieces import Pieces
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context
@@ -20,7 +21,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
 from rlhf.sampling.chat import ServerConfig
-from rlhf.sampling.room import Room, answerable, prompts_of_at_most, readable, with_room
+from rlhf.sampling.room import Room, answerable, prompts_of_at_most, prompts_within, readable, with_room
 from rlhf.sampling.source import PolicySource
 from rlhf.stage.closing import Closing
 
@@ -160,6 +161,25 @@ def test_what_leaves_no_room_is_said_before_the_run(
     assert [p.id for p in prompts_of_at_most("prompts", "x", prompts, renderer, 20)] == ["short"]
     with pytest.raises(InputError, match="prompts: x has no prompts of at most 2 tokens; raise that limit"):
         prompts_of_at_most("prompts", "x", prompts, renderer, 2)
+
+
+def test_a_text_of_megabytes_is_not_encoded_to_see_that_it_is_too_long(
+    tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before, each of four models' tokenizers read it whole, five seconds for 20 MB."""
+    encoded = []
+    encode = Pieces.encode
+    monkeypatch.setattr(
+        Pieces, "encode", lambda self, texts: encoded.append(sum(map(len, texts))) or encode(self, texts)
+    )
+    prompts = [Prompt("long", [{"role": "user", "content": "goat " * 400_000}])]
+    assert with_room(prompts, {"policy": tiny_policy_path}, 16, "cut") == (prompts, {"policy": 1})
+    assert "(prompt 'long' has at least " in capsys.readouterr().err
+    renderer = Renderer(load_tokenizer(tiny_policy_path))
+    (ids,) = prompts_within(Context(60), renderer, [prompts[0].messages], 8, "cut")
+    assert ids == renderer.limited(52).prompts([prompts[0].messages])[0]
+    assert Room(Context(60), renderer, 8, "cut")([prompts[0].messages]) == [False]
+    assert max(encoded) < 100_000
 
 
 def test_a_stage_s_closing_block_counts_what_leaves_no_room(tiny_policy_path: Path) -> None:
