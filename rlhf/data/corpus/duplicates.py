@@ -48,7 +48,8 @@ def _mixed(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """(BANDS * ROWS, n): factor * hash + offset modulo the prime 2^31 - 1, whose remainder needs no division."""
     product = _FACTORS[:, None] * hashes[None, :] + _OFFSETS[:, None]  # below 2^62
     folded = (product & _PRIME) + (product >> 31)  # below 2^32
-    return np.minimum(folded, folded - _PRIME)  # what falls below 0 becomes huge
+    remainder: npt.NDArray[np.uint64] = np.minimum(folded, folded - _PRIME)  # what falls below 0 becomes huge
+    return remainder
 
 
 class Signatures:
