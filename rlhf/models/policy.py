@@ -216,6 +216,26 @@ def require_fitting(folder: Path, info: Mapping[str, Any]) -> None:
         )
 
 
+def require_loadable(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """InputError where a policy's whole weights, its config and its tokenizer do not belong together.
+
+    Reads no weight: the model is made without storage. One that is quantised already is not looked at.
+
+    Args:
+        folder: of a causal LM's whole weights; an adapter's base.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from rlhf.models.checkpoint.saving import quiet_transformers
+
+    if getattr(from_pretrained(AutoConfig, folder), "quantization_config", None):
+        return
+    with quiet_transformers():
+        model, info = from_pretrained(AutoModelForCausalLM, folder, output_loading_info=True, device_map="meta")
+    require_fitting(folder, info)
+    add_pad_embedding(model, tokenizer)
+
+
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a checkpoint's weight files one by one: what 4 bit makes of a weight does not show a NaN."""
     for file in weight_files(folder):

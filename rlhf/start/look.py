@@ -49,14 +49,14 @@ def look_at(folder: Path, chat_template: str | None = None) -> ChatModel:
         chat_template: of a base model whose tokenizer has none.
 
     Raises:
-        InputError: it is no chat checkpoint: no folder, a reward model, without a chat template, or with one in which
-            an answer does not come back as it went in.
+        InputError: it is no chat checkpoint: no folder, a reward model, one whose files do not belong together, without
+            a chat template, or with one in which an answer does not come back as it went in.
     """
     require_policy(folder)
     from transformers import AutoConfig
 
     from rlhf.models.checkpoint.pretrained import from_pretrained
-    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.policy import load_tokenizer, require_loadable
 
     base = base_folder(folder)
     shapes = weight_shapes(base)
@@ -68,6 +68,7 @@ def look_at(folder: Path, chat_template: str | None = None) -> ChatModel:
     config = from_pretrained(AutoConfig, base)
     context = Context.of(config).length
     tokenizer = load_tokenizer(folder)
+    require_loadable(base, tokenizer)
     own_template = bool(tokenizer.chat_template)
     tokenizer.chat_template = tokenizer.chat_template or chat_template
     if not tokenizer.chat_template:

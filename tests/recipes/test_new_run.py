@@ -210,6 +210,27 @@ def test_bad_requests_write_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_hidden_layers": 3}, "lacks the weights model.layers.2"),
+        ({"num_hidden_layers": 1}, "has no place for the weights model.layers.1"),
+        ({"hidden_act": "spiral"}, "cannot be loaded"),
+        ({"intermediate_size": 20}, "cannot be loaded"),
+    ],
+)
+def test_a_model_whose_files_do_not_belong_together_is_refused_before_anything_is_planned(
+    changes: dict[str, object], words: str, tiny_policy_path: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """Before, the run was written, and its first stage failed."""
+    chat = Path(shutil.copytree(tiny_policy_path, tmp_path / "chat"))
+    config = json.loads((chat / "config.json").read_text())
+    (chat / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(InputError, match=words):
+        new_run(Request(tmp_path / "run", chat, helpfulness_preferences=(str(pairs),)), Machine(2, 24.0))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_s_mistakes_are_one_sentence(tmp_path: Path) -> None:
     for words in (["run"], ["run", "nowhere"], ["plan", "nowhere"], ["new", "x", "--chat", "nowhere", "--reward", "a"]):
         done = rlhf(*words, folder=tmp_path)
