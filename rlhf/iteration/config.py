@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.conversation.template import check_kwargs
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 from rlhf.imports import import_object
 from rlhf.iteration.launching import Launches
 from rlhf.iteration.steps import FOLDER_NAME
@@ -34,7 +34,9 @@ class VersionConfig:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(FOLDER_NAME, self.name):
-            raise InputError(f"versions: a name is a folder's name of letters, digits, _ . -, got {self.name!r}")
+            raise InputError(
+                f"versions: a name is a folder's name of at most 100 letters, digits, _ . -, got {quoted(self.name)}"
+            )
         if not self.steps:
             raise InputError(f"versions: {self.name} has no steps; name some, e.g. [rejection_sampling, evaluate]")
 

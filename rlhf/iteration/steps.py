@@ -28,9 +28,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 
-FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\.earlier\*|\.version\*|\*)?(?P<optional>\?)?")
 
 
@@ -382,7 +382,9 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
     folder = str(own_name or branch or kind.folder or name)
     if not re.fullmatch(FOLDER_NAME, folder):
         which = "name" if own_name or not branch else "branch"
-        raise InputError(f"{where}.{which}: must be a folder's name of letters, digits, _ . -, got {folder!r}")
+        raise InputError(
+            f"{where}.{which}: must be a folder's name of at most 100 letters, digits, _ . -, got {quoted(folder)}"
+        )
     if branch and "policy" not in kind.makes:
         raise InputError(f"{where}.branch: {name} makes no policy, which is what a branch is; leave the branch out")
     own_config = None if config is None else Path(str(config))

@@ -93,6 +93,8 @@ GARBAGE: dict[str, str | bytes] = {
     "an empty object": "{}",
     "a null": "null",
 }
+NO_CONTEXT = "0 and below say of no limit, as in models that have none"
+NEXT_ID = "the tokenizer gives an added token the next free id"
 CONFIGS: dict[str, tuple[Damage, str]] = {
     **{name: (_text("config.json", text), "") for name, text in GARBAGE.items()},
     "missing": (_without("config.json"), ""),
@@ -113,8 +115,8 @@ CONFIGS: dict[str, tuple[Damage, str]] = {
     "a larger vocabulary": (_change("config.json", vocab_size=5000), ""),
     "an unknown activation": (_change("config.json", hidden_act="wave"), ""),
     "an unknown dtype": (_change("config.json", dtype="float99"), ""),
-    "no context": (_change("config.json", max_position_embeddings=0), ""),
-    "a context below 0": (_change("config.json", max_position_embeddings=-5), ""),
+    "no context": (_change("config.json", max_position_embeddings=0), NO_CONTEXT),
+    "a context below 0": (_change("config.json", max_position_embeddings=-5), NO_CONTEXT),
     "a context as a text": (_change("config.json", max_position_embeddings="long"), ""),
     "a huge context": (
         _change("config.json", max_position_embeddings=10**12),
@@ -126,7 +128,10 @@ CONFIGS: dict[str, tuple[Damage, str]] = {
     "end as a text": (_change("config.json", eos_token_id="stop"), ""),
     "code of its own": (_change("config.json", auto_map={"AutoConfig": "evil.Config"}, model_type="evil"), ""),
     "quantised already": (_change("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), ""),
-    "quantised by nobody": (_change("config.json", quantization_config={"quant_method": 7}), ""),
+    "quantised by nobody": (
+        _change("config.json", quantization_config={"quant_method": 7}),
+        "weights that are stored whole are read whole",
+    ),
 }
 TOKENIZERS: dict[str, tuple[Damage, str]] = {
     **{name: (_text("tokenizer.json", text), "") for name, text in GARBAGE.items()},
@@ -150,12 +155,15 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
     ),
     "added ids beyond the model's": (
         _vocabulary(lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 90_000, "content": "<far>"})),
-        "the tokenizer gives an added token the next free id",
+        NEXT_ID,
     ),
     "no end token": (_change("tokenizer_config.json", eos_token=...), ""),
-    "an unknown end token": (_change("tokenizer_config.json", eos_token="<unheard-of>"), ""),
+    "an unknown end token": (_change("tokenizer_config.json", eos_token="<unheard-of>"), NEXT_ID),
     "an end token that is a number": (_change("tokenizer_config.json", eos_token=7), ""),
-    "an unknown class": (_change("tokenizer_config.json", tokenizer_class="MagicTokenizer"), ""),
+    "an unknown class": (
+        _change("tokenizer_config.json", tokenizer_class="MagicTokenizer"),
+        "tokenizer.json says all that the class would",
+    ),
     "a class of its own": (
         _change("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.T", None]}, tokenizer_class="T"),
         "",
@@ -247,7 +255,8 @@ def cases() -> Iterator[Case]:
             for turn in range(3):
                 folder, words = READERS[(number + 4 * turn) % len(READERS)]
                 title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-                taken = reason or (_unread(words) if name == "quantised already" else "")
+                look_alone = kind == "config.json" and words[:2] == ("rlhf", "look")
+                taken = reason or (_unread(words) if look_alone or name == "quantised already" else "")
                 yield Case(kind, title, words, _with_other(_in(folder, damage)), taken, obeys_modes=name == "closed")
             number += 1
     for name, text in TEMPLATES.items():

@@ -40,6 +40,12 @@ SCORES = {
     "changes what it is given": "conversations[0].clear()\n    return torch.zeros(len(conversations))",
     "no module": None,
 }
+REASONS = {
+    "fails later": "a reward that is asked once fails at no second time",
+    "NaN later": "a reward that is asked once fails at no second time",
+    "exits at once": "os._exit lets nobody speak; the driver says that the stage ended without writing its folder",
+    "changes what it is given": "where it is given a copy, nothing else changes",
+}
 TAKEN_SCORES = {
     "whole numbers": "return good(conversations).long()",
     "booleans": "return good(conversations) > 0",
@@ -165,7 +171,7 @@ def cases() -> Iterator[Case]:
     for number, (name, body) in enumerate(SCORES.items()):
         for turn in range(3):
             words = PLACES[(number + 3 * turn) % len(PLACES)]
-            reason = "a reward that is asked once fails at no second time" if name.endswith("later") else ""
+            reason = REASONS.get(name, "")
             yield Case("rewards", f"{words[0]}: {name}", words, _module(body), reason)
     for number, (name, body) in enumerate(TAKEN_SCORES.items()):
         words = PLACES[number % 3]

@@ -211,7 +211,8 @@ def _served(recipe: str, option: str, name: str, *, models: bytes | None, answer
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
     options = {f"{option}.url": f"http://127.0.0.1:{port}/v1", f"{option}.model": "m", f"{option}.retries": "0"}
-    return Case("servers", f"{recipe} {option}: {name}", call(recipe, options), first=serve)
+    reason = "what is no character is written as a sign for one" if name.endswith("half an emoji") else ""
+    return Case("servers", f"{recipe} {option}: {name}", call(recipe, options), accepted=reason, first=serve)
 
 
 _ = (PROMPTS, lines)

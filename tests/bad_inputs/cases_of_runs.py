@@ -106,7 +106,11 @@ NAMES = (
     "$x^2$",
     "sft_evaluation",
 )
-TAKEN = {"CON": "a folder's name as any other on Linux"}
+FREE = "a name that nothing in this plan's folder has"
+TAKEN = {
+    "CON": "a folder's name as any other on Linux",
+    **dict.fromkeys(("start", "sft", "settings", "sft_evaluation"), FREE),
+}
 DOLLARS = ("$", "$x", "$x^2$", "\\frac{", "$\\frac{$", "_^{}", "<b>", "{version}", "%s", "a\nb", "\x1b[31m")
 
 

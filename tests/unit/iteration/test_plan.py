@@ -458,9 +458,9 @@ def test_bad_settings(changes: dict[str, Any], words: str) -> None:
         make_plan(config(**changes))
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a b", "-v"])
+@pytest.mark.parametrize("name", ["", "../x", "a b", "-v", "v" * 101])
 def test_a_version_is_a_folder(name: str) -> None:
-    with pytest.raises(InputError, match="a name is a folder's name"):
+    with pytest.raises(InputError, match="a name is a folder's name of at most 100"):
         VersionConfig(name)
 
 
