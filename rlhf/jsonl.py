@@ -16,6 +16,7 @@ from typing import Any, Protocol, TextIO, TypeVar
 import zstandard
 
 from rlhf.errors import InputError, quoted
+from rlhf.paths import is_stream
 
 Made = TypeVar("Made")
 FORMATS = (".jsonl", ".json", ".csv", ".txt", ".parquet")
@@ -42,7 +43,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any
     kind = file_format(file)
     if not file.exists():
         raise InputError(f"{file}: there is no such file")
-    if not file.is_file() and not file.is_dir():
+    if is_stream(file):
         raise InputError(f"{file}: is a pipe or a device, which cannot be read twice; name a regular file")
     if file.is_dir() or kind is None:
         raise InputError(
@@ -75,7 +76,9 @@ def read_as(path: str | os.PathLike[str], make: Callable[[dict[str, Any]], Made]
 
 
 def read_json(file: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file; ValueError where it holds none, also where it is nested too deeply to be read."""
+    """The content of a JSON file; ValueError where it holds none, is nested too deeply to be read, or is a pipe."""
+    if is_stream(file):
+        raise ValueError(f"{os.fspath(file)} is a pipe or a device")
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except RecursionError:
