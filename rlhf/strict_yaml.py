@@ -77,10 +77,8 @@ def _place_of(node: yaml.Node, file: Path) -> str:
 
 def _untagged(node: yaml.Node) -> str:
     """The tag that a node would have if it had none written before it; `!!str` may be, it makes a text of a number."""
-    if isinstance(node, yaml.MappingNode):
-        return _GROUP
-    if isinstance(node, yaml.SequenceNode):
-        return _LIST
+    if not isinstance(node, yaml.ScalarNode):
+        return _GROUP if isinstance(node, yaml.MappingNode) else _LIST
     if node.tag == _TEXT or node.style:
         return _TEXT
-    return str(_RESOLVER.resolve(yaml.ScalarNode, node.value, (True, False)))
+    return str(_RESOLVER.resolve(yaml.ScalarNode, node.value, (True, False)))  # type: ignore[no-untyped-call]

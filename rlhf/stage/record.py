@@ -58,7 +58,13 @@ class StageRecord(TypedDict):
     closing: ClosingRecord
 
 
-DECISIVE = {"command": list, "config": dict, "inputs": dict, "seconds": (int, float), "closing": dict}
+DECISIVE: dict[str, type | tuple[type, ...]] = {
+    "command": list,
+    "config": dict,
+    "inputs": dict,
+    "seconds": (int, float),
+    "closing": dict,
+}
 """What those who decide by it read; `launch` is younger than some runs."""
 
 
