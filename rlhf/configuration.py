@@ -31,7 +31,7 @@ from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 from rlhf.paths import NamesModel, model_place
 from rlhf.shipped import shipped
-from rlhf.shorthand import group_of, hints_of, spelled_words
+from rlhf.shorthand import alternatives_of, group_of, hints_of, spelled_words
 from rlhf.strict_yaml import require_plain_yaml
 
 Config = TypeVar("Config")
@@ -39,6 +39,8 @@ SEEDS = 2**31
 """Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
 LARGEST = 2**63
 """No integer of an option is so large, for no tensor and no counter holds it."""
+_PLAIN = (str, os.PathLike, int, float, type(None), dict, list, tuple)
+"""What a value is, at any depth; YAML has other things too: sets, bytes, dates."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -51,8 +53,9 @@ def parse_config(
     """Read `--config FILE` and `--field value` overrides (later wins) into `config_class`, a dataclass.
 
     Raises InputError, one sentence, for an unreadable file, an unknown or missing field, a value that the field or the
-    dataclass's own `__post_init__` refuses, a number that is not finite (.inf, .nan), whatever field it is in, a seed
-    that a generator does not take, or a key that is given twice in a YAML file.
+    dataclass's own `__post_init__` refuses, null where a field has none, a number that is not finite (.inf, .nan) or a
+    value that is no plain one (a set, bytes), whatever field it is in, a seed that a generator does not take, or a key
+    that is given twice in a YAML file.
     """
     of_any: type = config_class
     parser = _parser_of(of_any, description)
@@ -143,6 +146,7 @@ def _with_options(config: Config, options: Mapping[str, str]) -> Config:
             kind = group_of(hints_of(kind)[group])
             inner = inner.setdefault(group, {})
         value = _read_alone(hints_of(kind)[last], word)
+        _refuse_null(value, hints_of(kind)[last], last)
         _refuse_bad_values(value, last)
         inner[last] = shipped(value) if not groups and isinstance(value, (str, Path)) else value
     return with_models(_replaced(config, tree))
@@ -263,8 +267,13 @@ def _gathered(words: Sequence[str], kind: type) -> list[str]:
 
 
 def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
-    """InputError where a group of options was given one value in a YAML file, which jsonargparse would pass over."""
+    """InputError where a group of options was given one value, or null stands for what has none.
+
+    jsonargparse passes over both.
+    """
     for name, hint in hints_of(kind).items():
+        if name in given:
+            _refuse_null(given[name], hint, f"{prefix}{name}")
         if name in given and isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if not isinstance(given[name], Namespace):
                 raise InputError(
@@ -273,8 +282,21 @@ def _refuse_lone_values(given: Namespace, kind: type, prefix: str = "") -> None:
             _refuse_lone_values(given[name], hint, f"{prefix}{name}.")
 
 
+def _refuse_null(value: Any, hint: Any, name: str) -> None:
+    """InputError where a value is null, and its type has no such thing; a group says itself that it is one."""
+    parts = alternatives_of(hint)
+    takes_null = type(None) in parts or Any in parts or any(None in typing.get_args(part) for part in parts)
+    if value is None and not takes_null and not dataclasses.is_dataclass(hint):
+        raise InputError(f"{name}: must not be null; leave it out for its default")
+
+
 def _refuse_bad_values(value: Any, name: str = "") -> None:
-    """InputError naming the first option, at any depth, whose number or text nothing can be done with."""
+    """InputError naming the first option, at any depth, that nothing can be done with: a number, a text, or no such."""
+    if not isinstance(value, _PLAIN) and not dataclasses.is_dataclass(value):
+        raise InputError(
+            f"{name}: must be a text, a number, true, false, null, a list or names with values, got a "
+            f"{type(value).__name__}, {quoted(value)}"
+        )
     if isinstance(value, (str, Path)) and "\0" in str(value):
         raise InputError(f"{name}: holds a null character, which no path and no text has, got {quoted(str(value))}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -287,6 +309,8 @@ def _refuse_bad_values(value: Any, name: str = "") -> None:
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     if isinstance(value, dict):
         for key, part in value.items():
+            if not isinstance(key, str):
+                raise InputError(f"{name}: its names must be texts, got {quoted(key)}; put it between quotes")
             _refuse_bad_values(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for part in value:

@@ -183,7 +183,7 @@ def _file(path: str | None) -> Mapping[str, Any]:
     """The content of an accelerate file; what is wrong with it accelerate itself says."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, Mapping) else {}
 

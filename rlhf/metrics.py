@@ -182,11 +182,15 @@ def keep_before(path: Path, step: int) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; an unfinished last line (a kill) is left out."""
+    """The lines of a `metrics.jsonl` up to the first that is none: an unfinished last one (a kill) is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").split("\n"):  # splitlines() also cuts at U+2028 inside a text
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # splitlines() also cuts at U+2028 in a text
+    for line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        rows.append(row)
     return rows

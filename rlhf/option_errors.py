@@ -77,7 +77,7 @@ def _of_key(key: str, error: str, value: str) -> str:
         return f"{key}: must be options with values, such as {{name: value}}, got {value or found[1]}"
     if found := re.match(r"Unable to load config '(.*?)'", error):
         return f"{key}: there is no YAML file {found[1]}; name one, or give its options one by one"
-    if found := re.match(r"Expected a (.*?)\. Got value: (.*)$", error) or re.match(r"Expected a (.*)()$", error):
+    if found := re.match(r"Expected a (.*?)\. Got value: ?(.*)$", error) or re.match(r"Expected a (.*)()$", error):
         kinds = [_kind(kind) for kind in found[1].split(" - Expected a ")]
         got = found[2] or value
         if inner := re.match(r"NestedArg\(key='(.*?)'", got):  # an option of an option that has none

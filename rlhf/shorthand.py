@@ -170,21 +170,22 @@ def _at(content: Any, names: Sequence[str]) -> dict[str, Any]:
 
 def group_of(hint: Any) -> type | None:
     """The dataclass of a type, through `Annotated` and `| None`."""
-    groups = (part for part in _alternatives(hint) if isinstance(part, type) and dataclasses.is_dataclass(part))
+    groups = (part for part in alternatives_of(hint) if isinstance(part, type) and dataclasses.is_dataclass(part))
     return next(groups, None)
 
 
 def _named(hint: Any) -> Any:
     """The type of the values of a dict[str, …], through the same; None: it is no such type."""
-    for part in _alternatives(hint):
+    for part in alternatives_of(hint):
         if typing.get_origin(part) is dict:
             return typing.get_args(part)[1]
     return None
 
 
-def _alternatives(hint: Any) -> list[Any]:
+def alternatives_of(hint: Any) -> list[Any]:
+    """The types that a value may have, through `Annotated` and unions."""
     if typing.get_origin(hint) is Annotated:
-        return _alternatives(hint.__origin__)
+        return alternatives_of(hint.__origin__)
     if typing.get_origin(hint) in (typing.Union, UnionType):
-        return [part for one in typing.get_args(hint) for part in _alternatives(one)]
+        return [part for one in typing.get_args(hint) for part in alternatives_of(one)]
     return [hint]

@@ -1,4 +1,4 @@
-"""What a YAML file may hold that no reader of it complains about: the same key twice, aliases that grow without end."""
+"""What a YAML file may hold that its readers pass over or stumble on: a key twice, aliases without end, odd tags."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ MOST_NODES = 100_000
 """Values that a config may stand for once its aliases are written out."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where it is there: it reads the same, several times as fast."""
+_RESOLVER = yaml.resolver.Resolver()
+_TEXT, _GROUP, _LIST, _DATE = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq", "timestamp"))
 
 
 def require_plain_yaml(file: Path) -> None:
-    """InputError, with the line, where a mapping has a key twice (the last would win), or aliases stand for too much.
+    """InputError, with the line, where a mapping has a key twice (the last would win), a value has a tag that makes
+    something else of it than a text, a number, yes or no, a list or a mapping, or aliases stand for too much.
 
     A file that cannot be read, or is no YAML, is left to its reader to tell.
     """
@@ -37,19 +40,45 @@ def require_plain_yaml(file: Path) -> None:
 
 def _size(node: yaml.Node, file: Path, known: dict[int, int]) -> int:
     """How many values a node stands for; an alias counts as often as it is used, and is gone into once."""
+    place = _place_of(node, file)
     if id(node) in known:
+        if not known[id(node)]:
+            raise InputError(
+                f"{place}: an alias stands in what it stands for, which has no end; write out what is meant"
+            )
         return known[id(node)]
-    known[id(node)] = 1  # of itself, should it hold itself
+    known[id(node)] = 0  # as long as it is gone into
     size = 1
+    if node.tag != _untagged(node):
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise InputError(f"{place}: tags are not read, got {tag}; write the value without it")
     if isinstance(node, yaml.MappingNode):
         keys: set[str] = set()
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in keys:
-                    raise InputError(f"{file}:{key.start_mark.line + 1}: {key.value} is given twice; leave one out")
+                    raise InputError(f"{_place_of(key, file)}: {key.value} is given twice; leave one out")
                 keys.add(key.value)
+                if key.tag not in (_TEXT, _DATE):
+                    raise InputError(
+                        f"{_place_of(key, file)}: a name must be a text, got {key.value}; put it into quotes"
+                    )
             size += _size(value, file, known)
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_size(value, file, known) for value in node.value)
     known[id(node)] = size
     return size
+
+
+def _place_of(node: yaml.Node, file: Path) -> str:
+    """File and line of a node."""
+    return f"{file}:{node.start_mark.line + 1}"
+
+
+def _untagged(node: yaml.Node) -> str:
+    """The tag that a node would have if it had none written before it; `!!str` may be, it makes a text of a number."""
+    if not isinstance(node, yaml.ScalarNode):
+        return _GROUP if isinstance(node, yaml.MappingNode) else _LIST
+    if node.tag == _TEXT or node.style:
+        return _TEXT
+    return str(_RESOLVER.resolve(yaml.ScalarNode, node.value, (True, False)))  # type: ignore[no-untyped-call]

@@ -40,7 +40,10 @@ def read_chat_template(name: str | None) -> str | None:
         return LLAMA2_CHAT_TEMPLATE if name else None
     if not Path(name).is_file():
         raise InputError(f"chat_template: {name} is no file; give llama2, or a file with a Jinja template")
-    return Path(name).read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"chat_template: {name} is no UTF-8 text ({error}); save it as UTF-8") from error
 
 
 ENABLE_THINKING, MERGE_SYSTEM = "enable_thinking", "merge_system"

@@ -193,6 +193,7 @@ def pairs_of(
     own = _own(one, first)
     history, system = _context(one, first)
     pairs = _convert(one, one.pairs, given, domain)
+    _require_pairs(one, pairs)
     for pair in pairs:
         if _is_stray(pair.get("prompt"), pair.get("chosen")):
             del pair["prompt"]
@@ -212,13 +213,14 @@ def preference_from(pair: Mapping[str, Any]) -> Preference:
     prompt: Any = pair.get("messages")
     if prompt is None and pair.get("prompt") is not None:
         prompt = question_of(pair["prompt"])
-    if is_hh(chosen) and is_hh(rejected) and prompt is None:
+    if is_hh(chosen) and is_hh(rejected):
         chosen, rejected = parse_hh(cast(str, chosen)), parse_hh(cast(str, rejected))
     if isinstance(chosen, list) and isinstance(rejected, list):
         prompt, chosen, rejected = _parted(prompt, chosen, rejected)
     elif prompt is None:
-        given = {name: value for name, value in pair.items() if not is_empty(value)}
-        raise InputError(f"row: not a preference; needs {_NEEDS['preferences']}; its fields are {fields_of(given)}")
+        raise InputError(
+            f"row: not a preference; needs {_NEEDS['preferences']}; nothing says what its chosen and rejected answer"
+        )
     messages = with_system(pair.get("system"), with_history(pair.get("history"), prompt))
     messages = [_untagged(message) for message in messages] if isinstance(messages, list) else messages
     return Preference.from_dict({**pair, "messages": messages, "chosen": chosen, "rejected": rejected})
@@ -305,6 +307,18 @@ def _messages(one: Format, row: Row, messages: Any) -> Any:
     return with_system(system, with_history(history, messages))
 
 
+def _require_pairs(one: Format, pairs: Any) -> None:
+    """InputError where a layout makes something else than pairs, or there are no messages where there are lists."""
+    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
+        raise InputError(f"row: the layout {one.name} must make a list of pairs of it, got {quoted(pairs)}")
+    for pair in pairs:
+        for name in ("messages", "prompt", "chosen", "rejected"):
+            said = pair.get(name)
+            for number, message in enumerate(said if isinstance(said, (list, tuple)) else [], start=1):
+                if not isinstance(message, dict):
+                    raise InputError(f"{name}: message {number} must be {{role, content}}, got {quoted(message)}")
+
+
 def _is_stray(prompt: Any, chosen: Any) -> bool:
     """Whether a prompt's text does not stand in the whole dialogue that has the answer."""
     if not isinstance(prompt, str) or is_hh(prompt) or not isinstance(chosen, list) or len(chosen) < 2:
@@ -341,6 +355,8 @@ def _parted(prompt: Any, chosen: list[Any], rejected: list[Any]) -> tuple[list[A
         last = answers[-1] if answers else None
         if not isinstance(last, dict) or last.get("role") != "assistant":
             raise InputError(f"{name}: must be messages that end with the assistant's answer, got {quoted(answers)}")
+        if last.get("train") is False:
+            raise InputError(f"{name}: its answer is not to be trained on (weight 0, train: false); leave the row out")
         messages.append(_before(prompt, answers[:-1], name))
     if messages[0] != messages[1]:
         turn = next((i for i, (a, b) in enumerate(zip(*messages, strict=False), start=1) if a != b), None)

@@ -24,9 +24,9 @@ from functools import partial
 from typing import Any
 
 from rlhf.data.layouts.conversations import question_of
-from rlhf.data.layouts.declaration import Format, Row, named, names_with_value, user
+from rlhf.data.layouts.declaration import Format, Row, asked_under, named, names_with_value, user
 from rlhf.data.layouts.pairing import MAX_PAIRS as MAX_PAIRS
-from rlhf.data.layouts.pairing import number_of, ranked_pairs, strength_of
+from rlhf.data.layouts.pairing import flag_in, flag_of, number_of, ranked_pairs, strength_of
 from rlhf.data.layouts.preferences import chosen_and_rejected
 from rlhf.data.markup import text_of_html
 from rlhf.data.rows import Domain
@@ -50,16 +50,20 @@ def _shp(row: Row, domain: Domain | None) -> Pairs:
 
 def _pku(row: Row, domain: Domain | None) -> Pairs:
     chosen = _index(row, "safer_response_id" if domain == "safety" else "better_response_id")
-    labels = [row.get(f"is_response_{i}_safe") for i in (0, 1)]
+    labels = [flag_in(row.get(f"is_response_{i}_safe")) for i in (0, 1)]
     pair = _pair(row.get("prompt"), (row["response_0"], row["response_1"]), chosen)
     return [{**pair, "chosen_safe": labels[chosen], "rejected_safe": labels[1 - chosen]}]
 
 
 def _to_summarize(row: Row) -> str:
     info = row["info"]
+    names = ("subreddit", "title", "post") if info.get("post") else ("article",)
+    for name in names:
+        if not isinstance(info.get(name), str):
+            raise InputError(f"info.{name}: must be a text, got {quoted(info.get(name))}")
     if info.get("post"):
         return f"SUBREDDIT: r/{info['subreddit']}\n\nTITLE: {info['title']}\n\nPOST: {info['post']}\n\nTL;DR:"
-    return f"Article:\n{info.get('article')}\n\nTL;DR:"
+    return f"Article:\n{info['article']}\n\nTL;DR:"
 
 
 def _summarize(row: Row, domain: Domain | None) -> Pairs:
@@ -122,9 +126,9 @@ def _pair(prompt: Any, answers: Sequence[Any], chosen: int) -> dict[str, Any]:
 
 
 def _index(row: Row, field: str) -> int:
-    value = row.get(field)
-    if value not in (0, 1):
-        raise InputError(f"{field}: must be 0 or 1, got {quoted(value)}")
+    value = flag_of(row.get(field))
+    if value is None:
+        raise InputError(f"{field}: must be 0 or 1, got {quoted(row.get(field))}")
     return int(value)
 
 
@@ -200,7 +204,7 @@ OPEN_FORMATS = (
         harmless=frozenset({"correctness", "coherence", "complexity", "verbosity"}),
         pairs=_helpsteer,
         prompt=lambda rows: _turns(rows[0]["prompt"]),
-        together=lambda row: str(row["prompt"]),
+        together=lambda row: str([row["prompt"], *asked_under(row)]),
         joined=frozenset({"preferences", "prompts"}),
         anywhere=False,
     ),

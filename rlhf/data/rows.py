@@ -13,13 +13,14 @@ from rlhf.conversation import Conversation, Message, check_characters, check_con
 from rlhf.errors import InputError, quoted
 
 Domain = Literal["helpfulness", "safety"]
+_OF_ALL = "; #helpfulness or #safety behind the file's name says it of all its rows"
 Strength = Literal["significantly", "better", "slightly", "negligibly"]
 STRENGTHS: tuple[str, ...] = get_args(Strength)
 
 
-def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> Any:
+def _one_of(field: str, value: Any, allowed: tuple[str, ...], way_out: str = "") -> Any:
     if value not in allowed:
-        raise InputError(f"{field}: must be one of {', '.join(allowed)}, got {quoted(value)}")
+        raise InputError(f"{field}: must be one of {', '.join(allowed)}, got {quoted(value)}{way_out}")
     return value
 
 
@@ -48,7 +49,7 @@ class Prompt:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Prompt:
         messages = check_conversation(row.get("messages"), last="user")
-        domain = _one_of("domain", row.get("domain", "helpfulness"), get_args(Domain))
+        domain = _one_of("domain", row.get("domain", "helpfulness"), get_args(Domain), _OF_ALL)
         return cls(_text("id", row.get("id")), messages, domain, _source(row))
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class Preference:
             raise InputError(
                 "chosen_safe, rejected_safe: an unsafe answer chosen over a safe one is not trained on; drop the row"
             )
-        domain = _one_of("domain", row.get("domain", "helpfulness"), get_args(Domain))
+        domain = _one_of("domain", row.get("domain", "helpfulness"), get_args(Domain), _OF_ALL)
         return cls(
             _text("id", row.get("id")),
             messages,

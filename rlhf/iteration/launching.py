@@ -244,7 +244,7 @@ def _accelerate_file(where: str, path: Path) -> Mapping[str, Any]:
         raise InputError(f"{where}: {path} does not exist; name an existing file (those of ds_configs/ are shipped)")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{where}: {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping) or "distributed_type" not in content:
         raise InputError(f"{where}: {path} is no file of accelerate's (it has no distributed_type)")

@@ -21,6 +21,7 @@ from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.metrics import TENSORBOARD_FOLDER
+from rlhf.paths import is_stream
 from rlhf.stage import STAGE_FILE, read_stage_file
 from rlhf.stage.card import CARD_FILE
 
@@ -35,6 +36,8 @@ def read_ledger(path: Path) -> list[Record]:
     """The records; an unfinished last line (a kill) is left out. InputError names the line that is broken elsewhere."""
     if not path.exists():
         return []
+    if is_stream(path):
+        raise InputError(f"{path}: is a pipe or a device, and no ledger; move it away")
     records = []
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):

@@ -17,6 +17,7 @@ from rlhf.iteration.keeping import removed_parts
 from rlhf.iteration.ledger import Record, last_record, output_digest, read_ledger
 from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.iteration.summary import read_summary, summarise
+from rlhf.paths import is_stream
 from rlhf.stage import STAGE_FILE
 from rlhf.stage.digests import FileDigests, changes
 
@@ -56,7 +57,7 @@ def verify_run(run: Path) -> Iterator[Finding]:
         return
     try:
         stages = _plan(run)
-    except (OSError, KeyError, TypeError, yaml.YAMLError, InputError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError, yaml.YAMLError) as error:
         yield Finding("config.yaml", [f"the plan cannot be read: {error}"])
         return
     problems = [problem for link in linked if (problem := _link_problem(link, run, stages, digests))]
@@ -75,6 +76,8 @@ def _plan(run: Path) -> list[PlannedStage]:
     from rlhf.configuration import parse_config
     from rlhf.iteration.config import IterativeConfig
 
+    if is_stream(run / "config.yaml"):
+        raise InputError("it is a pipe or a device")
     given = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["config"]
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     options = [part for name, text in texts.items() for part in (f"--{name}", text)]
@@ -112,6 +115,9 @@ def _summary_problems(run: Path, stages: Sequence[PlannedStage]) -> Sequence[str
         summary = read_summary(run)
     except InputError as error:
         return [str(error)]
-    wanted = json.loads(json.dumps(summarise(run, stages)))
+    try:
+        wanted = json.loads(json.dumps(summarise(run, stages)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return [f"the stages' files cannot be read ({type(error).__name__}: {error})"]
     different = [name for name in {**wanted, **summary} if summary.get(name) != wanted.get(name)]
     return [f"{name} is not what the stages' files say" for name in different if name != "seconds"]

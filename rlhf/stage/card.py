@@ -109,7 +109,7 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
     try:
         text = (checkpoint / CARD_FILE).read_text(encoding="utf-8")
         content = yaml.safe_load(text.split("---\n", 2)[1]) if text.startswith("---\n") else {}
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
+    except (OSError, ValueError, IndexError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -140,7 +140,9 @@ def _changes_of(kind: Kept, partial: Path, digests: Mapping[str, str]) -> list[C
     file = partial / kind.name / ORIGIN_FILE
     try:
         old = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not all(isinstance(old.get(part, {}), dict) for part in ("values", "inputs", "packages")):
+            raise ValueError("it is no origin")
+    except (OSError, ValueError, AttributeError, RecursionError):
         return [Change(ORIGIN_FILE, "one that cannot be read", "to be written", "values")]
     return changes(old, kind.origin(digests))
 

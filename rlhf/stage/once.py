@@ -52,6 +52,6 @@ def _origin(stage: Stage, name: str) -> object:
 def _is_whole(folder: Path, stage: Stage, name: str) -> bool:
     try:
         old = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return bool(old == _origin(stage, name))

@@ -58,7 +58,13 @@ class StageRecord(TypedDict):
     closing: ClosingRecord
 
 
-DECISIVE = {"command", "config", "inputs", "seconds", "closing"}
+DECISIVE: dict[str, type | tuple[type, ...]] = {
+    "command": list,
+    "config": dict,
+    "inputs": dict,
+    "seconds": (int, float),
+    "closing": dict,
+}
 """What those who decide by it read; `launch` is younger than some runs."""
 
 
@@ -73,4 +79,5 @@ def read_stage_file(folder: Path) -> StageRecord | None:
         record = read_json(folder / STAGE_FILE)
     except (OSError, ValueError):
         return None
-    return cast(StageRecord, record) if isinstance(record, dict) and record.keys() >= DECISIVE else None
+    said = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in DECISIVE.items())
+    return cast(StageRecord, record) if said else None

@@ -148,7 +148,9 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     """{counters, state, files}; ValueError where it is not what was written."""
-    content: dict[str, Any] = read_json(folder / STATE_FILE)
+    content = read_json(folder / STATE_FILE)
+    if not isinstance(content, dict):
+        raise ValueError(f"{STATE_FILE} is no object")
     written = content.pop("digest", None)
     if written is None and "files" not in content:  # of an earlier release
         return content | {"files": {}}

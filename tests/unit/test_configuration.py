@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -75,6 +75,17 @@ class Outer:
     extra: Inner | None = None
 
 
+@dataclass(frozen=True)
+class Loose:
+    """Options of somebody's own.
+
+    Args:
+        options: anything.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 MISTAKES = {
     "": "data: must be given",
     "--data": "data: needs a value",
@@ -96,6 +107,7 @@ MISTAKES = {
     "--data a --extra.rat 1": "extra.rat: there is no such option; --help or --extra.help lists them",
     "--data a --extra 3": "extra: must be options with values, such as {name: value}, got 3",
     "--data a --inner no.yaml": "inner: there is no YAML file no.yaml; name one, or give its options one by one",
+    "--data a --inner.rate null": "inner.rate: must be a number, got None",
     "--data a --config no.yaml": "config: no.yaml does not exist",
 }
 
@@ -122,6 +134,13 @@ FILES = {
     "data: a\nextra: true\n": "extra: must be options with values, such as {name: value}, got True",
     'data: "a\\0b"\n': "data: holds a null character, which no path and no text has, got 'a\\x00b'",
     "data: a\ninner: {rate: .inf}\n": "inner.rate: must be a finite number, got inf",
+    "data: a\nfiles: ~\n": "files: must not be null; leave it out for its default",
+    "data: a\nnames: {a: !!set {b}}\n": "F:2: tags are not read, got !!set; write the value without it",
+    "data: a\nsize: !!int x\n": "F:2: tags are not read, got !!int; write the value without it",
+    "data: a\nnames: {no: b}\n": "F:2: a name must be a text, got no; put it into quotes",
+    "data: a\nnames: &n {a: *n}\n": "F:2: an alias stands in what it stands for, which has no end; write out what is "
+    "meant",
+    "data: a\nnames: ''\n": "names: must be names with values, such as {name: value}, got ",
     "": "config: F holds no options; write a line such as `seed: 0` for each",
 }
 
@@ -184,6 +203,22 @@ def test_a_seed_that_no_generator_takes_is_refused_at_any_depth(seed: int) -> No
         with pytest.raises(InputError, match=rf"^{option}: must be 0 or above and below 2147483648, got {seed}"[:70]):
             parse_config(config_class, [f"--{option}", str(seed)])
         parse_config(config_class, [f"--{option}", "2147483647"])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("{a: [!!set {b}]}", "options.a: must be a text, a number, true, .*, got a set, {'b'}"),
+        ("{a: {b: !!binary aGk=}}", "options.a.b: must be a text, .*, got a bytes, b'hi'"),
+        ("{a: {yes: b}}", "options.a: its names must be texts, got True; put it between quotes"),
+    ],
+)
+def test_a_value_of_no_plain_kind_is_refused_at_any_depth(given: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=rf"^{sentence}$"):
+        parse_config(Loose, ["--options", given])
+    assert parse_config(Loose, ["--options", "{a: [1, null, {b: 2024-01-01}]}"]).options == {
+        "a": [1, None, {"b": "2024-01-01"}]
+    }
 
 
 def test_a_key_given_twice_is_told_with_its_line(tmp_path: Path) -> None:

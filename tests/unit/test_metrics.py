@@ -184,3 +184,13 @@ def test_a_line_may_hold_what_unicode_calls_a_line_break(tmp_path):
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     keep_before(file, 2)
     assert read_metrics(file) == rows[:2]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"step": 1, "lo', b"3", b"[]", b'{"loss": 1}', b'{"step": "x"}', b"\xff", b"9" * 6000]
+)
+def test_a_damaged_line_and_what_follows_it_is_left_out(tmp_path, line):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
+    keep_before(file, 5)
+    assert read_metrics(file) == [{"step": 0}] and file.read_text() == '{"step": 0}\n'

@@ -232,9 +232,10 @@ def test_work_of_another_recipe_is_not_emptied(make: Make) -> None:
     assert (make().folder / "resume" / "step-0").is_dir()
 
 
-def test_an_origin_that_cannot_be_read_is_not_taken_for_ours(make: Make) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"values": [1]}', "[" * 5000])
+def test_an_origin_that_cannot_be_read_is_not_taken_for_ours(make: Make, text: str) -> None:
     attempt(make())
-    (make().folder / "resume" / "origin.json").write_text("{")
+    (make().folder / "resume" / "origin.json").write_text(text)
     with pytest.raises(InputError, match=r"^origin\.json: the training states"):
         attempt(make())
 

@@ -51,8 +51,13 @@ def answered(question: str, answer: str) -> Format:
 
 def alpaca_question(row: Row) -> str:
     """What Alpaca's and Dolly's rows ask: the text that the instruction is about, an empty line, the instruction."""
-    about = row.get("input") or row.get("context") or ""
-    return f"{about}\n\n{row['instruction']}" if about else row["instruction"]
+    parts = {name: row[name] for name in ("input", "context", "instruction") if row.get(name) not in (None, "")}
+    for name, part in parts.items():
+        if not isinstance(part, str):
+            raise InputError(f"{name}: must be a text, got {quoted(part)}")
+    if "input" in parts and "context" in parts:
+        raise InputError("input, context: both say what the instruction is about; keep one")
+    return "\n\n".join(parts.values())
 
 
 def _alpaca(answer: str) -> Format:
@@ -120,7 +125,7 @@ def best_path(node: Any) -> list[Any]:
     messages: list[Any] = []
     while isinstance(node, dict):
         messages.append(_said(node))
-        node = min(node.get("replies") or [], key=rank_of, default=None)
+        node = min(_replies(node), key=rank_of, default=None)
     return messages[:-1] if messages and messages[-1]["role"] == "user" else messages
 
 
@@ -128,6 +133,11 @@ def rank_of(node: Any) -> float:
     """An Open Assistant message's rank among its siblings, 0 the best; infinite where it has none."""
     rank = node.get("rank") if isinstance(node, dict) else None
     return math.inf if rank is None else float(rank)
+
+
+def _replies(node: Row) -> list[Row]:
+    """Of a message of an Open Assistant tree, those that nobody has deleted."""
+    return [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
 
 
 def _said(node: Row) -> dict[str, Any]:
@@ -143,7 +153,7 @@ def ranked_replies(node: Any, before: Sequence[Any] = ()) -> list[tuple[list[Any
     messages = list(before)
     while isinstance(node, dict):
         messages = [*messages, _said(node)]
-        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
+        replies = _replies(node)
         ranked = [reply for reply in replies if reply.get("rank") is not None]
         if node.get("role") != "assistant" and len(ranked) > 1:
             found.append((messages, ranked))
@@ -172,6 +182,14 @@ def _root(node: Row) -> list[Any]:
     return [user(node.get("text"))]
 
 
+def root_of(row: Row) -> Any:
+    """The first message of an Open Assistant tree, with its replies."""
+    root = row["prompt"]
+    if isinstance(root, dict) and root.get("deleted"):
+        raise InputError("deleted: the first message of the tree is; leave the row out")
+    return root
+
+
 TREE_FIELDS = ("tree_state", "message_tree_id")
 FLAT_NEEDS = frozenset({"message_id", "text", "role"})
 FLAT_FIELDS = named(
@@ -182,7 +200,7 @@ FLAT_FIELDS = named(
 
 def tree_prompt(row: Row) -> list[Any]:
     """An Open Assistant tree's first message."""
-    return _root(row["prompt"])
+    return _root(root_of(row))
 
 
 def flat_prompt(rows: Sequence[Row]) -> list[Any]:

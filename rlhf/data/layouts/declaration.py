@@ -28,17 +28,19 @@ COMMON = frozenset({"id", "source", "domain"})
 HARMLESS = named(
     "prompt_id conversation_id conversation_hash uuid idx index hash url split subset dataset "
     "data_source category topic model models language lang timestamp tstamp turn turns num_turns "
-    "views avatarUrl"
-)
+    "views avatarUrl __index_level_0__"
+) | {"", "Unnamed: 0"}  # and __index_level_0__: the index of a pandas table
 SYSTEM = ("system", "system_prompt", "system_message")
 REFUSED = {
     "tools": "tool calls are not supported; leave such rows out, or remove the field where no answer needs it",
     "functions": "tool calls are not supported; leave such rows out, or remove the field where no answer needs it",
     "tool_calls": "tool calls are not supported; leave such rows out",
     "function_call": "tool calls are not supported; leave such rows out",
+    "function_calls": "tool calls are not supported; leave such rows out",
     "reasoning_content": "only content is rendered; write it as <think>…</think> before the answer, or remove it",
     "reasoning": "only content is rendered; write it as <think>…</think> before the answer, or remove it",
     "thinking": "only content is rendered; write it as <think>…</think> before the answer, or remove it",
+    "thought": "only content is rendered; write it as <think>…</think> before the answer, or remove it",
     "images": "only text is read; leave such rows out",
     "image": "only text is read; leave such rows out",
     "image_url": "only text is read; leave such rows out",
@@ -49,13 +51,22 @@ REFUSED = {
     "margin": "the loss takes its margin from strength (significantly, better, slightly, negligibly); give that",
     "weight": "rows have no weight; remove the field, or leave rows of weight 0 out (an answer's own weight is read)",
     "train": "a row is trained on or left out; remove the field, or leave rows with train: false out",
-    "label": "nothing says what the label of such a row means; remove the field",
-    "labels": "nothing says what the labels of such a row mean; remove the field",
-    "kto_tag": "nothing says what the tag of such a row means; remove the field",
+    "train_detail": "an answer is trained on whole or not at all; leave such rows out, or give train",
+    "label": "nothing says what the label of such a row means; give true or false beside a prompt and its completion, "
+    "or keep the rows that are good and remove the field",
+    "labels": "nothing says what the labels of such a row mean; keep the rows that are good and remove the field",
+    "kto_tag": "nothing says what the tag of such a row means; give true or false beside a prompt and its completion, "
+    "or keep the rows that are good and remove the field",
     "history": "such a row has its earlier turns elsewhere; remove the field",
 }
 _OF_ANSWERS = {"margin", "weight", "train", "label", "labels", "kto_tag"}  # a prompt has none of these to lose
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"weight": (1,), "train": (True,)}
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "weight": (1,),
+    "train": (True,),
+    "reasoning": ("on", "off", True, False),  # whether there is any
+    "thinking": (True, False),
+    "thought": (False,),
+}
 
 
 @dataclass(frozen=True)
@@ -116,11 +127,16 @@ class Format:
                 continue
             if is_empty(value) or name in SYSTEM or (self.history and name == "history"):
                 continue
-            refused = name in REFUSED and not (kind == "prompts" and name in _OF_ANSWERS)
-            if refused and value not in _NEUTRAL.get(name, ()):
-                raise InputError(f"{name}: {REFUSED[name]}, got {quoted(value)}")
+            if not (kind == "prompts" and name in _OF_ANSWERS):
+                require_harmless(name, value)
             found.append(str(name))
         return found
+
+
+def require_harmless(name: Any, value: Any, where: str = "") -> None:
+    """InputError where a field, of a row or (`where` in words) of a part of it, would change what is learned."""
+    if name in REFUSED and value not in _NEUTRAL.get(name, ()):
+        raise InputError(f"{f'{where} has ' if where else ''}{name}: {REFUSED[name]}, got {quoted(value)}")
 
 
 def is_empty(value: Any) -> bool:
@@ -140,6 +156,11 @@ def fields_of(row: Row) -> str:
     names = [str(name)[:60] for name in row if name not in COMMON]
     more = f" and {len(names) - 30} more" if len(names) > 30 else ""
     return (", ".join(names[:30]) or "none") + more
+
+
+def asked_under(row: Row) -> list[Any]:
+    """What a row says, beside its prompt, of how it is to be answered: rows that differ in it are not compared."""
+    return [row[name] for name in (*SYSTEM, "history", "domain") if not is_empty(row.get(name))]
 
 
 def user(content: Any) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from rlhf.errors import InputError, quoted
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _LINE_TURN = re.compile(r"(?:^|\s)(Human|Assistant):(?=\s|$)")
 _GUANACO_TURN = re.compile(r"(?:^|\n?)### (Human|Assistant):")
-_RENDERED = re.compile(
+_MARKS = (
     r"<\|im_start\|>|<\|start_header_id\|>|<\|start_of_role\|>|<start_of_turn>|<\|(?:user|system|assistant)\|>|\[INST\]"
-    r"|### (?:Instruction|Response|User):"
 )
+_RENDERED = re.compile(rf"{_MARKS}|### (?:Instruction|Response|User):")
+_BEGINNING = re.compile(rf"(?:<s>|<bos>|<\|begin_of_text\|>)?\s?(?:{_MARKS})")
+_HEADINGS = ("### Response:", "### Assistant:")
 _ROLES: dict[str, Literal["user", "assistant"]] = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -50,12 +52,19 @@ def turns_of_prompt(prompt: str) -> list[Any] | None:
     """The turns of a prompt that is a dialogue in HH's format, or `Human: … Assistant:` in one line; None: it is not.
 
     The open mark of the answer to come is dropped.
+
+    Raises:
+        InputError: it begins, or ends, as a prompt rendered in a model's chat format does.
     """
     if is_hh(prompt):
         turns = parse_hh(prompt)
     elif prompt.lstrip().startswith("Human:") and prompt.rstrip().endswith("Assistant:"):
         turns = _turns(_LINE_TURN.split(prompt))
     else:
+        found = _BEGINNING.match(prompt.lstrip())
+        heading = next((one for one in _HEADINGS if prompt.rstrip().endswith(one)), None)
+        if mark := found.group() if found else heading:
+            raise InputError(f"prompt: is rendered in a chat format already, got {quoted(mark)}; give its messages")
         return None
     return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"] else turns
 

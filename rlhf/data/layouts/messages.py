@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf.data.layouts.declaration import REFUSED, assistant, is_empty, named, user
+from rlhf.data.layouts.declaration import assistant, is_empty, named, require_harmless, user
 from rlhf.errors import InputError, quoted
 
 SPEAKERS = {  # of a `from`, as ShareGPT and its kin name them
@@ -16,7 +17,7 @@ SPEAKERS = {  # of a `from`, as ShareGPT and its kin name them
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _ROLES = {"developer": "system", "model": "assistant", "prompter": "user"}
-_TOOLS = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython")
+_TOOLS = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython", "environment")
 _TRAIN = ("weight", "train", "loss")
 _READ = frozenset({"role", "from", "content", "value", "parts", "refusal", "finished", *_TRAIN})
 _HARMLESS = named(
@@ -24,10 +25,14 @@ _HARMLESS = named(
     "hashed_ip turn turn_identifier redacted num_tokens annotations"
 )
 _PLAIN = {"role", "content"}
+_CONTENTS = ("content", "value", "parts")
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
+_HARMLESS_OF_PARTS = named("type text mimeType cache_control annotations")
+_PRINTED = re.compile(r"\[?\s*\{'(role|from|content|value)': ")
 
 
 def messages_of(value: Any, unused: Counter[str], field: str = "messages") -> Any:
-    """The messages of a field: a list of them, one alone, JSON text of a list, pairs {input, output}, or texts in turn.
+    """The messages of a field: a list of them, one alone, JSON text of these, pairs {input, output}, or texts in turn.
 
     `from` and `value` become role and content, a developer is the system, parts of text are joined by line breaks, an
     empty system message is dropped; an answer with `weight: 0`, `train: false` or `loss: false` gets `train: False`,
@@ -40,12 +45,13 @@ def messages_of(value: Any, unused: Counter[str], field: str = "messages") -> An
         field: its name.
 
     Raises:
-        InputError: a tool's message or call, reasoning apart from content, a part that is no text, an unknown flag.
+        InputError: a tool's message or call, reasoning apart from content, a part that is no text, an unknown flag, two
+            contents, or messages as Python prints them.
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _json_list(value)
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        value = _spelled_out(value, field)
     if isinstance(value, dict):
-        value = value["messages"] if isinstance(value.get("messages"), list) else [value]
+        value = _unwrapped(value, field, unused) if isinstance(value.get("messages"), list) else [value]
     if not isinstance(value, (list, tuple)):
         return value
     if value and all(isinstance(item, str) for item in value):
@@ -74,16 +80,18 @@ def _message(message: dict[str, Any], where: str, unused: set[str]) -> dict[str,
     role = _ROLES.get(role, role) if isinstance(role, str) else role
     if role in _TOOLS:
         raise InputError(f"{where} is a tool's, got {quoted(role)}; tool calls are not supported; leave such rows out")
-    content = next((message[name] for name in ("content", "value", "parts") if message.get(name) is not None), None)
+    given = {name: message[name] for name in _CONTENTS if message.get(name) not in (None, "", [])}
+    content = next(iter(given.values()), message.get("content"))
+    if any(other != content for other in given.values()):
+        raise InputError(f"{where} has {' and '.join(given)}, which differ; keep one")
     if content is None and isinstance(message.get("refusal"), str):
         content = message["refusal"]
     for name, value in message.items():
         if name in _READ or name in _HARMLESS or is_empty(value):
             continue
-        if name in REFUSED:
-            raise InputError(f"{where} has {name}: {REFUSED[name]}, got {quoted(value)}")
+        require_harmless(name, value, where)
         unused.add(str(name))
-    read = {"role": role, "content": _text(content, where)}
+    read = {"role": role, "content": _text(content, where, unused)}
     if not _trained(message, role, where):
         read["train"] = False
     if message.get("finished") is False and role == "assistant":
@@ -91,18 +99,32 @@ def _message(message: dict[str, Any], where: str, unused: set[str]) -> dict[str,
     return read
 
 
-def _text(content: Any, where: str) -> Any:
+def _text(content: Any, where: str, unused: set[str]) -> Any:
     """The text of a content that may be a list of parts."""
     if not isinstance(content, (list, tuple)):
         return content
     texts = []
     for part in content:
-        text = part.get("text") if isinstance(part, dict) else part
-        if not isinstance(text, str):
+        fields = part if isinstance(part, dict) else {"text": part}
+        text = fields.get("text")
+        if not isinstance(text, str) or fields.get("type") not in _TEXT_PARTS:
             kind = part.get("type", "no text") if isinstance(part, dict) else part
             raise InputError(f"{where} has a part that is no text, got {quoted(kind)}; only text is read")
+        for name, value in fields.items():
+            if name not in _HARMLESS_OF_PARTS and not is_empty(value):
+                require_harmless(name, value, f"{where} has a part that")
+                unused.add(f"{name} of parts")
         texts.append(text)
     return "\n".join(texts)
+
+
+def _unwrapped(value: dict[str, Any], field: str, unused: Counter[str]) -> Any:
+    """The messages of an object that holds them beside other things, such as tools."""
+    for name, other in value.items():
+        if name not in ("messages", "parallel_tool_calls") and not is_empty(other):
+            require_harmless(name, other, field)
+            unused[f"{name} of {field}"] += 1
+    return value["messages"]
 
 
 def _trained(message: dict[str, Any], role: Any, where: str) -> bool:
@@ -118,14 +140,27 @@ def _trained(message: dict[str, Any], role: Any, where: str) -> bool:
     return trained
 
 
-def _json_list(text: str) -> Any:
-    """The list that a text spells out in JSON, as tables keep it; the text itself where it is none of messages."""
+def _spelled_out(text: str, field: str) -> Any:
+    """The messages that a text spells out in JSON, as tables keep them; the text itself where they are none.
+
+    An answer may be JSON too: messages have a speaker and what is said.
+    """
+    if _PRINTED.match(text.lstrip()):
+        raise InputError(
+            f"{field}: holds messages as Python prints them, which are not read, got {quoted(text)}; write them as JSON"
+        )
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    of_messages = isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-    return value if of_messages else text
+    items = value if isinstance(value, list) else [value]
+    pairs = field.startswith("conversation") and all(_has(item, "input", "output") for item in items)
+    said = any(_has(item, "role", "content") or _has(item, "from", "value") for item in items)
+    return value if pairs or said else text
+
+
+def _has(item: Any, *names: str) -> bool:
+    return isinstance(item, dict) and item.keys() >= set(names)
 
 
 def with_system(system: Any, messages: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from decimal import Decimal
 from itertools import combinations
 from typing import Any, Literal
 
@@ -55,12 +56,16 @@ def ranked_pairs(
 
 def good_and_bad_pairs(prompt: Any, judged: Sequence[tuple[Any, Any]], field: str) -> list[dict[str, Any]]:
     """Every good answer with every bad one, at most MAX_PAIRS; `judged` are (answer, is it good)."""
+    labels = []
     for _, label in judged:
-        if label not in (True, False):
+        labels.append(flag_of(label))
+        if labels[-1] is None:
             raise InputError(f"{field}: must be true or false, got {quoted(label)}")
-    pairs = [(good, bad) for good, label in judged if label for bad, other in judged if not other]
+    answers = [answer for answer, _ in judged]
+    good_answers = [answer for answer, good in zip(answers, labels, strict=True) if good]
+    bad_answers = [answer for answer, good in zip(answers, labels, strict=True) if not good]
+    pairs = [(good, bad) for good in good_answers for bad in bad_answers]
     if not pairs:
-        labels = [label for _, label in judged]
         raise InputError(f"{field}: no good and bad answer to one prompt, which would make a pair, got {labels[:3]}")
     return [{"prompt": prompt, "chosen": good, "rejected": bad} for good, bad in _at_most(pairs, prompt)]
 
@@ -70,10 +75,24 @@ def _at_most(pairs: list[Any], prompt: Any) -> list[Any]:
 
 
 def number_of(field: str, value: Any) -> float:
-    """A finite number; InputError for anything else."""
+    """A finite number, or the text of one, as csv files have it; InputError for anything else."""
     try:
-        if not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value):
-            return value
-    except OverflowError:  # an integer beyond every float
+        number = float(value) if isinstance(value, (str, Decimal)) else value
+        if not isinstance(number, bool) and isinstance(number, (int, float)) and math.isfinite(number):
+            return number
+    except (OverflowError, ValueError):  # an integer beyond every float; a text of none
         pass
     raise InputError(f"{field}: must be a number, got {quoted(value)}")
+
+
+def flag_of(value: Any) -> bool | None:
+    """Yes or no, as 1 or 0 too, and as text, as csv files have it; None for anything else."""
+    if isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    return bool(value) if value in (True, False) else None
+
+
+def flag_in(value: Any) -> Any:
+    """A text's yes or no; what is another text, or no text, as it stands."""
+    flag = flag_of(value) if isinstance(value, str) else None
+    return value if flag is None else flag

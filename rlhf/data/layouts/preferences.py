@@ -20,12 +20,13 @@ from rlhf.data.layouts.conversations import (
     flat_prompt,
     question_of,
     ranked_replies,
+    root_of,
     tree_of,
     tree_prompt,
 )
-from rlhf.data.layouts.declaration import Format, Kind, Row, assistant, before_answer, named, user
+from rlhf.data.layouts.declaration import Format, Kind, Row, asked_under, assistant, before_answer, named, user
 from rlhf.data.layouts.dialogue_text import is_hh, parse_hh
-from rlhf.data.layouts.pairing import good_and_bad_pairs, ranked_pairs
+from rlhf.data.layouts.pairing import flag_in, flag_of, good_and_bad_pairs, ranked_pairs
 from rlhf.data.rows import Domain
 from rlhf.errors import InputError, quoted
 
@@ -37,6 +38,9 @@ def plain_pair(row: Row) -> dict[str, Any]:
     """The fields of a plain preference row; not its messages, where these and both answers are whole dialogues."""
     names = ("messages", "prompt", "chosen", "rejected", *_OURS)
     pair = {name: row[name] for name in names if name in row}
+    for name in ("chosen_safe", "rejected_safe"):
+        if name in pair:
+            pair[name] = flag_in(pair[name])
     messages, chosen = pair.get("messages"), pair.get("chosen")
     if (
         isinstance(messages, list)
@@ -158,7 +162,7 @@ def _json_dialogue(row: Row, side: str) -> list[Any]:
 
 
 def _winner_columns(row: Row, domain: Domain | None) -> list[dict[str, Any]]:
-    won = [side for side in ("a", "b") if row.get(f"winner_model_{side}") == 1]
+    won = [side for side in ("a", "b") if flag_of(row.get(f"winner_model_{side}"))]
     if len(won) != 1:
         raise InputError("winner_model_a, winner_model_b: one of them must be 1; leave ties out")
     lost = "b" if won[0] == "a" else "a"
@@ -174,7 +178,7 @@ def _safe_and_unsafe(rows: Sequence[Row], domain: Domain | None) -> list[dict[st
 
 
 def _safe_dialogue(row: Row) -> list[Any]:
-    if row["is_safe"] is not True:
+    if not flag_of(row["is_safe"]):
         raise InputError(f"is_safe: an answer that is not safe is not trained on, got {quoted(row['is_safe'])}")
     return [*question_of(row["prompt"]), assistant(row["response"])]
 
@@ -188,7 +192,7 @@ def labelled(base: Format, label: str) -> Format:
     conversation: Callable[[Row], list[Any]] = base.conversation  # type: ignore[assignment]
 
     def good(row: Row) -> list[Any]:
-        if row[label] not in (True, 1):
+        if not flag_of(row[label]):
             raise InputError(f"{label}: the answer is marked as bad, so it is not trained on, got {quoted(row[label])}")
         return list(conversation(row))
 
@@ -201,11 +205,11 @@ def labelled(base: Format, label: str) -> Format:
         base,
         name=f"KTO ({base.name}, {label})",
         needs=base.needs | {label},
-        when=lambda row: (base.when is None or base.when(row)) and row[label] in (True, False),
+        when=lambda row: (base.when is None or base.when(row)) and flag_of(row[label]) is not None,
         conversation=good,
         pairs=pairs,
         prompt=None if base.prompt is None else lambda rows: base.prompt(rows[0]),  # type: ignore[misc]
-        together=lambda row: json.dumps(before_answer(conversation(row)), default=str),
+        together=lambda row: json.dumps([before_answer(conversation(row)), asked_under(row)], default=str),
         joined=_GATHERED,
     )
 
@@ -258,7 +262,7 @@ PREFERENCE_FORMATS = (
         harmless=frozenset({"generations", "order", "labelling_model", "original_chosen", "original_rejected"}),
         pairs=_orca_argilla,
     ),
-    *(_asked_in("Orca pairs", field) for field in ("question", "query", "input")),
+    *(_asked_in("Orca pairs", field) for field in ("question", "query", "input", "context_messages")),
     Format(
         name="OpenAI preferences",
         needs=frozenset({"input", "preferred_output", "non_preferred_output"}),
@@ -316,15 +320,15 @@ PREFERENCE_FORMATS = (
         conversation=_safe_dialogue,
         pairs=_safe_and_unsafe,
         prompt=lambda rows: question_of(rows[0]["prompt"]),
-        together=lambda row: str(row["prompt"]),
+        together=lambda row: str([row["prompt"], *asked_under(row)]),
         joined=_GATHERED,
     ),
     Format(
         name="Open Assistant trees",
         needs=frozenset({"message_tree_id", "prompt"}),
         harmless=frozenset(TREE_FIELDS),
-        conversation=lambda row: best_path(row["prompt"]),
-        pairs=lambda row, domain: _tree_pairs(row["prompt"]),
+        conversation=lambda row: best_path(root_of(row)),
+        pairs=lambda row, domain: _tree_pairs(root_of(row)),
         prompt=tree_prompt,
     ),
     Format(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from rlhf.errors import InputError
+from rlhf.paths import is_stream
 from rlhf.rejection.temperature import SweepFigures
 from rlhf.report.judgements.batches import Batch
 from rlhf.report.run.folders import STAGE_FILE, Folders
@@ -289,7 +290,7 @@ def _command(record: Mapping[str, Any]) -> str | None:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return None if is_stream(path) else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
 

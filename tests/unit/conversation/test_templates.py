@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from rlhf.conversation import Conversation, Rendered, Renderer, apply_kwargs, with_thoughts
+from rlhf.conversation import Conversation, Rendered, Renderer, apply_kwargs, read_chat_template, with_thoughts
 from rlhf.conversation.template import with_kwargs
 from rlhf.errors import InputError
 
@@ -274,3 +274,9 @@ def test_a_template_without_generation_prompt_keeps_its_header_out_of_the_answer
     tokenizer.chat_template = renderer.writing.template  # as it is saved
     text = tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
     assert text == before and not tokenizer.apply_chat_template(ASKED, tokenize=False).endswith("assistant\n")
+
+
+def test_a_template_s_file_is_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes("{{ 'é' }}".encode("latin-1"))
+    with pytest.raises(InputError, match=r"^chat_template: .*t\.jinja is no UTF-8 text"):
+        read_chat_template(str(tmp_path / "t.jinja"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections import Counter
 
+import pyarrow as pa
 import pytest
+import zstandard
+from pyarrow import parquet
 
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts, load_texts
 from rlhf.errors import InputError
@@ -83,7 +85,12 @@ def test_nothing_left_after_skipping(tmp_path):
     [
         ("r.jsonl", '{"prompt": "a"}\n\n{"prompt": \n', ":3: not valid JSON .Expecting value"),
         ("r.json", '[{"prompt": "a"},\n{"prompt" "b"}]', ":2: not valid JSON"),
-        ("r.json", '{"prompt": "a"}', ": must be a JSON array of rows, got a dict"),
+        ("r.json", '{"prompt": "a"}', ": must be a JSON array of rows, .*, got {'prompt': 'a'}"),
+        ("r.jsonl", '[{"prompt": "a"}]\n', ":1: must be an object with named fields, .* goes into a .json file"),
+        ("r.jsonl", '{"prompt": "a", "prompt": "b"}\n', ":1: has the field 'prompt' twice"),
+        ("r.json", '[{"messages": [{"role": "user", "role": "a"}]}]', ": has the field 'role' twice"),
+        ("r.csv", "prompt,answer,prompt\na,b,c\n", ": has the column 'prompt' twice"),
+        ("r.jsonl", '{"prompt": "a"}\n'.encode("utf-16"), ": cannot be read after row 0 .*; save it as UTF-8"),
         ("r.jsonl", "3\n", ":1: must be an object with named fields, got '3'"),
         ("r.jsonl", "", ": is empty"),
         ("r.json", "", ": is empty"),
@@ -104,11 +111,29 @@ def test_an_unreadable_file_is_refused(tmp_path, name, content, sentence):
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
-def test_a_cut_gzip_is_refused(tmp_path):
-    whole = gzip.compress("".join(json.dumps({"prompt": str(i)}) + "\n" for i in range(9000)).encode())
-    (tmp_path / "r.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="cannot be read after"):
-        load_prompts(tmp_path / "r.jsonl.gz")
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+def test_a_compressed_file_is_read_whole_or_refused(tmp_path, suffix, compress):
+    path = tmp_path / f"r.txt{suffix}"
+    lines = "".join(f"{i} {i**9 % 10007}\n" for i in range(9000)).encode()
+    whole = compress(lines)
+    path.write_bytes(whole + compress(b"one more\n"))
+    assert len(load_prompts(path)) == 9001
+    for cut in (whole[: len(whole) // 2], whole[:-3], compress(b"one more\n") + whole[:-3]):
+        path.write_bytes(cut)
+        with pytest.raises(InputError, match=r"cannot be read after row \d+ \(Compressed file ended"):
+            load_prompts(path)
+
+
+def test_columns_that_python_cannot_hold_are_named(tmp_path):
+    file = tmp_path / "r.parquet"
+    ask = pa.array(["a"])
+    for column in (pa.array([2**60], pa.timestamp("us")), pa.array([2**62], pa.duration("s"))):
+        parquet.write_table(pa.table({"prompt": ask, "at": column}), file)
+        with pytest.raises(InputError, match=r"a value of its column 'at' cannot be read .* leave that column out"):
+            load_prompts(file)
+    parquet.write_table(pa.Table.from_arrays([ask, ask], names=["prompt", "prompt"]), file)
+    with pytest.raises(InputError, match="has the column 'prompt' twice; leave one out"):
+        load_prompts(file)
 
 
 def test_sources_that_are_not_there(tmp_path, monkeypatch):

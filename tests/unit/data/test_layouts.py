@@ -30,6 +30,8 @@ FLAT = [
     {"message_id": "a", "parent_id": "m", "role": "assistant", "text": A, "message_tree_id": "m", "rank": 0},
 ]
 
+ANSWERED = {"chosen": A, "rejected": B}
+
 DIALOGUES = {
     "ShareGPT": {"conversations": [HUMAN, GPT]},
     "OpenHermes": {"conversations": [HUMAN, GPT], "system_prompt": None, "custom_instruction": None, "source": "orca"},
@@ -54,6 +56,11 @@ DIALOGUES = {
     "Guanaco": {"text": f"### Human: {Q}### Assistant: {A}"},
     "OASST tree": TREE,
     "DeepSpeed-Chat": {"prompt": f"Human: {Q} Assistant:", "response": A, "chosen": A, "rejected": B},
+    "a pandas index": {"": "0", "Unnamed: 0": "0", "prompt": Q, "completion": A},
+    "a deleted answer": {
+        "message_tree_id": "m",
+        "prompt": {**TREE["prompt"], "replies": [{**NODE_B, "rank": -1, "deleted": True}, NODE_A]},
+    },
 }
 PAIRS = {
     "LLaMA-Factory's Alpaca": {"instruction": Q, "input": "", "chosen": A, "rejected": B},
@@ -81,6 +88,25 @@ PAIRS = {
     "OASST tree": TREE,
     "DeepSpeed-Chat": {"prompt": f"Human: {Q} Assistant:", "chosen": A, "rejected": B},
     "UltraFeedback": {"prompt": Q, "chosen": [ASK, YES], "rejected": [ASK, NO], "messages": [ASK, YES]},
+    "HH with its prompt": {"prompt": Q, **{n: f"\n\nHuman: {Q}\n\nAssistant: {t}" for n, t in ANSWERED.items()}},
+    "OpenRLHF": {"context_messages": [ASK], "chosen": A, "rejected": B},
+    "JSON text of a message": {"prompt": Q, "chosen": json.dumps(YES), "rejected": json.dumps(NO)},
+    "scores of a csv file": {"prompt": Q, "chosen": A, "rejected": B, "score_chosen": "8.5", "score_rejected": "4"},
+    "a winner of a csv file": {
+        "prompt": json.dumps([Q]),
+        "response_a": json.dumps([A]),
+        "response_b": json.dumps([B]),
+        "winner_model_a": "1",
+        "winner_model_b": "0",
+    },
+    "labels of a csv file": {
+        "prompt": Q,
+        "response_0": B,
+        "response_1": A,
+        "better_response_id": "1",
+        "is_response_0_safe": "False",
+        "is_response_1_safe": "True",
+    },
     "several turns as the answer": {"prompt": [ASK], "chosen": [YES], "rejected": [NO]},
 }
 
@@ -179,6 +205,27 @@ REFUSED = {
     "a rendered text": ({"text": f"<|im_start|>user\n{Q}"}, "text: is a dialogue rendered in a chat format already"),
     "a preference": ({"prompt": Q, "chosen": A, "rejected": B}, "it is a preference (chosen, rejected)"),
     "another kind": ({"question": Q, "chosen": A, "rejected": B}, "layout 'Orca pairs', which holds preferences or"),
+    "calls by another name": ({"messages": [ASK, {**YES, "function_calls": "f()"}]}, "message 2 has function_calls"),
+    "an environment": ({"messages": [ASK, YES, {"role": "environment", "content": "x"}]}, "message 3 is a tool's"),
+    "half an answer": ({"messages": [ASK, {**YES, "train_detail": [{"train": False}]}]}, "message 2 has train_detail"),
+    "a thought as a part": (
+        {"contents": [ASK, {"role": "model", "parts": [{"text": "hm", "thought": True}, {"text": A}]}]},
+        "message 2 has a part that has thought: only content is rendered",
+    ),
+    "reasoning as a part": (
+        {"messages": [ASK, {"role": "assistant", "content": [{"type": "reasoning", "text": "hm"}]}]},
+        "message 2 has a part that is no text, got 'reasoning'",
+    ),
+    "two contents": ({"conversations": [{**HUMAN, "content": "x"}, GPT]}, "message 1 has content and value, which"),
+    "messages that Python printed": ({"prompt": Q, "completion": repr([YES])}, "holds messages as Python prints them"),
+    "no input": ({"instruction": Q, "input": float("nan"), "output": A}, "input: must be a text, got nan"),
+    "two inputs": ({"instruction": Q, "input": "x", "context": "y", "output": A}, "input, context: both say what"),
+    "a rendered prompt": ({"prompt": f"<s>[INST] {Q} [/INST]", "completion": A}, "prompt: is rendered in a chat"),
+    "Alpaca, rendered": ({"prompt": f"### Instruction:\n{Q}\n\n### Response:", "response": A}, "got '### Response:'"),
+    "a deleted tree": (
+        {"message_tree_id": "m", "prompt": {**TREE["prompt"], "deleted": True}},
+        "deleted: the first message of the tree is",
+    ),
     "a slip": ({"mesages": [ASK, YES]}, "did you mean messages by mesages?"),
 }
 
@@ -200,6 +247,17 @@ def test_what_would_change_the_meaning_is_refused_by_name(case):
         ({"context": [ASK], "response1": A, "response2": B, "overall_preference": 0}, "no two answers differ in score"),
         ({"prompt": [SYSTEM, ASK], "chosen": [*BEFORE, YES], "rejected": [*BEFORE, NO]}, "the prompt does not stand"),
         ({"prompt": Q, "completion": A, "label": True}, "label: no good and bad answer to one prompt"),
+        ({"prompt": Q, "chosen": repr([YES]), "rejected": B}, "chosen: holds messages as Python prints them"),
+        ({"prompt": Q, "chosen": [["user", Q], YES], "rejected": [NO]}, "chosen: message 1 must be {role, content}"),
+        ({"prompt": [ASK], "chosen": [YES], "rejected": [None, NO]}, "rejected: message 1 must be {role, content}"),
+        ({"prompt": Q, "chosen": [{**YES, "weight": 0}], "rejected": [NO]}, "chosen: its answer is not to be trained"),
+        (
+            {"input": {"messages": [ASK], "tools": CALL}, "preferred_output": [YES], "non_preferred_output": [NO]},
+            "input has tools: tool calls are not supported",
+        ),
+        ({"prompt": Q, "chosen": A, "rejected": B, "chosen_safe": "maybe"}, "chosen_safe: must be true, false or null"),
+        ({"prompt": Q, "chosen": A, "rejected": B, "domain": "math"}, "#helpfulness or #safety behind the file's name"),
+        ({"chosen": A, "rejected": B}, "nothing says what its chosen and rejected answer"),
     ],
 )
 def test_preferences_that_are_refused(row, sentence):
@@ -242,6 +300,25 @@ def test_rows_that_belong_together_make_pairs(tmp_path, capsys):
     assert [prompt.messages for prompt in load_prompts(path)] == [[ASK]]
     (read,) = load_preferences(path)
     assert (read.messages, read.chosen, read.rejected) == ([ASK], A, B)
+
+
+def test_answers_given_under_different_instructions_make_no_pair(tmp_path):
+    path = tmp_path / "r.jsonl"
+    rows = [{"prompt": Q, "completion": text, "label": good} for text, good in ((A, "True"), (B, "False"))]
+    write_rows(path, rows)
+    assert len(load_preferences(path)) == 1
+    for differs in ({"system": "Be long."}, {"domain": "safety"}, {"history": [["Hello", "Hi."]]}):
+        write_rows(path, [rows[0], {**rows[1], **differs}])
+        with pytest.raises(InputError, match="label: no good and bad answer to one prompt"):
+            load_preferences(path)
+        assert len(load_prompts(path)) == 2
+
+
+def test_an_answer_may_be_json_and_reasoning_may_be_a_switch():
+    made = json.dumps([{"fruit": "banana"}])
+    assert conversation_of({"prompt": Q, "completion": made, "reasoning": "off"})[-1]["content"] == made
+    (pair,) = pairs_of({"id": "p", "prompt": Q, "chosen": made, "rejected": json.dumps({"fruit": "lime"})})
+    assert preference_from(pair).chosen == made
 
 
 def test_nectar_s_ranks_make_all_pairs():

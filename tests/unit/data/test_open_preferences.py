@@ -288,6 +288,11 @@ def test_one_bad_pair_leaves_the_row_s_others(load):
             {**PKU, "response_1": PKU["response_0"], "is_response_1_safe": False},
             "chosen, rejected: the two answers are identical",
         ),
+        (
+            {**SUMMARIZE, "info": {"post": "It was blue.", "title": None, "subreddit": "sky"}},
+            "info.title: must be a text",
+        ),
+        ({**SUMMARIZE, "info": {"id": "f0", "post": None, "article": None}}, "info.article: must be a text, got None"),
         ({**SUMMARIZE, "summaries": [{"text": "one"}]}, "row: has the fields of OpenAI Summarize, but not its inner"),
         (
             {**WEBGPT, "score_0": 0.0, "score_1": 0.0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from rlhf.errors import InputError
 from rlhf.iteration.decision import ADDRESS, Decision, decide, difference, preview, stage_key
 from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
+from rlhf.iteration.summary import read_summary
+from rlhf.iteration.verify import verify_run
 from rlhf.sampling.chat import ServerConfig
 from rlhf.shorthand import BARE, hints_of
 from rlhf.stage import Effect, ExistingPath, InputPath, StageConfig, digest, open_stage
@@ -103,6 +106,34 @@ def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(f'{{"event": "begun", "time": 1}}\n{line}\n')
     with pytest.raises(InputError, match=r"ledger.jsonl:2: no event with its time and parts; mend or remove that line"):
         read_ledger(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "config: 3\n", "config: [1]\n", "config: &a {x: *a}\n", "config: {seed: !!set {1}}\n"),
+        *(f"config: {'[' * 3000}", "config: {run: \udcff}\n", None),
+    ],
+    ids=lambda text: ascii(text)[:20],
+)
+def test_a_run_whose_config_is_damaged_is_verified_all_the_same(tmp_path: Path, text: str | None) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("finished", "sft", files={}, seconds=1.0)
+    ledger.append("ended", finished=1, stages=1)
+    (tmp_path / "sft").mkdir()
+    config = tmp_path / "config.yaml"
+    os.mkfifo(config) if text is None else config.write_text(text, encoding="utf-8", errors="surrogateescape")
+    *_, last = verify_run(tmp_path)
+    assert last.name == "config.yaml" and last.problems[0].startswith("the plan cannot be read: ")
+
+
+def test_a_pipe_in_a_file_s_place_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("ledger.jsonl", "summary.json"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=r"ledger\.jsonl: is a pipe or a device, and no ledger"):
+        read_ledger(tmp_path / "ledger.jsonl")
+    with pytest.raises(InputError, match=r"summary\.json is no summary of a run"):
+        read_summary(tmp_path)
 
 
 def test_wall_time_of_all_attempts() -> None:
