@@ -118,6 +118,17 @@ class PPORecipeConfig(KeepingConfig, GatedConfig):
         defaults = {"adapter": None, "quantization": None, "dtype": None}
         for name in (n for n, value in defaults.items() if getattr(self, n) != value and self.roles == "separate"):
             raise InputError(f"{name}: is for adapters on one base; add --roles shared, or leave it out")
+        if (engine := self.policy.engine) is not None:
+            if self.quantization is not None:
+                raise InputError(
+                    f"policy.engine: {engine.name} cannot lay an adapter over a base in 4 bit; leave the engine or "
+                    "quantization out"
+                )
+            if "max_model_len" in engine.options:
+                raise InputError(
+                    "policy.engine.options: max_model_len would cut prompts that are trained on whole; leave it out, "
+                    "or take --max_prompt_tokens"
+                )
         if self.value_from is not None and not self.ppo.learns_value:
             raise InputError(f"value_from: {self.ppo.estimator} learns no value; leave it out, or set estimator to gae")
 

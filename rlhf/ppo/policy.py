@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import WholeCheckpoint
-from rlhf.models.checkpoint.folder import ADAPTER_FOLDER, base_quantization, is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.paths import NamesModel
-from rlhf.sampling.engine.weights import not_taken
+from rlhf.sampling.engine.weights import require_laid
 from rlhf.sampling.source import EngineConfig
 from rlhf.shorthand import BARE
 
@@ -35,13 +34,6 @@ class PPOPolicy:
     checkpoint: Annotated[Path, BARE, NamesModel()]
     engine: EngineConfig | None = None
 
-    def __post_init__(self) -> None:
-        if self.engine is not None and "max_model_len" in self.engine.options:
-            raise InputError(
-                "engine.options: max_model_len would cut prompts that are trained on whole; leave it out, or take "
-                "--max_prompt_tokens"
-            )
-
 
 class PPOPolicyCheck:
     """At a field of a `PPOPolicy`: its checkpoint is whole, and the engine can draw from it as it is trained."""
@@ -52,17 +44,8 @@ class PPOPolicyCheck:
         if value.engine is None:
             return found
         value.engine.command(f"{field}.engine")
-        why = None
         if is_adapter_checkpoint(value.checkpoint):
-            quantized = base_quantization(value.checkpoint) is not None
-            why = not_taken(value.checkpoint / ADAPTER_FOLDER, quantized)
-        elif config.quantization is not None:
-            why = "it is trained over weights in 4 bit"
-        if why is not None:
-            raise InputError(
-                f"{field}.engine: {value.engine.name} cannot lay the policy's adapter over its base ({why}); leave the "
-                "engine out"
-            )
+            require_laid(value.checkpoint, value.engine, f"{field}.engine")
         return found
 
     def require_memory(self, field: str, value: PPOPolicy, config: Any, processes: Any) -> None:

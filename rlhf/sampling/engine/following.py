@@ -8,14 +8,14 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from rlhf.errors import InputError, notice
+from rlhf.errors import notice
 from rlhf.http_client import JsonClient, RequestFailed
-from rlhf.models.checkpoint.folder import ADAPTER_FOLDER, base_folder, base_quantization, is_adapter_checkpoint
+from rlhf.models.checkpoint.folder import ADAPTER_FOLDER, base_folder, is_adapter_checkpoint
 from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.policy import dtype_of
 from rlhf.sampling.engine.process import EngineProcess
 from rlhf.sampling.engine.sampler import REQUEST_SECONDS, EngineSampler
-from rlhf.sampling.engine.weights import ADAPTER_NAME, not_taken, served
+from rlhf.sampling.engine.weights import ADAPTER_NAME, require_laid, served
 from rlhf.sampling.memory import token_bytes
 from rlhf.sampling.opening import Opening
 from rlhf.sampling.source import PolicySource
@@ -75,12 +75,7 @@ class FollowingEngine(EngineSampler):
     def _start(self, longest: int) -> EngineProcess:
         checkpoint = self._source.folder
         if is_adapter_checkpoint(checkpoint):
-            quantized = base_quantization(checkpoint) is not None
-            if why := self._no_adapter_because or not_taken(checkpoint / ADAPTER_FOLDER, quantized):
-                raise InputError(
-                    f"{self._field}: {self._config.name} cannot lay the policy's adapter over its base ({why}); leave "
-                    "the engine out"
-                )
+            require_laid(checkpoint, self._config, self._field, self._no_adapter_because)
         process = self._started(served(self._source, self._opening.field, self._dtype), longest)
         self._held, self._quiet = checkpoint, False
         return process
