@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ class FollowingEngine(EngineSampler):
         options, variables = super()._settings(longest)
         config = from_pretrained(AutoConfig, base_folder(self._source.folder))
         size = cache_bytes(config, dtype_of(self._dtype).itemsize, self._rows, longest, room=self._longest)
+        size = math.ceil(size / self._config.gpus)
         options["kv_cache_memory_bytes"] = min(size, options.get("kv_cache_memory_bytes", size))
         return options, variables | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 
