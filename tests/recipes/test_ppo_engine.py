@@ -191,8 +191,8 @@ def test_an_adapter_of_an_earlier_stage_goes_on(
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     save_policy(model, load_tokenizer(tiny_policy_path), world / "start", merge=False)
-    shape = {"roles": "shared", "ppo.iterations": "1", "sampling.temperature": "0.7", "policy": "start"}
-    run_here(monkeypatch, *words(tiny_policy_path, engine, **shape))
+    shape = {"roles": "shared", "ppo.iterations": "1", "sampling.temperature": "0.7"}
+    run_here(monkeypatch, *words(world / "start", engine, **shape))
     assert engine.words[1] == str(tiny_policy_path.absolute()) and engine.option("max-lora-rank") == "8"
     saved, served = tensors(world / "start" / ADAPTER_FOLDER), tensors(Path(engine.given[0]["copy"]))
     assert saved.keys() == served.keys() and all(torch.equal(saved[name], served[name]) for name in saved)
