@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -86,13 +87,6 @@ def engine(world: Path) -> FakeEngine:
 def words(policy: Path, engine: FakeEngine, **options: str) -> list[str]:
     given = WORDS | {"policy": str(policy), "policy.engine": "vllm", "policy.engine.environment": str(engine.folder)}
     return [word for name, value in (given | options).items() for word in (f"--{name}", value)]
-
-
-def run(*given: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    recipe = str(ROOT / "recipes" / "ppo.py")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *launcher, recipe, *given]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, *given: str) -> None:
@@ -205,8 +199,12 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
 ) -> None:
     """Killed in the third iteration; then the engine dies as well, once."""
     shape = SHARED | {"ppo.checkpoint_every": "1", "helpfulness": "engine_rewards:deadly"}
-    killed = run(*words(tiny_policy_path, engine, **shape))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            run_here(monkeypatch, *words(tiny_policy_path, engine, **shape))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert engine.starts() == 1 and not engine.running(within=20)
     assert (world / "out.partial" / "resume" / "engine").is_dir()
     (world / "spared").touch()
@@ -225,8 +223,10 @@ def test_two_processes_have_an_engine_each_and_the_figures_of_one(
     world: Path, tiny_policy_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = SHARED | {"ppo.iterations": "2"}
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = run(*words(tiny_policy_path, engine, **shape), launcher=launcher)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, str(ROOT / "recipes" / "ppo.py"), *words(tiny_policy_path, engine, **shape)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert engine.starts() == 2 and not engine.running(within=10)
     by_start: dict[str, list[str]] = {}
