@@ -180,8 +180,9 @@ def ready_to_train(
     engine = None
     if config.policy.engine is not None:
         place = folder / RESUME / "engine"
-        held: Any = {"dtype": config.dtype, "too_long": config.too_long}
-        engine = DrawingEngine(config.policy, config.ppo, place, accelerator, renderer, **held)
+        engine = DrawingEngine(
+            config.policy, config.ppo, place, accelerator, renderer, dtype=config.dtype, too_long=config.too_long
+        )
 
     roles = load_roles(
         config.policy.checkpoint,

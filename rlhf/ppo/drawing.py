@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from accelerate import Accelerator
 
@@ -45,7 +46,7 @@ class DrawingEngine:
         accelerator: Accelerator,
         renderer: Renderer,
         *,
-        dtype: str | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         too_long: TooLong = "cut",
     ) -> None:
         assert policy.engine is not None, "checked before"
@@ -56,7 +57,7 @@ class DrawingEngine:
                 "tensor_parallel_size and pipeline_parallel_size out"
             )
         rows = min(config.rows, math.ceil(config.batch_size / processes))
-        source = PolicySource(checkpoint=policy.checkpoint, engine=policy.engine, dtype=dtype, rows=rows)  # type: ignore[arg-type]
+        source = PolicySource(checkpoint=policy.checkpoint, engine=policy.engine, dtype=dtype, rows=rows)
         self.sampler = FollowingEngine(source, Opening(accelerator.device, renderer, too_long))
         self._folder, self._accelerator, self._renderer = folder, accelerator, renderer
         self._written: int | None = None
