@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,6 @@ from rlhf.errors import InputError
 from rlhf.metrics import read_metrics
 from rlhf.models.adapters import saved_quantization
 from rlhf.models.checkpoint.context import Context
-from rlhf.models.checkpoint.fields import Checkpoint
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_tokenizer
@@ -38,6 +38,7 @@ from rlhf.paths import require_files
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPOResult, train_ppo
 from rlhf.ppo.planning.hardware import Hardware
+from rlhf.ppo.policy import TrainedByPPO
 from rlhf.ppo.saving import SAMPLES_FILE, Saving
 from rlhf.ppo.watch import PPOFigures, suspicious_run
 from rlhf.rewards.gate import GatedReward, read_gate
@@ -48,6 +49,7 @@ from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
 from rlhf.stage import InputPath, KeepingConfig, Stage, on_main_process, open_stage
 from rlhf.training.accelerator import frozen_dtype
+from rlhf.training.kept import RESUME
 from rlhf.training.work import training_work
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class PPORecipeConfig(KeepingConfig, GatedConfig):
     """PPO.
 
     Args:
-        policy: checkpoint folder to start from; its frozen copy is the reference.
+        policy: whom it trains, the checkpoint to start from, and who draws its answers (docs/policies.md).
         prompts: prompts to train on (file or hub name); those of domain "safety" are rewarded for safety alone.
         validation_prompts: held-out prompts for the early stop.
         referee: a reward of the same kinds that scores the held-out answers and trains nothing: the policy pleases the
@@ -84,7 +86,7 @@ class PPORecipeConfig(KeepingConfig, GatedConfig):
             alone, no weights.
     """
 
-    policy: Checkpoint
+    policy: TrainedByPPO
     prompts: DataSource
     validation_prompts: DataSource
     referee: Reward | None = None
@@ -116,6 +118,17 @@ class PPORecipeConfig(KeepingConfig, GatedConfig):
         defaults = {"adapter": None, "quantization": None, "dtype": None}
         for name in (n for n, value in defaults.items() if getattr(self, n) != value and self.roles == "separate"):
             raise InputError(f"{name}: is for adapters on one base; add --roles shared, or leave it out")
+        if (engine := self.policy.engine) is not None:
+            if self.quantization is not None:
+                raise InputError(
+                    f"policy.engine: {engine.name} cannot lay an adapter over a base in 4 bit; leave the engine or "
+                    "quantization out"
+                )
+            if "max_model_len" in engine.options:
+                raise InputError(
+                    "policy.engine.options: max_model_len would cut prompts that are trained on whole; leave it out, "
+                    "or take --max_prompt_tokens"
+                )
         if self.value_from is not None and not self.ppo.learns_value:
             raise InputError(f"value_from: {self.ppo.estimator} learns no value; leave it out, or set estimator to gae")
 
@@ -126,9 +139,9 @@ def main(config: PPORecipeConfig) -> None:
         return
     stage = open_stage(config)
     asked = {name: load_prompts(getattr(config, name)) for name in ("prompts", "validation_prompts")}
-    tokenizer = load_tokenizer(config.policy)
+    tokenizer = load_tokenizer(config.policy.checkpoint)
     value_from = value_start(config, stage.inputs, tokenizer)
-    readers = {"policy": config.policy, **({"value_from": value_from} if value_from else {})}
+    readers = {"policy": config.policy.checkpoint, **({"value_from": value_from} if value_from else {})}
     renderer = Context.of_checkpoint(*readers.values()).prompt_renderer(
         tokenizer, config.sampling.max_new_tokens, config.too_long
     )
@@ -139,8 +152,10 @@ def main(config: PPORecipeConfig) -> None:
         fitting[name], over = with_room(short, stage.inputs | readers, config.sampling.max_new_tokens, config.too_long)
         no_room.update(over)
 
-    with training_work(stage, beside=(SAMPLES_FILE,)) as accelerator:
-        ppo = ready_to_train(config, tokenizer, renderer, value_from, accelerator)
+    with (
+        training_work(stage, beside=(SAMPLES_FILE,)) as accelerator,
+        closing(ready_to_train(config, tokenizer, renderer, value_from, accelerator, stage.folder)) as ppo,
+    ):
         save_policy = partial(ppo.roles.save_policy, tokenizer=tokenizer)
         saving = Saving(stage.folder, ppo.stepper, accelerator, save_policy, keep=config.ppo.keep_checkpoints)
         result = train_ppo(ppo, fitting["prompts"], fitting["validation_prompts"], stage.log, saving)
@@ -150,14 +165,27 @@ def main(config: PPORecipeConfig) -> None:
 
 
 def ready_to_train(
-    config: PPORecipeConfig, tokenizer: Any, renderer: Renderer, value_from: Path | None, accelerator: Accelerator
+    config: PPORecipeConfig,
+    tokenizer: Any,
+    renderer: Renderer,
+    value_from: Path | None,
+    accelerator: Accelerator,
+    folder: Path,
 ) -> PPO:
-    """Policy, value, reference and judges, loaded."""
+    """Policy, value, reference and judges, loaded, and the engine, if one draws; `folder`: the stage's."""
     from rlhf.ppo.algorithm import PPO
+    from rlhf.ppo.drawing import DrawingEngine
     from rlhf.ppo.setup import load_roles
 
+    engine = None
+    if config.policy.engine is not None:
+        place = folder / RESUME / "engine"
+        engine = DrawingEngine(
+            config.policy, config.ppo, place, accelerator, renderer, dtype=config.dtype, too_long=config.too_long
+        )
+
     roles = load_roles(
-        config.policy,
+        config.policy.checkpoint,
         config.helpfulness,
         config.safety,
         value_from,
@@ -179,6 +207,7 @@ def ready_to_train(
         gate=read_gate(config.gate, config.helpfulness, config.safety),
         too_long=config.too_long,
         referee=None if config.referee is None else load_reward(config.referee, device=accelerator.device),
+        engine=engine,
     )
 
 
@@ -220,7 +249,7 @@ def record_run(
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
     """The plan of this run as text. What is not trained yet is taken to be of the policy's size."""
-    require_files(policy=config.policy)
+    require_files(policy=config.policy.checkpoint)
     judges: dict[str, Path | None] = {}
     for role in (name for name in ("helpfulness", "safety") if getattr(config, name) is not None):
         specs = {role: getattr(config, role)}
@@ -232,13 +261,14 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
     from rlhf.ppo.planning.report import report
 
     quantization = config.quantization
-    if config.roles == "shared" and is_adapter_checkpoint(config.policy):
-        quantization = saved_quantization(config.policy, quantization)
+    if config.roles == "shared" and is_adapter_checkpoint(config.policy.checkpoint):
+        quantization = saved_quantization(config.policy.checkpoint, quantization)
     if quantization is not None and hardware.zero_stage == 3:
         raise InputError("dry_run.zero_stage: 3 cannot partition weights in 4 bit; use 0, or leave quantization out")
     helpful = next((path for name, path in judges.items() if name.startswith("helpfulness")), None)
     setting = Setting(
-        policy=config.policy,
+        policy=config.policy.checkpoint,
+        engine=config.policy.engine,
         judges=judges,
         ppo=config.ppo,
         max_new_tokens=config.sampling.max_new_tokens,

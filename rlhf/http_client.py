@@ -174,6 +174,7 @@ class JsonClient:
         about: str = "",
         retries: int | None = None,
         final: int = 0,
+        is_json: bool = True,
     ) -> Any:
         """What `read` makes of the JSON that the server answers.
 
@@ -184,6 +185,7 @@ class JsonClient:
             about: what was asked, for the sentence about an error's status, as " to the prompt 'Hello'".
             retries: None: the client's.
             final: a status that is not worth a repetition.
+            is_json: what it answers; False: a text, taken as it is.
 
         Raises:
             RequestFailed: the server refuses, or failed once more than `retries` times.
@@ -192,7 +194,7 @@ class JsonClient:
         attempt = 0
         while True:
             try:
-                answer = await self._try(path, body, about)
+                answer = await self._try(path, body, about, is_json)
                 try:
                     return answer if read is None else read(answer)
                 except WrongAnswer as error:
@@ -209,8 +211,8 @@ class JsonClient:
                 await asyncio.sleep(max(wait, error.wait))
                 attempt += 1
 
-    async def _try(self, path: str, body: Any, about: str) -> Any:
-        """The JSON of one try; parsed here, so that a hostile one cannot take longer than reading it did."""
+    async def _try(self, path: str, body: Any, about: str, is_json: bool) -> Any:
+        """The JSON or text of one try; parsed here, so that a hostile one cannot take longer than reading it did."""
         try:
             status, content, wait = await asyncio.wait_for(self._fetch(path, body), self.timeout)
         except asyncio.TimeoutError:
@@ -222,6 +224,8 @@ class JsonClient:
                 way_in = "see whether the key in the variable that api_key_env names is its own"
             way_in = f"; {way_in}" * (status in (401, 403))
             raise self._failed(f"answers {status} ({said}){about}{way_in}", status, said, wait)
+        if not is_json:
+            return content.decode(errors="replace")
         try:
             return json.loads(content)
         except (ValueError, RecursionError):

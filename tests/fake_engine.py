@@ -11,7 +11,7 @@ from typing import Any
 ENDS = 9  # one draw in so many ends an answer
 
 SERVER = """
-import json, os, random, signal, subprocess, sys
+import json, os, random, shutil, signal, subprocess, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,6 +22,13 @@ words = sys.argv[1:]
 (here / "environment.json").write_text(json.dumps(dict(os.environ)))
 after = lambda name: words[words.index(name) + 1]
 print("reads the weights", flush=True)
+
+def given(name, folder):
+    with (here / "given.jsonl").open("a") as file:
+        copy = here / f"given-{os.getpid()}-{name or 'weights'}"
+        shutil.copytree(folder, copy)
+        file.write(json.dumps({"name": name, "folder": folder, "copy": str(copy)}) + "\\n")
+
 if "--enable-lora" in words and orders.get("no_lora"):
     raise ValueError("tiny does not support LoRA yet.")
 if orders.get("fails"):
@@ -31,7 +38,13 @@ if orders.get("fails"):
 core = subprocess.Popen(["sleep", "600"])
 with (here / "pids").open("a") as file:
     file.write(f"{os.getpid()} {core.pid}\\n")
-names = [after("--served-model-name")] + ["adapter"] * ("--enable-lora" in words)
+names = [after("--served-model-name")]
+if "--enable-lora" in words:
+    name, _, folder = after("--lora-modules").partition("=")
+    names.append(name)
+    given(name, folder)
+elif Path(words[1]).joinpath("model.safetensors").exists():
+    given("", words[1])
 asked = (here / "asked.jsonl").open("a")
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("_lora_adapter") and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1":
+            return self.exchange(body["lora_name"], body.get("lora_path"))
         assert self.path == "/inference/v1/generate" and body["model"] in names
         lines = lambda name: (here / name).read_text().count("\\n")
         if lines("asked.jsonl") >= orders.get("dies_after", 1 << 30) and lines("pids") <= orders.get("deaths", 1 << 30):
@@ -60,9 +75,19 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "token_ids": ids, "finish_reason": finish, "logprobs": {"content": content}}
         self.send({"choices": [choice | orders.get("choice", {})]})
 
-    def send(self, body):
-        text = json.dumps(body).encode()
-        self.send_response(200)
+    def exchange(self, name, folder):
+        if folder is None:
+            names.remove(name)
+            return self.send(f"Success: LoRA adapter '{name}' removed successfully.")
+        if name in names or orders.get("refuses_adapters"):
+            return self.send(f"The lora adapter '{name}' has already been loaded.", 400)
+        names.append(name)
+        given(name, folder)
+        self.send(f"Success: LoRA adapter '{name}' added successfully.")
+
+    def send(self, body, status=200):
+        text = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -81,7 +106,7 @@ class FakeEngine:
         folder: made here.
         orders: "fails": what it says before it ends at once; "no_lora": it refuses adapters; "dies_after": it is killed
             at the request after so many, over all its starts; "deaths": only in so many of its starts, the first;
-            "choice": what it answers besides, or instead.
+            "choice": what it answers besides, or instead; "refuses_adapters": at run time.
     """
 
     def __init__(self, folder: Path, **orders: Any) -> None:
@@ -108,6 +133,12 @@ class FakeEngine:
     def asked(self) -> list[dict[str, Any]]:
         """The bodies of all requests."""
         file = self.folder / "asked.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @property
+    def given(self) -> list[dict[str, Any]]:
+        """Weights at a start, an adapter there or at run time, in their order: its name, folder, and a copy of that."""
+        file = self.folder / "given.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     @property

@@ -18,6 +18,7 @@ from rlhf.data.rows import Prompt
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.drawing import DrawingEngine
 from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, make_minibatches
 from rlhf.ppo.roles import Roles, WholeSampler
 from rlhf.ppo.rollout import Environment, Rollout, referee_figures, roll_out, rollout_figures, standard_error
@@ -47,6 +48,7 @@ class PPO:
         referee: scores held-out answers and trains nothing: a policy that pleases the two judges alone shows there.
         gate: makes one reward of the two judges'.
         too_long: what becomes of an answer that a reward model's context does not hold.
+        engine: draws the answers; None: the policy itself does.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class PPO:
         referee: RewardFunction | None = None,
         gate: Gate | None = None,
         too_long: TooLong = "cut",
+        engine: DrawingEngine | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -68,21 +71,24 @@ class PPO:
         self.beta = config.beta
         self.roles = roles
         self.stepper = roles.prepare(config.optimizer, sampling.temperature)
-        sampler = WholeSampler(roles, renderer, config.rows, too_long)
+        self._engine = engine
+        sampler = WholeSampler(roles, renderer, config.rows, too_long) if engine is None else engine.sampler
         reward = GatedReward(roles.helpfulness, roles.safety, gate or Gate(), too_long)
         self.environment = Environment(sampler, renderer, reward, sampling, accelerator, referee)
         size = config.optimizer.batch_size
         self.total_steps = config.iterations * config.optimizer.epochs * math.ceil(config.batch_size / size)
 
+    def close(self) -> None:
+        """Stop the engine, if there is one."""
+        if self._engine is not None:
+            self._engine.sampler.close()
+
     def iterate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
         """Sample, score, update (left out where the policy has passed a limit); returns the figures to log."""
         clock = _Clock()
-        rollouts = roll_out(
-            prompts,
-            self.environment,
-            self.environment.sampling,
-            self.config.samples_per_prompt,
-            first_key=iteration * self.config.prompts_per_iteration,
+        first_key = iteration * self.config.prompts_per_iteration
+        rollouts = self._roll_out(
+            prompts, self.environment.sampling, self.config.samples_per_prompt, first_key=first_key
         )
         figures = rollout_figures(rollouts) | {"beta": self.beta}
         seconds = {"seconds_rollout": clock.lap()}
@@ -100,12 +106,20 @@ class PPO:
     def evaluate(self, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Rollout]]:
         """heldout_* figures of one answer to each held-out prompt, drawn with the same numbers every time."""
         sampling = replace(self.environment.sampling, seed=self.environment.sampling.seed + HELD_OUT_SEED)
-        rollouts = roll_out(prompts, self.environment, sampling, 1)
+        rollouts = self._roll_out(prompts, sampling, 1)
         figures = rollout_figures(rollouts) | self._measure(rollouts, seed=0)[1]
         chosen = {name: figures[name] for name in HELD_OUT_FIGURES if name in figures}
         chosen["reward_error"] = standard_error([rollout.reward for rollout in rollouts])
         chosen |= referee_figures(prompts, rollouts, self.environment)
         return {f"heldout_{name}": value for name, value in chosen.items()}, rollouts
+
+    def _roll_out(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, num_samples: int, first_key: int = 0
+    ) -> list[Rollout]:
+        """`roll_out` of the policy as it is now."""
+        if self._engine is not None:
+            self._engine.follow(self.roles, self.stepper.steps)
+        return roll_out(prompts, self.environment, sampling, num_samples, first_key)
 
     def _measure(self, rollouts: Sequence[Rollout], seed: int) -> tuple[list[Minibatch], dict[str, float]]:
         pad = self.environment.renderer.pad_token_id

@@ -6,7 +6,7 @@ import os
 
 import psutil
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from rlhf.sampling.cache import make_cache
 from rlhf.sampling.protocol import SamplingParams
@@ -25,7 +25,7 @@ def rows_at_once(model: PreTrainedModel, longest: int, num_samples: int, params:
     """
     config = model.config.get_text_config(decoder=True)
     cached = params.max_new_tokens + longest / num_samples
-    row = cached * _bytes_a_token(model) + LOGITS * config.vocab_size
+    row = cached * token_bytes(config, model.dtype.itemsize) + LOGITS * config.vocab_size
     on_cpu = model.device.type == "cpu"
     if on_cpu:
         free = psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -40,10 +40,14 @@ def _free_on_gpu(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def _bytes_a_token(model: PreTrainedModel) -> int:
-    """Of one token's keys and values in all layers, as the model's config has them; 0 without attention."""
-    config = model.config.get_text_config(decoder=True)
+def token_bytes(config: PretrainedConfig, itemsize: int) -> int:
+    """Of one token's keys and values in all layers, as the model's config has them; 0 without attention.
+
+    Args:
+        itemsize: bytes of a number of the cache.
+    """
+    config = config.get_text_config(decoder=True)
     attending = int(getattr(config, "num_attention_heads", None) or 0)
     heads = int(getattr(config, "num_key_value_heads", None) or attending)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // max(1, attending))
-    return 2 * len(make_cache(config).layers) * heads * size * model.dtype.itemsize
+    return 2 * len(make_cache(config).layers) * heads * size * itemsize

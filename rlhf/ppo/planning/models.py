@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.model import disable_dropout
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.nf4 import hold_in_4_bit
+from rlhf.sampling.engine.following import cache_bytes
+from rlhf.sampling.source import EngineConfig
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Setting:
         shared, adapter, quantization, dtype: as in the recipe; separate roles are trained in float32.
         max_new_tokens: longest answer.
         temperature: of the answers.
+        engine: draws them beside the training; None: the policy itself does.
     """
 
     policy: Path
@@ -48,6 +52,7 @@ class Setting:
     adapter: AdapterConfig | None = None
     quantization: Literal["nf4"] | None = None
     dtype: str = "float32"
+    engine: EngineConfig | None = None
 
 
 class FakeModels:
@@ -106,6 +111,33 @@ class FakeModels:
 
     def held(self) -> dict[str, dict[str, float]]:
         """Role -> what it is (weights, optimizer, …) -> bytes that lie on one device throughout the run."""
+        return self._roles_held() | self._engine_held()
+
+    def engine_weights(self) -> float:
+        """Bytes of the engine's weights on one device; 0 without one."""
+        if self.setting.engine is None:
+            return 0.0
+        count = sum(p.numel() for n, p in self.policy.named_parameters() if ".lora_" not in n)
+        return self._engine_type.itemsize * count / self.setting.engine.gpus
+
+    @property
+    def _engine_type(self) -> torch.dtype:
+        half = self.hardware.mixed_precision == "bf16"
+        return dtype_of(self.setting.dtype) if self.setting.shared else torch.bfloat16 if half else torch.float32
+
+    def _engine_held(self) -> dict[str, dict[str, float]]:
+        if self.setting.engine is None:
+            return {}
+        rows = min(self.setting.ppo.rows, math.ceil(self.setting.ppo.batch_size / self.hardware.devices))
+        longest = self.hardware.prompt_tokens + self.setting.max_new_tokens
+        size = cache_bytes(self.config, self._engine_type.itemsize, rows, longest) / self.setting.engine.gpus
+        asked = self.setting.engine.options.get("kv_cache_memory_bytes")
+        return {
+            "engine": {"weights": self.engine_weights()},
+            "engine's cache": {"weights": float(asked) if isinstance(asked, int) else size},
+        }
+
+    def _roles_held(self) -> dict[str, dict[str, float]]:
         if self.base is None:
             whole = bytes_of(self.policy)
             found = {

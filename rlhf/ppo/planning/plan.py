@@ -27,7 +27,7 @@ from rlhf.ppo.planning.fake import Live, make_fake
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.models import FakeModels, Setting, bytes_of
 from rlhf.sampling.cache import make_cache
-from rlhf.sampling.memory import LOGITS
+from rlhf.sampling.memory import LOGITS, token_bytes
 
 GIB = 2**30
 
@@ -110,7 +110,9 @@ def _answer_logprobs(models: FakeModels, ids: Tensor, name: str, with_entropy: b
 
 def _rollout(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
     """A prompt's cache once, each answer's keys and values, a token's logits; under autocast its copies of the weights,
-    under ZeRO-3 the gathered ones."""
+    under ZeRO-3 the gathered ones. An engine has its own throughout."""
+    if setting.engine is not None:
+        return 0.0
     rows = min(setting.ppo.rows, math.ceil(setting.ppo.batch_size / hardware.devices))
     count = at_once = math.ceil(rows / setting.ppo.samples_per_prompt)
     options: dict[str, Any] = {}
@@ -135,11 +137,8 @@ def _rollout(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
 
 def _cache_bytes(models: FakeModels) -> int:
     """Of one token's keys and values in all layers."""
-    text = models.config.get_text_config(decoder=True)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     half = models.hardware.mixed_precision == "bf16" or _computes_in_two_bytes(models.setting)
-    return 2 * int(text.num_hidden_layers) * int(heads) * int(size) * (2 if half else 4)
+    return token_bytes(models.config, 2 if half else 4)
 
 
 def _computes_in_two_bytes(setting: Setting) -> bool:
@@ -218,7 +217,8 @@ def _time(models: FakeModels, setting: Setting, hardware: Hardware) -> tuple[dic
     rows = min(setting.ppo.rows, math.ceil(setting.ppo.batch_size / hardware.devices))
     rounds = math.ceil(setting.ppo.batch_size / hardware.devices / rows)
     cached = rows * (hardware.prompt_tokens + setting.max_new_tokens / 2) * _cache_bytes(models)
-    decoding = setting.max_new_tokens * (bytes_of(models.policy) + cached) / (hardware.gigabytes_per_second * 1e9)
+    drawing = models.engine_weights() or bytes_of(models.policy)
+    decoding = setting.max_new_tokens * (drawing + cached) / (hardware.gigabytes_per_second * 1e9)
     roles = 1 + models.setting.ppo.learns_value
     backward = 1.0 if models.base is not None else 2.0  # frozen weights have no gradient of their own
     again = 1.0 if setting.ppo.optimizer.gradient_checkpointing else 0.5 if models.base is not None else 0.0

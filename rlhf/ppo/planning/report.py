@@ -57,6 +57,9 @@ def _changes(setting: Setting, hardware: Hardware) -> Iterator[tuple[str, Settin
     if setting.dtype == "float32" and setting.quantization is None:
         setting = replace(setting, dtype="bfloat16")
         yield "--dtype bfloat16", setting, hardware
+    if setting.engine is not None:
+        setting = replace(setting, engine=None)
+        yield "without --policy.engine", setting, hardware
     if setting.quantization is None:
         option = "--quantization nf4"
         if hardware.zero_stage == 3:  # which cannot partition weights in 4 bit

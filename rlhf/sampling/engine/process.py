@@ -46,13 +46,21 @@ class EngineProcess:
         who: the field that asks for it, for messages.
         what: is served, for messages.
         scratch: folder that goes with the server.
+        quiet: say nothing of its start.
 
     Raises:
         SamplerGone: it ends before it answers, or does not answer within half an hour.
     """
 
     def __init__(
-        self, command: Sequence[str], variables: Mapping[str, str], who: str, what: str, scratch: Path | None = None
+        self,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        who: str,
+        what: str,
+        scratch: Path | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
         self.who, self._what = who, f"{Path(command[0]).name} on {what}"
         self.name = f"policy-{secrets.token_hex(8)}"  # nobody else's server has it, should one take the port first
@@ -71,10 +79,11 @@ class EngineProcess:
                 start_new_session=True,
             )
         self._close = weakref.finalize(self, _stop, self._keeper, self._log, os.getpid())
-        self._wait()
+        self._wait(quiet)
 
-    def _wait(self) -> None:
-        notice(f"{self.who}: {self._what} is being started")
+    def _wait(self, quiet: bool) -> None:
+        if not quiet:
+            notice(f"{self.who}: {self._what} is being started")
         begun = time.monotonic()
         with JsonClient(self.url, timeout=10.0, retries=0) as client:
             while not self._answers(client):
@@ -83,7 +92,8 @@ class EngineProcess:
                 if time.monotonic() - begun > START_SECONDS:
                     raise self._failure(f"does not answer within {START_SECONDS:.0f} seconds")
                 time.sleep(0.2)
-        notice(f"{self.who}: {self._what} answers after {time.monotonic() - begun:.0f} seconds")
+        if not quiet:
+            notice(f"{self.who}: {self._what} answers after {time.monotonic() - begun:.0f} seconds")
 
     def _answers(self, client: JsonClient) -> bool:
         """Whether this very server does."""

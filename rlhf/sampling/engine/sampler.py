@@ -66,6 +66,7 @@ class EngineSampler(StreamingSampler):
                 "and make it anew by `make vllm`"
             )
         self._process: EngineProcess | None = None
+        self._quiet = False  # about its next start
         self._model = ""  # its name there
         self._longest = 0  # tokens of a sequence that it has room for
 
@@ -110,6 +111,12 @@ class EngineSampler(StreamingSampler):
                     if len(left) == before:
                         raise death from None
                     notice(f"{death}; it is started again for the {len(left)} prompts that are left")
+
+    def close(self) -> None:
+        """Stop the engine, if it runs; another call starts it again."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
     def _answered(
         self, url: str, asked: Mapping[int, tuple[list[int], int]], num_samples: int, params: SamplingParams
@@ -171,26 +178,49 @@ class EngineSampler(StreamingSampler):
         """The engine, with room for sequences of so many tokens; it is started where there is none such."""
         if self._process is not None and longest <= self._longest:
             return self._process
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        self.close()
         self._longest = self._context.limit(1 << (max(longest, SHORTEST) - 1).bit_length()) or longest
-        dtype = self._source.dtype or frozen_dtype(self._opening.device)
-        half_only = self._opening.device.type != "cpu" and dtype == "float32"  # what its LoRA kernels compute in
-        serve = partial(served, self._source, self._opening.field, dtype)
-        found = serve("on a GPU it lays one over half precision alone, and dtype is float32" if half_only else None)
+        self._process = self._start(longest)
+        return self._process
+
+    @property
+    def _dtype(self) -> str:
+        return self._source.dtype or frozen_dtype(self._opening.device)
+
+    @property
+    def _no_adapter_because(self) -> str | None:
+        """Why no adapter of any kind can be laid over the weights here; None: nothing speaks against it."""
+        if (
+            self._opening.device.type != "cpu" and self._dtype == "float32"
+        ):  # its LoRA kernels compute in half precision
+            return "on a GPU it lays one over half precision alone, and dtype is float32"
+        return None
+
+    def _start(self, longest: int) -> EngineProcess:
+        """The engine, started; `longest`: tokens of the longest sequence that is asked for."""
+        serve = partial(served, self._source, self._opening.field, self._dtype)
+        found = serve(self._no_adapter_because)
         try:
-            self._process = self._started(found, dtype)
+            return self._started(found, longest)
         except InputError as error:
             if found.adapter is None or "lora" not in str(error).lower():
                 raise
             notice(f"{error}; the adapter is merged into the weights instead")
-            self._process = self._started(serve("it failed with it"), dtype)
-        return self._process
+            return self._started(serve("it failed with it"), longest)
 
-    def _started(self, found: Served, dtype: str) -> EngineProcess:
+    def _started(self, found: Served, longest: int) -> EngineProcess:
+        options, variables = self._settings(longest)
+        words = [*found.words(), *option_words(options | self._config.options)]
+        what = str(self._source.adapter or self._source.checkpoint)
+        command = [str(self._command), "serve", *words]
+        process = EngineProcess(command, variables, self._field, what, found.scratch, quiet=self._quiet)
+        self._model = process.name if found.adapter is None else ADAPTER_NAME
+        return process
+
+    def _settings(self, longest: int) -> tuple[dict[str, Any], dict[str, str]]:
+        """Options of its command and variables of its environment, beside those of the config."""
         options: dict[str, Any] = {
-            "dtype": dtype,
+            "dtype": self._dtype,
             "max_model_len": self._longest,
             "max_num_seqs": self._source.rows,
             "logprobs_mode": "raw_logprobs",  # at temperature 1, nothing penalised or cut off
@@ -210,13 +240,7 @@ class EngineSampler(StreamingSampler):
             options["gpu_memory_utilization"] = free_share(self._opening.device)
             if not any(name.endswith("parallel_size") for name in self._config.options):
                 variables[VISIBLE] = visible_gpus()[self._opening.device.index or 0]
-        words = option_words(options | self._config.options)
-        what = str(self._source.adapter or self._source.checkpoint)
-        process = EngineProcess(
-            [str(self._command), "serve", *found.words(), *words], variables, self._field, what, found.scratch
-        )
-        self._model = process.name if found.adapter is None else ADAPTER_NAME
-        return process
+        return options, variables
 
 
 def free_share(device: torch.device) -> float:

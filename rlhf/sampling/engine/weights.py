@@ -19,7 +19,7 @@ from rlhf.models.checkpoint.folder import (
 )
 
 if TYPE_CHECKING:
-    from rlhf.sampling.source import PolicySource
+    from rlhf.sampling.source import EngineConfig, PolicySource
 
 ADAPTER_NAME = "adapter"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -84,6 +84,22 @@ def served(source: PolicySource, field: str, dtype: str, merge_because: str | No
         shutil.rmtree(scratch)
         raise
     return Served(scratch / "merged", scratch=scratch)
+
+
+def require_laid(checkpoint: Path, engine: EngineConfig, field: str, because: str | None = None) -> None:
+    """Whether the engine can lay a checkpoint's adapter over its base, as that goes on being trained.
+
+    Args:
+        because: why it cannot lay any.
+
+    Raises:
+        InputError: naming the engine's field; it cannot.
+    """
+    why = because or not_taken(checkpoint / ADAPTER_FOLDER, base_quantization(checkpoint) is not None)
+    if why is not None:
+        raise InputError(
+            f"{field}: {engine.name} cannot lay the policy's adapter over its base ({why}); leave the engine out"
+        )
 
 
 def not_taken(adapter: Path, quantized: bool) -> str | None:

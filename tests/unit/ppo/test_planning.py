@@ -20,6 +20,7 @@ from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.models import Setting
 from rlhf.ppo.planning.plan import make_plan
 from rlhf.ppo.planning.report import _changes
+from rlhf.sampling.source import EngineConfig
 
 CPU = Hardware(mixed_precision="no", prompt_tokens=16)
 
@@ -128,6 +129,22 @@ def test_answers_are_written_beside_copies_of_the_weights_under_autocast(tiny_po
     cached = 8 * (16 + 128) * 2 * 16 * 2 * 2
     plan = make_plan(_setting(tiny_policy_path, max_new_tokens=128), Hardware(prompt_tokens=16))
     assert plan.phases["rollout"] == 2 * linear + cached + 32 * 8 * policy.config.vocab_size
+
+
+def test_an_engine_holds_weights_and_a_cache_beside_the_training(tiny_policy_path: Path) -> None:
+    """8 rows of 16 + 16 tokens and a block of 128; a token's keys and values take 256 bytes."""
+    count = sum(p.numel() for p in load_policy(tiny_policy_path).parameters())
+    cache = 8 * (16 + 16 + 128) * 256
+
+    def planned(**options: object) -> tuple[dict[str, float], dict[str, float], float]:
+        plan = make_plan(_setting(tiny_policy_path, shared=True, engine=EngineConfig(options=options)), CPU)
+        return plan.held["engine"], plan.held["engine's cache"], plan.phases["rollout"]
+
+    assert planned() == ({"weights": 4 * count}, {"weights": cache}, 0.0)
+    assert planned(tensor_parallel_size=2) == ({"weights": 2 * count}, {"weights": cache / 2}, 0.0)
+    assert planned(kv_cache_memory_bytes=10**6)[1] == {"weights": 1e6}
+    changes = [name for name, _, _ in _changes(_setting(tiny_policy_path, engine=EngineConfig()), CPU)]
+    assert changes[-2:] == ["without --policy.engine", "--quantization nf4"], "in 4 bit there is none"
 
 
 def test_prompts_are_run_in_passes_and_their_caches_stay(tiny_policy_path: Path) -> None:

@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from rlhf.conversation import Renderer
 from rlhf.iteration.plan import find_recipe
+from rlhf.metrics import read_metrics
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.rejection.pool import read_completions
-from rlhf.sampling.opening import open_sampler
+from rlhf.sampling.engine.following import FollowingEngine
+from rlhf.sampling.opening import Opening, open_sampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.source import EngineConfig, PolicySource
 
@@ -54,18 +56,36 @@ def total_logprobs(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]
     return found
 
 
-def test_rejection_sampling_with_ids_as_drawn(environment: Path, real_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "prefers.py").write_text(REWARD, encoding="utf-8")
+def run(recipe: str, folder: Path, *words: str) -> None:
+    """A recipe's command on the prompts above, with a reward for what is short, to its end."""
+    (folder / "prefers.py").write_text(REWARD, encoding="utf-8")
     prompts = [json.dumps({"id": f"p{i}", "messages": prompt}) + "\n" for i, prompt in enumerate(PROMPTS)]
-    (tmp_path / "prompts.jsonl").write_text("".join(prompts), encoding="utf-8")
-    words = ["--output", "out", "--prompts", "prompts.jsonl", "--helpfulness", "prefers:short", "--sft_share", "0"]
-    words += ["--policy", str(real_model), "--policy.engine", "vllm", "--policy.engine.environment", str(environment)]
+    (folder / "prompts.jsonl").write_text("".join(prompts), encoding="utf-8")
+    common = ("--output", "out", "--prompts", "prompts.jsonl", "--helpfulness", "prefers:short")
+    command = [sys.executable, str(find_recipe(recipe)), *common, *words]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+    done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def save_adapter(real_model: Path, folder: Path, seed: int) -> Any:
+    """A checkpoint of an adapter that changes something; the model with it."""
+    model = load_policy(real_model, adapter=AdapterConfig(r=4, alpha=8, dropout=0.0))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.02, generator=generator)
+    save_policy(model, load_tokenizer(real_model), folder, merge=False)
+    return model.eval()
+
+
+def test_rejection_sampling_with_ids_as_drawn(environment: Path, real_model: Path, tmp_path: Path) -> None:
+    words = ["--policy", str(real_model), "--policy.engine", "vllm", "--policy.engine.environment", str(environment)]
+    words += ["--sft_share", "0"]
     words += ["--fine_tune_from", str(real_model), "--adapter.r", "2", "--num_samples", "4"]
     words += ["--sampling.max_new_tokens", "24", "--sampling.temperature", "0.7", "--sampling.top_p", "0.9"]
-    command = [sys.executable, str(find_recipe("rejection_sampling")), *words]
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
-    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run("rejection_sampling", tmp_path, *words)
     rows = read_completions(tmp_path / "out" / "completions.parquet")
     assert len(rows) == 12 and len({row.token_ids for row in rows}) > 6
     renderer = Renderer(load_tokenizer(real_model))
@@ -80,13 +100,8 @@ def test_rejection_sampling_with_ids_as_drawn(environment: Path, real_model: Pat
 
 
 def test_an_adapter_and_the_same_draws_again(environment: Path, real_model: Path, tmp_path: Path) -> None:
-    model = load_policy(real_model, adapter=AdapterConfig(r=4, alpha=8, dropout=0.0))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+    model = save_adapter(real_model, tmp_path / "saved", seed=1)
     tokenizer = load_tokenizer(real_model)
-    save_policy(model, tokenizer, tmp_path / "saved", merge=False)
     source = PolicySource(checkpoint=tmp_path / "saved", engine=EngineConfig(environment=environment))
     sampler = open_sampler(source, torch.device("cpu"))
     params = SamplingParams(max_new_tokens=16, seed=3)
@@ -97,10 +112,50 @@ def test_an_adapter_and_the_same_draws_again(environment: Path, real_model: Path
     del sampler
     rows = zip(Renderer(tokenizer).prompts(PROMPTS), drawn, strict=True)
     asked = [(start, sample.token_ids) for start, row in rows for sample in row]
-    wanted = total_logprobs(model.eval(), asked)
+    wanted = total_logprobs(model, asked)
     assert [sample.logprob for row in drawn for sample in row] == pytest.approx(wanted, abs=1e-3)
     plain = AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float32)
     assert max(abs(a - b) for a, b in zip(total_logprobs(plain, asked), wanted, strict=True)) > 0.1
     ours = open_sampler(PolicySource(checkpoint=tmp_path / "saved"), torch.device("cpu"))
     same = ours.sample(PROMPTS, 1, SamplingParams(temperature=0.0, max_new_tokens=16))
     assert [row[0].token_ids for row in same] == [row[0].token_ids for row in greedy]
+
+
+def test_it_follows_a_training(environment: Path, real_model: Path, tmp_path: Path) -> None:
+    """From one adapter to the next within one start of the engine; then to whole weights, and it is started anew."""
+    params, renderer = SamplingParams(max_new_tokens=12, seed=3), Renderer(load_tokenizer(real_model))
+    models = {name: save_adapter(real_model, tmp_path / name, seed) for seed, name in enumerate(("first", "second"))}
+    engine = EngineConfig(environment=environment)
+    opening = Opening(torch.device("cpu"), renderer)
+    sampler = FollowingEngine(PolicySource(checkpoint=tmp_path / "first", engine=engine, rows=8), opening)
+    found, started = {}, []
+    for name in ("first", "second"):
+        sampler.follow(tmp_path / name)
+        rows = zip(renderer.prompts(PROMPTS), sampler.sample(PROMPTS, 2, params), strict=True)
+        drawn = [(start, sample) for start, samples in rows for sample in samples]
+        asked = [(start, sample.token_ids) for start, sample in drawn]
+        found[name] = {other: total_logprobs(model, asked) for other, model in models.items()}
+        assert [sample.logprob for _, sample in drawn] == pytest.approx(found[name][name], abs=1e-3)
+        started.append(sampler._process)
+    pairs = zip(found["second"]["first"], found["second"]["second"], strict=True)
+    assert max(abs(a - b) for a, b in pairs) > 0.1, "they are two policies"
+    assert started[0] is started[1]
+    sampler.follow(real_model)
+    rows = zip(renderer.prompts(PROMPTS), sampler.sample(PROMPTS, 2, params), strict=True)
+    drawn = [(start, sample) for start, samples in rows for sample in samples]
+    plain = AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float32)
+    wanted = total_logprobs(plain, [(start, sample.token_ids) for start, sample in drawn])
+    assert [sample.logprob for _, sample in drawn] == pytest.approx(wanted, abs=1e-3)
+    sampler.close()
+
+
+def test_ppo_by_its_draws(environment: Path, real_model: Path, tmp_path: Path) -> None:
+    words = ["--validation_prompts", "prompts.jsonl", "--policy", str(real_model), "--policy.engine", "vllm"]
+    words += ["--policy.engine.environment", str(environment), "--roles", "shared", "--adapter.r", "2"]
+    words += ["--ppo.iterations", "2", "--ppo.batch_size", "6", "--ppo.samples_per_prompt", "2"]
+    words += ["--ppo.estimator", "rloo", "--ppo.evaluate_every", "1", "--ppo.optimizer.learning_rate", "1e-4"]
+    words += ["--sampling.max_new_tokens", "16", "--sampling.temperature", "0.7"]
+    run("ppo", tmp_path, *words)
+    rows = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    assert [row["first_ratio"] for row in rows[:2]] == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert rows[0]["heldout_kl"] == 0.0 and rows[2]["heldout_kl"] != 0.0
