@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,18 @@ PAGE = f"""<!DOCTYPE html><style>td {{ padding: 0 2em; font-size: 13px }} {(ASSE
 <tbody>{ROWS}</tbody></table></div></article>
 <script>{(ASSETS / "tables.js").read_text()}</script>"""
 LINES = """() => [...document.querySelectorAll("td code")].map((code) => {
-  const lines = [];
-  let top = -99;
-  for (const span of code.querySelectorAll("span")) {
-    if (span.getClientRects().length > 1) throw Error(`broken: ${span.textContent}`);
-    const line = span.getBoundingClientRect().top;
+  const lines = [], texts = document.createTreeWalker(code, NodeFilter.SHOW_TEXT), range = document.createRange();
+  for (let top = -99; texts.nextNode(); ) {
+    range.selectNodeContents(texts.currentNode);
+    if (range.getClientRects().length > 1) throw Error(`broken: ${texts.currentNode.data}`);
+    const line = range.getBoundingClientRect().top;
     if (Math.abs(line - top) > 3) lines.push("");
-    lines[lines.length - 1] += span.textContent;
+    lines[lines.length - 1] += texts.currentNode.data;
     top = line;
   }
   return lines;
 })"""
+ROW = "<td><code>settings/heldout_share.yaml</code></td><td>a share is held out</td>"
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -46,3 +48,9 @@ def test_names_go_on_behind_their_parts_and_rows_are_cards_where_there_is_no_roo
     page.set_viewport_size({"width": 1680 - width, "height": 800})
     cards = "(count) => document.querySelectorAll('[data-cards]').length === count"
     page.wait_for_function(cards, arg=int(width > 400))
+
+
+def test_a_table_that_has_room_breaks_no_word(chromium: Any) -> None:
+    page = chromium.new_context(viewport={"width": 330, "height": 800}).new_page()
+    page.set_content(re.sub(r"<tr><td>.*</tr>", f"<tr>{ROW}</tr>", PAGE, flags=re.DOTALL), wait_until="load")
+    assert page.evaluate(LINES) == [["settings/", "heldout_share.yaml"]] and page.locator("[data-cards]").count() == 0
