@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -206,10 +207,20 @@ def scores_line(scores: Mapping[str, Sequence[float]], number: int) -> list[str]
 def side_by_side(blocks: Sequence[Sequence[str]], width: int) -> list[str]:
     """The lines of one block, or of two in columns; one above the other where the terminal is narrow."""
     column = width if len(blocks) == 1 or width < NARROW else (width - GAP) // 2
-    wrapped = [
-        [part for line in block for part in (textwrap.wrap(line, column, drop_whitespace=False) or [""])]
-        for block in blocks
-    ]
+    wrapped = [[part for line in block for part in wrap(line, column)] for block in blocks]
     if column == width:
         return [line for number, block in enumerate(wrapped) for line in ([""] if number else []) + block]
-    return [f"{left:<{column}}{' ' * GAP}{right}".rstrip() for left, right in zip_longest(*wrapped, fillvalue="")]
+    rows = zip_longest(*wrapped, fillvalue="")
+    return [f"{left}{' ' * (column - cells(left) + GAP)}{right}".rstrip() for left, right in rows]
+
+
+def wrap(line: str, column: int) -> list[str]:
+    """A line's parts, none of more cells than the column: a NUL stands for a character's second cell."""
+    widened = "".join(character + "\0" * (cells(character) - 1) for character in line)
+    return [part.replace("\0", "") for part in textwrap.wrap(widened, column)] or [""]
+
+
+def cells(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)

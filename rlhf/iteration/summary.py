@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+
+import yaml
 
 from rlhf.errors import InputError
 from rlhf.iteration.figures import RewardModelFigures, Summary, Version
 from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
 from rlhf.iteration.links import clear_links, make_link
-from rlhf.iteration.plan import PlannedStage
+from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.jsonl import read_json
+from rlhf.paths import is_stream
 from rlhf.stage import write_json
 
 FIGURES = tuple(Version.__annotations__)
@@ -61,6 +65,25 @@ def write_summary(run: Path, stages: Sequence[PlannedStage]) -> Path:
     path = run / "summary.json"
     write_json(path, summarise(run, stages))
     return path
+
+
+def recorded_plan(run: Path) -> list[PlannedStage]:
+    """The stages of the config that the driver recorded, where the run lies now. InputError where it cannot be read."""
+    from rlhf.configuration import parse_config
+    from rlhf.iteration.config import IterativeConfig
+
+    file = run / "config.yaml"
+    if is_stream(file):
+        raise InputError(f"run: {file} is a pipe or a device")
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))["config"]
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+        options = [part for name, text in texts.items() for part in (f"--{name}", text)]
+        return make_plan(replace(parse_config(IterativeConfig, options), run=run, launch={}))
+    except InputError:
+        raise
+    except (OSError, AttributeError, LookupError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"run: {file}: {error}") from error
 
 
 def read_summary(run: Path) -> Summary:

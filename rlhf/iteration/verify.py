@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from rlhf.errors import InputError
 from rlhf.iteration.keeping import removed_parts
 from rlhf.iteration.ledger import Record, last_record, output_digest, read_ledger
-from rlhf.iteration.plan import PlannedStage, make_plan
-from rlhf.iteration.summary import read_summary, summarise
-from rlhf.paths import is_stream
+from rlhf.iteration.plan import PlannedStage
+from rlhf.iteration.summary import read_summary, recorded_plan, summarise
 from rlhf.stage import STAGE_FILE
 from rlhf.stage.digests import FileDigests, changes
 
@@ -56,8 +53,8 @@ def verify_run(run: Path) -> Iterator[Finding]:
     if not linked and not summary.exists() and not complete:
         return
     try:
-        stages = _plan(run)
-    except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        stages = recorded_plan(run)
+    except InputError as error:
         yield Finding("config.yaml", [f"the plan cannot be read: {error}"])
         return
     problems = [problem for link in linked if (problem := _link_problem(link, run, stages, digests))]
@@ -69,19 +66,6 @@ def verify_run(run: Path) -> Iterator[Finding]:
         yield Finding("summary.json", _summary_problems(run, stages))
     elif complete:
         yield Finding("summary.json", ["it is missing, though every stage is finished"])
-
-
-def _plan(run: Path) -> list[PlannedStage]:
-    """The stages of the config that the driver recorded, where the run lies now."""
-    from rlhf.configuration import parse_config
-    from rlhf.iteration.config import IterativeConfig
-
-    if is_stream(run / "config.yaml"):
-        raise InputError("it is a pipe or a device")
-    given = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["config"]
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
-    options = [part for name, text in texts.items() for part in (f"--{name}", text)]
-    return make_plan(replace(parse_config(IterativeConfig, options), run=run, launch={}))
 
 
 def _stage_problems(folder: Path, record: Record, digests: FileDigests, removed: Collection[str]) -> Sequence[str]:

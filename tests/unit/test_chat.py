@@ -103,7 +103,19 @@ def test_a_terminal_obeys_no_answer() -> None:
 
 
 def test_a_narrow_terminal_has_one_above_the_other() -> None:
-    assert side_by_side([["a", "", "x " * 30], ["b"]], 40) == ["a", "", ("x " * 20).rstrip() + " ", "x " * 10, "", "b"]
+    assert side_by_side([["a", "", "x " * 30], ["b"]], 40) == ["a", "", " ".join("x" * 20), " ".join("x" * 10), "", "b"]
+
+
+def test_characters_of_two_cells_leave_the_columns_straight() -> None:
+    wide, code = "今天天气好" * 10, "    indented = 1"
+    lines = side_by_side([[wide, code], ["right"] * 4], 83)
+    assert lines == [
+        wide[:20] + "   right",
+        wide[20:40] + "   right",
+        wide[40:] + " " * 23 + "right",
+        code + " " * 27 + "right",
+    ]
+    assert side_by_side([["e\u0301a"], ["b"]], 83) == ["e\u0301a" + " " * 41 + "b"]
 
 
 def test_a_real_checkpoint_answers_greedily_the_same(

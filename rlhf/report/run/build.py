@@ -64,10 +64,7 @@ KEY_FIGURES: Sequence[tuple[str, Figure, Interval, bool]] = (
 )
 """Title, figure, interval, and whether it is a share."""
 WORDS = (
-    (
-        "gold_helpfulness",
-        "Gold: what the simulated world's own scorer says, 0 to 1. It knows the truth and trains nothing.",
-    ),
+    ("gold_helpfulness", tables.GOLD),
     (
         "referee_score",
         "Referee: a reward model of preferences that nothing else was trained on. Its score is raw: only differences "

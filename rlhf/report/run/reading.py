@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from rlhf.errors import InputError
+from rlhf.iteration.summary import recorded_plan
 from rlhf.paths import is_stream
 from rlhf.rejection.temperature import SweepFigures
 from rlhf.report.judgements.batches import Batch
@@ -136,16 +137,11 @@ def read_run(*paths: Path) -> RunFiles:
     folders = Folders.of(paths)
     run = folders.run
     summary = _json(run / "summary.json")
-    listed = summary.get("versions") or []
-    if not isinstance(listed, list) or not all(isinstance(v, dict) and isinstance(v.get("name"), str) for v in listed):
-        raise InputError(f"run: {run / 'summary.json'} is no summary of a run; leave it out, or have the run write it")
     evaluations = {
         e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
     }
-    entries = listed or sorted(evaluations.values(), key=lambda e: (e["name"] not in FIRST, e["name"]))
-    versions = [{k: v for k, v in entry.items() if k != "_path"} for entry in entries if "name" in entry]
-    names = [entry["name"] for entry in versions]
-    branches = [entry["name"] for entry in summary.get("branches") or []]
+    measured = _policies(folders, summary, list(evaluations.values()))
+    names, branches = ([entry["name"] for entry in measured[of]] for of in ("versions", "branches"))
     config = _text(run / "config.yaml")
     logs = [(folders.name_of(path), path, _jsonl(path)) for path in folders.files("metrics.jsonl")]
     files = RunFiles(
@@ -153,9 +149,9 @@ def read_run(*paths: Path) -> RunFiles:
         title=folders.title,
         whole_run=not folders.stages,
         seconds=summary.get("seconds"),
-        versions=cast("list[VersionFigures]", versions),
-        branches=summary.get("branches") or [],
-        students=summary.get("students") or [],
+        versions=cast("list[VersionFigures]", measured["versions"]),
+        branches=cast("list[VersionFigures]", measured["branches"]),
+        students=cast("list[VersionFigures]", measured["students"]),
         answers={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in names if n in evaluations},
         beside={n: _jsonl(evaluations[n]["_path"].with_name("answers.jsonl")) for n in branches if n in evaluations},
         reward_models=summary.get("reward_models") or _accuracies(folders),
@@ -195,6 +191,36 @@ def read_run(*paths: Path) -> RunFiles:
             f"run: there is no summary.json, ledger.jsonl or finished stage in {run}; is it a run's folder?"
         )
     return files
+
+
+def _policies(folders: Folders, summary: Row, evaluations: Sequence[Row]) -> dict[str, list[Row]]:
+    """Whose figures the summary has: of versions, branches and students; without one, by the run's plan.
+
+    Raises:
+        InputError: the summary is none.
+    """
+    listed = summary.get("versions") or []
+    if not isinstance(listed, list) or not all(isinstance(v, dict) and isinstance(v.get("name"), str) for v in listed):
+        path = folders.run / "summary.json"
+        raise InputError(f"run: {path} is no summary of a run; leave it out, or have the run write it")
+    if listed:
+        return {"versions": listed} | {of: summary.get(of) or [] for of in ("branches", "students")}
+    try:
+        planned = [] if folders.stages else recorded_plan(folders.run)
+    except InputError:
+        planned = []
+    order = {stage.name: place for place, stage in enumerate(planned)}
+    aside = {
+        stage.name: "students" if stage.student else "branches" for stage in planned if stage.student or stage.branch
+    }
+    found: dict[str, list[Row]] = {"versions": [], "branches": [], "students": []}
+    for entry in sorted(
+        evaluations,
+        key=lambda e: (e["name"] not in FIRST, order.get(folders.name_of(e["_path"]), len(order)), e["name"]),
+    ):
+        kind = aside.get(folders.name_of(entry["_path"]), "versions")
+        found[kind].append({key: value for key, value in entry.items() if key != "_path"})
+    return found
 
 
 def _spikes(metrics: Path) -> list[Row]:

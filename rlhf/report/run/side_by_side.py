@@ -13,7 +13,7 @@ from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import number, percent, version_label
 from rlhf.report.run.pooled import pooled_table
 from rlhf.report.run.reading import RunFiles, read_run
-from rlhf.report.run.tables import COLUMNS
+from rlhf.report.run.tables import COLUMNS, GOLD
 
 if TYPE_CHECKING:
     from rlhf.report.run.tables import Figure
@@ -50,6 +50,13 @@ def render_runs(paths: Sequence[Path]) -> str:
     return page_template("runs.html.j2").render(
         title=", ".join(names),
         headline=headline(runs),
+        gold=GOLD if any(v.get("gold_helpfulness") is not None for run in runs.values() for v in run.versions) else "",
+        suspicious=[
+            (f"{name}, {stage.name}", stage.suspicious)
+            for name, run in runs.items()
+            for stage in run.stages
+            if stage.suspicious
+        ],
         table=runs_table(runs),
         pooled=pooled_table([{**run.answers, **run.beside} for run in runs.values()]),
         panels=runs_panels(runs),

@@ -53,6 +53,8 @@ Interval = Literal[
     "repetition_ci",
 ]
 
+GOLD = "Gold: what the simulated world's own scorer says, 0 to 1. It knows the truth and trains nothing."
+
 
 @dataclass(frozen=True)
 class _Column:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from markupsafe import Markup
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,6 +34,7 @@ from rlhf.report.run.reading import read_run
 from rlhf.report.run.samples import MARKS, marks_of, pick_samples
 from rlhf.report.run.search import make_search
 
+DEMO = Path(__file__).resolve().parents[3] / "recipes" / "configs" / "embedded" / "iterative_rlhf.yaml"
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
 
@@ -360,6 +362,23 @@ def test_unfinished_stages_and_broken_files_are_left_out(run: Path, tmp_path: Pa
     assert [v["name"] for v in files.versions] == ["sft", "v1", "v2", "v3", "v3_ppo"]
     assert files.reward_models[0]["pairs_by_strength"]["better"] == 120
     build_report(copy)
+
+
+def test_without_a_summary_the_plan_tells_branches_from_versions(tmp_path: Path) -> None:
+    config = yaml.safe_load(DEMO.read_text())
+    steps = ["preferences", "rewards", {"step": "rejection_sampling", "branch": "random"}, "rejection_sampling"]
+    config["versions"] = [{"name": name, "steps": [*steps, "evaluate"]} for name in ("v9", "v10")]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": config}))
+    evaluations = {"v10/evaluation": "v10", "v9/evaluation": "v9", "sft_evaluation": "sft"}
+    for folder, name in {**evaluations, "v9/random_evaluation": "v9_random"}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        _write(tmp_path / folder / "evaluation.json", {"name": name})
+    files = read_run(tmp_path)
+    assert [version["name"] for version in files.versions] == ["sft", "v9", "v10"], "in the plan's order"
+    assert [branch["name"] for branch in files.branches] == ["v9_random"] and list(files.beside) == ["v9_random"]
+    config["versions"] = "none"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": config}))
+    assert len(read_run(tmp_path).versions) == 4, "of a config that is none, by name"
 
 
 def test_stages_tell_their_attempts_and_state(tmp_path: Path) -> None:

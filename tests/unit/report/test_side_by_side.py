@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def test_the_page_lies_beside_the_first_run(seeds: list[Path]) -> None:
     assert page == seeds[0].with_name("one.report") / "index.html"
     text = page.read_text()
     assert "V3 + PPO of 2 runs: gold helpfulness" in text and ">two<" in text and "eferee's score" not in text
+
+
+def test_what_looks_wrong_in_a_run_stands_above_the_figures(seeds: list[Path], tmp_path: Path) -> None:
+    runs = [shutil.copytree(seed, tmp_path / seed.name) for seed in seeds]
+    (runs[1] / "v1" / "evaluation" / "stage.json").write_text('{"closing": {"suspicious": ["half is <cut>"]}}')
+    text = build_report(*runs).read_text()
+    assert "<b>two, v1/evaluation</b>: half is &lt;cut&gt;" in text
+    assert text.index("half is") < text.index('id="versions"') and text.count("knows the truth") == 1
+    assert "What looks wrong" not in build_report(*seeds).read_text()
 
 
 def test_rows_and_lines_are_the_runs_own_figures(seeds: list[Path]) -> None:

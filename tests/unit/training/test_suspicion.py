@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -37,6 +38,19 @@ def test_beyond_one_threshold_one_sentence_is_said(change: dict[str, Any], sente
 @pytest.mark.parametrize("change", [{"losses": [1.0] * 20}, {"steps": 19, "warmup": 1, "skipped": 0, "losses": RISING}])
 def test_a_loss_that_stands_or_has_hardly_any_steps_is_no_rise(change: dict[str, Any]) -> None:
     assert suspicious_training(TrainingResult(**{**SOUND, **change})) == []
+
+
+@pytest.mark.parametrize("steps", [20, 60, 300])
+def test_a_rise_within_the_noise_of_the_steps_is_none(steps: int) -> None:
+    """A reward model that has not learnt stands at ln 2, and its steps' losses move by 0.02."""
+
+    def found(seed: int, rise: float) -> list[str]:
+        rng = random.Random(seed)
+        losses = [0.693 + rise * i / steps + rng.gauss(0, 0.02) for i in range(steps)]
+        return suspicious_training(TrainingResult(rows=10, steps=steps, losses=losses))
+
+    assert sum(bool(found(seed, 0)) for seed in range(100)) <= 2
+    assert all(found(seed, 0.15) for seed in range(100))
 
 
 @pytest.mark.parametrize("steps", [20, 60, 140, 1000])
