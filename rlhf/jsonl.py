@@ -16,7 +16,6 @@ from typing import Any, Protocol, TextIO, TypeVar
 import zstandard
 
 from rlhf.errors import InputError, quoted
-from rlhf.paths import is_stream
 
 Made = TypeVar("Made")
 FORMATS = (".jsonl", ".json", ".csv", ".txt", ".parquet")
@@ -27,6 +26,12 @@ def file_format(path: str | os.PathLike[str]) -> str | None:
     """One of FORMATS by the file's name (`.gz` or `.zst` behind it is looked through), or None."""
     name = Path(path).name.lower().removesuffix(".gz").removesuffix(".zst")
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
+
+
+def is_stream(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a pipe, a socket or a device: reading it would wait, or not end."""
+    file = Path(path)
+    return file.exists() and not file.is_file() and not file.is_dir()
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -20,12 +20,6 @@ class NamesModel:
     """
 
 
-def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a pipe, a socket or a device: reading it would wait, or not end."""
-    file = Path(path)
-    return file.exists() and not file.is_file() and not file.is_dir()
-
-
 def require_files(**paths: str | os.PathLike[str] | None) -> None:
     """Raise InputError naming the first field whose path is missing and the command that makes it; None is skipped."""
     for field, path in paths.items():

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
+from rlhf.jsonl import is_stream
 from rlhf.metrics import TENSORBOARD_FOLDER
-from rlhf.paths import is_stream
 from rlhf.stage import STAGE_FILE, read_stage_file
 from rlhf.stage.card import CARD_FILE
 

@@ -15,8 +15,7 @@ from rlhf.iteration.figures import RewardModelFigures, Summary, Version
 from rlhf.iteration.ledger import read_ledger, suspicious_lines, wall_seconds
 from rlhf.iteration.links import clear_links, make_link
 from rlhf.iteration.plan import PlannedStage, make_plan
-from rlhf.jsonl import read_json
-from rlhf.paths import is_stream
+from rlhf.jsonl import is_stream, read_json
 from rlhf.stage import write_json
 
 FIGURES = tuple(Version.__annotations__)

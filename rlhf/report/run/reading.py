@@ -13,7 +13,7 @@ import yaml
 
 from rlhf.errors import InputError
 from rlhf.iteration.summary import recorded_plan
-from rlhf.paths import is_stream
+from rlhf.jsonl import is_stream
 from rlhf.rejection.temperature import SweepFigures
 from rlhf.report.judgements.batches import Batch
 from rlhf.report.run.folders import STAGE_FILE, Folders

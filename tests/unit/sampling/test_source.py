@@ -20,6 +20,7 @@ from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import WholeCheckpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
+from rlhf.ppo.policy import PPOPolicyCheck
 from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import Sample, SamplingParams
@@ -95,7 +96,7 @@ def test_every_policy_that_answers_or_scores_in_a_recipe_is_a_source() -> None:
         for name, hint in fields_of(config_of(file), file.stem):
             said = notes(hint)
             sources |= {name for note in said if isinstance(note, PolicyCheck)}
-            checkpoints |= {name for note in said if isinstance(note, WholeCheckpoint)}
+            checkpoints |= {name for note in said if isinstance(note, WholeCheckpoint | PPOPolicyCheck)}
             assert (
                 name.split(".")[-1] not in ("batch_size", "server")
                 or "optimizer" in name

@@ -34,7 +34,7 @@ from rlhf.ppo.policy import PPOPolicy
 from rlhf.sampling.chat import request_seed
 from rlhf.sampling.source import EngineConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 REWARDS = """
 import os, signal, torch
 from pathlib import Path
