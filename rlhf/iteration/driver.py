@@ -23,9 +23,9 @@ from rlhf.iteration.decision import Decision, decide, input_digests, not_made, r
 from rlhf.iteration.disk import folder_bytes, in_words, require_room
 from rlhf.iteration.hours.forecast import clock
 from rlhf.iteration.keeping import Keep, lacking, removable, removed_parts
-from rlhf.iteration.ledger import Ledger, Record, output_digest, suspicious_lines
+from rlhf.iteration.ledger import LOCK, Ledger, Record, output_digest, suspicious_lines
 from rlhf.iteration.links import make_links
-from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, dependents_depth
+from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, start_order
 from rlhf.iteration.processes.failures import describe_failure, is_users_mistake, out_of_memory_kills, was_killed
 from rlhf.iteration.processes.gpus import Dealer
 from rlhf.iteration.processes.retries import Retries
@@ -41,7 +41,6 @@ from rlhf.stage.digests import FileDigests, Signature, signature_of
 from rlhf.terminal import GREEN, RED
 
 POLL_SECONDS = 0.05
-LOCK = ".lock"
 
 
 class StageFailed(Exception):
@@ -88,8 +87,7 @@ class Driver:
         self.may_warm = warm if warm is not None else sys.platform == "linux" and not self.dealer.gpus
         self.warm: WarmStart | None = None
         self.needs = dependencies(self.stages)
-        depth = dependents_depth(self.stages)
-        self.waiting = sorted(self.stages, key=lambda stage: -depth[stage.name])
+        self.waiting = start_order(self.stages, slots)
         self.running: list[StageProcess] = []
         self.stalled_minutes, self.end_stalled = stalled_minutes, end_stalled
         self.watches: dict[str, StallWatch] = {}

@@ -11,6 +11,7 @@ is not run again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +31,8 @@ PROGRESS = ("started", "finished", "failed")
 LATEST = 1e15
 """Beyond every time, number of seconds and size in bytes: what is larger, infinite or not a number was not written."""
 VOLATILE = {STAGE_FILE, "metrics.jsonl", TENSORBOARD_FOLDER}
+LOCK = ".lock"
+"""A file of a run that its driver holds a lock on."""
 
 
 def read_ledger(path: Path) -> list[Record]:
@@ -100,6 +103,18 @@ class Ledger:
     def last(self, stage: str) -> Record | None:
         """As `last_record`."""
         return last_record(self.records, stage)
+
+
+def is_driven(run: Path) -> bool:
+    """Whether a driver is at work in this run just now."""
+    try:
+        with (run / LOCK).open("r") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def last_record(records: Sequence[Record], stage: str) -> Record | None:

@@ -123,7 +123,14 @@ def with_metadata(text: str, metadata: Mapping[str, Any]) -> str:
 def command_text(command: Sequence[str]) -> str:
     """A command for people elsewhere: without its output, and without the folders of this machine."""
     words = [word for at, word in enumerate(command) if "--output" not in (word, command[at - 1] if at else "")]
-    return shlex.join([Path(words[0]).name, *(short(w) if w.startswith("/") else w for w in words[1:])])
+    return shlex.join([Path(words[0]).name, *(_without_folders(word) for word in words[1:])])
+
+
+def _without_folders(word: str) -> str:
+    """A word of a command, of the paths in it, also in a list of them, the last two parts."""
+    if word.startswith("/"):
+        return short(word)
+    return re.sub(r"(?<=[\"'=\[{, ])/[^\"',\]}]+", lambda found: short(found[0]), word)
 
 
 def short(path: str | Path) -> str:

@@ -261,14 +261,15 @@ def _summary(request: Request, machine: Machine, model: ChatModel, data: Data, d
     sizes = sizes_for(model, machine)
     how = f"LoRA adapters of rank {sizes.rank}" if sizes.adapter else "whole weights"
     base = ", base in 4 bit" if sizes.nf4 else ""
-    most = [f"{drawn[f'max_{name}'][0]} {name}" for name in ("preferences", "prompts") if f"max_{name}" in drawn]
-    few = f"; at most {' and '.join(most)} of them are used, for a CPU's sake (prepare_data.yaml)" if most else ""
+    limits = {"preferences": "pairs a domain", "prompts": "prompts a version"}
+    most = [f"{drawn[f'max_{name}'][0]} {words}" for name, words in limits.items() if f"max_{name}" in drawn]
+    few = f"; at most {' and '.join(most)} are used, for a CPU's sake (prepare_data.yaml)" if most else ""
     where = f"{machine.gpus} GPUs of {machine.gpu_memory:.0f} GiB" if machine.gpus else f"{machine.cores} CPU cores"
     return [
         f"model     {model.architecture}, {model.parameters / 1e6:,.0f}M weights in {model.dtype}, "
         f"context {model.context or 'not said'}, answers end with {' or '.join(model.end_tokens)}",
         f"machine   {where}, {machine.memory:.0f} GiB of memory",
-        f"data      {data.pairs} pairs in the larger domain, about {data.prompts} prompts a version{few}",
+        f"data      {data.pairs} pairs in the domain that has more, about {data.prompts} prompts a version{few}",
         f"training  {how}{base} ({sizes.why})",
         *(f"warning   {warning}" for warning in model.warnings),
         f"written   {request.run / PLAN_FILE} and {request.run / CONFIG_FOLDER}/: every value has its reason beside it",

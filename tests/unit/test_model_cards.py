@@ -20,7 +20,7 @@ from rlhf.data.fields import DataSource
 from rlhf.iteration.ledger import made_digest, output_digest
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.stage import StageConfig, open_stage
-from rlhf.stage.card import CARD_FILE, read_metadata
+from rlhf.stage.card import CARD_FILE, command_text, read_metadata
 from rlhf.stage.digests import FileDigests
 
 Make = Callable[..., Path]
@@ -246,3 +246,21 @@ def test_without_a_token_nothing_is_sent(
         main(["push", str(make(chat, "sft")), "me/goat"])
     assert "push: there is no token of the hub's; `hf auth login`, or set HF_TOKEN" in capsys.readouterr().err
     assert not hub.repositories
+
+
+def test_a_card_s_command_names_no_folder_of_the_machine() -> None:
+    """Before, those in a list stood there whole."""
+    words = ["/opt/x/bin/python", "/home/me/recipes/sft.py", "--rows", '["/home/me/a/b.jsonl", "org/name"]']
+    words += [
+        "--more",
+        "{a: /home/me/c/d.jsonl}",
+        "--one=/home/me/e/f",
+        "--url",
+        "http://host/v1",
+        "--output",
+        "/home/me/o",
+    ]
+    said = command_text(words)
+    assert "home" not in said and "opt" not in said
+    for kept in ("recipes/sft.py", '["a/b.jsonl", "org/name"]', "{a: c/d.jsonl}", "e/f", "http://host/v1"):
+        assert kept in said

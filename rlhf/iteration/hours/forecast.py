@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.iteration.ledger import Record, last_record
-from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth
+from rlhf.iteration.plan import PlannedStage, dependencies, start_order
 
 SHORT = 5.0
 """Seconds below which a stage says nothing of how good an estimate is."""
@@ -76,13 +76,12 @@ def _ratio(stages: Sequence[PlannedStage], estimated: Mapping[str, float], taken
 
 
 def makespan(stages: Sequence[PlannedStage], seconds: Mapping[str, float], slots: int) -> float:
-    """Seconds until all are done, started as the driver does: those that most others wait for first, as slots allow.
+    """Seconds until all are done, started as the driver does (`rlhf.iteration.plan.start_order`), as slots allow.
 
     Args:
         seconds: of each; a stage without takes none.
     """
-    needs, depth = dependencies(stages), dependents_depth(stages)
-    waiting = sorted(stages, key=lambda stage: -depth[stage.name])
+    needs, waiting = dependencies(stages), start_order(stages, slots)
     running: list[tuple[float, PlannedStage]] = []
     done: set[str] = set()
     now = 0.0

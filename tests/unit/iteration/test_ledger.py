@@ -13,7 +13,7 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.decision import ADDRESS, Decision, decide, difference, preview, stage_key
-from rlhf.iteration.ledger import Ledger, output_digest, read_ledger, wall_seconds
+from rlhf.iteration.ledger import LOCK, Ledger, is_driven, output_digest, read_ledger, wall_seconds
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.summary import read_summary
 from rlhf.iteration.verify import verify_run
@@ -302,3 +302,13 @@ def test_preview_says_what_a_driver_would_do(
     assert preview([stage, reader], run) == ["to run: its out.txt is changed", "to run, after sft"]
     stage.config_file.write_text("text: b\n")
     assert preview([stage, reader], run) == ["to run: its YAML changed", "to run, after sft"]
+
+
+def test_a_run_is_driven_while_its_lock_is_held(tmp_path: Path) -> None:
+    import fcntl
+
+    assert not is_driven(tmp_path)
+    with (tmp_path / LOCK).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert is_driven(tmp_path)
+    assert not is_driven(tmp_path)

@@ -17,7 +17,15 @@ from rlhf.errors import InputError
 from rlhf.iteration.config import DEFAULT_STEPS, IterativeConfig, VersionConfig
 from rlhf.iteration.decision import stage_key
 from rlhf.iteration.keeping import superseded
-from rlhf.iteration.plan import PlannedStage, dependencies, dependents_depth, find_recipe, make_plan, recipe_file
+from rlhf.iteration.plan import (
+    PlannedStage,
+    dependencies,
+    dependents_depth,
+    find_recipe,
+    make_plan,
+    recipe_file,
+    start_order,
+)
 from rlhf.iteration.steps import KINDS
 from rlhf.sampling.chat import ServerConfig
 from rlhf.sampling.source import EngineConfig, PolicySource
@@ -296,6 +304,16 @@ def test_what_others_wait_for_goes_first() -> None:
     assert depth["v2/preferences"] > depth["v1/evaluation"] == 0
     assert depth["v1/rejection_sampling"] > depth["sft_evaluation"] == 1
     assert depth["data"] == max(depth.values())
+
+
+def test_where_two_never_run_at_once_each_version_is_measured_before_the_next_begins() -> None:
+    """Before, a run's first verdict came after its last training: evaluations are what nobody waits for."""
+    stages = make_plan(config())
+    assert start_order(stages, 1) == stages
+    names = [stage.name for stage in start_order(stages, 2)]
+    assert names.index("v2/preferences") < names.index("v1/evaluation")
+    alone = make_plan(config(launch={"default": {"processes": 2}}))
+    assert {stage.processes for stage in alone} == {1, 2} and start_order(alone, 2) == alone
 
 
 def test_processes_by_recipe() -> None:
