@@ -6,12 +6,16 @@ else answers it. Here the answer is no. An architecture that transformers has it
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
 from rlhf.jsonl import read_json
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# On a CPU with AVX512-BF16 it warns at its import, in every process, that a faster kernel for 4 bit is not installed.
 
 
 def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "checkpoint", **options: Any) -> Any:
