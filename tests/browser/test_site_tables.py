@@ -51,6 +51,8 @@ def test_names_go_on_behind_their_parts_and_rows_are_cards_where_there_is_no_roo
 
 
 def test_a_table_that_has_room_breaks_no_word(chromium: Any) -> None:
-    page = chromium.new_context(viewport={"width": 330, "height": 800}).new_page()
+    page = chromium.new_context(viewport={"width": 600, "height": 800}).new_page()
     page.set_content(re.sub(r"<tr><td>.*</tr>", f"<tr>{ROW}</tr>", PAGE, flags=re.DOTALL), wait_until="load")
-    assert page.evaluate(LINES) == [["settings/", "heldout_share.yaml"]] and page.locator("[data-cards]").count() == 0
+    ((*before, _),) = lines = page.evaluate(LINES)  # how wide it is hangs on the fonts of the machine
+    assert "".join(lines[0]) == "settings/heldout_share.yaml" and before in ([], ["settings/"])
+    assert page.locator("[data-cards]").count() == 0
