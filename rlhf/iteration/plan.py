@@ -100,26 +100,20 @@ def dependencies(stages: Sequence[PlannedStage]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(dict.fromkeys(m.name for m in found if m is not None)) for name, found in makers.items()}
 
 
-def dependents_depth(stages: Sequence[PlannedStage]) -> dict[str, int]:
-    """Stage name -> length of the longest chain of stages that wait for it: the higher, the sooner it should run."""
-    needs = dependencies(stages)
-    depth = dict.fromkeys(needs, 0)
-    for stage in reversed(stages):
-        for name in needs[stage.name]:
-            depth[name] = max(depth[name], depth[stage.name] + 1)
-    return depth
-
-
 def start_order(stages: Sequence[PlannedStage], slots: int) -> list[PlannedStage]:
-    """The stages as the driver starts them once they can: those that most others wait for first.
+    """The stages as the driver starts them once they can: those that the longest chain of others waits for first.
 
     Where there is never room for two at once, in the plan's own order: nothing is gained by another, and a version is
     measured before the next one begins.
     """
-    if sum(stage.processes < slots for stage in stages) < 2:
+    if sum(sorted(stage.processes for stage in stages)[:2]) > slots:
         return list(stages)
-    depth = dependents_depth(stages)
-    return sorted(stages, key=lambda stage: -depth[stage.name])
+    needs = dependencies(stages)
+    waiting = dict.fromkeys(needs, 0)
+    for stage in reversed(stages):
+        for name in needs[stage.name]:
+            waiting[name] = max(waiting[name], waiting[stage.name] + 1)
+    return sorted(stages, key=lambda stage: -waiting[stage.name])
 
 
 def make_plan(config: IterativeConfig) -> list[PlannedStage]:

@@ -93,11 +93,10 @@ def with_room(
         found[role] = len(over)
         left_out |= set(over)
         longest = max(over, key=lambda i: lengths[i])
-        least = "" if read[longest] is asked[longest] else "at least "
         says = (
             f"{role}: {len(over)} of {len(prompts)} prompts leave no room for {max_new_tokens} new tokens in its "
-            f"context of {context.length} (prompt {_name(prompts[longest], messages)} has {least}{lengths[longest]} "
-            "tokens)"
+            f"context of {context.length} (prompt {_name(prompts[longest], messages)} has "
+            f"{_tokens(lengths[longest], whole=read[longest] is asked[longest])})"
         )
         if too_long == "refuse":
             raise InputError(f"{says}; leave them out, lower sampling.max_new_tokens, or set too_long to cut")
@@ -168,7 +167,8 @@ def prompts_within(
     Raises:
         InputError: there are some, and `too_long` is "refuse".
     """
-    rendered = renderer.prompts([renderer.clipped(prompt, context.length) for prompt in prompts])
+    read = [renderer.clipped(prompt, context.length) for prompt in prompts]
+    rendered = renderer.prompts(read)
     room = context.room_before(max_new_tokens, too_long or "cut")
     if room is not None:
         long = [i for i, ids in enumerate(rendered) if len(ids) > room]
@@ -181,11 +181,12 @@ def prompts_within(
         for i, ids in zip(long, renderer.limited(room).prompts([prompts[i] for i in long]), strict=True):
             rendered[i] = ids
     elif too_long == "refuse":
-        for prompt, ids in zip(prompts, rendered, strict=True):
+        for prompt, clipped, ids in zip(prompts, read, rendered, strict=True):
             if not context.holds(len(ids) + max_new_tokens):
                 raise InputError(
-                    f"prompt: {prompt[-1]['content'][:60]!r} has {len(ids)} tokens with its history, which leaves "
-                    f"no room for {max_new_tokens} more in the model's context of {context.length}; leave it out, "
+                    f"prompt: {prompt[-1]['content'][:60]!r} has {_tokens(len(ids), whole=clipped is prompt)} "
+                    f"with its history, which leaves no room for {max_new_tokens} more in the model's context of "
+                    f"{context.length}; leave it out, "
                     "or set too_long to cut"
                 )
     return rendered
@@ -236,6 +237,11 @@ class Room:
                 "sampling.max_new_tokens, or set too_long to cut"
             )
         return fits
+
+
+def _tokens(count: int, *, whole: bool) -> str:
+    """So many tokens, of a text whose end alone may have been read (`Renderer.clipped`)."""
+    return f"{'' if whole else 'at least '}{count} tokens"
 
 
 def _name(prompt: Asked, messages: Callable[[Asked], Conversation]) -> str:

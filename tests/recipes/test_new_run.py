@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from rlhf.errors import InputError
 from rlhf.iteration.checks import _import as import_file
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
+from rlhf.iteration.ledger import LOCK
 from rlhf.iteration.plan import make_plan, recipe_file
 from rlhf.stage.card import read_metadata
 from rlhf.start.machine import Machine
@@ -229,6 +231,18 @@ def test_a_model_whose_files_do_not_belong_together_is_refused_before_anything_i
     with pytest.raises(InputError, match=words):
         new_run(Request(tmp_path / "run", chat, helpfulness_preferences=(str(pairs),)), Machine(2, 24.0))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_says_which_stage_is_at_work(tiny_policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+    """Before, the stage that a driver was in the middle of was said to have not finished."""
+    run = tmp_path / "run"
+    new_run(Request(run, tiny_policy_path, helpfulness_preferences=(str(pairs),)), Machine(2, 24.0))
+    (run / "ledger.jsonl").write_text(json.dumps({"event": "started", "time": 0.0, "stage": "data", "key": {}}) + "\n")
+    with (run / LOCK).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        states = [rlhf("plan", str(run), folder=tmp_path).stdout.splitlines()[0]]
+    states.append(rlhf("plan", str(run), folder=tmp_path).stdout.splitlines()[0])
+    assert ["at work" in state for state in states] == [True, False] and "did not finish" in states[1], states
 
 
 def test_the_command_s_mistakes_are_one_sentence(tmp_path: Path) -> None:

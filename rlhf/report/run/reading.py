@@ -206,7 +206,7 @@ def _policies(folders: Folders, summary: Row, evaluations: Sequence[Row]) -> dic
     if listed:
         return {"versions": listed} | {of: summary.get(of) or [] for of in ("branches", "students")}
     try:
-        planned = [] if folders.stages else recorded_plan(folders.run)
+        planned = recorded_plan(folders.run) if evaluations and not folders.stages else []
     except InputError:
         planned = []
     order = {stage.name: place for place, stage in enumerate(planned)}

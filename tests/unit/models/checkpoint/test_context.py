@@ -179,6 +179,8 @@ def test_a_text_of_megabytes_is_not_encoded_to_see_that_it_is_too_long(
     (ids,) = prompts_within(Context(60), renderer, [prompts[0].messages], 8, "cut")
     assert ids == renderer.limited(52).prompts([prompts[0].messages])[0]
     assert Room(Context(60), renderer, 8, "cut")([prompts[0].messages]) == [False]
+    with pytest.raises(InputError, match=r"has at least .* tokens with its history, which leaves no room for 8 more"):
+        prompts_within(Context(60), renderer, [prompts[0].messages], 8, "refuse")
     assert max(encoded) < 100_000
 
 
