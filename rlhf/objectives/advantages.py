@@ -50,6 +50,28 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
     return advantages, advantages + values
 
 
+def cross_moments(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Count, sum of x, sum of y, sum of x squared and sum of x y where mask is True: (5,) float64.
+
+    Sums of several processes add up: reduce them with "sum" before `rising_line`.
+    """
+    require_same_shape(x=x, y=y, mask=mask)
+    x, y = (t.detach().double().masked_fill(~mask.bool(), 0.0) for t in (x, y))
+    return torch.stack([mask.sum().double(), x.sum(), y.sum(), x.square().sum(), (x * y).sum()])
+
+
+def rising_line(sums: Tensor) -> tuple[float, float]:
+    """The slope, 0 or above, and the intercept of the line that comes nearest to y from x, by least squares.
+
+    Args:
+        sums: (5,) from `cross_moments`.
+    """
+    count, x, y, squares, products = (float(figure) for figure in sums.tolist())
+    spread = squares - x * x / count
+    slope = max(0.0, products - x * y / count) / spread if spread > 1e-12 * squares else 0.0
+    return slope, (y - slope * x) / count
+
+
 def rloo(scores: Tensor, costs: Tensor) -> Tensor:
     """REINFORCE leave-one-out: each answer's return less the mean return of the prompt's other answers.
 

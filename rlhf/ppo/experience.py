@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rlhf.errors import InputError
 from rlhf.imports import own_code
 from rlhf.models.batching import pad_rows
+from rlhf.objectives.advantages import cross_moments, gae, rising_line
 from rlhf.objectives.policy import kl_k1, kl_k2, kl_k3
 from rlhf.objectives.reward import missing_end_penalty, moments, token_rewards, whiten
 from rlhf.ppo.config import PPOConfig
@@ -129,6 +130,29 @@ def add_logprobs(
     answers, tokens, entropy_sum, *kls = accelerator.reduce(sums, reduction="sum").tolist()
     names = ("kl", "kl_k2", "kl_k3")
     return {name: kl / answers for name, kl in zip(names, kls, strict=True)} | {"entropy": entropy_sum / tokens}
+
+
+@torch.no_grad()
+def line_to_returns(
+    minibatches: Sequence[Minibatch], config: PPOConfig, accelerator: Accelerator, beta: float
+) -> tuple[float, float]:
+    """Slope and intercept of the line from the batches' old_values to the returns that followed, over all processes.
+
+    A value model starts as a reward model (decision 35), whose scores are not in the units of the whitened reward, and
+    of an answer that is half written are far from it: advantages would be mostly the value's own noise, until it has
+    been learnt away. On this line, what its scores say of the returns stays, in their units; where they say nothing it
+    is flat, a constant baseline.
+
+    Returns:
+        See `rlhf.objectives.advantages.rising_line`.
+    """
+    sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)
+    for batch, share in _batches(minibatches):
+        mask, values = batch["mask"], batch["old_values"]
+        rewards = token_rewards(batch["old_logprobs"], batch["ref_logprobs"], mask, batch["scores"], beta)
+        returns = gae(rewards, torch.zeros_like(rewards), mask, config.gamma, 1.0)[1]
+        sums += share * cross_moments(values, returns, mask)
+    return rising_line(accelerator.reduce(sums, reduction="sum"))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.objectives.advantages import gae, grpo, rloo
+from rlhf.objectives.advantages import cross_moments, gae, grpo, rising_line, rloo
 from rlhf.objectives.policy import (
     adapted_beta,
     clipped_policy_loss,
@@ -178,6 +178,19 @@ def test_gae_with_gamma_and_lambda_one_is_reward_to_go_less_value() -> None:
     to_go = rewards.flip(1).cumsum(1).flip(1)
     torch.testing.assert_close(returns, to_go)
     torch.testing.assert_close(advantages, to_go - values)
+
+
+def test_the_rising_line_is_that_of_least_squares_over_all_parts() -> None:
+    """Sums of two parts with junk off the mask, against numpy; one that would fall, and one of x that are all alike."""
+    x, mask = random(3, 7), torch.rand(3, 7, generator=torch.Generator().manual_seed(1)) < 0.6
+    y = 0.5 * x + random(3, 7).flip(0)
+    parts = [cross_moments(x[rows].masked_fill(~mask[rows], 9.0), y[rows], mask[rows]) for rows in ([0], [1, 2])]
+    slope, intercept = np.polyfit(x[mask].double().numpy(), y[mask].double().numpy(), 1)
+    assert slope > 0
+    assert rising_line(parts[0] + parts[1]) == pytest.approx((slope, intercept), rel=1e-9)
+    mean = float(y[mask].double().mean())
+    assert rising_line(cross_moments(-x, y, mask)) == pytest.approx((0.0, mean))
+    assert rising_line(cross_moments(torch.full_like(x, 0.3), y, mask)) == pytest.approx((0.0, mean))
 
 
 def test_gae_carries_no_gradient() -> None:
