@@ -207,7 +207,8 @@ class _Planner:
             near = difflib.get_close_matches(strange[0], known, 1)
             meant = f"did you mean {near[0]}?" if near else f"name some of default, {', '.join(sorted(known))}"
             raise InputError(f"launch: {strange[0]!r} is no step or recipe; {meant}")
-        readable = {m["name"] for kind in KINDS.values() for text in kind.reads.values() if (m := READ.fullmatch(text))}
+        texts = [text for kind in KINDS.values() for text in kind.reads.values()]
+        readable = {name for text in texts if (m := READ.fullmatch(text)) for name in m["names"].split("|")}
         if strange := sorted(self.unread - readable):
             near = difflib.get_close_matches(strange[0], readable, 1)
             raise InputError(
@@ -364,9 +365,10 @@ class _Planner:
         """The artifacts that an option takes; the placeholder in their names is filled in."""
         match = READ.fullmatch(text)
         assert match is not None, text
-        name, which = match["name"], match["which"]
-        self.unread.discard(name)
-        self.read.add(name)
+        names, which = match["names"].split("|"), match["which"]
+        self.unread.difference_update(names)
+        self.read.update(names)
+        name = next((name for name in names if self.made.get(name)), names[0])
         found = self.made.get(name, [])
         if which == ".earlier*":
             earlier = [version.name for version in self.config.versions]

@@ -14,6 +14,7 @@ What an option reads is written as
     prompts.earlier*    those that earlier versions had, where each version has its own
     policy.version*     all that this version has made so far, as a list
     safety?             left out where there is none (also policy.previous?, preferences*?)
+    selected|sft_data   the first of these names of which there is one
 
 A recipe that keeps to the stage contract can be a step: it takes `--config FILE`, `--output FOLDER` and the options
 that the kind names, opens its folder by `rlhf.stage.open_stage`, and draws by its `--seed` alone.
@@ -31,7 +32,8 @@ from typing import Any
 from rlhf.errors import InputError, quoted
 
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
-READ = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<which>\.previous|\.earlier\*|\.version\*|\*)?(?P<optional>\?)?")
+_NAME = r"[a-z][a-z0-9_]*"
+READ = re.compile(rf"(?P<names>{_NAME}(\|{_NAME})*)(?P<which>\.previous|\.earlier\*|\.version\*|\*)?(?P<optional>\?)?")
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,13 @@ KINDS: dict[str, StepKind] = {
     ),
     "ghost_attention": StepKind(
         "ghost_attention",
-        reads={"policy": "policy", "dialogues": "dialogues", "sft_data": "sft_data?"},
+        reads={"policy": "policy", "dialogues": "dialogues", "sft_data": "selected|sft_data?"},
         makes={"policy": "checkpoint", "ghost_attention_rows": "rows.jsonl"},
         label="gatt",
     ),
     "context_distillation": StepKind(
         "context_distillation",
-        reads={"policy": "policy", "prompts": "prompts", "safety": "safety", "sft_data": "sft_data?"},
+        reads={"policy": "policy", "prompts": "prompts", "safety": "safety", "sft_data": "selected|sft_data?"},
         makes={"policy": "checkpoint"},
         label="distilled",
     ),

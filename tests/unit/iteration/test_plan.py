@@ -154,12 +154,22 @@ def test_a_sweep_hands_its_best_temperature_to_the_same_version() -> None:
         assert sweep.name in dependencies(stages)[sampling.name]
 
 
+def test_a_trained_policy_is_reminded_of_what_was_selected_for_it_and_the_start_of_its_demonstrations() -> None:
+    """Demonstrations mixed into a policy of a later version would take it back to where it came from."""
+    steps = ("preferences", "rewards", "context_distillation", "rejection_sampling", "ghost_attention")
+    again = (*steps[:3], "rejection_sampling")
+    plan = by_name(make_plan(config(versions=(VersionConfig("v1", steps), VersionConfig("v2", again)))))
+    assert plan["v1/context_distillation"].overrides["sft_data"] == "runs/x/data/sft.jsonl"
+    for name in ("v1/ghost_attention", "v2/context_distillation"):
+        assert plan[name].overrides["sft_data"] == "runs/x/v1/rejection_sampling/selected.jsonl", name
+
+
 def test_ghost_attention_follows_ppo_and_is_measured() -> None:
     versions = (VersionConfig("v1", (*PPO, "ghost_attention", "evaluate")), VersionConfig("v2"))
     plan = by_name(make_plan(config(versions=versions)))
     stage = plan["v1/ghost_attention"]
     assert stage.overrides["policy"] == "runs/x/v1/ppo/checkpoint"
-    assert stage.overrides["dialogues"] == stage.overrides["sft_data"] == "runs/x/data/sft.jsonl"
+    assert stage.overrides["dialogues"] == "runs/x/data/sft.jsonl"
     assert plan["v1/ghost_attention_evaluation"].overrides["name"] == "v1_gatt"
     assert plan["v1/ghost_attention_evaluation"].overrides["policy"] == "runs/x/v1/ghost_attention/checkpoint"
     assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/ghost_attention/checkpoint"
