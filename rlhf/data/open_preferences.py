@@ -25,8 +25,8 @@ from typing import Any
 
 from rlhf.data.layouts.conversations import question_of
 from rlhf.data.layouts.declaration import Format, Row, asked_under, is_empty, named, names_with_value, user
-from rlhf.data.layouts.pairing import MAX_PAIRS as MAX_PAIRS
 from rlhf.data.layouts.pairing import LEAVE_OUT, flag_in, flag_of, number_of, ranked_pairs, strength_of
+from rlhf.data.layouts.pairing import MAX_PAIRS as MAX_PAIRS
 from rlhf.data.layouts.preferences import chosen_and_rejected
 from rlhf.data.markup import text_of_html
 from rlhf.data.rows import Domain

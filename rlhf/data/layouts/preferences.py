@@ -224,7 +224,7 @@ def labelled(base: Format, label: str) -> Format:
 
 
 def _beside_rejected(base: Format, rejected: str) -> Format:
-    """ms-swift's preferences: a layout of dialogues whose answer is the better one, and the worse one in a field beside.
+    """ms-swift's preferences: a layout of dialogues whose answer is the better one, the worse one in a field beside.
 
     `rejected_response` is the answer, a text or messages; `rejected_messages` the whole dialogue with it.
     """
