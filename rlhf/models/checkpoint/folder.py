@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from safetensors import safe_open
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 from rlhf.jsonl import read_json
 from rlhf.paths import HUB_NAME, in_hub_cache
 
@@ -116,6 +116,7 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"checkpoint: {folder} has no tokenizer_config.json; save the model's tokenizer there")
     if not is_adapter_checkpoint(folder) and not (folder / "config.json").is_file():
         raise InputError(f"checkpoint: {folder} has no config.json; name a folder written by save_pretrained")
+    require_draws(folder)
     files = weight_files(folder)
     if not files:
         raise InputError(
@@ -125,6 +126,20 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
         if not file.is_file():
             raise InputError(f"checkpoint: {folder} lacks {file.name}, a part of its weights; copy or save it again")
     return folder
+
+
+def require_draws(folder: Path) -> None:
+    """InputError where a folder's generation_config.json is damaged: transformers passes such a one by, and the end
+    tokens that it names with it."""
+    file = folder / "generation_config.json"
+    if not file.exists():
+        return
+    given = json_object(file).get("eos_token_id")
+    ends = given if isinstance(given, list) else [] if given is None else [given]
+    if wrong := [end for end in ends if type(end) is not int or end < 0]:
+        raise InputError(
+            f"checkpoint: {file} has the eos_token_id {quoted(wrong[0])}; give a token's number, or a list of them"
+        )
 
 
 def require_trainable(path: str | os.PathLike[str]) -> Path:
