@@ -44,8 +44,8 @@ class Reading:
         if rows:
             spelt = ", ".join(sorted(marks)[:10])
             said.append(
-                f"{name}: {rows} of {kept} rows spell out marks of chat formats ({spelt}), which are read as text, not as "
-                "a model's tokens; where rows are rendered already, give messages without them"
+                f"{name}: {rows} of {kept} rows spell out marks of chat formats ({spelt}), which are read as text, not "
+                "as a model's tokens; where rows are rendered already, give messages without them"
             )
         if self.left_out:
             total = self.left_out.total()
