@@ -96,8 +96,19 @@ def read_writing(tokenizer: PreTrainedTokenizerBase) -> Writing:
     Raises:
         InputError: the prompt is not the beginning of the dialogue, or an answer ends with what is no single token.
     """
-    template = tokenizer.get_chat_template()
-    return _read(tokenizer, template, at_once=False)
+    return _read(tokenizer, _template_of(tokenizer), at_once=False)
+
+
+def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Its chat template; of several, the one called default."""
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError as error:
+        names = ", ".join(map(str, tokenizer.chat_template or {}))
+        raise InputError(
+            f"tokenizer: of its chat templates ({names}) none is called default; give its tokenizer_config.json or "
+            "its chat_template.jinja the one that is meant"
+        ) from error
 
 
 def apply_kwargs(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any]) -> None:
@@ -106,7 +117,7 @@ def apply_kwargs(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any]) 
     Raises:
         InputError: see `check_kwargs` and `read_writing`.
     """
-    template = with_kwargs(tokenizer.get_chat_template(), kwargs)
+    template = with_kwargs(_template_of(tokenizer), kwargs)
     if kwargs.get(ENABLE_THINKING) is False:
         template = _read(tokenizer, template, at_once=True).template
     if kwargs.get(MERGE_SYSTEM) and _read(tokenizer, template, at_once=False).system_refusal:
@@ -268,6 +279,12 @@ def _end(tokenizer: PreTrainedTokenizerBase, tail: str) -> tuple[re.Pattern[str]
     """What is a token and no text; what ends an answer, of the text behind it; the end token that is added there."""
     names = set(tokenizer.all_special_tokens)
     names |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    letter = next((name for name in sorted(names) if len(name) == 1 and (name.isascii() or name.isspace())), None)
+    if letter is not None:  # it cannot be told from a text that holds it
+        raise InputError(
+            f"tokenizer: it calls {letter!r} a special token, which any text may hold; mend the eos_token, or what "
+            "else names it in its tokenizer_config.json or tokenizer.json"
+        )
     special = _any_of(name for name in names if len(name) > 1)
     found = special.search(tail)
     if found is None:  # a token that was added to the vocabulary and is not called special, but is no white space

@@ -20,7 +20,7 @@ ADAPTER_PREFIX = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
 SAFETY_HEAD_FILE = "safety_head.safetensors"
 """Of a reward model that has a second head; plain transformers passes it by."""
-NO_WEIGHT = ("BOOL", "I16", "I32", "I64")
+NO_WEIGHT = ("BOOL", "I16", "I32", "I64", "C64")
 """Types, in safetensors' words, that weights in few bits are not held in either."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
@@ -179,8 +179,12 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return [p for p in [folder / "model.safetensors"] if p.is_file()]
     parts = json_object(index).get("weight_map")
-    if not isinstance(parts, dict):
-        raise InputError(f"checkpoint: {index} has no weight_map; copy or save it again")
+    if not isinstance(parts, dict) or not all(
+        isinstance(part, str) and Path(part).name == part != ".." for part in parts.values()
+    ):
+        raise InputError(
+            f"checkpoint: {index} has no weight_map of tensors' names to files beside it; copy or save it again"
+        )
     return [folder / name for name in sorted(set(parts.values()))]
 
 

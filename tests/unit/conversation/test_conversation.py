@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 
@@ -325,6 +326,24 @@ def test_what_the_template_writes_by_added_tokens_is_text_in_a_message(tiny_toke
             said, plain = (renderer.prompt_ids([*system, m]) for m in (spelt, {**spelt, "content": "a b"}))
             more = {mark: said.count(ids[mark]) - plain.count(ids[mark]) for mark in marks}
             assert more == {mark: int(mark in kept) for mark in marks}, "tokens that it does not write stay tokens"
+
+
+@pytest.mark.parametrize("letter", ["e", " ", "."])
+def test_a_special_token_that_any_text_may_hold_is_refused(tiny_tokenizer, letter):
+    """Every answer ended at its first e, or lost its spaces."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"eos_token": letter})
+    with pytest.raises(InputError, match=rf"tokenizer: it calls '{re.escape(letter)}' a special token"):
+        Renderer(tokenizer)
+
+
+def test_of_several_templates_one_is_called_default(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = {"rag": CHATML, "default": LLAMA2_CHAT_TEMPLATE}
+    assert Renderer(tokenizer).prompt_ids(FOUR[:1]) == Renderer(tiny_tokenizer).prompt_ids(FOUR[:1])
+    tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
+    with pytest.raises(InputError, match=r"of its chat templates \(rag, tool_use\) none is called default"):
+        Renderer(tokenizer)
 
 
 def test_texts_that_are_no_dialogues_spell_out_no_token(renderer):

@@ -158,12 +158,24 @@ def test_ids_that_the_model_does_not_embed_are_refused_when_it_loads(tiny_policy
         load_policy(tmp_path / "c")
 
 
-def test_a_weight_in_whole_numbers_is_refused_at_the_door(tiny_policy_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "called"), [(torch.int64, "I64"), (torch.complex64, "C64")])
+def test_a_weight_in_no_real_numbers_is_refused_at_the_door(
+    tiny_policy_path: Path, tmp_path: Path, dtype: torch.dtype, called: str
+) -> None:
     file = shutil.copytree(tiny_policy_path, tmp_path / "c") / "model.safetensors"
     state = load_file(file)
-    save_file(state | {"model.norm.weight": state["model.norm.weight"].long()}, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"checkpoint: .*c holds model\.norm\.weight as I64, which no weight"):
+    save_file(state | {"model.norm.weight": state["model.norm.weight"].to(dtype)}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"checkpoint: .*c holds model\.norm\.weight as {called}, which no weight"):
         load_policy(tmp_path / "c")
+
+
+@pytest.mark.parametrize("part", [7, None, "../policy/model.safetensors", "/etc/passwd", ".."])
+def test_an_index_names_files_beside_it(tiny_policy_path: Path, tmp_path: Path, part: object) -> None:
+    folder = Path(shutil.copytree(tiny_policy_path, tmp_path / "c"))
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": part}}))
+    with pytest.raises(InputError, match=r"index\.json has no weight_map of tensors' names to files beside it"):
+        require_checkpoint(folder)
 
 
 def test_a_config_that_does_not_fit_the_weights_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
