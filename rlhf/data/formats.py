@@ -264,10 +264,10 @@ def _recognised(rows: Row | Sequence[Row], kind: Kind, unused: Counter[str]) -> 
 
 
 def _normal(one: Format, row: Row, unused: Counter[str], kind: Kind) -> dict[str, Any]:
-    read = {
-        name: messages_of(row[name], unused, name, dropped=kind == "prompts") for name in one.dialogues if name in row
-    }
-    return {**row, **read}
+    beside = ("messages", "prompt") if kind == "preferences" and "chosen" in row else ()
+    asked = one.dialogues if kind == "prompts" else beside
+    given = [name for name in one.dialogues if name in row]
+    return {**row, **{name: messages_of(row[name], unused, name, dropped=name in asked) for name in given}}
 
 
 def _convert(one: Format, convert: Any, given: list[dict[str, Any]], *more: Any) -> Any:

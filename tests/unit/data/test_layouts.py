@@ -304,6 +304,14 @@ def test_what_a_prompt_s_answer_has_beside_it_is_left_off_with_it(row):
     assert prompt_of({"id": "p", **row}).messages == [ASK]
 
 
+def test_a_dialogue_beside_two_whole_ones_may_end_with_thoughts():
+    row = {"messages": [ASK, {**YES, "reasoning_content": "hm"}], "chosen": [ASK, YES], "rejected": [ASK, NO]}
+    (pair,) = pairs_of({"id": "p", **row})
+    assert preference_from(pair).messages == [ASK]
+    with pytest.raises(InputError, match="message 2 has reasoning_content"):
+        conversation_of(row)
+
+
 def test_thoughts_of_an_answer_before_the_prompt_are_refused():
     with pytest.raises(InputError, match="message 2 has reasoning_content"):
         prompt_of({"id": "p", "messages": [BEFORE[0], {**BEFORE[1], "reasoning_content": "hm"}, ASK, YES]})
