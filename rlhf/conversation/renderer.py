@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from copy import copy
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from rlhf.conversation.messages import (
@@ -156,6 +157,13 @@ class Renderer:
             train = "last"
         return self.dialogues(conversations, train)
 
+    def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that are no dialogues, without begin and end; a token that one spells out is text here too."""
+        parts = [self._apart(text).split(CUT) for text in texts]
+        starts = list(accumulate(map(len, parts), initial=0))
+        ids = self._pieces.encode_within(list(chain.from_iterable(parts)), set(starts))
+        return [list(chain.from_iterable(ids[start:end])) for start, end in pairwise(starts)]
+
     def answer_text(self, token_ids: Sequence[int]) -> str:
         """Text of sampled ids, without thoughts, special tokens and white space around it."""
         return self.answer(token_ids).text
@@ -269,7 +277,10 @@ class Renderer:
         return render(self.tokenizer, marked, self.writing.template, prompt=True, parts=self.writing.parts)
 
     def _plain(self, content: str) -> str:
-        content = content.strip()
+        return self._apart(content.strip())
+
+    def _apart(self, content: str) -> str:
+        """The text with `CUT` in each token that it spells out."""
         if END in content or CUT in content:
             content = content.replace(END, "").replace(CUT, "")
         return self.writing.special.sub(lambda found: found.group()[0] + CUT + found.group()[1:], content)

@@ -45,7 +45,8 @@ class Writing:
     Args:
         template: the template itself, with a generation prompt at whose end an answer begins.
         parts: it takes a message's content as a list of parts, as templates of models that see do.
-        special: matches what is a token and no text: the special tokens, and the one that ends an answer.
+        special: matches what is a token and no text: the special tokens, and those that were added to the vocabulary
+            and the template writes.
         head: the prompt of a dialogue of one message.
         prompt: what follows a user's message, last of a prompt.
         lead: what the answer begins with, behind the prompt: mostly nothing or a space; where a model is asked to
@@ -95,8 +96,19 @@ def read_writing(tokenizer: PreTrainedTokenizerBase) -> Writing:
     Raises:
         InputError: the prompt is not the beginning of the dialogue, or an answer ends with what is no single token.
     """
-    template = tokenizer.get_chat_template()
-    return _read(tokenizer, template, at_once=False)
+    return _read(tokenizer, _template_of(tokenizer), at_once=False)
+
+
+def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Its chat template; of several, the one called default."""
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError as error:
+        names = ", ".join(map(str, tokenizer.chat_template or {}))
+        raise InputError(
+            f"tokenizer: of its chat templates ({names}) none is called default; give its tokenizer_config.json or "
+            "its chat_template.jinja the one that is meant"
+        ) from error
 
 
 def apply_kwargs(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any]) -> None:
@@ -105,7 +117,7 @@ def apply_kwargs(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any]) 
     Raises:
         InputError: see `check_kwargs` and `read_writing`.
     """
-    template = with_kwargs(tokenizer.get_chat_template(), kwargs)
+    template = with_kwargs(_template_of(tokenizer), kwargs)
     if kwargs.get(ENABLE_THINKING) is False:
         template = _read(tokenizer, template, at_once=True).template
     if kwargs.get(MERGE_SYSTEM) and _read(tokenizer, template, at_once=False).system_refusal:
@@ -222,10 +234,12 @@ def _read(tokenizer: PreTrainedTokenizerBase, template: str, *, at_once: bool) -
     special, end, added_end = _end(tokenizer, tail)
     earlier, earlier_end = _history(probe, special, end)
     ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids((special.findall(end) or [added_end])[-1])}
+    with_system, system_refusal = _with_system(probe)
+    written = "\n".join((prompt, dialogue, opens, closes, earlier, earlier_end, with_system))
     return Writing(
         template=probe.template,
         parts=probe.parts,
-        special=special,
+        special=_marks(tokenizer, special, written),
         head=prompt,
         prompt=before,
         lead=lead,
@@ -236,7 +250,7 @@ def _read(tokenizer: PreTrainedTokenizerBase, template: str, *, at_once: bool) -
         earlier_end=earlier_end,
         added_end=added_end,
         end_token_ids=frozenset(cast(int, token) for token in ends if token is not None),
-        system_refusal=_system_refusal(probe),
+        system_refusal=system_refusal,
     )
 
 
@@ -265,6 +279,12 @@ def _end(tokenizer: PreTrainedTokenizerBase, tail: str) -> tuple[re.Pattern[str]
     """What is a token and no text; what ends an answer, of the text behind it; the end token that is added there."""
     names = set(tokenizer.all_special_tokens)
     names |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    letter = next((name for name in sorted(names) if len(name) == 1 and (name.isascii() or name.isspace())), None)
+    if letter is not None:  # it cannot be told from a text that holds it
+        raise InputError(
+            f"tokenizer: it calls {letter!r} a special token, which any text may hold; mend the eos_token, or what "
+            "else names it in its tokenizer_config.json or tokenizer.json"
+        )
     special = _any_of(name for name in names if len(name) > 1)
     found = special.search(tail)
     if found is None:  # a token that was added to the vocabulary and is not called special, but is no white space
@@ -304,9 +324,18 @@ def _history(probe: _Probe, special: re.Pattern[str], end: str) -> tuple[str, st
     return parts[1].removesuffix(ANSWER), parts[2][: found.end()] if found else ""
 
 
-def _system_refusal(probe: _Probe) -> str:
+def _with_system(probe: _Probe) -> tuple[str, str]:
+    """(the text of a dialogue with a system message, why the template takes none)."""
     system, user = _said("system", SYSTEM), _said("user", USER)
     try:
-        return "" if SYSTEM in probe.text(system, user, prompt=True) else "it leaves the system message out"
+        text = probe.text(system, user, prompt=True)
     except InputError as error:
-        return str(error)
+        return "", str(error)
+    return text, "" if SYSTEM in text else "it leaves the system message out"
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase, special: re.Pattern[str], written: str) -> re.Pattern[str]:
+    """`special`, and the tokens of signs that the template itself writes: a message that spells one out is text."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values())
+    marks = [name for name in added if len(name) > 1 and re.search(r"[^\w\s]", name) and name in written]
+    return re.compile("|".join([special.pattern, _any_of(marks).pattern]))

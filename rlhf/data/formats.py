@@ -156,7 +156,7 @@ def _key(one: Format, row: Row, kind: Kind) -> Any:
     if one.together is None or kind not in one.joined:
         return None
     try:
-        return one.needs, one.together(_normal(one, row, Counter()))
+        return one.needs, one.together(_normal(one, row, Counter(), kind))
     except (InputError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None  # converting the row says what is wrong
 
@@ -259,12 +259,15 @@ def _recognised(rows: Row | Sequence[Row], kind: Kind, unused: Counter[str]) -> 
         raise InputError(_no_layout(given[0], one, kind))
     for row in given:
         unused.update(one.unused(row, kind))
-    normal = [_normal(one, row, unused) for row in given]
+    normal = [_normal(one, row, unused, kind) for row in given]
     return one, normal
 
 
-def _normal(one: Format, row: Row, unused: Counter[str]) -> dict[str, Any]:
-    return {**row, **{name: messages_of(row[name], unused, name) for name in one.dialogues if name in row}}
+def _normal(one: Format, row: Row, unused: Counter[str], kind: Kind) -> dict[str, Any]:
+    beside = ("messages", "prompt") if kind == "preferences" and "chosen" in row else ()
+    asked = one.dialogues if kind == "prompts" else beside
+    given = [name for name in one.dialogues if name in row]
+    return {**row, **{name: messages_of(row[name], unused, name, dropped=name in asked) for name in given}}
 
 
 def _convert(one: Format, convert: Any, given: list[dict[str, Any]], *more: Any) -> Any:

@@ -19,7 +19,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
@@ -35,6 +35,7 @@ from rlhf.data.formats import (
     text_of,
 )
 from rlhf.data.layouts.declaration import Format, Kind
+from rlhf.data.reading import Reading
 from rlhf.data.rows import Domain, Preference, Prompt
 from rlhf.errors import InputError, notice
 from rlhf.imports import import_object
@@ -47,34 +48,6 @@ Row = TypeVar("Row")
 
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?:@([\w./-]+))?(?::([\w\[\]:%+-]+))?")
 _PARQUET_COPY = "refs/convert/parquet"  # the hub's own copy of a set, a folder a configuration
-
-
-@dataclass
-class Reading:
-    """What became of a source's rows.
-
-    Args:
-        left_out: rows that were skipped, by reason.
-        unused: fields that hold something and were not read, by the number of rows.
-    """
-
-    left_out: Counter[str] = field(default_factory=Counter)
-    unused: Counter[str] = field(default_factory=Counter)
-
-    def leave_out(self, why: str) -> None:
-        """Count a row that is left out."""
-        self.left_out[reason(why)] += 1
-
-    def sentences(self, source: Source, kept: int) -> list[str]:
-        """What to say of it, beside the `kept` rows; nothing where nothing was lost."""
-        said = []
-        if self.unused:
-            said.append(f"{untagged(source)}: fields not used: {', '.join(self.unused)}")
-        if self.left_out:
-            total = self.left_out.total()
-            detail = "; ".join(f"{count} x {why}" for why, count in self.left_out.most_common())
-            said.append(f"{untagged(source)}: skipped {total} of {total + kept} rows: {detail}")
-        return said
 
 
 def sources_of(sources: Sources | Sequence[Source]) -> tuple[str, ...]:
@@ -292,7 +265,7 @@ def _read(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, skipped: Co
     for _, row in converted(source, reader, on_bad_row, reading):
         kept += 1
         yield row
-    for line in reading.sentences(source, kept):
+    for line in reading.sentences(untagged(source), kept):
         notice(line)
     if skipped is not None:
         skipped.update(reading.left_out)
@@ -328,6 +301,7 @@ def converted(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, reading
             except (InputError, RecursionError) as error:
                 bad(number, error)
             else:
+                reading.see(row)
                 yield number, row
 
 
@@ -337,11 +311,6 @@ def short_name(source: Source) -> str:
     for suffix in (".gz", ".zst", f"{file_format(name)}"):
         name = name.removesuffix(suffix)
     return name
-
-
-def reason(message: str) -> str:
-    """An error's sentence without the value it quotes, so that equal mistakes count together."""
-    return re.split(r",? got |, ['\"]|; its fields| at message \d", message, maxsplit=1)[0]
 
 
 def is_local(source: Source) -> bool:

@@ -18,14 +18,15 @@ from rlhf.data.formats import format_of
 from rlhf.data.layouts.declaration import Kind, fields_of
 from rlhf.data.loading import (
     Reader,
-    Reading,
     Source,
     conversation_reader,
     converted,
     preference_reader,
     prompt_reader,
     source_rows,
+    untagged,
 )
+from rlhf.data.reading import Reading
 from rlhf.data.rows import Preference, Prompt
 from rlhf.errors import InputError
 from rlhf.terminal import disarmed
@@ -203,6 +204,6 @@ def look_text(look: Look, source: Source, *, tokens: bool, colours: bool) -> str
         if look.kind != "prompts":
             what = "trained on" if look.kind == "sft" else "compared"
             lines.append(f"{what}: {look.trained:,} of them in all, marked {'green' if colours else '⟦so⟧'} above")
-    lines += look.reading.sentences(source, look.rows)
+    lines += look.reading.sentences(untagged(source), look.rows)
     text = "\n".join(lines).strip()
     return text.replace("⟦", _GREEN).replace("⟧", _PLAIN) if colours else text

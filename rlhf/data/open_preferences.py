@@ -24,9 +24,9 @@ from functools import partial
 from typing import Any
 
 from rlhf.data.layouts.conversations import question_of
-from rlhf.data.layouts.declaration import Format, Row, asked_under, named, names_with_value, user
+from rlhf.data.layouts.declaration import Format, Row, asked_under, is_empty, named, names_with_value, user
+from rlhf.data.layouts.pairing import LEAVE_OUT, flag_in, flag_of, number_of, ranked_pairs, strength_of
 from rlhf.data.layouts.pairing import MAX_PAIRS as MAX_PAIRS
-from rlhf.data.layouts.pairing import flag_in, flag_of, number_of, ranked_pairs, strength_of
 from rlhf.data.layouts.preferences import chosen_and_rejected
 from rlhf.data.markup import text_of_html
 from rlhf.data.rows import Domain
@@ -91,15 +91,15 @@ def _ultrafeedback(row: Row, domain: Domain | None) -> Pairs:
 
 
 def _mean_rating(completion: Row) -> float | None:
-    texts = [str(aspect.get("Rating")) for aspect in (completion.get("annotations") or {}).values()]
-    ratings = [int(text) for text in texts if text.isdigit()]
+    given = [(aspect or {}).get("Rating") for aspect in (completion.get("annotations") or {}).values()]
+    ratings = [number_of("Rating", rating) for rating in given if not is_empty(rating) and rating != "N/A"]
     return sum(ratings) / len(ratings) if ratings else None
 
 
 def _binarized(fields: tuple[str, str], width: float, row: Row, domain: Domain | None) -> Pairs:
     chosen, rejected = (number_of(field, row[field]) for field in fields)
     if chosen <= rejected:
-        raise InputError(f"{fields[0]}: must be above {fields[1]}, got {chosen} and {rejected}")
+        raise InputError(f"{fields[0]}: must be above {fields[1]}, got {chosen} and {rejected}; {LEAVE_OUT}")
     pair = {name: row[name] for name in ("prompt", "chosen", "rejected") if name in row}
     return [{**pair, "strength": strength_of(chosen - rejected, width)}]
 

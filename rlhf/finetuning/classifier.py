@@ -86,7 +86,7 @@ def train_classifier(
     model = load_base(path, None, "float32", AutoModelForSequenceClassification, **given)
     add_pad_embedding(model, tokenizer)
     longest = Context.of(model.config).limit(LONGEST)
-    tokenized = [tokenizer(text, truncation=True, max_length=longest) for text in labelled]
+    tokenized = [tokenizer(text, truncation=True, max_length=longest, split_special_tokens=True) for text in labelled]
     if cut := sum(map(was_cut, tokenized)):
         notice(f"data: {cut} of {len(labelled)} texts are cut to the {longest} tokens that the model reads")
     rows = [(row["input_ids"], labels[label]) for row, label in zip(tokenized, labelled.values(), strict=True)]

@@ -139,20 +139,42 @@ def restore_adapter(model: PreTrainedModel, folder: Path, adapter: AdapterConfig
     require_qlora("peft")
     from peft import LoraConfig
 
-    lora = LoraConfig.from_pretrained(os.fspath(folder / ADAPTER_FOLDER))
-    lora.task_type, lora.inference_mode = "SEQ_CLS", False
-    if adapter is not None:
-        lora.lora_dropout = adapter.dropout
-    inject_adapter(model, lora)
     saved = {
         name.removeprefix(ADAPTER_PREFIX).replace(".weight", ".default.weight"): tensor
         for name, tensor in adapter_tensors(folder).items()
         if ".lora_" in name
     }
-    missing, unexpected = model.load_state_dict(saved, strict=False)
+    with peft_sentences(folder / ADAPTER_FOLDER):
+        lora = LoraConfig.from_pretrained(os.fspath(folder / ADAPTER_FOLDER))
+        lora.task_type, lora.inference_mode = "SEQ_CLS", False
+        if adapter is not None:
+            lora.lora_dropout = adapter.dropout
+        inject_adapter(model, lora)
+        missing, unexpected = model.load_state_dict(saved, strict=False)
     wrong = [*unexpected, *(name for name in missing if ".lora_" in name)]
     if wrong:
         raise InputError(f"checkpoint: the adapter of {folder} does not fit its base at {wrong[0]}; save it again")
+
+
+def saved_adapter(model: PreTrainedModel, folder: Path, *, trained: bool = False) -> Any:
+    """The model, wrapped by peft, under the adapter whose files lie in a folder.
+
+    Raises:
+        InputError: they are damaged, of another base, or hold other tensors than their settings say: peft itself leaves
+            out what it has no layer for, and draws at random what is not there.
+    """
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+    with peft_sentences(folder):
+        wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trained)
+        found = set_peft_model_state_dict(wrapped, load_peft_weights(os.fspath(folder), device="cpu"))
+    wrong = [*found.unexpected_keys, *(name for name in found.missing_keys if ".lora_" in name)]
+    if wrong:
+        raise InputError(
+            f"checkpoint: the adapter in {folder} does not fit the layers that its adapter_config.json names, at "
+            f"{wrong[0]}; save it again"
+        )
+    return wrapped
 
 
 def adapter_tensors(folder: Path) -> dict[str, Tensor]:
@@ -243,16 +265,28 @@ def read_back_adapter(
 
 
 @contextlib.contextmanager
-def peft_sentences() -> Iterator[None]:
-    """One sentence for what peft cannot do; no notes on patterns of its own making, or on names it still uses."""
+def peft_sentences(saved: Path | None = None) -> Iterator[None]:
+    """One sentence for what peft cannot do; no notes on patterns of its own making, or on names it still uses.
+
+    Args:
+        saved: folder of an adapter's files that are read: whatever peft and torch say of damaged ones, or of another
+            base's, is one sentence too.
+    """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*_pattern keys did not match.*")
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             yield
-    except ValueError as error:
-        if isinstance(error, InputError):
+    except Exception as error:
+        memory = "Memory" in type(error).__name__
+        if isinstance(error, InputError) or memory or (saved is None and not isinstance(error, ValueError)):
             raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if saved is not None:
+            raise InputError(
+                f"checkpoint: the adapter in {saved} does not fit its base, or is damaged ({said}); bring the base "
+                "that it was trained on, or save it again"
+            ) from error
         if "lora_dropout" in str(error):
             raise InputError(
                 "adapter.dropout: this model's experts are fused into one tensor, on which an adapter has no dropout; "

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlhf.models.adapters import adapter_tensors, merged_weights, peft_sentences, require_qlora
+from rlhf.models.adapters import adapter_tensors, merged_weights, require_qlora, saved_adapter
 from rlhf.models.checkpoint.folder import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
@@ -110,13 +110,10 @@ def layer_distances(checkpoint: str | os.PathLike[str]) -> list[LayerDistance]:
 def _with_adapter(folder: Path, dtype: str) -> Any:
     """The base in whole weights under the checkpoint's adapter, wrapped by peft, also where it was in 4 bit."""
     require_qlora("peft")
-    from peft import PeftModel
-
     model = load_base(require_checkpoint(base_folder(folder)), None, dtype)
     add_pad_embedding(model, load_tokenizer(folder))
     adapter_tensors(folder)  # each is finite
-    with peft_sentences():
-        return PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER)
+    return saved_adapter(model, folder / ADAPTER_FOLDER)
 
 
 def _dequantized(folder: Path) -> Iterator[tuple[str, Tensor]]:

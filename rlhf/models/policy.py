@@ -39,6 +39,7 @@ from rlhf.models.adapters import (
     require_qlora,
     require_saved_size,
     save_adapter,
+    saved_adapter,
     saved_quantization,
 )
 from rlhf.models.checkpoint.folder import (
@@ -296,7 +297,7 @@ def _load_adapter_checkpoint(
     folder: Path, adapter: AdapterConfig | None, quantization: Literal["nf4"] | None, dtype: str
 ) -> PreTrainedModel:
     require_qlora("peft")
-    from peft import PeftModel, prepare_model_for_kbit_training
+    from peft import prepare_model_for_kbit_training
     from transformers import GenerationConfig
 
     if adapter is not None:
@@ -308,8 +309,7 @@ def _load_adapter_checkpoint(
     if (folder / "generation_config.json").is_file():
         model.generation_config = from_pretrained(GenerationConfig, folder)
     adapter_tensors(folder)  # each is finite
-    with peft_sentences():
-        wrapped = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=adapter is not None)
+    wrapped = saved_adapter(model, folder / ADAPTER_FOLDER, trained=adapter is not None)
     return cast("PreTrainedModel", wrapped if adapter is not None else wrapped.eval())
 
 
@@ -331,17 +331,10 @@ def load_over(
         InputError: as `load_policy`; the adapter is none, was trained over weights held otherwise, or does not fit.
     """
     require_qlora("peft")
-    from peft import PeftModel
-
     folder = adapter_files(adapter)
     held = saved_quantization(Path(adapter), quantization) if is_adapter_checkpoint(adapter) else quantization
     model = load_policy(path, quantization=held, dtype=dtype)
-    try:
-        with peft_sentences():
-            return PeftModel.from_pretrained(model, folder).eval()  # type: ignore[return-value]
-    except (RuntimeError, KeyError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"adapter: {folder} does not fit {path} ({said}); name the base it was trained on") from error
+    return cast("PreTrainedModel", saved_adapter(model, folder).eval())
 
 
 def save_policy(

@@ -98,8 +98,7 @@ def write_untrained(policy: str | os.PathLike[str], folder: Path, seed: int) -> 
 def token_ids(rows: Sequence[str | Conversation], renderer: Renderer) -> list[list[int]]:
     """Each document between its begin and end token; dialogues by the chat template, which writes these itself."""
     tokenizer = renderer.tokenizer
-    texts = [row for row in rows if isinstance(row, str)]
-    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+    encoded = iter(renderer.text_ids([row for row in rows if isinstance(row, str)]))
     dialogues = iter(renderer.dialogues([row for row in rows if not isinstance(row, str)]))
     return [
         [tokenizer.bos_token_id, *next(encoded), tokenizer.eos_token_id]

@@ -75,15 +75,16 @@ class SharedBase:
         """
         from peft import LoraConfig
 
-        lora = LoraConfig.from_pretrained(os.fspath(folder / ADAPTER_FOLDER))
-        lora.inference_mode = False
-        self._add(name, lora, trained=trained)
         saved = {
             key.removeprefix(ADAPTER_PREFIX).replace(".weight", f".{name}.weight"): tensor
             for key, tensor in adapter_tensors(folder).items()
             if ".lora_" in key
         }
-        missing, unexpected = self.model.load_state_dict(saved, strict=False)
+        with peft_sentences(folder / ADAPTER_FOLDER):
+            lora = LoraConfig.from_pretrained(os.fspath(folder / ADAPTER_FOLDER))
+            lora.inference_mode = False
+            self._add(name, lora, trained=trained)
+            missing, unexpected = self.model.load_state_dict(saved, strict=False)
         wrong = [*unexpected, *(key for key in missing if f".{name}." in key)]
         if wrong:
             raise InputError(f"checkpoint: the adapter of {folder} does not fit the shared base at {wrong[0]}")

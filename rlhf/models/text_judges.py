@@ -80,11 +80,11 @@ class Encoder:
     ) -> Tensor:
         """`read(outputs, attention_mask)` of every text (and its second one), float32 on the CPU, in their order.
 
-        The first time that one is too long, stderr says that it is cut.
+        A special token that a text spells out is text. The first time that one is too long, stderr says that it is cut.
         """
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = [
-            self.tokenizer(text, second, truncation=True, max_length=self.max_tokens)
+            self.tokenizer(text, second, truncation=True, max_length=self.max_tokens, split_special_tokens=True)
             for text, second in zip(texts, seconds, strict=True)
         ]
         if any(was_cut(row) for row in rows):

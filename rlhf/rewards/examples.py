@@ -74,6 +74,8 @@ def _ask(client: JsonClient, conversations: Sequence[Conversation]) -> torch.Ten
     def read(answer: Any) -> torch.Tensor:
         try:
             scores = torch.tensor(answer["scores"], dtype=torch.float32)
+            if any(isinstance(score, bool) for score in answer["scores"]):  # what is true of it, nothing says
+                scores = torch.empty(0)
         except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):
             scores = torch.empty(0)
         if scores.shape != (n,) or not scores.isfinite().all():

@@ -92,19 +92,23 @@ class ChoiceReward(ForeignReward):
     def _ids(self, talk: Conversation) -> list[int]:
         tokenizer, most = self._encoder.tokenizer, self._encoder.max_tokens
         post, answer = question(talk), talk[-1]["content"]
-        ids: list[int] = tokenizer(CHOICE.format(post=post, answer=answer))["input_ids"]
+        ids: list[int] = tokenizer(CHOICE.format(post=post, answer=answer), split_special_tokens=True)["input_ids"]
         if len(ids) <= most:
             return ids
         self._encoder.say_cut()
-        sizes = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (post, answer)]
+        sizes = [len(self._text_ids(text)) for text in (post, answer)]
         frame = len(ids) - sum(sizes)
         kept = max(most - frame - sizes[1], min(sizes[0], (most - frame) // 2), 0)
         parts = {"post": self._cut(post, -kept), "answer": self._cut(answer, max(most - frame - kept, 0))}
-        return list(tokenizer(CHOICE.format(**parts), truncation=True, max_length=most)["input_ids"])
+        asked = tokenizer(CHOICE.format(**parts), truncation=True, max_length=most, split_special_tokens=True)
+        return list(asked["input_ids"])
+
+    def _text_ids(self, text: str) -> list[int]:
+        return list(self._encoder.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def _cut(self, text: str, tokens: int) -> str:
         """The first so many tokens of a text; of a negative number, the last."""
-        ids = self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._text_ids(text)
         kept = ids[:tokens] if tokens >= 0 else ids[tokens:]
         return str(self._encoder.tokenizer.decode(kept, skip_special_tokens=True)) if tokens else ""
 

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from rlhf.conversation import Conversation, given_kwargs
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, check_url, key_from
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import Effect
@@ -35,6 +35,9 @@ WAYS_OUT = {  # field of a request that a server may refuse by its name -> what 
     "temperature": "set the temperature that it takes",
     "top_p": "set top_p to 1",
 }
+FINISHED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+CUT_OFF = ("length", "max_tokens", "model_length", "repetition", "tool_calls", "function_call")
+CUT_OFF += ("content_filter", "safety", "sensitive", "recitation", "refusal")
 Answers = list[tuple[str | None, bool]]  # (text, finished); None: only reasoning
 
 
@@ -231,11 +234,14 @@ def read_answers(answer: Any, n: int) -> Answers:
             raise WrongAnswer("does not say whether an answer came to its end (finish_reason)")
         if reason in ("abort", "error"):
             raise WrongAnswer(f"gives up an answer (finish_reason {reason})")
+        if reason not in FINISHED + CUT_OFF:
+            raise WrongAnswer(f"ends an answer for an unknown reason (finish_reason {quoted(reason)})")
         thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
         if text is None and (thought or reason == "length"):
-            answers.append((None, reason == "stop"))
+            answers.append((None, reason in FINISHED))
         elif isinstance(text, str):
-            answers.append((text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), reason == "stop"))
+            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            answers.append((whole, reason in FINISHED))
         else:
             raise WrongAnswer("gives an answer without text" + ", a call of tools" * ("tool_calls" in message))
     return answers

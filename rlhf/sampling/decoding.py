@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StopStringCriteria
 
+from rlhf.errors import InputError
 from rlhf.models.batching import batch_tokens_on
 from rlhf.models.packing import alone_in_last_layer
 from rlhf.sampling.cache import RepeatedPrefix, cache_name, joined, make_cache
@@ -166,9 +167,15 @@ class Decoder:
         return written
 
     def written(self, rows: Tensor, finished: Tensor | None = None) -> list[Written]:
-        """What stands in these rows."""
+        """What stands in these rows; InputError where the model's logits for one were not finite."""
         place, lengths = self.place[rows], self.length[rows]
         ended = [False] * len(rows) if finished is None else finished.tolist()
+        if not self.logprobs[0, place].isfinite().all():
+            raise InputError(
+                f"policy: {self.model.config._name_or_path} writes what is no number (NaN in its logits in "
+                f"{str(self.model.dtype).removeprefix('torch.')}, from weights that are finite); use bfloat16 or "
+                "float32, and the config.json that the weights were saved with"
+            )
         columns = (place, self.tokens[place, : int(lengths.max())], lengths, *self.logprobs[:, place])
         return [
             Written(self.owners[place], tuple(ids[:length]), logprob, sampling_logprob, end)

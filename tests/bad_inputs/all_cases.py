@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import cases_of_checkpoints
+import cases_of_damage
 import cases_of_own_code
 import cases_of_rows
 import cases_of_runs
+import cases_of_servers
 import cases_of_settings
 from case import Case
 from world import GOOD, call
 
-FILES = (cases_of_settings, cases_of_checkpoints, cases_of_own_code, cases_of_rows, cases_of_runs)
+FILES = (
+    cases_of_settings,
+    cases_of_checkpoints,
+    cases_of_damage,
+    cases_of_own_code,
+    cases_of_rows,
+    cases_of_servers,
+    cases_of_runs,
+)
 
 
 def cases() -> Iterator[Case]:

@@ -14,11 +14,11 @@ from world import call
 Damage = Callable[[Path], object]
 
 
-def _text(name: str, text: str | bytes) -> Damage:
-    return lambda folder: (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+def text(name: str, content: str | bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def _change(name: str, **changes: Any) -> Damage:
+def change(name: str, **changes: Any) -> Damage:
     """Other values in a JSON file; ... takes the key out."""
 
     def damage(folder: Path) -> None:
@@ -37,7 +37,7 @@ def _cut(name: str, keep: float = 0.5) -> Damage:
     return lambda folder: os.truncate(folder / name, int((folder / name).stat().st_size * keep))
 
 
-def _pipe(name: str) -> Damage:
+def pipe(name: str) -> Damage:
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
         os.mkfifo(folder / name)
@@ -49,7 +49,7 @@ def _closed(name: str) -> Damage:
     return lambda folder: (folder / name).chmod(0o000)
 
 
-def _weights(**changes: Any) -> Damage:
+def weights(**changes: Any) -> Damage:
     """Other tensors: a function of the tensor, or None to leave it out."""
 
     def damage(folder: Path) -> None:
@@ -65,7 +65,7 @@ def _weights(**changes: Any) -> Damage:
     return damage
 
 
-def _vocabulary(change: Callable[[dict[str, Any]], object]) -> Damage:
+def vocabulary(change: Callable[[dict[str, Any]], object]) -> Damage:
     def damage(folder: Path) -> None:
         found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         change(found)
@@ -96,79 +96,79 @@ GARBAGE: dict[str, str | bytes] = {
 NO_CONTEXT = "0 and below say of no limit, as in models that have none"
 NEXT_ID = "the tokenizer gives an added token the next free id"
 CONFIGS: dict[str, tuple[Damage, str]] = {
-    **{name: (_text("config.json", text), "") for name, text in GARBAGE.items()},
+    **{name: (text("config.json", content), "") for name, content in GARBAGE.items()},
     "missing": (_without("config.json"), ""),
-    "a pipe": (_pipe("config.json"), ""),
+    "a pipe": (pipe("config.json"), ""),
     "closed": (_closed("config.json"), ""),
-    "no model_type": (_change("config.json", model_type=...), ""),
-    "an unknown model_type": (_change("config.json", model_type="llama9"), ""),
-    "a model_type that is a number": (_change("config.json", model_type=3), ""),
-    "another model_type": (_change("config.json", model_type="gpt2"), ""),
-    "fewer layers": (_change("config.json", num_hidden_layers=1), ""),
-    "more layers": (_change("config.json", num_hidden_layers=3), ""),
-    "layers as a text": (_change("config.json", num_hidden_layers="two"), ""),
-    "layers below 0": (_change("config.json", num_hidden_layers=-1), ""),
-    "another width": (_change("config.json", hidden_size=48), ""),
-    "heads that do not divide": (_change("config.json", num_attention_heads=3), ""),
-    "no heads": (_change("config.json", num_attention_heads=0), ""),
-    "a smaller vocabulary": (_change("config.json", vocab_size=100), ""),
-    "a larger vocabulary": (_change("config.json", vocab_size=5000), ""),
-    "an unknown activation": (_change("config.json", hidden_act="wave"), ""),
-    "an unknown dtype": (_change("config.json", dtype="float99"), ""),
-    "no context": (_change("config.json", max_position_embeddings=0), NO_CONTEXT),
-    "a context below 0": (_change("config.json", max_position_embeddings=-5), NO_CONTEXT),
-    "a context as a text": (_change("config.json", max_position_embeddings="long"), ""),
+    "no model_type": (change("config.json", model_type=...), ""),
+    "an unknown model_type": (change("config.json", model_type="llama9"), ""),
+    "a model_type that is a number": (change("config.json", model_type=3), ""),
+    "another model_type": (change("config.json", model_type="gpt2"), ""),
+    "fewer layers": (change("config.json", num_hidden_layers=1), ""),
+    "more layers": (change("config.json", num_hidden_layers=3), ""),
+    "layers as a text": (change("config.json", num_hidden_layers="two"), ""),
+    "layers below 0": (change("config.json", num_hidden_layers=-1), ""),
+    "another width": (change("config.json", hidden_size=48), ""),
+    "heads that do not divide": (change("config.json", num_attention_heads=3), ""),
+    "no heads": (change("config.json", num_attention_heads=0), ""),
+    "a smaller vocabulary": (change("config.json", vocab_size=100), ""),
+    "a larger vocabulary": (change("config.json", vocab_size=5000), ""),
+    "an unknown activation": (change("config.json", hidden_act="wave"), ""),
+    "an unknown dtype": (change("config.json", dtype="float99"), ""),
+    "no context": (change("config.json", max_position_embeddings=0), NO_CONTEXT),
+    "a context below 0": (change("config.json", max_position_embeddings=-5), NO_CONTEXT),
+    "a context as a text": (change("config.json", max_position_embeddings="long"), ""),
     "a huge context": (
-        _change("config.json", max_position_embeddings=10**12),
+        change("config.json", max_position_embeddings=10**12),
         "a model may say so; nothing is made of that size",
     ),
-    "a list for rope": (_change("config.json", rope_parameters=[1]), ""),
-    "an unknown rope": (_change("config.json", rope_parameters={"rope_type": "spiral", "rope_theta": 1.0}), ""),
-    "pad out of range": (_change("config.json", pad_token_id=9999), ""),
-    "end as a text": (_change("config.json", eos_token_id="stop"), ""),
-    "code of its own": (_change("config.json", auto_map={"AutoConfig": "evil.Config"}, model_type="evil"), ""),
-    "quantised already": (_change("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), ""),
+    "a list for rope": (change("config.json", rope_parameters=[1]), ""),
+    "an unknown rope": (change("config.json", rope_parameters={"rope_type": "spiral", "rope_theta": 1.0}), ""),
+    "pad out of range": (change("config.json", pad_token_id=9999), ""),
+    "end as a text": (change("config.json", eos_token_id="stop"), ""),
+    "code of its own": (change("config.json", auto_map={"AutoConfig": "evil.Config"}, model_type="evil"), ""),
+    "quantised already": (change("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), ""),
     "quantised by nobody": (
-        _change("config.json", quantization_config={"quant_method": 7}),
+        change("config.json", quantization_config={"quant_method": 7}),
         "weights that are stored whole are read whole",
     ),
 }
 TOKENIZERS: dict[str, tuple[Damage, str]] = {
-    **{name: (_text("tokenizer.json", text), "") for name, text in GARBAGE.items()},
-    **{f"settings: {name}": (_text("tokenizer_config.json", text), "") for name, text in GARBAGE.items()},
+    **{name: (text("tokenizer.json", content), "") for name, content in GARBAGE.items()},
+    **{f"settings: {name}": (text("tokenizer_config.json", content), "") for name, content in GARBAGE.items()},
     "missing": (_without("tokenizer.json"), ""),
-    "a pipe": (_pipe("tokenizer.json"), ""),
+    "a pipe": (pipe("tokenizer.json"), ""),
     "closed": (_closed("tokenizer.json"), ""),
-    "another algorithm": (_vocabulary(lambda t: t["model"].update(type="Magic")), ""),
-    "no model": (_vocabulary(lambda t: t.pop("model")), ""),
-    "merges of nothing": (_vocabulary(lambda t: t["model"]["merges"].append(["xyzzy", "plugh"])), ""),
-    "no vocabulary": (_vocabulary(lambda t: t["model"].update(vocab={}, merges=[])), ""),
+    "another algorithm": (vocabulary(lambda t: t["model"].update(type="Magic")), ""),
+    "no model": (vocabulary(lambda t: t.pop("model")), ""),
+    "merges of nothing": (vocabulary(lambda t: t["model"]["merges"].append(["xyzzy", "plugh"])), ""),
+    "no vocabulary": (vocabulary(lambda t: t["model"].update(vocab={}, merges=[])), ""),
     "half a vocabulary": (
-        _vocabulary(
+        vocabulary(
             lambda t: t["model"].update(vocab={k: v for k, v in t["model"]["vocab"].items() if v % 2}, merges=[])
         ),
         "what a vocabulary lacks is no token",
     ),
     "ids beyond the model's": (
-        _vocabulary(lambda t: t["model"].update(vocab={k: v + 1000 * (v > 3) for k, v in t["model"]["vocab"].items()})),
+        vocabulary(lambda t: t["model"].update(vocab={k: v + 1000 * (v > 3) for k, v in t["model"]["vocab"].items()})),
         "",
     ),
     "added ids beyond the model's": (
-        _vocabulary(lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 90_000, "content": "<far>"})),
+        vocabulary(lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 90_000, "content": "<far>"})),
         NEXT_ID,
     ),
-    "no end token": (_change("tokenizer_config.json", eos_token=...), ""),
-    "an unknown end token": (_change("tokenizer_config.json", eos_token="<unheard-of>"), NEXT_ID),
-    "an end token that is a number": (_change("tokenizer_config.json", eos_token=7), ""),
+    "no end token": (change("tokenizer_config.json", eos_token=...), ""),
+    "an unknown end token": (change("tokenizer_config.json", eos_token="<unheard-of>"), NEXT_ID),
+    "an end token that is a number": (change("tokenizer_config.json", eos_token=7), ""),
     "an unknown class": (
-        _change("tokenizer_config.json", tokenizer_class="MagicTokenizer"),
+        change("tokenizer_config.json", tokenizer_class="MagicTokenizer"),
         "tokenizer.json says all that the class would",
     ),
     "a class of its own": (
-        _change("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.T", None]}, tokenizer_class="T"),
+        change("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.T", None]}, tokenizer_class="T"),
         "",
     ),
-    "a length that is a text": (_change("tokenizer_config.json", model_max_length="long"), ""),
+    "a length that is a text": (change("tokenizer_config.json", model_max_length="long"), ""),
 }
 TEMPLATES = {
     "none": None,
@@ -193,25 +193,25 @@ TEMPLATES = {
     "powers": "{{ 9 ** 9 ** 9 }}",
 }
 WEIGHTS: dict[str, Damage] = {
-    "empty": _text("model.safetensors", ""),
-    "bytes": _text("model.safetensors", bytes(range(256)) * 10),
+    "empty": text("model.safetensors", ""),
+    "bytes": text("model.safetensors", bytes(range(256)) * 10),
     "cut off": _cut("model.safetensors"),
     "a header cut off": _cut("model.safetensors", 0.01),
-    "a header without end": _text("model.safetensors", b"\xff" * 8 + b"{}"),
-    "no tensors": _text("model.safetensors", b"\x08" + bytes(7) + b"{}      "),
+    "a header without end": text("model.safetensors", b"\xff" * 8 + b"{}"),
+    "no tensors": text("model.safetensors", b"\x08" + bytes(7) + b"{}      "),
     "missing": _without("model.safetensors"),
-    "a pipe": _pipe("model.safetensors"),
+    "a pipe": pipe("model.safetensors"),
     "closed": _closed("model.safetensors"),
     "pickled": lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-    "a part that is not there": _text(
+    "a part that is not there": text(
         "model.safetensors.index.json", json.dumps({"weight_map": {"a": "gone.safetensors"}})
     ),
-    "NaN": _weights(embed_tokens__weight=lambda t: t * float("nan")),
-    "infinite": _weights(embed_tokens__weight=lambda t: t + float("inf")),
-    "another shape": _weights(norm__weight=lambda t: t[:-1]),
-    "a tensor less": _weights(norm__weight=lambda t: None),
-    "whole numbers": _weights(norm__weight=lambda t: t.long()),
-    "another dtype in one": _weights(norm__weight=lambda t: t.half()),
+    "NaN": weights(embed_tokens__weight=lambda t: t * float("nan")),
+    "infinite": weights(embed_tokens__weight=lambda t: t + float("inf")),
+    "another shape": weights(norm__weight=lambda t: t[:-1]),
+    "a tensor less": weights(norm__weight=lambda t: None),
+    "whole numbers": weights(norm__weight=lambda t: t.long()),
+    "another dtype in one": weights(norm__weight=lambda t: t.half()),
 }
 
 
@@ -221,12 +221,12 @@ TAKEN_WEIGHTS = {
 }
 
 
-def _unread(words: tuple[str, ...]) -> str:
+def unread(words: tuple[str, ...]) -> str:
     """Why a call takes damaged weights; "" where it reads them."""
     return "it reads no weights; what does, says so" if words[:2] in (("rlhf", "look"), ("rlhf", "new")) else ""
 
 
-def _in(folder_name: str, damage: Damage) -> Damage:
+def in_folder(folder_name: str, damage: Damage) -> Damage:
     return lambda folder: damage(folder / folder_name)
 
 
@@ -256,26 +256,30 @@ def cases() -> Iterator[Case]:
                 folder, words = READERS[(number + 4 * turn) % len(READERS)]
                 title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
                 look_alone = kind == "config.json" and words[:2] == ("rlhf", "look")
-                taken = reason or (_unread(words) if look_alone or name == "quantised already" else "")
-                yield Case(kind, title, words, _with_other(_in(folder, damage)), taken, obeys_modes=name == "closed")
+                taken = reason or (unread(words) if look_alone or name == "quantised already" else "")
+                yield Case(
+                    kind, title, words, with_other(in_folder(folder, damage)), taken, obeys_modes=name == "closed"
+                )
             number += 1
-    for name, text in TEMPLATES.items():
+    for name, content in TEMPLATES.items():
         for turn in range(3):
             folder, words = READERS[(number + 5 * turn) % len(READERS)]
             title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-            damage = _without("chat_template.jinja") if text is None else _template(text)
-            yield Case("chat templates", title, words, _with_other(_in(folder, damage)))
+            damage = _without("chat_template.jinja") if content is None else _template(content)
+            yield Case("chat templates", title, words, with_other(in_folder(folder, damage)))
         number += 1
     for name, damage in WEIGHTS.items():
         for turn in range(3):
             folder, words = READERS[(number + 4 * turn) % len(READERS)]
             title = f"{words[0]} {words[1] if words[0] == 'rlhf' else ''} {folder}: {name}"
-            reason = _unread(words) or TAKEN_WEIGHTS.get(name, "")
-            yield Case("weights", title, words, _with_other(_in(folder, damage)), reason, obeys_modes=name == "closed")
+            reason = unread(words) or TAKEN_WEIGHTS.get(name, "")
+            yield Case(
+                "weights", title, words, with_other(in_folder(folder, damage)), reason, obeys_modes=name == "closed"
+            )
         number += 1
 
 
-def _with_other(damage: Damage) -> Damage:
+def with_other(damage: Damage) -> Damage:
     """`rlhf average` needs a second checkpoint."""
 
     def prepare(folder: Path) -> None:

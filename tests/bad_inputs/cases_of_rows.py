@@ -1,4 +1,4 @@
-"""Rows that are broken, of another kind, or monsters; servers that lie."""
+"""Rows that are broken, of another kind, or monsters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from case import Case
-from world import PROMPTS, call, lines
+from world import call
 
 ASK, YES = {"role": "user", "content": "a ?"}, {"role": "assistant", "content": "b"}
 TURNS = [ASK, YES]
@@ -110,28 +110,6 @@ READERS = (
     ("rows", ("rlhf", "new", "made", "--chat", "policy", "--preferences", "rows.jsonl")),
 )
 FITS = "what is wrong with it is no business of this reader"
-SERVERS = {
-    "nobody there": None,
-    "no list": b"[]",
-    "no JSON": b"<html>welcome</html>",
-    "no model": b'{"data": []}',
-    "another model": b'{"data": [{"id": "other"}]}',
-    "half a character": b'{"data": [{"id": "\\ud83d"}]}',
-    "deep": b'{"data": ' + DEEP.encode() + b"}",
-    "digits": b'{"data": ' + b"9" * 6000 + b"}",
-    "an escape": b'{"data": [{"id": "\\u001b[31m"}]}',
-    "null": b"null",
-    "a flood": b'{"data": "' + b"x" * 1_000_000,
-}
-ANSWERS = {
-    "no choices": b'{"choices": []}',
-    "choices of numbers": b'{"choices": [1, 2, 3]}',
-    "no text": b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}',
-    "a text that is a number": b'{"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}',
-    "half an emoji": b'{"choices": [{"message": {"content": "\\ud83d"}, "finish_reason": "stop"}]}',
-    "an error with 200": b'{"error": "busy"}',
-    "cut off": b'{"choices": [{"mess',
-}
 
 
 def cases() -> Iterator[Case]:
@@ -155,12 +133,6 @@ def cases() -> Iterator[Case]:
                 "monsters", f"{_title(words)}: {name}", words, _makes(make), "it is read, cut or left out, and said"
             )
         number += 1
-    for name, body in SERVERS.items():
-        for recipe, option in (("evaluate", "policy.server"), ("rejection_sampling", "policy.server")):
-            yield _served(recipe, option, f"models: {name}", models=body, answers=None)
-    for name, body in ANSWERS.items():
-        for recipe, option in (("evaluate", "policy.server"), ("collect_preferences", "policy.server")):
-            yield _served(recipe, option, f"answers: {name}", models=b'{"data": [{"id": "m"}]}', answers=body)
 
 
 def _title(words: tuple[str, ...]) -> str:
@@ -173,46 +145,3 @@ def _writes(name: str, content: str | bytes) -> Callable[[Path], object]:
 
 def _makes(make: Callable[[], str]) -> Callable[[Path], object]:
     return lambda folder: (folder / "rows.jsonl").write_text(make(), encoding="utf-8")
-
-
-def _served(recipe: str, option: str, name: str, *, models: bytes | None, answers: bytes | None) -> Case:
-    """A recipe that asks a server of this machine; it serves in the case's own process."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def serve() -> None:
-        if models is None:
-            return
-        import threading
-        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._send(models)
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self._send(answers or b"{}")
-
-            def _send(self, body: bytes) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-
-    options = {f"{option}.url": f"http://127.0.0.1:{port}/v1", f"{option}.model": "m", f"{option}.retries": "0"}
-    reason = "what is no character is written as a sign for one" if name.endswith("half an emoji") else ""
-    return Case("servers", f"{recipe} {option}: {name}", call(recipe, options), accepted=reason, first=serve)
-
-
-_ = (PROMPTS, lines)

@@ -13,7 +13,8 @@ from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
 from rlhf.annotation.writing import Writing
 from rlhf.data.formats import gathered, pairs_of, preference_from
-from rlhf.data.loading import Reading, domain_of, source_rows, untagged
+from rlhf.data.loading import domain_of, source_rows, untagged
+from rlhf.data.reading import Reading
 from rlhf.errors import InputError, notice
 
 STORES = ("labels.sqlite", "*.labels.sqlite", "v*/*.labels.sqlite")
@@ -87,7 +88,7 @@ def read_pairs(file: Path, *, chosen: bool = False) -> list[Pair]:
             first = first or f"{untagged(file)}:{number}: {error}"
     if not pairs:
         raise InputError(first if chosen else f"{first}; a pair that nobody judged has messages, a and b")
-    for sentence in reading.sentences(file, len(pairs)):
+    for sentence in reading.sentences(untagged(file), len(pairs)):
         notice(sentence)
     return pairs
 

@@ -16,7 +16,8 @@ from typing import Any
 from rlhf.data.corpus.duplicates import Signatures, exact_key, near_duplicates
 from rlhf.data.corpus.instructions import instructions_in
 from rlhf.data.formats import conversation_of
-from rlhf.data.loading import reason, source_rows
+from rlhf.data.loading import source_rows
+from rlhf.data.reading import reason
 from rlhf.data.refusals import refusal_in
 from rlhf.errors import InputError
 

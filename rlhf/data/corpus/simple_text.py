@@ -18,7 +18,8 @@ from rlhf.data.corpus.funnel import Funnel, Histogram
 from rlhf.data.corpus.readability import count, grade, reading_ease
 from rlhf.data.corpus.simple_wikipedia import Article, Passage, passages_of, question_prompt, read_question
 from rlhf.data.corpus.text_filters import Answer, FilterConfig, answer_checks, toxicity_check
-from rlhf.data.loading import OnBadRow, reason
+from rlhf.data.loading import OnBadRow
+from rlhf.data.reading import reason
 from rlhf.errors import InputError
 
 Item = TypeVar("Item")

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf.data.layouts.declaration import Format, Row, assistant, before_answer, named, user
 from rlhf.data.layouts.dialogue_text import turns_of_prompt, turns_of_text
+from rlhf.data.layouts.pairing import flag_of
 from rlhf.errors import InputError, quoted
 
 ANSWERS = ("completion", "response", "output", "answer")
@@ -135,9 +136,16 @@ def rank_of(node: Any) -> float:
     return math.inf if rank is None else float(rank)
 
 
+def _withdrawn(node: Row) -> str | None:
+    """The field by which a message of an Open Assistant tree is deleted or reviewers rejected it; None: neither."""
+    if flag_of(node.get("deleted")):
+        return "deleted"
+    return "review_result" if flag_of(node.get("review_result")) is False else None
+
+
 def _replies(node: Row) -> list[Row]:
-    """Of a message of an Open Assistant tree, those that nobody has deleted."""
-    return [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
+    """Of a message of an Open Assistant tree, those that stand."""
+    return [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not _withdrawn(reply)]
 
 
 def _said(node: Row) -> dict[str, Any]:
@@ -162,9 +170,9 @@ def ranked_replies(node: Any, before: Sequence[Any] = ()) -> list[tuple[list[Any
 
 
 def tree_of(rows: Sequence[Row]) -> dict[str, Any]:
-    """Open Assistant's flat messages of one tree as the tree; deleted ones and what hangs on them are left out."""
+    """Open Assistant's flat messages of one tree as the tree; withdrawn ones and what hangs on them are left out."""
     nodes: dict[Any, dict[str, Any]] = {
-        row["message_id"]: {**row, "replies": []} for row in rows if not row.get("deleted")
+        row["message_id"]: {**row, "replies": []} for row in rows if not _withdrawn(row)
     }
     root: dict[str, Any] | None = None
     for node in nodes.values():
@@ -174,7 +182,10 @@ def tree_of(rows: Sequence[Row]) -> dict[str, Any]:
         elif parent is not None:
             parent["replies"].append(node)
     if root is None:
-        raise InputError(f"parent_id: no message of the tree {quoted(rows[0].get('message_tree_id'))} is its root")
+        raise InputError(
+            f"parent_id: no message of the tree {quoted(rows[0].get('message_tree_id'))} that is neither deleted nor "
+            "rejected by reviewers is its root"
+        )
     return root
 
 
@@ -185,8 +196,8 @@ def _root(node: Row) -> list[Any]:
 def root_of(row: Row) -> Any:
     """The first message of an Open Assistant tree, with its replies."""
     root = row["prompt"]
-    if isinstance(root, dict) and root.get("deleted"):
-        raise InputError("deleted: the first message of the tree is; leave the row out")
+    if isinstance(root, dict) and (field := _withdrawn(root)):
+        raise InputError(f"{field}: the first message of the tree is withdrawn; leave the row out")
     return root
 
 

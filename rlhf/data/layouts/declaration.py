@@ -59,10 +59,18 @@ REFUSED = {
     "or keep the rows that are good and remove the field",
     "history": "such a row has its earlier turns elsewhere; remove the field",
 }
-_OF_ANSWERS = {"margin", "weight", "train", "label", "labels", "kto_tag"}  # a prompt has none of these to lose
+TRAIN = ("weight", "train", "loss", "training", "trainable", "loss_weight", "loss_scale", "loss_mask")
+"""Names of the flag of a message by which its answer is trained on or not."""
+_FLAGS = {*TRAIN, "mask", "masked"} - {"loss"}  # a row's loss is a figure
+_MASKED = (
+    "whether an answer is trained on is said by train (true, false) at its message; give that, or remove the field"
+)
+REFUSED = {**dict.fromkeys(_FLAGS, _MASKED), **REFUSED}
+_OF_THOUGHTS = {"reasoning_content", "reasoning", "thinking", "thought"}
+_OF_ANSWERS = _FLAGS | _OF_THOUGHTS | {"margin", "train_detail", "label", "labels", "kto_tag"}
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "weight": (1,),
-    "train": (True,),
+    **dict.fromkeys(TRAIN, (1,)),
+    "masked": (False,),
     "reasoning": ("on", "off", True, False),  # whether there is any
     "thinking": (True, False),
     "thought": (False,),

@@ -16,6 +16,9 @@ _MARKS = (
 )
 _RENDERED = re.compile(rf"{_MARKS}|### (?:Instruction|Response|User):")
 _BEGINNING = re.compile(rf"(?:<s>|<bos>|<\|begin_of_text\|>)?\s?(?:{_MARKS})")
+_SPELT = re.compile(
+    r"<\|\w{2,40}\|>|<｜[^｜<>]{2,40}｜>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>|\[/?INST\]|<</?SYS>>"
+)
 _HEADINGS = ("### Response:", "### Assistant:")
 _ROLES: dict[str, Literal["user", "assistant"]] = {"Human": "user", "Assistant": "assistant"}
 
@@ -41,6 +44,11 @@ def _turns(parts: list[str]) -> Conversation:
         else:
             turns.append({"role": role, "content": content.strip()})
     return turns
+
+
+def marks_in(text: str) -> set[str]:
+    """What a text spells out that begins or ends something in a chat format: `<|im_end|>`, `</s>`, `[INST]`, …"""
+    return set(_SPELT.findall(text))
 
 
 def is_hh(value: Any) -> bool:

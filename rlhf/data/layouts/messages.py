@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf.data.layouts.declaration import assistant, is_empty, named, require_harmless, user
+from rlhf.data.layouts.declaration import TRAIN, assistant, is_empty, named, require_harmless, user
 from rlhf.errors import InputError, quoted
 
 SPEAKERS = {  # of a `from`, as ShareGPT and its kin name them
@@ -18,20 +18,23 @@ SPEAKERS = {  # of a `from`, as ShareGPT and its kin name them
 }
 _ROLES = {"developer": "system", "model": "assistant", "prompter": "user"}
 _TOOLS = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython", "environment")
-_TRAIN = ("weight", "train", "loss")
-_READ = frozenset({"role", "from", "content", "value", "parts", "refusal", "finished", *_TRAIN})
+_READ = frozenset({"role", "from", "content", "value", "parts", "refusal", "finished", *TRAIN})
 _HARMLESS = named(
     "id message_id tool_call_id timestamp created created_at language lang country state header "
     "hashed_ip turn turn_identifier redacted num_tokens annotations"
 )
 _PLAIN = {"role", "content"}
+_TURNS = (  # a user's message and the answer, as one object
+    ("input", "output"),
+    *((asked, said) for asked in ("human", "user") for said in ("assistant", "gpt", "bot")),
+)
 _CONTENTS = ("content", "value", "parts")
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _HARMLESS_OF_PARTS = named("type text mimeType cache_control annotations")
 _PRINTED = re.compile(r"\[?\s*\{'(role|from|content|value)': ")
 
 
-def messages_of(value: Any, unused: Counter[str], field: str = "messages") -> Any:
+def messages_of(value: Any, unused: Counter[str], field: str = "messages", *, dropped: bool = False) -> Any:
     """The messages of a field: a list of them, one alone, JSON text of these, pairs {input, output}, or texts in turn.
 
     `from` and `value` become role and content, a developer is the system, parts of text are joined by line breaks, an
@@ -43,6 +46,7 @@ def messages_of(value: Any, unused: Counter[str], field: str = "messages") -> An
         value: as it stands in the row.
         unused: names of messages' fields that are not read are added, once a list.
         field: its name.
+        dropped: a last answer will be left off: nothing of it is read.
 
     Raises:
         InputError: a tool's message or call, reasoning apart from content, a part that is no text, an unknown flag, two
@@ -63,8 +67,10 @@ def messages_of(value: Any, unused: Counter[str], field: str = "messages") -> An
             message.keys() == _PLAIN and isinstance(message["content"], str) and message["role"] == "user"
         ):
             messages.append(message)
-        elif message.keys() == {"input", "output"}:
-            messages += [user(message["input"]), assistant(message["output"])]
+        elif turn := next((names for names in _TURNS if message.keys() == set(names)), None):
+            messages += [user(message[turn[0]]), assistant(message[turn[1]])]
+        elif dropped and number == len(value) and _role(message) == "assistant":
+            messages.append(assistant("(left off)"))
         else:
             read = _message(message, f"{field}: message {number}", names)
             if read["role"] != "system" or not is_empty(read["content"]):
@@ -73,11 +79,15 @@ def messages_of(value: Any, unused: Counter[str], field: str = "messages") -> An
     return messages
 
 
-def _message(message: dict[str, Any], where: str, unused: set[str]) -> dict[str, Any]:
+def _role(message: dict[str, Any]) -> Any:
     role = message.get("role")
     if role is None and "from" in message:
         role = SPEAKERS.get(str(message["from"]), message["from"])
-    role = _ROLES.get(role, role) if isinstance(role, str) else role
+    return _ROLES.get(role, role) if isinstance(role, str) else role
+
+
+def _message(message: dict[str, Any], where: str, unused: set[str]) -> dict[str, Any]:
+    role = _role(message)
     if role in _TOOLS:
         raise InputError(f"{where} is a tool's, got {quoted(role)}; tool calls are not supported; leave such rows out")
     given = {name: message[name] for name in _CONTENTS if message.get(name) not in (None, "", [])}
@@ -88,6 +98,8 @@ def _message(message: dict[str, Any], where: str, unused: set[str]) -> dict[str,
         content = message["refusal"]
     for name, value in message.items():
         if name in _READ or name in _HARMLESS or is_empty(value):
+            continue
+        if name in ("mask", "masked") and role != "assistant":  # nobody trains on it
             continue
         require_harmless(name, value, where)
         unused.add(str(name))
@@ -130,7 +142,7 @@ def _unwrapped(value: dict[str, Any], field: str, unused: Counter[str]) -> Any:
 def _trained(message: dict[str, Any], role: Any, where: str) -> bool:
     """False where a flag says that this answer is not to be trained on."""
     trained = True
-    for name in _TRAIN:
+    for name in TRAIN:
         flag = message.get(name)
         if flag is None or role != "assistant":
             continue

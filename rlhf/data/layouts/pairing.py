@@ -9,10 +9,12 @@ from decimal import Decimal
 from itertools import combinations
 from typing import Any, Literal
 
+from rlhf.data.layouts.declaration import is_empty
 from rlhf.data.rows import Strength
 from rlhf.errors import InputError, quoted
 
 MAX_PAIRS = 10
+LEAVE_OUT = "leave such rows out (on_bad_row: skip)"
 SHARES: tuple[tuple[float, Strength], ...] = (
     (0.75, "significantly"),
     (0.5, "better"),
@@ -45,7 +47,7 @@ def ranked_pairs(
     scored = sorted(((answer, number_of(field, score)) for answer, score in answers), key=lambda item: -sign * item[1])
     pairs = [(one, other) for one, other in combinations(scored, 2) if one[1] != other[1]]
     if not pairs:
-        raise InputError(f"{field}: no two answers differ in score, got {[score for _, score in scored]}")
+        raise InputError(f"{field}: no two answers differ in score, got {[s for _, s in scored]}; {LEAVE_OUT}")
     pairs = _at_most(pairs, prompt)
     strengths = [None if width is None else strength_of(abs(one[1] - other[1]), width) for one, other in pairs]
     return [
@@ -76,6 +78,8 @@ def _at_most(pairs: list[Any], prompt: Any) -> list[Any]:
 
 def number_of(field: str, value: Any) -> float:
     """A finite number, or the text of one, as csv files have it; InputError for anything else."""
+    if is_empty(value):
+        raise InputError(f"{field}: an answer has no score to compare it by, got {quoted(value)}; {LEAVE_OUT}")
     try:
         number = float(value) if isinstance(value, (str, Decimal)) else value
         if not isinstance(number, bool) and isinstance(number, (int, float)) and math.isfinite(number):

@@ -24,7 +24,17 @@ from rlhf.data.layouts.conversations import (
     tree_of,
     tree_prompt,
 )
-from rlhf.data.layouts.declaration import Format, Kind, Row, asked_under, assistant, before_answer, named, user
+from rlhf.data.layouts.declaration import (
+    Format,
+    Kind,
+    Row,
+    asked_under,
+    assistant,
+    before_answer,
+    is_empty,
+    named,
+    user,
+)
 from rlhf.data.layouts.dialogue_text import is_hh, parse_hh
 from rlhf.data.layouts.pairing import flag_in, flag_of, good_and_bad_pairs, ranked_pairs
 from rlhf.data.rows import Domain
@@ -34,9 +44,8 @@ _OURS = ("strength", "chosen_safe", "rejected_safe", "domain")
 _GATHERED: frozenset[Kind] = frozenset({"preferences", "prompts"})
 
 
-def plain_pair(row: Row) -> dict[str, Any]:
+def plain_pair(row: Row, names: Sequence[str] = ("messages", "prompt", "chosen", "rejected", *_OURS)) -> dict[str, Any]:
     """The fields of a plain preference row; not its messages, where these and both answers are whole dialogues."""
-    names = ("messages", "prompt", "chosen", "rejected", *_OURS)
     pair = {name: row[name] for name in names if name in row}
     for name in ("chosen_safe", "rejected_safe"):
         if name in pair:
@@ -214,6 +223,30 @@ def labelled(base: Format, label: str) -> Format:
     )
 
 
+def _beside_rejected(base: Format, rejected: str) -> Format:
+    """ms-swift's preferences: a layout of dialogues whose answer is the better one, the worse one in a field beside.
+
+    `rejected_response` is the answer, a text or messages; `rejected_messages` the whole dialogue with it.
+    """
+    conversation: Callable[[Row], list[Any]] = base.conversation  # type: ignore[assignment]
+
+    def pairs(row: Row, domain: Domain | None) -> list[dict[str, Any]]:
+        chosen, worse = conversation(row), row[rejected]
+        if rejected == "rejected_response":
+            worse = [*before_answer(chosen), *(worse if isinstance(worse, list) else [assistant(worse)])]
+        return [{**plain_pair(row, _OURS), "chosen": chosen, "rejected": worse}]
+
+    return replace(
+        base,
+        name=f"ms-swift ({base.name}, {rejected})",
+        needs=base.needs | {rejected},
+        reads=base.reads | set(_OURS),
+        dialogues=(*base.dialogues, rejected),
+        when=lambda row: (base.when is None or base.when(row)) and not is_empty(row[rejected]),
+        pairs=pairs,
+    )
+
+
 def _tree_pairs(tree: Any) -> list[dict[str, Any]]:
     pairs = []
     for messages, replies in ranked_replies(tree):
@@ -229,7 +262,14 @@ def labelled_formats(bases: Sequence[Format]) -> list[Format]:
     return [labelled(base, label) for base in bases for label in ("label", "kto_tag")]
 
 
+_SWIFT = ({"messages"}, {"conversations"}, {"conversation"}, {"query", "response"}, {"instruction", "output"})
 PREFERENCE_FORMATS = (
+    *(
+        _beside_rejected(base, rejected)
+        for base in SFT_FORMATS
+        for rejected in ("rejected_messages", "rejected_response")
+        if base.needs in _SWIFT
+    ),
     chosen_and_rejected(
         ("conversations", "chosen", "rejected"),
         "LLaMA-Factory's ShareGPT preferences",

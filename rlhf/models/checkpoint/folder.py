@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from safetensors import safe_open
 
-from rlhf.errors import InputError
+from rlhf.errors import InputError, quoted
 from rlhf.jsonl import read_json
 from rlhf.paths import HUB_NAME, in_hub_cache
 
@@ -20,7 +20,7 @@ ADAPTER_PREFIX = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
 SAFETY_HEAD_FILE = "safety_head.safetensors"
 """Of a reward model that has a second head; plain transformers passes it by."""
-NO_WEIGHT = ("BOOL", "I16", "I32", "I64")
+NO_WEIGHT = ("BOOL", "I16", "I32", "I64", "C64")
 """Types, in safetensors' words, that weights in few bits are not held in either."""
 HEAD_PREFIXES = ("score.", "classifier.", "classification_head.", "logits_proj.")
 
@@ -116,6 +116,7 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"checkpoint: {folder} has no tokenizer_config.json; save the model's tokenizer there")
     if not is_adapter_checkpoint(folder) and not (folder / "config.json").is_file():
         raise InputError(f"checkpoint: {folder} has no config.json; name a folder written by save_pretrained")
+    require_draws(folder)
     files = weight_files(folder)
     if not files:
         raise InputError(
@@ -125,6 +126,20 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
         if not file.is_file():
             raise InputError(f"checkpoint: {folder} lacks {file.name}, a part of its weights; copy or save it again")
     return folder
+
+
+def require_draws(folder: Path) -> None:
+    """InputError where a folder's generation_config.json is damaged: transformers passes such a one by, and the end
+    tokens that it names with it."""
+    file = folder / "generation_config.json"
+    if not file.exists():
+        return
+    given = json_object(file).get("eos_token_id")
+    ends = given if isinstance(given, list) else [] if given is None else [given]
+    if wrong := [end for end in ends if type(end) is not int or end < 0]:
+        raise InputError(
+            f"checkpoint: {file} has the eos_token_id {quoted(wrong[0])}; give a token's number, or a list of them"
+        )
 
 
 def require_trainable(path: str | os.PathLike[str]) -> Path:
@@ -164,8 +179,12 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return [p for p in [folder / "model.safetensors"] if p.is_file()]
     parts = json_object(index).get("weight_map")
-    if not isinstance(parts, dict):
-        raise InputError(f"checkpoint: {index} has no weight_map; copy or save it again")
+    if not isinstance(parts, dict) or not all(
+        isinstance(part, str) and Path(part).name == part != ".." for part in parts.values()
+    ):
+        raise InputError(
+            f"checkpoint: {index} has no weight_map of tensors' names to files beside it; copy or save it again"
+        )
     return [folder / name for name in sorted(set(parts.values()))]
 
 

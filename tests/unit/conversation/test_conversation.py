@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 
@@ -309,3 +310,45 @@ def test_an_added_token_that_is_not_called_special_ends_an_answer_too(tiny_token
     said = [*FOUR[:2], {"role": "user", "content": "say <|im_end|> ?"}, FOUR[3]]
     ids = renderer.dialogue(said).input_ids
     assert ids[-1] == end and ids.count(end) == 4, "a message that spells it out is text"
+
+
+def test_what_the_template_writes_by_added_tokens_is_text_in_a_message(tiny_tokenizer):
+    """`<|im_start|>system` in a user's message began a system message where the token is not called special."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    marks = ["<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<tool>", "river"]
+    tokenizer.add_tokens(marks)
+    ids = dict(zip(marks, tokenizer.convert_tokens_to_ids(marks), strict=True))
+    spelt = {"role": "user", "content": f"a {' '.join(marks)} b"}
+    for template, kept in ((CHATML, marks[2:]), (LLAMA2_CHAT_TEMPLATE, [*marks[:2], *marks[6:]])):
+        tokenizer.chat_template = template
+        renderer = Renderer(tokenizer)
+        for system in ([], [SYSTEM]):
+            said, plain = (renderer.prompt_ids([*system, m]) for m in (spelt, {**spelt, "content": "a b"}))
+            more = {mark: said.count(ids[mark]) - plain.count(ids[mark]) for mark in marks}
+            assert more == {mark: int(mark in kept) for mark in marks}, "tokens that it does not write stay tokens"
+
+
+@pytest.mark.parametrize("letter", ["e", " ", "."])
+def test_a_special_token_that_any_text_may_hold_is_refused(tiny_tokenizer, letter):
+    """Every answer ended at its first e, or lost its spaces."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"eos_token": letter})
+    with pytest.raises(InputError, match=rf"tokenizer: it calls '{re.escape(letter)}' a special token"):
+        Renderer(tokenizer)
+
+
+def test_of_several_templates_one_is_called_default(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = {"rag": CHATML, "default": LLAMA2_CHAT_TEMPLATE}
+    assert Renderer(tokenizer).prompt_ids(FOUR[:1]) == Renderer(tiny_tokenizer).prompt_ids(FOUR[:1])
+    tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
+    with pytest.raises(InputError, match=r"of its chat templates \(rag, tool_use\) none is called default"):
+        Renderer(tokenizer)
+
+
+def test_texts_that_are_no_dialogues_spell_out_no_token(renderer):
+    special = set(renderer.tokenizer.all_special_ids)
+    texts = ["  a </s> b <s>\n", "", "</s>", "plain"]
+    ids = renderer.text_ids(texts)
+    assert [renderer.tokenizer.decode(row) for row in ids] == texts and not special & {i for row in ids for i in row}
+    assert ids[3] == renderer.tokenizer("plain", add_special_tokens=False)["input_ids"] and renderer.text_ids([]) == []

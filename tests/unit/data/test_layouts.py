@@ -61,6 +61,11 @@ DIALOGUES = {
         "message_tree_id": "m",
         "prompt": {**TREE["prompt"], "replies": [{**NODE_B, "rank": -1, "deleted": True}, NODE_A]},
     },
+    "an answer that reviewers rejected": {
+        "message_tree_id": "m",
+        "prompt": {**TREE["prompt"], "replies": [{**NODE_B, "rank": -1, "review_result": False}, NODE_A]},
+    },
+    "turns of ms-swift": {"conversation": [{"human": Q, "assistant": A}]},
 }
 PAIRS = {
     "LLaMA-Factory's Alpaca": {"instruction": Q, "input": "", "chosen": A, "rejected": B},
@@ -108,6 +113,11 @@ PAIRS = {
         "is_response_1_safe": "True",
     },
     "several turns as the answer": {"prompt": [ASK], "chosen": [YES], "rejected": [NO]},
+    "ms-swift": {"messages": [ASK, YES], "rejected_response": B},
+    "ms-swift, whole dialogues": {"messages": [ASK, YES], "rejected_messages": [ASK, NO]},
+    "ms-swift, messages as the answer": {"conversations": [HUMAN, GPT], "rejected_response": [GPT_BAD]},
+    "ms-swift, a question": {"query": Q, "response": A, "rejected_response": B},
+    "ms-swift's Alpaca": {"instruction": Q, "input": "", "output": A, "rejected_response": B},
 }
 
 
@@ -156,6 +166,8 @@ def test_system_and_history_are_never_dropped(row):
         {"prompt": [SYSTEM, *BEFORE, ASK], "chosen": [*BEFORE, ASK, YES], "rejected": [*BEFORE, ASK, NO]},
         {"prompt": [SYSTEM, BEFORE[0]], "chosen": [BEFORE[1], ASK, YES], "rejected": [BEFORE[1], ASK, NO]},
         {"system": "Be brief.", "prompt": Q, "chosen": [*BEFORE, ASK, YES], "rejected": [*BEFORE, ASK, NO]},
+        {"query": Q, "response": A, "rejected_response": B, **HISTORY},
+        {"messages": [SYSTEM, *BEFORE, ASK, YES], "rejected_response": B},
     ],
 )
 def test_system_and_history_of_preferences(row):
@@ -164,7 +176,10 @@ def test_system_and_history_of_preferences(row):
     assert (read.messages, read.chosen, read.rejected) == ([SYSTEM, *BEFORE, ASK], A, B)
 
 
-@pytest.mark.parametrize("flag", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False}])
+@pytest.mark.parametrize(
+    "flag",
+    [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False}, {"training": False}, {"loss_scale": 0.0}],
+)
 def test_an_answer_that_is_not_to_be_trained_on_is_marked(flag):
     read = conversation_of({"messages": [BEFORE[0], {**BEFORE[1], **flag}, ASK, {**YES, "weight": 1}]})
     assert read == [BEFORE[0], {**BEFORE[1], "train": False}, ASK, YES]
@@ -207,6 +222,8 @@ REFUSED = {
     "another kind": ({"question": Q, "chosen": A, "rejected": B}, "layout 'Orca pairs', which holds preferences or"),
     "calls by another name": ({"messages": [ASK, {**YES, "function_calls": "f()"}]}, "message 2 has function_calls"),
     "an environment": ({"messages": [ASK, YES, {"role": "environment", "content": "x"}]}, "message 3 is a tool's"),
+    "a mask": ({"messages": [{**ASK, "masked": True}, {**YES, "masked": True}]}, "message 2 has masked: whether an"),
+    "training, of a row": ({"messages": [ASK, YES], "training": False}, "training: whether an answer is trained on"),
     "half an answer": ({"messages": [ASK, {**YES, "train_detail": [{"train": False}]}]}, "message 2 has train_detail"),
     "a thought as a part": (
         {"contents": [ASK, {"role": "model", "parts": [{"text": "hm", "thought": True}, {"text": A}]}]},
@@ -225,6 +242,10 @@ REFUSED = {
     "a deleted tree": (
         {"message_tree_id": "m", "prompt": {**TREE["prompt"], "deleted": True}},
         "deleted: the first message of the tree is",
+    ),
+    "a tree that reviewers rejected": (
+        {"message_tree_id": "m", "prompt": {**TREE["prompt"], "review_result": False}},
+        "review_result: the first message of the tree is withdrawn",
     ),
     "a slip": ({"mesages": [ASK, YES]}, "did you mean messages by mesages?"),
 }
@@ -264,6 +285,44 @@ def test_preferences_that_are_refused(row, sentence):
     with pytest.raises(InputError) as caught:
         preference_from(pairs_of({"id": "p", **row})[0])
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASK, {**YES, "reasoning_content": "hm"}]},
+        {"messages": [ASK, {"role": "assistant", "content": None, "tool_calls": CALL}]},
+        {"prompt": Q, "completion": A, "reasoning": "hm"},
+        {
+            "prompt": [ASK],
+            **{name: [{**answer, "thinking": "hm"}] for name, answer in (("chosen", YES), ("rejected", NO))},
+        },
+        {"chosen": [ASK, {**YES, "reasoning_content": "hm"}], "rejected": [ASK, {**NO, "reasoning_content": "hm"}]},
+    ],
+)
+def test_what_a_prompt_s_answer_has_beside_it_is_left_off_with_it(row):
+    assert prompt_of({"id": "p", **row}).messages == [ASK]
+
+
+def test_a_dialogue_beside_two_whole_ones_may_end_with_thoughts():
+    row = {"messages": [ASK, {**YES, "reasoning_content": "hm"}], "chosen": [ASK, YES], "rejected": [ASK, NO]}
+    (pair,) = pairs_of({"id": "p", **row})
+    assert preference_from(pair).messages == [ASK]
+    with pytest.raises(InputError, match="message 2 has reasoning_content"):
+        conversation_of(row)
+
+
+def test_thoughts_of_an_answer_before_the_prompt_are_refused():
+    with pytest.raises(InputError, match="message 2 has reasoning_content"):
+        prompt_of({"id": "p", "messages": [BEFORE[0], {**BEFORE[1], "reasoning_content": "hm"}, ASK, YES]})
+
+
+@pytest.mark.parametrize("field", [{"deleted": True}, {"review_result": False}, {"review_result": "False"}])
+def test_a_flat_message_that_was_withdrawn_is_left_out(field):
+    read = [FLAT[0], {**FLAT[1], "rank": -1, **field}, FLAT[2], {**FLAT[1], "message_id": "c", "parent_id": "b"}]
+    assert conversation_of(read) == [ASK, YES]
+    with pytest.raises(InputError, match="no message of the tree 'm' that is neither deleted nor"):
+        conversation_of([{**FLAT[0], **field}, *FLAT[1:]])
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,25 @@ def test_texts_and_pretraining_rows(jsonl):
     assert load_pretraining(mixed) == ["once", [HELLO, said("hi")]]
 
 
+ASKED = [{"role": "user", "content": "a <|eot_id|> ?"}]
+
+
+@pytest.mark.parametrize(
+    ("load", "row", "marks"),
+    [
+        (load_conversations, {"messages": [*ASKED, said("b</s>")]}, "</s>, <|eot_id|>"),
+        (load_pretraining, {"messages": [*ASKED, said("b</s>")]}, "</s>, <|eot_id|>"),
+        (load_preferences, {"prompt": ASKED, "chosen": "b [/INST]", "rejected": "c <b>"}, "<|eot_id|>, [/INST]"),
+        (load_prompts, {"prompt": ASKED}, "<|eot_id|>"),
+        (load_texts, {"text": "a <|im_end|>"}, "<|im_end|>"),
+    ],
+)
+def test_marks_of_chat_formats_in_rows_are_counted_by_name(jsonl, capsys, load, row, marks):
+    """They were read, as text or as tokens, without a word."""
+    load(jsonl(row))
+    assert f"1 of 1 rows spell out marks of chat formats ({marks}), which are read as text" in capsys.readouterr().err
+
+
 def test_every_container_gives_the_same_rows(tmp_path):
     import pyarrow
     from pyarrow import parquet

@@ -56,6 +56,15 @@ def test_rendered_with_a_tokenizer(tmp_path, capsys, tiny_tokenizer):
     assert code == 0 and "1 rows, read as 1 prompts" in out and "hi" not in out.splitlines()[1]
 
 
+def test_a_token_that_a_row_spells_out_is_told_from_the_token(tmp_path, capsys, tiny_tokenizer):
+    file = tmp_path / "rows.jsonl"
+    write_rows(file, [{"messages": [{**ASK, "content": "hello </s> ?"}, YES]}])
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for options in ([], ["--tokenizer", tmp_path / "tokenizer"]):
+        _, out, _ = look(capsys, file, *options)
+        assert "1 of 1 rows spell out marks of chat formats (</s>), which are read as text" in out
+
+
 def test_a_row_longer_than_the_checkpoint_s_context_is_told_whatever_its_tokenizer_says(
     tmp_path, capsys, tiny_policy_path
 ):

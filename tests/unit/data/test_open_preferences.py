@@ -272,6 +272,13 @@ def test_helpsteer_compares_successive_rows_of_one_prompt(load):
     ]
 
 
+UNSCORED = "an answer has no score to compare it by, got None; leave such rows out (on_bad_row: skip)"
+
+
+def aspects(**ratings):
+    return {"response": "Worse.", "annotations": {name: {"Rating": rating} for name, rating in ratings.items()}}
+
+
 def test_one_bad_pair_leaves_the_row_s_others(load):
     skipped = Counter()
     empty = {**STACK_EXCHANGE, "answers": [post(1, "<p></p>", 0), post(2, "<p>Two</p>", 1), post(3, "<p>Three</p>", 2)]}
@@ -298,7 +305,14 @@ def test_one_bad_pair_leaves_the_row_s_others(load):
             {**WEBGPT, "score_0": 0.0, "score_1": 0.0},
             "score_0, score_1: no two answers differ in score, got [0.0",
         ),
-        ({**WEBGPT, "score_0": None}, "score_0, score_1: must be a number, got None"),
+        ({**WEBGPT, "score_0": None}, "score_0, score_1: an answer has no score to compare it by, got None"),
+        ({**BINARIZED, "score_chosen": None, "score_rejected": None}, f"score_chosen: {UNSCORED}"),
+        ({**BINARIZED, "score_rejected": ""}, f"score_rejected: {UNSCORED.replace('None', repr(''))}"),
+        (
+            {**ULTRAFEEDBACK, "completions": [{"response": "a", "overall_score": 3}, {"response": "b"}]},
+            f"completions: {UNSCORED}",
+        ),
+        ({**ULTRAFEEDBACK, "completions": [aspects(a=4), aspects(a="many")]}, "Rating: must be a number, got 'many'"),
         ({**WEBGPT, "question": None}, "row: has the fields of WebGPT, but not its inner structure"),
         ({**STACK_EXCHANGE, "answers": []}, "pm_score: no two answers differ in score, got []"),
         (
@@ -306,7 +320,7 @@ def test_one_bad_pair_leaves_the_row_s_others(load):
             "pm_score: no two answers differ in score, got [2, 2]",
         ),
         ({**ULTRAFEEDBACK, "completions": [{"model": "a"}]}, "row: has the fields of UltraFeedback, but not its inner"),
-        ({**BINARIZED, "score_rejected": 8.5}, "score_chosen: must be above score_rejected, got 8.5 and 8.5"),
+        ({**BINARIZED, "score_rejected": 8.5}, "score_chosen: must be above score_rejected, got 8.5 and 8.5; leave"),
         ({**HELPSTEER2, "preference_strength": 0}, "preference_strength: no two answers differ in score, got [0, 0]"),
         (rated("hi", "Hello!", 4), "helpfulness: no two answers differ in score, got [4]"),
     ],
@@ -315,6 +329,21 @@ def test_bad_rows(load, row, sentence):
     with pytest.raises(InputError) as caught:
         load(row)
     assert f"set.jsonl:1: {sentence}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unscored_answers_are_counted_as_one_reason(load):
+    skipped = Counter()
+    unscored = {**BINARIZED, "score_chosen": None, "score_rejected": None}
+    assert len(load(BINARIZED, unscored, unscored, on_bad_row="skip", skipped=skipped)) == 1
+    assert skipped == {"score_chosen: an answer has no score to compare it by": 2}
+
+
+def test_ratings_of_any_type_count_and_absent_ones_do_not(load):
+    """Half a point or a null was left out of the mean in silence, or no row."""
+    better, worse = aspects(honesty="4.5", truth=None, help="N/A"), aspects(honesty=4.0, truth="4")
+    absent = {**worse, "annotations": {**worse["annotations"], "help": None}}
+    (read,) = load({**ULTRAFEEDBACK, "completions": [absent, {**better, "response": "Better."}]})
+    assert (read.chosen, read.rejected, read.strength) == ("Better.", "Worse.", "negligibly")
 
 
 def test_ties_are_counted_as_one_reason(load):

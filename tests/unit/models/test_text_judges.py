@@ -147,6 +147,22 @@ def test_embeddings_are_means_over_the_texts_own_tokens(save, tokenizer):
         np.testing.assert_allclose(found, torch.stack(alone).numpy(), atol=1e-5)
 
 
+def test_a_special_token_that_a_text_spells_out_is_text(save, tokenizer):
+    """It was the token itself: an answer could end, or mask, what its judge reads."""
+    from rlhf.models.text_judges import TextClassifier
+
+    classifier, asked = TextClassifier(str(save(["bad", "good"]))), []
+    forward = classifier.model.forward
+
+    def seen(**batch):
+        asked.extend(batch["input_ids"].tolist())
+        return forward(**batch)
+
+    classifier.model.forward = seen
+    classifier.all_probabilities(["[PAD]"], pairs=["[PAD]"])
+    assert asked == [[tokenizer.unk_token_id] * 6], "[, PAD and ], each an unknown word"
+
+
 def test_a_sentence_transformers_folder_s_pooling_is_read(save, tmp_path):
     from rlhf.models.text_judges import Embedder
 

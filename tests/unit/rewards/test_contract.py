@@ -117,6 +117,7 @@ class _Server(BaseHTTPRequestHandler):
         self.sizes.append(len(scores))
         answer = {"/short": {"scores": scores[1:]}, "/words": {"scores": ["high"]}, "/other": {"rewards": scores}}
         answer |= {"/nan": {"scores": [math.nan] * len(scores)}, "/list": scores}
+        answer |= {"/flags": {"scores": [True] * len(scores)}}
         text = "{" if self.path == "/cut" else json.dumps(answer.get(self.path, {"scores": scores}))
         self.send_response(500 if self.path == "/error" else 200)
         self.end_headers()
@@ -152,6 +153,7 @@ def test_a_served_reward_model(server: str, monkeypatch: pytest.MonkeyPatch) -> 
         ("/short", r"does not answer \{\"scores\": \[…\]\}, a finite number for each of 5 conversations, 3 times"),
         ("/words", "a finite number for each"),
         ("/nan", "a finite number for each"),
+        ("/flags", "a finite number for each"),
         ("/other", "a finite number for each"),
         ("/list", "a finite number for each"),
         ("/cut", "gives an answer that is not JSON"),

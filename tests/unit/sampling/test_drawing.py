@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from rlhf.conversation import Renderer
 from rlhf.errors import InputError
+from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.sampling import drawing
 from rlhf.sampling.drawing import draw, uniforms
+from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
 
 N = 40_000
@@ -146,3 +151,14 @@ def test_the_nucleus_is_that_of_a_sort_of_the_whole_vocabulary(
             patch.setattr(drawing, "_TRIED", ())
             assert all(torch.equal(a, b) for a, b in zip(drawn, draw(logits, uniform, params), strict=True))
     assert set(sought) == {64, 256} and min(sizes) < 64 and max(sizes) > 256
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_a_model_that_writes_nan_is_refused(tiny_policy_path: Path, temperature: float) -> None:
+    """Its weights are finite: half precision that overflows, or a config.json of another model. It drew some token."""
+    model = load_policy(tiny_policy_path)
+    model.model.rotary_emb.inv_freq.fill_(float("inf"))
+    sampler = InProcessSampler(model, Renderer(load_tokenizer(tiny_policy_path)))
+    params = SamplingParams(max_new_tokens=2, temperature=temperature)
+    with pytest.raises(InputError, match=r"policy: .* writes what is no number \(NaN in its logits in float32"):
+        sampler.sample([[{"role": "user", "content": "hello ?"}]], 2, params)

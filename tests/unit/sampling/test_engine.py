@@ -350,12 +350,21 @@ def test_it_dies_while_it_answers_and_is_started_again(
     assert drawn == opened().sample(PROMPTS, 1, PARAMS)
 
 
+def own_logprob(value: Any, token: Any = 10) -> dict[str, Any]:
+    return {"token_ids": [token], "logprobs": {"content": [{"token_id": token, "logprob": value}]}}
+
+
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
         ({"logprobs": None}, "gives an answer without token ids and their log-probabilities"),
         ({"finish_reason": "abort"}, r"gives up an answer \(finish_reason abort\)"),
         ({"token_ids": [10] * 13}, "gives 13 token ids"),
+        *((own_logprob(value), "gives log-probabilities that are above 0, infinite or NaN") for value in (0.5, 1e999)),
+        (own_logprob(float("nan")), "gives log-probabilities that are above 0, infinite or NaN"),
+        (own_logprob(None), "without token ids and their log-probabilities"),
+        (own_logprob("low"), "without token ids and their log-probabilities"),
+        *((own_logprob(-1.0, token), "what is none of the 300 tokens") for token in (-1, 300, 10**30, 10.0, True, "a")),
     ],
 )
 def test_a_wrong_answer(

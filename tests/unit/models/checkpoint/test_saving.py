@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf.errors import InputError
 from rlhf.models.adapters import merged_weights
 from rlhf.models.averaging import average_checkpoints
-from rlhf.models.checkpoint.folder import ADAPTER_PREFIX, require_trainable, weight_types
+from rlhf.models.checkpoint.folder import ADAPTER_PREFIX, require_checkpoint, require_trainable, weight_types
 from rlhf.models.checkpoint.pretrained import from_pretrained
 from rlhf.models.checkpoint.saving import as_written, probe_logits
 from rlhf.models.config import AdapterConfig
@@ -158,12 +158,24 @@ def test_ids_that_the_model_does_not_embed_are_refused_when_it_loads(tiny_policy
         load_policy(tmp_path / "c")
 
 
-def test_a_weight_in_whole_numbers_is_refused_at_the_door(tiny_policy_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "called"), [(torch.int64, "I64"), (torch.complex64, "C64")])
+def test_a_weight_in_no_real_numbers_is_refused_at_the_door(
+    tiny_policy_path: Path, tmp_path: Path, dtype: torch.dtype, called: str
+) -> None:
     file = shutil.copytree(tiny_policy_path, tmp_path / "c") / "model.safetensors"
     state = load_file(file)
-    save_file(state | {"model.norm.weight": state["model.norm.weight"].long()}, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"checkpoint: .*c holds model\.norm\.weight as I64, which no weight"):
+    save_file(state | {"model.norm.weight": state["model.norm.weight"].to(dtype)}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"checkpoint: .*c holds model\.norm\.weight as {called}, which no weight"):
         load_policy(tmp_path / "c")
+
+
+@pytest.mark.parametrize("part", [7, None, "../policy/model.safetensors", "/etc/passwd", ".."])
+def test_an_index_names_files_beside_it(tiny_policy_path: Path, tmp_path: Path, part: object) -> None:
+    folder = Path(shutil.copytree(tiny_policy_path, tmp_path / "c"))
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": part}}))
+    with pytest.raises(InputError, match=r"index\.json has no weight_map of tensors' names to files beside it"):
+        require_checkpoint(folder)
 
 
 def test_a_config_that_does_not_fit_the_weights_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
@@ -272,7 +284,7 @@ def test_an_average_is_read_back_too(tiny_policy_path: Path, tmp_path: Path, mon
     assert not (tmp_path / "mean").exists()
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors.index.json"])
 def test_a_checkpoint_s_broken_json_is_named_at_the_door(tiny_policy_path: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(tiny_policy_path, tmp_path / "c")
     if "index" in name:
@@ -281,6 +293,15 @@ def test_a_checkpoint_s_broken_json_is_named_at_the_door(tiny_policy_path: Path,
         (tmp_path / "c" / name).write_text(broken)
         with pytest.raises(InputError, match=rf"checkpoint: .*{re.escape(name)} holds no JSON object"):
             require_trainable(tmp_path / "c")
+
+
+@pytest.mark.parametrize("ends", ["stop", -1, True, [1, "stop"]])
+def test_an_end_token_that_is_none_is_named_at_the_door(tiny_policy_path: Path, tmp_path: Path, ends: object) -> None:
+    """transformers passes over a generation_config.json that it cannot read, and the model would never stop there."""
+    shutil.copytree(tiny_policy_path, tmp_path / "c")
+    (tmp_path / "c" / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    with pytest.raises(InputError, match=r"generation_config\.json has the eos_token_id"):
+        require_checkpoint(tmp_path / "c")
 
 
 def test_a_model_that_accelerate_prepared_for_bfloat16_is_compared_in_its_own_precision(
