@@ -149,7 +149,7 @@ def plan(options: Sequence[str]) -> None:
     from rlhf.iteration.decision import preview
     from rlhf.iteration.disk import require_room
     from rlhf.iteration.hours.forecast import stage_words, total_words
-    from rlhf.iteration.ledger import is_driven, last_record, read_ledger
+    from rlhf.iteration.ledger import read_ledger
     from rlhf.iteration.plan import make_plan
     from rlhf.iteration.processes.stage_process import command_of
     from rlhf.metrics import asked_trackers
@@ -164,10 +164,8 @@ def plan(options: Sequence[str]) -> None:
     again = [stage.name for stage, state in zip(stages, states, strict=True) if state.startswith("to run")]
     calibration, records = kept(config), read_ledger(config.run / "ledger.jsonl")
     found = plan_forecast(config, stages, settings, calibration, records, again)
-    driven = is_driven(config.run)
     for stage, state in zip(stages, states, strict=True):
-        begun = driven and (last_record(records, stage.name) or {}).get("event") == "started"
-        state = "at work" if begun else state
+        state = "at work" if stage.name in found.running else state
         asks = "" if state == "finished" else _who_is_asked(settings[stage.name])
         print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}{asks}\n    {shlex.join(command_of(stage))}")
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
