@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shlex
 import signal
 import sys
 import time
@@ -30,7 +29,7 @@ from rlhf.iteration.processes.failures import describe_failure, is_users_mistake
 from rlhf.iteration.processes.gpus import Dealer
 from rlhf.iteration.processes.log_watch import LogWatch
 from rlhf.iteration.processes.retries import Retries
-from rlhf.iteration.processes.stage_process import StageProcess, command_of, extra_environment, stop
+from rlhf.iteration.processes.stage_process import StageProcess, by_hand, command_of, extra_environment, stop
 from rlhf.iteration.processes.stalls import StallWatch
 from rlhf.iteration.processes.warm import WarmStart
 from rlhf.iteration.progress import Progress, elapsed
@@ -318,7 +317,7 @@ class Driver:
         self.progress.warn(stage.name, failed, RED)
         raise StageFailed(
             f"{stage.name}: {line}\n  log:     {process.log}\n  memory:  {process.peak_memory_mb:,.0f} MiB at most\n"
-            f"  by hand: {shlex.join(command_of(stage, self.recipes))}\nThe same command as before goes on from here."
+            f"  by hand: {by_hand(stage, self.recipes)}\nThe same command as before goes on from here."
         )
 
     def _stop_all(self, why: BaseException) -> None:

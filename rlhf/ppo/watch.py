@@ -133,29 +133,26 @@ def suspicious_run(best_iteration: int, metrics: Sequence[Figures]) -> list[str]
 
 def _no_gain(evaluations: Sequence[Figures], metrics: Sequence[Figures]) -> str:
     """That the start was kept, what the log shows of why, and what to try."""
-    said = "the policy kept is the one it started from: no evaluation had a better reward"
-    ways = []
+    said = ["the policy kept is the one it started from: no evaluation had a better reward"]
     if len(evaluations) > 1:
         first, last = evaluations[0], evaluations[-1]
         best = max(evaluations[1:], key=lambda figures: figures["heldout_reward"])
-        said += f" ({first['heldout_reward']:.3f} at its start, {best['heldout_reward']:.3f} at most later)"
+        said[0] += f" ({first['heldout_reward']:.3f} at its start, {best['heldout_reward']:.3f} at most later)"
         error = best.get("heldout_reward_error")
         if error and first["heldout_reward"] - best["heldout_reward"] < 2 * error:
-            ways.append(f"the difference is within two standard errors of {error:.2g}: give more validation prompts")
+            said.append(f"Standard error {error:.2g}: more validation prompts")
         moved = {
             name: last[key] - first[key] for name in ("helpfulness", "safety") if (key := f"heldout_{name}") in last
         }
         if len(moved) == 2 and min(moved.values()) < 0 < max(moved.values()):
-            both = " and ".join(f"{name} by {change:+.3f}" for name, change in moved.items())
-            ways.append(f"{both}: one paid for the other, gate_sweep shows what a threshold does")
+            both = ", ".join(f"{name} {change:+.3f}" for name, change in moved.items())
+            said.append(f"{both.capitalize()}: one pays for the other, see gate_sweep")
         if (kl := last.get("heldout_kl")) is not None:
-            went = f"its answers went {kl:.1f} nats from the reference"
-            near = "raise ppo.iterations or ppo.optimizer.learning_rate, or lower ppo.beta"
-            ways.append(f"{went}: {near if kl < NEAREST_KL else 'raise ppo.beta, or lower the learning rate'}")
+            near = "more ppo.iterations, a higher learning rate or a lower ppo.beta"
+            said.append(
+                f"KL {kl:.1f} nats: {near if kl < NEAREST_KL else 'a higher ppo.beta or a lower learning rate'}"
+            )
     learnt = [value for row in metrics if (value := row.get("explained_variance")) is not None]
     if learnt and learnt[-1] <= 0:
-        ways.append(
-            f"the value model has learnt nothing yet (explained variance {learnt[-1]:.2f}): raise ppo.iterations, or "
-            "take ppo.estimator rloo, which needs none"
-        )
-    return "; ".join([said, *ways, 'see "When it gains nothing" of docs/recipes/ppo.md'])
+        said.append(f"Explained variance {learnt[-1]:.2f}: more ppo.iterations, or ppo.estimator rloo")
+    return ". ".join([*said, 'See "When it gains nothing" of docs/recipes/ppo.md'])
