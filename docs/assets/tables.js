@@ -13,6 +13,19 @@ for (const table of tables) {
   for (const code of table.querySelectorAll("td code")) if (!code.firstElementChild) divide(code);
 }
 
+// Nor is an option in a line of text broken behind its hyphens.
+for (const code of document.querySelectorAll(".md-typeset :is(p, li) code:not(pre code, td code)")) {
+  if (code.firstElementChild || !code.textContent.includes("--")) continue;
+  const words = code.textContent.split(/(?=\s)|(?<=\s)/).map((word) => {
+    if (!word.startsWith("--")) return word;
+    const option = document.createElement("span");
+    option.className = "option";
+    option.append(word);
+    return option;
+  });
+  code.replaceChildren(...words);
+}
+
 function divide(code) {
   const found = [];
   for (const part of code.textContent.split(PART)) {
