@@ -137,6 +137,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         has={name: files.whole_run or bool(part) for name, part in there.items()},
         headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
         facts=facts(files),
+        advice=advice(files.versions),
         measured=key_figures(files.versions),
         words=[
             word + (how_right(files.referee) + how_apart(files.settings) if key == "referee_score" else "")
@@ -216,6 +217,19 @@ def headline(versions: Sequence[VersionFigures]) -> str:
         doubt = f" ({interval(between, 0, share=True)}{chance(between, 0.5)})" if between else ""
         sentences.append(f"{end} wins {percent(won, 0)}{doubt} of comparisons with {other}{judge}.")
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
+
+
+def advice(versions: Sequence[VersionFigures]) -> str:
+    """What to try where all that is known of the last version's lead may be chance."""
+    last: Mapping[str, Any] = versions[-1] if len(versions) > 1 else {}
+    known = [(ci, even) for name, even in (("referee_gain_ci", 0.0), ("win_rate_ci", 0.5)) if (ci := last.get(name))]
+    if not known or not all(chance(ci, even) for ci, even in known):
+        return ""
+    return (
+        "That anything was gained is not certain. More test prompts make the intervals narrower (max_test_prompts of "
+        "prepare_data). What may make the gain larger: more pairs for the reward models, more prompts, more answers to "
+        "each (num_samples). See The figures in docs/troubleshooting.md."
+    )
 
 
 def stages_headline(stages: Sequence[Stage]) -> str:

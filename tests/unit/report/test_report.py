@@ -28,7 +28,7 @@ from rlhf.report.drawing.page import breakable, write_page
 from rlhf.report.drawing.text import NBSP, clock, interval, number, percent, signed, version_label
 from rlhf.report.judgements.batches import batch_table
 from rlhf.report.judgements.judges import judge_table
-from rlhf.report.run.build import headline, how_apart, how_right
+from rlhf.report.run.build import advice, headline, how_apart, how_right
 from rlhf.report.run.panels import version_panels
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.samples import MARKS, marks_of, pick_samples
@@ -540,6 +540,8 @@ def test_headline_says_rises_only_where_intervals_part() -> None:
     chance = paired | {"referee_gain_ci": [-0.02, 0.22], "win_rate_ci": [0.49, 0.65]}
     assert "moves by +0.10 (−0.02 to 0.22) prompt by prompt, which may be chance" in headline([start, chance])
     assert "wins 57\u00a0% (49 to 65, which may be chance) of" in headline([start, chance])
+    assert "That anything was gained is not certain." in advice([start, chance])
+    assert advice([start, paired]) == advice([start, chance | {"win_rate_ci": [0.51, 0.6]}]) == advice([start]) == ""
 
 
 def test_how_numbers_read() -> None:
