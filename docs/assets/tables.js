@@ -1,7 +1,7 @@
 // A name in a table goes on in the next line behind a part of it, never inside one (wide.css: where). On a narrow screen
 // a table that is wider all the same has a card for each row.
 const tables = [...document.querySelectorAll(".md-typeset table:not([class])")];
-const PART = /(?<=\s)(?=\S)|(?<=\/|::)(?=\w)|(?<=[a-z_]\.)(?=[A-Za-z_])(?!(?:ya?ml|jsonl?|py|md)\b)/;
+const PART = /(?<=\s)(?=\S)|(?<=[\w.-]{2}\/|::)(?=\w)|(?<=[a-z_]\.)(?=[A-Za-z_])(?!(?:ya?ml|jsonl?|py|md)\b)/;
 const SENTENCE = 40; // letters: a longer part is a test's name, which may go on behind any word
 
 for (const table of tables) {
