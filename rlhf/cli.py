@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, more = words, []
     if words[:1] in (["plan"], ["run"]) and words[1:2] not in (["-h"], ["--help"]):  # the rest is the driver's own
         named = 2 if words[1:2] and not words[1].startswith("--") else 1
-        own, more = words[:named], words[named:]
+        flags = [word for word in words[named:] if word == "--commands" and words[0] == "plan"]
+        own, more = words[:named] + flags, [word for word in words[named:] if word not in flags]
     arguments = parser.parse_args(own)
     arguments.more = more
     with mistakes_in_a_sentence():

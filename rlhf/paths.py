@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 from rlhf.errors import InputError
@@ -18,6 +20,17 @@ class NamesModel:
     Where `hf download` fetched that model, its folder in the cache takes the name's place when the config is read
     (`rlhf.configuration`). A check of a checkpoint is one of these.
     """
+
+
+def rlhf_command() -> str:
+    """`rlhf`, as it is called from where the user stands: by its path where its environment is not an active one."""
+    beside = Path(sys.executable).with_name("rlhf")
+    return "rlhf" if shutil.which("rlhf") or not beside.is_file() else from_here(str(beside))
+
+
+def from_here(path: str) -> str:
+    """A path below the folder that the user stands in, without that folder; another as it is."""
+    return path.removeprefix(f"{Path.cwd()}{os.sep}")
 
 
 def require_files(**paths: str | os.PathLike[str] | None) -> None:

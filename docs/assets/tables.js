@@ -1,7 +1,7 @@
 // A name in a table goes on in the next line behind a part of it, never inside one (wide.css: where). On a narrow screen
 // a table that is wider all the same has a card for each row.
 const tables = [...document.querySelectorAll(".md-typeset table:not([class])")];
-const PART = /(?<=\s)(?=\S)|(?<=\/|::)(?=\w)|(?<=[a-z_]\.)(?=[A-Za-z_])(?!(?:ya?ml|jsonl?|py|md)\b)/;
+const PART = /(?<=\s)(?=\S)|(?<=[\w.-]{2}\/|::)(?=\w)|(?<=[a-z_]\.)(?=[A-Za-z_])(?!(?:ya?ml|jsonl?|py|md)\b)/;
 const SENTENCE = 40; // letters: a longer part is a test's name, which may go on behind any word
 
 for (const table of tables) {
@@ -11,6 +11,19 @@ for (const table of tables) {
     cell.classList.toggle("text", cell.textContent.length > 60);
   }
   for (const code of table.querySelectorAll("td code")) if (!code.firstElementChild) divide(code);
+}
+
+// Nor is an option in a line of text broken behind its hyphens.
+for (const code of document.querySelectorAll(".md-typeset :is(p, li) code:not(pre code, td code)")) {
+  if (code.firstElementChild || !code.textContent.includes("--")) continue;
+  const words = code.textContent.split(/(?=\s)|(?<=\s)/).map((word) => {
+    if (!word.startsWith("--")) return word;
+    const option = document.createElement("span");
+    option.className = "option";
+    option.append(word);
+    return option;
+  });
+  code.replaceChildren(...words);
 }
 
 function divide(code) {

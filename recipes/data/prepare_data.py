@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeVar, get_args
 
@@ -118,30 +118,31 @@ Row = TypeVar("Row", Prompt, Preference)
 
 def main(config: PrepareDataConfig) -> None:
     stage = open_stage(config, one_process=True)
-    left_out: Counter[str] = Counter()
+    files = Files(config)
     given = {
-        "train": [read_prompts([source], config, left_out) for source in config.prompts],
-        "validation": [read_prompts(config.validation_prompts, config, left_out)],
-        "test": [read_prompts(config.test_prompts, config, left_out)],
+        "train": [files.prompts([source]) for source in config.prompts],
+        "validation": [files.prompts(config.validation_prompts)],
+        "test": [files.prompts(config.test_prompts)],
     }
-    preferences = read_preferences(config.helpfulness_preferences, "helpfulness", config, left_out)
-    preferences += read_preferences(config.safety_preferences, "safety", config, left_out)
-    test_preferences = read_preferences(config.test_preferences, None, config, left_out)
+    preferences = files.preferences(config.helpfulness_preferences, "helpfulness")
+    preferences += files.preferences(config.safety_preferences, "safety")
+    test_preferences = files.preferences(config.test_preferences, None)
+    prompts_left_out: Counter[str] = Counter()
     if not config.prompts:
-        given["train"] = [short_prompts(preferences, config.max_prompt_characters, left_out)]
+        given["train"] = [short_prompts(preferences, config.max_prompt_characters, prompts_left_out)]
 
     split = Split(config, given, test_preferences)
-    files = [split.parts(rows) for rows in given["train"]]
-    asked = deal([parts["train"] for parts in files], config)
+    dealt = [split.parts(rows) for rows in given["train"]]
+    asked = deal([parts["train"] for parts in dealt], config)
     held_out = {
-        part: given[part][0] or [prompt for parts in files for prompt in parts[part]] for part in ("validation", "test")
+        part: given[part][0] or [prompt for parts in dealt for prompt in parts[part]] for part in ("validation", "test")
     }
     sets: dict[str, Sequence[Prompt | Preference]] = {
         f"prompts_{version}": draw_prompts(rows, config.max_prompts, config.seed) for version, rows in asked.items()
     }
     sets["validation_prompts"] = draw_prompts(held_out["validation"], config.max_validation_prompts, config.seed)
     sets["test_prompts"] = draw_prompts(held_out["test"], config.max_test_prompts, config.seed)
-    sets |= dealt_pairs(config, split, preferences, test_preferences, left_out)
+    sets |= dealt_pairs(config, split, preferences, test_preferences, files)
     if empty := [name for name, rows in sets.items() if not rows]:
         raise InputError(
             f"prompts: nothing is left for {', '.join(empty)}; give more rows, or raise the limits or shares"
@@ -152,10 +153,58 @@ def main(config: PrepareDataConfig) -> None:
             stage.write_rows(f"{name}.jsonl", rows)
         counts = {name: len(rows) for name, rows in sets.items()}
         domains = {name: dict(Counter(row.domain for row in rows)) for name, rows in sets.items()}
-        left_out["begins like a row that is held out"] += split.withheld
-        stage.write_json("split.json", {"written": counts, "domains": domains, "left_out": dict(+left_out)})
-        stage.closing.rows(sum(counts.values()), +left_out)
+        used, left_out = files.counts(sets.values(), split.withheld)
+        split_counts = {"written": counts, "domains": domains, "rows_used": used, "left_out": left_out}
+        stage.write_json("split.json", {**split_counts, "prompts_left_out": dict(prompts_left_out)})
+        stage.closing.rows(used, left_out)
         stage.closing.figures(**counts)
+
+
+class Files:
+    """The rows of the user's files, each file read once, whatever it is named for; counts what becomes of them."""
+
+    def __init__(self, config: PrepareDataConfig) -> None:
+        self.config = config
+        self.left_out: Counter[str] = Counter()
+        self.pairs: dict[tuple[str, Domain | None], list[Preference]] = {}
+        self.asked: list[Prompt] = []
+
+    def prompts(self, sources: Sequence[str]) -> list[Prompt]:
+        """The distinct prompts of some sources, each with an id that names its source."""
+        rows = [
+            replace(row, id=f"{source}#{row.id}", messages=with_system(self.config.system, row.messages))
+            for source in sources
+            for row in load_prompts(source, on_bad_row=self.config.on_bad_row, skipped=self.left_out)
+        ]
+        found = short_prompts(rows, self.config.max_prompt_characters, self.left_out)
+        self.asked += found
+        return found
+
+    def preferences(self, sources: Sequence[str], domain: Domain | None) -> list[Preference]:
+        """The rows of some sources, tagged with their domain (None: their own), which their ids begin with."""
+        on_bad_row, skipped = self.config.on_bad_row, self.left_out
+        for source in sources:
+            if (source, domain) not in self.pairs:
+                self.pairs[source, domain] = [
+                    replace(row, id=f"{row.domain}/{row.id}", messages=with_system(self.config.system, row.messages))
+                    for row in load_preferences(source, domain=domain, on_bad_row=on_bad_row, skipped=skipped)
+                ]
+        return [row for source in sources for row in self.pairs[source, domain]]
+
+    def counts(self, sets: Iterable[Sequence[Prompt | Preference]], withheld: Set[int]) -> tuple[int, dict[str, int]]:
+        """How many rows stand in one of the sets or several, and why the others stand in none.
+
+        withheld: numbers (`id`) of those that begin like a row that is held out.
+        """
+        used = {id(row) for rows in sets for row in rows}
+        read = [*self.asked, *(row for rows in self.pairs.values() for row in rows)]
+        why = Counter(self.left_out)
+        for row in read:
+            if id(row) in withheld:
+                why["begins like a row that is held out"] += 1
+            elif id(row) not in used:
+                why[f"a {'prompt' if isinstance(row, Prompt) else 'pair'} more than asked for"] += 1
+        return sum(id(row) in used for row in read), dict(+why)
 
 
 class Split:
@@ -164,7 +213,8 @@ class Split:
     def __init__(
         self, config: PrepareDataConfig, given: dict[str, list[list[Prompt]]], test_preferences: Sequence[Preference]
     ) -> None:
-        self.seed, self.withheld = config.seed, 0
+        self.seed = config.seed
+        self.withheld: set[int] = set()
         self.held_out = {first_turn(row.messages) for part in ("validation", "test") for row in given[part][0]}
         self.held_out |= {first_turn(row.messages) for row in test_preferences}
         validation = 0.0 if given["validation"][0] else config.validation_share
@@ -177,7 +227,7 @@ class Split:
         for row in rows:
             turn = first_turn(row.messages)
             if turn in self.held_out:
-                self.withheld += 1
+                self.withheld.add(id(row))
             else:
                 parts[part_of(turn, self.shares, self.seed)].append(row)
         return parts
@@ -188,22 +238,25 @@ def dealt_pairs(
     split: Split,
     preferences: Sequence[Preference],
     test_preferences: Sequence[Preference],
-    left_out: Counter[str],
+    files: Files,
 ) -> dict[str, Sequence[Preference]]:
     """Training and held-out pairs of the reward models, and of a referee, by the name of their file."""
     sets: dict[str, Sequence[Preference]] = {}
     most, most_held_out, seed = config.max_preferences, config.max_test_preferences, config.seed
     if preferences:
         parts = split.parts(preferences)
-        held_out = test_preferences or [*parts["validation"], *parts["test"]]
-        sets["preferences_train"] = draw_preferences(parts["train"], most, seed, left_out)
-        sets["preferences_test"] = draw_preferences(held_out, most_held_out, seed, left_out)
-    if config.referee_preferences:
-        parts = split.parts(read_preferences(config.referee_preferences, "helpfulness", config, left_out))
-        others = without_those_of(sets.get("preferences_train", ()), parts["train"], left_out)
-        sets["referee_train"] = draw_preferences(others, config.max_referee_preferences, seed, left_out)
         held_out = [*parts["validation"], *parts["test"]]
-        sets["referee_test"] = draw_preferences(held_out, most_held_out, seed, left_out)
+        if test_preferences:
+            split.withheld |= {id(row) for row in held_out}
+            held_out = list(test_preferences)
+        sets["preferences_train"] = draw_preferences(parts["train"], most, seed)
+        sets["preferences_test"] = draw_preferences(held_out, most_held_out, seed)
+    if config.referee_preferences:
+        parts = split.parts(files.preferences(config.referee_preferences, "helpfulness"))
+        others = without_those_of(sets.get("preferences_train", ()), parts["train"])
+        sets["referee_train"] = draw_preferences(others, config.max_referee_preferences, seed)
+        held_out = [*parts["validation"], *parts["test"]]
+        sets["referee_test"] = draw_preferences(held_out, most_held_out, seed)
     return sets
 
 
@@ -223,28 +276,7 @@ def deal(files: Sequence[Sequence[Prompt]], config: PrepareDataConfig) -> dict[s
     }
 
 
-def read_prompts(sources: Sequence[str], config: PrepareDataConfig, left_out: Counter[str]) -> list[Prompt]:
-    """The distinct prompts of some sources, each with an id that names its source."""
-    rows = [
-        replace(row, id=f"{source}#{row.id}", messages=with_system(config.system, row.messages))
-        for source in sources
-        for row in load_prompts(source, on_bad_row=config.on_bad_row, skipped=left_out)
-    ]
-    return short_prompts(rows, config.max_prompt_characters, left_out)
-
-
-def read_preferences(
-    sources: Sequence[str], domain: Domain | None, config: PrepareDataConfig, left_out: Counter[str]
-) -> list[Preference]:
-    """The rows of some sources, tagged with their domain (None: their own), which their ids begin with."""
-    return [
-        replace(row, id=f"{row.domain}/{row.id}", messages=with_system(config.system, row.messages))
-        for source in sources
-        for row in load_preferences(source, domain=domain, on_bad_row=config.on_bad_row, skipped=left_out)
-    ]
-
-
-def draw_preferences(pairs: Sequence[Preference], most: int, seed: int, left_out: Counter[str]) -> Sequence[Preference]:
+def draw_preferences(pairs: Sequence[Preference], most: int, seed: int) -> Sequence[Preference]:
     """At most `most` pairs of a domain (0: all), drawn at random, in their order."""
     if not most:
         return pairs
@@ -252,7 +284,6 @@ def draw_preferences(pairs: Sequence[Preference], most: int, seed: int, left_out
     for domain in get_args(Domain):
         of_domain = [number for number, row in enumerate(pairs) if row.domain == domain]
         kept.update(random.Random(seed).sample(of_domain, min(most, len(of_domain))))
-    left_out["a pair more than asked for"] += len(pairs) - len(kept)
     return [row for number, row in enumerate(pairs) if number in kept]
 
 
@@ -263,14 +294,10 @@ def with_system(system: str | None, messages: Conversation) -> Conversation:
     return [{"role": "system", "content": system}, *messages]
 
 
-def without_those_of(
-    trained_on: Sequence[Preference], referee: Sequence[Preference], left_out: Counter[str]
-) -> list[Preference]:
+def without_those_of(trained_on: Sequence[Preference], referee: Sequence[Preference]) -> list[Preference]:
     """The referee's pairs that are not among `trained_on`: it would agree with who was trained on them."""
     known = {pair_of(row) for row in trained_on}
-    kept = [row for row in referee if pair_of(row) not in known]
-    left_out["the referee's pair is one of the reward models'"] += len(referee) - len(kept)
-    return kept
+    return [row for row in referee if pair_of(row) not in known]
 
 
 def pair_of(row: Preference) -> tuple[str, str, str]:

@@ -27,7 +27,7 @@ from rlhf.conversation import Renderer
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_prompts
 from rlhf.data.rows import Prompt
-from rlhf.data.suspicion import no_room_share, suspicious_answers, suspicious_judge
+from rlhf.data.suspicion import measured_answers, no_room_share, suspicious_answers, suspicious_judge
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import (
     Answer,
@@ -297,7 +297,8 @@ def record_evaluation(
     stage.closing.figures(**{name: value for name, value in few.items() if value is not None})
     stage.closing.show(figure_lines(figures))
     ended = no_room_share([(a.finished, a.length) for a in answers], config.sampling.max_new_tokens)
-    stage.closing.suspect(suspicious_answers(sum(a.finished for a in answers) / len(answers), no_room=ended))
+    finished = sum(a.finished for a in answers) / len(answers)
+    stage.closing.suspect(suspicious_answers(finished, no_room=ended, whose=measured_answers(config.name)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
-from rlhf.data.suspicion import suspicious_ends
+from rlhf.data.suspicion import measured_answers, suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.instructions.ifeval import InstructedPrompt, Verdicts, instruction_figures, judge, read_prompts
 from rlhf.models.checkpoint.context import RoomConfig
@@ -101,7 +101,7 @@ def record_instructions(
     stage.closing.figures(
         prompts_followed=figures["prompt_strict"]["share"], instructions_followed=figures["instruction_strict"]["share"]
     )
-    stage.closing.suspect(suspicious_ends(answer.finished for answer in answers))
+    stage.closing.suspect(suspicious_ends((answer.finished for answer in answers), whose=measured_answers(name)))
 
 
 if __name__ == "__main__":

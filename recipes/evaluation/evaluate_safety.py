@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from rlhf.configuration import run_recipe
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_conversations
-from rlhf.data.suspicion import suspicious_ends
+from rlhf.data.suspicion import measured_answers, suspicious_ends
 from rlhf.errors import InputError
 from rlhf.evaluation.answers import write_answers
 from rlhf.evaluation.safety.fields import Refusals
@@ -141,7 +141,7 @@ def record_safety(stage: Stage, config: EvaluateSafetyConfig, judged: Sequence[J
     write_answers(stage.folder / "answers.jsonl", [one.answer for one in judged], judged_rows(judged))
     stage.write_json("safety_evaluation.json", figures, shown=markdown_tables(figures))
     stage.closing.rows(len(judged))
-    stage.closing.suspect(suspicious_ends(one.answer.finished for one in judged))
+    stage.closing.suspect(suspicious_ends((one.answer.finished for one in judged), whose=measured_answers(config.name)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf.annotation.protocol import Judgement, Pair
 from rlhf.annotation.store import PEOPLE, Progress, Store
+from rlhf.paths import rlhf_command
 from rlhf.stage.waiting import say_waiting
 
 SAY_SECONDS = 60.0
@@ -84,4 +85,4 @@ def asked_words(batch: str, path: Path) -> str:
 
 
 def _page(path: Path) -> str:
-    return f"rlhf annotate {path.parent if path.name == 'labels.sqlite' else path}"
+    return f"{rlhf_command()} annotate {path.parent if path.name == 'labels.sqlite' else path}"

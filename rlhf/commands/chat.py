@@ -74,6 +74,7 @@ def chat(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
 
+    print(f"loading {', '.join(dict.fromkeys(filter(None, [*places, *asked_for.values()])))} …", flush=True)
     import torch
 
     from rlhf.rewards.loading import load_reward

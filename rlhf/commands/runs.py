@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -55,9 +54,11 @@ def add_to(command: Command) -> None:
     add_template_kwargs(added, "the model's chat template, for every stage")
     added = command(
         "plan",
-        lambda a: plan([*_plan_of(a), *a.more]),
-        "the stages of a run, their commands, and which are finished; options as for recipes/iterative_rlhf.py",
+        lambda a: plan([*_plan_of(a), *a.more], commands=a.commands),
+        "the stages of a run, which are finished, and how long the others take; options as for "
+        "recipes/iterative_rlhf.py",
     )
+    added.add_argument("--commands", action="store_true", help="below each stage the whole command that runs it")
     added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
     added = command(
@@ -141,17 +142,17 @@ def run(options: Sequence[str]) -> None:
     run_plan(parse_config(IterativeConfig, options))
 
 
-def plan(options: Sequence[str]) -> None:
-    """Print every stage: whether the next start of the driver would run it, and the command to run it by hand."""
+def plan(options: Sequence[str], *, commands: bool = False) -> None:
+    """Print every stage: whether the next start of the driver would run it; the command to run it by hand, if asked."""
     from rlhf.configuration import parse_config
     from rlhf.iteration.checks import check_plan
     from rlhf.iteration.config import IterativeConfig
     from rlhf.iteration.decision import preview
     from rlhf.iteration.disk import require_room
     from rlhf.iteration.hours.forecast import stage_words, total_words
-    from rlhf.iteration.ledger import is_driven, last_record, read_ledger
+    from rlhf.iteration.ledger import read_ledger
     from rlhf.iteration.plan import make_plan
-    from rlhf.iteration.processes.stage_process import command_of
+    from rlhf.iteration.processes.stage_process import by_hand
     from rlhf.metrics import asked_trackers
     from rlhf.start.calibrate import kept
     from rlhf.start.times import memory_words, plan_forecast
@@ -164,12 +165,12 @@ def plan(options: Sequence[str]) -> None:
     again = [stage.name for stage, state in zip(stages, states, strict=True) if state.startswith("to run")]
     calibration, records = kept(config), read_ledger(config.run / "ledger.jsonl")
     found = plan_forecast(config, stages, settings, calibration, records, again)
-    driven = is_driven(config.run)
     for stage, state in zip(stages, states, strict=True):
-        begun = driven and (last_record(records, stage.name) or {}).get("event") == "started"
-        state = "at work" if begun else state
+        state = "at work" if stage.name in found.running else state
         asks = "" if state == "finished" else _who_is_asked(settings[stage.name])
-        print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}{asks}\n    {shlex.join(command_of(stage))}")
+        print(f"{stage.name:<24} {state}{stage_words(found, stage.name)}{asks}")
+        if commands:
+            print(f"    {by_hand(stage)}")
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
     print(f"memory: {memory_words(stages, settings, calibration, records)}")
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")

@@ -19,6 +19,9 @@ MOST_UNREADABLE = 0.1
 MOST_BY_ORDER = 0.5
 """Share of a judge model's pairs that the order of the answers decides: beyond it, it says little of the answers."""
 
+START = "start"
+"""Name of the chat model that a run was given, among the policies that it measures."""
+
 NO_ROOM = "leave long prompts out, or name a model of a longer context"
 """The way out where a context ends answers: a higher limit on their length would change nothing."""
 
@@ -50,10 +53,17 @@ def suspicious_answers(
     return found + ([f"{no_room:.0%} of {whose} end where a context does; {NO_ROOM}"] if no_room else [])
 
 
-def suspicious_ends(finished: Iterable[bool], limit: str = "sampling.max_new_tokens") -> list[str]:
+def suspicious_ends(
+    finished: Iterable[bool], limit: str = "sampling.max_new_tokens", whose: str = "the answers"
+) -> list[str]:
     """`suspicious_answers` of answers, each known to have come to its end or not; silent where there are none."""
     ended = list(finished)
-    return suspicious_answers(sum(ended) / len(ended), limit) if ended else []
+    return suspicious_answers(sum(ended) / len(ended), limit, whose=whose) if ended else []
+
+
+def measured_answers(policy: str) -> str:
+    """The answers of a policy that is measured, in words: those of the start are no fault of the run's."""
+    return "the start's own answers (no training has touched it)" if policy == START else "the answers"
 
 
 def suspicious_cuts(shares: Mapping[str, float]) -> list[str]:

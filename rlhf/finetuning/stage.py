@@ -91,7 +91,10 @@ def finetune_stage(
         states=stage.folder / RESUME,
         left_out=left_out,
     )
-    close_training(stage, result, left_out=left_out, figures={"mixed_in": len(rows) - len(dialogues)})
+    mixed = {"mixed_in": len(rows) - len(dialogues)} if others else {}
+    close_training(stage, result, left_out=left_out, figures=mixed)
+    if others:
+        stage.closing.show([f"mixed_in: rows of other dialogues, among the {result.rows} used"])
     if save:
         merge = config.adapter is None or config.adapter.merge
         save_policy(policy, tokenizer, stage.folder / "checkpoint", accelerator, merge=merge)

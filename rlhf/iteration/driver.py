@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shlex
 import signal
 import sys
 import time
@@ -28,10 +27,10 @@ from rlhf.iteration.links import make_links
 from rlhf.iteration.plan import RECIPES, PlannedStage, dependencies, start_order
 from rlhf.iteration.processes.failures import describe_failure, is_users_mistake, out_of_memory_kills, was_killed
 from rlhf.iteration.processes.gpus import Dealer
+from rlhf.iteration.processes.log_watch import LogWatch
 from rlhf.iteration.processes.retries import Retries
-from rlhf.iteration.processes.stage_process import StageProcess, command_of, extra_environment, stop
+from rlhf.iteration.processes.stage_process import StageProcess, by_hand, command_of, extra_environment, stop
 from rlhf.iteration.processes.stalls import StallWatch
-from rlhf.iteration.processes.waits import WaitWatch
 from rlhf.iteration.processes.warm import WarmStart
 from rlhf.iteration.progress import Progress, elapsed
 from rlhf.launch import visible_gpus
@@ -91,7 +90,7 @@ class Driver:
         self.running: list[StageProcess] = []
         self.stalled_minutes, self.end_stalled = stalled_minutes, end_stalled
         self.watches: dict[str, StallWatch] = {}
-        self.waits: dict[str, WaitWatch] = {}
+        self.logs: dict[str, LogWatch] = {}
         self.retries = Retries()
         self.keep: Keep = keep
         self.wanted: dict[str, Decision] = {}
@@ -209,7 +208,7 @@ class Driver:
         self.digests.save()  # for the stage, which reads none of its inputs again that is known
         self.running.append(StageProcess(stage, command, log, self.run, self.warm, gpus))
         self.watches[stage.name] = StallWatch(log, partial, 60 * self.stalled_minutes)
-        self.waits[stage.name] = WaitWatch(log, self.running[-1].log_start)
+        self.logs[stage.name] = LogWatch(log, self.running[-1].log_start)
         if self.may_warm and self.warm is None:
             self.warm = WarmStart(self.run, extra_environment())
         self.progress.say(stage.name, "started" + (f" again: {reason}" if reason else ""))
@@ -221,10 +220,12 @@ class Driver:
         time.sleep(POLL_SECONDS)
         os.utime(self.run / LOCK)  # a sign of life: how long a driver ran that is killed here
         for process in list(self.running):
-            wait = self.waits[process.stage.name]
-            if wait.begins():
-                self.progress.warn(process.stage.name, wait.newest)
-        self.progress.tick(self.running, {name: wait.newest for name, wait in self.waits.items()})
+            log = self.logs[process.stage.name]
+            if log.begins_to_wait():
+                self.progress.warn(process.stage.name, log.newest)
+            if self.progress.is_due(process):
+                self.progress.say(process.stage.name, f"{log.newest or 'at work'}{self._left(' of the run')}")
+        self.progress.tick(self.running, {name: log.newest for name, log in self.logs.items()})
         for process in list(self.running):
             status = process.poll()
             if status is None:
@@ -272,10 +273,14 @@ class Driver:
         for aside in stage.output.parent.glob(f"{stage.output.name}.*.done"):  # of a stage killed while it removed it
             if (aside / ORIGIN_FILE).exists():
                 remove_folder(aside)
-        left = self.left(self.ledger.records)
-        self.progress.say(stage.name, text + (f", about {clock(left)} to go" if left else ""), GREEN)
+        self.progress.say(stage.name, text + self._left(), GREEN)
         for sentence in suspicious_lines(stage.output):
             self.progress.warn(stage.name, f"suspicious: {sentence}")
+
+    def _left(self, of: str = "") -> str:
+        """What the rest takes, in words; empty where that is not known, or nothing."""
+        left = self.left(self.ledger.records)
+        return f", about {clock(left)}{of} to go" if left else ""
 
     def _failed(self, process: StageProcess, status: int) -> None:
         killed = out_of_memory_kills() - process.killed_before
@@ -312,7 +317,7 @@ class Driver:
         self.progress.warn(stage.name, failed, RED)
         raise StageFailed(
             f"{stage.name}: {line}\n  log:     {process.log}\n  memory:  {process.peak_memory_mb:,.0f} MiB at most\n"
-            f"  by hand: {shlex.join(command_of(stage, self.recipes))}\nThe same command as before goes on from here."
+            f"  by hand: {by_hand(stage, self.recipes)}\nThe same command as before goes on from here."
         )
 
     def _stop_all(self, why: BaseException) -> None:

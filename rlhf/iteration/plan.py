@@ -17,6 +17,7 @@ from typing import Any
 
 from rlhf.configuration import to_plain
 from rlhf.data.loading import is_local
+from rlhf.data.suspicion import START
 from rlhf.errors import InputError
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.launching import Launch, Launches
@@ -25,8 +26,6 @@ from rlhf.paths import model_place
 from rlhf.shipped import RECIPES as RECIPES
 from rlhf.shipped import find_recipe
 
-START = "start"
-"""The artifact, and the policy's name where no step made it."""
 CHECKPOINTS = ("policy", "base", "students")
 """Inputs of a run that are models, by folder or hub name."""
 REWARDS = ("helpfulness", "safety", "referee")

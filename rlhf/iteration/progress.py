@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from rlhf.iteration.processes.stage_process import StageProcess
 from rlhf.terminal import YELLOW, painted
 
+FIRST_WORD, LONGEST_SILENCE = 120.0, 3600.0
+"""Seconds after which a running stage is first spoken of; then each time it has run twice as long, or an hour more."""
+
 
 @dataclass
 class Progress:
-    """Lines on the terminal: one when a stage starts, one when it ends, and on a real terminal a live one below.
+    """Lines on the terminal: one when a stage starts, a few while it runs long, one when it ends; and on a real
+    terminal a live one below.
 
     Args:
         total: stages of the plan.
@@ -26,6 +30,7 @@ class Progress:
     begun: float = field(default_factory=time.monotonic)
     done: int = 0
     _live: str = ""
+    _due: dict[int, float] = field(default_factory=dict)
 
     def say(self, stage: str, text: str, colour: str = "") -> None:
         """A lasting line, none where it is to be quiet."""
@@ -40,14 +45,20 @@ class Progress:
         self._clear()
         print(f"[{elapsed(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  {stage:<24} {text}", flush=True)
 
-    def tick(self, running: Sequence[StageProcess], waits: Mapping[str, str]) -> None:
-        """Redraw the live line; `waits` says of a stage what it waits for, where it does."""
+    def is_due(self, process: StageProcess) -> bool:
+        """Whether it is time to say how far a running stage is: after 2, 4, 8, ... minutes, at last every hour."""
+        if self.quiet or process.seconds < self._due.get(process.pid, FIRST_WORD):
+            return False
+        self._due[process.pid] = process.seconds + min(process.seconds, LONGEST_SILENCE)
+        return True
+
+    def tick(self, running: Sequence[StageProcess], newest: Mapping[str, str]) -> None:
+        """Redraw the live line; `newest` is what a stage says it waits for, or how far it is, where it has."""
         if self.quiet or not sys.stdout.isatty():
             return
         parts = [
-            f"{process.stage.name} {elapsed(process.seconds)}" + (f" {wait}" if wait else "")
+            f"{process.stage.name} {elapsed(process.seconds)} {newest.get(process.stage.name, '')}".rstrip()
             for process in running
-            for wait in [waits.get(process.stage.name, "")]
         ]
         text = f"[{elapsed(time.monotonic() - self.begun)}] {self.done:>2}/{self.total}  … {', '.join(parts)}"
         text = text[: shutil.get_terminal_size().columns - 1]

@@ -25,6 +25,9 @@ REPETITIVE = 0.2
 FARTHEST_KL = 20.0
 """Nats per answer from the reference on held-out prompts: beyond them a policy has mostly left the language it had."""
 
+NEAREST_KL = 1.0
+"""Nats per answer from the reference: a policy that is nearer has hardly been trained."""
+
 HELD_OUT = "its held-out answers"
 LENGTH_CHANGE = 1.5
 """So many times longer or shorter than the starting policy's answers: the reward model likes lengths."""
@@ -115,7 +118,7 @@ def suspicious_run(best_iteration: int, metrics: Sequence[Figures]) -> list[str]
     best = next((figures for figures in evaluations if figures["step"] == best_iteration), None)
     found = list(dict.fromkeys(warning for figures in metrics for warning in figures.get("warnings", ())))
     if best_iteration == 0:
-        found.append("the policy kept is the one it started from: no evaluation had a better reward")
+        found.append(_no_gain(evaluations, metrics))
     if best is None:
         return found
     if (kl := best.get("heldout_kl") or 0.0) > FARTHEST_KL:
@@ -126,3 +129,30 @@ def suspicious_run(best_iteration: int, metrics: Sequence[Figures]) -> list[str]
     if before and after and not 1 / LENGTH_CHANGE <= after / before <= LENGTH_CHANGE:
         found.append(f"its held-out answers went from {before:.0f} to {after:.0f} tokens")
     return found
+
+
+def _no_gain(evaluations: Sequence[Figures], metrics: Sequence[Figures]) -> str:
+    """That the start was kept, what the log shows of why, and what to try."""
+    said = ["the policy kept is the one it started from: no evaluation had a better reward"]
+    if len(evaluations) > 1:
+        first, last = evaluations[0], evaluations[-1]
+        best = max(evaluations[1:], key=lambda figures: figures["heldout_reward"])
+        said[0] += f" ({first['heldout_reward']:.3f} at its start, {best['heldout_reward']:.3f} at most later)"
+        error = best.get("heldout_reward_error")
+        if error and first["heldout_reward"] - best["heldout_reward"] < 2 * error:
+            said.append(f"Standard error {error:.2g}: more validation prompts")
+        moved = {
+            name: last[key] - first[key] for name in ("helpfulness", "safety") if (key := f"heldout_{name}") in last
+        }
+        if len(moved) == 2 and min(moved.values()) < 0 < max(moved.values()):
+            both = ", ".join(f"{name} {change:+.3f}" for name, change in moved.items())
+            said.append(f"{both.capitalize()}: one pays for the other, see gate_sweep")
+        if (kl := last.get("heldout_kl")) is not None:
+            near = "more ppo.iterations, a higher learning rate or a lower ppo.beta"
+            said.append(
+                f"KL {kl:.1f} nats: {near if kl < NEAREST_KL else 'a higher ppo.beta or a lower learning rate'}"
+            )
+    learnt = [value for row in metrics if (value := row.get("explained_variance")) is not None]
+    if learnt and learnt[-1] <= 0:
+        said.append(f"Explained variance {learnt[-1]:.2f}: more ppo.iterations, or ppo.estimator rloo")
+    return ". ".join([*said, 'See "When it gains nothing" of docs/recipes/ppo.md'])

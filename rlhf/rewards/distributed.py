@@ -11,6 +11,7 @@ from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.stage.progress import shared_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -104,7 +105,8 @@ def _of_all(
     failures: list[str] = []
     scored = mine or spoken[:1]  # every process calls the reward functions: their weights may have to be gathered
     try:
-        rows = score(scored)
+        with shared_work(len(scored), len(spoken)):
+            rows = score(scored)
         if mine:
             found = list(zip(mine, rows, strict=True))
     except InputError as error:
@@ -161,7 +163,8 @@ def deal_out(
     results: Sequence[Result] = []
     failures: list[str] = []
     try:
-        results = work([items[i] for i in mine]) if mine else []
+        with shared_work(len(mine), len(items)):
+            results = work([items[i] for i in mine]) if mine else []
     except InputError as error:
         failures = [str(error)]
     failures = gather_object(failures)  # one that fails alone would leave the others waiting

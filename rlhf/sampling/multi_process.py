@@ -11,6 +11,7 @@ from rlhf.conversation import Conversation
 from rlhf.errors import InputError, notice
 from rlhf.sampling.protocol import Sample, Sampler, SamplerGone, SamplingParams, StreamingSampler
 from rlhf.sampling.shards import ShardWriter, read_shards
+from rlhf.stage.progress import shared_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -56,10 +57,11 @@ def sample_distributed(
         drawn: dict[int, list[Sample]] = {}
         failure: tuple[str, bool] | None = None
         try:
-            for i, some in _as_they_come(sampler, mine, prompts, n, params, keys):
-                if writer is not None:
-                    writer.write(i, some)
-                drawn[i] = some
+            with shared_work(len(mine), len(left)):
+                for i, some in _as_they_come(sampler, mine, prompts, n, params, keys):
+                    if writer is not None:
+                        writer.write(i, some)
+                    drawn[i] = some
         except InputError as error:
             failure = str(error), isinstance(error, SamplerGone)
         parts = gather_object([(drawn, failure)])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -12,6 +15,7 @@ from tqdm import tqdm
 from rlhf.terminal import is_quiet
 
 Row = TypeVar("Row")
+_times: ContextVar[float] = ContextVar("times", default=1.0)
 
 SECONDS_UNSEEN = 5.0
 """Work that is done by then shows no bar."""
@@ -19,6 +23,8 @@ LINE_UP = "\x1b[A"
 """With which tqdm goes back from a bar below another one."""
 SECONDS_A_LINE = 60.0
 """Where stderr is no terminal: how often a line is written, and work that is done by then writes none."""
+BAR_LINE = re.compile(r"[^:]+: \S+ \w+ in [\d:]+, [\d:?]+ to go.*")
+"""Such a line."""
 
 
 def progress_bar(total: int | None, what: str, unit: str, *, done: int = 0, training: bool = False) -> tqdm:
@@ -31,6 +37,8 @@ def progress_bar(total: int | None, what: str, unit: str, *, done: int = 0, trai
         training: it is shown from the beginning, and its last state stays.
     """
     quiet = is_quiet() or os.environ.get("LOCAL_RANK", "0") != "0"
+    times = _times.get()
+    of = "" if total is None else "/{total:.0f}"
     if sys.stderr.isatty():
         return tqdm(
             total=total,
@@ -41,8 +49,9 @@ def progress_bar(total: int | None, what: str, unit: str, *, done: int = 0, trai
             delay=0 if training else SECONDS_UNSEEN,
             mininterval=1.0,
             leave=training,
+            unit_scale=times != 1 and times,
+            bar_format=None if total is None else "{l_bar}{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}{postfix}]",
         )
-    of = "" if total is None else "/{total_fmt}"
     return tqdm(
         total=total,
         initial=done,
@@ -53,8 +62,20 @@ def progress_bar(total: int | None, what: str, unit: str, *, done: int = 0, trai
         mininterval=SECONDS_A_LINE,
         miniters=1,
         leave=training,
-        bar_format=f"{what}: {{n_fmt}}{of} {unit}s in {{elapsed}}, {{remaining}} to go{{postfix}}",
+        unit_scale=times != 1 and times,
+        bar_format=f"{what}: {{n:.0f}}{of} {unit}s in {{elapsed}}, {{remaining}} to go{{postfix}}",
     )
+
+
+@contextmanager
+def shared_work(part: int, whole: int) -> Iterator[None]:
+    """Bars that are opened inside count the `whole` of what all processes do, by the `part` that this one does."""
+    before = _times.set(_times.get() * whole / part) if part else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            _times.reset(before)
 
 
 def counted(rows: Iterable[Row], what: str) -> Iterator[Row]:

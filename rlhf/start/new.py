@@ -13,7 +13,7 @@ from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, give_kwargs
 from rlhf.data.loading import is_local, load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
 from rlhf.iteration.steps import read_steps
-from rlhf.paths import model_place, require_files
+from rlhf.paths import model_place, require_files, rlhf_command
 from rlhf.rewards.specs import reward_files
 from rlhf.shipped import RECIPES, find_recipe
 from rlhf.start.given import FOLDER, find_model, write_model
@@ -273,5 +273,5 @@ def _summary(request: Request, machine: Machine, model: ChatModel, data: Data, d
         f"training  {how}{base} ({sizes.why})",
         *(f"warning   {warning}" for warning in model.warnings),
         f"written   {request.run / PLAN_FILE} and {request.run / CONFIG_FOLDER}/: every value has its reason beside it",
-        f"next      rlhf plan {request.run}, then rlhf run {request.run}",
+        f"next      {rlhf_command()} plan {request.run}, then {rlhf_command()} run {request.run}",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows
 from rlhf.iteration.hours.forecast import Forecast, forecast, total_words
 from rlhf.iteration.hours.speed import Line, Speed
 from rlhf.iteration.hours.work import tokens_of_a_pass, work_of
-from rlhf.iteration.ledger import Record, last_record, read_ledger
+from rlhf.iteration.ledger import Record, is_driven, last_record, read_ledger
 from rlhf.iteration.plan import PlannedStage, make_plan
 from rlhf.start.calibrate import calibrated
 
@@ -37,7 +38,9 @@ def plan_forecast(
     """
     records = read_ledger(config.run / "ledger.jsonl") if records is None else records
     estimated = estimates(stages, settings, calibration) if calibration is not None else {}
-    return forecast(stages, estimated, records, config.slots, to_run)
+    newest = (last_record(records, stage.name) for stage in stages) if is_driven(config.run) else ()
+    running = {r["stage"]: max(0.0, time.time() - r["time"]) for r in newest if r and r["event"] == "started"}
+    return forecast(stages, estimated, records, config.slots, to_run, running)
 
 
 def estimates(

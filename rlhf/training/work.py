@@ -69,6 +69,8 @@ def close_training(
     """
     stage.closing.rows(result.rows if rows is None else rows, left_out)
     stage.closing.figures(**{**(figures or {}), **result.figures()})
+    if result.cut:
+        stage.closing.show([f"rows_cut: {result.cut} of the rows are too long, and have lost their oldest turns"])
     stage.closing.suspect(suspicious_training(result))
 
 

@@ -56,3 +56,13 @@ def test_a_table_that_has_room_breaks_no_word(chromium: Any) -> None:
     ((*before, _),) = lines = page.evaluate(LINES)  # how wide it is hangs on the fonts of the machine
     assert "".join(lines[0]) == "settings/heldout_share.yaml" and before in ([], ["settings/"])
     assert page.locator("[data-cards]").count() == 0
+
+
+def test_an_option_in_a_line_of_text_is_not_broken_behind_its_hyphens(chromium: Any) -> None:
+    """Before, a phone showed "--" at the end of a line and "prompts a.jsonl" in the next."""
+    page = chromium.new_context(viewport={"width": 400, "height": 800}).new_page()
+    text = "<p style='width: 12em'>a few words <code>--validation-prompts a-file.jsonl</code> and a link</p>"
+    page.set_content(PAGE.replace("<div class", f"{text}<div class", 1), wait_until="load")
+    assert page.evaluate("document.querySelector('p code span').getClientRects().length") == 1
+    assert page.inner_text("p code span") == "--validation-prompts"
+    assert page.text_content("p code") == "--validation-prompts a-file.jsonl"

@@ -111,7 +111,7 @@ def test_a_recipe_trains_a_tiny_model(rlhf: Path, here: Path, tiny_policy_path: 
 def test_shipped_paths_in_shipped_settings_are_found(rlhf: Path, here: Path) -> None:
     """The demo's plan names its settings' folder as it stands in a checkout."""
     run(rlhf, "recipe", "copy", "embedded/iterative_rlhf", "demo.yaml", cwd=here)
-    planned = run(rlhf, "plan", "--config", "demo.yaml", cwd=here)
+    planned = run(rlhf, "plan", "--config", "demo.yaml", "--commands", cwd=here)
     assert "v3/ppo" in planned and str(rlhf.parents[1]) in planned
 
 
@@ -119,6 +119,6 @@ def test_a_run_of_ones_own_is_written_and_planned(rlhf: Path, here: Path, tiny_p
     rows = [{"prompt": f"what is {n}", "chosen": "it is a river", "rejected": "no"} for n in range(40)]
     (here / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(rlhf, "new", "mine", "--chat", tiny_policy_path, "--preferences", "pairs.jsonl", cwd=here)
-    planned = run(rlhf, "plan", "mine", cwd=here)
+    planned = run(rlhf, "plan", "mine", "--commands", cwd=here)
     recipe = rlhf.parents[1] / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     assert str(recipe / "rlhf" / "recipes" / "rejection_sampling.py") in planned

@@ -427,7 +427,9 @@ def test_more_dialogues_are_mixed_in_and_train_on_their_last_answer(run, tmp_pat
     ghost.write_text((json.dumps({"instruction": "Act as Al.", "messages": told}) + "\n") * 2)
     plain, mixed = run("v1", seed=1), run("v2", seed=1, mixed_data=json.dumps([str(ghost)]), mixed_share=0.5)
     rows = len((plain / "selected.jsonl").read_text().splitlines())
-    assert f"mix: an other_share of 0.5 asks for {rows} other rows, there are 2" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"mix: an other_share of 0.5 asks for {rows} other rows, there are 2" in said
+    assert "mixed_in 2" in said and "mixed_in: rows of other dialogues, among the " in said
     weights = [AutoModelForCausalLM.from_pretrained(f / "checkpoint").state_dict() for f in (plain, mixed)]
     assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
     assert "mixed_data.0" in json.loads((mixed / "stage.json").read_text())["inputs"]

@@ -126,7 +126,9 @@ def test_a_real_checkpoint_answers_greedily_the_same(
     monkeypatch.setattr(command, "asked", lambda: iter(["hello", "/again"]))
     reward = ["--helpfulness", "rlhf.rewards.examples:Brevity"]
     command.chat(parser.parse_args([str(tiny_policy_path), "--temperature", "0", "--max-new-tokens", "4", *reward]))
-    answers = capsys.readouterr().out.split("Temperature 0.\n")[1].splitlines()
+    said = capsys.readouterr().out
+    assert said.startswith(f"loading {tiny_policy_path}, rlhf.rewards.examples:Brevity …\n")
+    answers = said.split("Temperature 0.\n")[1].splitlines()
     assert answers[: len(answers) // 2] == answers[len(answers) // 2 :] and "helpfulness" in answers[-1]
 
 

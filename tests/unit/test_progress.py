@@ -36,6 +36,23 @@ def test_a_bar_below_another_moves_no_cursor(
     assert "sampling: 1/2 answers" in said and "\x1b" not in said and all(said.splitlines())
 
 
+def test_a_bar_of_shared_work_counts_the_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before, two processes that drew 5 prompts' answers said "of 3"."""
+    monkeypatch.setattr(progress, "SECONDS_A_LINE", 0.0)
+    with progress.shared_work(3, 5), progress.progress_bar(3, "sampling", "prompt", training=True) as bar:
+        for _ in range(3):
+            bar.update()
+    with progress.progress_bar(1, "scoring", "answer", training=True) as bar:
+        bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    said = [line.split(" in ")[0].removeprefix("sampling: ") for line in lines if line.startswith("sampling")]
+    assert said[:4] == ["0/5 prompts", "2/5 prompts", "3/5 prompts", "5/5 prompts"]
+    assert lines[-1].startswith("scoring: 1/1 answers"), "behind it nothing is shared"
+    assert all(progress.BAR_LINE.fullmatch(line) for line in lines), lines
+
+
 def test_a_short_work_writes_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress_bar(3, "scoring", "answer") as bar:
         bar.update(3)

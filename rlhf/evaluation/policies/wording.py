@@ -33,7 +33,9 @@ def distinct_2(answers: Sequence[Answer]) -> Interval | None:
     for answer in answers:
         said = words(answer.answer)
         by_prompt.setdefault(answer.prompt_id, Counter()).update(pairwise(said))
-    everything: Counter[tuple[str, str]] = sum(by_prompt.values(), Counter())
+    everything: Counter[tuple[str, str]] = Counter()
+    for own in by_prompt.values():  # their sum would copy all that came before for each
+        everything.update(own)
     total, distinct = everything.total(), len(everything)
     if not total:
         return None

@@ -24,6 +24,7 @@ class Forecast:
         expected: stage that is not finished -> seconds, the estimate times what finished stages took over theirs; where
             there is no estimate, what the newest one of its recipe took.
         total, left: seconds of wall time of the plan and of the rest, as many processes at once as there are slots.
+        running: stage at work -> seconds since it began, which `left` counts down.
         unknown: stages that neither has.
     """
 
@@ -32,6 +33,7 @@ class Forecast:
     expected: Mapping[str, float]
     total: float
     left: float
+    running: Mapping[str, float]
     unknown: Sequence[str]
 
 
@@ -41,8 +43,11 @@ def forecast(
     records: Sequence[Record],
     slots: int,
     to_run: Collection[str] = (),
+    running: Mapping[str, float] | None = None,
 ) -> Forecast:
-    """Of a plan with the ledger's records of it; `to_run` are finished stages that run again."""
+    """Of a plan with the ledger's records of it; `to_run` are finished stages that run again, `running` those at work
+    and the seconds since they began."""
+    running = running or {}
     newest = {stage.name: last_record(records, stage.name) for stage in stages}
     ended = {name: r for name, r in newest.items() if r is not None and r["event"] == "finished"}
     once = {name: float(record["seconds"]) for name, record in ended.items() if "seconds" in record}
@@ -58,12 +63,14 @@ def forecast(
             expected[stage.name] = ratio * estimated[stage.name]
         elif same:
             expected[stage.name] = taken[same[-1].name]
+    rest = {name: max(0.0, seconds - running.get(name, 0.0)) for name, seconds in expected.items()}
     return Forecast(
         estimated=estimated,
         taken=taken,
         expected=expected,
         total=makespan(stages, {**taken, **expected}, slots),
-        left=makespan(waiting, expected, slots),
+        left=makespan(waiting, rest, slots, running),
+        running=running,
         unknown=[stage.name for stage in waiting if stage.name not in expected],
     )
 
@@ -75,27 +82,31 @@ def _ratio(stages: Sequence[PlannedStage], estimated: Mapping[str, float], taken
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 
-def makespan(stages: Sequence[PlannedStage], seconds: Mapping[str, float], slots: int) -> float:
+def makespan(
+    stages: Sequence[PlannedStage], seconds: Mapping[str, float], slots: int, running: Collection[str] = ()
+) -> float:
     """Seconds until all are done, started as the driver does (`rlhf.iteration.plan.start_order`), as slots allow.
 
     Args:
         seconds: of each; a stage without takes none.
+        running: those that are at work.
     """
     needs, waiting = dependencies(stages), start_order(stages, slots)
-    running: list[tuple[float, PlannedStage]] = []
+    waiting.sort(key=lambda stage: stage.name not in running)
+    ends: list[tuple[float, PlannedStage]] = []
     done: set[str] = set()
     now = 0.0
-    while waiting or running:
+    while waiting or ends:
         for stage in list(waiting):
             if not done.issuperset(needs[stage.name]):
                 continue
-            busy = sum(one.processes for _, one in running)
+            busy = sum(one.processes for _, one in ends)
             if busy and busy + stage.processes > slots:
                 break
-            running.append((now + seconds.get(stage.name, 0.0), stage))
+            ends.append((now + seconds.get(stage.name, 0.0), stage))
             waiting.remove(stage)
-        ended = min(running, key=lambda one: one[0])
-        running.remove(ended)
+        ended = min(ends, key=lambda one: one[0])
+        ends.remove(ended)
         now = ended[0]
         done.add(ended[1].name)
     return now
@@ -114,7 +125,10 @@ def stage_words(found: Forecast, name: str) -> str:
     if name in found.taken:
         said = f", {clock(found.estimated[name])} were estimated" if name in found.estimated else ""
         return f"; took {clock(found.taken[name])}{said}"
-    return f"; about {clock(found.expected[name])}" if name in found.expected else ""
+    if name not in found.expected:
+        return ""
+    about = f"about {clock(found.expected[name])}"
+    return f"; {about}" if name not in found.running else f" for {clock(found.running[name])}; {about} in all"
 
 
 def total_words(found: Forecast, calibration: Mapping[str, Any] | None) -> str:

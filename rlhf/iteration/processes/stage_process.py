@@ -17,6 +17,7 @@ from rlhf.iteration.processes.failures import out_of_memory_kills
 from rlhf.iteration.processes.warm import WarmStart
 from rlhf.launch import VISIBLE
 from rlhf.lifetime import GRACE_SECONDS, RUN_MARK, die_with
+from rlhf.paths import from_here
 
 OWN = "RLHF_"
 """First letters of the variables that say to a run's stages what its driver was told."""
@@ -57,6 +58,11 @@ def command_of(stage: PlannedStage, recipes: Path = RECIPES, gpus: Sequence[str]
         variables[VISIBLE] = ",".join(gpus)
     env = ["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []
     return [*launch.prefix, *env, *python, str(recipe), *stage.arguments]
+
+
+def by_hand(stage: PlannedStage, recipes: Path = RECIPES) -> str:
+    """The same for a person who stands here."""
+    return shlex.join(map(from_here, command_of(stage, recipes)))
 
 
 def extra_environment() -> dict[str, str]:

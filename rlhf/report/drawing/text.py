@@ -62,7 +62,7 @@ def memory(mb: float | None) -> str:
 
 def first_label(names: Sequence[str]) -> str:
     """What the versions of a run are compared with: SFT, or the chat model that the run was given."""
-    return "SFT" if not names or names[0] == "sft" else "the start"
+    return "SFT" if names and names[0] == "sft" else "the start"
 
 
 def version_label(name: str) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shlex
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import InputError
 from rlhf.report.drawing.figures import Panel
@@ -67,8 +67,8 @@ WORDS = (
     ("gold_helpfulness", tables.GOLD),
     (
         "referee_score",
-        "Referee: a reward model of preferences that nothing else was trained on. Its score is raw: only differences "
-        "say something.",
+        "Referee: a reward model that trains nothing, of pairs that no other model has learnt from. Its score is raw: "
+        "only differences say something.",
     ),
 )
 """Figure of a version, and what the word means that the headline has for it."""
@@ -137,9 +137,10 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         has={name: files.whole_run or bool(part) for name, part in there.items()},
         headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
         facts=facts(files),
+        advice=advice(files.versions),
         measured=key_figures(files.versions),
         words=[
-            word + (how_right(files.referee) if key == "referee_score" else "")
+            word + (how_right(files.referee) + how_apart(files.settings) if key == "referee_score" else "")
             for key, word in WORDS
             if files.versions and files.versions[-1].get(key) is not None
         ],
@@ -157,6 +158,9 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         measured_tables=measured_tables(files.measured),
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
+        across=tables.OTHER_DOMAIN
+        if any(m.get("cross_domain_accuracy") is not None for m in files.reward_models)
+        else "",
         reward_tables=reward_tables(files.measured),
         gate_table=tables.gate_table(files.versions, files.reward_models),
         gate_panels=panels.gate_panels(files.versions, files.reward_models),
@@ -215,6 +219,19 @@ def headline(versions: Sequence[VersionFigures]) -> str:
     return " ".join(sentences) or f"{len(versions)} versions were evaluated, from {start} to {end}."
 
 
+def advice(versions: Sequence[VersionFigures]) -> str:
+    """What to try where all that is known of the last version's lead may be chance."""
+    last: Mapping[str, Any] = versions[-1] if len(versions) > 1 else {}
+    known = [(ci, even) for name, even in (("referee_gain_ci", 0.0), ("win_rate_ci", 0.5)) if (ci := last.get(name))]
+    if not known or not all(chance(ci, even) for ci, even in known):
+        return ""
+    return (
+        "That anything was gained is not certain. More test prompts make the intervals narrower (max_test_prompts of "
+        "prepare_data). What may make the gain larger: more pairs for the reward models, more prompts, more answers to "
+        "each (num_samples). See The figures in docs/troubleshooting.md."
+    )
+
+
 def stages_headline(stages: Sequence[Stage]) -> str:
     """What stages made by hand took, and whether all is well with them."""
     seconds = sum(stage.seconds or 0.0 for stage in stages)
@@ -247,6 +264,19 @@ def how_right(referee: SummarisedReport | None) -> str:
     return f" It is right on {percent(referee['accuracy'], 0)}{sure} of the pairs that were held out from it."
 
 
+def how_apart(settings: Mapping[str, Any]) -> str:
+    """What it means that the referee's pairs are of a file that the reward models learn from too."""
+    inputs = (settings.get("config") or {}).get("inputs") or {}
+    given = {name: inputs.get(f"{name}_preferences") or [] for name in ("helpfulness", "safety", "referee")}
+    files = {name: {found} if isinstance(found, str) else set(map(str, found)) for name, found in given.items()}
+    if not files["referee"] & (files["helpfulness"] | files["safety"]):
+        return ""
+    return (
+        " Its pairs are other rows of a file that a reward model here learnt from: it has seen none of those, but who "
+        "judged them, and on what, is the same. What that file gets wrong, both get wrong."
+    )
+
+
 def key_figures(versions: Sequence[VersionFigures]) -> list[dict[str, str]]:
     """The three or four figures at the top: name, before, after, interval after."""
     if len(versions) < 2:
@@ -276,13 +306,19 @@ def facts(files: RunFiles) -> list[str]:
     config = files.settings.get("config") or {}
     commit = files.settings.get("git_commit")
     prompts = files.versions[-1].get("prompts") if files.versions else None
+    done = sum(stage.state == "finished" for stage in files.stages)
     return [
-        *([f"{len(files.versions)} versions"] if files.versions else []),
-        *([f"{prompts} test prompts"] if prompts else []),
+        *([_counted(len(files.versions), "version")] if files.versions else []),
+        *([f"{done} of {_counted(len(files.stages), 'stage')} finished"] if done < len(files.stages) else []),
+        *([_counted(prompts, "test prompt")] if prompts else []),
         *([f"{clock(files.seconds)} in all"] if files.seconds else []),
         *([f"seed {config['seed']}"] if isinstance(config, dict) and "seed" in config else []),
         *([f"commit {str(commit)[:12]}"] if commit else []),
     ]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def command_of(files: RunFiles) -> str | None:

@@ -72,9 +72,14 @@ class Folders:
             path for path in found if not any(part.endswith(".partial") for part in path.relative_to(self.run).parts)
         )
 
+    def unfinished(self, name: str) -> list[Path]:
+        """The same in the folders that a run's stages are at work in, or were when they were stopped."""
+        return sorted([*self.run.glob(f"*.partial/{name}"), *self.run.glob(f"*/*.partial/{name}")])
+
     def name_of(self, file: Path) -> str:
         """The name of the stage that a file lies in."""
-        return file.parent.resolve().name if self.stages else file.parent.relative_to(self.run).as_posix()
+        folder = file.parent.resolve().name if self.stages else file.parent.relative_to(self.run).as_posix()
+        return folder.removesuffix(".partial")
 
     def version_of(self, file: Path) -> str:
         """The version that a file belongs to."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import NOTHING, first_label, interval, signed, version_label
+from rlhf.report.run.tables import REFEREE
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
@@ -15,7 +16,7 @@ SCORES = {
     "proxy_reward": ("Reward", "mean gated reward, by the models that train"),
     "proxy_helpfulness": ("Helpfulness", "helpfulness model's raw score"),
     "proxy_safety": ("Safety", "safety model's raw score"),
-    "referee": ("Referee", "raw score of a reward model of other data, which no training has seen"),
+    "referee": ("Referee", REFEREE),
 }
 WAYS = {"": "gain", ", equal length": "gain_equal_length"}
 

@@ -56,7 +56,7 @@ def version_panels(versions: Sequence[VersionFigures]) -> list[Panel]:
             "Referee's score",
             [of("referee", INK, "referee_score", "referee_ci")],
             names=names,
-            note="A reward model of other data, which no training has seen; raw score.",
+            note="A reward model that trains nothing, of pairs that no other model has learnt from; raw score.",
         ),
         lines(
             "What goes wrong",

@@ -30,6 +30,8 @@ def ppo_panels(stage: Ppo) -> list[Panel]:
 
     best = None if stage.result is None else stage.result.get("best_iteration")
     kept = "" if best is None else f" The checkpoint of iteration {best} was kept."
+    if best == 0:
+        kept = " The start was kept: no later policy had a better reward."
     found = [
         panel(
             "Reward",

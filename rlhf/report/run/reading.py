@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from rlhf.errors import InputError
+from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.summary import recorded_plan
 from rlhf.jsonl import is_stream
 from rlhf.rejection.temperature import SweepFigures
@@ -32,7 +33,7 @@ FIRST = ("sft", "start")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as the ledger and its stage.json tell: state is finished, running, failed, or stopped.
+    """One stage as the ledger and its stage.json tell: state is finished, running, failed, stopped, or to come.
 
     suspicious: what looked wrong at its end, a sentence each.
     """
@@ -140,10 +141,12 @@ def read_run(*paths: Path) -> RunFiles:
     evaluations = {
         e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
     }
-    measured = _policies(folders, summary, list(evaluations.values()))
+    planned = _planned(folders)
+    measured = _policies(folders, summary, list(evaluations.values()), planned)
     names, branches = ([entry["name"] for entry in measured[of]] for of in ("versions", "branches"))
     config = _text(run / "config.yaml")
     logs = [(folders.name_of(path), path, _jsonl(path)) for path in folders.files("metrics.jsonl")]
+    logs += [(f"{folders.name_of(p)}, unfinished", p, _jsonl(p)) for p in folders.unfinished("metrics.jsonl")]
     files = RunFiles(
         path=run,
         title=folders.title,
@@ -168,12 +171,12 @@ def read_run(*paths: Path) -> RunFiles:
         ppo=[
             Ppo(name, metrics, cast("PPOFigures | None", _json(path.with_name("ppo.json")) or None))
             for name, path, metrics in logs
-            if path.parent.name == "ppo" or path.with_name("ppo.json").is_file()
+            if _is_ppo(path, metrics)
         ],
         trainings=[
             Training(name, metrics, _spikes(path))
             for name, path, metrics in logs
-            if not path.with_name("ppo.json").is_file() and sum("loss" in row for row in metrics) > 1
+            if not _is_ppo(path, metrics) and sum("loss" in row for row in metrics) > 1
         ],
         people=[found for path in folders.files("human_evaluation.json") if (found := _json(path))],
         batches=[
@@ -182,7 +185,7 @@ def read_run(*paths: Path) -> RunFiles:
             if isinstance(batch := _json(path).get("batch"), dict)
         ],
         measured=_measured(folders, [*names, *branches]),
-        stages=_stages(folders),
+        stages=_stages(folders, planned),
         config=config,
         settings=_yaml(config),
     )
@@ -193,7 +196,21 @@ def read_run(*paths: Path) -> RunFiles:
     return files
 
 
-def _policies(folders: Folders, summary: Row, evaluations: Sequence[Row]) -> dict[str, list[Row]]:
+def _planned(folders: Folders) -> list[PlannedStage]:
+    """The stages of a run's plan, as its driver recorded it; none where it cannot be read."""
+    try:
+        return [] if folders.stages else recorded_plan(folders.run)
+    except InputError:
+        return []
+
+
+def _is_ppo(metrics: Path, rows: Sequence[Row]) -> bool:
+    return metrics.with_name("ppo.json").is_file() or any("heldout_reward" in row for row in rows)
+
+
+def _policies(
+    folders: Folders, summary: Row, evaluations: Sequence[Row], planned: Sequence[PlannedStage]
+) -> dict[str, list[Row]]:
     """Whose figures the summary has: of versions, branches and students; without one, by the run's plan.
 
     Raises:
@@ -205,10 +222,6 @@ def _policies(folders: Folders, summary: Row, evaluations: Sequence[Row]) -> dic
         raise InputError(f"run: {path} is no summary of a run; leave it out, or have the run write it")
     if listed:
         return {"versions": listed} | {of: summary.get(of) or [] for of in ("branches", "students")}
-    try:
-        planned = recorded_plan(folders.run) if evaluations and not folders.stages else []
-    except InputError:
-        planned = []
     order = {stage.name: place for place, stage in enumerate(planned)}
     aside = {
         stage.name: "students" if stage.student else "branches" for stage in planned if stage.student or stage.branch
@@ -271,8 +284,8 @@ def _accuracies(folders: Folders) -> list[SummarisedReport]:
     return cast("list[SummarisedReport]", reports)
 
 
-def _stages(folders: Folders) -> list[Stage]:
-    """Stages in the order in which they were last started; those the ledger does not know come last."""
+def _stages(folders: Folders, planned: Sequence[PlannedStage]) -> list[Stage]:
+    """Stages in the order in which they were last started; those the ledger does not know come last, as planned."""
     stages: dict[str, Stage] = {}
     attempts: dict[str, int] = {}
     for record in _jsonl(folders.run / "ledger.jsonl"):
@@ -298,7 +311,8 @@ def _stages(folders: Folders) -> list[Stage]:
                 name, "finished", record.get("seconds"), record.get("peak_memory_mb"), _command(record)
             )
         stages[name] = replace(stages[name], suspicious=_suspicions(record))
-    return list(stages.values())
+    to_come = [Stage(stage.name, "to come") for stage in planned if stage.name not in stages]
+    return [*stages.values(), *to_come]
 
 
 def _suspicions(record: Mapping[str, Any]) -> tuple[str, ...]:

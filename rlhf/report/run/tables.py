@@ -54,6 +54,14 @@ Interval = Literal[
 ]
 
 GOLD = "Gold: what the simulated world's own scorer says, 0 to 1. It knows the truth and trains nothing."
+REFEREE = "raw score of a reward model that trains nothing, of pairs that no other model has learnt from"
+
+
+OTHER_DOMAIN = (
+    "Other domain: accuracy on the other domain's held-out pairs. Below a half is no fault: where the more helpful "
+    "answer is often the less safe one, either model prefers what people rejected in the other's domain, which is why "
+    "there are two."
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ COLUMNS = [
     ),
     _mean(
         "Referee",
-        "raw score of a reward model of other data, which no training has seen",
+        REFEREE,
         "referee_score",
         "referee_ci",
         3,

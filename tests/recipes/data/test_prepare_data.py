@@ -142,8 +142,6 @@ def test_a_referee_learns_from_nothing_that_a_reward_model_has_seen(files: dict[
     out = tmp_path / "out"
     assert {row["chosen"].split()[0] for row in rows(out / "referee_train.jsonl")} == {"fine"}
     assert turns(out / "referee_train.jsonl").isdisjoint(turns(out / "test_prompts.jsonl"))
-    left_out = json.loads((out / "split.json").read_text())["left_out"]
-    assert left_out["the referee's pair is one of the reward models'"] == len(rows(out / "preferences_train.jsonl"))
 
 
 def test_a_referee_learns_from_what_the_limit_leaves_of_the_same_file(files: dict[str, str], tmp_path: Path) -> None:
@@ -155,3 +153,26 @@ def test_a_referee_learns_from_what_the_limit_leaves_of_the_same_file(files: dic
     assert [len(chosen[name]) for name in parts[:2]] == [30, 20]
     assert chosen["referee_train"].isdisjoint(chosen["preferences_train"] | chosen["referee_test"])
     assert chosen["referee_test"] == chosen["preferences_test"], "both are measured on the same held-out pairs"
+
+
+def test_each_row_of_a_file_is_counted_once(files: dict[str, str], tmp_path: Path) -> None:
+    """Before, a pair was counted with its prompt, and again where the referee has the same file."""
+    given = {"helpfulness_preferences": [files["helpful"]], "max_preferences": 30, "max_test_preferences": 5}
+    referee = {"referee_preferences": [files["helpful"]], "max_referee_preferences": 20}
+    done = prepare(tmp_path / "out", **given, **referee)
+    assert "rows        55 used; left out: 25 a pair more than asked for\n" in done.stderr
+    split = json.loads((tmp_path / "out" / "split.json").read_text())
+    assert split["rows_used"] == 30 + 20 + 5 and split["left_out"] == {"a pair more than asked for": 25}
+    assert split["prompts_left_out"] == {"the same prompt again": 40}
+    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "Question 1", "chosen": "yes", "rejected": "no"}) + "\n")
+    held_out = {"test_prompts": [files["test"]], "validation_prompts": [files["more"]]}
+    done = prepare(
+        tmp_path / "held",
+        **given,
+        **held_out,
+        prompts=[files["prompts"]],
+        test_preferences=[str(tmp_path / "own.jsonl")],
+    )
+    split = json.loads((tmp_path / "held" / "split.json").read_text())
+    assert split["rows_used"] == 60 + 5 + 20 + 1 + 30, done.stderr
+    assert split["left_out"] == {"begins like a row that is held out": 10, "a pair more than asked for": 40}

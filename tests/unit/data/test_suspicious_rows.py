@@ -7,6 +7,7 @@ from statistics import fmean
 import pytest
 
 from rlhf.data.suspicion import (
+    measured_answers,
     no_room_share,
     suspicious_agreement,
     suspicious_answers,
@@ -26,6 +27,13 @@ def test_three_answers_in_ten_may_be_cut_off(answers: int) -> None:
 def test_the_sentence_names_the_share_and_the_option() -> None:
     assert suspicious_answers(1 / 32) == ["97% of the answers are cut off; raise sampling.max_new_tokens"]
     assert suspicious_answers(0.0, "max_tokens") == ["100% of the answers are cut off; raise max_tokens"]
+
+
+def test_the_start_s_own_answers_are_told_from_what_a_run_has_made() -> None:
+    assert suspicious_answers(0.62, whose=measured_answers("start")) == [
+        "38% of the start's own answers (no training has touched it) are cut off; raise sampling.max_new_tokens"
+    ]
+    assert suspicious_answers(0.62, whose=measured_answers("v1")) == suspicious_answers(0.62)
 
 
 def test_answers_that_a_context_ended_get_another_way_out_than_those_cut_off() -> None:

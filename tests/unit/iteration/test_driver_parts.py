@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rlhf.errors import InputError
 from rlhf.iteration.checks import check_plan
+from rlhf.iteration.driver import Driver, StageFailed
 from rlhf.iteration.launching import Launch
 from rlhf.iteration.links import make_link, make_links
 from rlhf.iteration.plan import PlannedStage
 from rlhf.iteration.processes.failures import describe_failure, is_users_mistake
+from rlhf.iteration.processes.log_watch import LogWatch
 from rlhf.iteration.processes.stage_process import command_of
 from rlhf.iteration.processes.stalls import StallWatch
+from rlhf.iteration.progress import Progress
 
 RECIPE = """
 from dataclasses import dataclass
@@ -137,6 +141,54 @@ def test_a_stage_stands_still_when_nothing_new_is_written(tmp_path: Path, monkey
     (folder / "metrics.jsonl").write_text("{}\n")
     assert [watch.begins() for _ in range(5)] == [False, False, False, True, False], "it went on, and stands again"
     assert not any(StallWatch(log, folder, limit=0).begins() for _ in range(20))
+
+
+def test_what_a_stage_says_of_how_far_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("$ command\n")
+    watch = LogWatch(log, log.stat().st_size)
+    with log.open("a") as stream:
+        stream.write("sampling: 30/600 answers in 01:00, 19:00 to go\nan answer: in 5 to go\ntrain: 1/2 st")
+    assert not watch.begins_to_wait() and watch.newest == "sampling: 30/600 answers in 01:00, 19:00 to go"
+    with log.open("a") as stream:
+        stream.write("eps in 00:02, ? to go, loss=0.5\n")
+    assert not watch.begins_to_wait() and watch.newest == "train: 1/2 steps in 00:02, ? to go, loss=0.5"
+    log.write_text(log.read_text() + "waits for people: 0 of 2\n")
+    assert [watch.begins_to_wait() for _ in range(2)] == [True, False] and watch.newest == "waits for people: 0 of 2"
+
+
+TELLS = """
+import sys, time
+from rlhf.stage import open_stage
+
+print("sampling: 30/600 answers in 01:00, 19:00 to go", file=sys.stderr, flush=True)
+time.sleep(1.5)
+"""
+
+
+def test_a_driver_s_log_says_how_far_a_long_stage_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before, it was silent from a stage's start to its end."""
+    for name in ("FIRST_WORD", "LONGEST_SILENCE"):
+        monkeypatch.setattr(f"rlhf.iteration.progress.{name}", 0.3)
+    (tmp_path / "tells.py").write_text(TELLS)
+    one = PlannedStage("v1/tells", str(tmp_path / "tells.py"), None, {}, (), tmp_path / "run" / "v1" / "tells")
+    with pytest.raises(StageFailed):
+        Driver([one], tmp_path / "run", warm=False, gpus=[], left=lambda records: 4000.0).execute()
+    said = capsys.readouterr().out
+    lines = [line.split(maxsplit=3)[3] for line in said.splitlines() if "v1/tells" in line]
+    assert lines[0] == "started" and lines[-1].startswith("FAILED") and "\r" not in said
+    assert "sampling: 30/600 answers in 01:00, 19:00 to go, about 1 h 07 min of the run to go" in lines
+
+
+def test_the_longer_a_stage_runs_the_rarer_it_is_spoken_of() -> None:
+    said, progress = [], Progress(1)
+    for second in range(0, 5 * 3600, 10):
+        if progress.is_due(SimpleNamespace(pid=1, seconds=float(second))):  # type: ignore[arg-type]
+            said.append(second / 60)
+    assert said == [2, 4, 8, 16, 32, 64, 124, 184, 244]
+    assert not Progress(1, quiet=True).is_due(SimpleNamespace(pid=1, seconds=1e6))  # type: ignore[arg-type]
 
 
 def test_links_replace_what_was_there(tmp_path: Path) -> None:

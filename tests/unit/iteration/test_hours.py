@@ -199,6 +199,8 @@ def test_the_makespan_is_the_driver_s() -> None:
     assert makespan([first, second, last, wide], seconds, slots=3) == 17
     assert makespan([last], seconds, slots=2) == 5, "what it reads is finished"
     assert makespan([], {}, slots=2) == 0
+    assert makespan([first, second, last], seconds, slots=1, running=["b"]) == 19
+    assert makespan([first, wide, last], seconds, slots=2, running=["a"]) == 22
 
 
 def finished(name: str, seconds: float) -> dict[str, Any]:
@@ -224,6 +226,11 @@ def test_finished_stages_put_the_rest_right() -> None:
     alone = forecast(stages, {}, [finished("v1/rs", 150.0)], slots=2)
     assert alone.expected == {"v2/rs": 150.0} and list(alone.unknown) == ["v1/ppo", "v2/own"]
     assert total_words(forecast(stages, {}, [], 2), None).startswith("not known")
+    at_work = forecast(stages, estimated, [finished("v1/rs", 150.0)], 2, running={"v1/ppo": 45.0})
+    assert at_work.left == pytest.approx(30 + 180) and at_work.total == one.total, "counted down inside the stage"
+    assert stage_words(at_work, "v1/ppo") == " for 45 s; about 75 s in all"
+    late = forecast(stages, estimated, [finished("v1/rs", 150.0)], 2, running={"v1/ppo": 450.0})
+    assert late.left == pytest.approx(180), "no stage takes less than nothing"
     quick = forecast(stages, estimated, [finished("v1/rs", 1.0)], slots=2)
     assert quick.expected["v1/ppo"] == 50, "a second says nothing"
 

@@ -266,14 +266,17 @@ def test_the_plan_is_shown_with_prefix_and_environment_before_anything_starts(
     monkeypatch.chdir(Path(__file__).parents[3])
     plan = ["plan", "--config", "recipes/configs/embedded/iterative_rlhf.yaml", "--run", str(tmp_path / "run")]
     rewards = {"accelerate": "ds_configs/accelerate_cpu_zero2.yaml", "env": {"A": "b c"}, "prefix": "nice -n 3"}
-    main([*plan, "--launch", json.dumps({"rewards": rewards, "evaluate": {"gpus": [1]}})])
+    main(plan)
+    assert "recipes/" not in capsys.readouterr().out, "where nobody asks there is a line a stage"
+    main([*plan, "--commands", "--launch", json.dumps({"rewards": rewards, "evaluate": {"gpus": [1]}})])
     lines = capsys.readouterr().out.splitlines()
     commands = {line.split()[0]: lines[number + 1].strip() for number, line in enumerate(lines[:-1])}
-    launcher = f"{sys.executable} -m rlhf.launch --num_machines 1 --num_processes 2 --config_file ds_configs/"
+    python = sys.executable.removeprefix(f"{os.getcwd()}/")
+    launcher = f"{python} -m rlhf.launch --num_machines 1 --num_processes 2 --config_file ds_configs/"
     for stage in ("v1/helpfulness_reward", "v3/safety_reward"):
         assert commands[stage].startswith(f"nice -n 3 env 'A=b c' {launcher}accelerate_cpu_zero2.yaml recipes/"), stage
-    assert commands["v2/evaluation"].startswith(f"env CUDA_VISIBLE_DEVICES=1 {sys.executable} recipes/")
-    assert commands["v3/ppo"].startswith(f"{sys.executable} recipes/"), "what the command line says replaces the file's"
+    assert commands["v2/evaluation"].startswith(f"env CUDA_VISIBLE_DEVICES=1 {python} recipes/")
+    assert commands["v3/ppo"].startswith(f"{python} recipes/"), "what the command line says replaces the file's"
     with pytest.raises(SystemExit) as ended:
         main([*plan, "--launch.ppo.procesess", "2"])
     assert ended.value.code == 2

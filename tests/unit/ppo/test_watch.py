@@ -106,8 +106,25 @@ def test_a_policy_beyond_one_threshold_is_suspicious(change: dict[str, Any], sen
 
 
 def test_a_run_that_kept_its_start_or_was_warned_is_suspicious() -> None:
-    assert suspicious_run(0, [START, BEST]) == [
-        "the policy kept is the one it started from: no evaluation had a better reward"
+    assert suspicious_run(0, [START]) == [
+        "the policy kept is the one it started from: no evaluation had a better reward. "
+        'See "When it gains nothing" of docs/recipes/ppo.md'
     ]
     warned = [START, {"step": 1, "warnings": ["odd"]}, BEST | {"warnings": ["odd", "odder"]}]
     assert suspicious_run(2, warned) == ["odd", "odder"], "each warning once"
+
+
+def test_a_run_that_kept_its_start_says_why_and_what_to_try() -> None:
+    scores = [("reward", [0.21, 0.12, 0.123]), ("helpfulness", [0.27, 0.3, 0.35]), ("safety", [-0.12, -0.1, -0.2])]
+    rows = _evaluations(**dict(scores), kl=[0.0, 3.0, 6.0], reward_error=[0.1, 0.08, 0.09])
+    metrics = [row | {"step": 6 * i, "explained_variance": [-2.0, -0.8, None][i]} for i, row in enumerate(rows)]
+    (said,) = suspicious_run(0, metrics)
+    assert "no evaluation had a better reward (0.210 at its start, 0.123 at most later)" in said
+    assert "Standard error 0.09: more validation prompts." in said
+    assert "Helpfulness +0.080, safety -0.080: one pays for the other" in said
+    assert "KL 6.0 nats: a higher ppo.beta" in said
+    assert "Explained variance -0.80: more ppo.iterations, or ppo.estimator rloo." in said
+    still = [row | {"heldout_kl": 0.1, "heldout_reward_error": 0.01, "heldout_safety": 0.0} for row in metrics]
+    (said,) = suspicious_run(0, [row | {"explained_variance": 0.4} for row in still])
+    assert "KL 0.1 nats: more ppo.iterations, a higher learning rate or a lower ppo.beta." in said
+    assert not any(word in said for word in ("Standard error", "pays", "variance"))

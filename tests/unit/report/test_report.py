@@ -28,7 +28,7 @@ from rlhf.report.drawing.page import breakable, write_page
 from rlhf.report.drawing.text import NBSP, clock, interval, number, percent, signed, version_label
 from rlhf.report.judgements.batches import batch_table
 from rlhf.report.judgements.judges import judge_table
-from rlhf.report.run.build import headline, how_right
+from rlhf.report.run.build import advice, headline, how_apart, how_right
 from rlhf.report.run.panels import version_panels
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.samples import MARKS, marks_of, pick_samples
@@ -92,6 +92,7 @@ def test_the_words_of_the_headline_are_explained_below_it(page: str, tmp_path: P
     other = build_report(write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))).read_text()
     assert "Referee: a reward model" in other.split("<nav")[0] and "Gold: " not in other
     assert "It is right on 64" in other.split("<nav")[0]
+    assert "Other domain: accuracy on the other domain&#39;s held-out pairs. Below a half is no fault" in page
 
 
 def test_what_the_referee_s_verdict_is_worth_stands_beside_it() -> None:
@@ -100,6 +101,14 @@ def test_what_the_referee_s_verdict_is_worth_stands_beside_it() -> None:
     said = f" It is right on 54{NBSP}% (46 to 61, which may be chance) of the pairs that were held out from it."
     assert how_right(known) == said
     assert "chance" not in how_right(known | {"accuracy_ci": [0.51, 0.61]})
+
+
+def test_a_referee_of_the_reward_models_own_file_is_said_to_be_one() -> None:
+    def apart(**files: Any) -> str:
+        return how_apart({"config": {"inputs": {f"{name}_preferences": found for name, found in files.items()}}})
+
+    assert "What that file gets wrong, both get wrong." in apart(helpfulness=["a", "b"], referee="b")
+    assert apart(helpfulness="a", safety=["b"], referee=["c"]) == apart(helpfulness=["a"]) == how_apart({}) == ""
 
 
 def test_numbers_on_the_page_are_the_summarys(run: Path, page: str) -> None:
@@ -381,6 +390,41 @@ def test_without_a_summary_the_plan_tells_branches_from_versions(tmp_path: Path)
     assert len(read_run(tmp_path).versions) == 4, "of a config that is none, by name"
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_an_unfinished_run_lists_what_is_to_come_and_draws_the_stage_at_work(run: Path, tmp_path: Path) -> None:
+    """Before, it had finished and begun stages alone, no curve but theirs, and "1 versions"."""
+    config = yaml.safe_load(DEMO.read_text())
+    steps = ["helpfulness_reward", "rejection_sampling", "evaluate", "ppo", "evaluate"]
+    config |= {"start": ["data"], "versions": [{"name": "v1", "steps": steps}]}
+    config["inputs"] = {"policy": "model", "helpfulness_preferences": "pairs.jsonl"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": config}))
+    begun = {"v1/helpfulness_reward": "started", "start_evaluation": "finished", "v1/ppo": "started"}
+    records = [{"event": event, "time": 1.0, "stage": name} for name, event in begun.items()]
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    figures = json.loads((run / "sft_evaluation" / "evaluation.json").read_text())
+    (tmp_path / "start_evaluation").mkdir()
+    _write(tmp_path / "start_evaluation" / "evaluation.json", figures | {"name": "start", "prompts": 1})
+    losses = [{"step": step, "loss": 0.7 - 0.1 * step} for step in range(3)]
+    curves = {"helpfulness_reward": losses, "ppo": [{"step": step, "heldout_reward": 0.1} for step in range(2)]}
+    for name, rows in curves.items():
+        (tmp_path / "v1" / f"{name}.partial").mkdir(parents=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "v1" / f"{name}.partial" / "metrics.jsonl").write_text(lines)
+    files = read_run(tmp_path)
+    assert [stage.name for stage in files.stages if stage.state == "to come"] == [
+        "data",
+        "v1/rejection_sampling",
+        "v1/evaluation",
+        "v1/ppo_evaluation",
+    ]
+    assert [training.stage for training in files.trainings] == ["v1/helpfulness_reward, unfinished"]
+    assert [stage.stage for stage in files.ppo] == ["v1/ppo, unfinished"]
+    page = build_report(tmp_path).read_text()
+    facts = "<span>1 version</span><span>1 of 7 stages finished</span><span>1 test prompt</span>"
+    assert facts in page and "SFT" not in page.split('id="again"')[0]
+    assert page.count("<small>to come</small>") == 4
+
+
 def test_stages_tell_their_attempts_and_state(tmp_path: Path) -> None:
     records = [
         {"event": "started", "stage": "sft", "command": ["/opt/bin/python", "a b.py"]},
@@ -496,6 +540,8 @@ def test_headline_says_rises_only_where_intervals_part() -> None:
     chance = paired | {"referee_gain_ci": [-0.02, 0.22], "win_rate_ci": [0.49, 0.65]}
     assert "moves by +0.10 (−0.02 to 0.22) prompt by prompt, which may be chance" in headline([start, chance])
     assert "wins 57\u00a0% (49 to 65, which may be chance) of" in headline([start, chance])
+    assert "That anything was gained is not certain." in advice([start, chance])
+    assert advice([start, paired]) == advice([start, chance | {"win_rate_ci": [0.51, 0.6]}]) == advice([start]) == ""
 
 
 def test_how_numbers_read() -> None:

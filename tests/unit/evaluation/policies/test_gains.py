@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -59,7 +60,9 @@ def test_a_row_a_way_of_measuring_stands_in_the_report() -> None:
     assert gain_table([start]) is None
 
 
-def test_distinct_pairs_by_hand() -> None:
+def test_distinct_pairs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, the counts were added one to another: 10,000 answers took minutes."""
+    monkeypatch.setattr(Counter, "__add__", None)
     found = distinct_2([answer("a", "the mill by the mill"), answer("b", "The MILL stands")])
     # the pairs: the mill (twice in a, once in b), mill by, by the, mill stands: 4 distinct of 6
     assert found is not None and found.mean == pytest.approx(4 / 6)

@@ -1,14 +1,15 @@
-"""What a running stage waits for, as it says in its log (`rlhf.stage.waiting`)."""
+"""What a running stage says in its log: what it waits for, and how far it is."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
+from rlhf.stage.progress import BAR_LINE
 from rlhf.stage.waiting import WAITS
 
 
-class WaitWatch:
+class LogWatch:
     """Reads what a stage writes, as it comes.
 
     Args:
@@ -18,12 +19,14 @@ class WaitWatch:
 
     def __init__(self, log: Path, start: int) -> None:
         self.newest = ""
-        """The newest line of the stage in which it says what it waits for; empty: none yet."""
+        """The newest line in which the stage says what it waits for, or how far it is; empty: none yet."""
+        self.waits = False
+        """Whether it has said that it waits."""
         self._log, self._read = log, start
 
-    def begins(self) -> bool:
-        """Whether the stage has said for the first time that it waits."""
-        before = self.newest
+    def begins_to_wait(self) -> bool:
+        """Read on; whether the stage has said for the first time that it waits."""
+        waited = self.waits
         with contextlib.suppress(OSError):
             if self._log.stat().st_size == self._read:
                 return False
@@ -32,6 +35,7 @@ class WaitWatch:
                 whole, newline, _ = stream.read().rpartition(b"\n")
             self._read += len(whole) + len(newline)
             for line in whole.decode("utf-8", "replace").splitlines():
-                if line.startswith(WAITS):
+                if line.startswith(WAITS) or BAR_LINE.fullmatch(line):
                     self.newest = line
-        return bool(self.newest and not before)
+                    self.waits |= line.startswith(WAITS)
+        return self.waits and not waited
