@@ -128,6 +128,10 @@ def _plan_of(arguments: argparse.Namespace) -> list[str]:
     if arguments.run is None:
         return []
     file = arguments.run / "plan.yaml"
+    if not file.is_file() and (arguments.run / "config.yaml").is_file():
+        raise InputError(
+            f"run: {arguments.run} was begun from a plan elsewhere; name that file: --config FILE --run {arguments.run}"
+        )
     if not file.is_file():
         raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
     return ["--config", str(file)]

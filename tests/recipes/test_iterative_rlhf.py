@@ -73,6 +73,16 @@ def test_a_plan_says_where_people_are_waited_for_and_how_many_judgements_are_the
     assert said in capsys.readouterr().out
 
 
+def test_a_run_that_another_plan_began_says_which_file_to_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("config: {}")
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", str(tmp_path)])
+    said = f"run: {tmp_path} was begun from a plan elsewhere; name that file: --config FILE --run {tmp_path}"
+    assert said in capsys.readouterr().err
+
+
 def test_the_five_versions_are_the_paper_s_with_every_kind_of_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
