@@ -250,7 +250,12 @@ def _adapter(folder: Path) -> None:
 def cases() -> Iterator[Case]:
     """All of this file."""
     number = 0
-    kinds = (("config.json", CONFIGS), ("draws", GENERATION), ("tokenizer.json", TOKENIZERS), ("weights", WEIGHTS))
+    kinds = (
+        ("config.json", CONFIGS),
+        ("generation_config.json", GENERATION),
+        ("tokenizer.json", TOKENIZERS),
+        ("weights", WEIGHTS),
+    )
     for kind, damages in kinds:
         for name, damage in damages.items():
             for turn in range(2):
