@@ -32,7 +32,7 @@ class Reading:
 
     def see(self, row: Any) -> None:
         """Count a row of ours that spells out a mark."""
-        if found := frozenset().union(*map(marks_in, _texts_of(row))):
+        if found := frozenset(mark for text in _texts_of(row) for mark in marks_in(text)):
             self.spelt = self.spelt[0] + 1, self.spelt[1] | found
 
     def sentences(self, name: str, kept: int) -> list[str]:
