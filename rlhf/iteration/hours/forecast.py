@@ -125,10 +125,9 @@ def stage_words(found: Forecast, name: str) -> str:
     if name in found.taken:
         said = f", {clock(found.estimated[name])} were estimated" if name in found.estimated else ""
         return f"; took {clock(found.taken[name])}{said}"
-    if name not in found.expected:
-        return ""
-    about = f"about {clock(found.expected[name])}"
-    return f"; {about}" if name not in found.running else f" for {clock(found.running[name])}; {about} in all"
+    begun = f" for {clock(found.running[name])}" if name in found.running else ""
+    about = f"; about {clock(found.expected[name])}" if name in found.expected else ""
+    return begun + about + (" in all" if begun and about else "")
 
 
 def total_words(found: Forecast, calibration: Mapping[str, Any] | None) -> str:

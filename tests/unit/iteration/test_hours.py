@@ -229,6 +229,8 @@ def test_finished_stages_put_the_rest_right() -> None:
     at_work = forecast(stages, estimated, [finished("v1/rs", 150.0)], 2, running={"v1/ppo": 45.0})
     assert at_work.left == pytest.approx(30 + 180) and at_work.total == one.total, "counted down inside the stage"
     assert stage_words(at_work, "v1/ppo") == " for 45 s; about 75 s in all"
+    unknown = forecast(stages, estimated, [], 2, running={"v2/own": 5.0})
+    assert stage_words(unknown, "v2/own") == " for 5 s"
     late = forecast(stages, estimated, [finished("v1/rs", 150.0)], 2, running={"v1/ppo": 450.0})
     assert late.left == pytest.approx(180), "no stage takes less than nothing"
     quick = forecast(stages, estimated, [finished("v1/rs", 1.0)], slots=2)
