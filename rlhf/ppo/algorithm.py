@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -20,7 +19,7 @@ from rlhf.models.checkpoint.context import TooLong
 from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.drawing import DrawingEngine
-from rlhf.ppo.experience import Minibatch, add_advantages, add_logprobs, line_to_returns, make_minibatches
+from rlhf.ppo.experience import Minibatch, add_advantages, add_baselines, add_logprobs, make_minibatches
 from rlhf.ppo.roles import Roles, WholeSampler
 from rlhf.ppo.rollout import Environment, Rollout, referee_figures, roll_out, rollout_figures, standard_error
 from rlhf.ppo.update import update
@@ -79,17 +78,6 @@ class PPO:
         size = config.optimizer.batch_size
         self.total_steps = config.iterations * config.optimizer.epochs * math.ceil(config.batch_size / size)
 
-    def state(self) -> dict[str, Any]:
-        """What the iterations so far have set beside the weights, for `restore`."""
-        head = self.roles.trained.value_head
-        return {"beta": self.beta, "value_line": None if head is None else head.line}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.beta = state["beta"]
-        if state["value_line"] is not None:
-            self.roles.trained.value_head.line = tuple(state["value_line"])
-
     def close(self) -> None:
         """Stop the engine, if there is one."""
         if self._engine is not None:
@@ -106,8 +94,8 @@ class PPO:
         seconds = {"seconds_rollout": clock.lap()}
         minibatches, measured = self._measure(rollouts, seed=self.seed + iteration)
         figures |= measured
-        if iteration == 0 and self.config.learns_value:
-            self._start_value(minibatches)
+        if self.config.learns_value:
+            add_baselines(minibatches, self.config, self.accelerator, self.beta)
         figures |= add_advantages(minibatches, self.config, self.accelerator, self.beta)
         seconds["seconds_experience"] = clock.lap()
         if limit_passed(figures, self.config) is None:
@@ -140,15 +128,6 @@ class PPO:
         minibatches = make_minibatches(rollouts, self.config, self.accelerator, pad, seed=seed)
         figures = add_logprobs(minibatches, self.stepper.model, self.roles.reference_logprobs, self.accelerator)
         return minibatches, figures
-
-    def _start_value(self, minibatches: Sequence[Minibatch]) -> None:
-        """Set the value to the line of `line_to_returns`, and what was measured of it."""
-        slope, intercept = line_to_returns(minibatches, self.config, self.accelerator, self.beta)
-        for minibatch in minibatches:
-            for batch, _ in minibatch.batches:
-                batch["old_values"] = (slope * batch["old_values"] + intercept).masked_fill(~batch["mask"], 0.0)
-        old_slope, old_intercept = self.roles.trained.value_head.line
-        self.roles.trained.value_head.line = (slope * old_slope, slope * old_intercept + intercept)
 
     def _learning_rate_at(self, step: int) -> float:
         return self.config.optimizer.learning_rate_at(step, self.total_steps)

@@ -133,26 +133,29 @@ def add_logprobs(
 
 
 @torch.no_grad()
-def line_to_returns(
+def add_baselines(
     minibatches: Sequence[Minibatch], config: PPOConfig, accelerator: Accelerator, beta: float
 ) -> tuple[float, float]:
-    """Slope and intercept of the line from the batches' old_values to the returns that followed, over all processes.
+    """Add to each batch baselines, (n, A): its old_values, put on the line to the returns that followed.
 
     A value model starts as a reward model (decision 35), whose scores are not in the units of the whitened reward, and
-    of an answer that is half written are far from it: advantages would be mostly the value's own noise, until it has
-    been learnt away. On this line, what its scores say of the returns stays, in their units; where they say nothing it
-    is flat, a constant baseline.
+    of an answer that is half written are guesses: advantages would be mostly the value's own noise, until that has been
+    learnt away. On the line, what the values say of the returns stays, in their units; where they say nothing it is
+    flat. It is drawn anew in each iteration, over all processes, and the value itself trains as it is.
 
     Returns:
-        See `rlhf.objectives.advantages.rising_line`.
+        Slope and intercept, see `rlhf.objectives.advantages.rising_line`.
     """
     sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)
     for batch, share in _batches(minibatches):
-        mask, values = batch["mask"], batch["old_values"]
+        mask = batch["mask"]
         rewards = token_rewards(batch["old_logprobs"], batch["ref_logprobs"], mask, batch["scores"], beta)
         returns = gae(rewards, torch.zeros_like(rewards), mask, config.gamma, 1.0)[1]
-        sums += share * cross_moments(values, returns, mask)
-    return rising_line(accelerator.reduce(sums, reduction="sum"))
+        sums += share * cross_moments(batch["old_values"], returns, mask)
+    slope, intercept = rising_line(accelerator.reduce(sums, reduction="sum"))
+    for batch, _ in _batches(minibatches):
+        batch["baselines"] = (slope * batch["old_values"] + intercept).masked_fill(~batch["mask"], 0.0)
+    return slope, intercept
 
 
 @torch.no_grad()
@@ -162,7 +165,8 @@ def add_advantages(
     """Add to each batch advantages, and with a value model returns, (n, A) each, as config.estimator has them.
 
     Of an estimator with a value model they are whitened over all processes' tokens. Those of RLOO and GRPO have mean 0
-    by themselves and are left as they are (decision 37).
+    by themselves and are left as they are (decision 37). What was to be expected are the batches' baselines, where
+    `add_baselines` has put some, else their old_values.
 
     Returns:
         With a value model its explained_variance, over all processes.
@@ -172,7 +176,7 @@ def add_advantages(
     sums = torch.zeros(9, dtype=torch.float64, device=accelerator.device)
     batches = _batches(minibatches)
     for batch, share in batches:
-        mask, values = batch["mask"], batch.get("old_values")
+        mask, values = batch["mask"], batch.get("baselines", batch.get("old_values"))
         rewards = token_rewards(batch["old_logprobs"], batch["ref_logprobs"], mask, batch["scores"], beta)
         advantages, returns = checked_estimates(
             estimator, Tokens(rewards, mask, batch["rows"], values), answers, config

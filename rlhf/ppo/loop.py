@@ -83,7 +83,7 @@ def train_ppo(
             progress.set_postfix(reward=f"{figures['reward']:.3f}", kl=f"{figures['kl']:.3f}", refresh=False)
             progress.update()
             if (iteration + 1) % config.checkpoint_every == 0:
-                saving.save(iteration + 1, {**ppo.state(), "history": asdict(history)})
+                saving.save(iteration + 1, {"beta": ppo.beta, "history": asdict(history)})
     raise AssertionError("the last iteration returns")
 
 
@@ -94,7 +94,7 @@ def _restore(ppo: PPO, log: MetricsLog, saving: Saving) -> tuple[_History, int]:
     log.go_on(start)
     if state is None:
         return _History(), start
-    ppo.restore(state)
+    ppo.beta = state["beta"]
     return _History(**state["history"]), start
 
 

@@ -28,9 +28,11 @@ class PolicyAndValue(nn.Module):
         super().__init__()
         self.policy = policy
         self.value = value
-        self.value_head = start_value(value)
         self.temperature = 1.0
         self.policy_packs = enable_packing(policy)
+        head = getattr(value, "safety_head", None)
+        if head is not None:
+            head.requires_grad_(False)  # takes no part in a value; data parallel waits for its gradient otherwise
         disable_dropout(self)
 
     def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -46,45 +48,6 @@ class PolicyAndValue(nn.Module):
         for module in (self.policy, self.value):
             if module is not None:
                 module.gradient_checkpointing_enable(**options)  # type: ignore[operator]
-
-
-class ValueHead(nn.Linear):
-    """Of a value that starts as a reward model: slope x its score + intercept + what is learnt, at first zero.
-
-    The score's own layer does not train, so that the line can be set once training is prepared (ZeRO keeps copies of
-    what trains), and a flat one keeps nothing from being learnt. `line` is the slope and the intercept.
-
-    Args:
-        score: a linear layer with one output.
-    """
-
-    start: Tensor
-
-    def __init__(self, score: nn.Linear) -> None:
-        super().__init__(score.in_features, 1, bias=score.bias is not None)
-        self.to(score.weight)
-        nn.init.zeros_(self.weight)
-        self.register_buffer("start", score.weight.detach().clone(), persistent=False)
-        self.line = (1.0, 0.0)
-        if score.bias is not None:
-            nn.init.zeros_(self.bias)
-            self.line = (1.0, float(score.bias))
-
-    def forward(self, states: Tensor) -> Tensor:
-        slope, intercept = self.line
-        learnt: Tensor = super().forward(states)
-        return learnt + slope * nn.functional.linear(states, self.start) + intercept
-
-
-def start_value(value: Any) -> ValueHead | None:
-    """Give a `RewardModel` that is to train as a value its `ValueHead`; of its heads that one alone trains."""
-    if value is None:
-        return None
-    if value.safety_head is not None:
-        value.safety_head.requires_grad_(False)  # data parallel waits for its gradient otherwise
-    value.model.score = ValueHead(value.score_head)
-    head: ValueHead = value.model.score
-    return head
 
 
 def pack_batch(batch: Batch) -> PackedRows:

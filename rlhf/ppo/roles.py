@@ -39,11 +39,9 @@ class Roles(Protocol):
     Args:
         policy: what a sampler takes, bare; under ZeRO-3 its weights are there within `gathered()` alone.
         helpfulness, safety: raw scores; each may have a tokenizer of its own. safety None: there is no safety model.
-        trained: policy and value, bare: a `PolicyAndValue` or one alike.
     """
 
     policy: Any
-    trained: Any
     helpfulness: RewardFunction
     safety: RewardFunction | None
 
@@ -94,14 +92,14 @@ class SeparateRoles:
         self._whole = WholeModel(policy, accelerator)
         self.policy = self._whole.model
         self._source = policy
-        self.trained = PolicyAndValue(policy, value)
+        self._trained = PolicyAndValue(policy, value)
         self._reference: nn.Module = reference
         self._reference_packs = enable_packing(reference)
 
     def prepare(self, optimizer: OptimizerConfig, temperature: float = 1.0) -> Stepper:
-        self.trained.temperature = temperature
+        self._trained.temperature = temperature
         say_how_to_draw(self._source, temperature)
-        stepper = Stepper(self.trained, optimizer, self._accelerator, name="ppo")
+        stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         self._reference = prepare_frozen(self._reference, self._accelerator)
         if is_partitioned(self._accelerator):
             self.helpfulness = partitioned(self.helpfulness, self._accelerator)
@@ -113,7 +111,7 @@ class SeparateRoles:
     def reference_logprobs(self, batch: Batch) -> Tensor:
         packed = pack_batch(batch) if self._reference_packs else None
         with self._accelerator.autocast():
-            return answer_logprobs(self._reference, batch, packed, temperature=self.trained.temperature)[0]
+            return answer_logprobs(self._reference, batch, packed, temperature=self._trained.temperature)[0]
 
     @contextmanager
     def gathered(self) -> Iterator[Any]:

@@ -30,7 +30,7 @@ from rlhf.models.packing import enable_packing
 from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.shared_base import SharedBase
-from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch, start_value
+from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import RewardModelFunction
@@ -52,7 +52,7 @@ class SharedPolicyAndValue(nn.Module):
         super().__init__()
         self.temperature = 1.0
         self.model = base.model
-        self.value_head = start_value(value)
+        self.value_head = value.model.score if value is not None else None
         self._base, self._reference = base, reference
         self._value = [value]  # in a list: its backbone is registered above
         self.policy_packs = enable_packing(base.model)
@@ -109,7 +109,7 @@ class SharedRoles:
         accelerator: Accelerator,
     ) -> None:
         self._base, self._accelerator = base, accelerator
-        self.trained = SharedPolicyAndValue(base, value, reference)
+        self._trained = SharedPolicyAndValue(base, value, reference)
         self._whole = WholeModel(base.model, accelerator)
         self.policy: PreTrainedModel = self._whole.model
         self._whole_base = base if self.policy is base.model else SharedBase(self.policy)
@@ -193,9 +193,9 @@ class SharedRoles:
         return cls(base, value, reference, judges, accelerator)
 
     def prepare(self, optimizer: OptimizerConfig, temperature: float = 1.0) -> Stepper:
-        self.trained.temperature = temperature
+        self._trained.temperature = temperature
         say_how_to_draw(self._base.model, temperature)
-        stepper = Stepper(self.trained, optimizer, self._accelerator, name="ppo")
+        stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         for judge in (self.helpfulness, self.safety):
             if isinstance(judge, AdapterReward):
                 judge.to(self._accelerator.device)

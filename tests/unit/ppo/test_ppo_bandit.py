@@ -39,14 +39,12 @@ def _all_safe(conversations: Sequence[Conversation]) -> Tensor:
 
 
 def _train(
-    policy_path: Path, folder: Path, tokens: int = 1, temperature: float = 1.0, units: float = 1.0, **settings: object
+    policy_path: Path, folder: Path, tokens: int = 1, temperature: float = 1.0, **settings: object
 ) -> tuple[PPO, PPOResult]:
     accelerator = make_accelerator(seed=0)
     policy = load_policy(policy_path)
     learns_value = settings.get("estimator", "gae") == "gae"
     value = RewardModel.from_policy(policy_path, safety_head=False, seed=0) if learns_value else None
-    if value is not None:
-        value.score_head.weight.data.mul_(units)
     optimizer = OptimizerConfig(
         learning_rate=1e-2,
         schedule="constant",
@@ -127,24 +125,3 @@ def test_bandit_with_a_kl_penalty_stops_at_the_known_optimum(
     reached = sum(row["reward"] for row in rows[20:40]) / 20
     assert rows[0]["reward"] < optimum / 2
     assert reached == pytest.approx(optimum, abs=0.04)
-
-
-def test_the_units_of_the_reward_model_that_the_value_starts_from_change_nothing(
-    tiny_policy_path: Path, tmp_path: Path
-) -> None:
-    """Nor is it worse than a constant in the first iteration already, as scores in units of their own are."""
-    runs = []
-    for units in (1.0, 100.0):
-        _train(tiny_policy_path, tmp_path / str(units), tokens=4, iterations=3, lam=1.0, units=units)
-        runs.append(read_metrics(tmp_path / str(units) / "metrics.jsonl"))
-    for one, other in zip(*runs, strict=True):
-        for name in set(one) - {"seconds_rollout", "seconds_experience", "seconds_update", "time"}:
-            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
-    assert runs[0][0]["explained_variance"] >= 0.0 < runs[0][-2]["value_loss"]
-
-
-def test_a_value_that_starts_flat_learns(tiny_policy_path: Path, tmp_path: Path) -> None:
-    """Scores that are all 0 say nothing: the line is flat, and what is learnt is not."""
-    _train(tiny_policy_path, tmp_path, tokens=4, iterations=3, units=0.0)
-    first, second, *_ = read_metrics(tmp_path / "metrics.jsonl")
-    assert first["explained_variance"] == pytest.approx(0.0, abs=1e-6) != second["explained_variance"]

@@ -34,4 +34,4 @@ def test_what_deepspeed_would_cast_is_loaded_so(
     roles: Any = load_roles(tiny_policy_path, folder, None, None, accelerator)
     assert roles._reference.dtype == held
     assert roles.helpfulness.model.model.dtype == torch.bfloat16
-    assert {p.dtype for p in roles.trained.parameters()} == {torch.float32}
+    assert {p.dtype for p in roles._trained.parameters()} == {torch.float32}

@@ -18,7 +18,16 @@ from rlhf.models.packing import enable_packing
 from rlhf.models.policy import load_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.experience import Minibatch, add_experience, collate, make_minibatches, whitened_scores
+from rlhf.ppo.experience import (
+    Minibatch,
+    add_advantages,
+    add_baselines,
+    add_experience,
+    add_logprobs,
+    collate,
+    make_minibatches,
+    whitened_scores,
+)
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, answer_values, pack_batch
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.update import ppo_loss, update
@@ -158,6 +167,33 @@ def test_experience_equals_the_float64_reference(
     assert figures["kl_k3"] == pytest.approx(np.mean(k3), abs=2e-6)
     assert figures["entropy"] == pytest.approx(np.concatenate([r["entropy"] for r in expected]).mean(), rel=1e-6)
     assert figures["explained_variance"] == pytest.approx(1 - (returns - values).var() / returns.var(), abs=2e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_baselines_are_on_numpy_s_line_from_values_to_returns_in_whatever_units(
+    actor: PolicyAndValue, reference: nn.Module, accelerator: Accelerator, sign: int
+) -> None:
+    """In one of the two signs the line would fall, and is flat."""
+    rollouts = _rollouts()
+    rows = _expected_experience(rollouts, actor, reference, CONFIG)
+    returns = []
+    for row, score in zip(rows, whitened_scores(rollouts, CONFIG.missing_end_penalty).tolist(), strict=True):
+        rewards = -CONFIG.beta * (row["new"] - row["ref"])
+        rewards[-1] += score
+        returns.append([sum(CONFIG.gamma**k * r for k, r in enumerate(rewards[t:])) for t in range(len(rewards))])
+    values, targets = sign * np.concatenate([row["value"] for row in rows]), np.concatenate(returns)
+    slope, intercept = np.polyfit(values, targets, 1)
+    expected = slope * values + intercept if slope > 0 else np.full_like(values, targets.mean())
+    for scale, shift in ((1.0, 0.0), (100.0, 7.0)):
+        minibatches = make_minibatches(rollouts, CONFIG, accelerator, pad_id=2, seed=0)
+        add_logprobs(minibatches, actor, _logprobs_of(reference), accelerator)
+        for batch, _ in (pair for minibatch in minibatches for pair in minibatch.batches):
+            batch["old_values"] = (sign * scale * batch["old_values"] + shift) * batch["mask"]
+        assert (add_baselines(minibatches, CONFIG, accelerator, CONFIG.beta)[0] > 0) == (slope > 0)
+        found = np.concatenate(_by_rollout(minibatches, rollouts, "baselines"))
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+        figures = add_advantages(minibatches, replace(CONFIG, lam=1.0), accelerator, CONFIG.beta)
+        assert figures["explained_variance"] == pytest.approx(1 - (targets - expected).var() / targets.var(), abs=2e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
