@@ -167,7 +167,7 @@ def saved_adapter(model: PreTrainedModel, folder: Path, *, trained: bool = False
 
     with peft_sentences(folder):
         wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trained)
-        found = set_peft_model_state_dict(wrapped, load_peft_weights(os.fspath(folder), device="cpu"))
+        found: Any = set_peft_model_state_dict(wrapped, load_peft_weights(os.fspath(folder), device="cpu"))
     wrong = [*found.unexpected_keys, *(name for name in found.missing_keys if ".lora_" in name)]
     if wrong:
         raise InputError(

@@ -36,8 +36,10 @@ WAYS_OUT = {  # field of a request that a server may refuse by its name -> what 
     "top_p": "set top_p to 1",
 }
 FINISHED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
-CUT_OFF = ("length", "max_tokens", "model_length", "repetition", "tool_calls", "function_call")
-CUT_OFF += ("content_filter", "safety", "sensitive", "recitation", "refusal")
+CUT_OFF = (
+    *("length", "max_tokens", "model_length", "repetition", "tool_calls", "function_call"),
+    *("content_filter", "safety", "sensitive", "recitation", "refusal"),
+)
 Answers = list[tuple[str | None, bool]]  # (text, finished); None: only reasoning
 
 
