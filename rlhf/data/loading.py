@@ -15,6 +15,7 @@ skipped: counted by reason and reported on stderr, never silently; so are fields
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
@@ -373,6 +374,9 @@ def _from_datasets(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     import datasets
 
+    log = logging.getLogger("datasets")  # it writes a traceback of a file that it cannot read, beside raising
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         is_configuration = part is not None and part in datasets.get_dataset_config_names(name, revision=revision)
         where = {"name" if is_configuration else "data_dir": part}
@@ -382,4 +386,6 @@ def _from_datasets(
         if "scripts are no longer supported" in why:
             why = f"it is a script; name the hub's copy: {name}/{part or 'default'}@{_PARQUET_COPY}"
         raise InputError(f"{source}: `datasets` cannot load it ({why})") from error
+    finally:
+        log.setLevel(level)
     return enumerate((dict(row) for row in rows), start=1)

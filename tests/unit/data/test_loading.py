@@ -255,6 +255,15 @@ def test_a_local_folder_of_datasets(tmp_path, monkeypatch):
     assert [p.id for p in load_prompts(folder)] == ["mine:1", "mine:2"]
 
 
+def test_a_folder_that_datasets_cannot_read_is_one_sentence_and_no_traceback(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "ledger.jsonl").write_text('3\n"x"\n{"event": 1}\n[]\n')
+    with pytest.raises(InputError, match="rows: `datasets` cannot load it"):
+        load_preferences(tmp_path / "rows")
+    assert not caplog.records
+
+
 def test_a_configuration_of_a_real_data_set(tmp_path, monkeypatch):
     """Through `datasets` itself: its name among the set's configurations is one, any other name a folder."""
     import datasets
