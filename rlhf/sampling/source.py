@@ -52,6 +52,8 @@ class EngineConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.name is None:
+            raise InputError("name: must be vllm, got null; leave out the engine for none")
         for option in self.options:
             if option.startswith("-") or "-" in option:
                 way_out = option.lstrip("-").replace("-", "_")

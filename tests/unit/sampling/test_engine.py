@@ -197,6 +197,8 @@ def test_options_of_its_command(opened: Open, engine: FakeEngine) -> None:
     for option, sentence in (("port", "is set by the stage itself"), ("max-len", "with|without dashes, max_len")):
         with pytest.raises(InputError, match=sentence):
             EngineConfig(options={option: 1})
+    with pytest.raises(InputError, match="name: must be vllm, got null; leave out the engine for none"):
+        EngineConfig(name=None)  # type: ignore[arg-type]
 
 
 def test_its_environment_is_not_a_launcher_s(opened: Open, engine: FakeEngine, monkeypatch: Any) -> None:
