@@ -100,13 +100,18 @@ def read_summary(run: Path) -> Summary:
 
 
 def _are_versions(versions: Any) -> bool:
-    """Whether they are a list of objects with a name and, where the table has them, numbers or nothing."""
+    """Whether they are a list of objects with a name and, where the table has them, numbers, intervals or nothing."""
     return isinstance(versions, list) and all(
         isinstance(version, dict)
         and isinstance(version.get("name"), str)
-        and all(isinstance(version.get(figure), (int, float, type(None))) for figure in FIGURES if figure != "name")
+        and all(_is_figure(figure, version.get(figure)) for figure in FIGURES if figure != "name")
         for version in versions
     )
+
+
+def _is_figure(name: str, value: Any) -> bool:
+    numbers = value if isinstance(value, list) and name.endswith("_ci") and len(value) == 2 else [value]
+    return value is None or all(isinstance(number, int | float) for number in numbers)
 
 
 def _reward_model(version: str | None, accuracy: dict[str, Any]) -> RewardModelFigures:

@@ -117,7 +117,18 @@ def test_compare_says_which_summary_cannot_be_read(run: Path, capsys: pytest.Cap
     assert ended.value.code == 2 and "summary.json is no summary of a run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("versions", [3, [1], [{}], [{"name": 3}], [{"name": "sft", "gold_safety": "much"}]])
+def test_a_summary_with_intervals_is_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As every run with gold scores has them."""
+    version = {"name": "sft", "gold_safety": 0.5, "gold_safety_ci": [0.4, 0.6]}
+    (run / "summary.json").write_text(json.dumps({"versions": [version]}))
+    main(["compare", str(run), str(run)])
+    assert "gold_safety" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [3, [1], [{}], [{"name": 3}], [{"name": "sft", "gold_safety": "much"}], [{"name": "a", "gold_safety_ci": [1]}]],
+)
 def test_a_summary_of_another_shape_is_told(versions: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "summary.json").write_text(json.dumps({"versions": versions}))
     with pytest.raises(SystemExit) as ended:
