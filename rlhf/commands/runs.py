@@ -178,7 +178,8 @@ def plan(options: Sequence[str], *, commands: bool = False) -> None:
     to_run = [stage.name for stage, state in zip(stages, states, strict=True) if state != "finished"]
     print(f"memory: {memory_words(stages, settings, calibration, records)}")
     print(f"disk: {require_room(stages, to_run, config.run, config.keep)}")
-    print(f"hours: {total_words(found, calibration)}")
+    most = plan_forecast(config, stages, settings, calibration, records, to_run).left
+    print(f"hours: {total_words(found, calibration, most)}")
 
 
 def _who_is_asked(config: Any) -> str:

@@ -130,11 +130,12 @@ def stage_words(found: Forecast, name: str) -> str:
     return begun + about + (" in all" if begun and about else "")
 
 
-def total_words(found: Forecast, calibration: Mapping[str, Any] | None) -> str:
-    """The line of a whole plan."""
+def total_words(found: Forecast, calibration: Mapping[str, Any] | None, most: float = 0.0) -> str:
+    """The line of a whole plan; `most`: seconds to go where every stage runs again that may have to."""
     if not found.expected and not found.taken:
         return "not known: nothing is measured yet, and nothing is finished"
     least = "at least " if found.unknown else ""
     basis = [*(["the calibration"] if calibration else []), *(["finished stages"] if found.taken else [])]
-    said = f"{least}{clock(found.total)} in all, {least}{clock(found.left)} to go, by {' and '.join(basis)}"
+    beyond = f" (up to {clock(most)} where what is made anew comes out another)" if most > found.left + 1 else ""
+    said = f"{least}{clock(found.total)} in all, {least}{clock(found.left)} to go{beyond}, by {' and '.join(basis)}"
     return said + (f"; nothing is known yet of {', '.join(found.unknown)}" if found.unknown else "")

@@ -112,6 +112,10 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"checkpoint: {folder} is not a folder; name one, or a hub model that `hf download` fetched into its cache"
         )
+    if not (folder / "tokenizer_config.json").is_file() and (folder / "checkpoint").is_dir():
+        raise InputError(
+            f"checkpoint: {folder} is the folder of a stage; name {folder / 'checkpoint'}, the model in it"
+        )
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(f"checkpoint: {folder} has no tokenizer_config.json; save the model's tokenizer there")
     if not is_adapter_checkpoint(folder) and not (folder / "config.json").is_file():

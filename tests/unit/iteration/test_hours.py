@@ -223,6 +223,8 @@ def test_finished_stages_put_the_rest_right() -> None:
     assert stage_words(two, "v2/rs") == "; about 3 min" and stage_words(two, "v2/own") == ""
     again = forecast(stages, estimated, [finished("v1/rs", 150.0)], 2, to_run=["v1/rs"])
     assert again.expected["v1/rs"] == 150 and not again.taken
+    assert "4 min to go (up to 7 min where what is made anew comes out another), by" in total_words(one, {}, 405.0)
+    assert "up to" not in total_words(one, {}, 255.0)
     alone = forecast(stages, {}, [finished("v1/rs", 150.0)], slots=2)
     assert alone.expected == {"v2/rs": 150.0} and list(alone.unknown) == ["v1/ppo", "v2/own"]
     assert total_words(forecast(stages, {}, [], 2), None).startswith("not known")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.fields import WholeCheckpoint
-from rlhf.models.checkpoint.folder import adapter_settings
+from rlhf.models.checkpoint.folder import adapter_settings, require_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.logprobs import sequence_logprobs
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
@@ -216,6 +216,12 @@ def test_a_checkpoint_that_lacks_a_file_is_refused(
     (tmp_path / "p" / broken).unlink()
     with pytest.raises(InputError, match=message):
         load_policy(tmp_path / "p")
+
+
+def test_a_stage_s_folder_is_no_checkpoint_but_holds_one(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(InputError, match=f"is the folder of a stage; name {tmp_path}/checkpoint, the model in it"):
+        require_checkpoint(tmp_path)
 
 
 def test_an_adapter_s_settings_are_the_same_bytes_on_every_run(tiny_policy_path: Path, tmp_path: Path) -> None:
