@@ -59,14 +59,14 @@ def add_to(command: Command) -> None:
         "recipes/iterative_rlhf.py",
     )
     added.add_argument("--commands", action="store_true", help="below each stage the whole command that runs it")
-    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("run", type=Path, nargs="?", help="its folder")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
     added = command(
         "run",
         lambda a: run([*_plan_of(a), *a.more]),
         "start a run, or go on with it; options as for recipes/iterative_rlhf.py",
     )
-    added.add_argument("run", type=Path, nargs="?", help="folder that `rlhf new` wrote")
+    added.add_argument("run", type=Path, nargs="?", help="its folder")
     added.add_argument("--config", type=Path, help="the YAML file of a plan, in its place")
     added = command(
         "report", lambda a: report(a.folders, a.panel, a.serve, a.port), "a page of a run, or of stages made by hand"
@@ -122,16 +122,16 @@ def new(arguments: argparse.Namespace) -> None:
 
 
 def _plan_of(arguments: argparse.Namespace) -> list[str]:
-    """The option that names the plan's file, where the run's folder is named and not that file itself."""
+    """The options that say what the plan is, where the run's folder is named: its file, or what its driver recorded."""
     if (arguments.run is None) == ("--config" not in arguments.more):
         raise InputError("run: name the folder of a run, or the YAML file of a plan with --config")
     if arguments.run is None:
         return []
     file = arguments.run / "plan.yaml"
-    if not file.is_file() and (arguments.run / "config.yaml").is_file():
-        raise InputError(
-            f"run: {arguments.run} was begun from a plan elsewhere; name that file: --config FILE --run {arguments.run}"
-        )
+    if not file.is_file() and (arguments.run / "config.yaml").exists():  # begun from a plan elsewhere
+        from rlhf.iteration.summary import recorded_options
+
+        return [*recorded_options(arguments.run), "--run", str(arguments.run)]
     if not file.is_file():
         raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
     return ["--config", str(file)]

@@ -19,6 +19,8 @@ from rlhf.jsonl import is_stream, read_json
 from rlhf.stage import write_json
 
 FIGURES = tuple(Version.__annotations__)
+RECORD = "config.yaml"
+"""Of a run's folder: the resolved config of the driver that works in it."""
 
 
 def summarise(run: Path, stages: Sequence[PlannedStage]) -> Summary:
@@ -71,18 +73,25 @@ def recorded_plan(run: Path) -> list[PlannedStage]:
     from rlhf.configuration import parse_config
     from rlhf.iteration.config import IterativeConfig
 
-    file = run / "config.yaml"
+    try:
+        return make_plan(replace(parse_config(IterativeConfig, recorded_options(run)), run=run, launch={}))
+    except InputError:
+        raise
+    except (OSError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"run: {run / RECORD}: {error}") from error
+
+
+def recorded_options(run: Path) -> list[str]:
+    """The driver's options that it recorded in a run's folder. InputError where they cannot be read."""
+    file = run / RECORD
     if is_stream(file):
         raise InputError(f"run: {file} is a pipe or a device")
     try:
         given = yaml.safe_load(file.read_text(encoding="utf-8"))["config"]
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
-        options = [part for name, text in texts.items() for part in (f"--{name}", text)]
-        return make_plan(replace(parse_config(IterativeConfig, options), run=run, launch={}))
-    except InputError:
-        raise
     except (OSError, AttributeError, LookupError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"run: {file}: {error}") from error
+    return [part for name, text in texts.items() for part in (f"--{name}", text)]
 
 
 def read_summary(run: Path) -> Summary:

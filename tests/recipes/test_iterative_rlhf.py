@@ -22,6 +22,7 @@ from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.steps import KINDS
+from rlhf.start.run import record_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,14 +74,22 @@ def test_a_plan_says_where_people_are_waited_for_and_how_many_judgements_are_the
     assert said in capsys.readouterr().out
 
 
-def test_a_run_that_another_plan_began_says_which_file_to_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_plan_of_a_run_is_known_by_its_folder_whichever_file_began_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.yaml").write_text("config: {}")
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "run"
+    run.mkdir()
+    options = ["--config", "recipes/configs/embedded/five_versions.yaml", "--run", str(run), "--seed", "3"]
+    record_config(parse_config(IterativeConfig, options))
+    main(["plan", *options, "--commands"])
+    said = capsys.readouterr().out
+    main(["plan", str(run), "--commands"])
+    assert capsys.readouterr().out == said and "--world.seed 3" in said
+    (run / "config.yaml").write_text("[1")
     with pytest.raises(SystemExit, match="2"):
-        main(["plan", str(tmp_path)])
-    said = f"run: {tmp_path} was begun from a plan elsewhere; name that file: --config FILE --run {tmp_path}"
-    assert said in capsys.readouterr().err
+        main(["plan", str(run)])
+    assert f"error: run: {run}/config.yaml: " in capsys.readouterr().err
 
 
 def test_the_five_versions_are_the_paper_s_with_every_kind_of_step(
