@@ -353,5 +353,5 @@ def test_ppo_that_kept_its_start_says_so(
     extra = ("--helpfulness", "my_rewards:safe", "--ppo.iterations", "1", "--ppo.evaluate_every", "1")
     _run_here(world, tiny_policy_path, monkeypatch, *extra)
     sentence = "the policy kept is the one it started from: no evaluation had a better reward"
-    assert f"  suspicious: {sentence}\n" in capsys.readouterr().err
+    assert f"  suspicious: {sentence} (2.000 at its start, 2.000 at most later)" in capsys.readouterr().err
     assert sentence in json.loads((world / "out" / "stage.json").read_text())["closing"]["suspicious"]
