@@ -79,7 +79,7 @@ def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
 
     Args:
         paths: one run's folder, whose page is its report/index.html; or several runs' or stages' folders, whose page
-            lies beside the first one, in <its name>.report/.
+            lies beside the first one, see `rlhf.report.run.folders.beside`.
         panels: see `rlhf.report.run.own.own_panels`.
 
     Raises:

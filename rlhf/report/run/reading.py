@@ -138,8 +138,12 @@ def read_run(*paths: Path) -> RunFiles:
     folders = Folders.of(paths)
     run = folders.run
     summary = _json(run / "summary.json")
+    found = [(path, e) for path in folders.files("evaluation.json") if "name" in (e := _json(path))]
+    alike = [e["name"] for _, e in found] if folders.stages else []
     evaluations = {
-        e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
+        name: e | {"name": name, "_path": path}
+        for path, e in found
+        for name in [f"{e['name']}, {folders.name_of(path)}" if alike.count(e["name"]) > 1 else e["name"]]
     }
     planned = _planned(folders)
     measured = _policies(folders, summary, list(evaluations.values()), planned)
@@ -229,7 +233,11 @@ def _policies(
     found: dict[str, list[Row]] = {"versions": [], "branches": [], "students": []}
     for entry in sorted(
         evaluations,
-        key=lambda e: (e["name"] not in FIRST, order.get(folders.name_of(e["_path"]), len(order)), e["name"]),
+        key=lambda e: (
+            e["name"].partition(",")[0] not in FIRST,
+            order.get(folders.name_of(e["_path"]), len(order)),
+            e["name"],
+        ),
     ):
         kind = aside.get(folders.name_of(entry["_path"]), "versions")
         found[kind].append({key: value for key, value in entry.items() if key != "_path"})

@@ -346,7 +346,7 @@ def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) 
     _write(measured / "stage.json", {"seconds": 3.0})
     before = sorted(path for folder in (sft, measured) for path in folder.rglob("*"))
     page = build_report(sft, measured)
-    assert page == tmp_path / "my sft.report" / "index.html"
+    assert page == tmp_path / "my sft_and_1_more.report" / "index.html"
     assert before == sorted(path for folder in (sft, measured) for path in folder.rglob("*")), "finished, untouched"
     shown = _Page(page.read_text())
     assert "my sft, measured" in shown.text and "1 min 01 s" in shown.text
@@ -357,6 +357,35 @@ def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) 
     assert "Step 3: loss 0.50, 7.2 standard deviations above; taken" in shown.text and "<s> b" in shown.text
     with pytest.raises(InputError, match="has no stage"):
         build_report(sft, run)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_stages_of_one_name_are_told_apart_and_leave_the_first_one_s_page(tmp_path: Path) -> None:
+    """Before, the second one's time and warning took the first one's place, and the page that of the first alone."""
+    both = [trained_stage(tmp_path / run / "v5" / "ppo", f"{run} is odd") for run in "AB"]
+    alone, together = build_report(both[0]), build_report(*both)
+    assert "A is odd" in alone.read_text() and "B is odd" not in alone.read_text()
+    shown = together.read_text()
+    assert "2 stages, 2 min 02 s in all; 2 things look wrong." in shown.replace(NBSP, " ")
+    assert "<b>A/v5/ppo</b>: A is odd" in shown and "<b>B/v5/ppo</b>: B is odd" in shown
+    for stage in both:
+        _write(stage / "evaluation.json", {"name": "sft"})
+    assert [version["name"] for version in read_run(*both).versions] == ["sft, A/v5/ppo", "sft, B/v5/ppo"]
+    with pytest.raises(InputError, match="is named twice"):
+        build_report(both[0], both[0])
+
+
+def test_what_is_no_run_is_refused_with_what_to_name(tmp_path: Path) -> None:
+    """Before, a folder of runs and a version's folder made a page of nonsense, and a file did not exist."""
+    for name in ("one", "two"):
+        (tmp_path / name / "v1").mkdir(parents=True)
+        (tmp_path / name / "ledger.jsonl").write_text('{"event": "started", "stage": "data"}\n')
+    with pytest.raises(InputError, match=r"is a folder of runs; name one of them or several: .*one, .*two$"):
+        build_report(tmp_path)
+    with pytest.raises(InputError, match=r"v1 is a part of the run .*one; name that"):
+        build_report(tmp_path / "one" / "v1")
+    with pytest.raises(InputError, match=r"ledger\.jsonl is a file; name the folder"):
+        build_report(tmp_path / "one" / "ledger.jsonl")
 
 
 @pytest.mark.usefixtures("no_figures")
