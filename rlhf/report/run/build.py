@@ -207,7 +207,11 @@ def headline(versions: Sequence[VersionFigures]) -> str:
     ]
     gain, gain_ci = last.get("referee_gain"), last.get("referee_gain_ci")
     if gain is not None and gain_ci:  # of the same prompts: it tells more than two intervals
-        says = [said for said in says if not said.startswith(REFEREE)] + [_gained(gain, gain_ci)]
+        says = [said for said in says if not said.startswith(REFEREE)]
+        says.append(f"{REFEREE} {_changed(gain, gain_ci)} prompt by prompt{chance(gain_ci, 0)}")
+        level, level_ci = last.get("referee_gain_equal_length"), last.get("referee_gain_equal_length_ci")
+        if level is not None and level_ci and _verb(level, level_ci) != _verb(gain, gain_ci):
+            says[-1] += f" (but {_changed(level, level_ci)} between answers of equal length{chance(level_ci, 0)})"
     start, end = in_a_sentence(first["name"]), in_a_sentence(last["name"])
     sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
     if (won := last.get("win_rate_vs_sft")) is not None:
@@ -249,10 +253,15 @@ def _moved(before: float, after: float, ci: list[float] | None, other: list[floa
     )
 
 
-def _gained(gain: float, ci: Sequence[float]) -> str:
-    """What the referee says of answers to the same prompts."""
-    verb = "moves" if ci[0] <= 0 <= ci[1] else "rises" if gain > 0 else "falls"
-    return f"{REFEREE} {verb} by {signed(gain)} ({interval(ci, 2)}) prompt by prompt{chance(ci, 0)}"
+def _changed(gain: float, ci: Sequence[float]) -> str:
+    """By how much a mean of differences rises or falls, or moves where that may be chance."""
+    if (verb := _verb(gain, ci)) == "falls":
+        return f"falls by {number(-gain, 2)} ({interval([-ci[1], -ci[0]], 2)})"
+    return f"{verb} by {signed(gain)} ({interval(ci, 2)})"
+
+
+def _verb(gain: float, ci: Sequence[float]) -> str:
+    return "moves" if ci[0] <= 0 <= ci[1] else "rises" if gain > 0 else "falls"
 
 
 def how_right(referee: SummarisedReport | None) -> str:
