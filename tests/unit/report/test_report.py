@@ -511,15 +511,37 @@ def test_all_first_answers_lie_in_the_page_to_be_searched(run: Path, page: str) 
         [["user", "Hello, answer in one word."], ["assistant", "Yes."]],
         rows[9]["messages"][-1]["content"],
     ]
-    for row, before, (text, scores, bits, change) in zip(rows, first, data["answers"][1], strict=True):
+    for row, before, (text, scores, bits, change, of, first_reward) in zip(
+        rows, first, data["answers"][1], strict=True
+    ):
         gold = row["gold"]
         judged = "safety" if gold["kind"] == "unsafe" else "helpfulness"
         assert (text, scores[3]) == (row["answer"], row["length"])
         assert scores[:3] == [round(x, 2) for x in (gold["helpfulness"], gold["safety"], row["reward"])]
         wrong = [gold["violation"], gold["false_refusal"], False, not row["finished"]]
         assert bits & 15 == sum(1 << i for i, is_so in enumerate(wrong) if is_so)
-        assert change == round(gold[judged] - before["gold"][judged], 4)
-    assert all(answer[3] is None for answer in data["answers"][0]), "the first version has nothing to change from"
+        assert (change, of) == (round(gold[judged] - before["gold"][judged], 4), f"gold {judged}")
+        assert first_reward == round(row["sft"]["reward"], 2), "by the same models, not by those that SFT was judged by"
+    assert all(answer[3:] == [None] * 3 for answer in data["answers"][0]), (
+        "the first version has nothing to change from"
+    )
+
+
+def test_a_reward_stands_beside_one_by_the_same_models_alone() -> None:
+    """Before, the start's reward by the first version's models stood beside the last one's by its own."""
+
+    def row(**scores: Any) -> dict[str, Any]:
+        plain = _row("a", "ordinary", 0.5)
+        del plain["gold"]
+        return plain | {"length": 2} | scores
+
+    answers = {"sft": [row(reward=0.33)], "v1": [row(reward=-0.16, sft={"reward": -0.824})]}
+    ((sample,),) = [group.samples for group in pick_samples(answers)]
+    shown = [[text.replace(NBSP, " ") for text in answer.scores] for answer in sample.answers]
+    assert shown == [["2 tokens"], ["reward −0.16 (SFT −0.82)", "2 tokens"]]
+    found = make_search(answers)
+    assert found is not None and found.rewards
+    assert unpacked(found.data)["answers"][1][0][3:] == [0.664, "reward", -0.82]
 
 
 def test_what_an_answer_is_suspected_of() -> None:
@@ -569,6 +591,11 @@ def test_headline_says_rises_only_where_intervals_part() -> None:
     chance = paired | {"referee_gain_ci": [-0.02, 0.22], "win_rate_ci": [0.49, 0.65]}
     assert "moves by +0.10 (−0.02 to 0.22) prompt by prompt, which may be chance" in headline([start, chance])
     assert "wins 57\u00a0% (49 to 65, which may be chance) of" in headline([start, chance])
+    lost = paired | {"referee_gain": -0.12, "referee_gain_ci": [-0.14, -0.1]}
+    assert "the referee's score falls by 0.12 (0.10 to 0.14) prompt by prompt. V1" in headline([start, lost])
+    level = {"referee_gain_equal_length": 0.05, "referee_gain_equal_length_ci": [0.01, 0.09]}
+    said = "prompt by prompt (but rises by +0.05 (0.01 to 0.09) between answers of equal length)."
+    assert said in headline([start, lost | level]) and "equal length" not in headline([start, paired | level])
     assert "That anything was gained is not certain." in advice([start, chance])
     assert advice([start, paired]) == advice([start, chance | {"win_rate_ci": [0.51, 0.6]}]) == advice([start]) == ""
 
