@@ -140,3 +140,12 @@ def test_filters_and_order_outlive_a_reload(page: Any, report: Path) -> None:
     page.wait_for_url(re.compile("left=1"))
     assert page.locator("#found ins, #found del").count() == 0
     assert page.locator("#found article").first.locator(".answer").count() == 1
+
+
+def test_the_table_of_versions_is_whole_on_a_laptop(chromium: Any, report: Path) -> None:
+    """Before, its last columns lay behind the right edge, and nothing said so."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(report.as_uri())
+    whole = "(table) => table.scrollWidth <= table.clientWidth"
+    assert page.locator("#versions .scroll").first.evaluate(whole)
+    page.close()
