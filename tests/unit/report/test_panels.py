@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from rlhf.intervals import t_quantile, wilson
 from rlhf.report.drawing.bars import stacked
-from rlhf.report.drawing.figures import INK, NOISE_ROOM, Panel, Series, limits, noise
+from rlhf.report.drawing.figures import INK, NOISE_ROOM, Panel, Series, crowded, draw, label_places, limits, noise
 from rlhf.report.drawing.text import chance, interval
 from rlhf.report.run.compared import outcome_panels, shift_panels, tail_panel
 from rlhf.report.run.panels import gate_panels, reliability_panels, selection_panels
@@ -125,6 +125,16 @@ def test_the_gate_s_precision_and_recall_by_version() -> None:
     assert "recall: SFT: 50.0 %, V1: 100.0 %." in judged.svg and "By gold" in judged.note
     unknown = {"flagged": 0, "precision": None, "recall": None, "answers": 80}
     assert gate_panels([{"name": "v1", "gate": {"all": unknown}}], []) == []  # type: ignore[list-item]
+
+
+def test_labels_below_an_axis_are_turned_where_they_would_run_into_each_other() -> None:
+    """Before, those of 13 versions lay over each other in every chart."""
+    versions = ("SFT", "V1", "V2", "V3", "V3 + PPO")
+    assert not crowded(versions) and not crowded(["signif.", "better", "slightly", "negligibly"])
+    assert crowded([*versions, "V1 + DPO", "V1 averaged", "V2 + safety SFT"])
+    svg = str(draw("labels", lambda axes: label_places(axes, ["V1", "V2 + safety SFT $"] * 6)))
+    assert svg.count("rotate(-45") == 12 and svg.count(">V2 + safety SFT $<") == 6, "turned, and not cut"
+    assert "rotate(-45" not in str(draw("labels", lambda axes: label_places(axes, versions)))
 
 
 def _series(*y: float | None) -> Series:
