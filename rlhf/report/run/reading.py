@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 FIRST = ("sft", "start")
 """Names of what the versions of a run are compared with."""
+BOUNDED = dict.fromkeys(("gold_helpfulness_ci", "gold_safety_ci", "distinct_2_ci", "repetition_ci"), 1.0)
+BOUNDED |= {"mean_length_ci": math.inf, "kl_from_sft_ci": math.inf}
+"""Intervals of figures that are none below 0, and the most that they can be."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,9 @@ def _policies(
         path = folders.run / "summary.json"
         raise InputError(f"run: {path} is no summary of a run; leave it out, or have the run write it")
     if listed:
-        return {"versions": listed} | {of: summary.get(of) or [] for of in ("branches", "students")}
+        return {
+            of: [_possible(entry) for entry in summary.get(of) or []] for of in ("versions", "branches", "students")
+        }
     order = {stage.name: place for place, stage in enumerate(planned)}
     aside = {
         stage.name: "students" if stage.student else "branches" for stage in planned if stage.student or stage.branch
@@ -240,8 +246,18 @@ def _policies(
         ),
     ):
         kind = aside.get(folders.name_of(entry["_path"]), "versions")
-        found[kind].append({key: value for key, value in entry.items() if key != "_path"})
+        found[kind].append(_possible({key: value for key, value in entry.items() if key != "_path"}))
     return found
+
+
+def _possible(entry: Row) -> Row:
+    """A version's figures, their intervals within what can be: a t interval knows no bounds."""
+    clipped = {
+        name: [min(max(end, 0.0), most) for end in ci]
+        for name, most in BOUNDED.items()
+        if (ci := entry.get(name)) is not None
+    }
+    return {**entry, **clipped}
 
 
 def _spikes(metrics: Path) -> list[Row]:
