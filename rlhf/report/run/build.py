@@ -144,7 +144,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
             for key, word in WORDS
             if files.versions and files.versions[-1].get(key) is not None
         ],
-        version_table=tables.version_table([*files.versions, *files.branches, *files.students])
+        version_table=tables.version_table([*files.versions, *files.branches], files.students)
         if files.versions
         else None,
         gain_table=gain_table([*files.versions, *files.branches]),
@@ -317,7 +317,11 @@ def facts(files: RunFiles) -> list[str]:
     prompts = files.versions[-1].get("prompts") if files.versions else None
     done = sum(stage.state == "finished" for stage in files.stages)
     return [
-        *([_counted(len(files.versions), "version")] if files.versions else []),
+        *(
+            _counted(len(found), what)
+            for found, what in ((files.versions, "version"), (files.branches, "branch"), (files.students, "student"))
+            if found
+        ),
         *([f"{done} of {_counted(len(files.stages), 'stage')} finished"] if done < len(files.stages) else []),
         *([_counted(prompts, "test prompt")] if prompts else []),
         *([f"{clock(files.seconds)} in all"] if files.seconds else []),
@@ -327,7 +331,7 @@ def facts(files: RunFiles) -> list[str]:
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {what}" + ("" if number == 1 else "es" if what.endswith("ch") else "s")
 
 
 def command_of(files: RunFiles) -> str | None:

@@ -25,7 +25,7 @@ from rlhf.intervals import wilson
 from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
 from rlhf.report.drawing.page import breakable, write_page
-from rlhf.report.drawing.text import NBSP, clock, interval, number, percent, signed, version_label
+from rlhf.report.drawing.text import NBSP, clock, interval, number, percent, signed, student_label, version_label
 from rlhf.report.judgements.batches import batch_table
 from rlhf.report.judgements.judges import judge_table
 from rlhf.report.run.build import advice, headline, how_apart, how_right
@@ -610,11 +610,36 @@ def test_how_numbers_read() -> None:
         "v2": "V2",
         "v3_ppo": "V3 + PPO",
         "v3_gatt": "V3 + GAtt",
+        "v1_dpo": "V1 + DPO",
+        "v1_average": "V1 averaged",
+        "v2_safety_sft": "V2 + safety SFT",
+        "v3_time": "V3 + time awareness",
+        "v4_distilled": "V4 distilled",
+        "v1_random": "V1 (random)",
+        "v3_ppo, A/ppo_evaluation": "V3 + PPO, A/ppo_evaluation",
         "mine": "mine",
         "my_model": "my_model",
         "": "",
     }
     assert {name: version_label(name) for name in names} == names
+    students = [student_label(name) for name in ("v5_small", "small", "v5")]
+    assert students == ["student small of V5", "student small, as given", "student v5, as given"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_versions_counted_are_the_rows_and_intervals_hold_what_can_be_alone(tmp_path: Path) -> None:
+    """Before, "2 versions" stood above four rows, and "-0.1 to 0.2 %" below a share."""
+    impossible = {"repetition": 0.001, "repetition_ci": [-0.001, 0.002], "gold_safety": 1.0, "mean_length": 3.0}
+    impossible |= {"gold_safety_ci": [0.988, 1.004], "mean_length_ci": [-1.0, 7.0]}
+    summary = {"versions": [{"name": "sft"}, {"name": "v1", **impossible}]}
+    summary |= {"branches": [{"name": "v1_random"}], "students": [{"name": "v1_small", **impossible}]}
+    _write(tmp_path / "summary.json", summary)
+    page = build_report(tmp_path).read_text()
+    assert "<span>2 versions</span><span>1 branch</span><span>1 student</span>" in page
+    rows = re.findall(r'<th scope="row">([^<]*)</th>', page.split("</table>")[0])
+    assert rows == ["SFT", "V1", "V1 (random)", "student small of V1"]
+    for shown in ("0.0 to 0.2", "0.988 to 1.000", "0.0 to 7.0"):
+        assert page.count(f"<small>{shown}</small>") == 2, shown
 
 
 def _write(path: Path, content: Any) -> None:
