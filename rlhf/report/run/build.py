@@ -38,7 +38,7 @@ from rlhf.report.run.gains import gain_table
 from rlhf.report.run.measured import measured_tables, reward_tables
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
-from rlhf.report.run.reading import RunFiles, Stage, read_run
+from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.samples import RULE, pick_samples
 from rlhf.report.run.search import make_search, policy, script_source
 from rlhf.report.run.side_by_side import render_runs
@@ -135,7 +135,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         trainings=[(stage.stage, training_panels(stage), shown_spikes(stage)) for stage in files.trainings],
         whole_run=files.whole_run,
         has={name: files.whole_run or bool(part) for name, part in there.items()},
-        headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
+        headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files),
         facts=facts(files),
         advice=advice(files.versions),
         measured=key_figures(files.versions),
@@ -236,13 +236,15 @@ def advice(versions: Sequence[VersionFigures]) -> str:
     )
 
 
-def stages_headline(stages: Sequence[Stage]) -> str:
+def stages_headline(files: RunFiles) -> str:
     """What stages made by hand took, and whether all is well with them."""
+    stages, spikes = files.stages, sum(len(training.spikes) for training in files.trainings)
     seconds = sum(stage.seconds or 0.0 for stage in stages)
     doubts = sum(len(stage.suspicious) for stage in stages)
     count = "One stage" if len(stages) == 1 else f"{len(stages)} stages"
     doubted = "one thing looks" if doubts == 1 else f"{doubts} things look" if doubts else "nothing looks"
-    return f"{count}, {clock(seconds)} in all; {doubted} wrong."
+    stand = "a step of training stands" if spikes == 1 else f"{spikes} steps of training stand"
+    return f"{count}, {clock(seconds)} in all; {doubted} wrong" + (f"; {stand} out." if spikes else ".")
 
 
 def _moved(before: float, after: float, ci: list[float] | None, other: list[float] | None) -> str:

@@ -191,7 +191,7 @@ def test_steps_that_stand_out_with_the_rows_of_their_batch() -> None:
     metrics = [{"step": i, "loss": 1.0, "grad_norm": 1.0} for i in range(3)]
     shown = shown_spikes(Training("sft", metrics, far))
     assert len(shown) == MOST_SPIKES, "the farthest, in their order"
-    assert shown[0].sentence == "Step 1: gradient norm 3.00, 7.0 standard deviations above; not taken"
+    assert shown[0].sentence == "Step 1 (3 rows): gradient norm 3.00, 7.0 standard deviations above; not taken"
     assert shown[0].rows == [
         "user: Why?\nchosen: So.\nrejected: No.",
         "packed",

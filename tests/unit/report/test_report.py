@@ -351,10 +351,10 @@ def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) 
     shown = _Page(page.read_text())
     assert "my sft, measured" in shown.text and "1 min 01 s" in shown.text
     assert shown.text.index("the loss rises") < shown.text.index("Versions"), "above all else"
-    assert "2 stages, 1 min 04 s in all; one thing looks wrong." in shown.text
+    assert "2 stages, 1 min 04 s in all; one thing looks wrong; a step of training stands out." in shown.text
     assert "PPO" not in shown.text and "in this run" not in shown.text, "what stages do not do is not missed"
     assert len(shown.scripts) == 2 and "img" not in shown.tags and "Gradient norm" in shown.text
-    assert "Step 3: loss 0.50, 7.2 standard deviations above; taken" in shown.text and "<s> b" in shown.text
+    assert "Step 3 (1 row): loss 0.50, 7.2 standard deviations above; taken" in shown.text and "<s> b" in shown.text
     with pytest.raises(InputError, match="has no stage"):
         build_report(sft, run)
 
@@ -366,7 +366,9 @@ def test_stages_of_one_name_are_told_apart_and_leave_the_first_one_s_page(tmp_pa
     alone, together = build_report(both[0]), build_report(*both)
     assert "A is odd" in alone.read_text() and "B is odd" not in alone.read_text()
     shown = together.read_text()
-    assert "2 stages, 2 min 02 s in all; 2 things look wrong." in shown.replace(NBSP, " ")
+    assert "2 stages, 2 min 02 s in all; 2 things look wrong; 2 steps of training stand out." in shown.replace(
+        NBSP, " "
+    )
     assert "<b>A/v5/ppo</b>: A is odd" in shown and "<b>B/v5/ppo</b>: B is odd" in shown
     for stage in both:
         _write(stage / "evaluation.json", {"name": "sft"})
