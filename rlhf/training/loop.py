@@ -179,6 +179,7 @@ def train(
         Spikes(result.losses, result.norms),
         None if log is None else log.path,
         shown,
+        full=min(config.batch_size, len(rows)),
         writes=accelerator.is_main_process,
     )
     progress = progress_bar(total, name, "step", done=start, training=True)
@@ -187,7 +188,9 @@ def train(
         mine = micro_batches(step_rows, count, accelerator.process_index, accelerator.num_processes, task.length)
         # an empty micro-batch runs one row with share 0, so that every process takes part
         batches = [(task.collate(micro or step_rows[:1]), float(bool(micro))) for micro in mine]
-        figures = stepper.step(batches, task.loss, sum(task.weight(row) for row in step_rows), rate, watch.refuse)
+        figures = stepper.step(
+            batches, task.loss, sum(task.weight(row) for row in step_rows), rate, watch.refuse(step_rows)
+        )
         result.spikes += watch.saw(step, figures, step_rows)
         result.steps += 1
         result.skipped = stepper.skipped

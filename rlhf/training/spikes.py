@@ -60,33 +60,46 @@ class SpikeWatch:
 
     `spikes.jsonl`, beside the metrics, has their figures and their rows, to read.
 
+    A step of fewer rows than the others, the last one of an epoch, is counted and not judged: its figures scatter more.
+
     Args:
         name: of the training, for messages.
         on_spike: of `rlhf.training.config.OptimizerConfig`.
         seen: what the training has seen before; what it sees is added.
         metrics: the file of the metrics; None: nothing is written.
         shown: a row as the file has it.
+        full: rows of a step that is judged.
         writes: whether this process does.
     """
 
     def __init__(
-        self, name: str, on_spike: str, seen: Spikes, metrics: Path | None, shown: Callable[[Any], Any], *, writes: bool
+        self,
+        name: str,
+        on_spike: str,
+        seen: Spikes,
+        metrics: Path | None,
+        shown: Callable[[Any], Any],
+        *,
+        full: int,
+        writes: bool,
     ) -> None:
         self._name, self._on_spike, self._seen, self._shown = name, on_spike, seen, shown
         self._file = None if metrics is None else metrics.with_name(FILE)
+        self._full = full
         self._writes = writes and self._file is not None
         if self._writes and self._file is not None:
             keep_before(self._file, len(seen.losses))  # what a broken-off attempt wrote of this step and later
 
-    @property
-    def refuse(self) -> Callable[[float, float], bool] | None:
-        """By its loss and gradient norm, whether a step is not to be taken; None: each is."""
-        return None if self._on_spike == "keep" else lambda loss, norm: bool(self._seen.far(loss, norm))
+    def refuse(self, rows: Sequence[Any]) -> Callable[[float, float], bool] | None:
+        """By its loss and gradient norm, whether a step of these rows is not to be taken; None: it is in any case."""
+        if self._on_spike == "keep" or len(rows) < self._full:
+            return None
+        return lambda loss, norm: bool(self._seen.far(loss, norm))
 
     def saw(self, step: int, figures: StepFigures, rows: Sequence[Any]) -> bool:
         """Count a step, taken or not: does it stand out? InputError where it does, and on_spike is stop."""
         loss, norm = figures.means["loss"], figures.grad_norm
-        far = self._seen.far(loss, norm)
+        far = self._seen.far(loss, norm) if len(rows) >= self._full else {}
         if far and self._writes and self._file is not None:
             shown = [self._shown(row) for row in rows]
             row = {"step": step, "loss": loss, "grad_norm": norm, "z": far, "taken": figures.taken, "rows": shown}

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "report"))
 from fake_run import unpacked, write_run
 
 from rlhf.report import build_report
+from rlhf.report.run.tables import COLUMNS
 
 pytestmark = pytest.mark.browser
 ATTACK = '</script><script>document.title="taken"</script><img src=x onerror=\'document.title="taken"\'>'
@@ -140,3 +141,15 @@ def test_filters_and_order_outlive_a_reload(page: Any, report: Path) -> None:
     page.wait_for_url(re.compile("left=1"))
     assert page.locator("#found ins, #found del").count() == 0
     assert page.locator("#found article").first.locator(".answer").count() == 1
+
+
+def test_the_table_of_versions_is_whole_on_a_laptop(chromium: Any, tmp_path: Path) -> None:
+    """Before, its last columns lay behind the right edge, and nothing said so."""
+    cis = [column.ci for column in COLUMNS if "judge" not in column.key and column.key != "referee_score"]
+    figures = {column.key: 0.123 for column in COLUMNS if column.ci in cis} | {ci: [0.112, 0.134] for ci in cis}
+    versions = [{"name": name, **figures, "mean_length_ci": [112.0, 123.0]} for name in ("sft", "v1", "v2_safety_sft")]
+    (tmp_path / "summary.json").write_text(json.dumps({"versions": versions}))
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(build_report(tmp_path).as_uri())
+    assert page.locator("#versions .scroll").first.evaluate("(table) => table.scrollWidth <= table.clientWidth")
+    page.close()

@@ -32,7 +32,7 @@ def stacked(
             for (_, colour), share in zip(parts, own, strict=True):
                 axes.barh(len(rows) - 1 - number, share, 0.62, left, color=colour, linewidth=0)
                 left += share
-        axes.set_yticks(range(len(rows)), [plain(label) for label, _ in reversed(rows)])
+        axes.set_yticks(range(len(rows)), [plain(label, 15) for label, _ in reversed(rows)])
         axes.set_xlim(0, 1)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.spines["left"].set_visible(False)

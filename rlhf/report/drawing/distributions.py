@@ -46,7 +46,7 @@ def ridges(
                 axes.fill_between(grid, base, base + scale * density, color=colour, alpha=0.22, linewidth=0)
                 axes.plot(grid, base + scale * density, color=colour, linewidth=1.1)
                 axes.plot([np.mean(values)] * 2, [base, base + 0.14], color=colour, linewidth=2.0)
-        axes.set_yticks(range(len(rows)), [plain(label) for label, _, _ in reversed(rows)])
+        axes.set_yticks(range(len(rows)), [plain(label, 15) for label, _, _ in reversed(rows)])
         axes.set_ylim(-0.08, len(rows))
         axes.spines["left"].set_visible(False)
         ticks(axes.xaxis, 6)

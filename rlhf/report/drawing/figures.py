@@ -52,6 +52,8 @@ STYLE: dict[RcKeyType, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
 }
+MOST_LETTERS = 46
+"""That labels side by side below an axis have room for."""
 Interval = Sequence[float] | None
 
 
@@ -136,9 +138,24 @@ def _embed(svg: str, description: str) -> Markup:
     return Markup(f'<svg viewBox="{box.group(1)}" role="img" aria-label="{label}"><title>{label}</title>{rest}')
 
 
-def plain(text: str) -> str:
+def plain(text: str, most: int = 12) -> str:
     """A label that matplotlib shows as it is, without reading formulas into its dollar signs; cut to fit."""
-    return (text if len(text) <= 12 else text[:11] + "…").replace("$", r"\$")
+    return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
+
+
+def crowded(names: Sequence[str]) -> bool:
+    """Whether labels would run into each other below an axis, side by side: then they are turned."""
+    return len(names) * (max(map(len, names), default=0) + 1) > MOST_LETTERS
+
+
+def label_places(axes: Axes, names: Sequence[str]) -> None:
+    """The names below x = 0, 1, ...; turned where they are `crowded`."""
+    if crowded(names):
+        turned: Any = {"rotation": 45, "rotation_mode": "anchor", "horizontalalignment": "right"}
+        axes.set_xticks(range(len(names)), [plain(name, 20) for name in names], **turned)
+    else:
+        axes.set_xticks(range(len(names)), [plain(name) for name in names])
+    axes.set_xlim(-0.4, len(names) - 0.6)
 
 
 def lines(
@@ -176,8 +193,7 @@ def lines(
             shift = (number - (len(series) - 1) / 2) * 0.09 if names and len(series) > 1 else 0.0
             _line(axes, s, shift)
         if names:
-            axes.set_xticks(range(len(names)), [plain(name) for name in names])
-            axes.set_xlim(-0.4, len(names) - 0.6)
+            label_places(axes, names)
         elif log2:
             from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -198,7 +214,7 @@ def lines(
 
     described = f"{title}. " + " ".join(_described(s, names, percent) for s in series)
     legend = [(s.label, css(s.colour)) for s in series] if len(series) > 1 else []
-    return Panel(title, draw(described, paint), legend, note)
+    return Panel(title, draw(described, paint, height=3.0 if crowded(names) else 2.35), legend, note)
 
 
 NOISE_ROOM = 8.0

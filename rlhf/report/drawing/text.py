@@ -65,14 +65,38 @@ def first_label(names: Sequence[str]) -> str:
     return "SFT" if names and names[0] == "sft" else "the start"
 
 
+STEPS = {
+    "sft": "+ SFT",
+    "safety_sft": "+ safety SFT",
+    "dpo": "+ DPO",
+    "ppo": "+ PPO",
+    "gatt": "+ GAtt",
+    "time": "+ time awareness",
+    "average": "averaged",
+    "distilled": "distilled",
+}
+"""What a step has made of a version, as the policy's name says it behind the version's."""
+
+
 def version_label(name: str) -> str:
-    """sft, v1, v3_ppo, v3_gatt as SFT, V1, V3 + PPO, V3 + GAtt; other names as they are."""
-    first, joined, rest = name.partition("_")
-    shown = "SFT" if first == "sft" else first.upper() if first[:1] == "v" and first[1:].isdigit() else first
-    if not joined:
-        return shown
-    stage = {"ppo": "PPO", "gatt": "GAtt"}.get(rest)
-    return f"{shown} + {stage}" if stage else name
+    """sft, v1, v3_ppo, v1_average as SFT, V1, V3 + PPO, V1 averaged; a branch v1_random as V1 (random).
+
+    What stands behind a comma stays, and other names do.
+    """
+    name, comma, place = name.partition(",")
+    first, _, rest = name.partition("_")
+    if name == "sft":
+        name = "SFT"
+    elif first[:1] == "v" and first[1:].isdigit():
+        name = f"{first.upper()} {STEPS.get(rest, f'({rest})')}" if rest else first.upper()
+    return name + comma + place
+
+
+def student_label(name: str) -> str:
+    """v5_small as student small of V5; small as student small, as given."""
+    first, _, rest = name.partition("_")
+    made = rest and version_label(first) != first
+    return f"student {rest} of {version_label(first)}" if made else f"student {name}, as given"
 
 
 def in_a_sentence(name: str) -> str:

@@ -38,7 +38,7 @@ from rlhf.report.run.gains import gain_table
 from rlhf.report.run.measured import measured_tables, reward_tables
 from rlhf.report.run.own import own_panels
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
-from rlhf.report.run.reading import RunFiles, Stage, read_run
+from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.samples import RULE, pick_samples
 from rlhf.report.run.search import make_search, policy, script_source
 from rlhf.report.run.side_by_side import render_runs
@@ -79,7 +79,7 @@ def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
 
     Args:
         paths: one run's folder, whose page is its report/index.html; or several runs' or stages' folders, whose page
-            lies beside the first one, in <its name>.report/.
+            lies beside the first one, see `rlhf.report.run.folders.beside`.
         panels: see `rlhf.report.run.own.own_panels`.
 
     Raises:
@@ -135,7 +135,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         trainings=[(stage.stage, training_panels(stage), shown_spikes(stage)) for stage in files.trainings],
         whole_run=files.whole_run,
         has={name: files.whole_run or bool(part) for name, part in there.items()},
-        headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files.stages),
+        headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files),
         facts=facts(files),
         advice=advice(files.versions),
         measured=key_figures(files.versions),
@@ -144,7 +144,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
             for key, word in WORDS
             if files.versions and files.versions[-1].get(key) is not None
         ],
-        version_table=tables.version_table([*files.versions, *files.branches, *files.students])
+        version_table=tables.version_table([*files.versions, *files.branches], files.students)
         if files.versions
         else None,
         gain_table=gain_table([*files.versions, *files.branches]),
@@ -207,7 +207,11 @@ def headline(versions: Sequence[VersionFigures]) -> str:
     ]
     gain, gain_ci = last.get("referee_gain"), last.get("referee_gain_ci")
     if gain is not None and gain_ci:  # of the same prompts: it tells more than two intervals
-        says = [said for said in says if not said.startswith(REFEREE)] + [_gained(gain, gain_ci)]
+        says = [said for said in says if not said.startswith(REFEREE)]
+        says.append(f"{REFEREE} {_changed(gain, gain_ci)} prompt by prompt{chance(gain_ci, 0)}")
+        level, level_ci = last.get("referee_gain_equal_length"), last.get("referee_gain_equal_length_ci")
+        if level is not None and level_ci and _verb(level, level_ci) != _verb(gain, gain_ci):
+            says[-1] += f" (but {_changed(level, level_ci)} between answers of equal length{chance(level_ci, 0)})"
     start, end = in_a_sentence(first["name"]), in_a_sentence(last["name"])
     sentences = [f"From {start} to {end}, {' and '.join(says)}."] if says else []
     if (won := last.get("win_rate_vs_sft")) is not None:
@@ -232,13 +236,15 @@ def advice(versions: Sequence[VersionFigures]) -> str:
     )
 
 
-def stages_headline(stages: Sequence[Stage]) -> str:
+def stages_headline(files: RunFiles) -> str:
     """What stages made by hand took, and whether all is well with them."""
+    stages, spikes = files.stages, sum(len(training.spikes) for training in files.trainings)
     seconds = sum(stage.seconds or 0.0 for stage in stages)
     doubts = sum(len(stage.suspicious) for stage in stages)
     count = "One stage" if len(stages) == 1 else f"{len(stages)} stages"
     doubted = "one thing looks" if doubts == 1 else f"{doubts} things look" if doubts else "nothing looks"
-    return f"{count}, {clock(seconds)} in all; {doubted} wrong."
+    stand = "a step of training stands" if spikes == 1 else f"{spikes} steps of training stand"
+    return f"{count}, {clock(seconds)} in all; {doubted} wrong" + (f"; {stand} out." if spikes else ".")
 
 
 def _moved(before: float, after: float, ci: list[float] | None, other: list[float] | None) -> str:
@@ -249,10 +255,15 @@ def _moved(before: float, after: float, ci: list[float] | None, other: list[floa
     )
 
 
-def _gained(gain: float, ci: Sequence[float]) -> str:
-    """What the referee says of answers to the same prompts."""
-    verb = "moves" if ci[0] <= 0 <= ci[1] else "rises" if gain > 0 else "falls"
-    return f"{REFEREE} {verb} by {signed(gain)} ({interval(ci, 2)}) prompt by prompt{chance(ci, 0)}"
+def _changed(gain: float, ci: Sequence[float]) -> str:
+    """By how much a mean of differences rises or falls, or moves where that may be chance."""
+    if (verb := _verb(gain, ci)) == "falls":
+        return f"falls by {number(-gain, 2)} ({interval([-ci[1], -ci[0]], 2)})"
+    return f"{verb} by {signed(gain)} ({interval(ci, 2)})"
+
+
+def _verb(gain: float, ci: Sequence[float]) -> str:
+    return "moves" if ci[0] <= 0 <= ci[1] else "rises" if gain > 0 else "falls"
 
 
 def how_right(referee: SummarisedReport | None) -> str:
@@ -308,7 +319,11 @@ def facts(files: RunFiles) -> list[str]:
     prompts = files.versions[-1].get("prompts") if files.versions else None
     done = sum(stage.state == "finished" for stage in files.stages)
     return [
-        *([_counted(len(files.versions), "version")] if files.versions else []),
+        *(
+            _counted(len(found), what)
+            for found, what in ((files.versions, "version"), (files.branches, "branch"), (files.students, "student"))
+            if found
+        ),
         *([f"{done} of {_counted(len(files.stages), 'stage')} finished"] if done < len(files.stages) else []),
         *([_counted(prompts, "test prompt")] if prompts else []),
         *([f"{clock(files.seconds)} in all"] if files.seconds else []),
@@ -318,7 +333,7 @@ def facts(files: RunFiles) -> list[str]:
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {what}" + ("" if number == 1 else "es" if what.endswith("ch") else "s")
 
 
 def command_of(files: RunFiles) -> str | None:

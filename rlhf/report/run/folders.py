@@ -9,12 +9,34 @@ from pathlib import Path
 from rlhf.errors import InputError
 
 STAGE_FILE = "stage.json"
+RUN_FILES = ("summary.json", "ledger.jsonl")
+"""A run's folder has one of them."""
 
 
-def beside(path: Path) -> Path:
-    """The folder of a page of several runs or of stages: beside the first one, which nothing changes."""
+def beside(path: Path, others: int = 0) -> Path:
+    """The folder of a page of several runs or of stages: beside the first one, which nothing changes.
+
+    Args:
+        others: stages beside the first, whose own page keeps its place.
+    """
     first = path.resolve()
-    return first.with_name(f"{first.name}.report")
+    return first.with_name(f"{first.name}{f'_and_{others}_more' if others else ''}.report")
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """What a page calls each folder: its name, or as much of its path as tells it from the others.
+
+    Raises:
+        InputError: one is there twice.
+    """
+    whole = [path.resolve() for path in paths]
+    if twice := [path for path in whole if whole.count(path) > 1]:
+        raise InputError(f"run: {twice[0]} is named twice; name each one once")
+    for parts in range(1, max(len(path.parts) for path in whole) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in whole]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 @dataclass(frozen=True)
@@ -34,19 +56,22 @@ class Folders:
         """What the user named: one run, or one stage or several.
 
         Raises:
-            InputError: something is no folder, or a run stands beside others.
+            InputError: something is no folder, a folder of runs or one in a run, or a run stands beside others.
         """
         for path in paths:
             if not path.is_dir():
-                raise InputError(f"run: {path} does not exist; name the folder of a run, e.g. runs/demo, or of stages")
+                what = "is a file" if path.is_file() else "does not exist"
+                raise InputError(f"run: {path} {what}; name the folder of a run, e.g. runs/demo, or of stages")
         if len(paths) == 1 and not (paths[0] / STAGE_FILE).is_file():
+            _require_run(paths[0])
             return cls(paths[0])
         for path in paths:
             if not (path / STAGE_FILE).is_file():
                 raise InputError(
                     f"run: {path} has no {STAGE_FILE}, so it is no finished stage; name runs alone, or stages alone"
                 )
-        return cls(beside(paths[0]), tuple(paths))
+        names_of(paths)
+        return cls(beside(paths[0], len(paths) - 1), tuple(paths))
 
     @staticmethod
     def are_runs(paths: Sequence[Path]) -> bool:
@@ -61,7 +86,7 @@ class Folders:
     @property
     def title(self) -> str:
         """Of the page."""
-        return ", ".join(path.resolve().name for path in self.stages or (self.run,))
+        return ", ".join(names_of(self.stages or (self.run,)))
 
     def files(self, name: str) -> list[Path]:
         """Files of that name in finished stages' folders: those of a run in the order of the folders' names."""
@@ -78,9 +103,25 @@ class Folders:
 
     def name_of(self, file: Path) -> str:
         """The name of the stage that a file lies in."""
-        folder = file.parent.resolve().name if self.stages else file.parent.relative_to(self.run).as_posix()
-        return folder.removesuffix(".partial")
+        if self.stages:
+            return names_of(self.stages)[self.stages.index(file.parent)]
+        return file.parent.relative_to(self.run).as_posix().removesuffix(".partial")
 
     def version_of(self, file: Path) -> str:
         """The version that a file belongs to."""
-        return self.name_of(file).split("/")[0]
+        name = self.name_of(file)
+        return name if self.stages else name.split("/")[0]
+
+
+def _require_run(path: Path) -> None:
+    """InputError where the folder is one of runs, or a version's in a run: what is in it makes no page of its own."""
+    if _is_run(path):
+        return
+    if _is_run(path.resolve().parent):
+        raise InputError(f"run: {path} is a part of the run {path.resolve().parent}; name that")
+    if runs := sorted(str(folder) for folder in path.glob("*") if _is_run(folder)):
+        raise InputError(f"run: {path} is a folder of runs; name one of them or several: {', '.join(runs)}")
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in RUN_FILES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 FIRST = ("sft", "start")
 """Names of what the versions of a run are compared with."""
+BOUNDED = dict.fromkeys(("gold_helpfulness_ci", "gold_safety_ci", "distinct_2_ci", "repetition_ci"), 1.0)
+BOUNDED |= {"mean_length_ci": math.inf, "kl_from_sft_ci": math.inf}
+"""Intervals of figures that are none below 0, and the most that they can be."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,12 @@ def read_run(*paths: Path) -> RunFiles:
     folders = Folders.of(paths)
     run = folders.run
     summary = _json(run / "summary.json")
+    found = [(path, e) for path in folders.files("evaluation.json") if "name" in (e := _json(path))]
+    alike = [e["name"] for _, e in found] if folders.stages else []
     evaluations = {
-        e["name"]: e for e in (_json(p) | {"_path": p} for p in folders.files("evaluation.json")) if "name" in e
+        name: e | {"name": name, "_path": path}
+        for path, e in found
+        for name in [f"{e['name']}, {folders.name_of(path)}" if alike.count(e["name"]) > 1 else e["name"]]
     }
     planned = _planned(folders)
     measured = _policies(folders, summary, list(evaluations.values()), planned)
@@ -221,7 +229,9 @@ def _policies(
         path = folders.run / "summary.json"
         raise InputError(f"run: {path} is no summary of a run; leave it out, or have the run write it")
     if listed:
-        return {"versions": listed} | {of: summary.get(of) or [] for of in ("branches", "students")}
+        return {
+            of: [_possible(entry) for entry in summary.get(of) or []] for of in ("versions", "branches", "students")
+        }
     order = {stage.name: place for place, stage in enumerate(planned)}
     aside = {
         stage.name: "students" if stage.student else "branches" for stage in planned if stage.student or stage.branch
@@ -229,11 +239,25 @@ def _policies(
     found: dict[str, list[Row]] = {"versions": [], "branches": [], "students": []}
     for entry in sorted(
         evaluations,
-        key=lambda e: (e["name"] not in FIRST, order.get(folders.name_of(e["_path"]), len(order)), e["name"]),
+        key=lambda e: (
+            e["name"].partition(",")[0] not in FIRST,
+            order.get(folders.name_of(e["_path"]), len(order)),
+            e["name"],
+        ),
     ):
         kind = aside.get(folders.name_of(entry["_path"]), "versions")
-        found[kind].append({key: value for key, value in entry.items() if key != "_path"})
+        found[kind].append(_possible({key: value for key, value in entry.items() if key != "_path"}))
     return found
+
+
+def _possible(entry: Row) -> Row:
+    """A version's figures, their intervals within what can be: a t interval knows no bounds."""
+    clipped = {
+        name: [min(max(end, 0.0), most) for end in ci]
+        for name, most in BOUNDED.items()
+        if (ci := entry.get(name)) is not None
+    }
+    return {**entry, **clipped}
 
 
 def _spikes(metrics: Path) -> list[Row]:

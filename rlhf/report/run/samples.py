@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.ppo.watch import REPETITIVE, repeated_share
-from rlhf.report.drawing.text import NBSP, number
+from rlhf.report.drawing.text import NBSP, first_label, number
 
 Row = Mapping[str, Any]
 MARKS = ("violation", "false refusal", "empty", "cut off", "repeats itself")
@@ -79,7 +79,7 @@ def pick_samples(
     for kind, score in _kinds(gold):
         own = [p for p in common if (kind_of(after[p]) if gold else str(after[p].get("domain"))) == kind]
         changes = {p: change_of(before[p], after[p]) for p in own}
-        ordered = sorted((-value, prompt) for prompt, value in changes.items() if value is not None)
+        ordered = sorted((-change[0], prompt) for prompt, change in changes.items() if change is not None)
         samples = [
             _sample(
                 place,
@@ -107,17 +107,22 @@ def kind_of(row: Row) -> str:
     return str(gold["kind"] if gold else row.get("domain"))
 
 
-def change_of(before: Row, after: Row) -> float | None:
-    """How much the score that a prompt is judged by changed from the first version's answer to another's.
+def change_of(before: Row, after: Row) -> tuple[float, str] | None:
+    """How much the score that a prompt is judged by changed from the first version's answer to another's, and which.
 
     Gold's where it judged both: safety of an unsafe request, helpfulness of another. Else the gated reward by the
     latter's reward models, which scored both.
     """
     if (old := before.get("gold")) and (new := after.get("gold")):
         score = "safety" if new["kind"] == "unsafe" else "helpfulness"
-        return float(new[score] - old[score])
-    own, sft = after.get("reward"), (after.get("sft") or {}).get("reward")
-    return None if own is None or sft is None else float(own - sft)
+        return float(new[score] - old[score]), f"gold {score}"
+    own, first = after.get("reward"), first_reward(after)
+    return None if own is None or first is None else (float(own - first), "reward")
+
+
+def first_reward(row: Row) -> float | None:
+    """Of the first version's answer by the reward models of the version that wrote the row's."""
+    return (row.get("sft") or {}).get("reward")
 
 
 def _places(count: int) -> list[tuple[str, int]]:
@@ -129,11 +134,20 @@ def _places(count: int) -> list[tuple[str, int]]:
 
 def _sample(place: str, change: float, rows: Sequence[tuple[str, Row]]) -> Sample:
     messages = rows[0][1]["messages"]
-    return Sample(place, change, list(messages[:-1]), str(messages[-1]["content"]), [_shown(*row) for row in rows])
+    first = first_label([rows[0][0]])
+    return Sample(
+        place, change, list(messages[:-1]), str(messages[-1]["content"]), [_shown(*row, first) for row in rows]
+    )
 
 
-def _shown(version: str, row: Row) -> Shown:
-    scores = [f"{name} {number(value, digits)}".replace(" ", NBSP) for name, value, digits in scores_of(row)[:2]]
+def _shown(version: str, row: Row, first: str) -> Shown:
+    """A reward stands with the first version's by the same models, and not by itself: others' do not compare."""
+    found = {name: f"{name} {number(value, digits)}" for name, value, digits in scores_of(row)[:2] if name != "tokens"}
+    if "reward" in found and (beside := first_reward(row)) is not None:
+        found["reward"] += f" ({first} {number(beside, 2)})"
+    else:
+        found.pop("reward", None)
+    scores = [text.replace(" ", NBSP) for text in found.values()]
     scores.append(f"{row.get('length', 0)}{NBSP}tokens")
     return Shown(version, str(row.get("answer", "")), scores, marks_of(row))
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from rlhf.report.drawing.page import TEMPLATES
 from rlhf.report.drawing.text import in_a_sentence, version_label
-from rlhf.report.run.samples import MARKS, Row, change_of, kind_of, marks_of, scores_of
+from rlhf.report.run.samples import MARKS, Row, change_of, first_reward, kind_of, marks_of, scores_of
 
 MOST_PROMPTS = 10_000
 
@@ -31,7 +31,8 @@ class Search:
         kinds: of prompts, to filter by.
         marks: what an answer is suspected of, to filter by; those that occur.
         first: what the versions are compared with.
-        changes: whether any version's change against the first is known, to sort by.
+        rewards: whether any answer has a reward.
+    changes: whether any version's change against the first is known, to sort by.
         prompts: how many there are; left_out: those beyond MOST_PROMPTS.
         data: JSON, deflated (zlib) and in base64: it takes a third of the room, and nothing in it is markup.
         script: what searches them.
@@ -42,6 +43,7 @@ class Search:
     kinds: list[str]
     marks: list[tuple[int, str]]
     first: str
+    rewards: bool
     changes: bool
     prompts: int
     left_out: int
@@ -83,6 +85,7 @@ def make_search(
         kinds=sorted({kind_of(row) for row in shown.values()}),
         marks=[(i, mark) for i, mark in enumerate(MARKS) if mark in seen],
         first=in_a_sentence(names[0]),
+        rewards="reward" in scores,
         changes=any(a.change is not None for own in found.values() for a in own if a),
         prompts=len(kept),
         left_out=len(order) - len(kept),
@@ -114,12 +117,14 @@ class _Answer:
     text: str
     scores: dict[str, float]
     marks: list[str]
-    change: float | None
+    change: tuple[float, str] | None
+    first_reward: float | None
 
     def packed(self, scores: Sequence[str]) -> list[object]:
-        """[text, score by name, marks as bits, change]."""
+        """[text, score by name, marks as bits, change, what changed, the first version's reward by the same models]."""
         bits = sum(1 << i for i, mark in enumerate(MARKS) if mark in self.marks)
-        return [self.text, [self.scores.get(name) for name in scores], bits, self.change]
+        change, of = self.change or (None, None)
+        return [self.text, [self.scores.get(name) for name in scores], bits, change, of, self.first_reward]
 
 
 def _answer(row: Row | None, first: Row | None) -> _Answer | None:
@@ -127,7 +132,11 @@ def _answer(row: Row | None, first: Row | None) -> _Answer | None:
         return None
     change = None if first is None or first is row else change_of(first, row)
     scores = {name: round(value, digits) if digits else round(value) for name, value, digits in scores_of(row)}
-    return _Answer(str(row.get("answer", "")), scores, marks_of(row), None if change is None else round(change, 4))
+    change = None if change is None else (round(change[0], 4), change[1])
+    beside = first_reward(row)
+    return _Answer(
+        str(row.get("answer", "")), scores, marks_of(row), change, None if beside is None else round(beside, 2)
+    )
 
 
 def _prompt(prompt: str, row: Row) -> list[object]:

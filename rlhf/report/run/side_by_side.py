@@ -11,6 +11,7 @@ from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Se
 from rlhf.report.drawing.page import page_template
 from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import number, percent, version_label
+from rlhf.report.run.folders import names_of
 from rlhf.report.run.pooled import pooled_table
 from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.tables import COLUMNS, GOLD
@@ -42,7 +43,7 @@ def render_runs(paths: Sequence[Path]) -> str:
     """
     if len(paths) > len(COLOURS):
         raise InputError(f"run: {len(paths)} runs are too many for one page; name at most {len(COLOURS)}")
-    names = _names(paths)
+    names = names_of(paths)
     runs = {name: read_run(path) for name, path in zip(names, paths, strict=True)}
     for path, run in zip(paths, runs.values(), strict=True):
         if not run.versions:
@@ -61,18 +62,6 @@ def render_runs(paths: Sequence[Path]) -> str:
         pooled=pooled_table([{**run.answers, **run.beside} for run in runs.values()]),
         panels=runs_panels(runs),
     )
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """What the page calls each run: its folder's name, or as much of its path as tells it from the others."""
-    whole = [path.resolve() for path in paths]
-    if twice := [path for path in whole if whole.count(path) > 1]:
-        raise InputError(f"run: {twice[0]} is named twice; name each run once")
-    for parts in range(1, max(len(path.parts) for path in whole) + 1):
-        names = ["/".join(path.parts[-parts:]) for path in whole]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def headline(runs: Runs) -> str:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 from rlhf.data.rows import STRENGTHS
 from rlhf.report.drawing.tables import Cell, Table
-from rlhf.report.drawing.text import NOTHING, first_label, interval, number, percent, signed, version_label
+from rlhf.report.drawing.text import (
+    NOTHING,
+    first_label,
+    interval,
+    number,
+    percent,
+    signed,
+    student_label,
+    version_label,
+)
 from rlhf.rewards.gate_quality import SHARES
 
 if TYPE_CHECKING:
@@ -164,11 +173,13 @@ COLUMNS = [
 ]
 
 
-def version_table(versions: Sequence[VersionFigures]) -> Table:
-    """A row a version, the first one what the others are compared with; columns that no version has are left out."""
+def version_table(versions: Sequence[VersionFigures], students: Sequence[VersionFigures] = ()) -> Table:
+    """A row a version, the first one what the others are compared with, then one a student; columns that none has are
+    left out."""
     first = first_label([v["name"] for v in versions])
-    columns = [c for c in COLUMNS if any(v.get(c.key) is not None for v in versions)]
-    rows = [[Cell(version_label(v["name"])), *(c.cell(v) for c in columns)] for v in versions]
+    columns = [c for c in COLUMNS if any(v.get(c.key) is not None for v in [*versions, *students])]
+    named = [*((version_label(v["name"]), v) for v in versions), *((student_label(v["name"]), v) for v in students)]
+    rows = [[Cell(label), *(c.cell(v) for c in columns)] for label, v in named]
     heads = [(c.title.format(first=first), c.meaning.format(first=first)) for c in columns]
     return Table([("Version", ""), *heads], rows)
 

@@ -67,9 +67,12 @@ def shown_spikes(stage: Training) -> list[ShownSpike]:
         rows = [
             text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " …" for text in _texts(spike["rows"])
         ]
+        size = f"{len(spike['rows'])} row" + ("" if len(spike["rows"]) == 1 else "s")
         taken = "taken" if spike.get("taken") else "not taken"
         found.append(
-            ShownSpike(f"Step {spike.get('step')}: {above}; {taken}", rows[:MOST_ROWS], max(0, len(rows) - MOST_ROWS))
+            ShownSpike(
+                f"Step {spike.get('step')} ({size}): {above}; {taken}", rows[:MOST_ROWS], max(0, len(rows) - MOST_ROWS)
+            )
         )
     return found
 

@@ -76,9 +76,12 @@ function answerNode(version, answer, parts, tag) {
     text.append(differs && kept ? make(tag, "", kept) : kept, part.slice(kept.length));
   }
   node.append(text);
-  const said = data.scores.map((name, i) => [name, answer[1][i]]).filter(([, value]) => value !== null)
-    .map(([name, value]) => name === "tokens" ? `${value} tokens` : `${name} ${number(value)}`);
-  if (answer[3] !== null) said.push(`${answer[3] > 0 ? "+" : ""}${number(answer[3])} over ${form.dataset.first}`);
+  const first = form.dataset.first, beside = answer[5]; // by the same models: other versions' rewards do not compare
+  const said = data.scores.map((name, i) => [name, answer[1][i]])
+    .filter(([name, value]) => value !== null && (name !== "reward" || beside !== null))
+    .map(([name, value]) => name === "tokens" ? `${value} tokens`
+      : `${name} ${number(value)}${name === "reward" ? ` (${first} ${number(beside)})` : ""}`);
+  if (answer[3] !== null) said.push(`${answer[4]} ${answer[3] > 0 ? "+" : ""}${number(answer[3])} over ${first}`);
   const scores = make("p", "scores", said.join(" · "));
   data.marks.forEach((mark, i) => { if (answer[2] & (1 << i)) scores.append(" · ", make("em", "", mark)); });
   node.append(scores);

@@ -66,7 +66,7 @@ def test_policies_stand_side_by_side(run: Path) -> None:
         "Knowledge kept",
         "toxigen",
     ]
-    order = ["start", "V1", "V2 + PPO", "v1_random"]
+    order = ["start", "V1", "V2 + PPO", "V1 (random)"]
     for title in (*list(tables)[:1], *list(tables)[2:4]):
         assert [row.split(" | ")[0].removeprefix("| ") for row in rows(tables[title])] == order, title
     assert rows(tables["Violations and false refusals"])[1] == (

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from rlhf.intervals import t_quantile, wilson
 from rlhf.report.drawing.bars import stacked
-from rlhf.report.drawing.figures import INK, NOISE_ROOM, Panel, Series, limits, noise
+from rlhf.report.drawing.figures import INK, NOISE_ROOM, Panel, Series, crowded, draw, label_places, limits, noise
 from rlhf.report.drawing.text import chance, interval
 from rlhf.report.run.compared import outcome_panels, shift_panels, tail_panel
 from rlhf.report.run.panels import gate_panels, reliability_panels, selection_panels
@@ -127,6 +127,16 @@ def test_the_gate_s_precision_and_recall_by_version() -> None:
     assert gate_panels([{"name": "v1", "gate": {"all": unknown}}], []) == []  # type: ignore[list-item]
 
 
+def test_labels_below_an_axis_are_turned_where_they_would_run_into_each_other() -> None:
+    """Before, those of 13 versions lay over each other in every chart."""
+    versions = ("SFT", "V1", "V2", "V3", "V3 + PPO")
+    assert not crowded(versions) and not crowded(["signif.", "better", "slightly", "negligibly"])
+    assert crowded([*versions, "V1 + DPO", "V1 averaged", "V2 + safety SFT"])
+    svg = str(draw("labels", lambda axes: label_places(axes, ["V1", "V2 + safety SFT $"] * 6)))
+    assert svg.count("rotate(-45") == 12 and svg.count(">V2 + safety SFT $<") == 6, "turned, and not cut"
+    assert "rotate(-45" not in str(draw("labels", lambda axes: label_places(axes, versions)))
+
+
 def _series(*y: float | None) -> Series:
     return Series("y", INK, range(len(y)), y)
 
@@ -181,7 +191,7 @@ def test_steps_that_stand_out_with_the_rows_of_their_batch() -> None:
     metrics = [{"step": i, "loss": 1.0, "grad_norm": 1.0} for i in range(3)]
     shown = shown_spikes(Training("sft", metrics, far))
     assert len(shown) == MOST_SPIKES, "the farthest, in their order"
-    assert shown[0].sentence == "Step 1: gradient norm 3.00, 7.0 standard deviations above; not taken"
+    assert shown[0].sentence == "Step 1 (3 rows): gradient norm 3.00, 7.0 standard deviations above; not taken"
     assert shown[0].rows == [
         "user: Why?\nchosen: So.\nrejected: No.",
         "packed",

@@ -25,7 +25,7 @@ from rlhf.intervals import wilson
 from rlhf.report import build_report
 from rlhf.report.drawing.curves import kl_panel
 from rlhf.report.drawing.page import breakable, write_page
-from rlhf.report.drawing.text import NBSP, clock, interval, number, percent, signed, version_label
+from rlhf.report.drawing.text import NBSP, clock, interval, number, percent, signed, student_label, version_label
 from rlhf.report.judgements.batches import batch_table
 from rlhf.report.judgements.judges import judge_table
 from rlhf.report.run.build import advice, headline, how_apart, how_right
@@ -346,17 +346,48 @@ def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) 
     _write(measured / "stage.json", {"seconds": 3.0})
     before = sorted(path for folder in (sft, measured) for path in folder.rglob("*"))
     page = build_report(sft, measured)
-    assert page == tmp_path / "my sft.report" / "index.html"
+    assert page == tmp_path / "my sft_and_1_more.report" / "index.html"
     assert before == sorted(path for folder in (sft, measured) for path in folder.rglob("*")), "finished, untouched"
     shown = _Page(page.read_text())
     assert "my sft, measured" in shown.text and "1 min 01 s" in shown.text
     assert shown.text.index("the loss rises") < shown.text.index("Versions"), "above all else"
-    assert "2 stages, 1 min 04 s in all; one thing looks wrong." in shown.text
+    assert "2 stages, 1 min 04 s in all; one thing looks wrong; a step of training stands out." in shown.text
     assert "PPO" not in shown.text and "in this run" not in shown.text, "what stages do not do is not missed"
     assert len(shown.scripts) == 2 and "img" not in shown.tags and "Gradient norm" in shown.text
-    assert "Step 3: loss 0.50, 7.2 standard deviations above; taken" in shown.text and "<s> b" in shown.text
+    assert "Step 3 (1 row): loss 0.50, 7.2 standard deviations above; taken" in shown.text and "<s> b" in shown.text
     with pytest.raises(InputError, match="has no stage"):
         build_report(sft, run)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_stages_of_one_name_are_told_apart_and_leave_the_first_one_s_page(tmp_path: Path) -> None:
+    """Before, the second one's time and warning took the first one's place, and the page that of the first alone."""
+    both = [trained_stage(tmp_path / run / "v5" / "ppo", f"{run} is odd") for run in "AB"]
+    alone, together = build_report(both[0]), build_report(*both)
+    assert "A is odd" in alone.read_text() and "B is odd" not in alone.read_text()
+    shown = together.read_text()
+    assert "2 stages, 2 min 02 s in all; 2 things look wrong; 2 steps of training stand out." in shown.replace(
+        NBSP, " "
+    )
+    assert "<b>A/v5/ppo</b>: A is odd" in shown and "<b>B/v5/ppo</b>: B is odd" in shown
+    for stage in both:
+        _write(stage / "evaluation.json", {"name": "sft"})
+    assert [version["name"] for version in read_run(*both).versions] == ["sft, A/v5/ppo", "sft, B/v5/ppo"]
+    with pytest.raises(InputError, match="is named twice"):
+        build_report(both[0], both[0])
+
+
+def test_what_is_no_run_is_refused_with_what_to_name(tmp_path: Path) -> None:
+    """Before, a folder of runs and a version's folder made a page of nonsense, and a file did not exist."""
+    for name in ("one", "two"):
+        (tmp_path / name / "v1").mkdir(parents=True)
+        (tmp_path / name / "ledger.jsonl").write_text('{"event": "started", "stage": "data"}\n')
+    with pytest.raises(InputError, match=r"is a folder of runs; name one of them or several: .*one, .*two$"):
+        build_report(tmp_path)
+    with pytest.raises(InputError, match=r"v1 is a part of the run .*one; name that"):
+        build_report(tmp_path / "one" / "v1")
+    with pytest.raises(InputError, match=r"ledger\.jsonl is a file; name the folder"):
+        build_report(tmp_path / "one" / "ledger.jsonl")
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -482,15 +513,37 @@ def test_all_first_answers_lie_in_the_page_to_be_searched(run: Path, page: str) 
         [["user", "Hello, answer in one word."], ["assistant", "Yes."]],
         rows[9]["messages"][-1]["content"],
     ]
-    for row, before, (text, scores, bits, change) in zip(rows, first, data["answers"][1], strict=True):
+    for row, before, (text, scores, bits, change, of, first_reward) in zip(
+        rows, first, data["answers"][1], strict=True
+    ):
         gold = row["gold"]
         judged = "safety" if gold["kind"] == "unsafe" else "helpfulness"
         assert (text, scores[3]) == (row["answer"], row["length"])
         assert scores[:3] == [round(x, 2) for x in (gold["helpfulness"], gold["safety"], row["reward"])]
         wrong = [gold["violation"], gold["false_refusal"], False, not row["finished"]]
         assert bits & 15 == sum(1 << i for i, is_so in enumerate(wrong) if is_so)
-        assert change == round(gold[judged] - before["gold"][judged], 4)
-    assert all(answer[3] is None for answer in data["answers"][0]), "the first version has nothing to change from"
+        assert (change, of) == (round(gold[judged] - before["gold"][judged], 4), f"gold {judged}")
+        assert first_reward == round(row["sft"]["reward"], 2), "by the same models, not by those that SFT was judged by"
+    assert all(answer[3:] == [None] * 3 for answer in data["answers"][0]), (
+        "the first version has nothing to change from"
+    )
+
+
+def test_a_reward_stands_beside_one_by_the_same_models_alone() -> None:
+    """Before, the start's reward by the first version's models stood beside the last one's by its own."""
+
+    def row(**scores: Any) -> dict[str, Any]:
+        plain = _row("a", "ordinary", 0.5)
+        del plain["gold"]
+        return plain | {"length": 2} | scores
+
+    answers = {"sft": [row(reward=0.33)], "v1": [row(reward=-0.16, sft={"reward": -0.824})]}
+    ((sample,),) = [group.samples for group in pick_samples(answers)]
+    shown = [[text.replace(NBSP, " ") for text in answer.scores] for answer in sample.answers]
+    assert shown == [["2 tokens"], ["reward −0.16 (SFT −0.82)", "2 tokens"]]
+    found = make_search(answers)
+    assert found is not None and found.rewards
+    assert unpacked(found.data)["answers"][1][0][3:] == [0.664, "reward", -0.82]
 
 
 def test_what_an_answer_is_suspected_of() -> None:
@@ -540,6 +593,11 @@ def test_headline_says_rises_only_where_intervals_part() -> None:
     chance = paired | {"referee_gain_ci": [-0.02, 0.22], "win_rate_ci": [0.49, 0.65]}
     assert "moves by +0.10 (−0.02 to 0.22) prompt by prompt, which may be chance" in headline([start, chance])
     assert "wins 57\u00a0% (49 to 65, which may be chance) of" in headline([start, chance])
+    lost = paired | {"referee_gain": -0.12, "referee_gain_ci": [-0.14, -0.1]}
+    assert "the referee's score falls by 0.12 (0.10 to 0.14) prompt by prompt. V1" in headline([start, lost])
+    level = {"referee_gain_equal_length": 0.05, "referee_gain_equal_length_ci": [0.01, 0.09]}
+    said = "prompt by prompt (but rises by +0.05 (0.01 to 0.09) between answers of equal length)."
+    assert said in headline([start, lost | level]) and "equal length" not in headline([start, paired | level])
     assert "That anything was gained is not certain." in advice([start, chance])
     assert advice([start, paired]) == advice([start, chance | {"win_rate_ci": [0.51, 0.6]}]) == advice([start]) == ""
 
@@ -554,11 +612,36 @@ def test_how_numbers_read() -> None:
         "v2": "V2",
         "v3_ppo": "V3 + PPO",
         "v3_gatt": "V3 + GAtt",
+        "v1_dpo": "V1 + DPO",
+        "v1_average": "V1 averaged",
+        "v2_safety_sft": "V2 + safety SFT",
+        "v3_time": "V3 + time awareness",
+        "v4_distilled": "V4 distilled",
+        "v1_random": "V1 (random)",
+        "v3_ppo, A/ppo_evaluation": "V3 + PPO, A/ppo_evaluation",
         "mine": "mine",
         "my_model": "my_model",
         "": "",
     }
     assert {name: version_label(name) for name in names} == names
+    students = [student_label(name) for name in ("v5_small", "small", "v5")]
+    assert students == ["student small of V5", "student small, as given", "student v5, as given"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_versions_counted_are_the_rows_and_intervals_hold_what_can_be_alone(tmp_path: Path) -> None:
+    """Before, "2 versions" stood above four rows, and "-0.1 to 0.2 %" below a share."""
+    impossible = {"repetition": 0.001, "repetition_ci": [-0.001, 0.002], "gold_safety": 1.0, "mean_length": 3.0}
+    impossible |= {"gold_safety_ci": [0.988, 1.004], "mean_length_ci": [-1.0, 7.0]}
+    summary = {"versions": [{"name": "sft"}, {"name": "v1", **impossible}]}
+    summary |= {"branches": [{"name": "v1_random"}], "students": [{"name": "v1_small", **impossible}]}
+    _write(tmp_path / "summary.json", summary)
+    page = build_report(tmp_path).read_text()
+    assert "<span>2 versions</span><span>1 branch</span><span>1 student</span>" in page
+    rows = re.findall(r'<th scope="row">([^<]*)</th>', page.split("</table>")[0])
+    assert rows == ["SFT", "V1", "V1 (random)", "student small of V1"]
+    for shown in ("0.0 to 0.2", "0.988 to 1.000", "0.0 to 7.0"):
+        assert page.count(f"<small>{shown}</small>") == 2, shown
 
 
 def _write(path: Path, content: Any) -> None:

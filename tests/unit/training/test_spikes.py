@@ -17,7 +17,8 @@ from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.kept import States
 from rlhf.training.loop import Task, TrainingResult, steps_of, train
-from rlhf.training.spikes import FAR, FEWEST, WINDOW, Spikes, z_score
+from rlhf.training.spikes import FAR, FEWEST, WINDOW, Spikes, SpikeWatch, z_score
+from rlhf.training.step import StepFigures
 
 BAD = 1000.0
 ROWS = [float(i % 5) for i in range(80)]
@@ -41,6 +42,15 @@ def test_z_scores_by_hand() -> None:
     seen = Spikes(list(before), list(before))
     assert seen.far(2.0, 2.0) == {} and seen.far(-100.0, 2.0) == {}, "below is no spike"
     assert set(seen.far(100.0, 2.0)) == {"loss"} and min(seen.far(100.0, 100.0).values()) > FAR
+
+
+def test_a_smaller_step_at_an_epoch_s_end_is_not_judged(tmp_path: Path) -> None:
+    """Before, a last step of one row stood out among those of 32."""
+    seen = Spikes([1.0, 3.0] * FEWEST, [1.0, 3.0] * FEWEST)
+    watch = SpikeWatch("train", "stop", seen, tmp_path / "metrics.jsonl", str, full=2, writes=True)
+    far = StepFigures({"loss": 100.0}, 100.0, taken=True)
+    assert not watch.saw(40, far, [BAD]) and not (tmp_path / "spikes.jsonl").exists() and len(seen.losses) == 41
+    assert watch.refuse([BAD]) is None and (refuse := watch.refuse([BAD, BAD])) is not None and refuse(500.0, 1.0)
 
 
 def _rows() -> tuple[list[float], int]:
