@@ -24,8 +24,7 @@ def pooled_table(runs: Sequence[Mapping[str, Sequence[Row]]]) -> Table | None:
     Args:
         runs: of each, name of a policy -> rows of its answers.jsonl, the start's first.
     """
-    asked = [{row["prompt_id"]: row["messages"] for row in next(iter(run.values()), [])} for run in runs]
-    if not all(asked) or any(one != asked[0] for one in asked):
+    if not same_prompts(runs):
         return None
     first = next(iter(runs[0]))
     names = [name for name in runs[0] if name != first and all(run.get(name) for run in runs)]
@@ -48,6 +47,12 @@ def pooled_table(runs: Sequence[Mapping[str, Sequence[Row]]]) -> Table | None:
             level.append(_cell(intercept_interval([lengths[prompt] for prompt in gains], list(gains.values()))))
         rows += [[*mean, _cell(mean_interval(list(lengths.values())), own, "length", 1)], [*level, Cell(NOTHING)]]
     return Table(heads, rows)
+
+
+def same_prompts(runs: Sequence[Mapping[str, Sequence[Row]]]) -> bool:
+    """Whether all runs have answers to the same prompts."""
+    asked = [{row["prompt_id"]: row["messages"] for row in next(iter(run.values()), [])} for run in runs]
+    return all(asked) and all(one == asked[0] for one in asked)
 
 
 Leads = dict[str, dict[str, float]]

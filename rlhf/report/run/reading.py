@@ -142,11 +142,11 @@ def read_run(*paths: Path) -> RunFiles:
     folders = Folders.of(paths)
     run = folders.run
     summary = _json(run / "summary.json")
-    found = [(path, e) for path in folders.files("evaluation.json") if "name" in (e := _json(path))]
-    alike = [e["name"] for _, e in found] if folders.stages else []
+    evaluated = [(path, e) for path in folders.files("evaluation.json") if "name" in (e := _json(path))]
+    alike = [e["name"] for _, e in evaluated] if folders.stages else []
     evaluations = {
         name: e | {"name": name, "_path": path}
-        for path, e in found
+        for path, e in evaluated
         for name in [f"{e['name']}, {folders.name_of(path)}" if alike.count(e["name"]) > 1 else e["name"]]
     }
     planned = _planned(folders)

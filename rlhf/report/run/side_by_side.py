@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,14 @@ from rlhf.errors import InputError
 from rlhf.report.drawing.figures import BLUE, GREY, INK, ORANGE, RAMP, Panel, Series, lines
 from rlhf.report.drawing.page import page_template
 from rlhf.report.drawing.tables import Cell, Table
-from rlhf.report.drawing.text import number, percent, version_label
+from rlhf.report.drawing.text import number, percent, student_label, version_label
 from rlhf.report.run.folders import names_of
-from rlhf.report.run.pooled import pooled_table
+from rlhf.report.run.pooled import pooled_table, same_prompts
 from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.tables import COLUMNS, GOLD
 
 if TYPE_CHECKING:
+    from rlhf.evaluation.policies.versions import VersionFigures
     from rlhf.report.run.tables import Figure
 
 OWN = ("referee_score", "proxy_reward_gain")
@@ -33,6 +34,12 @@ PANELS: Sequence[tuple[str, Figure, bool]] = (
 )
 INTERVALS = {column.key: column.ci for column in COLUMNS}
 Runs = dict[str, RunFiles]
+ENTRIES: Sequence[tuple[Callable[[RunFiles], Sequence[VersionFigures]], Callable[[str], str]]] = (
+    (lambda run: run.versions, version_label),
+    (lambda run: run.branches, version_label),
+    (lambda run: run.students, student_label),
+)
+"""Rows of the table, and what names them: branches stand behind the versions, students behind both."""
 
 
 def render_runs(paths: Sequence[Path]) -> str:
@@ -48,6 +55,7 @@ def render_runs(paths: Sequence[Path]) -> str:
     for path, run in zip(paths, runs.values(), strict=True):
         if not run.versions:
             raise InputError(f"run: {path} has no evaluated version yet; leave it out")
+    answers = [{**run.answers, **run.beside} for run in runs.values()]
     return page_template("runs.html.j2").render(
         title=", ".join(names),
         headline=headline(runs),
@@ -59,7 +67,8 @@ def render_runs(paths: Sequence[Path]) -> str:
             if stage.suspicious
         ],
         table=runs_table(runs),
-        pooled=pooled_table([{**run.answers, **run.beside} for run in runs.values()]),
+        alike=same_prompts(answers),
+        pooled=pooled_table(answers),
         panels=runs_panels(runs),
     )
 
@@ -86,10 +95,11 @@ def runs_table(runs: Runs) -> Table:
         if column.key not in OWN and any(v.get(column.key) is not None for run in runs.values() for v in run.versions)
     ]
     rows = [
-        [Cell(version_label(name), run), *(column.cell(version) for column in columns)]
-        for name in [*_versions(runs), *_branches(runs)]
+        [Cell(label(name), run), *(column.cell(version) for column in columns)]
+        for of, label in ENTRIES
+        for name in _names(runs, of)
         for run, files in runs.items()
-        for version in [*files.versions, *files.branches]
+        for version in of(files)
         if version["name"] == name
     ]
     start = "the start"
@@ -100,7 +110,7 @@ def runs_table(runs: Runs) -> Table:
 
 def runs_panels(runs: Runs) -> list[Panel]:
     """Each figure by version, a line a run."""
-    names = _versions(runs)
+    names = _names(runs, lambda run: run.versions)
     panels = []
     for title, key, share in PANELS:
         series = []
@@ -114,11 +124,6 @@ def runs_panels(runs: Runs) -> list[Panel]:
     return [panel for panel in panels if panel is not None]
 
 
-def _versions(runs: Runs) -> list[str]:
-    """All versions' names, as the runs order them."""
-    return list(dict.fromkeys(version["name"] for run in runs.values() for version in run.versions))
-
-
-def _branches(runs: Runs) -> list[str]:
-    """The same of branches, which stand behind the versions."""
-    return list(dict.fromkeys(branch["name"] for run in runs.values() for branch in run.branches))
+def _names(runs: Runs, of: Callable[[RunFiles], Sequence[VersionFigures]]) -> list[str]:
+    """All names of versions, branches or students, as the runs order them."""
+    return list(dict.fromkeys(version["name"] for run in runs.values() for version in of(run)))

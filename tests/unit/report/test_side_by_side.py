@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def test_rows_and_lines_are_the_runs_own_figures(seeds: list[Path]) -> None:
     assert f"gold safety {ends[0]:.2f} to {ends[1]:.2f}" in headline(runs)
     panels = {panel.title: panel for panel in runs_panels(runs)}
     assert [label for label, _ in panels["Gold safety"].legend] == ["one", "two"]
+
+
+def test_students_have_rows_and_other_prompts_are_said(seeds: list[Path], tmp_path: Path) -> None:
+    """Before, students were left out, and worlds of their own lay apart by "chance in the training" alone."""
+    runs = [shutil.copytree(seed, tmp_path / seed.name) for seed in seeds]
+    summary = json.loads((runs[1] / "summary.json").read_text())
+    (runs[1] / "summary.json").write_text(json.dumps(summary | {"students": [{"name": "v1_small"}]}))
+    last = runs_table({path.name: read_run(path) for path in runs}).rows[-1]
+    assert (last[0].text, last[0].small) == ("student small of V1", "two")
+    same, other = "chance in the training, or a setting that differs", "the runs did not answer the same prompts"
+    assert same in (page := build_report(*runs).read_text()) and other not in page
+    answers = runs[1] / "sft_evaluation" / "answers.jsonl"
+    answers.write_text(answers.read_text().replace('"content": "', '"content": "Hello. '))
+    assert other in (page := build_report(*runs).read_text()) and same not in page and "are not pooled" in page
 
 
 def test_what_is_no_pair_of_runs_is_refused(seeds: list[Path], tmp_path: Path) -> None:
