@@ -81,7 +81,7 @@ def test_students_stand_beside_the_versions(tmp_path: Path) -> None:
     assert [(student["name"], student["mean_length"]) for student in summary["students"]] == [("v1_small", 3.0)]
     page = build_report(tmp_path).read_text(encoding="utf-8")
     assert "From SFT to V1" in page or "from SFT to V1" in page
-    assert "v1_small" in page
+    assert "student small of V1" in page
 
 
 def test_a_referee_has_its_own_place(tmp_path: Path) -> None:
