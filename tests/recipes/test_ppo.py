@@ -332,7 +332,7 @@ def test_bad_input_gets_one_sentence(
     recipe = importlib.import_module("ppo")
     with pytest.raises(InputError) as caught:
         recipe.main(parse_config(recipe.PPORecipeConfig, _arguments(tiny_policy_path, *extra)))
-    assert any(line.startswith(sentence) for line in str(caught.value))
+    assert sentence in str(caught.value)
     assert not (world / "out").exists()
 
 

@@ -55,8 +55,8 @@ def test_a_row_a_way_of_measuring_stands_in_the_report() -> None:
     assert table is not None
     lines = [line.replace("\u00a0", " ") for line in as_markdown(table).splitlines()]
     assert lines[0] == "| Over the start | Reward | Referee | Tokens |"
-    assert lines[2].startswith("| v1_random | +1.50 (") and lines[2].endswith("| +1.0 (−3.1 to 5.1) |")
-    assert lines[3] == "| v1_random, equal length | +1.00 (0.67 to 1.33) | +0.25 (0.25 to 0.25) | – |"
+    assert lines[2].startswith("| V1 (random) | +1.50 (") and lines[2].endswith("| +1.0 (−3.1 to 5.1) |")
+    assert lines[3] == "| V1 (random), equal length | +1.00 (0.67 to 1.33) | +0.25 (0.25 to 0.25) | – |"
     assert gain_table([start]) is None
 
 
