@@ -128,9 +128,9 @@ def _plan_of(arguments: argparse.Namespace) -> list[str]:
     if arguments.run is None:
         return []
     file = arguments.run / "plan.yaml"
-    if not file.is_file() and (arguments.run / "config.yaml").exists():  # begun from a plan elsewhere
-        from rlhf.iteration.summary import recorded_options
+    from rlhf.iteration.summary import RECORD, recorded_options
 
+    if not file.is_file() and (arguments.run / RECORD).exists():  # begun from a plan elsewhere
         return [*recorded_options(arguments.run), "--run", str(arguments.run)]
     if not file.is_file():
         raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")

@@ -16,7 +16,7 @@ from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.driver import Driver, StageFailed
 from rlhf.iteration.ledger import Record
 from rlhf.iteration.plan import make_plan
-from rlhf.iteration.summary import write_summary
+from rlhf.iteration.summary import RECORD, write_summary
 from rlhf.metrics import asked_trackers
 from rlhf.shipped import ROOT
 from rlhf.stage import package_versions
@@ -73,7 +73,7 @@ def run_plan(config: IterativeConfig) -> None:
 def record_config(config: IterativeConfig) -> None:
     """Write the run's config.yaml: the resolved config, package versions and, of a checkout, the git commit."""
     content = {"config": to_dict(config), "packages": package_versions(), "git_commit": _commit()}
-    (config.run / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    (config.run / RECORD).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def _commit() -> str | None:
