@@ -22,6 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL_MODEL = Path(os.environ.get("RLHF_CHAT_MODEL", ROOT / "runs" / "smollm2"))
 
 
+def pytest_runtest_setup() -> None:
+    """What a test draws without a seed is the same behind any other test, also in what its module shares."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the checkout."""
