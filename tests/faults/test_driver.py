@@ -223,8 +223,6 @@ def test_a_stage_mended_by_hand_is_taken_over(diamond: FakeRun, tmp_path: Path) 
     diamond.configure("b", text="B")
     by_hand = shlex.split(next(line for line in failed.stderr.splitlines() if "by hand:" in line).split("by hand:")[1])
     assert Path(by_hand[0]).absolute() == Path(sys.executable), "as it is called from here"
-        "as it is called from here, wherever the environment lies"
-    )
     subprocess.run(by_hand, check=True, env=os.environ | {"TRACE": str(diamond.here / "trace")})
     before = diamond.traced().count("b")
     again = diamond.drive()
