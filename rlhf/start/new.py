@@ -174,7 +174,6 @@ def _plan(request: Request, machine: Machine, model: Path) -> dict[str, Any]:
         if request.ppo and number == request.versions:
             steps += ["ppo", "evaluate"]
         versions.append({"name": f"v{number}", "steps": steps})
-    side_by_side = {"processes": min(machine.slots, 2) if not machine.gpus else machine.gpus}
     return {
         "run": str(request.run),
         "configs": str(request.run / CONFIG_FOLDER),
@@ -183,9 +182,8 @@ def _plan(request: Request, machine: Machine, model: Path) -> dict[str, Any]:
         "versions": versions,
         "slots": machine.slots,
         "launch": {
-            "default": {"retries": 1},
+            "default": {"retries": 1, "processes": machine.gpus or min(machine.slots, 2)},
             **({"data": {"gpus": 0}} if machine.gpus else {}),
-            **dict.fromkeys((*trained, "rejection_sampling", "ppo", "evaluate"), side_by_side),
         },
         "seed": 0,
         **({"chat_template_kwargs": dict(kwargs)} if (kwargs := request.chat_template_kwargs) else {}),

@@ -251,6 +251,7 @@ def test_a_base_model_and_dialogues(hub: Path, pairs: str, rows: Callable[..., s
     new_run(Request(tmp_path / "run", sft=(chats,), **request), MACHINE)  # type: ignore[arg-type]
     by_name = planned(tmp_path / "run")
     assert list(by_name)[:3] == ["data", "sft", "referee_reward"]
+    assert {stage.launch.processes for name, stage in by_name.items() if name != "data"} == {MACHINE.slots}, "all cores"
     assert by_name["sft"].overrides["policy"] == str(hub) and by_name["sft"].overrides["data"] == json.dumps([chats])
     assert by_name["v1/rejection_sampling"].overrides["fine_tune_from"] == str(tmp_path / "run" / "sft" / "checkpoint")
     settings = yaml.safe_load((tmp_path / "run" / "config" / "sft.yaml").read_text())
