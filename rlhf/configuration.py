@@ -31,16 +31,14 @@ from rlhf.lifetime import end_with_launcher
 from rlhf.option_errors import sentence_of
 from rlhf.paths import NamesModel, model_place
 from rlhf.shipped import shipped
-from rlhf.shorthand import alternatives_of, group_of, hints_of, spelled_words
-from rlhf.strict_yaml import require_plain_yaml
+from rlhf.shorthand import alternatives_of, group_of, hint_at, hints_of, spelled_words, takes_options_file
+from rlhf.strict_yaml import require_plain_text, require_plain_yaml
 
 Config = TypeVar("Config")
 SEEDS = 2**31
 """Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
 LARGEST = 2**63
 """No integer of an option is so large, for no tensor and no counter holds it."""
-_PLAIN = (str, os.PathLike, int, float, type(None), dict, list, tuple)
-"""What a value is, at any depth; YAML has other things too: sets, bytes, dates."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -53,16 +51,12 @@ def parse_config(
     """Read `--config FILE` and `--field value` overrides (later wins) into `config_class`, a dataclass.
 
     Raises InputError, one sentence, for an unreadable file, an unknown or missing field, a value that the field or the
-    dataclass's own `__post_init__` refuses, null where a field has none, a number that is not finite (.inf, .nan) or a
-    value that is no plain one (a set, bytes), whatever field it is in, a seed that a generator does not take, or a key
-    that is given twice in a YAML file.
+    dataclass's own `__post_init__` refuses, null where a field has none, a number that is not finite (.inf, .nan),
+    whatever field it is in, a seed that a generator does not take, or YAML that `rlhf.strict_yaml` does not take.
     """
     of_any: type = config_class
     parser = _parser_of(of_any, description)
     given = sys.argv[1:] if argv is None else argv
-    for word, following in zip(given, [*given[1:], ""], strict=False):
-        if word == "--config" or word.startswith("--config="):
-            require_plain_yaml(Path(word.partition("=")[2] or following))
     try:
         return _parsed(parser, given, config_class)
     except InputError:
@@ -76,6 +70,7 @@ def parse_config(
 
 def _parsed(parser: ArgumentParser, argv: Sequence[str], config_class: type[Config]) -> Config:
     """A command line read by a parser of the class's options."""
+    _require_plain(argv, config_class)
     words = _gathered(argv, config_class)
     namespace = parser.parse_args(spelled_words(words, config_class, get_loader("yaml")))
     _refuse_lone_values(namespace, config_class)
@@ -85,6 +80,22 @@ def _parsed(parser: ArgumentParser, argv: Sequence[str], config_class: type[Conf
     fields.pop("config", None)
     _refuse_bad_values(fields)
     return with_models(config_class(**fields))
+
+
+def _require_plain(argv: Sequence[str], kind: type) -> None:
+    """`rlhf.strict_yaml` of all YAML of a command line: the file behind `--config`, groups of options as a file or as
+    a text."""
+    option, hint = "", None
+    for word in argv:
+        value = word
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            option = name.removeprefix("--")
+            hint = hint_at(kind, option.split("."))
+        if option == "config" or (takes_options_file(hint, value) and os.path.exists(value)):
+            require_plain_yaml(Path(value))
+        elif hint is not None and not _is_plain(hint):
+            require_plain_text(value, option)
 
 
 class ConfigReader:
@@ -292,11 +303,6 @@ def _refuse_null(value: Any, hint: Any, name: str) -> None:
 
 def _refuse_bad_values(value: Any, name: str = "") -> None:
     """InputError naming the first option, at any depth, that nothing can be done with: a number, a text, or no such."""
-    if not isinstance(value, _PLAIN) and not dataclasses.is_dataclass(value):
-        raise InputError(
-            f"{name}: must be a text, a number, true, false, null, a list or names with values, got a "
-            f"{type(value).__name__}, {quoted(value)}"
-        )
     if isinstance(value, (str, Path)) and "\0" in str(value):
         raise InputError(f"{name}: holds a null character, which no path and no text has, got {quoted(str(value))}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -309,8 +315,6 @@ def _refuse_bad_values(value: Any, name: str = "") -> None:
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     if isinstance(value, dict):
         for key, part in value.items():
-            if not isinstance(key, str):
-                raise InputError(f"{name}: its names must be texts, got {quoted(key)}; put it between quotes")
             _refuse_bad_values(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for part in value:

@@ -28,6 +28,8 @@ import yaml
 BARE = "bare"
 """Stands in `Annotated` of the field that a bare text fills."""
 ABSENT = ("null", "None", "~", "")
+OPTIONS_FILES = (".yaml", ".yml", ".json")
+"""How the name of a group's file ends where a text fills one of its fields."""
 
 
 @cache
@@ -124,6 +126,21 @@ def _spelled_option(
     return names, value
 
 
+def hint_at(kind: type, names: Sequence[str]) -> Any:
+    """The type of an option, by its dotted names; None: there is no such option."""
+    hint: Any = kind
+    for name in names:
+        group = group_of(hint)
+        hint = hints_of(group).get(name) if group is not None else _named(hint)
+    return hint
+
+
+def takes_options_file(hint: Any, word: str) -> bool:
+    """Whether a word, where there is a file of that name, is read as the file of a group of options."""
+    group = group_of(hint)
+    return group is not None and (bare_field(group) is None or word.endswith(OPTIONS_FILES))
+
+
 def _put(known: dict[str, Any], names: Sequence[str], value: str, hint: Any, load: Callable[[str], Any]) -> None:
     """Say `value` of an entry, or of a field in it."""
     bare = bare_field(group_of(hint))
@@ -141,7 +158,7 @@ def _put(known: dict[str, Any], names: Sequence[str], value: str, hint: Any, loa
 
 def _is_bare(value: str, load: Callable[[str], Any]) -> bool:
     """Whether a word is a text of its own: no options, no file of options, and not nothing."""
-    if value in ABSENT or (value.endswith((".yaml", ".yml", ".json")) and not Path(value).is_dir()):
+    if value in ABSENT or (value.endswith(OPTIONS_FILES) and not Path(value).is_dir()):
         return False
     return not isinstance(_loaded(value, load), (Mapping, list))
 

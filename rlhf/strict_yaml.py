@@ -30,17 +30,30 @@ def require_plain_yaml(file: Path) -> None:
         raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return
+    _require_plain(root, file)
+
+
+def require_plain_text(text: str, option: str) -> None:
+    """The same of a text that an option was given; one that is no YAML is left to its reader, too."""
     try:
-        size = 0 if root is None else _size(root, file, {})
+        root = yaml.compose(text, LOADER)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return
+    _require_plain(root, option)
+
+
+def _require_plain(root: yaml.Node | None, source: Path | str) -> None:
+    try:
+        size = 0 if root is None else _size(root, source, {})
     except RecursionError:
-        raise InputError(f"{file}: it is nested too deeply; no option goes that deep") from None
+        raise InputError(f"{source}: it is nested too deeply; no option goes that deep") from None
     if size > MOST_NODES:
-        raise InputError(f"{file}: its aliases stand for more than {MOST_NODES} values; write out what is meant")
+        raise InputError(f"{source}: its aliases stand for more than {MOST_NODES} values; write out what is meant")
 
 
-def _size(node: yaml.Node, file: Path, known: dict[int, int]) -> int:
+def _size(node: yaml.Node, source: Path | str, known: dict[int, int]) -> int:
     """How many values a node stands for; an alias counts as often as it is used, and is gone into once."""
-    place = _place_of(node, file)
+    place = _place_of(node, source)
     if id(node) in known:
         if not known[id(node)]:
             raise InputError(
@@ -57,22 +70,22 @@ def _size(node: yaml.Node, file: Path, known: dict[int, int]) -> int:
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in keys:
-                    raise InputError(f"{_place_of(key, file)}: {key.value} is given twice; leave one out")
+                    raise InputError(f"{_place_of(key, source)}: {key.value} is given twice; leave one out")
                 keys.add(key.value)
                 if key.tag not in (_TEXT, _DATE):
                     raise InputError(
-                        f"{_place_of(key, file)}: a name must be a text, got {key.value}; put it into quotes"
+                        f"{_place_of(key, source)}: a name must be a text, got {key.value}; put it into quotes"
                     )
-            size += _size(value, file, known)
+            size += _size(value, source, known)
     elif isinstance(node, yaml.SequenceNode):
-        size += sum(_size(value, file, known) for value in node.value)
+        size += sum(_size(value, source, known) for value in node.value)
     known[id(node)] = size
     return size
 
 
-def _place_of(node: yaml.Node, file: Path) -> str:
-    """File and line of a node."""
-    return f"{file}:{node.start_mark.line + 1}"
+def _place_of(node: yaml.Node, source: Path | str) -> str:
+    """File and line of a node, or the option."""
+    return f"{source}:{node.start_mark.line + 1}" if isinstance(source, Path) else source
 
 
 def _untagged(node: yaml.Node) -> str:
