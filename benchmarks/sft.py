@@ -103,7 +103,7 @@ def trl_packed(pipe: Connection, work: Work) -> None:
 def trl(pipe: Connection, work: Work, **options: Any) -> None:
     """Train with trl's SFTTrainer: our order, AdamW settings and peak rate; everything else is its own."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     steps_done: list[tuple[float, int]] = []
@@ -147,7 +147,9 @@ def trl(pipe: Connection, work: Work, **options: Any) -> None:
         train_dataset=Dataset.from_list(
             [{"input_ids": row.input_ids, "assistant_masks": [int(t) for t in row.loss_mask]} for row in ordered]
         ),
-        processing_class=load_tokenizer(work.policy),
+        processing_class=from_pretrained(
+            AutoTokenizer, work.policy
+        ),  # without the pad token that ours adds to the model
         callbacks=[InTurn()],
         optimizers=(adamw, rate),
     )
