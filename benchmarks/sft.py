@@ -147,9 +147,7 @@ def trl(pipe: Connection, work: Work, **options: Any) -> None:
         train_dataset=Dataset.from_list(
             [{"input_ids": row.input_ids, "assistant_masks": [int(t) for t in row.loss_mask]} for row in ordered]
         ),
-        processing_class=from_pretrained(
-            AutoTokenizer, work.policy
-        ),  # without the pad token that ours adds to the model
+        processing_class=from_pretrained(AutoTokenizer, work.policy),  # not ours, which may add a token to pad with
         callbacks=[InTurn()],
         optimizers=(adamw, rate),
     )
