@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 _WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 _NUMBERS = {word: number for number, word in enumerate(_WORDS.split())} | {"a single": 1, "twenty": 20, "fifty": 50}
@@ -117,6 +118,18 @@ def count_units(answer: str, unit: str) -> int:
 
 
 def _lengths(request: str) -> Iterator[Instruction]:
+    for unit, how, pattern in _length_patterns():
+        found = pattern.search(request)
+        if found is None or _NOT_OF_ALL.search(request[: found.start()]):
+            continue
+        number = _NUMBERS[found[1]] if found[1] in _NUMBERS else int(found[1].replace(",", ""))
+        yield Instruction(unit, f"{how} {number} {unit}", _counted(unit, how, number))
+
+
+@cache
+def _length_patterns() -> list[tuple[str, str, re.Pattern[str]]]:
+    """(unit, bound, the pattern of a request for so many of that unit)."""
+    found = []
     for unit, name in _UNITS.items():
         patterns = [
             (how, rf"(?<!\bno )(?<!\bnot )\b(?:{bound}) {_N} (?:very |short |markdown )*{name}")
@@ -124,12 +137,10 @@ def _lengths(request: str) -> Iterator[Instruction]:
         ]
         patterns += [(how, rf"\b{_N} (?:{name} {behind}|{behind} {name})") for how, behind in _BEHIND.items()]
         patterns.append(("at least", rf"\b{_N}\+ {name}"))
-        for how, pattern in patterns:
-            found = re.search(rf"{pattern}\b(?! (?:or|be|in|are|with|of)\b|-)", request)
-            if found is None or _NOT_OF_ALL.search(request[: found.start()]):
-                continue
-            number = _NUMBERS[found[1]] if found[1] in _NUMBERS else int(found[1].replace(",", ""))
-            yield Instruction(unit, f"{how} {number} {unit}", _counted(unit, how, number))
+        found += [
+            (unit, how, re.compile(rf"{pattern}\b(?! (?:or|be|in|are|with|of)\b|-)")) for how, pattern in patterns
+        ]
+    return found
 
 
 def _counted(unit: str, how: str, number: int) -> Callable[[str], bool]:

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from rlhf.data.corpus.duplicates import Signatures, exact_key, near_duplicates
@@ -23,6 +24,7 @@ from rlhf.errors import InputError
 
 CHECKS = ("dialogue", "instruction", "refusal", "duplicate", "near-duplicate")
 NEAR = 0.8  # similarity of the words' shingles
+REMEMBERED = 1024  # texts whose checks are not made again: many rows have a request or an answer in common
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def check_rows(
     if not 0 < near <= 1:
         raise InputError(f"near: must lie above 0 and at most at 1, got {near}")
     verdict = Verdict()
+    instructions_of, why_refused = lru_cache(REMEMBERED)(instructions_in), lru_cache(REMEMBERED)(refuses)
     asked, followed = Counter[str](), Counter[str]()
     failed: dict[int, Failure] = {}
     seen: dict[bytes, int] = {}
@@ -92,11 +95,11 @@ def check_rows(
             failed[number] = Failure(number, "dialogue", str(error))
             continue
         request, answer = dialogue[-2]["content"], dialogue[-1]["content"]
-        found = [(i.kind, i.text, i.followed(answer)) for i in instructions_in(request)]
+        found = [(i.kind, i.text, i.followed(answer)) for i in instructions_of(request)]
         asked.update(kind for kind, _, _ in found)
         followed.update(kind for kind, _, done in found if done)
         missed = [text for _, text, done in found if not done]
-        refusal = refuses(answer)
+        refusal = why_refused(answer)
         text = "\n".join(message["content"] for message in dialogue)
         first = seen.setdefault(exact_key(text), number)
         if missed:
