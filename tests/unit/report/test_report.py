@@ -504,7 +504,7 @@ def _data(page: str) -> Any:
 def test_all_first_answers_lie_in_the_page_to_be_searched(run: Path, page: str) -> None:
     data = _data(page)
     assert data["versions"] == ["SFT", "V1", "V2", "V3", "V3 + PPO"]
-    assert data["scores"] == ["helpful", "safe", "reward", "tokens"]
+    assert data["scores"] == ["gold helpfulness", "gold safety", "reward", "tokens"]
     rows = [json.loads(line) for line in (run / "v1" / "evaluation" / "answers.jsonl").read_text().splitlines()]
     first = [json.loads(line) for line in (run / "sft_evaluation" / "answers.jsonl").read_text().splitlines()]
     assert [p[0] for p in data["prompts"]] == [row["prompt_id"] for row in rows]

@@ -45,7 +45,7 @@ def test_rows_and_lines_are_the_runs_own_figures(seeds: list[Path]) -> None:
         ("SFT", "one"), ("SFT", "two"), ("V1", "one"), ("V1", "two"), ("V2", "one"), ("V3", "one"),
         ("V3 + PPO", "one"), ("V3 + PPO", "two"),
     ]  # fmt: skip
-    helpfulness = [title for title, _ in table.heads].index("Helpfulness")
+    helpfulness = [title for title, _ in table.heads].index("Gold helpfulness")
     assert table.rows[3][helpfulness].text == f"{runs['two'].versions[1]['gold_helpfulness']:.3f}"
     assert not {"Referee", "Reward over the start"} & {title for title, _ in table.heads}
     ends = sorted(run.versions[-1]["gold_safety"] for run in runs.values())
