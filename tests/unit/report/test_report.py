@@ -346,7 +346,7 @@ def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) 
     _write(measured / "stage.json", {"seconds": 3.0})
     before = sorted(path for folder in (sft, measured) for path in folder.rglob("*"))
     page = build_report(sft, measured)
-    assert page == tmp_path / "my sft_and_1_more.report" / "index.html"
+    assert page == tmp_path / "my sft_and_measured.report" / "index.html"
     assert before == sorted(path for folder in (sft, measured) for path in folder.rglob("*")), "finished, untouched"
     shown = _Page(page.read_text())
     assert "my sft, measured" in shown.text and "1 min 01 s" in shown.text

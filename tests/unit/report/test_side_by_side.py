@@ -11,6 +11,7 @@ from fake_run import write_run
 
 from rlhf.errors import InputError
 from rlhf.report import build_report
+from rlhf.report.run.folders import beside
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.side_by_side import headline, runs_panels, runs_table
 
@@ -24,9 +25,19 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_the_page_lies_beside_the_first_run(seeds: list[Path]) -> None:
     page = build_report(*seeds)
-    assert page == seeds[0].with_name("one.report") / "index.html"
+    assert page == seeds[0].with_name("one_and_two.report") / "index.html"
     text = page.read_text()
     assert "V3 + PPO of 2 runs: gold helpfulness" in text and ">two<" in text and "eferee's score" not in text
+
+
+def test_no_two_pages_share_a_place(tmp_path: Path) -> None:
+    """Before, the page of A and C lay where that of A and B did, and overwrote it."""
+    a, b, c, elsewhere = (tmp_path / name for name in ("a", "b", "c", "there/b"))
+    many = [tmp_path / f"seed{number}" for number in range(40)]
+    pages = [beside(paths) for paths in ([a], [a, b], [a, c], [a, b, c], [a, elsewhere], [a, *many], [a, *many[1:]])]
+    assert len(set(pages)) == len(pages) and {page.parent for page in pages} == {tmp_path}
+    assert [page.name for page in pages[:4]] == ["a.report", "a_and_b.report", "a_and_c.report", "a_and_b_and_c.report"]
+    assert all(len(page.name) < 200 for page in pages) and beside([a, elsewhere]) == pages[4]
 
 
 def test_what_looks_wrong_in_a_run_stands_above_the_figures(seeds: list[Path], tmp_path: Path) -> None:
