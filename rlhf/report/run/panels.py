@@ -304,10 +304,13 @@ def _gate(title: str, truth: str, found: Sequence[tuple[str, float, FlaggedQuali
         for (name, ci), colour in zip(SHARES[:2], (BLUE, ORANGE), strict=True)
     ]
     last, _, flagged, answers = found[-1]
-    thresholds = list(dict.fromkeys(at for _, at, _, _ in found))
-    known = ", ".join(f"{at:g} at {label}" for label, at, _, _ in found) if len(thresholds) > 1 else f"{thresholds[0]:g}"
+    if len({at for _, at, _, _ in found}) == 1:
+        known = f"{found[-1][1]:g}"
+        title += f", threshold {known}"
+    else:
+        known = ", ".join(f"{at:g} at {label}" for label, at, _, _ in found)
     return lines(
-        title if len(thresholds) > 1 else f"{title}, threshold {known}",
+        title,
         series,
         names=[label for label, _, _, _ in found],
         percent=True,
