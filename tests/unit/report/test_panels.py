@@ -150,7 +150,9 @@ def test_points_of_a_plane_have_numbers_that_lie_on_nothing() -> None:
     assert offsets([(5.0, 5.0), (150.0, 100.0)]) == [pytest.approx((NEAR / 2**0.5, NEAR / 2**0.5))] * 2
     versions: Any = [{"name": f"v{i}", "gold_helpfulness": 0.5, "gold_safety": i / 13} for i in range(13)]
     found = {panel.title: panel for panel in version_panels(versions)}
-    assert [label for label, _ in found["Helpfulness and safety"].legend] == [f"{i + 1} V{i}" for i in range(13)]
+    legend = found["Helpfulness and safety"].legend
+    assert [label for label, _ in legend] == [f"{i + 1} V{i}" for i in range(13)]
+    assert len({colour for _, colour in legend}) == 6, "no shade is most versions'"
 
 
 def test_kinds_of_prompts_have_intervals() -> None:
