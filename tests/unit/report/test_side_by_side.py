@@ -65,6 +65,15 @@ def test_rows_and_lines_are_the_runs_own_figures(seeds: list[Path]) -> None:
     assert [label for label, _ in panels["Gold safety"].legend] == ["one", "two"]
 
 
+def test_versions_of_one_run_alone_stand_where_that_run_has_them(seeds: list[Path]) -> None:
+    """Before, they stood behind the first run's last one, and the line of the other went back and forth."""
+    whole, shorter = (read_run(path) for path in seeds)
+    for runs in ({"short": shorter, "whole": whole}, {"whole": whole, "short": shorter}):
+        rows = dict.fromkeys(row[0].text for row in runs_table(runs).rows)
+        assert list(rows) == ["SFT", "V1", "V2", "V3", "V3 + PPO"]
+        assert "V1: " in (svg := runs_panels(runs)[0].svg) and svg.index("V2: ") < svg.index("V3 + PPO: ")
+
+
 def test_students_have_rows_and_other_prompts_are_said(seeds: list[Path], tmp_path: Path) -> None:
     """Before, students were left out, and worlds of their own lay apart by "chance in the training" alone."""
     runs = [shutil.copytree(seed, tmp_path / seed.name) for seed in seeds]
