@@ -159,8 +159,9 @@ def test_kinds_of_prompts_have_intervals() -> None:
     """Before, six prompts' mean stood without one."""
     of = {"kind": "unsafe", "prompts": 6, "helpfulness": 0.4, "helpfulness_ci": [0.1, 0.7]}
     first, last = of | {"safety": 0.8, "safety_ci": [0.5, 1.1]}, of | {"safety": 1.0, "safety_ci": [1.0, 1.0]}
-    versions: Any = [{"name": n, "by_kind": {"world/theft": own}} for n, own in (("sft", first), ("v1", last))]
-    table = kind_table([*versions, {"name": "v2", "by_kind": {"world/other": first | {"safety": None}}}])
+    named = (("sft", "theft", first), ("v1", "theft", last), ("v2", "other", first | {"safety": None}))
+    versions: Any = [{"name": name, "by_kind": {f"world/{kind}": own}} for name, kind, own in named]
+    table = kind_table(versions)
     assert table is not None
     (theft,) = (row for row in table.rows if row[0].text == "theft")
     assert theft[0].small == "unsafe, gold safety" and theft[1].text == "6" and theft[4].text == "–"
