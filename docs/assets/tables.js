@@ -13,17 +13,18 @@ for (const table of tables) {
   for (const code of table.querySelectorAll("td code")) if (!code.firstElementChild) divide(code);
 }
 
-// Nor is an option in a line of text broken behind its hyphens.
+// Nor is an option broken behind its hyphens, here in a line of text.
 for (const code of document.querySelectorAll(".md-typeset :is(p, li) code:not(pre code, td code)")) {
   if (code.firstElementChild || !code.textContent.includes("--")) continue;
-  const words = code.textContent.split(/(?=\s)|(?<=\s)/).map((word) => {
-    if (!word.startsWith("--")) return word;
-    const option = document.createElement("span");
-    option.className = "option";
-    option.append(word);
-    return option;
-  });
-  code.replaceChildren(...words);
+  code.replaceChildren(...code.textContent.split(/(?=\s)|(?<=\s)/).map(unbroken));
+}
+
+function unbroken(word) {
+  if (!word.startsWith("--")) return word;
+  const option = document.createElement("span");
+  option.className = "option";
+  option.append(word);
+  return option;
 }
 
 function divide(code) {
@@ -32,7 +33,7 @@ function divide(code) {
     const whole = document.createElement("span");
     if (part.length >= SENTENCE) whole.className = "long";
     const words = part.split(/(?<=\w_)(?=\w)/);
-    whole.append(...words.flatMap((word) => [document.createElement("wbr"), word]).slice(1));
+    whole.append(...words.flatMap((word) => [document.createElement("wbr"), unbroken(word)]).slice(1));
     found.push(document.createElement("wbr"), whole);
   }
   code.replaceChildren(...found.slice(1));

@@ -9,8 +9,8 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
-from pathlib import Path
+from itertools import takewhile, zip_longest
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from rlhf.commands import Command, add_template_kwargs
@@ -32,6 +32,10 @@ HELP = """\
 NARROW = 80
 """Columns of a terminal below which two answers stand one above the other."""
 GAP = 3
+LEAVING = ("quit", "exit", ":q")
+"""What somebody types who wants to leave and does not know how."""
+AGAIN = "type it again"
+"""The way out of a line that no model can read."""
 
 
 def add_to(command: Command) -> None:
@@ -62,6 +66,7 @@ def chat(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"checkpoint: name one, or two different ones, got {' '.join(map(str, arguments.checkpoints))}"
         )
+    check_characters("--system", arguments.system or "", way_out="give it again")
     give_kwargs(arguments.chat_template_kwargs)
     places = {str(checkpoint): require_checkpoint(model_place(checkpoint)) for checkpoint in arguments.checkpoints}
     asked_for = {name: getattr(arguments, name) for name in ("helpfulness", "safety")}
@@ -85,7 +90,7 @@ def chat(arguments: argparse.Namespace) -> None:
     policies = {name: open_sampler(PolicySource(checkpoint=place), device) for name, place in places.items()}
     rewards = {name: load_reward(spec, device=device) for name, spec in given.items() if spec is not None}
     talk = Talk(policies, rewards, params, arguments.system, width=shutil.get_terminal_size().columns)
-    print(f"Ask; /help lists what else there is. Temperature {params.temperature:g}.")
+    print(f"Ask; /quit or Ctrl-D leaves, /help lists what else there is. Temperature {params.temperature:g}.")
     hold(talk, asked(), print)
 
 
@@ -111,6 +116,7 @@ def hold(talk: Talk, lines: Iterable[str], say: Callable[[str], object]) -> None
                 talk.restart()
                 say("a new dialogue")
             elif command == "/system":
+                check_characters("system", rest, way_out=AGAIN)
                 talk.system = rest.strip() or None
                 talk.restart()
                 say(f"a new dialogue, {'with' if talk.system else 'without'} a system message")
@@ -122,6 +128,8 @@ def hold(talk: Talk, lines: Iterable[str], say: Callable[[str], object]) -> None
                 say(f"taken back: {talk.take_back()}")
             elif command.startswith("/"):
                 say(f"{command} is no command; /help lists them")
+            elif line.strip().lower() in LEAVING:
+                say(f"{line.strip()} was not sent: /quit or Ctrl-D leaves")
             elif command:
                 say(talk.ask(line.strip()))
         except InputError as error:
@@ -167,7 +175,7 @@ class Talk:
 
     def ask(self, question: str) -> str:
         """The answers of all policies with their scores, as they are shown. Nothing is kept where one fails."""
-        check_characters("question", question)
+        check_characters("question", question, way_out=AGAIN)
         params = replace(self.params, seed=self.params.seed + self.draws)
         self.draws += 1
         prompts = {name: self.dialogue(name, question) for name in self.policies}
@@ -179,9 +187,10 @@ class Talk:
         self.turns.append(question)
         for name, sample in drawn.items():
             self.answers[name].append(sample.text)
+        titles = [[title, ""] for title in fitted(list(drawn), column_of(self.width))] if len(drawn) > 1 else [[]]
         blocks = [
-            [*([name, ""] if len(drawn) > 1 else []), *shown(sample), *scores_line(scores, number)]
-            for number, (name, sample) in enumerate(drawn.items())
+            [*title, *shown(sample), *scores_line(scores, number)]
+            for number, (title, sample) in enumerate(zip(titles, drawn.values(), strict=True))
         ]
         return "\n".join(side_by_side(blocks, self.width))
 
@@ -205,9 +214,28 @@ def scores_line(scores: Mapping[str, Sequence[float]], number: int) -> list[str]
     return ["", "   ".join(parts)] if parts else []
 
 
+def column_of(width: int) -> int:
+    """Columns that each of two answers has in a terminal of that width."""
+    return width if width < NARROW else (width - GAP) // 2
+
+
+def fitted(names: Sequence[str], column: int) -> list[str]:
+    """Paths as titles of columns, none broken: where one is too long, without the folders that all of them lie in.
+
+    What is still too long loses its middle.
+    """
+    if any(cells(name) > column for name in names):
+        parts = [PurePath(name).parts for name in names]
+        shared = [own[:-1] for own in parts]
+        alike = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*shared, strict=False)))
+        names = [str(PurePath("…", *own[alike:])) if alike else name for name, own in zip(names, parts, strict=True)]
+    end = (column - 1) // 2
+    return [name if cells(name) <= column else f"{name[: column - 1 - end]}…{name[-end:]}" for name in names]
+
+
 def side_by_side(blocks: Sequence[Sequence[str]], width: int) -> list[str]:
     """The lines of one block, or of two in columns; one above the other where the terminal is narrow."""
-    column = width if len(blocks) == 1 or width < NARROW else (width - GAP) // 2
+    column = width if len(blocks) == 1 else column_of(width)
     wrapped = [[part for line in block for part in wrap(line, column)] for block in blocks]
     if column == width:
         return [line for number, block in enumerate(wrapped) for line in ([""] if number else []) + block]

@@ -78,7 +78,7 @@ def check_conversation(
     return checked
 
 
-def check_characters(field: str, text: str) -> None:
+def check_characters(field: str, text: str, way_out: str = "mend the text or leave the row out") -> None:
     """InputError where a text holds half a character: a surrogate that is no part of a pair, which UTF-8 cannot say."""
     if not text.isascii():
         try:
@@ -86,7 +86,7 @@ def check_characters(field: str, text: str) -> None:
         except UnicodeEncodeError as error:
             raise InputError(
                 f"{field}: holds half a character (a lone surrogate, got {text[error.start]!r} at {error.start + 1}); "
-                "it was cut in the middle of an emoji: mend the text or leave the row out"
+                f"it was cut in the middle of an emoji: {way_out}"
             ) from error
 
 

@@ -15,7 +15,7 @@ def build_report(*paths: Path, panels: Sequence[str] = ()) -> Path:
 
     Args:
         paths: a run's folder, whose page is its report/index.html; or several runs' or stages' folders, whose page lies
-            beside the first one, in <its name>.report/, that of several stages in <its name>_and_<others>_more.report/.
+            beside the first one, in <its name>.report/, of several in <its name>_and_<the others'>.report/.
         panels: import paths of panels of one's own (`rlhf.report.run.own.PanelMaker`), after those that the run's
             config names.
 

@@ -58,6 +58,16 @@ def test_a_table_that_has_room_breaks_no_word(chromium: Any) -> None:
     assert page.locator("[data-cards]").count() == 0
 
 
+def test_an_option_in_a_card_is_not_broken_behind_its_hyphens(chromium: Any) -> None:
+    """Before, a phone showed "sft --" at the end of a line of a card and the option's name in the next."""
+    page = chromium.new_context(viewport={"width": 400, "height": 800}).new_page()
+    options = "".join(f"<code>sft --finetuning.optimizer.{'x' * size}</code> " for size in range(1, 30))
+    page.set_content(PAGE.replace(ROWS, f"{ROWS}<tr><td>a</td><td>{options}</td></tr>"), wait_until="load")
+    assert page.locator("[data-cards]").count() == 1 and page.locator("td code .option").count() == 30
+    tall = "(found) => found.filter((option) => option.getClientRects().length > 1).length"
+    assert page.locator("td code .option").evaluate_all(tall) == 0
+
+
 def test_an_option_in_a_line_of_text_is_not_broken_behind_its_hyphens(chromium: Any) -> None:
     """Before, a phone showed "--" at the end of a line and "prompts a.jsonl" in the next."""
     page = chromium.new_context(viewport={"width": 400, "height": 800}).new_page()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlhf.commands import chat as command
-from rlhf.commands.chat import Talk, hold, side_by_side
+from rlhf.commands.chat import Talk, fitted, hold, side_by_side
 from rlhf.conversation import Conversation, give_kwargs
 from rlhf.errors import InputError
 from rlhf.sampling.protocol import Sample, SamplingParams
@@ -93,8 +93,29 @@ def test_what_fails_is_said_and_leaves_no_trace(fails: type[BaseException], word
 
 def talk_error(text: str) -> str:
     with pytest.raises(InputError) as error:
-        command.check_characters("question", text)
+        command.check_characters("question", text, way_out="type it again")
+    assert "row" not in str(error.value)
     return str(error.value)
+
+
+def test_who_wants_to_leave_is_told_how() -> None:
+    """Before, `quit` went to the model."""
+    parrot = Parrot("word")
+    said = held(Talk({"a": parrot}, {}, SamplingParams()), "Quit", "exit", "quit smoking, how?", "/system \ud800")
+    assert said[:2] == [f"{word} was not sent: /quit or Ctrl-D leaves" for word in ("Quit", "exit")]
+    assert said[2] == "word 0" and [message["content"] for message in parrot.heard[0]] == ["quit smoking, how?"]
+    assert said[3].startswith("system: holds half a character") and said[3].endswith("type it again")
+
+
+def test_a_path_is_no_column_s_title_in_pieces() -> None:
+    """Before, a path longer than its column was broken over two lines."""
+    left, right = (f"/home/somebody/work/runs/demo/{name}/checkpoint" for name in ("sft", "v3/ppo"))
+    assert fitted([left, right], 60) == [left, right]
+    assert fitted([left, right], 40) == ["…/sft/checkpoint", "…/v3/ppo/checkpoint"]
+    assert fitted(["a/b", "a/b/c" * 9], 20)[0] == "…/b"
+    assert [len(title) for title in fitted(["x" * 90, "y" * 9], 21)] == [21, 9]
+    lines = held(Talk({left: Parrot("l"), right: Parrot("r")}, {}, SamplingParams(), width=83), "one")[0].splitlines()
+    assert lines[0].split() == ["…/sft/checkpoint", "…/v3/ppo/checkpoint"]
 
 
 def test_a_terminal_obeys_no_answer() -> None:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 INK, MUTED, LINE, BLUE, ORANGE, GREY = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+BACKGROUND = "#070707"
 RAMP = ("#0a0a00", "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05")
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", BLUE: "blue", ORANGE: "orange", GREY: "grey"}
+_VARIABLES[BACKGROUND] = "bg"
 _VARIABLES |= {colour: f"ramp{i}" for i, colour in enumerate(RAMP)}
 STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",
@@ -94,8 +96,9 @@ def css(colour: str) -> str:
 
 
 def ramp(position: int, count: int) -> str:
-    """Colour of version `position` of `count`, grey first, the newest strongest."""
-    return RAMP[0] if position == 0 else RAMP[max(1, len(RAMP) - count + position)]
+    """Colour of version `position` of `count`, grey first, the newest strongest; many share all shades alike."""
+    last, fewer = len(RAMP) - 1, min(len(RAMP), count) - 2
+    return RAMP[0] if position == 0 else RAMP[last - round((count - 1 - position) * fewer / max(1, count - 2))]
 
 
 def draw(description: str, paint: Callable[[Axes], None], *, height: float = 2.35) -> Markup:

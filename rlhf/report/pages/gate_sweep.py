@@ -65,8 +65,8 @@ def gate_tables(figures: GateSweep) -> list[tuple[str, Table]]:
         [
             ("Answers", ""),
             ("Number", ""),
-            ("Helpfulness", "mean score after the sigmoid"),
-            ("Safety", "the same"),
+            ("Helpfulness model", "mean score after the sigmoid"),
+            ("Safety model", "the same"),
             ("Correlation", "Pearson's, of the two"),
         ],
         [

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 # figure -> (title, what it means, is it a share)
 COLUMNS = {
-    "safety": ("Safety", "mean safety score after the sigmoid, on unsafe prompts", False),
+    "safety": ("Safety model", "its mean score after the sigmoid, on unsafe prompts", False),
     "tail": ("Left tail", "share of these answers that score below 0.15", True),
     "gold_safety": ("Gold safety", "on unsafe prompts, 0 to 1", False),
     "violations": ("Violations", "of answers to unsafe prompts, by gold or, without it, the refusal detector", True),
-    "helpfulness": ("Helpfulness", "mean helpfulness score after the sigmoid, on ordinary prompts", False),
+    "helpfulness": ("Helpfulness model", "its mean score after the sigmoid, on ordinary prompts", False),
     "gold_helpfulness": ("Gold helpfulness", "on ordinary prompts, 0 to 1", False),
     "refuses_ordinary": ("Refuses ordinary", "ordinary prompts refused, by the refusal detector", True),
     "refuses_borderline": ("Refuses borderline", "prompts that only look unsafe refused, by the same", True),
@@ -106,7 +106,7 @@ def study_panels(study: SafetyStudy) -> list[Panel]:
         return Series(label, colour, range(len(parts)), means, [None if f is None else f["ci"] for f in figures])
 
     panels = [
-        lines("Safety", [of("reward model", BLUE, "safety"), of("gold", ORANGE, "gold_safety")], names=names),
+        lines("Safety, 0 to 1", [of("safety model", BLUE, "safety"), of("gold", ORANGE, "gold_safety")], names=names),
         lines(
             "Left tail",
             [of("below 0.15", BLUE, "tail"), of("violations", ORANGE, "violations")],
@@ -115,8 +115,8 @@ def study_panels(study: SafetyStudy) -> list[Panel]:
             note="Of answers to unsafe prompts.",
         ),
         lines(
-            "Helpfulness",
-            [of("reward model", BLUE, "helpfulness"), of("gold", ORANGE, "gold_helpfulness")],
+            "Helpfulness, 0 to 1",
+            [of("helpfulness model", BLUE, "helpfulness"), of("gold", ORANGE, "gold_helpfulness")],
             names=names,
             note="On ordinary prompts.",
         ),
@@ -133,5 +133,5 @@ def study_panels(study: SafetyStudy) -> list[Panel]:
     if histograms:
         edges = [i / len(histograms[0][1]) for i in range(len(histograms[0][1]) + 1)]
         groups = [(name, ramp(i, len(histograms)), counts) for i, (name, counts) in enumerate(histograms)]
-        panels.append(histogram("Safety scores", edges, groups, x_label="σ(score)", note="On unsafe prompts."))
+        panels.append(histogram("Safety model's scores", edges, groups, x_label="σ(score)", note="On unsafe prompts."))
     return [panel for panel in panels if panel is not None]

@@ -90,7 +90,7 @@ def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
         if Folders.are_runs(paths):
             if panels:
                 raise InputError("panel: panels of one's own are of one run; name one run")
-            content, page = render_runs(paths), beside(paths[0]) / "index.html"
+            content, page = render_runs(paths), beside(paths) / "index.html"
         else:
             files = read_run(*paths)
             content, page = render(files, own_panels(files, panels)), Folders.of(paths).page

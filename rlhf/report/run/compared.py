@@ -180,5 +180,5 @@ def _outcomes(
         for name, colour in OUTCOMES
     ]
     prompts = ", ".join(f"{len(own)} ({name})" for name, own in known.items())
-    note = f"{meaning}. Over {prompts} prompts: few of them make wide intervals."
+    note = f"{meaning}. Over {prompts} prompts; the fewer there are, the wider is the interval."
     return lines(title, series, names=list(known), percent=True, from_zero=True, note=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,25 @@ RUN_FILES = ("summary.json", "ledger.jsonl")
 """A run's folder has one of them."""
 
 
-def beside(path: Path, others: int = 0) -> Path:
+LONGEST_NAME = 120
+"""Letters that a page's folder is called by before it says how many folders the page is of."""
+
+
+def beside(paths: Sequence[Path]) -> Path:
     """The folder of a page of several runs or of stages: beside the first one, which nothing changes.
 
-    Args:
-        others: stages beside the first, whose own page keeps its place.
+    It is called after all of them, so that no other folders' page lies there.
     """
-    first = path.resolve()
-    return first.with_name(f"{first.name}{f'_and_{others}_more' if others else ''}.report")
+    first, *others = (path.resolve() for path in paths)
+    names = [path.name if path.parent == first.parent else f"{path.name}-{_digest([path])}" for path in others]
+    name = "_and_".join([first.name, *names])
+    if others and len(name) > LONGEST_NAME:
+        name = f"{first.name[:LONGEST_NAME]}_and_{len(others)}_more-{_digest([first, *others])}"
+    return first.with_name(f"{name}.report")
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    return hashlib.sha256("\0".join(map(str, paths)).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -71,7 +83,7 @@ class Folders:
                     f"run: {path} has no {STAGE_FILE}, so it is no finished stage; name runs alone, or stages alone"
                 )
         names_of(paths)
-        return cls(beside(paths[0], len(paths) - 1), tuple(paths))
+        return cls(beside(paths), tuple(paths))
 
     @staticmethod
     def are_runs(paths: Sequence[Path]) -> bool:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 SCORES = {
     "proxy_reward": ("Reward", "mean gated reward, by the models that train"),
-    "proxy_helpfulness": ("Helpfulness", "helpfulness model's raw score"),
-    "proxy_safety": ("Safety", "safety model's raw score"),
+    "proxy_helpfulness": ("Helpfulness model", "its raw score"),
+    "proxy_safety": ("Safety model", "its raw score"),
     "referee": ("Referee", REFEREE),
 }
 WAYS = {"": "gain", ", equal length": "gain_equal_length"}

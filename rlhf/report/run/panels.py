@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf.data.rows import STRENGTHS
@@ -127,7 +128,7 @@ def _plane(versions: Sequence[VersionFigures]) -> Panel | None:
         y_label=f"safety, {what}",
         percent=not gold,
         even=None if gold else 0.5,
-        note=f"{note}; from version to version, stronger. Where crosses overlap, the step may be chance.",
+        note=f"{note}, numbered from version to version. Where crosses overlap, the step may be chance.",
     )
 
 
@@ -271,34 +272,52 @@ def reliability_panels(models: Sequence[SummarisedReport]) -> list[Panel]:
 
 def gate_panels(versions: Sequence[VersionFigures], models: Sequence[SummarisedReport]) -> list[Panel]:
     """Precision and recall of the safety gate by version: on pairs that people labelled, and by gold on all answers."""
-    labelled = [(version_label(str(m.get("version"))), g, g["answers"]) for m in models if (g := m.get("gate"))]
-    judged = [
-        (version_label(v["name"]), found["all"], found["all"]["answers"]) for v in versions if (found := v.get("gate"))
+    labelled = [
+        (version_label(str(m.get("version"))), g["threshold"], g, g["answers"]) for m in models if (g := m.get("gate"))
     ]
-    return _found(
-        [
-            _gate("The gate on labelled pairs", "By people's labels on held-out pairs", labelled),
-            _gate("The gate on the versions' answers", "By gold", judged),
-        ]
-    )
+    judged = [
+        (version_label(v["name"]), found["threshold"], found["all"], found["all"]["answers"])
+        for v in versions
+        if (found := v.get("gate"))
+    ]
+    panels = [
+        _gate("The gate on labelled pairs", "people's labels on held-out pairs", labelled),
+        _gate("The gate on the versions' answers", "gold", judged),
+    ]
+    if all(panels) and {at for _, at, _, _ in labelled} != {at for _, at, _, _ in judged}:
+        apart = " The gate's other chart is at another threshold: the two do not compare."
+        return [replace(panel, note=panel.note + apart) for panel in _found(panels)]
+    return _found(panels)
 
 
-def _gate(title: str, truth: str, found: Sequence[tuple[str, FlaggedQuality, int]]) -> Panel | None:
+def _gate(title: str, truth: str, found: Sequence[tuple[str, float, FlaggedQuality, int]]) -> Panel | None:
     if not found:
         return None
     series = [
-        Series(name, colour, range(len(found)), [f.get(name) for _, f, _ in found], [f.get(ci) for _, f, _ in found])
+        Series(
+            name,
+            colour,
+            range(len(found)),
+            [f.get(name) for _, _, f, _ in found],
+            [f.get(ci) for _, _, f, _ in found],
+        )
         for (name, ci), colour in zip(SHARES[:2], (BLUE, ORANGE), strict=True)
     ]
-    last, flagged, answers = found[-1]
+    last, _, flagged, answers = found[-1]
+    if len({at for _, at, _, _ in found}) == 1:
+        known = f"{found[-1][1]:g}"
+        title += f", threshold {known}"
+    else:
+        known = ", ".join(f"{at:g} at {label}" for label, at, _, _ in found)
     return lines(
         title,
         series,
-        names=[label for label, _, _ in found],
+        names=[label for label, _, _, _ in found],
         percent=True,
         from_zero=True,
-        note=f"{truth}: of what it flags, the unsafe share (precision); of the unsafe answers, the flagged share "
-        f"(recall). At {last} it flags {flagged['flagged']} of {answers}: few make wide intervals.",
+        note=f"It flags answers whose safety score lies below its threshold, {known}. By {truth}: of the flagged "
+        f"answers the unsafe share (precision), of the unsafe answers the flagged share (recall). At {last} it flags "
+        f"{flagged['flagged']} of {answers} answers; the fewer there are, the wider is the interval.",
     )
 
 
@@ -311,9 +330,9 @@ def distribution_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
             own = [r for r in all_rows if r.get(score) is not None and r.get("domain") == score]
             sft = [v for r in own if (v := (r.get("sft") or {}).get(score)) is not None]
             rows.append((version_label(name), sft, [r[score] for r in own]))
-        note = f"Raw {score} score on prompts of the domain {score}."
+        note = f"Raw, on prompts of the domain {score}."
         before = first_label(list(answers))
-        panels.append(ridges(f"{score.capitalize()} scores", rows, before, x_label="score", note=note))
+        panels.append(ridges(f"{score.capitalize()} model's scores", rows, before, x_label="score", note=note))
     return _found(panels)
 
 
@@ -335,7 +354,7 @@ def change_panels(answers: Mapping[str, Sequence[Row]]) -> list[Panel]:
             groups.append((f"{domain} prompts", colour, [b for b, _ in known], [a for _, a in known]))
         panels.append(
             scatter(
-                f"{score.capitalize()} before and after",
+                f"{score.capitalize()} model's scores, before and after",
                 groups,
                 x_label=first_label(list(answers)),
                 y_label=version_label(last),

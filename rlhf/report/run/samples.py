@@ -155,7 +155,7 @@ def _shown(version: str, row: Row, first: str) -> Shown:
 def scores_of(row: Row) -> list[tuple[str, float, int]]:
     """(name, value, digits) of what an answer's judges said, the most telling first, and its length."""
     gold = row.get("gold") or {}
-    found = [("helpful", gold.get("helpfulness"), 2), ("safe", gold.get("safety"), 2)]
+    found = [("gold helpfulness", gold.get("helpfulness"), 2), ("gold safety", gold.get("safety"), 2)]
     found += [("reward", row.get("reward"), 2), ("referee", row.get("referee"), 2), ("tokens", row.get("length"), 0)]
     return [(name, value, digits) for name, value, digits in found if value is not None]
 

@@ -125,5 +125,14 @@ def runs_panels(runs: Runs) -> list[Panel]:
 
 
 def _names(runs: Runs, of: Callable[[RunFiles], Sequence[VersionFigures]]) -> list[str]:
-    """All names of versions, branches or students, as the runs order them."""
-    return list(dict.fromkeys(version["name"] for run in runs.values() for version in of(run)))
+    """All names of versions, branches or students, each behind the one that it follows in its run."""
+    names: list[str] = []
+    for run in runs.values():
+        place = 0
+        for name in (version["name"] for version in of(run)):
+            if name in names:
+                place = names.index(name) + 1
+            else:
+                names.insert(place, name)
+                place += 1
+    return names

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rlhf.data.rows import STRENGTHS
+from rlhf.intervals import wilson
 from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import (
     NOTHING,
@@ -21,7 +22,7 @@ from rlhf.report.drawing.text import (
 from rlhf.rewards.gate_quality import SHARES
 
 if TYPE_CHECKING:
-    from rlhf.evaluation.policies.versions import FlaggedAnswers, VersionFigures
+    from rlhf.evaluation.policies.versions import FlaggedAnswers, KindFigures, VersionFigures
     from rlhf.rejection.figures import RoundFigures
     from rlhf.rewards.gate_quality import CountedGateQuality
     from rlhf.rewards.training.accuracy import SummarisedReport
@@ -106,15 +107,15 @@ _JUDGED = (
 )
 COLUMNS = [
     _mean(
-        "Helpfulness",
-        "gold helpfulness, 0 to 1, over ordinary and borderline prompts",
+        "Gold helpfulness",
+        "0 to 1, by the simulated world's own scorer, over ordinary and borderline prompts",
         "gold_helpfulness",
         "gold_helpfulness_ci",
         3,
     ),
     _mean(
-        "Safety",
-        "gold safety, 0 to 1, over the prompts of the domain safety",
+        "Gold safety",
+        "0 to 1, by the same, over the prompts of the domain safety",
         "gold_safety",
         "gold_safety_ci",
         3,
@@ -276,7 +277,10 @@ def selection_table(selections: Sequence[RoundFigures]) -> Table:
 
 
 def kind_table(versions: Sequence[VersionFigures]) -> Table | None:
-    """Gold by kind of prompt, a column a version: safety for unsafe requests, helpfulness for the others."""
+    """Gold by kind of prompt, a column a version: safety for unsafe requests, helpfulness for the others.
+
+    Each with its interval; Wilson's for a share where all prompts score the same, as Student's t has no width there.
+    """
     measured = [(v["name"], by_kind) for v in versions if (by_kind := v.get("by_kind"))]
     if not measured:
         return None
@@ -285,8 +289,19 @@ def kind_table(versions: Sequence[VersionFigures]) -> Table | None:
     rows = []
     for source, entry in sorted(kinds.items(), key=lambda item: (order.get(item[1]["kind"], 3), item[0])):
         score: Literal["safety", "helpfulness"] = "safety" if entry["kind"] == "unsafe" else "helpfulness"
-        name = Cell(source.rpartition("/")[2] or "prompts", f"{entry['kind']}, {score}")
-        values = [by_kind[source][score] if source in by_kind else None for _, by_kind in measured]
-        rows.append([name, Cell(str(entry["prompts"])), *(Cell(number(x, 2), shade=x) for x in values)])
+        name = Cell(source.rpartition("/")[2] or "prompts", f"{entry['kind']}, gold {score}")
+        cells = [_kind_cell(by_kind.get(source), score) for _, by_kind in measured]
+        rows.append([name, Cell(str(entry["prompts"])), *cells])
     heads = [("Kind of prompt", ""), ("Prompts", ""), *((version_label(name), "") for name, _ in measured)]
     return Table(heads, rows)
+
+
+def _kind_cell(entry: KindFigures | None, score: Literal["safety", "helpfulness"]) -> Cell:
+    value = None if entry is None else entry[score]
+    if entry is None or value is None:
+        return Cell(NOTHING)
+    ci = entry["safety_ci"] if score == "safety" else entry["helpfulness_ci"]
+    if ci is None or ci[0] == ci[1]:
+        ci = wilson(value, entry["prompts"]).ci
+    within = None if ci is None else [max(0.0, ci[0]), min(1.0, ci[1])]
+    return Cell(number(value, 2), interval(within, 2), shade=value)

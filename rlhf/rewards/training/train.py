@@ -114,7 +114,10 @@ def suspicious_margins(strengths: Collection[str | None], config: RewardTraining
         strengths: those of the pairs.
     """
     if set(strengths) <= {None} and any(margins_of(list(STRENGTHS), config.margin).tolist()):
-        return ["training.margin: no pair has a strength, so that there is no margin; say none, or give strengths"]
+        return [
+            f"training.margin is {config.margin!r}, but no pair says how much better its chosen answer is, so that the "
+            "loss had no margin: nothing is lost; set training.margin to none, or give the pairs a strength"
+        ]
     return []
 
 

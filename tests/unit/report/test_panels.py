@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +13,13 @@ from markupsafe import Markup
 from rlhf.intervals import t_quantile, wilson
 from rlhf.report.drawing.bars import stacked
 from rlhf.report.drawing.figures import INK, NOISE_ROOM, Panel, Series, crowded, draw, label_places, limits, noise
+from rlhf.report.drawing.planes import NEAR, ROOM, offsets
 from rlhf.report.drawing.text import chance, interval
 from rlhf.report.run.compared import outcome_panels, shift_panels, tail_panel
-from rlhf.report.run.panels import gate_panels, reliability_panels, selection_panels
+from rlhf.report.run.panels import gate_panels, reliability_panels, selection_panels, version_panels
 from rlhf.report.run.ppo import ppo_panels
 from rlhf.report.run.reading import Ppo, Training
+from rlhf.report.run.tables import kind_table
 from rlhf.report.run.training import MOST_CHARACTERS, MOST_SPIKES, shown_spikes, training_panels
 
 NBSP = "\u00a0"
@@ -118,13 +121,54 @@ def test_the_gate_s_precision_and_recall_by_version() -> None:
     flagged = {"flagged": 4, "precision": 0.75, "precision_ci": [0.3, 0.95], "recall": 0.6, "recall_ci": [0.2, 0.9]}
     models = [{"version": "v1", "domain": "safety", "gate": flagged | {"answers": 50, "threshold": 0.15}}]
     versions = [
-        {"name": n, "gate": {"all": flagged | {"answers": 80, "recall": r}}} for n, r in (("sft", 0.5), ("v1", 1))
+        {"name": n, "gate": {"threshold": 0.5, "all": flagged | {"answers": 80, "recall": r}}}
+        for n, r in (("sft", 0.5), ("v1", 1))
     ]
     labelled, judged = gate_panels(versions, models)  # type: ignore[arg-type]
     assert "precision: V1: 75.0 %. recall: V1: 60.0 %." in labelled.svg and "At V1 it flags 4 of 50" in labelled.note
     assert "recall: SFT: 50.0 %, V1: 100.0 %." in judged.svg and "By gold" in judged.note
+    assert labelled.title == "The gate on labelled pairs, threshold 0.15"
+    assert "below its threshold, 0.15." in labelled.note
+    assert judged.title == "The gate on the versions' answers, threshold 0.5"
+    assert all("another threshold: the two do not compare" in panel.note for panel in (labelled, judged))
+    alike: Any = [{**model, "gate": model["gate"] | {"threshold": 0.5}} for model in models]  # type: ignore[operator]
+    assert not any("do not compare" in panel.note for panel in gate_panels(versions, alike))  # type: ignore[arg-type]
+    versions[1]["gate"]["threshold"] = 0.2  # type: ignore[index]
+    (swept,) = gate_panels(versions, [])  # type: ignore[arg-type]
+    assert swept.title == "The gate on the versions' answers" and "threshold, 0.5 at SFT, 0.2 at V1." in swept.note
     unknown = {"flagged": 0, "precision": None, "recall": None, "answers": 80}
-    assert gate_panels([{"name": "v1", "gate": {"all": unknown}}], []) == []  # type: ignore[list-item]
+    nothing: Any = [{"name": "v1", "gate": {"threshold": 0.5, "all": unknown}}]
+    assert gate_panels(nothing, []) == []
+
+
+def test_points_of_a_plane_have_numbers_that_lie_on_nothing() -> None:
+    """Before, many versions' points were told apart by pale shades alone, most of them by none."""
+    crowd = [(100.0 + 9 * (i % 4), 80.0 + 7 * (i // 4)) for i in range(13)]
+    places = [(x + dx, y + dy) for (x, y), (dx, dy) in zip(crowd, offsets(crowd), strict=True)]
+    apart = [max(abs(a - c), abs(b - d)) for (a, b), (c, d) in itertools.combinations(places, 2)]
+    assert min(apart) >= ROOM and all(max(abs(a - x), abs(b - y)) > 5 for a, b in places for x, y in crowd)
+    assert offsets([(5.0, 5.0), (150.0, 100.0)]) == [pytest.approx((NEAR / 2**0.5, NEAR / 2**0.5))] * 2
+    versions: Any = [{"name": f"v{i}", "gold_helpfulness": 0.5, "gold_safety": i / 13} for i in range(13)]
+    found = {panel.title: panel for panel in version_panels(versions)}
+    legend = found["Helpfulness and safety"].legend
+    assert [label for label, _ in legend] == [f"{i + 1} V{i}" for i in range(13)]
+    assert len({colour for _, colour in legend}) == 6, "no shade is most versions'"
+
+
+def test_kinds_of_prompts_have_intervals() -> None:
+    """Before, six prompts' mean stood without one."""
+    of = {"kind": "unsafe", "prompts": 6, "helpfulness": 0.4, "helpfulness_ci": [0.1, 0.7]}
+    first, last = of | {"safety": 0.8, "safety_ci": [0.5, 1.1]}, of | {"safety": 1.0, "safety_ci": [1.0, 1.0]}
+    named = (("sft", "theft", first), ("v1", "theft", last), ("v2", "other", first | {"safety": None}))
+    versions: Any = [{"name": name, "by_kind": {f"world/{kind}": own}} for name, kind, own in named]
+    table = kind_table(versions)
+    assert table is not None
+    (theft,) = (row for row in table.rows if row[0].text == "theft")
+    assert theft[0].small == "unsafe, gold safety" and theft[1].text == "6" and theft[4].text == "–"
+    assert [(cell.text, cell.small) for cell in theft[2:4]] == [
+        ("0.80", "0.50 to 1.00"),  # no score is above 1
+        ("1.00", f"{wilson(1.0, 6).low:.2f} to 1.00"),  # six alike are no certainty
+    ]
 
 
 def test_labels_below_an_axis_are_turned_where_they_would_run_into_each_other() -> None:

@@ -346,7 +346,7 @@ def test_stages_made_by_hand_have_a_page_beside_them(run: Path, tmp_path: Path) 
     _write(measured / "stage.json", {"seconds": 3.0})
     before = sorted(path for folder in (sft, measured) for path in folder.rglob("*"))
     page = build_report(sft, measured)
-    assert page == tmp_path / "my sft_and_1_more.report" / "index.html"
+    assert page == tmp_path / "my sft_and_measured.report" / "index.html"
     assert before == sorted(path for folder in (sft, measured) for path in folder.rglob("*")), "finished, untouched"
     shown = _Page(page.read_text())
     assert "my sft, measured" in shown.text and "1 min 01 s" in shown.text
@@ -504,7 +504,7 @@ def _data(page: str) -> Any:
 def test_all_first_answers_lie_in_the_page_to_be_searched(run: Path, page: str) -> None:
     data = _data(page)
     assert data["versions"] == ["SFT", "V1", "V2", "V3", "V3 + PPO"]
-    assert data["scores"] == ["helpful", "safe", "reward", "tokens"]
+    assert data["scores"] == ["gold helpfulness", "gold safety", "reward", "tokens"]
     rows = [json.loads(line) for line in (run / "v1" / "evaluation" / "answers.jsonl").read_text().splitlines()]
     first = [json.loads(line) for line in (run / "sft_evaluation" / "answers.jsonl").read_text().splitlines()]
     assert [p[0] for p in data["prompts"]] == [row["prompt_id"] for row in rows]

@@ -11,6 +11,7 @@ from fake_run import write_run
 
 from rlhf.errors import InputError
 from rlhf.report import build_report
+from rlhf.report.run.folders import beside
 from rlhf.report.run.reading import read_run
 from rlhf.report.run.side_by_side import headline, runs_panels, runs_table
 
@@ -24,9 +25,19 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_the_page_lies_beside_the_first_run(seeds: list[Path]) -> None:
     page = build_report(*seeds)
-    assert page == seeds[0].with_name("one.report") / "index.html"
+    assert page == seeds[0].with_name("one_and_two.report") / "index.html"
     text = page.read_text()
     assert "V3 + PPO of 2 runs: gold helpfulness" in text and ">two<" in text and "eferee's score" not in text
+
+
+def test_no_two_pages_share_a_place(tmp_path: Path) -> None:
+    """Before, the page of A and C lay where that of A and B did, and overwrote it."""
+    a, b, c, elsewhere = (tmp_path / name for name in ("a", "b", "c", "there/b"))
+    many = [tmp_path / f"seed{number}" for number in range(40)]
+    pages = [beside(paths) for paths in ([a], [a, b], [a, c], [a, b, c], [a, elsewhere], [a, *many], [a, *many[1:]])]
+    assert len(set(pages)) == len(pages) and {page.parent for page in pages} == {tmp_path}
+    assert [page.name for page in pages[:4]] == ["a.report", "a_and_b.report", "a_and_c.report", "a_and_b_and_c.report"]
+    assert all(len(page.name) < 200 for page in pages) and beside([a, elsewhere]) == pages[4]
 
 
 def test_what_looks_wrong_in_a_run_stands_above_the_figures(seeds: list[Path], tmp_path: Path) -> None:
@@ -45,13 +56,21 @@ def test_rows_and_lines_are_the_runs_own_figures(seeds: list[Path]) -> None:
         ("SFT", "one"), ("SFT", "two"), ("V1", "one"), ("V1", "two"), ("V2", "one"), ("V3", "one"),
         ("V3 + PPO", "one"), ("V3 + PPO", "two"),
     ]  # fmt: skip
-    helpfulness = [title for title, _ in table.heads].index("Helpfulness")
+    helpfulness = [title for title, _ in table.heads].index("Gold helpfulness")
     assert table.rows[3][helpfulness].text == f"{runs['two'].versions[1]['gold_helpfulness']:.3f}"
     assert not {"Referee", "Reward over the start"} & {title for title, _ in table.heads}
     ends = sorted(run.versions[-1]["gold_safety"] for run in runs.values())
     assert f"gold safety {ends[0]:.2f} to {ends[1]:.2f}" in headline(runs)
     panels = {panel.title: panel for panel in runs_panels(runs)}
     assert [label for label, _ in panels["Gold safety"].legend] == ["one", "two"]
+
+
+def test_versions_of_one_run_alone_stand_where_that_run_has_them(seeds: list[Path]) -> None:
+    """Before, they stood behind the first run's last one, and the line of the other went back and forth."""
+    whole, shorter = (read_run(path) for path in seeds)
+    for runs in ({"short": shorter, "whole": whole}, {"whole": whole, "short": shorter}):
+        rows = dict.fromkeys(row[0].text for row in runs_table(runs).rows)
+        assert list(rows) == ["SFT", "V1", "V2", "V3", "V3 + PPO"]
 
 
 def test_students_have_rows_and_other_prompts_are_said(seeds: list[Path], tmp_path: Path) -> None:

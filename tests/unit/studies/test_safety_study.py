@@ -70,7 +70,7 @@ def test_figures_over_seeds_by_hand(study):
 
 def test_tables_and_page(study, tmp_path):
     figures, steps, gains = (part.splitlines()[2:] for part in markdown_tables(study).split("\n\n**"))
-    assert figures[0] == "| Safety data | Safety | Left tail | Violations | Refuses ordinary |"
+    assert figures[0] == "| Safety data | Safety model | Left tail | Violations | Refuses ordinary |"
     assert figures[2].startswith("| 0 % | 0.250 (") and "50.0\u00a0%" in figures[2] and len(figures) == 5
     assert steps[3].startswith("| 100 % | +0.540 (0.540 to 0.540) | −36.0 (−36.0 to −36.0) | 0.0 (0.0 to 0.0) |")
     assert gains[3].startswith("| 100 % | +0.600 (0.600 to 0.600) | −40.0") and len(gains) == len(steps) == 4

@@ -297,8 +297,8 @@ def test_no_pair_is_longer_than_the_model_takes(tiny_policy_path: Path) -> None:
 def test_margins_without_strengths_are_suspicious() -> None:
     for margin in ("small", "large", {"significantly": 1.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0}):
         config = RewardTrainingConfig(margin=margin)
-        assert suspicious_margins({None}, config) == [
-            "training.margin: no pair has a strength, so that there is no margin; say none, or give strengths"
-        ]
+        (sentence,) = suspicious_margins({None}, config)
+        assert sentence.startswith(f"training.margin is {margin!r}, but no pair says how much better")
+        assert sentence.endswith("set training.margin to none, or give the pairs a strength")
         assert suspicious_margins({None, "better"}, config) == []
     assert suspicious_margins({None}, RewardTrainingConfig(margin="none")) == []
