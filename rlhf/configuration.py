@@ -92,9 +92,9 @@ def _require_plain(argv: Sequence[str], kind: type) -> None:
             name, _, value = word.partition("=")
             option = name.removeprefix("--")
             hint = hint_at(kind, option.split("."))
-        if option == "config" or (takes_options_file(hint, value) and os.path.exists(value)):
+        if (option == "config" or takes_options_file(hint, value)) and os.path.exists(value):
             require_plain_yaml(Path(value))
-        elif hint is not None and not _is_plain(hint):
+        elif option == "config" or (hint is not None and not _is_plain(hint)):
             require_plain_text(value, option)
 
 
