@@ -279,13 +279,24 @@ def test_what_does_not_go_together_gets_one_sentence(
     assert not engine.pids and not (world / "out").exists()
 
 
-def test_an_engine_over_several_gpus_needs_one_process(tiny_policy_path: Path, tmp_path: Path) -> None:
-    config = EngineConfig(environment=FakeEngine(tmp_path / "environment").folder, options={"tensor_parallel_size": 2})
-    policy = PPOPolicy(checkpoint=tiny_policy_path, engine=config)
-    processes: Any = SimpleNamespace(num_processes=2)
+def test_an_engine_of_several_processes_writes_the_rows_of_all(
+    tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight processes, four to an engine: 100 answers are 50 for each of the two."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     renderer = Renderer(load_tokenizer(tiny_policy_path))
-    with pytest.raises(InputError, match=r"policy\.engine\.options: each of the 2 processes starts an engine"):
-        DrawingEngine(policy, PPOConfig(), tmp_path / "newest", processes, renderer)
+    processes: Any = SimpleNamespace(num_processes=8, device=torch.device("cpu"))
+
+    def rows(size: int, **config: int) -> int | None:
+        options = {"tensor_parallel_size": size}
+        engine = EngineConfig(environment=FakeEngine(tmp_path / f"{size}{config}").folder, options=options)
+        policy = PPOPolicy(checkpoint=tiny_policy_path, engine=engine)
+        drawing = DrawingEngine(policy, PPOConfig(**config), tmp_path / "newest", processes, renderer)
+        return drawing.sampler._source.rows
+
+    assert (rows(4, batch_size=100), rows(4, batch_size=100, rows=8), rows(1, batch_size=100)) == (50, 32, 13)
+    with pytest.raises(InputError, match=r"policy\.engine\.options: an engine over 3 GPUs is shared by as many"):
+        rows(3)
 
 
 def test_the_dry_run_counts_the_engine(
