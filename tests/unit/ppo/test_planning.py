@@ -157,10 +157,32 @@ def test_prompts_are_run_in_passes_and_their_caches_stay(tiny_policy_path: Path)
     assert rollout(64) - rollout(8) == 56 * 256 * 256
 
 
-def test_what_is_trained_lies_on_the_device_whole_before_it_is_divided(tiny_policy_path: Path) -> None:
-    """Of 16 devices each holds a sixteenth: two bytes of policy, reference and value, twelve of what is trained."""
+def test_zero_3_gathers_the_layers_that_it_runs(tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most so many weights at once, of policy and value that are run together, or of the reward model."""
     count = sum(p.numel() for p in load_policy(tiny_policy_path).parameters())
-    plan = make_plan(_setting(tiny_policy_path), Hardware(devices=16, zero_stage=3, prompt_tokens=16))
-    held = (2 * count + 2 * count + 2 * (count + 32) + 12 * (count + count + 32)) / 16
-    assert plan.phases["start"] == 2 * (count + count + 32) - held
-    assert "start" not in make_plan(_setting(tiny_policy_path), CPU).phases
+    setting, one = _setting(tiny_policy_path, judges={"safety": None}), Hardware(devices=2, zero_stage=2)
+    alone = make_plan(setting, one).phases
+    trained, judge = 2 * (count + count + 32), 2 * (count + 32)
+    for live, most in ((10**9, (trained, judge)), (count, (2 * count, 2 * count))):
+        monkeypatch.setattr("rlhf.ppo.planning.models.LIVE", live)
+        divided = make_plan(setting, replace(one, zero_stage=3)).phases
+        more = {name: divided[name] - alone[name] for name in divided}
+        assert more == {"rollout": count, "scoring": most[1], "experience": most[0], "update": most[0]}
+        assert "start" not in divided, "tensor by tensor"
+
+
+def test_processes_that_share_an_engine_hold_a_part_of_its_weights_each(tiny_policy_path: Path) -> None:
+    """Of four processes two have one engine: it writes the four answers of both, of eight, two of them side by side."""
+    count = sum(p.numel() for p in load_policy(tiny_policy_path).parameters())
+    cache = 256 * (16 + 16 + 128)
+
+    def planned(rows: int, **options: object) -> tuple[float, float]:
+        ppo = PPOConfig(batch_size=8, rows=rows)
+        setting = _setting(tiny_policy_path, shared=True, ppo=ppo, engine=EngineConfig(options=options))
+        held = make_plan(setting, replace(CPU, devices=4)).held
+        return held["engine"]["weights"], held["engine's cache"]["weights"]
+
+    assert planned(8) == (4 * count, 2 * cache)
+    assert planned(8, tensor_parallel_size=2) == (2 * count, 4 * cache / 2)
+    assert planned(1, tensor_parallel_size=2) == (2 * count, 2 * cache / 2)
+    assert planned(8, tensor_parallel_size=2, data_parallel_size=2) == (2 * count, 8 * cache / 2)
