@@ -42,7 +42,7 @@ class RewardModelFunction:
         self.model = model
         self.renderer = renderer
         self.batch_tokens = batch_tokens
-        self._run: Callable[..., RewardOutput] = model
+        self._run: Callable[..., RewardOutput] | None = None
         self._agree: Agree | None = None
         self.too_long: list[bool] = []
         self.scored = self.cut = 0
@@ -93,6 +93,7 @@ class RewardModelFunction:
         scores, logits = torch.zeros(len(unique)), torch.zeros(len(unique))
         training, device = self.model.training, self.model.device
         batches = self._batches([len(row) for row in unique], prompts)
+        run = self._run or self.model
         alone = self._agree is None  # weights that are gathered in inference mode would stay of that mode
         if self._agree is not None:
             batches += batches[:1] * (self._agree(len(batches), None) - len(batches))
@@ -104,7 +105,7 @@ class RewardModelFunction:
             ):
                 for batch in batches:
                     ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
-                    output = self._run(ids.to(device), mask.to(device), groups[batch].to(device))
+                    output = run(ids.to(device), mask.to(device), groups[batch].to(device))
                     scores[batch] = output.score.cpu()
                     if output.safety_logit is not None:
                         logits[batch] = output.safety_logit.cpu()

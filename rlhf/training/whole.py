@@ -112,6 +112,8 @@ def divide(model: nn.Module, accelerator: Accelerator) -> None:
     settings = _without_auto(accelerator.state.deepspeed_plugin.deepspeed_config)
     for name in ("optimizer", "scheduler", "train_batch_size", "gradient_accumulation_steps"):
         settings.pop(name, None)
+    if settings["zero_optimization"].get("offload_param", {}).get("device") == "cpu":
+        settings["zero_optimization"]["offload_param"].setdefault("pin_memory", torch.cuda.is_available())
     deepspeed.zero.Init(module=model, config_dict_or_path={**settings, "train_micro_batch_size_per_gpu": 1})
     _move_buffers(model, accelerator.device)
 

@@ -163,8 +163,10 @@ class FakeModels:
         adapters = {name: _named_bytes(self.policy, name) for name in ("policy", "value")}
         base = bytes_of(self.policy) - sum(adapters.values())
         found = {"base": {"weights": self._sharded(base)}}
+        half = self.hardware.zero_stage and self.hardware.mixed_precision == "bf16"  # DeepSpeed trains in two bytes
         for name in ("policy", "value") if self.value is not None else ("policy",):
-            parts = {"weights": self._sharded(adapters[name]), "optimizer": self._optimizer(adapters[name] // 4)}
+            size = adapters[name] / 2 if half else adapters[name]
+            parts = {"weights": self._sharded(size), "optimizer": self._optimizer(adapters[name] // 4)}
             found[name] = parts
         frozen = torch.bfloat16 if self.setting.quantization else dtype_of(self.setting.dtype)
         size = adapters["policy"] // 4 * frozen.itemsize
