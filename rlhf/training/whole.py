@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
 
 from rlhf.errors import InputError
@@ -108,6 +108,9 @@ def divide(model: nn.Module, accelerator: Accelerator) -> None:
         return
     import deepspeed
 
+    shapes = [tuple(parameter.shape) for parameter in model.parameters()]
+    if any(other != shapes for other in gather_object([shapes])):
+        raise RuntimeError("the processes have different models to divide, and would wait for one another")
     _cast(model, accelerator)
     settings = _without_auto(accelerator.state.deepspeed_plugin.deepspeed_config)
     for name in ("optimizer", "scheduler", "train_batch_size", "gradient_accumulation_steps"):

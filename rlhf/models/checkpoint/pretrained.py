@@ -29,13 +29,11 @@ def without_values(folder: str | os.PathLike[str], dtype: Any) -> Any:
 
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(from_pretrained(AutoConfig, folder), dtype=dtype)
-    made: dict[int, torch.nn.Parameter] = {}  # tied ones stay one
     for module in model.modules():
         for name, old in module._parameters.items():
-            if old is not None and old.is_meta:
-                module._parameters[name] = made.setdefault(
-                    id(old), torch.nn.Parameter(torch.empty_like(old, device="cpu"), requires_grad=old.requires_grad)
-                )
+            if old is not None:
+                module._parameters[name] = torch.nn.Parameter(torch.empty_like(old, device="cpu"))
+    model.tie_weights()
     return model.eval()
 
 
