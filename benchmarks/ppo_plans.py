@@ -35,6 +35,7 @@ RUNS: dict[str, tuple[PretrainedConfig, str]] = {
     ),
     "llama2_70b/ppo.yaml": (LLAMA_70B, "--dry_run.devices 32 --dry_run.memory_gib 80"),
     "llama2_70b/ppo_zero3.yaml": (LLAMA_70B, "--dry_run.devices 64 --dry_run.zero_stage 3 --dry_run.memory_gib 180"),
+    "llama2_70b/ppo_engine.yaml": (LLAMA_70B, "--dry_run.devices 8 --dry_run.zero_stage 3 --dry_run.memory_gib 80"),
     "qwen3_0.6b/ppo.yaml": (
         Qwen3Config(
             vocab_size=151936,
@@ -54,7 +55,8 @@ def plan(name: str, shape: PretrainedConfig, hardware: str) -> str:
     """The planner's report, from a policy folder with a config and no weights."""
     file = CONFIGS / name
     settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    policy = Path(settings["policy"])
+    named = settings["policy"]
+    policy = Path(named if isinstance(named, str) else named["checkpoint"])
     policy.mkdir(parents=True)
     shape.save_pretrained(policy)
     sampling = yaml.safe_load(file.with_name("rejection_sampling.yaml").read_text(encoding="utf-8"))
@@ -63,6 +65,7 @@ def plan(name: str, shape: PretrainedConfig, hardware: str) -> str:
         adapter = {"r": trained["r"], "lora_alpha": trained["alpha"], "base_model_name_or_path": str(policy)}
         (policy / "adapter").mkdir()
         (policy / "adapter/adapter_config.json").write_text(json.dumps(adapter))
+        (policy / "adapter/base.json").write_text(json.dumps({"quantization": settings.get("quantization")}))
     given = ["--config", str(file), *hardware.split()]
     config = parse_config(ppo.PPORecipeConfig, given)
     assert config.dry_run is not None

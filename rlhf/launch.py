@@ -53,6 +53,11 @@ def visible_gpus(devices: Path = Path("/dev")) -> tuple[str, ...]:
     return tuple(name for name in (part.strip() for part in asked.split(",")) if name and name != "-1")
 
 
+def processes_here() -> int:
+    """How many processes the launcher has started on this machine; 1 without one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def has_gpu() -> bool:
     """Whether there is one, without importing torch."""
     return bool(visible_gpus())

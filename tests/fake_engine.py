@@ -31,13 +31,15 @@ def given(name, folder):
 
 if "--enable-lora" in words and orders.get("no_lora"):
     raise ValueError("tiny does not support LoRA yet.")
-if orders.get("fails"):
+lines = lambda name: (here / name).read_text().count("\\n") if (here / name).exists() else 0
+if orders.get("fails") and lines("pids") >= orders.get("starts", 0):
     print(f"(EngineCore pid=7) ERROR 11-29 11:03:34 [core.py:1] {orders['fails']}", flush=True)
     print("RuntimeError: Engine core initialization failed.", flush=True)
     sys.exit(1)
 core = subprocess.Popen(["sleep", "600"])
 with (here / "pids").open("a") as file:
     file.write(f"{os.getpid()} {core.pid}\\n")
+number = 1 + [line.split()[0] for line in (here / "pids").read_text().splitlines()].index(str(os.getpid()))
 names = [after("--served-model-name")]
 if "--enable-lora" in words:
     name, _, folder = after("--lora-modules").partition("=")
@@ -58,8 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("_lora_adapter") and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1":
             return self.exchange(body["lora_name"], body.get("lora_path"))
         assert self.path == "/inference/v1/generate" and body["model"] in names
-        lines = lambda name: (here / name).read_text().count("\\n")
-        if lines("asked.jsonl") >= orders.get("dies_after", 1 << 30) and lines("pids") <= orders.get("deaths", 1 << 30):
+        mortal = lines("pids") <= orders.get("deaths", 1 << 30) and number == orders.get("dies", number)
+        if lines("asked.jsonl") >= orders.get("dies_after", 1 << 30) and mortal:
             os.kill(os.getpid(), signal.SIGKILL)
         asked.write(json.dumps(body) + "\\n")
         asked.flush()
@@ -104,8 +106,9 @@ class FakeEngine:
 
     Args:
         folder: made here.
-        orders: "fails": what it says before it ends at once; "no_lora": it refuses adapters; "dies_after": it is killed
-            at the request after so many, over all its starts; "deaths": only in so many of its starts, the first;
+        orders: "fails": what it says before it ends at once; "starts": not in so many of its starts, the first;
+            "no_lora": it refuses adapters; "dies_after": it is killed at the request after so many, over all its
+            starts; "deaths": only in so many of its starts, the first; "dies": only in this one, by its number;
             "choice": what it answers besides, or instead; "refuses_adapters": at run time.
     """
 

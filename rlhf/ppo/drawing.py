@@ -10,18 +10,19 @@ from typing import Literal
 from accelerate import Accelerator
 
 from rlhf.conversation import Renderer
-from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.policy import PPOPolicy
 from rlhf.ppo.roles import Roles
 from rlhf.sampling.engine.following import FollowingEngine
+from rlhf.sampling.engine.sampler import let_go, shared_by
 from rlhf.sampling.opening import Opening
 from rlhf.sampling.source import PolicySource
 
 
 class DrawingEngine:
-    """Each process has an engine of its own, on its own GPU, which draws the answers to its share of the prompts.
+    """Each process has an engine of its own, on its own GPU, which draws the answers to its share of the prompts; or as
+    many processes as an engine has GPUs have one between them.
 
     The main process writes the newest adapter, or whole weights, into a folder of the stage, from which all engines
     load them. Only the draws are theirs: log-probabilities are computed by the policy in training (see
@@ -29,13 +30,13 @@ class DrawingEngine:
 
     Args:
         policy: where the training starts, with its engine.
-        config: `rows`, and fewer where a process has fewer answers to draw, are written side by side.
+        config: `rows` for each process, and fewer where an engine has fewer answers to draw, are written side by side.
         folder: for the newest weights; emptied first.
         renderer: see `rlhf.ppo.algorithm.PPO`; its tokenizer is saved with the weights.
         dtype: that the engine computes in; None: that of the mixed precision.
 
     Raises:
-        InputError: the engine is not installed, or is to divide its weights over the GPUs of other processes.
+        InputError: the engine is not installed, or the processes cannot be dealt out to engines over several GPUs.
     """
 
     def __init__(
@@ -50,13 +51,8 @@ class DrawingEngine:
         too_long: TooLong = "cut",
     ) -> None:
         assert policy.engine is not None, "checked before"
-        processes = accelerator.num_processes
-        if policy.engine.gpus > 1 and processes > 1:
-            raise InputError(
-                f"policy.engine.options: each of the {processes} processes starts an engine on its own GPU; leave "
-                "tensor_parallel_size and pipeline_parallel_size out"
-            )
-        rows = min(config.rows, math.ceil(config.batch_size / processes))
+        each = shared_by(policy.engine, "policy.engine")
+        rows = min(config.rows * each, math.ceil(config.batch_size * each / accelerator.num_processes))
         source = PolicySource(checkpoint=policy.checkpoint, engine=policy.engine, dtype=dtype, rows=rows)
         self.sampler = FollowingEngine(source, Opening(accelerator.device, renderer, too_long))
         self._folder, self._accelerator, self._renderer = folder, accelerator, renderer
@@ -75,6 +71,7 @@ class DrawingEngine:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._accelerator.wait_for_everyone()
         roles.save_policy(newest, self._renderer.tokenizer)
+        let_go(self._accelerator.device)  # an engine of another process may start there
         self._accelerator.wait_for_everyone()
         self.sampler.follow(newest)
         if self._accelerator.is_main_process and self._written is not None:

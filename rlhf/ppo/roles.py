@@ -22,6 +22,7 @@ from rlhf.models.ending import say_how_to_draw
 from rlhf.models.packing import enable_packing
 from rlhf.models.policy import save_policy
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
+from rlhf.rewards.distributed import agreement
 from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.foreign import ForeignReward
 from rlhf.rewards.protocol import RewardFunction
@@ -30,7 +31,7 @@ from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
-from rlhf.training.whole import WholeModel, is_partitioned, prepare_frozen
+from rlhf.training.whole import WholeModel, divide, is_partitioned, prepare_frozen, settle
 
 
 class Roles(Protocol):
@@ -145,6 +146,15 @@ class WholeSampler:
             return sampler.sample(prompts, num_samples, params, keys)
 
 
+def divided(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
+    """The same, which `partitioned` takes later: its reward models' weights divided under ZeRO-3, so that the next
+    model is not loaded beside whole ones."""
+    for member in judge.members if isinstance(judge, RewardEnsemble) else [judge]:
+        if isinstance(member, RewardModelFunction):
+            divide(member.model, accelerator)
+    return judge
+
+
 def partitioned(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
     """The same scores; a reward model, alone or in an ensemble, becomes a `PartitionedReward`, and one of another kind,
     which is not divided, goes to the device."""
@@ -156,7 +166,7 @@ def partitioned(judge: RewardFunction, accelerator: Accelerator) -> RewardFuncti
 
 
 class PartitionedReward:
-    """A reward model whose weights ZeRO-3 partitions; they are gathered for each call, and freed after it.
+    """A reward model whose weights ZeRO-3 partitions; each layer's are gathered as it is run, and freed after it.
 
     Every process must call it together (`rlhf.rewards.distributed.score_answers` does, with all the reward functions in
     one order), or the others wait.
@@ -166,14 +176,15 @@ class PartitionedReward:
     """
 
     def __init__(self, function: RewardModelFunction, accelerator: Accelerator) -> None:
-        self._whole = WholeModel(function.model, accelerator)
-        prepare_frozen(function.model, accelerator)
-        function.model = self._whole.model
+        self._engine = prepare_frozen(function.model, accelerator)
+        function.run_in_step(self._engine, agreement(accelerator))
         self._function = function
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
-        with self._whole.gathered():
+        try:
             return self._function(conversations)
+        finally:
+            settle(self._engine)
 
     @property
     def too_long(self) -> list[bool]:

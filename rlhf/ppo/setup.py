@@ -16,11 +16,11 @@ from rlhf.models.checkpoint.memory import HELD, NF4, TRAINED, held_bytes, parame
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.ppo.roles import Roles, SeparateRoles
+from rlhf.ppo.roles import Roles, SeparateRoles, divided
 from rlhf.ppo.shared import SharedRoles
 from rlhf.rewards.loading import load_reward
 from rlhf.training.accelerator import frozen_dtype, trained_dtype
-from rlhf.training.whole import is_partitioned
+from rlhf.training.whole import divide, is_partitioned
 
 
 def load_value_model(
@@ -126,8 +126,14 @@ def load_roles(
             f"policy: {policy} is an adapter; train it with --roles shared, or merge it into whole weights"
         )
     value = load_value_model(value_from, policy, load_tokenizer(policy), seed=seed) if with_value else None
+    if value is not None:
+        divide(value, accelerator)
     reference = load_policy(policy, dtype=trained_dtype(accelerator))
+    divide(reference, accelerator)
     # whole, they may not fit the device
     where: Any = {"device": "cpu" if is_partitioned(accelerator) else accelerator.device, "dtype": held}
-    judge, other = load_reward(helpfulness, **where), None if safety is None else load_reward(safety, **where)
-    return SeparateRoles(load_policy(policy), reference, value, judge, other, accelerator)
+    judge = divided(load_reward(helpfulness, **where), accelerator)
+    other = None if safety is None else divided(load_reward(safety, **where), accelerator)
+    trained = load_policy(policy)
+    divide(trained, accelerator)
+    return SeparateRoles(trained, reference, value, judge, other, accelerator)

@@ -24,19 +24,21 @@ from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.models.adapters import saved_quantization
 from rlhf.models.checkpoint.folder import base_folder, base_quantization, is_adapter_checkpoint, require_policy
+from rlhf.models.checkpoint.pretrained import without_values
 from rlhf.models.config import AdapterConfig
 from rlhf.models.ending import say_how_to_draw, say_how_to_stop
 from rlhf.models.packing import enable_packing
-from rlhf.models.policy import add_pad_embedding, load_base, load_tokenizer
-from rlhf.models.reward_model import RewardModel
+from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_tokenizer
+from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.models.shared_base import SharedBase
 from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch
+from rlhf.rewards.distributed import agreement
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import RewardModelFunction
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
-from rlhf.training.whole import WholeModel, refuse_4_bit
+from rlhf.training.whole import WholeModel, is_partitioned, refuse_4_bit, settle
 
 POLICY, REFERENCE, VALUE = "policy", "reference", "value"
 
@@ -60,9 +62,16 @@ class SharedPolicyAndValue(nn.Module):
         disable_dropout(self)
 
     def forward(
-        self, batch: Batch, with_entropy: bool = False, reference: bool = False
+        self, batch: Batch, with_entropy: bool = False, reference: bool = False, judge: RewardModel | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """As `PolicyAndValue`; with `reference` the reference's log-probabilities, and no values."""
+        """As `PolicyAndValue`; with `reference` the reference's log-probabilities, and no values.
+
+        With `judge`, a reward model over the base, within `using` of its adapter: its scores (B,) of rows of input_ids,
+        attention_mask and groups, and the safety head's logits.
+        """
+        if judge is not None:
+            scores, logits = judge(batch["input_ids"], batch["attention_mask"], batch["groups"])
+            return scores, logits, torch.zeros_like(scores)
         packed = pack_batch(batch) if self.policy_packs else None
         values = None
         if not reference and self._value[0] is not None:
@@ -114,7 +123,7 @@ class SharedRoles:
         self.policy: PreTrainedModel = self._whole.model
         self._whole_base = base if self.policy is base.model else SharedBase(self.policy)
         helpfulness, self.safety = (
-            AdapterReward(self._whole_base, name, judge, self._whole) if isinstance(judge, Path) else judge
+            AdapterReward(base, name, judge) if isinstance(judge, Path) else judge
             for name, judge in ((n, judges[n]) for n in ("helpfulness", "safety"))
         )
         assert helpfulness is not None
@@ -158,7 +167,8 @@ class SharedRoles:
             quantization = saved_quantization(policy, quantization)
         if quantization is not None:
             refuse_4_bit(accelerator)
-        base = SharedBase(_load_base(policy, root, quantization, dtype))
+        of_main = is_partitioned(accelerator) and not accelerator.is_main_process
+        base = SharedBase(_load_base(policy, root, quantization, dtype, of_main))
         reference = None
         if is_adapter_checkpoint(policy):
             base.add_saved(POLICY, policy, trained=True)
@@ -199,6 +209,8 @@ class SharedRoles:
         for judge in (self.helpfulness, self.safety):
             if isinstance(judge, AdapterReward):
                 judge.to(self._accelerator.device)
+                if is_partitioned(self._accelerator):
+                    judge.run_in_step(stepper.model, self._accelerator)
         self._stepper = stepper
         return stepper
 
@@ -229,18 +241,35 @@ class AdapterReward:
     Args:
         base: with the adapter `name`.
         folder: its checkpoint.
-        whole: gathers the base's weights for a call, which every process then makes together.
     """
 
-    def __init__(self, base: SharedBase, name: str, folder: Path, whole: WholeModel[PreTrainedModel]) -> None:
-        self._base, self._name, self._whole = base, name, whole
+    def __init__(self, base: SharedBase, name: str, folder: Path) -> None:
+        self._base, self._name = base, name
         self.__name__ = str(folder)  # for messages
-        model = base.reward_model(folder)
-        self._function = RewardModelFunction.of(model, folder)
+        self._function = RewardModelFunction.of(base.reward_model(folder), folder)
+        self._engine: nn.Module | None = None
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
-        with self._whole.gathered(), self._base.using(self._name):
-            return self._function(conversations)
+        try:
+            with self._base.using(self._name):
+                return self._function(conversations)
+        finally:
+            if self._engine is not None:
+                settle(self._engine)
+
+    def run_in_step(self, engine: nn.Module, accelerator: Accelerator) -> None:
+        """The base's weights are divided: every process makes its calls together.
+
+        Args:
+            engine: the prepared `SharedPolicyAndValue`, which gathers each layer's as it is run.
+        """
+
+        def run(ids: Tensor, mask: Tensor, groups: Tensor) -> RewardOutput:
+            batch = {"input_ids": ids, "attention_mask": mask, "groups": groups}
+            return RewardOutput(*engine(batch, judge=self._function.model)[:2])
+
+        self._engine = engine
+        self._function.run_in_step(run, agreement(accelerator))
 
     @property
     def too_long(self) -> list[bool]:
@@ -262,8 +291,12 @@ def shares_base(spec: str | os.PathLike[str], root: Path, quantization: str | No
     return base_folder(spec).resolve() == root.resolve() and base_quantization(Path(spec)) == quantization
 
 
-def _load_base(policy: Path, root: Path, quantization: str | None, dtype: str) -> PreTrainedModel:
+def _load_base(policy: Path, root: Path, quantization: str | None, dtype: str, of_main: bool) -> PreTrainedModel:
+    """`of_main`: the weights come from the main process, when they are divided: a machine holds them once."""
     require_policy(policy)
-    model = load_base(root, quantization, dtype)
+    if of_main:
+        model: PreTrainedModel = without_values(root, dtype_of(dtype))
+    else:
+        model = load_base(root, quantization, dtype)
     add_pad_embedding(model, load_tokenizer(policy))
     return model

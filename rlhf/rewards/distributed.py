@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
+    from rlhf.rewards.scoring import Agree
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _Row = tuple[tuple[float, ...], tuple[bool, ...]]
@@ -118,6 +120,20 @@ def _of_all(
     lowest = tuple(min(column) for column in zip(*(scores for scores, _ in known.values()), strict=True))
     off = tuple(False for _ in known[spoken[0]][1])
     return [known.get(i, (lowest, off)) for i in range(len(answers))]
+
+
+def agreement(accelerator: Accelerator) -> Agree:
+    """Among the processes of a launch: see `rlhf.rewards.scoring.RewardModelFunction.run_in_step`."""
+    from accelerate.utils import gather_object
+
+    def agree(count: int, failure: str | None) -> int:
+        parts = gather_object([(count, failure)])
+        failures = [sentence for _, sentence in parts if sentence is not None]
+        if failures:
+            raise InputError(failures[0])
+        return max(number for number, _ in parts)
+
+    return agree
 
 
 def dealt_out(reward: RewardFunction, accelerator: Accelerator) -> RewardFunction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from rlhf.models.policy import load_tokenizer, require_embeddings
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.stage.progress import progress_bar
+
+Agree = Callable[[int, str | None], int]
+"""Of the processes' numbers of passes the largest, the same on each; InputError on each, where one of them has failed,
+for which it gives the sentence."""
 
 
 class RewardModelFunction:
@@ -38,6 +42,8 @@ class RewardModelFunction:
         self.model = model
         self.renderer = renderer
         self.batch_tokens = batch_tokens
+        self._run: Callable[..., RewardOutput] | None = None
+        self._agree: Agree | None = None
         self.too_long: list[bool] = []
         self.scored = self.cut = 0
 
@@ -51,18 +57,33 @@ class RewardModelFunction:
         renderer = Renderer(tokenizer, max_length=Context.of(model.config).length, cut=True)
         return cls(model, renderer, batch_tokens)
 
+    def run_in_step(self, run: Callable[..., RewardOutput], agree: Agree) -> None:
+        """From now on all processes call it together, and make as many forward passes as the one that needs most.
+
+        So a model is run whose weights are divided: of each layer they are gathered from all processes as it is run.
+
+        Args:
+            run: the model's forward pass, which takes ids, mask and groups as the model does.
+            agree: among the processes.
+        """
+        self._run, self._agree = run, agree
+
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores on the CPU, in the conversations' order."""
         return self.outputs(conversations).score
 
     def outputs(self, conversations: Sequence[Conversation]) -> RewardOutput:
         """Raw scores, and beside them the safety head's logits where the model has one: each (n,) float32, CPU."""
-        dialogues = self.renderer.dialogues([without_thoughts(c) for c in conversations], train="last")
+        try:
+            dialogues = self.renderer.dialogues([without_thoughts(c) for c in conversations], train="last")
+        except InputError as error:
+            if self._agree is not None:
+                self._agree(0, str(error))  # the others wait for no pass of this process
+            raise
         self.too_long = [d.cut for d in dialogues]
         self.scored, self.cut = self.scored + len(dialogues), self.cut + sum(self.too_long)
         return self.score_ids([d.input_ids for d in dialogues], [d.loss_mask.index(True) for d in dialogues])
 
-    @torch.inference_mode()
     def score_ids(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> RewardOutput:
         """The same for dialogues that the renderer has turned into ids already; row i's answer begins at starts[i]."""
         prompt_of = {tuple(row): tuple(row[:start]) for row, start in zip(rows, starts, strict=True)}
@@ -71,12 +92,20 @@ class RewardModelFunction:
         groups = torch.tensor([number_of[prompt] for prompt in prompts], dtype=torch.long)
         scores, logits = torch.zeros(len(unique)), torch.zeros(len(unique))
         training, device = self.model.training, self.model.device
+        batches = self._batches([len(row) for row in unique], prompts)
+        run = self._run or self.model
+        alone = self._agree is None  # weights that are gathered in inference mode would stay of that mode
+        if self._agree is not None:
+            batches += batches[:1] * (self._agree(len(batches), None) - len(batches))
         self.model.eval()
         try:
-            with progress_bar(len(unique), "scoring", "answer") as progress:
-                for batch in self._batches([len(row) for row in unique], prompts):
+            with (
+                torch.inference_mode() if alone else torch.no_grad(),
+                progress_bar(len(unique), "scoring", "answer") as progress,
+            ):
+                for batch in batches:
                     ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
-                    output = self.model(ids.to(device), mask.to(device), groups[batch].to(device))
+                    output = run(ids.to(device), mask.to(device), groups[batch].to(device))
                     scores[batch] = output.score.cpu()
                     if output.safety_logit is not None:
                         logits[batch] = output.safety_logit.cpu()

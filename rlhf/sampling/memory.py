@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import psutil
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from rlhf.launch import processes_here
 from rlhf.sampling.cache import make_cache
 from rlhf.sampling.protocol import SamplingParams
 
@@ -27,10 +26,7 @@ def rows_at_once(model: PreTrainedModel, longest: int, num_samples: int, params:
     cached = params.max_new_tokens + longest / num_samples
     row = cached * token_bytes(config, model.dtype.itemsize) + LOGITS * config.vocab_size
     on_cpu = model.device.type == "cpu"
-    if on_cpu:
-        free = psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    else:
-        free = _free_on_gpu(model.device)
+    free = psutil.virtual_memory().available / processes_here() if on_cpu else _free_on_gpu(model.device)
     rows = 1 << max(1, int(SHARE * free / row)).bit_length() - 1
     return min(rows, ON_CPU) if on_cpu else rows
 

@@ -30,7 +30,7 @@ def sample_distributed(
 
     Called by all processes with the same prompts. Process r samples prompts r, r + world, ...; a prompt's key is its
     position in the whole list unless `keys` says otherwise. What a process leaves whose sampler is gone, the others
-    draw.
+    draw. Of each `sampler.shared_by` processes, where a sampler says so, the first alone draws.
 
     Args:
         shards: folder in which each prompt's answers are kept once they are all there; prompts whose answers are there
@@ -50,7 +50,7 @@ def sample_distributed(
     if shards is not None:
         accelerator.wait_for_everyone()  # nobody writes before all have read
         writer = ShardWriter(shards, accelerator.process_index)
-    drawing = list(range(accelerator.num_processes))
+    drawing = list(range(0, accelerator.num_processes, getattr(sampler, "shared_by", 1)))
     while left := [i for i in range(len(prompts)) if i not in answers]:
         own = accelerator.process_index
         mine = left[drawing.index(own) :: len(drawing)] if own in drawing else []

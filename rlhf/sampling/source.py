@@ -64,8 +64,15 @@ class EngineConfig:
     @property
     def gpus(self) -> int:
         """Over which it divides the weights."""
-        sizes = (self.options.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size"))
-        return math.prod(size for size in sizes if isinstance(size, int))
+        return self._size("tensor_parallel_size", "pipeline_parallel_size")
+
+    @property
+    def devices(self) -> int:
+        """GPUs that it takes: as many for each copy of the weights that it holds."""
+        return self.gpus * self._size("data_parallel_size", "prefill_context_parallel_size")
+
+    def _size(self, *names: str) -> int:
+        return math.prod(size for name in names if isinstance(size := self.options.get(name, 1), int))
 
     def command(self, where: str) -> Path:
         """The file of its command.

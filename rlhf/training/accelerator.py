@@ -28,8 +28,8 @@ def make_accelerator(*, accumulation_steps: int = 1, seed: int = 0) -> Accelerat
 
     Without a GPU gloo is asked for: DeepSpeed would otherwise fall back, without a word, to runs of one process each.
     Processes wait three hours for one another (`PATIENCE`). A world smaller than the launcher's WORLD_SIZE is refused.
-    Under DeepSpeed, models are loaded whole and partitioned when they are prepared: transformers would partition every
-    model at loading, also those that are never prepared.
+    Under DeepSpeed, models are loaded whole and divided after that (`rlhf.training.whole.divide`): transformers would
+    partition every model at loading, also those that are never prepared.
     """
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from rlhf.errors import InputError
 from rlhf.training.config import OptimizerConfig
-from rlhf.training.whole import holds_4_bit, refuse_4_bit
+from rlhf.training.whole import divide, holds_4_bit, refuse_4_bit, shape_of
 
 Batch = dict[str, Tensor]
 LossFunction = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -42,8 +42,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
             "of its size is asked for, e.g. --adapter.r 64"
         )
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if len(shape_of(p)) >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if len(shape_of(p)) < 2], "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
     fused = all(p.dtype == torch.float32 and p.device.type in ("cpu", "cuda") for p in trained)
@@ -89,7 +89,9 @@ class Stepper:
             enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.deepspeed:
             _fill_deepspeed(accelerator, config, model)
-        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))
+        optimizer = make_optimizer(model, config)
+        divide(model, accelerator)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.model.train()
 
     def step(
@@ -218,5 +220,5 @@ def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig, model: nn
 
 def _width(model: nn.Module) -> int:
     """A transformer's hidden size: no matrix of it has two sides that are longer, but for square ones."""
-    shapes = [getattr(parameter, "ds_shape", parameter.shape) for parameter in model.parameters()]
+    shapes = [shape_of(parameter) for parameter in model.parameters()]
     return max((min(shape) for shape in shapes if len(shape) == 2), default=1)

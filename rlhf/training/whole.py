@@ -1,4 +1,4 @@
-"""A policy's weights in one piece for sampling, and frozen models, under DeepSpeed ZeRO-3; plain models pass through.
+"""Weights that DeepSpeed ZeRO-3 divides: how they are, in one piece for sampling, frozen; plain models pass through.
 
 Generating with partitioned weights gathers every layer again for every token, 10 to 90 times slower (trl issue 1900).
 Here they are gathered once, used by a twin that has no DeepSpeed hooks, and freed.
@@ -7,13 +7,13 @@ Here they are gathered once, used by a twin that has no DeepSpeed hooks, and fre
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
 
 from rlhf.errors import InputError
@@ -83,20 +83,62 @@ def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """
     model.requires_grad_(False)
     model.eval()
-    if accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.mixed_precision in MIXED_DTYPES:
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(MIXED_DTYPES[accelerator.mixed_precision])
     if not is_partitioned(accelerator):
+        _cast(model, accelerator)
         return model.to(accelerator.device)
     import deepspeed
 
+    divide(model, accelerator)
     settings: dict[str, Any] = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
     settings.pop("optimizer", None)
     settings["zero_optimization"].pop("offload_optimizer", None)
     engine: nn.Module = deepspeed.initialize(model=model, config=settings)[0]
     engine.eval()
     return engine
+
+
+def divide(model: nn.Module, accelerator: Accelerator) -> None:
+    """Leave each process its share of a model's weights, in the type that DeepSpeed trains in (ZeRO-3; else nothing).
+
+    One tensor after another goes to the device, as the main process has it: neither there nor in the machine's memory
+    do two models lie whole that are divided as they are loaded. Left to itself DeepSpeed moves a model whole to each
+    device, and divides it there. Every process calls it; the next call for the same model does nothing.
+    """
+    if not is_partitioned(accelerator) or all(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return
+    import deepspeed
+
+    shapes = [tuple(parameter.shape) for parameter in model.parameters()]
+    if any(other != shapes for other in gather_object([shapes])):
+        raise RuntimeError("the processes have different models to divide, and would wait for one another")
+    _cast(model, accelerator)
+    settings = _without_auto(accelerator.state.deepspeed_plugin.deepspeed_config)
+    for name in ("optimizer", "scheduler", "train_batch_size", "gradient_accumulation_steps"):
+        settings.pop(name, None)
+    if settings["zero_optimization"].get("offload_param", {}).get("device") == "cpu":
+        settings["zero_optimization"]["offload_param"].setdefault("pin_memory", torch.cuda.is_available())
+    deepspeed.zero.Init(module=model, config_dict_or_path={**settings, "train_micro_batch_size_per_gpu": 1})
+    _move_buffers(model, accelerator.device)
+
+
+def shape_of(parameter: nn.Parameter) -> torch.Size:
+    """Of the whole weight, of which this process may have but a share."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+def _cast(model: nn.Module, accelerator: Accelerator) -> None:
+    """Weights in the type that DeepSpeed trains in; without it as they are."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.mixed_precision in MIXED_DTYPES:
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and not hasattr(parameter, "ds_id"):
+                parameter.data = parameter.data.to(MIXED_DTYPES[accelerator.mixed_precision])
+
+
+def _without_auto(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """DeepSpeed's settings that somebody has set."""
+    found = {name: _without_auto(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
+    return {name: value for name, value in found.items() if value != "auto"}
 
 
 def settle(model: nn.Module) -> None:
@@ -111,7 +153,8 @@ def settle(model: nn.Module) -> None:
 def _hollow_twin(source: Model) -> Model:
     """A copy of the module tree and its buffers whose parameters are on the meta device."""
     hollow: dict[int, Any] = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in source.parameters()
+        id(p): nn.Parameter(torch.empty(shape_of(p), dtype=p.dtype, device="meta"), requires_grad=False)
+        for p in source.parameters()
     }
     return copy.deepcopy(source, hollow).eval()
 

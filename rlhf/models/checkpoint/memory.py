@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from rlhf.errors import InputError
+from rlhf.launch import processes_here
 from rlhf.models.checkpoint.folder import base_folder, base_quantization, is_adapter_checkpoint, weight_shapes
 
 GIB = 2**30
@@ -31,7 +32,7 @@ def available_memory(accelerator: Accelerator) -> float:
     """Bytes that this process can have at most: its GPU's, or its part of the machine's."""
     if accelerator.device.type == "cuda":
         return float(torch.cuda.get_device_properties(accelerator.device).total_memory)
-    return float(psutil.virtual_memory().total) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return float(psutil.virtual_memory().total) / processes_here()
 
 
 def parameters_of(checkpoint: str | os.PathLike[str]) -> int:

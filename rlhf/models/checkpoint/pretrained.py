@@ -18,6 +18,25 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # On a CPU with AVX512-BF16 it warns at its import, in every process, that a faster kernel for 4 bit is not installed.
 
 
+def without_values(folder: str | os.PathLike[str], dtype: Any) -> Any:
+    """The causal LM of a checkpoint's config, its weights memory that nobody has written to, which takes none yet.
+
+    For a process whose weights come from another one's. Buffers have their values.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(from_pretrained(AutoConfig, folder), dtype=dtype)
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is not None:
+                module._parameters[name] = torch.nn.Parameter(torch.empty_like(old, device="cpu"))
+    model.tie_weights()
+    return model.eval()
+
+
 def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "checkpoint", **options: Any) -> Any:
     """`kind.from_pretrained(source)` without the checkpoint's own code, its weights from safetensors alone.
 

@@ -27,6 +27,9 @@ from rlhf.ppo.planning.nf4 import hold_in_4_bit
 from rlhf.sampling.engine.following import cache_bytes
 from rlhf.sampling.source import EngineConfig
 
+LIVE = 10**9
+"""Weights that DeepSpeed gathers at most before it frees others, its stage3_max_live_parameters."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -128,14 +131,21 @@ class FakeModels:
     def _engine_held(self) -> dict[str, dict[str, float]]:
         if self.setting.engine is None:
             return {}
-        rows = min(self.setting.ppo.rows, math.ceil(self.setting.ppo.batch_size / self.hardware.devices))
         longest = self.hardware.prompt_tokens + self.setting.max_new_tokens
-        size = cache_bytes(self.config, self._engine_type.itemsize, rows, longest) / self.setting.engine.gpus
+        size = cache_bytes(self.config, self._engine_type.itemsize, self.drawn()[0], longest) / self.setting.engine.gpus
         asked = self.setting.engine.options.get("kv_cache_memory_bytes")
         return {
             "engine": {"weights": self.engine_weights()},
             "engine's cache": {"weights": float(asked) if isinstance(asked, int) else size},
         }
+
+    def drawn(self) -> tuple[int, int]:
+        """Of each that draws, a process or the engine of several: answers that it writes side by side, and all of an
+        iteration."""
+        engine, devices = self.setting.engine, self.hardware.devices
+        each = 1 if engine is None or devices == 1 else engine.devices
+        every = math.ceil(self.setting.ppo.batch_size * each / devices)
+        return min(self.setting.ppo.rows * each, every), every
 
     def _roles_held(self) -> dict[str, dict[str, float]]:
         if self.base is None:
@@ -153,8 +163,10 @@ class FakeModels:
         adapters = {name: _named_bytes(self.policy, name) for name in ("policy", "value")}
         base = bytes_of(self.policy) - sum(adapters.values())
         found = {"base": {"weights": self._sharded(base)}}
+        half = self.hardware.zero_stage and self.hardware.mixed_precision == "bf16"  # DeepSpeed trains in two bytes
         for name in ("policy", "value") if self.value is not None else ("policy",):
-            parts = {"weights": self._sharded(adapters[name]), "optimizer": self._optimizer(adapters[name] // 4)}
+            size = adapters[name] / 2 if half else adapters[name]
+            parts = {"weights": self._sharded(size), "optimizer": self._optimizer(adapters[name] // 4)}
             found[name] = parts
         frozen = torch.bfloat16 if self.setting.quantization else dtype_of(self.setting.dtype)
         size = adapters["policy"] // 4 * frozen.itemsize
@@ -202,6 +214,14 @@ class FakeModels:
     def gathered(self) -> float:
         """Bytes of whole weights beyond the held share, for sampling under ZeRO-3."""
         return bytes_of(self.policy) - self._sharded(bytes_of(self.policy)) if self.hardware.zero_stage == 3 else 0.0
+
+    def fetched(self, whole: float) -> float:
+        """Bytes of the layers that ZeRO-3 gathers as models are run, of so many bytes in all; 0 without it."""
+        return min(whole, float(LIVE * self.policy.dtype.itemsize)) if self.hardware.zero_stage == 3 else 0.0
+
+    def trained_bytes(self) -> int:
+        """Of policy and value with all that they are adapters over."""
+        return bytes_of(self.policy) + (0 if self.value is None or self.base is not None else bytes_of(self.value))
 
 
 def _adapter(setting: Setting) -> AdapterConfig:

@@ -72,12 +72,7 @@ def make_plan(setting: Setting, hardware: Hardware) -> Plan:
         }
         held = models.held()
         seconds, tokens = _time(models, setting, hardware)
-    plan = Plan(held, phases, seconds, tokens)
-    if hardware.zero_stage == 3:  # DeepSpeed moves what is trained to the device whole, and divides it there
-        whole = sum(bytes_of(model) for model in (models.policy, models.value) if model is not None)
-        phases["start"] = max(0.0, whole - plan.constant)
-        seconds["start"] = 0.0
-    return plan
+    return Plan(held, phases, seconds, tokens)
 
 
 def _peak(models: FakeModels, call: Callable[[], Any]) -> float:
@@ -113,7 +108,7 @@ def _rollout(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
     under ZeRO-3 the gathered ones. An engine has its own throughout."""
     if setting.engine is not None:
         return 0.0
-    rows = min(setting.ppo.rows, math.ceil(setting.ppo.batch_size / hardware.devices))
+    rows = models.drawn()[0]
     count = at_once = math.ceil(rows / setting.ppo.samples_per_prompt)
     options: dict[str, Any] = {}
     if has_plain_attention(models.policy):
@@ -147,7 +142,7 @@ def _computes_in_two_bytes(setting: Setting) -> bool:
 
 
 def _scoring(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
-    """A reward model's forward pass over as many tokens as it takes at once."""
+    """A reward model's forward pass over as many tokens as it takes at once, its layers gathered under ZeRO-3."""
     ids = _rows(setting, hardware, 1)
     ids = _rows(setting, hardware, max(1, BATCH_TOKENS[_kind(hardware)] // ids.shape[1]))
 
@@ -157,11 +152,10 @@ def _scoring(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
 
     if not setting.judges:
         return 0.0
-    apart = models.base is None and hardware.zero_stage == 3
-    whole = models.gathered()
-    if apart:
+    whole = float(bytes_of(models.policy))
+    if models.base is None:
         whole = max(models.judge_bytes(folder or setting.policy) for folder in setting.judges.values())
-    return _peak(models, score) + whole
+    return _peak(models, score) + models.fetched(whole)
 
 
 def _experience(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
@@ -174,11 +168,11 @@ def _experience(models: FakeModels, setting: Setting, hardware: Hardware) -> flo
             with models.using("value"):
                 models.value.token_scores(ids, torch.ones_like(ids))
 
-    return _peak(models, measure)
+    return _peak(models, measure) + models.fetched(models.trained_bytes())
 
 
 def _update(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
-    """Forward and backward of one micro-batch, and the gradients."""
+    """Forward and backward of one micro-batch, its layers gathered under ZeRO-3, and the gradients."""
     ids = _rows(setting, hardware, setting.ppo.optimizer.micro_batch_size)
     mask = torch.ones_like(ids)
 
@@ -199,7 +193,7 @@ def _update(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
 
     peak = _peak(models, step)
     alive = sum(p.grad.nbytes for p in _trained(models) if p.grad is not None)  # counted by _peak as they came
-    return peak - alive + models.gradients()
+    return peak - alive + models.gradients() + models.fetched(models.trained_bytes())
 
 
 def _time(models: FakeModels, setting: Setting, hardware: Hardware) -> tuple[dict[str, float], dict[str, int]]:
@@ -214,16 +208,17 @@ def _time(models: FakeModels, setting: Setting, hardware: Hardware) -> tuple[dic
     tokens = {"written": written, "read": read + written}
     flops = hardware.devices * hardware.teraflops * 1e12 * hardware.efficiency
     forward = 2.0 * matrices * tokens["read"] / flops
-    rows = min(setting.ppo.rows, math.ceil(setting.ppo.batch_size / hardware.devices))
-    rounds = math.ceil(setting.ppo.batch_size / hardware.devices / rows)
+    rows, every = models.drawn()
     cached = rows * (hardware.prompt_tokens + setting.max_new_tokens / 2) * _cache_bytes(models)
+    if setting.engine is not None:
+        cached /= setting.engine.gpus
     drawing = models.engine_weights() or bytes_of(models.policy)
     decoding = setting.max_new_tokens * (drawing + cached) / (hardware.gigabytes_per_second * 1e9)
     roles = 1 + models.setting.ppo.learns_value
     backward = 1.0 if models.base is not None else 2.0  # frozen weights have no gradient of their own
     again = 1.0 if setting.ppo.optimizer.gradient_checkpointing else 0.5 if models.base is not None else 0.0
     return {
-        "rollout": rounds * decoding + forward * read / tokens["read"],
+        "rollout": math.ceil(every / rows) * decoding + forward * read / tokens["read"],
         "scoring": forward * len(setting.judges),
         "experience": forward * (1 + roles),
         "update": forward * roles * (1 + backward + again) * setting.ppo.optimizer.epochs,

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError, notice
 from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, completed
-from rlhf.launch import VISIBLE, visible_gpus
+from rlhf.launch import VISIBLE, processes_here, visible_gpus
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import base_folder
 from rlhf.models.checkpoint.pretrained import from_pretrained
@@ -33,7 +33,7 @@ from rlhf.training.accelerator import frozen_dtype
 if TYPE_CHECKING:
     import torch
 
-    from rlhf.sampling.source import PolicySource
+    from rlhf.sampling.source import EngineConfig, PolicySource
 
 IN_FLIGHT = 768  # answers asked for at a time, each over a connection, of the 1,024 that a process may usually open
 REQUEST_SECONDS = 86_400.0  # whether it lives is seen otherwise
@@ -48,6 +48,9 @@ LEAST_TEMPERATURE = 0.01  # below, vllm draws at this one
 
 class EngineSampler(StreamingSampler):
     """Draws from an engine that it starts at its first call, and that ends with it.
+
+    An engine over several GPUs is one of as many processes of a launch, the first of which starts it and draws
+    (`shared_by`, heeded by `rlhf.sampling.multi_process`); one process alone may have it over all the GPUs it sees.
 
     A sample's tokens are those that were drawn, and its `logprob` that which the engine had for them. Each is drawn by
     a seed of its own, of (params.seed, key, index): the same engine draws it again, up to rounding, whatever stands
@@ -71,6 +74,7 @@ class EngineSampler(StreamingSampler):
                 f"{self._field}: {self._command.parents[1]} holds vllm's CPU build, and there is a GPU; remove it "
                 "and make it anew by `make vllm`"
             )
+        self.shared_by = shared_by(source.engine, self._field)
         self._process: EngineProcess | None = None
         self._quiet = False  # about its next start
         self._model = ""  # its name there
@@ -240,7 +244,7 @@ class EngineSampler(StreamingSampler):
         }
         variables = {}
         if self._opening.device.type == "cpu":
-            free = psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            free = psutil.virtual_memory().available * self.shared_by / processes_here()
             # a seed of its own ends the engine on a CPU where a prompt is read in chunks
             options |= {"enforce_eager": True, "enable_chunked_prefill": False}
             options["kv_cache_memory_bytes"] = int(CACHE_SHARE * free)
@@ -248,8 +252,8 @@ class EngineSampler(StreamingSampler):
             variables["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = str(STEP_SECONDS)
         else:
             options["gpu_memory_utilization"] = free_share(self._opening.device)
-            if not any(name.endswith("parallel_size") for name in self._config.options):
-                variables[VISIBLE] = visible_gpus()[self._opening.device.index or 0]
+            first = self._opening.device.index or 0
+            variables[VISIBLE] = ",".join(visible_gpus()[first : first + self._config.devices])
         return options, variables
 
 
@@ -260,10 +264,38 @@ def free_share(device: torch.device) -> float:
     """
     import torch
 
-    gc.collect()
-    torch.cuda.empty_cache()
+    let_go(device)
     free, total = torch.cuda.mem_get_info(device)
     return max(0.01, math.floor(1000 * GPU_SHARE * (free - GPU_CONTEXT) / total) / 1000)
+
+
+def let_go(device: torch.device) -> None:
+    """Give back the memory of a GPU that torch keeps for this process's next tensors."""
+    if device.type == "cuda":
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def shared_by(engine: EngineConfig, field: str) -> int:
+    """How many processes of a launch have one engine between them: as many as it has GPUs, or one alone.
+
+    Args:
+        field: the engine's, for messages.
+
+    Raises:
+        InputError: the processes of this machine cannot be dealt out so.
+    """
+    here = processes_here()
+    if here == 1:
+        return 1
+    if here % engine.devices:
+        raise InputError(
+            f"{field}.options: an engine over {engine.devices} GPUs is shared by as many processes, and {here} run on "
+            f"this machine; start a multiple of {engine.devices}, or take sizes whose product divides {here}"
+        )
+    return engine.devices
 
 
 def open_engine(source: PolicySource, opening: Opening) -> EngineSampler:

