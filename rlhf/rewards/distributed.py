@@ -127,7 +127,7 @@ def agreement(accelerator: Accelerator) -> Agree:
     from accelerate.utils import gather_object
 
     def agree(count: int, failure: str | None) -> int:
-        parts = gather_object([(count, failure)])
+        parts: list[tuple[int, str | None]] = gather_object([(count, failure)])
         failures = [sentence for _, sentence in parts if sentence is not None]
         if failures:
             raise InputError(failures[0])
