@@ -23,7 +23,8 @@ def test_what_deepspeed_would_cast_is_loaded_so(
     what the policy is."""
     for module in ("rlhf.ppo.setup", "rlhf.training.accelerator"):
         monkeypatch.setattr(f"{module}.frozen_dtype", lambda device: "bfloat16")
-    monkeypatch.setattr("rlhf.ppo.setup.divide", lambda *_: None)
+    for module in ("rlhf.ppo.setup", "rlhf.ppo.roles"):
+        monkeypatch.setattr(f"{module}.divide", lambda *_: None)
     accelerator: Any = SimpleNamespace(
         distributed_type=DistributedType.DEEPSPEED if zero_stage else DistributedType.NO,
         mixed_precision="bf16",
