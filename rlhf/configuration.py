@@ -58,6 +58,7 @@ def parse_config(
     parser = _parser_of(of_any, description)
     given = sys.argv[1:] if argv is None else argv
     try:
+        _require_plain(given, config_class)
         return _parsed(parser, given, config_class)
     except InputError:
         raise
@@ -70,7 +71,6 @@ def parse_config(
 
 def _parsed(parser: ArgumentParser, argv: Sequence[str], config_class: type[Config]) -> Config:
     """A command line read by a parser of the class's options."""
-    _require_plain(argv, config_class)
     words = _gathered(argv, config_class)
     namespace = parser.parse_args(spelled_words(words, config_class, get_loader("yaml")))
     _refuse_lone_values(namespace, config_class)
@@ -136,10 +136,10 @@ class ConfigReader:
     def _of_the_given(self, config_class: type[Config], argv: Sequence[str], options: Mapping[str, str]) -> Config:
         of_any: type = config_class
         with contextlib.suppress(Exception):
+            _require_plain(argv, config_class)
             content: dict[str, Any] = {}
             if "--config" in argv:
                 file = Path(argv[argv.index("--config") + 1])
-                require_plain_yaml(file)
                 content = self._load(file.read_text(encoding="utf-8")) or {}
             names = frozenset(name.removeprefix("--").partition(".")[0] for name in (*content, *options))
             return _parsed(_parser_of(of_any, None, names), argv, config_class)

@@ -174,16 +174,20 @@ def _plan(request: Request, machine: Machine, model: Path) -> dict[str, Any]:
         if request.ppo and number == request.versions:
             steps += ["ppo", "evaluate"]
         versions.append({"name": f"v{number}", "steps": steps})
+    start = ["data", *(["sft"] if request.sft else []), *(["referee"] if request.referee_preferences else [])]
+    shared = [*start[1:], *(step for version in versions for step in version["steps"])]
+    side_by_side = {"processes": machine.gpus or min(machine.slots, 2)}
     return {
         "run": str(request.run),
         "configs": str(request.run / CONFIG_FOLDER),
         "inputs": {name: value for name, value in given.items() if value},
-        "start": ["data", *(["sft"] if request.sft else []), *(["referee"] if request.referee_preferences else [])],
+        "start": start,
         "versions": versions,
         "slots": machine.slots,
         "launch": {
-            "default": {"retries": 1, "processes": machine.gpus or min(machine.slots, 2)},
+            "default": {"retries": 1},  # a step that is added later, of one's own perhaps, may run in one process only
             **({"data": {"gpus": 0}} if machine.gpus else {}),
+            **dict.fromkeys(shared, side_by_side),
         },
         "seed": 0,
         **({"chat_template_kwargs": dict(kwargs)} if (kwargs := request.chat_template_kwargs) else {}),

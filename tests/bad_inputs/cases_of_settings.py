@@ -171,6 +171,9 @@ def _yaml() -> Iterator[Case]:
             yield Case("config files", f"{recipe}: {name}", (*call(recipe), "--config", "bad.yaml"), _writes(text))
     for value in INPUTS:
         yield Case("config files", f"sft: {value[:20]!a}", ("sft", "--config", value), odd_places)
+    for name in ("a key twice", "an anchor bomb", "an alias of itself", "a tag of Python"):
+        words = (*call("sft"), "--finetuning", "bad.yaml")
+        yield Case("config files", f"sft, of a group: {name}", words, _writes(YAML[name]))
     for name, text in YAML.items():
         yield Case("config files", f"plan: {name}", ("rlhf", "plan", "--config", "bad.yaml"), _writes(_plan(text)))
 

@@ -252,6 +252,8 @@ def test_a_base_model_and_dialogues(hub: Path, pairs: str, rows: Callable[..., s
     by_name = planned(tmp_path / "run")
     assert list(by_name)[:3] == ["data", "sft", "referee_reward"]
     assert {stage.launch.processes for name, stage in by_name.items() if name != "data"} == {MACHINE.slots}, "all cores"
+    plan = yaml.safe_load((tmp_path / "run" / "plan.yaml").read_text())
+    assert plan["launch"]["default"] == {"retries": 1}, "a step of one's own may run in one process only"
     assert by_name["sft"].overrides["policy"] == str(hub) and by_name["sft"].overrides["data"] == json.dumps([chats])
     assert by_name["v1/rejection_sampling"].overrides["fine_tune_from"] == str(tmp_path / "run" / "sft" / "checkpoint")
     settings = yaml.safe_load((tmp_path / "run" / "config" / "sft.yaml").read_text())
