@@ -104,19 +104,16 @@ def test_judges_of_their_own_weights_are_divided_as_all_else(tiny_policy_path: P
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
     size = 2 * (sum(p.numel() for p in model.parameters()) + 64)  # bf16, and a head
     own: dict[str, Any] = {"judges": {"helpfulness": None, "safety": tmp_path}, "referee": {"referee": tmp_path}}
-    for shared in (True, False):
-        setting = _setting(tiny_policy_path, shared=shared, **own)
-        plans = {
-            zero_stage: make_plan(setting, Hardware(devices=4, zero_stage=zero_stage, prompt_tokens=16))
-            for zero_stage in (0, 2, 3)
-        }
-        for zero_stage, plan in plans.items():
-            share = 4 if zero_stage == 3 else 1
-            assert plan.held["safety"] == plan.held["referee"] == {"weights": size / share}
-        more = plans[3].phases["scoring"] - plans[2].phases["scoring"]
+    two, three = (Hardware(devices=4, zero_stage=zero_stage, prompt_tokens=16) for zero_stage in (2, 3))
+    for roles in ({"shared": True, "adapter": AdapterConfig(r=1)}, {"shared": False}):
+        setting = _setting(tiny_policy_path, **roles, **own)
+        whole, divided = make_plan(setting, two), make_plan(setting, three)
+        assert whole.held["safety"] == whole.held["referee"] == {"weights": size}
+        assert divided.held["safety"] == divided.held["referee"] == {"weights": size / 4}
+        more = divided.phases["scoring"] - whole.phases["scoring"]
         assert more == size, "the layers of the largest are gathered as they are run"
-        without = make_plan(replace(setting, referee={}), Hardware(devices=4, zero_stage=3, prompt_tokens=16))
-        assert without.seconds == plans[3].seconds, "it scores held-out answers alone"
+    without = make_plan(replace(setting, referee={}), three)
+    assert without.seconds == divided.seconds, "it scores held-out answers alone"
 
 
 def test_options_that_save_memory_do(tiny_policy_path: Path) -> None:

@@ -197,3 +197,10 @@ def test_the_form_in_yaml_and_on_the_command_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             ServerConfig(url, "m")
+    for given, message in (
+        ("7", r"policy\.server\.url: must be a list such as \[a, b\] or a text, got 7$"),
+        ("[7]", r"policy\.server\.url: must be a text, got 7$"),
+        ("{a: b}", r"policy\.server\.url: must be a list such as \[a, b\] or a text, got \{'a': 'b'\}$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_config(Config, ["--policy.server", f"{{url: {given}, model: m}}"])
