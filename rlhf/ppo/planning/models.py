@@ -190,7 +190,8 @@ class FakeModels:
         def shares(folder: Path | None) -> bool:
             return setting.shared and (folder is None or shares_base(folder, root, setting.quantization))
 
-        folders = {name: folder for name, folder in setting.judges.items() if not shares(folder)} | setting.referee
+        own = {name: folder for name, folder in setting.judges.items() if not shares(folder)}
+        folders = {**own, **setting.referee}
         return {name: self._judge_bytes(folder or setting.policy) for name, folder in folders.items()}
 
     def _own_judges_held(self) -> dict[str, dict[str, float]]:
