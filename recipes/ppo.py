@@ -43,7 +43,6 @@ from rlhf.ppo.saving import SAMPLES_FILE, Saving
 from rlhf.ppo.watch import PPOFigures, suspicious_run
 from rlhf.rewards.gate import GatedReward, read_gate
 from rlhf.rewards.gated_config import GatedConfig
-from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
@@ -175,6 +174,7 @@ def ready_to_train(
     """Policy, value, reference and judges, loaded, and the engine, if one draws; `folder`: the stage's."""
     from rlhf.ppo.algorithm import PPO
     from rlhf.ppo.drawing import DrawingEngine
+    from rlhf.ppo.roles import load_judge
     from rlhf.ppo.setup import load_roles
 
     engine = None
@@ -206,7 +206,7 @@ def ready_to_train(
         seed=config.seed,
         gate=read_gate(config.gate, config.helpfulness, config.safety),
         too_long=config.too_long,
-        referee=None if config.referee is None else load_reward(config.referee, device=accelerator.device),
+        referee=None if config.referee is None else load_judge(config.referee, accelerator),
         engine=engine,
     )
 
@@ -250,12 +250,7 @@ def record_run(
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
     """The plan of this run as text. What is not trained yet is taken to be of the policy's size."""
     require_files(policy=config.policy.checkpoint)
-    judges: dict[str, Path | None] = {}
-    for role in (name for name in ("helpfulness", "safety") if getattr(config, name) is not None):
-        specs = {role: getattr(config, role)}
-        if is_ensemble(specs[role]):
-            specs = {f"{role}.{number}": m for number, m in enumerate(read_ensemble(specs[role]).members)}
-        judges |= {name: planned_folder(spec) for name, spec in specs.items() if not is_import_path(spec)}
+    judges, referee = planned_judges(config, "helpfulness", "safety"), planned_judges(config, "referee")
 
     from rlhf.ppo.planning.models import Setting
     from rlhf.ppo.planning.report import report
@@ -270,6 +265,7 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         policy=config.policy.checkpoint,
         engine=config.policy.engine,
         judges=judges,
+        referee=referee,
         ppo=config.ppo,
         max_new_tokens=config.sampling.max_new_tokens,
         temperature=config.sampling.temperature,
@@ -279,9 +275,20 @@ def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
         quantization=quantization,
         dtype=config.dtype or ("bfloat16" if hardware.mixed_precision == "bf16" else "float32"),
     )
-    missing = [name for name, folder in judges.items() if folder is None]
+    missing = [name for name, folder in (judges | referee).items() if folder is None]
     note = f"\nNot there yet, and taken to be of the policy's size: {', '.join(missing)}." if missing else ""
     return report(setting, hardware) + note
+
+
+def planned_judges(config: PPORecipeConfig, *roles: str) -> dict[str, Path | None]:
+    """Name -> folder of the reward models of these roles, an ensemble's by their numbers; see `planned_folder`."""
+    found: dict[str, Path | None] = {}
+    for role in (name for name in roles if getattr(config, name) is not None):
+        specs = {role: getattr(config, role)}
+        if is_ensemble(specs[role]):
+            specs = {f"{role}.{number}": m for number, m in enumerate(read_ensemble(specs[role]).members)}
+        found |= {name: planned_folder(spec) for name, spec in specs.items() if not is_import_path(spec)}
+    return found
 
 
 def planned_folder(folder: str | Path) -> Path | None:

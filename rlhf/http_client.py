@@ -8,6 +8,7 @@ httpx comes with the first client.
 from __future__ import annotations
 
 import asyncio
+import copy
 import ipaddress
 import json
 import logging
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the first repetition, and before any
 CONNECT_SECONDS = 10.0  # until a host that does not take the connection counts as away
 WRONG_ANSWER_RETRIES = 2  # what is no right answer twice is seldom one later
+WAY_OUT = "; see to it, then give the same command again"
 MOST_BYTES = 64 << 20  # of an answer, unpacked
 MOST_ERROR_BYTES = 64 << 10  # that are read of what comes with an error's status
 MOST_REDIRECTS = 5
@@ -48,6 +50,9 @@ class RequestFailed(InputError):
         said: the beginning of what came with the status.
         wait: seconds that the server asks to wait before a repetition.
         retries: repetitions that it is worth at most; None: as many as the client's.
+
+    Attributes:
+        alive: whether the server answered other requests between the first try of this one and the last.
     """
 
     def __init__(
@@ -55,6 +60,12 @@ class RequestFailed(InputError):
     ) -> None:
         super().__init__(message)
         self.status, self.said, self.wait, self.retries = status, said, wait, retries
+        self.alive = False
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may be answered later."""
+        return self.status is None or self.status in (408, 429) or self.status >= 500
 
 
 def check_url(field: str, url: str) -> None:
@@ -123,6 +134,8 @@ class JsonClient:
         self.url, self.who, self.timeout, self.retries = url.rstrip("/"), who, timeout, retries
         self._key = key_from(api_key_env) if api_key_env is not None else None
         self._http = _open_client(self.url, min(timeout, CONNECT_SECONDS))
+        self._opened = [self._http]
+        self._answered = 0  # requests
         self._slots = asyncio.Semaphore(concurrency)
         self._draining = False
         self._loop = asyncio.new_event_loop()
@@ -143,8 +156,17 @@ class JsonClient:
         for task in left:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        self._loop.run_until_complete(self._http.aclose())
+        for http in self._opened:
+            self._loop.run_until_complete(http.aclose())
         self._loop.close()
+
+    def at(self, url: str) -> JsonClient:
+        """The same for another address, on this one's thread, and closed with it."""
+        other = copy.copy(self)
+        other.url, other._answered = url.rstrip("/"), 0
+        other._http = _open_client(other.url, min(self.timeout, CONNECT_SECONDS))
+        self._opened.append(other._http)
+        return other
 
     def start(self, job: Callable[[], Awaitable[Result]]) -> Future[Result]:
         """Run a coroutine function that calls `ask`; jobs begin in the order in which they were started."""
@@ -191,22 +213,25 @@ class JsonClient:
             RequestFailed: the server refuses, or failed once more than `retries` times.
         """
         most = self.retries if retries is None else retries
-        attempt = 0
+        attempt, before = 0, self._answered
         while True:
             try:
                 answer = await self._try(path, body, about, is_json)
                 try:
-                    return answer if read is None else read(answer)
+                    found = answer if read is None else read(answer)
                 except WrongAnswer as error:
                     raise self._failed(str(error), retries=WRONG_ANSWER_RETRIES) from None
+                self._answered += 1
+                return found
             except RequestFailed as error:
-                may_pass = error.status is None or error.status in (408, 429) or error.status >= 500
-                if not may_pass or error.status == final:
+                if not error.may_pass or error.status == final:
                     raise
+                before = before if attempt else self._answered
                 if attempt >= min(most, most if error.retries is None else error.retries):
                     times = f", {attempt + 1} times in a row" if attempt else ""
-                    way_out = "see to it, then give the same command again"
-                    raise RequestFailed(f"{error}{times}; {way_out}", error.status, error.said) from None
+                    failed = RequestFailed(f"{error}{times}{WAY_OUT}", error.status, error.said)
+                    failed.alive = self._answered > before
+                    raise failed from None
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(max(wait, error.wait))
                 attempt += 1

@@ -58,8 +58,10 @@ def _of_key(key: str, error: str, value: str) -> str:
     """The sentence for the value of an option, looked for through the groups and alternatives of types it stands in."""
     if found := re.match(r'Parser key "([^"]+)": (.*)', error):
         return _of_key(f"{key}.{found[1]}".lstrip("."), found[2], value)
-    if found := re.match(r"Does not validate .* Errors: - (.*) Given value type: .*? Given value: (.*)$", error):
+    if found := re.match(r"Does not validate .*? Errors: - (.*) Given value type: .*? Given value: (.*)$", error):
         parts = [part for part in found[1].split(" - ") if "NoneType" not in part]
+        if all(part.startswith("Expected a ") for part in parts):  # no group: one of a list's values says most
+            parts = [part for part in parts if ". Got value: " in part][:1] or parts
         return _of_key(key, " - ".join(parts), found[2])
     if found := re.match(r"Problem with given class_path[^:]*: (.*)", error):
         inner = found[1]

@@ -27,6 +27,7 @@ from rlhf.data.fields import DataSource
 from rlhf.data.loading import load_preferences, load_prompts
 from rlhf.data.prompt_sets import draw_prompts, short_prompts
 from rlhf.data.rows import Domain, Preference, Prompt
+from rlhf.data.sharing import Identity, source_identity
 from rlhf.data.splitting import first_turn, part_of
 from rlhf.errors import InputError
 from rlhf.stage import StageConfig, open_stage
@@ -166,7 +167,7 @@ class Files:
     def __init__(self, config: PrepareDataConfig) -> None:
         self.config = config
         self.left_out: Counter[str] = Counter()
-        self.pairs: dict[tuple[str, Domain | None], list[Preference]] = {}
+        self.pairs: dict[tuple[Identity, Domain | None], list[Preference]] = {}
         self.asked: list[Prompt] = []
 
     def prompts(self, sources: Sequence[str]) -> list[Prompt]:
@@ -183,13 +184,14 @@ class Files:
     def preferences(self, sources: Sequence[str], domain: Domain | None) -> list[Preference]:
         """The rows of some sources, tagged with their domain (None: their own), which their ids begin with."""
         on_bad_row, skipped = self.config.on_bad_row, self.left_out
-        for source in sources:
-            if (source, domain) not in self.pairs:
-                self.pairs[source, domain] = [
+        keys = [(source_identity(source), domain) for source in sources]
+        for source, key in zip(sources, keys, strict=True):
+            if key not in self.pairs:
+                self.pairs[key] = [
                     replace(row, id=f"{row.domain}/{row.id}", messages=with_system(self.config.system, row.messages))
                     for row in load_preferences(source, domain=domain, on_bad_row=on_bad_row, skipped=skipped)
                 ]
-        return [row for source in sources for row in self.pairs[source, domain]]
+        return [row for key in keys for row in self.pairs[key]]
 
     def counts(self, sets: Iterable[Sequence[Prompt | Preference]], withheld: Set[int]) -> tuple[int, dict[str, int]]:
         """How many rows stand in one of the sets or several, and why the others stand in none.

@@ -136,18 +136,6 @@ def load_preferences(
     return _load(source, preference_reader(source, domain), on_bad_row, skipped)
 
 
-def read_preferences(
-    source: Source, untagged_domain: Domain, on_bad_row: OnBadRow, skipped: Counter[str]
-) -> Iterator[Preference]:
-    """`load_preferences` one by one, for more rows than memory holds; what was left out is said and counted last.
-
-    Args:
-        untagged_domain: of rows where neither they nor the source's name give a domain, of a source where all are so
-            (InputError where some rows of a local file have one).
-    """
-    return _read(source, preference_reader(source, untagged_domain=untagged_domain), on_bad_row, skipped)
-
-
 def load_prompts(
     source: Source,
     *,
@@ -223,7 +211,7 @@ def prompt_reader(source: Source, domain: Domain | None = None) -> Reader[Prompt
 def preference_reader(
     source: Source, domain: Domain | None = None, untagged_domain: Domain | None = None
 ) -> Reader[Preference]:
-    """Of preferences, arguments as for `load_preferences` and `read_preferences`."""
+    """Of preferences, arguments as for `load_preferences` and `rlhf.data.sharing.SharedReading.read`."""
     given = domain or domain_of(source)
     local = is_local(source)
     first: list[tuple[int, bool]] = []
@@ -258,10 +246,13 @@ class _WholeFile(InputError):
 
 
 def _load(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, skipped: Counter[str] | None) -> list[Row]:
-    return list(_read(source, reader, on_bad_row, skipped))
+    return list(read_source(source, reader, on_bad_row, skipped))
 
 
-def _read(source: Source, reader: Reader[Row], on_bad_row: OnBadRow, skipped: Counter[str] | None) -> Iterator[Row]:
+def read_source(
+    source: Source, reader: Reader[Row], on_bad_row: OnBadRow, skipped: Counter[str] | None
+) -> Iterator[Row]:
+    """The rows of a source one by one; what was left out is said and counted last, and none at all is refused."""
     reading, kept = Reading(), 0
     for _, row in converted(source, reader, on_bad_row, reading):
         kept += 1

@@ -25,13 +25,15 @@ from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
 from rlhf.rewards.distributed import agreement
 from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.foreign import ForeignReward
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import RewardModelFunction
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
+from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
-from rlhf.training.whole import WholeModel, divide, is_partitioned, prepare_frozen, settle
+from rlhf.training.whole import WholeModel, divide, holds_4_bit, is_partitioned, prepare_frozen, settle
 
 
 class Roles(Protocol):
@@ -102,10 +104,9 @@ class SeparateRoles:
         say_how_to_draw(self._source, temperature)
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         self._reference = prepare_frozen(self._reference, self._accelerator)
-        if is_partitioned(self._accelerator):
-            self.helpfulness = partitioned(self.helpfulness, self._accelerator)
-            if self.safety is not None:
-                self.safety = partitioned(self.safety, self._accelerator)
+        self.helpfulness = partitioned(self.helpfulness, self._accelerator)
+        if self.safety is not None:
+            self.safety = partitioned(self.safety, self._accelerator)
         return stepper
 
     @torch.no_grad()
@@ -146,23 +147,37 @@ class WholeSampler:
             return sampler.sample(prompts, num_samples, params, keys)
 
 
-def divided(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
-    """The same, which `partitioned` takes later: its reward models' weights divided under ZeRO-3, so that the next
-    model is not loaded beside whole ones."""
+def load_judge(spec: str | os.PathLike[str], accelerator: Accelerator) -> RewardFunction:
+    """A reward function (`rlhf.rewards.loading.load_reward`), which `partitioned` takes later.
+
+    Under ZeRO-3 its reward models' weights are divided, so that the next model is not loaded beside whole ones. Every
+    process calls it.
+    """
+    device = "cpu" if is_partitioned(accelerator) else accelerator.device  # whole, it may not fit the device
+    judge = load_reward(spec, device=device, dtype=frozen_dtype(accelerator.device))
     for member in judge.members if isinstance(judge, RewardEnsemble) else [judge]:
-        if isinstance(member, RewardModelFunction):
+        if isinstance(member, RewardModelFunction) and not holds_4_bit(member.model):
             divide(member.model, accelerator)
     return judge
 
 
 def partitioned(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
-    """The same scores; a reward model, alone or in an ensemble, becomes a `PartitionedReward`, and one of another kind,
-    which is not divided, goes to the device."""
+    """The same scores; called when the trained model is prepared, outside ZeRO-3 for nothing.
+
+    A reward model, alone or in an ensemble, becomes a `PartitionedReward`. One in 4 bit or of another kind, which are
+    not divided, goes to the device.
+    """
+    if not is_partitioned(accelerator):
+        return judge
     if isinstance(judge, RewardEnsemble):
         judge.members = [partitioned(member, accelerator) for member in judge.members]
     if isinstance(judge, ForeignReward):
         judge.to(accelerator.device)
-    return PartitionedReward(judge, accelerator) if isinstance(judge, RewardModelFunction) else judge
+    if isinstance(judge, RewardModelFunction) and holds_4_bit(judge.model):
+        judge.model.to(accelerator.device)
+    elif isinstance(judge, RewardModelFunction):
+        return PartitionedReward(judge, accelerator)
+    return judge
 
 
 class PartitionedReward:

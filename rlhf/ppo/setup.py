@@ -16,11 +16,10 @@ from rlhf.models.checkpoint.memory import HELD, NF4, TRAINED, held_bytes, parame
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.ppo.roles import Roles, SeparateRoles, divided
+from rlhf.ppo.roles import Roles, SeparateRoles, load_judge
 from rlhf.ppo.shared import SharedRoles
-from rlhf.rewards.loading import load_reward
 from rlhf.training.accelerator import frozen_dtype, trained_dtype
-from rlhf.training.whole import divide, is_partitioned
+from rlhf.training.whole import divide
 
 
 def load_value_model(
@@ -130,10 +129,8 @@ def load_roles(
         divide(value, accelerator)
     reference = load_policy(policy, dtype=trained_dtype(accelerator))
     divide(reference, accelerator)
-    # whole, they may not fit the device
-    where: Any = {"device": "cpu" if is_partitioned(accelerator) else accelerator.device, "dtype": held}
-    judge = divided(load_reward(helpfulness, **where), accelerator)
-    other = None if safety is None else divided(load_reward(safety, **where), accelerator)
+    judge = load_judge(helpfulness, accelerator)
+    other = None if safety is None else load_judge(safety, accelerator)
     trained = load_policy(policy)
     divide(trained, accelerator)
     return SeparateRoles(trained, reference, value, judge, other, accelerator)

@@ -7,20 +7,21 @@ and min-p 0.05; `transformers serve`: greedy), so everything that shapes the dis
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
 from rlhf.conversation import Conversation, given_kwargs
-from rlhf.errors import InputError, quoted
-from rlhf.http_client import JsonClient, RequestFailed, WrongAnswer, check_url, key_from
+from rlhf.errors import InputError, notice, quoted
+from rlhf.http_client import WAY_OUT, JsonClient, RequestFailed, WrongAnswer, check_url, key_from
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.stage import Effect
 
@@ -45,20 +46,21 @@ Answers = list[tuple[str | None, bool]]  # (text, finished); None: only reasonin
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """A server that answers in place of the policy's weights.
+    """A server that answers in place of the policy's weights, at one address or at several.
 
     Args:
-        url: its address with the version, for instance http://localhost:8000/v1.
+        url: its address with the version, for instance http://localhost:8000/v1; or those of several servers of the
+            same model, which answer side by side.
         model: the policy's name there, as `<url>/models` lists it.
         api_key_env: environment variable that holds the key; null: the server asks for none.
-        concurrency: requests at a time, of each process.
+        concurrency: requests at a time to each address, of each process.
         timeout: seconds until a request counts as failed, from connecting to the answer's last byte.
         retries: repetitions of a failed request, after 1, 2, 4 .. 60 seconds.
         seeds: send a seed with every request; off for servers that cannot draw from one (a greedy request goes without
             where the server refuses it).
     """
 
-    url: Annotated[str, Effect.NONE]
+    url: Annotated[tuple[str, ...] | str, Effect.NONE]
     model: str
     api_key_env: Annotated[str | None, Effect.NONE] = None
     concurrency: Annotated[int, Effect.NONE] = 16
@@ -67,7 +69,10 @@ class ServerConfig:
     seeds: bool = True
 
     def __post_init__(self) -> None:
-        check_url("url", self.url)
+        for url in self.urls:
+            check_url("url", url)
+        if len({url.rstrip("/") for url in self.urls}) < max(1, len(self.urls)):
+            raise InputError(f"url: must name each address once, got {', '.join(self.urls) or 'none'}")
         if self.concurrency < 1:
             raise InputError(f"concurrency: must be at least 1, got {self.concurrency}")
         if not 0 < self.timeout < math.inf:
@@ -76,6 +81,16 @@ class ServerConfig:
             raise InputError(f"retries: must be 0 or above, got {self.retries}")
         if self.api_key_env is not None:
             key_from(self.api_key_env)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Its addresses."""
+        return (self.url,) if isinstance(self.url, str) else tuple(self.url)
+
+    @property
+    def place(self) -> str:
+        """Its addresses, in sentences."""
+        return ", ".join(url.rstrip("/") for url in self.urls)
 
 
 def require_panel(field: str, servers: Sequence[ServerConfig]) -> None:
@@ -99,26 +114,116 @@ def open_chat(config: ServerConfig, num_samples: int, params: SamplingParams, wh
     Raises:
         InputError: the server does not serve the model, or refuses a request in all words known here.
     """
+    first, *others = config.urls
     with JsonClient(
-        config.url,
+        first,
         who=who,
         api_key_env=config.api_key_env,
         timeout=config.timeout,
         retries=config.retries,
-        concurrency=config.concurrency,
+        concurrency=config.concurrency * len(config.urls),
     ) as client:
-        yield Chat(client, config, num_samples, params)
+        chat = Chat(client, len(config.urls))
+        for each in [client, *(client.at(url) for url in others)]:
+            try:
+                chat.add(_Address(each, config, num_samples, params))
+            except RequestFailed as error:
+                if not error.may_pass:
+                    raise
+                chat.leave_out(error)
+        yield chat
 
 
 class Chat:
-    """Chat completions of one model in the words of its server, which are found out first; see `open_chat`."""
+    """Chat completions of one model, of one server or of several that have it; see `open_chat`.
+
+    Of several each prompt is asked at the address that has the fewest requests, and of those at the one that has had
+    the fewest. Where that fails, as often as its patience goes, the prompt is asked at another; an address that
+    answered nobody meanwhile is left out for good, which is said on stderr.
+    """
+
+    def __init__(self, client: JsonClient, addresses: int) -> None:
+        self.client = client  # on whose thread all are asked
+        self._given, self._left = addresses, addresses
+        self._living: list[_Address] = []
+        self._lost: RequestFailed | None = None
+
+    def add(self, address: _Address) -> None:
+        """An address that answers."""
+        self._living.append(address)
+
+    def leave_out(self, error: RequestFailed, address: _Address | None = None) -> None:
+        """Ask no more at an address, for this reason; RequestFailed where it was the last."""
+        if address is not None:
+            self._living.remove(address)
+        self._left -= 1
+        what = str(error).removesuffix(WAY_OUT)
+        if self._left:
+            more = "address goes" if self._left == 1 else "addresses go"
+            notice(f"{what}; it is left out, and the other {self._left} {more} on")
+            return
+        self._lost = error
+        if self._given > 1:
+            lost = f"{what}, and none of its other addresses answered until then{WAY_OUT}"
+            self._lost = RequestFailed(lost, error.status, error.said)
+        raise self._lost from None
+
+    def start(self, prompt: Conversation, key: int) -> Future[Answers]:
+        """A prompt's answers, with seeds that `key` decides; prompts are asked in the order in which they come."""
+        return self.client.start(partial(self.answers, prompt, key))
+
+    async def answers_unless_refused(self, prompt: Conversation, key: int) -> Answers | RequestFailed:
+        """`answers`; the refusal where the server refuses this prompt, and not whatever it is asked."""
+        try:
+            return await self.answers(prompt, key)
+        except RequestFailed as error:
+            if error.status not in REFUSED:
+                raise
+            return error
+
+    async def answers(self, prompt: Conversation, key: int) -> Answers:
+        """The same within a job of the client."""
+        failed: list[_Address] = []
+        failure: RequestFailed | None = None
+        while True:
+            left = [address for address in self._living if address not in failed]
+            if not left:
+                raise self._lost or failure or AssertionError("an address is living until the last is lost")
+            address = min(left, key=lambda each: (each.waiting, each.asked))
+            try:
+                async with address.turn():
+                    if address in self._living:
+                        return await address.answers(prompt, key)
+            except RequestFailed as error:
+                if error.status in REFUSED:
+                    raise
+                failure = error
+                failed.append(address)
+                if address in self._living and not error.alive:
+                    self.leave_out(error, address)
+
+
+class _Address:
+    """One server of a chat, asked in its own words, which are found out first."""
 
     def __init__(self, client: JsonClient, config: ServerConfig, num_samples: int, params: SamplingParams) -> None:
         self.client, self._config, self._num_samples, self._seed = client, config, num_samples, params.seed
+        self.waiting, self.asked = 0, 0
+        self._slots = asyncio.Semaphore(config.concurrency)
         self._sends_seeds = config.seeds
         self._length = "max_tokens"  # how this server calls the longest answer
         self._require_model()
         self._request = self._agreed_request(num_samples, params)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One of its requests at a time."""
+        self.waiting, self.asked = self.waiting + 1, self.asked + 1
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self.waiting -= 1
 
     def _require_model(self) -> None:
         def read(listing: Any) -> list[str]:
@@ -191,21 +296,8 @@ class Chat:
             "read": lambda answer: read_answers(answer, body["n"]),
         }
 
-    def start(self, prompt: Conversation, key: int) -> Future[Answers]:
-        """A prompt's answers, with seeds that `key` decides; prompts are asked in the order in which they come."""
-        return self.client.start(partial(self.answers, prompt, key))
-
-    async def answers_unless_refused(self, prompt: Conversation, key: int) -> Answers | RequestFailed:
-        """`answers`; the refusal where the server refuses this prompt, and not whatever it is asked."""
-        try:
-            return await self.answers(prompt, key)
-        except RequestFailed as error:
-            if error.status not in REFUSED:
-                raise
-            return error
-
     async def answers(self, prompt: Conversation, key: int) -> Answers:
-        """The same within a job of the client."""
+        """A prompt's answers, with seeds that `key` decides."""
         messages = [{"role": m["role"], "content": m["content"].strip()} for m in prompt]
         answers: Answers = []
         while len(answers) < self._num_samples:

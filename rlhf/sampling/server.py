@@ -87,15 +87,15 @@ class ServerSampler(StreamingSampler):
                         yield from held
                         held.clear()
                     elif came >= SILENT_ANSWERS or done == len(prompts):
-                        raise InputError(f"{self.who}: {chat.client.url} gives answers without text, {WHY_SILENT}")
+                        raise InputError(f"{self.who}: {c.place} gives answers without text, {WHY_SILENT}")
         for count, what in (
             (cut, f"were longer than max_new_tokens {params.max_new_tokens}, which it does not keep to, and were cut"),
             (silent, f"have no text, {WHY_SILENT}"),
         ):
             if count:
-                print(f"{self.who}: {count} of {came} answers of {c.url} {what}", file=sys.stderr)
+                print(f"{self.who}: {count} of {came} answers of {c.place} {what}", file=sys.stderr)
         if refused:
-            print(f"{self.who}: {c.url} refused {refused} of {len(prompts)} prompts", file=sys.stderr)
+            print(f"{self.who}: {c.place} refused {refused} of {len(prompts)} prompts", file=sys.stderr)
 
     def _samples(self, prompt: Conversation, answers: Answers, most: int) -> tuple[list[Sample], int]:
         """Samples of a prompt's answers, each of `most` tokens at most, and how many had more."""

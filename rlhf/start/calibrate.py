@@ -67,12 +67,15 @@ def calibrated(config: IterativeConfig) -> dict[str, Any] | None:
     print("calibration: measuring this machine with the model, a minute at most", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         try:
+            before = sum(os.times()[:4])  # processor time, this process's and that of those it waited for
+            files = prepared(config, Path(folder) / "data")
             given = {
                 "run": str(config.run),
                 "configs": str(config.configs),
                 "inputs": config.inputs,
                 "versions": [version.name for version in config.versions],
-                "files": prepared(config, Path(folder) / "data"),
+                "files": files,
+                "data_seconds": sum(os.times()[:4]) - before if files else None,
             }
             why = _run([sys.executable, "-m", "rlhf.start.calibrate", json.dumps(given)])
         except InputError as error:
@@ -181,6 +184,7 @@ def main(argv: Sequence[str]) -> None:
         "speed": asdict(speed),
         "training_memory_mb": None if memory is None else asdict(memory),
         "answer_share": answered,
+        "data_seconds": given["data_seconds"],
     }
     write_json(config.run / FILE, found | {"peak_memory_mb": round(peak_memory_mb(), 1)})
 

@@ -46,13 +46,19 @@ def plan_forecast(
 def estimates(
     stages: Sequence[PlannedStage], settings: Mapping[str, Any], calibration: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Stage -> seconds by the calibration; stages of which nothing is known are left out."""
+    """Stage -> seconds by the calibration; stages of which nothing is known are left out.
+
+    The `data` step, which no model takes part in, takes what it took when the calibration did it.
+    """
     speed = Speed.of(calibration["speed"])
     counts = Counts(stages, {name: Rows(**rows) for name, rows in calibration["rows"].items()})
     per_token = calibration.get("characters_per_token", CHARACTERS_PER_TOKEN)
     share = calibration.get("answer_share") or 1.0
     works = ((stage, work_of(stage, settings[stage.name], counts, per_token, share)) for stage in stages)
-    return {stage.name: work.seconds(speed, stage.processes) for stage, work in works if work is not None}
+    found = {stage.name: work.seconds(speed, stage.processes) for stage, work in works if work is not None}
+    if seconds := calibration.get("data_seconds"):
+        found |= {stage.name: float(seconds) for stage in stages if stage.recipe == "prepare_data"}
+    return found
 
 
 def memory_words(

@@ -65,12 +65,20 @@ def _adapter_reward(policy: Path, folder: Path) -> Path:
     return folder
 
 
+def _reward_of_its_own_weights(policy: Path, folder: Path) -> None:
+    from rlhf.models.policy import load_tokenizer
+    from rlhf.models.reward_model import RewardModel
+
+    RewardModel.from_policy(policy, safety_head=True, seed=3).save(folder, load_tokenizer(policy))
+
+
 @pytest.fixture(scope="module")
 def runs(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """All kinds side by side: most of each one's time is importing."""
     pytest.importorskip("deepspeed")
     folder = tmp_path_factory.mktemp("distributed")
     reward = _adapter_reward(tiny_policy_path, folder / "reward")
+    _reward_of_its_own_weights(tiny_policy_path, folder / "own_weights")
     started = {
         kind: _start(kind, settings, tiny_policy_path, reward, folder / kind) for kind, settings in KINDS.items()
     }
@@ -153,6 +161,15 @@ def test_ppo_figures_equal_one_process(runs: dict[str, Path], kind: str, roles: 
     assert other[0]["first_ratio"] == pytest.approx(1.0, abs=1e-6)
     assert other[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert abs(other[1]["kl"]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_judges_beside_shared_roles_are_divided_under_zero_3(runs: dict[str, Path], kind: str) -> None:
+    """A safety model and a referee with weights of their own; what they score is what one process scores (above)."""
+    figures = _figures(runs[kind])
+    assert figures["judges_divided"] == [kind == "zero3"] * 2
+    evaluated = [row for row in figures["shared"] if "heldout_reward" in row]
+    assert evaluated and all("heldout_referee" in row and "heldout_safety" in row for row in evaluated)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,10 +31,11 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import train_ppo
-from rlhf.ppo.roles import Roles, SeparateRoles
+from rlhf.ppo.roles import Roles, SeparateRoles, load_judge
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles
 from rlhf.rewards.loading import load_reward
+from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.train import train_reward_model
 from rlhf.sampling.early_rejection import EarlyRejectionConfig
@@ -106,11 +107,17 @@ def rejection_sample(policy_path: Path, output: Path) -> None:
     rejection_sampling.main(config)
 
 
-def shared_ppo(policy_path: Path, reward_path: Path, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
-    """Roles on one base: a new adapter for the policy; helpfulness, and from it the value, a saved adapter."""
-    adapter = AdapterConfig(r=4, alpha=8.0)
-    roles = SharedRoles.load(policy_path, str(reward_path), "worker:shortness", accelerator, adapter=adapter)
-    return run_ppo(roles, policy_path, folder, accelerator, temperature=0.7)
+def shared_ppo(
+    policy_path: Path, reward_path: Path, folder: Path, accelerator: Accelerator
+) -> tuple[list[dict[str, Any]], list[bool]]:
+    """Roles on one base: a new adapter for the policy; helpfulness, and from it the value, a saved adapter. Safety and
+    the referee have weights of their own; also returns of either whether they are divided."""
+    adapter, own = AdapterConfig(r=4, alpha=8.0), reward_path.with_name("own_weights")
+    roles = SharedRoles.load(policy_path, str(reward_path), str(own), accelerator, adapter=adapter)
+    judges: list[Any] = [roles.safety, load_judge(own, accelerator)]
+    models = [judge.model for judge in judges]
+    metrics = run_ppo(roles, policy_path, folder, accelerator, temperature=0.7, referee=judges[1])
+    return metrics, [all(hasattr(p, "ds_id") for p in model.parameters()) for model in models]
 
 
 def separate_roles(policy_path: Path, reward_path: Path, accelerator: Accelerator) -> Roles:
@@ -133,7 +140,12 @@ def resumed_ppo(
 
 
 def run_ppo(
-    roles: Roles, policy_path: Path, folder: Path, accelerator: Accelerator, temperature: float = 1.0
+    roles: Roles,
+    policy_path: Path,
+    folder: Path,
+    accelerator: Accelerator,
+    temperature: float = 1.0,
+    referee: RewardFunction | None = None,
 ) -> list[dict[str, Any]]:
     """Two iterations with a state after each, saved; their metrics."""
     tokenizer, log = load_tokenizer(policy_path), MetricsLog(folder, accelerator)
@@ -142,7 +154,7 @@ def run_ppo(
     )
     config = PPOConfig(iterations=2, batch_size=15, optimizer=optimizer, evaluate_every=1, beta=0.1, checkpoint_every=1)
     sampling = SamplingParams(max_new_tokens=6, temperature=temperature)
-    ppo = PPO(roles, Renderer(tokenizer), config, sampling, accelerator)
+    ppo = PPO(roles, Renderer(tokenizer), config, sampling, accelerator, referee=referee)
     texts = ("what is", "the river of velda", "hello", "how do I paint my own goat", "please answer in one word")
     prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
     saving = Saving(folder, ppo.stepper, accelerator, lambda path: roles.save_policy(path, tokenizer))
@@ -197,7 +209,7 @@ def main(policy_path: Path, reward_path: Path, output: Path) -> None:
     sft = fine_tune(policy_path, output / "sft", accelerator)
     ppo = run_ppo(separate_roles(policy_path, reward_path, accelerator), policy_path, output / "ppo", accelerator)
     resumed = resumed_ppo(policy_path, reward_path, output / "ppo", output / "resumed", accelerator)
-    shared = shared_ppo(policy_path, reward_path, output / "shared", accelerator)
+    shared, judges_divided = shared_ppo(policy_path, reward_path, output / "shared", accelerator)
     rejection_sample(policy_path, output / "rejection_sampling")
     if accelerator.is_main_process:
         figures = {
@@ -211,6 +223,7 @@ def main(policy_path: Path, reward_path: Path, output: Path) -> None:
             "ppo": ppo,
             "resumed": resumed,
             "shared": shared,
+            "judges_divided": judges_divided,
         }
         (output / "figures.json").write_text(json.dumps(figures))
     accelerator.wait_for_everyone()

@@ -24,30 +24,46 @@ class Rows:
         number: how many.
         characters: mean of a row's messages; of a preference's the prompt's and both answers', as they are computed.
         helpfulness: share of them whose domain is not safety.
-        answers: of those characters, mean of a preference's two answers.
+        answers: of those characters, mean of a preference's two answers, or of a dialogue's.
+        turns: mean of the user's messages.
+        several: share of them with two of these and more.
     """
 
     number: float
     characters: float
     helpfulness: float = 1.0
     answers: float = 0.0
+    turns: float = 1.0
+    several: float = 0.0
 
     def of_domain(self, domain: str) -> float:
         """How many are of a domain."""
         return self.number * (1 - self.helpfulness if domain == "safety" else self.helpfulness)
 
 
-def _characters(line: bytes) -> tuple[int, int]:
-    """Of a row's messages and of its two answers; of what is none, which the stage that reads it says, 0."""
+@dataclass(frozen=True)
+class _Row:
+    """Characters of all that stands in a row, of its answers; and the user's messages."""
+
+    characters: int = 0
+    answers: int = 0
+    turns: int = 0
+
+
+def _row(line: bytes) -> _Row:
+    """Of what is no row, which the stage that reads it says, nothing."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
-        return 0, 0
+        return _Row()
     if not isinstance(content, dict):
-        return 0, 0
-    messages = content.get("messages")
-    said = sum(len(str(m.get("content"))) for m in messages if isinstance(m, dict)) if isinstance(messages, list) else 0
-    return said, sum(len(content[name]) for name in ("chosen", "rejected") if isinstance(content.get(name), str))
+        return _Row()
+    found = content.get("messages")
+    messages = [m for m in found if isinstance(m, dict)] if isinstance(found, list) else []
+    answers = [len(str(m.get("content"))) for m in messages if m.get("role") == "assistant"]
+    compared = [len(content[name]) for name in ("chosen", "rejected") if isinstance(content.get(name), str)]
+    characters = sum(len(str(m.get("content"))) for m in messages) + sum(compared)
+    return _Row(characters, sum(compared or answers), sum(m.get("role") == "user" for m in messages))
 
 
 def read_rows(path: Path) -> Rows:
@@ -59,11 +75,13 @@ def read_rows(path: Path) -> Rows:
             safe += b'"domain": "safety"' in line
     every = max(1, number // LOOKED_AT)
     with path.open("rb") as stream:
-        lines = [line for place, line in enumerate(stream) if place % every == 0 and line.strip()]
-    if not lines:
+        rows = [_row(line) for place, line in enumerate(stream) if place % every == 0 and line.strip()]
+    if not rows:
         return Rows(0, 0.0)
-    said, answers = (sum(column) / len(lines) for column in zip(*map(_characters, lines), strict=True))
-    return Rows(number, said + answers, 1 - safe / number, answers)
+    characters, answers = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("characters", "answers"))
+    turns = sum(max(1, row.turns) for row in rows) / len(rows)
+    several = sum(row.turns > 1 for row in rows) / len(rows)
+    return Rows(number, characters, 1 - safe / number, answers, turns, several)
 
 
 def read_any(source: str | Path) -> Rows | None:
@@ -87,7 +105,7 @@ def together(parts: Sequence[Rows]) -> Rows:
         return Rows(0, 0.0)
     means = (
         sum(part.number * getattr(part, name) for part in parts) / number
-        for name in ("characters", "helpfulness", "answers")
+        for name in ("characters", "helpfulness", "answers", "turns", "several")
     )
     return Rows(number, *means)
 

@@ -6,86 +6,19 @@ be. What they really take, the ledger's seconds put right.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, Rows, read_any, together
-from rlhf.iteration.hours.speed import Work, scored, trained, written
+from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, together
+from rlhf.iteration.hours.reading import Reading, Unknown
+from rlhf.iteration.hours.speed import Work, scored, trained
 from rlhf.iteration.plan import PlannedStage
 
-ROWS_AT_ONCE = 512
-"""Most answers that a process writes at once where the settings leave it to memory."""
 POOLED = 16
 """Answers to a prompt that an earlier round is taken to have drawn, where the settings of a control do not say."""
 ORIGIN_PAIRS = 500
 """Most pairs of its training that a reward model's origin is measured on (`rlhf.rewards.training.accuracy`)."""
-
-
-class Reading:
-    """One stage with its settings and what it reads; raises Unknown for what is not known."""
-
-    def __init__(
-        self, stage: PlannedStage, config: Any, counts: Counts, characters_per_token: float, answer_share: float
-    ) -> None:
-        self.stage, self.config, self.counts = stage, config, counts
-        self.per_token, self.answer_share = characters_per_token, answer_share
-
-    def rows(self, option: str) -> Rows:
-        """What an option names."""
-        found = self.counts.rows(self.stage, option)
-        if found is None:
-            raise Unknown(option)
-        return found
-
-    def named(self, *sources: str | Path) -> Rows:
-        """What the settings name: local files."""
-        found = [read_any(source) for source in sources]
-        if unknown := [source for source, rows in zip(sources, found, strict=True) if rows is None]:
-            raise Unknown(str(unknown[0]))
-        return together([rows for rows in found if rows is not None])
-
-    def tokens(self, rows: Rows, most: int | None = None) -> float:
-        """Mean tokens of a row, `most` at most."""
-        found = rows.characters / self.per_token
-        return found if most is None else min(found, most)
-
-    def pair_tokens(self, pairs: Rows, most: int | None) -> float:
-        """Mean tokens of a preference, computed as one: its prompt once. A dialogue has `most` at most.
-
-        Most prompts are short and few very long, so that the mean of what is left of them is far below the mean's: they
-        are taken to be spread exponentially.
-        """
-        answer, prompt = (n / self.per_token for n in (pairs.answers / 2, pairs.characters - pairs.answers))
-        if most is not None and prompt:
-            answer = min(answer, most)
-            prompt *= 1 - math.exp((answer - most) / prompt)
-        return prompt + 2 * answer
-
-    @property
-    def answer(self) -> float:
-        """Mean tokens of an answer that is drawn."""
-        return self.answer_share * float(self.config.sampling.max_new_tokens)
-
-    def written(self, answers: float, at_once: float | None = None) -> Work:
-        """Answers drawn with the stage's settings, the processes side by side.
-
-        at_once: most that a process writes; None: as the settings say.
-        """
-        processes = self.stage.processes
-        most = self.config.policy.rows or ROWS_AT_ONCE if at_once is None else at_once
-        each = answers / processes
-        return written(each, self.answer, min(most, max(each, 1)), self.config.sampling.max_new_tokens) * processes
-
-    @property
-    def judges(self) -> int:
-        """Reward models that score an answer."""
-        return sum(getattr(self.config, name, None) is not None for name in ("helpfulness", "safety"))
-
-
-class Unknown(Exception):
-    """Nothing is known of what an option names yet."""
 
 
 def work_of(
@@ -161,12 +94,7 @@ def _rejection_sampling(read: Reading) -> Work:
     asked, answer, settings = read.tokens(prompts), read.answer, config.finetuning
     drawn = prompts.number * config.num_samples
     earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples or POOLED)
-    to_score = Work(
-        score_passes=prompts.number,
-        score_tokens=prompts.number
-        * (asked + (config.num_samples + earlier) * answer),  # a prompt's are scored at once
-    )
-    shown = 1 - (config.sft_share if "sft_data" in read.stage.overrides else 0.0)
+    to_score = read.judged(prompts.number, asked, config.num_samples + earlier)
     optimizer = settings.optimizer
     return (
         Work(loads=3 + read.judges)
@@ -174,7 +102,7 @@ def _rejection_sampling(read: Reading) -> Work:
         + read.written(drawn)
         + to_score * read.judges
         + trained(
-            prompts.number / shown,
+            prompts.number / read.own_share,
             min(asked + answer, settings.max_length),
             optimizer.micro_batch_size,
             optimizer.epochs,
@@ -254,6 +182,12 @@ ASKED = {"arc": (25, 4), "hellaswag": (10, 4), "mmlu": (5, 1), "truthfulqa": (0,
 """Task of the leaderboard -> examples before a question, and endings that are scored apart: each anew behind them."""
 
 
+TRUTHFULQA = (8, 685)
+"""Means of its file: answers of a question, and characters of one with the six examples and the question before it."""
+LISTS = 3
+"""Of hobbies, languages and figures, which the policy writes where no instructions are given."""
+
+
 def _leaderboard(read: Reading) -> Work:
     config, work = read.config, Work(loads=1)
     for task in config.tasks:
@@ -270,10 +204,84 @@ def _leaderboard(read: Reading) -> Work:
 def _sweep(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     number = min(config.num_prompts, prompts.number) if config.num_prompts else prompts.number
-    asked, answer = read.tokens(prompts), read.answer
+    asked = read.tokens(prompts)
     drawn = read.written(number * config.num_samples)
-    judged = Work(score_passes=number, score_tokens=number * (asked + config.num_samples * answer)) * read.judges
+    judged = read.judged(number, asked, config.num_samples) * read.judges
     return Work(loads=1 + read.judges) + (scored(number, asked) + drawn + judged) * len(config.temperatures)
+
+
+def _ghost_attention(read: Reading) -> Work:
+    config, rows, settings = read.config, read.needed("dialogues"), read.config.finetuning
+    number = rows.number * rows.several
+    number = min(number, config.num_dialogues) if config.num_dialogues else number
+    turns = 1 + (rows.turns - 1) / rows.several if rows.several else 1.0  # of those that have several
+    user, given = ((n / read.per_token / rows.turns) for n in (rows.characters - rows.answers, rows.answers))
+    if config.history == "given":
+        history = turns * user + (turns - 1) * given
+        drawn, row = scored(number, history) + read.written(number), history + read.answer
+    else:  # before answer t stand t messages of the user's and t - 1 answers
+        asked = user * (turns + 1) / 2 + read.answer * (turns - 1) / 2
+        drawn, row = scored(number * turns, asked) + read.written(number) * turns, turns * (user + read.answer)
+    if config.instructions is None:
+        drawn += read.written(config.list_samples) * LISTS
+    optimizer = settings.optimizer
+    tuned = trained(
+        number / read.own_share, min(row, settings.max_length), optimizer.micro_batch_size, optimizer.epochs
+    )
+    return Work(loads=3) + drawn + tuned
+
+
+def _context_distillation(read: Reading) -> Work:
+    config, prompts, settings = read.config, read.needed("prompts"), read.config.finetuning
+    number, plain = prompts.of_domain("safety"), read.tokens(prompts)
+    answers, preprompt = number * config.num_samples, len(config.generic) / read.per_token
+    drawn = scored(3 * number, plain + 2 * preprompt / 3) + read.written(answers) * 3  # plain, generic, by category
+    held_out = read.named(*([] if config.test_prompts is None else [config.test_prompts]))
+    looks = (scored(held_out.number, read.tokens(held_out)) + read.written(held_out.number)) * 2
+    row, optimizer = min(plain + read.answer, settings.max_length), settings.optimizer
+    return (
+        Work(loads=4 + (config.test_prompts is not None))
+        + drawn
+        + read.judged(number, plain, config.num_samples) * 3
+        + trained(answers / read.own_share, row, optimizer.micro_batch_size, optimizer.epochs)
+        + looks
+    )
+
+
+def _collect_preferences(read: Reading) -> Work:
+    config, options = read.config, read.config.annotator_options
+    if config.annotator not in ("simulated", "proxy"):
+        raise Unknown(config.annotator)  # people, and models behind servers, take their own time
+    prompts = together([read.needed("prompts"), read.rows("test_prompts")])
+    counts = {"helpfulness": config.pairs_per_prompt}
+    counts["safety"] = config.safety_pairs_per_prompt or config.pairs_per_prompt
+    pairs = {domain: prompts.of_domain(domain) * count for domain, count in counts.items()}
+    number, asked = sum(pairs.values()), read.tokens(prompts)
+    proxies, judged = 0, sum(pairs[domain] for domain in pairs if getattr(config, domain) is not None)
+    if config.annotator == "proxy":
+        proxies = 1 + (options.get("safety") is not None)
+        judged += number * (1 + (options.get("safe_above") is not None))
+    by_the_first = scored(judged, asked + 2 * read.answer, 4) * read.stage.processes
+    return (
+        Work(loads=2 + read.judges + proxies)
+        + (scored(prompts.number, asked) + read.written(number)) * 2
+        + by_the_first
+    )
+
+
+def _gate_sweep(read: Reading) -> Work:
+    pairs = read.needed("preferences")
+    return Work(loads=2) + scored(pairs.number, read.pair_tokens(pairs, None), 4) * 2
+
+
+def _safety_benchmarks(read: Reading) -> Work:
+    config = read.config
+    if config.truthfulqa is None or config.truthful is not None or config.toxigen is not None or config.bold:
+        raise Unknown("classifiers")  # which are of other sizes
+    number = read.named(config.truthfulqa).number
+    number = min(number, config.questions or number)
+    answers, characters = TRUTHFULQA
+    return Work(loads=1) + scored(number * answers, characters / read.per_token) * read.stage.processes  # each does all
 
 
 def _loads(number: float) -> Callable[[Reading], Work]:
@@ -294,5 +302,10 @@ RECIPES: Mapping[str, Callable[[Reading], Work]] = {
     "evaluate_instructions": _evaluate_instructions,
     "leaderboard": _leaderboard,
     "temperature_sweep": _sweep,
+    "gate_sweep": _gate_sweep,
+    "collect_preferences": _collect_preferences,
+    "ghost_attention": _ghost_attention,
+    "context_distillation": _context_distillation,
+    "safety_benchmarks": _safety_benchmarks,
     "average_policies": _loads(3),
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.model import disable_dropout
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.nf4 import hold_in_4_bit
+from rlhf.ppo.shared import shares_base
 from rlhf.sampling.engine.following import cache_bytes
 from rlhf.sampling.source import EngineConfig
 
@@ -38,6 +40,7 @@ class Setting:
     Args:
         policy: checkpoint folder; of its files the configs are read.
         judges: name -> folder of a reward model; None: one like the policy, which is not trained yet.
+        referee: the same of reward models that score held-out answers alone, always with weights of their own.
         value: folder that the value model starts from; None: one like the policy.
         shared, adapter, quantization, dtype: as in the recipe; separate roles are trained in float32.
         max_new_tokens: longest answer.
@@ -50,6 +53,7 @@ class Setting:
     ppo: PPOConfig
     max_new_tokens: int
     temperature: float = 1.0
+    referee: Mapping[str, Path | None] = field(default_factory=dict)
     value: Path | None = None
     shared: bool = False
     adapter: AdapterConfig | None = None
@@ -157,9 +161,7 @@ class FakeModels:
             if self.value is not None:
                 count = _count(self.value)
                 found["value"] = {"weights": self._sharded(bytes_of(self.value)), "optimizer": self._optimizer(count)}
-            for name, folder in self.setting.judges.items():
-                found[name] = {"weights": self._sharded(self.judge_bytes(folder or self.setting.policy))}
-            return found
+            return found | self._own_judges_held()
         adapters = {name: _named_bytes(self.policy, name) for name in ("policy", "value")}
         base = bytes_of(self.policy) - sum(adapters.values())
         found = {"base": {"weights": self._sharded(base)}}
@@ -173,14 +175,29 @@ class FakeModels:
         if is_adapter_checkpoint(self.setting.policy):
             found["reference"] = {"weights": self._sharded(size)}
         for name, folder in self.setting.judges.items():
-            if folder is not None and not is_adapter_checkpoint(folder):
-                found[name] = {"weights": self.judge_bytes(folder)}
-            else:
-                rank = 1.0 if folder is None else _rank(folder) / _adapter(self.setting).r
-                found[name] = {"weights": self._sharded(size * rank)}
-        return found
+            if name in self.own_judges:
+                continue
+            rank = 1.0 if folder is None else _rank(folder) / _adapter(self.setting).r
+            found[name] = {"weights": self._sharded(size * rank)}
+        return found | self._own_judges_held()
 
-    def judge_bytes(self, folder: Path) -> float:
+    @cached_property
+    def own_judges(self) -> dict[str, float]:
+        """Bytes of the reward models that are no adapters over the shared base, by their names."""
+        setting = self.setting
+        root = base_folder(setting.policy)
+
+        def shares(folder: Path | None) -> bool:
+            return setting.shared and (folder is None or shares_base(folder, root, setting.quantization))
+
+        own = {name: folder for name, folder in setting.judges.items() if not shares(folder)}
+        folders = {**own, **setting.referee}
+        return {name: self._judge_bytes(folder or setting.policy) for name, folder in folders.items()}
+
+    def _own_judges_held(self) -> dict[str, dict[str, float]]:
+        return {name: {"weights": self._sharded(size)} for name, size in self.own_judges.items()}
+
+    def _judge_bytes(self, folder: Path) -> float:
         """Of a reward model with weights of its own, which is held in the type of the mixed precision."""
         config = _one_label(from_pretrained(AutoConfig, base_folder(folder)))
         with torch.device("meta"):

@@ -152,10 +152,8 @@ def _scoring(models: FakeModels, setting: Setting, hardware: Hardware) -> float:
 
     if not setting.judges:
         return 0.0
-    whole = float(bytes_of(models.policy))
-    if models.base is None:
-        whole = max(models.judge_bytes(folder or setting.policy) for folder in setting.judges.values())
-    return _peak(models, score) + models.fetched(whole)
+    whole = [*models.own_judges.values(), *([bytes_of(models.policy)] if setting.shared else [])]
+    return _peak(models, score) + models.fetched(max(whole))
 
 
 def _experience(models: FakeModels, setting: Setting, hardware: Hardware) -> float:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.data.loading import OnBadRow, Source, read_preferences, source_path, untagged
+from rlhf.data.loading import OnBadRow, Source, source_path, untagged
 from rlhf.data.rows import Domain, Preference
+from rlhf.data.sharing import SharedReading
 from rlhf.data.splitting import first_turn
 from rlhf.errors import InputError
 from rlhf.paths import require_files
@@ -59,12 +60,14 @@ def load_reward_rows(
     test_preferences: Sequence[Source],
     keep: Keep,
     on_bad_row: OnBadRow = "refuse",
+    scratch: Path | None = None,
 ) -> RewardRows:
     """Read a reward model's rows; rows of another domain than the one looked for are left out, and counted.
 
     A source whose rows carry no `domain` (HH, trl, the open sets) is taken as wholly of one: that which its name gives
     (`rows.jsonl#safety`), else `domain` in preferences and test_preferences, the other one in other_preferences. The
-    rows to train on are read one by one: no more of them is in memory than `keep` holds.
+    rows to train on are read one by one: no more of them is in memory than `keep` holds. A file that stands in several
+    lists is parsed once (`SharedReading`); `scratch` is the folder for what of it is read later.
 
     Raises:
         InputError: preferences hold no row of `domain`, or none that is kept; some rows of a source carry a domain and
@@ -79,15 +82,26 @@ def load_reward_rows(
             skipped[field].setdefault(source, Counter())["too long"] += count
         return pairs
 
-    def read(field: str, sources: Sequence[Source], wanted: Domain) -> Iterator[Preference]:
-        return _read(sources, wanted, (wanted,), on_bad_row, skipped[field])
+    lists: tuple[tuple[str, Sequence[Source], Domain, tuple[Domain, ...]], ...] = (
+        ("preferences", preferences, domain, (domain,)),
+        ("other_preferences", other_preferences, other, (other,)),
+        ("test_preferences", test_preferences, domain, (domain, other)),
+    )
+    namings = [(source, wanted) for _, sources, _, wanted in lists for source in sources]
+    reading = SharedReading(namings, on_bad_row, scratch)
 
-    own_pairs = kept("own", "preferences", _some(domain, preferences, read("preferences", preferences, domain)))
+    def read(field: str, sources: Sequence[Source], fallback: Domain, wanted: Sequence[Domain]) -> Iterator[Preference]:
+        for source in sources:
+            reasons = skipped[field][os.fspath(source)] = Counter()
+            yield from reading.read(source, fallback, wanted, reasons)
+
+    own_rows, other_rows, test_rows = (read(*each) for each in lists)
+    own_pairs = kept("own", "preferences", _some(domain, preferences, own_rows))
     if not own_pairs:
         raise InputError("preferences: every pair of its own domain is too long; raise training.max_length")
-    other_pairs = kept("other", "other_preferences", read("other_preferences", other_preferences, other))
+    other_pairs = kept("other", "other_preferences", other_rows)
     _refuse_twice(domain, preferences, other_preferences, own_pairs, other_pairs)
-    test = list(_read(test_preferences, domain, (domain, other), on_bad_row, skipped["test_preferences"]))
+    test = list(test_rows)
     own_test, other_test = (
         kept(part, "test_preferences", [row for row in test if row.domain == which])
         for part, which in (("test", domain), ("test_other", other))
@@ -104,22 +118,6 @@ def _some(domain: Domain, sources: Sequence[Source], rows: Iterable[Preference])
     if not there:
         names = ", ".join(os.fspath(source) for source in sources)
         raise InputError(f"preferences: {names} hold no row of domain {domain}; name others, or tag the rows")
-
-
-def _read(
-    sources: Sequence[Source],
-    fallback: Domain,
-    wanted: Sequence[Domain],
-    on_bad_row: OnBadRow,
-    skipped: dict[str, Counter[str]],
-) -> Iterator[Preference]:
-    for source in sources:
-        reasons = skipped[os.fspath(source)] = Counter()
-        for row in read_preferences(source, fallback, on_bad_row, reasons):
-            if row.domain in wanted:
-                yield row
-            else:
-                reasons[f"of domain {row.domain}"] += 1
 
 
 def _refuse_twice(

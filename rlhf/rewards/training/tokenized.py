@@ -122,7 +122,7 @@ def write_reward_rows(
         drawn_from = part == "other" and tokenizing.config.too_long == "refuse"
         return tokenizing.write(_file(folder, part), field, rows, whole=drawn_from)
 
-    rows = load_reward_rows(domain, preferences, other_preferences, test_preferences, keep, on_bad_row)
+    rows = load_reward_rows(domain, preferences, other_preferences, test_preferences, keep, on_bad_row, folder)
     write_json(folder / SKIPPED, rows.skipped)
 
 

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from rlhf.evaluation.benchmarks.leaderboard import TASKS
+from rlhf.evaluation.benchmarks.truthfulqa import EXAMPLES
 from rlhf.iteration.hours.counts import Counts, Rows, read_any, read_rows, together
 from rlhf.iteration.hours.forecast import clock, forecast, makespan, stage_words, total_words
 from rlhf.iteration.hours.speed import Line, Speed, Work, written
-from rlhf.iteration.hours.work import ASKED, RECIPES, tokens_of_a_pass, work_of
+from rlhf.iteration.hours.work import ASKED, LISTS, RECIPES, TRUTHFULQA, tokens_of_a_pass, work_of
 from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import PlannedStage, find_recipe
+from rlhf.iteration.steps import KINDS
+from rlhf.synthesis.instructions import LIST_QUESTIONS
 
 SPEED = Speed(load=3.0, score=Line(0.5, 0.01), train=Line(1.0, 0.1), decode=Line(0.2, 0.05))
 
@@ -176,6 +179,112 @@ def test_prompts_that_the_settings_name_are_counted_where_they_lie(tmp_path: Pat
     assert found is not None and (found.loads, found.score_passes) == (2, 2 * 10 / 4)
     judged.prompts = {"a": "org/set:train"}
     assert work_of(stage("x", recipe="evaluate_safety"), judged, counts) is None, "nothing is known of the hub's"
+
+
+def dialogue(*lengths: int) -> dict[str, Any]:
+    """User and assistant in turn, messages of so many characters."""
+    said = [{"role": ("user", "assistant")[i % 2], "content": "x" * n} for i, n in enumerate(lengths)]
+    return {"messages": said}
+
+
+def test_turns_of_dialogues_are_counted(tmp_path: Path) -> None:
+    rows = [dialogue(8, 4), dialogue(8, 4, 8, 4), dialogue(8, 4, 8, 4, 8, 4), dialogue(8, 4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_rows(tmp_path / "rows.jsonl")
+    assert found == Rows(4, 12 * 7 / 4, 1.0, 4 * 7 / 4, turns=7 / 4, several=0.5)
+    both = together([found, Rows(4, 0.0)])
+    assert (both.turns, both.several) == (11 / 8, 0.25)
+
+
+def test_what_the_stages_of_synthesis_and_collection_do(tmp_path: Path) -> None:
+    """Against the sums over each dialogue, turn and answer. A token is two characters."""
+    talks = [dialogue(8, 4), *[dialogue(8, 4, 8, 4, 8, 4)] * 6]
+    file = tmp_path / "dialogues.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in talks))
+    expected = {"prompts": Rows(60, 20.0, 0.5), "pairs": Rows(40, 28.0, 0.5, 8.0)}
+    makes = {name: f"{name}.jsonl" for name in expected}
+    data = PlannedStage("data", "prepare_data", Path("x"), {}, (), Path("data"), makes=makes)
+    tuned = Fields(optimizer=optimizer(3), max_length=1000)
+    common = {"policy": Fields(rows=None), "sampling": Fields(max_new_tokens=10), "finetuning": tuned, "sft_data": None,
+              "sft_share": 0.5, "mixed_data": (), "mixed_share": 0.2}  # fmt: skip
+
+    def work(recipe: str, config: Fields, processes: int = 1, **options: str) -> Work | None:
+        one = stage("v1/x", recipe=recipe, processes=processes, **options)
+        return work_of(one, config, Counts([data, one], expected), characters_per_token=2.0, answer_share=0.5)
+
+    # six dialogues of three turns: a user's message has 4 tokens, an answer that is drawn 5
+    asked = [4, 4 + 5 + 4, 4 + 5 + 4 + 5 + 4]
+    ghost = Fields(**common, num_dialogues=0, history="sampled", instructions=None, list_samples=2)
+    found = work("ghost_attention", ghost, dialogues=str(file), sft_data="x")
+    lists = written(2, 5, at_once=2, most=10) * 3
+    drawn = written(6, 5, at_once=6, most=10) * 3
+    assert found == Work(
+        loads=3, score_passes=pytest.approx(6 * 3 / 8), score_tokens=pytest.approx(6 * sum(asked)),
+        train_passes=pytest.approx(3 * 12 / 4), train_tokens=pytest.approx(3 * 12 * (asked[-1] + 5)),
+        steps=pytest.approx(drawn.steps + lists.steps), answer_tokens=pytest.approx(6 * 3 * 5 + 3 * 2 * 5),
+    )  # fmt: skip
+    given = Fields(**{**vars(ghost), "history": "given", "instructions": "x", "num_dialogues": 4})
+    history = 4 + 2 + 4 + 2 + 4
+    assert work("ghost_attention", given, dialogues=str(file), mixed_data="x") == Work(
+        loads=3, score_passes=4 / 8, score_tokens=pytest.approx(4 * history), steps=10, answer_tokens=4 * 5,
+        train_passes=3 * 5 / 4, train_tokens=pytest.approx(3 * 5 * (history + 5)),
+    )  # fmt: skip
+    assert work("ghost_attention", given) is None, "the plan has to name its dialogues"
+
+    # 30 prompts of 10 tokens about safety, two answers each of three kinds, two of them behind 4 tokens
+    held_out = tmp_path / "test.txt"
+    held_out.write_text("x" * 6 + "\n" + "y" * 6 + "\n")
+    distilling = Fields(**common, num_samples=2, generic="x" * 8, test_prompts=str(held_out), safety="s")
+    drawn = written(60, 5, at_once=60, most=10) * 3 + written(2, 5, at_once=2, most=10) * 2
+    assert work("context_distillation", distilling, prompts="data/prompts.jsonl") == Work(
+        loads=5, score_passes=pytest.approx(3 * 30 / 8 + 3 * 30 + 2 * 2 / 8),
+        score_tokens=pytest.approx(30 * (10 + 14 + 14) + 3 * 30 * (10 + 2 * 5) + 2 * 2 * 3),
+        train_passes=3 * 60 / 4, train_tokens=3 * 60 * 15, steps=drawn.steps, answer_tokens=60 * 5 * 3 + 2 * 5 * 2,
+    )  # fmt: skip
+
+    # each prompt's pair drawn by two policies, and one more for safety; one reward model looks at its domain's pairs
+    collecting = Fields(**common, annotator="simulated", annotator_options={}, pairs_per_prompt=1,
+                        safety_pairs_per_prompt=2, helpfulness="h", safety=None)  # fmt: skip
+    drawn = written(90, 5, at_once=90, most=10) * 2
+    found = work("collect_preferences", collecting, prompts="data/prompts.jsonl")
+    assert found == Work(
+        loads=3, score_passes=2 * 60 / 8 + 30 / 4, score_tokens=2 * 60 * 10 + 30 * (10 + 2 * 5),
+        steps=drawn.steps, answer_tokens=2 * 90 * 5,
+    )  # fmt: skip
+    collecting.annotator, collecting.annotator_options = "proxy", {"safety": "s", "safe_above": 0.0}
+    proxied = work("collect_preferences", collecting, prompts="data/prompts.jsonl")
+    assert proxied is not None and proxied.loads == 5
+    assert proxied.score_tokens - found.score_tokens == 2 * 90 * 20, "each by its domain's, and all by safety's"
+    shared = work("collect_preferences", collecting, processes=2, prompts="data/prompts.jsonl")
+    assert shared is not None, "one process of both asks the reward models"
+    assert shared.score_tokens - proxied.score_tokens == 30 * 20 + 2 * 90 * 20
+    for waits in ("people", "file", "judge", "my_own:Annotator"):
+        collecting.annotator = waits
+        assert work("collect_preferences", collecting, prompts="data/prompts.jsonl") is None, "on others' time"
+
+    assert work("gate_sweep", Fields(), preferences="data/pairs.jsonl") == Work(
+        loads=2, score_passes=2 * 40 / 4, score_tokens=2 * 40 * 14
+    )
+
+
+def test_truthfulqa_s_answers_stand_behind_its_examples(tmp_path: Path) -> None:
+    file = tmp_path / "mc_task.json"
+    file.write_text(json.dumps([{"question": "q", "mc1_targets": {"a": 1}, "mc2_targets": {"a": 1, "b": 0}}] * 9))
+    asked = Fields(truthfulqa=file, truthful=None, toxigen=None, bold=(), questions=5)
+    found = work_of(stage("x", recipe="safety_benchmarks"), asked, Counts([], {}), characters_per_token=2.0)
+    answers, characters = TRUTHFULQA
+    assert found == Work(loads=1, score_passes=5 * answers / 8, score_tokens=5 * answers * characters / 2)
+    assert 60 < characters - len(EXAMPLES) < 160, "a question and an answer"
+    both = work_of(stage("x", recipe="safety_benchmarks", processes=2), asked, Counts([], {}), 2.0)
+    assert both is not None and both.seconds(SPEED, 2) == found.seconds(SPEED), "each process scores all"
+    asked.bold = ("people_prompt.json",)
+    assert work_of(stage("x", recipe="safety_benchmarks"), asked, Counts([], {})) is None
+    assert len(LIST_QUESTIONS) == LISTS
+
+
+def test_every_step_of_a_plan_has_its_work_counted() -> None:
+    """But the base's training, whose size is not the calibrated model's."""
+    assert {kind.recipe for kind in KINDS.values()} - RECIPES.keys() == {"pretrain"}
 
 
 def test_the_tokens_of_a_training_s_forward_pass() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
@@ -95,6 +96,24 @@ def test_what_shared_roles_hold(tiny_policy_path: Path) -> None:
     whole = sum(p.numel() for p in model.parameters()) - sum(layer.weight.numel() for layer in layers)
     linear = sum(layer.weight.numel() for layer in layers)
     assert packed["base"]["weights"] == pytest.approx(4 * whole + 0.516 * linear, rel=0.01)
+
+
+def test_judges_of_their_own_weights_are_divided_as_all_else(tiny_policy_path: Path, tmp_path: Path) -> None:
+    """Beside shared roles, and the referee beside any."""
+    AutoConfig.from_pretrained(tiny_policy_path, hidden_size=64).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    size = 2 * (sum(p.numel() for p in model.parameters()) + 64)  # bf16, and a head
+    own: dict[str, Any] = {"judges": {"helpfulness": None, "safety": tmp_path}, "referee": {"referee": tmp_path}}
+    two, three = (Hardware(devices=4, zero_stage=zero_stage, prompt_tokens=16) for zero_stage in (2, 3))
+    for roles in ({"shared": True, "adapter": AdapterConfig(r=1)}, {"shared": False}):
+        setting = _setting(tiny_policy_path, **roles, **own)
+        whole, divided = make_plan(setting, two), make_plan(setting, three)
+        assert whole.held["safety"] == whole.held["referee"] == {"weights": size}
+        assert divided.held["safety"] == divided.held["referee"] == {"weights": size / 4}
+        more = divided.phases["scoring"] - whole.phases["scoring"]
+        assert more == size, "the layers of the largest are gathered as they are run"
+    without = make_plan(replace(setting, referee={}), three)
+    assert without.seconds == divided.seconds, "it scores held-out answers alone"
 
 
 def test_options_that_save_memory_do(tiny_policy_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from tokenizers import processors
 from transformers import (
     DebertaV2Config,
@@ -102,7 +103,10 @@ def test_an_encoder_without_a_template_reads_a_pair_of_texts(labels: int, save: 
     reward = load_reward(folder, device="cpu")
     torch.testing.assert_close(reward(TALKS), want, atol=1e-5, rtol=1e-5)
     # ZeRO-3 divides no such model: it goes to the device from where those wait that are divided
-    elsewhere: Any = SimpleNamespace(device=torch.device("meta"))
+    zero_3 = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
+    elsewhere: Any = SimpleNamespace(
+        device=torch.device("meta"), distributed_type=DistributedType.DEEPSPEED, state=zero_3
+    )
     partitioned(RewardEnsemble([reward]), elsewhere)
     assert reward._encoder.model.device.type == "meta"
 

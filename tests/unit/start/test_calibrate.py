@@ -13,7 +13,9 @@ import pytest
 from rlhf.iteration.config import IterativeConfig, VersionConfig
 from rlhf.iteration.hours.counts import Rows
 from rlhf.iteration.hours.speed import Line, Speed
+from rlhf.iteration.plan import make_plan
 from rlhf.start import calibrate
+from rlhf.start.times import estimates
 
 
 @pytest.fixture
@@ -54,6 +56,8 @@ def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     lines = (speed.score, speed.train, speed.decode)
     assert speed.load > 0 and all(min(line.fixed, line.each) >= 0 and max(line.fixed, line.each) > 0 for line in lines)
     assert Line(**found["training_memory_mb"]).seconds(1, 1000) > 10, "MiB of a process that trains"
+    (data,) = (stage for stage in make_plan(config) if stage.recipe == "prepare_data")
+    assert found["data_seconds"] > 0 and estimates([data], {"data": None}, found) == {"data": found["data_seconds"]}
     rows = {name: Rows(**content) for name, content in found["rows"].items()}
     assert rows["preferences"].of_domain("safety") == 12, "as many as the run's data step makes"
     assert rows["preferences"].of_domain("helpfulness") == 12

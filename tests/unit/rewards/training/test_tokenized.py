@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhf import jsonl
 from rlhf.conversation import Renderer
-from rlhf.data import cores
+from rlhf.data import cores, loading
 from rlhf.data.rows import Preference
 from rlhf.errors import InputError
 from rlhf.models.policy import load_tokenizer
@@ -24,7 +25,7 @@ from rlhf.rewards.training.config import RewardTrainingConfig
 from rlhf.rewards.training.pairs import render_pairs
 from rlhf.rewards.training.rows import seen_prompts
 from rlhf.rewards.training.table import PairTable
-from rlhf.rewards.training.tokenized import Tokenizing, open_reward_rows, write_reward_rows
+from rlhf.rewards.training.tokenized import SKIPPED, Tokenizing, open_reward_rows, write_reward_rows
 from rlhf.rewards.training.train import pair_task, train_on_pairs
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -114,6 +115,27 @@ def test_too_long_is_refused_where_it_is_trained_on(tiny_policy_path: Path, tmp_
     tokenizing.require_fit(rows.own)
     with pytest.raises(InputError, match=r"preferences: row id 7 takes .* tokens, above max_length 60"):
         tokenizing.require_fit(rows.own.followed_by(rows.other, [0, len(short) + 1, len(short)]))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_file_in_both_lists_is_read_and_tokenized_once(
+    tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And gives the files that two copies of it give."""
+    mixed = [replace(row, domain=("helpfulness", "safety")[i % 3 == 0]) for i, row in enumerate(ROWS)]
+    file, copy = write(tmp_path / "rows.jsonl", mixed), tmp_path / "other" / "rows.jsonl"
+    copy.parent.mkdir()
+    write(copy, mixed)
+    tokenizing, parsed = Tokenizing(tiny_policy_path, RewardTrainingConfig(max_length=60)), []
+    monkeypatch.setattr(loading, "read_rows", lambda name: parsed.append(name) or jsonl.read_rows(name))
+    found = []
+    for folder, other in ((tmp_path / "once", file), (tmp_path / "twice", str(copy))):
+        folder.mkdir()
+        write_reward_rows(folder, tokenizing, "helpfulness", [file], [other], [file])
+        rows = open_reward_rows(folder, "helpfulness")
+        found.append([list(each) for each in (rows.own, rows.other, rows.test, rows.test_other)])
+        assert {path.name for path in folder.iterdir()} == {*(f"{part}.arrow" for part in tokenized.PARTS), SKIPPED}
+    assert found[0] == found[1] and all(found[0]) and parsed == [file, file, str(copy)]
 
 
 def test_a_bad_row_is_named_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
