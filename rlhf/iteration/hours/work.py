@@ -267,6 +267,29 @@ def _leaderboard(read: Reading) -> Work:
     return work
 
 
+def _evaluate_text(read: Reading) -> Work:
+    """BERTScore's encoder, whose size is not known, is left out."""
+    config, work = read.config, Work(loads=len(read.config.models))
+    for name, source in config.data.items():
+        option = f"data.{name}"
+        rows = read.rows(option) if option in read.stage.overrides else read.named(source)
+        number = min(config.rows, rows.number)
+        policy = next(iter(config.models.values()))
+        answers = written(
+            number, read.answer, min(policy.rows or ROWS_AT_ONCE, max(number, 1)), config.sampling.max_new_tokens
+        )
+        work += (scored(number, read.tokens(rows)) + answers) * len(config.models)
+    return work
+
+
+def _merge_adapter(read: Reading) -> Work:
+    """Both merges, the base and what was trained: each reads the held-out rows, beside the one that was trained."""
+    if read.config.data is None:
+        return Work(loads=2)
+    rows = read.rows("data") if "data" in read.stage.overrides else read.named(read.config.data)
+    return Work(loads=5) + scored(min(read.config.max_rows, rows.number), read.tokens(rows)) * 8
+
+
 def _sweep(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     number = min(config.num_prompts, prompts.number) if config.num_prompts else prompts.number
@@ -293,6 +316,8 @@ RECIPES: Mapping[str, Callable[[Reading], Work]] = {
     "evaluate_safety": _evaluate_safety,
     "evaluate_instructions": _evaluate_instructions,
     "leaderboard": _leaderboard,
+    "evaluate_text": _evaluate_text,
+    "merge_adapter": _merge_adapter,
     "temperature_sweep": _sweep,
     "average_policies": _loads(3),
 }
