@@ -1,8 +1,8 @@
 """WikiText (Merity et al. 2016, arXiv 1609.07843): lines of Wikipedia, every token between spaces, as articles.
 
-A line is a paragraph or a heading, ` = Title = ` of an article and ` = = Section = = ` of a part. Slices of it have lost
-headings, and then nothing says where an article ends. So no title is taken from them: lines are joined into stretches
-of the file, each of which is an article without a title.
+A line is a paragraph, or a heading: ` = Title = ` of an article, ` = = Section = = ` of a part. Slices have lost
+headings, and then nothing says where an article ends. So no title is taken: lines are joined into stretches of the
+file, each of which is an article without a title.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,18 +269,15 @@ def _leaderboard(read: Reading) -> Work:
 
 
 def _evaluate_text(read: Reading) -> Work:
-    """BERTScore's encoder, whose size is not known, is left out."""
-    config, work = read.config, Work(loads=len(read.config.models))
-    for name, source in config.data.items():
-        option = f"data.{name}"
-        rows = read.rows(option) if option in read.stage.overrides else read.named(source)
-        number = min(config.rows, rows.number)
-        policy = next(iter(config.models.values()))
-        answers = written(
-            number, read.answer, min(policy.rows or ROWS_AT_ONCE, max(number, 1)), config.sampling.max_new_tokens
-        )
-        work += (scored(number, read.tokens(rows)) + answers) * len(config.models)
-    return work
+    """A row counts whole, its reference too; BERTScore's encoder, whose size is not known, is left out."""
+    config, given = read.config, read.stage.overrides
+    found = [
+        read.rows(o) if (o := f"data.{name}") in given else read.named(source) for name, source in config.data.items()
+    ]
+    rows = together([replace(one, number=min(config.rows, one.number)) for one in found])
+    at_once = next(iter(config.models.values())).rows or ROWS_AT_ONCE
+    each = Work(loads=1) + scored(rows.number, read.tokens(rows)) + read.written(rows.number, at_once)
+    return each * len(config.models)
 
 
 def _merge_adapter(read: Reading) -> Work:
