@@ -17,9 +17,10 @@ _HEADING = re.compile(r"(?:= )+[^=].*?(?: =)+")
 _TITLE = re.compile(r"= [^=].*? =")
 _RULES = (
     (re.compile(r" @(.)@ "), r"\1"),
-    (re.compile(r" (?='(?:s|re|m|ve|d|ll|t)\b)"), ""),
+    (re.compile(r" ' ?(?=(?:s|re|m|ve|d|ll|t)\b)"), "'"),
     (re.compile(r" ([,.;:!?%)\]])"), r"\1"),
     (re.compile(r"([($£€\[#]) "), r"\1"),
+    (re.compile(r"(?<=\d) --? (?=\d)"), "-"),
     (re.compile(r" ---? "), " - "),
     (re.compile(r" / "), "/"),
     (re.compile(r"(?<=s) '(?= )"), "'"),
