@@ -193,7 +193,11 @@ def test_dolly_s_rows_and_lines_of_wikitext(tmp_path: Path, question_model: Path
     answers = {source: [r["messages"][1]["content"] for r in made if r["source"] == source] for source in SOURCES}
     assert sorted(answers["dolly"]) == sorted(EASY.format(f"sun {i}") for i in range(20))
     assert len(answers["simple_wikipedia"]) == 80
-    assert answers["simple_wikipedia"][0].startswith("The town 0 0 is a big thing, and it is hot. It gives us light.")
+    sentences = ("The town 0 0 is a big thing, and it is hot.", "It gives us light.")
+    plain = " ".join([*sentences, "We need the town 0 0 to grow all of our food."])
+        "The town 0 0 is a big thing, and it is hot. It gives us light. We need the town 0 0 to grow all of our food."
+    )
+    assert plain in answers["simple_wikipedia"]
     stretches = {part: {r["id"].split(".")[0] for r in rows if "." in r["id"]} for part, rows in parts.items()}
     assert sum(map(len, stretches.values())) == len(set.union(*stretches.values())) > 20
 
