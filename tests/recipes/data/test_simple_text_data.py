@@ -195,8 +195,6 @@ def test_dolly_s_rows_and_lines_of_wikitext(tmp_path: Path, question_model: Path
     assert len(answers["simple_wikipedia"]) == 80
     sentences = ("The town 0 0 is a big thing, and it is hot.", "It gives us light.")
     plain = " ".join([*sentences, "We need the town 0 0 to grow all of our food."])
-        "The town 0 0 is a big thing, and it is hot. It gives us light. We need the town 0 0 to grow all of our food."
-    )
     assert plain in answers["simple_wikipedia"]
     stretches = {part: {r["id"].split(".")[0] for r in rows if "." in r["id"]} for part, rows in parts.items()}
     assert sum(map(len, stretches.values())) == len(set.union(*stretches.values())) > 20
