@@ -25,7 +25,10 @@ INSTRUCTION = (
     "Write one short question that this paragraph answers. It must be clear without the paragraph. "
     "Write the question only."
 )
-_LABEL = re.compile(r"^\W*(?:(?:sure|certainly|here)[^\n:]*:\s*)?(?:question\s*\d*\s*:|\d+[.)])?\s*", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^\W*(?:(?:sure|certainly|here)[^\n:]*:\s*)?(?:(?:an?\s+)?question\s*\d*\s*:|\d+[.)])?\s*", re.IGNORECASE
+)
+_UNSEEN = re.compile(r"\b(?:this|the) (?:paragraph|passage|text|article|question)\b", re.IGNORECASE)
 _QUESTION = re.compile(r"[^?\n]*\?")
 
 
@@ -83,14 +86,14 @@ def question_prompt(passage: Passage) -> Conversation:
 def read_question(reply: str) -> str | None:
     """The first question of a model's reply, without a label or quotation marks around it.
 
-    None where there is none of MIN_QUESTION_WORDS words or more, or where it speaks of "the paragraph" or "the text",
-    which a reader of the question does not see.
+    None where there is none of MIN_QUESTION_WORDS words or more, or where it speaks of "the paragraph", "the text" or
+    "this question", which its reader does not see.
     """
     found = _QUESTION.search(_LABEL.sub("", reply.strip(), count=1))
     question = found[0].strip(" \t\"'*-“”") if found else ""
     if len(question.split()) < MIN_QUESTION_WORDS:
         return None
-    return None if re.search(r"\b(?:this|the) (?:paragraph|passage|text|article)\b", question, re.I) else question
+    return None if _UNSEEN.search(question) else question
 
 
 def row_of_passage(passage: Passage) -> dict[str, Any]:

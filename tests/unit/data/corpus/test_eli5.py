@@ -215,6 +215,8 @@ def test_a_bad_article_is_refused(row):
         ("The sun is hot.", None),
         ("Why?", None),
         ("What does the paragraph say?", None),
+        ("What is the answer to this question?", None),
+        ("A question: How did Nathan remain one of the top closers?", "How did Nathan remain one of the top closers?"),
         ("", None),
     ],
 )
