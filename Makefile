@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONDONTWRITEBYTECODE :=  # a test session starts hundreds of Pythons: ours is compiled once, not in each
 
-.PHONY: setup vllm demo demo-hh demo-chat evidence-chat test doors browser real-model long lint format bench docs dist clean
+.PHONY: setup vllm demo demo-hh demo-chat evidence-chat evidence-qlora test doors browser real-model long lint format bench docs dist clean
 
 setup: .venv/.installed
 .venv/.installed: setup.cfg setup.py pyproject.toml constraints.txt
@@ -65,6 +65,13 @@ evidence-chat: setup  ## what demo-chat shows, with all pairs, three seeds, cont
 
 evidence-of-%:  # a further seed, judged by the first one's referee
 	$(call evidence_of_seed,$*,--start '[{"data": {"seed": 0}}]' --inputs.referee $(EVIDENCE)/0/referee_reward/checkpoint)
+
+QLORA := runs/evidence-qlora
+evidence-qlora: setup  ## the QLoRA report's story on SmolLM2 or MODEL=folder: two kinds of rows, alone and both, and two merges
+	[ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2
+	mkdir -p $(QLORA)
+	[ -f $(QLORA)/plan.yaml ] || cp recipes/configs/smollm2_135m_qlora/iterative_rlhf.yaml $(QLORA)/plan.yaml
+	$(BIN)/rlhf run $(QLORA) --inputs.policy $(CHAT)
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --quiet

@@ -40,6 +40,7 @@ from rlhf.data.corpus.simple_text import (
 )
 from rlhf.data.corpus.simple_wikipedia import article_of, row_of_passage
 from rlhf.data.corpus.text_filters import FilterConfig
+from rlhf.data.corpus.wikitext import joined_lines
 from rlhf.data.fields import DataSource
 from rlhf.data.loading import OnBadRow, source_rows
 from rlhf.data.splitting import first_turn, part_of
@@ -58,9 +59,10 @@ class SimpleTextDataConfig(StageConfig):
     """What is read, and what stays.
 
     Args:
-        eli5: posts with answers and scores (file or hub name), or a raw dump's submissions; null: none.
+        eli5: posts with answers and scores (file or hub name), a raw dump's submissions, or Dolly's rows, which have no
+            scores; null: none.
         comments: the raw dump's comments, where the answers are not in `eli5`.
-        articles: Simple Wikipedia's (file or hub name); null: none.
+        articles: Simple Wikipedia's (file or hub name), or lines of WikiText; null: none.
         filters: the bounds of every check.
         toxicity_model: a sequence classifier, by folder or hub name; null: nothing is left out for toxicity.
         toxicity_labels: its labels that mean toxic; empty: those with "toxic" in their name.
@@ -164,12 +166,12 @@ def candidates(
             part = part_of(first_turn([{"role": "user", "content": post.question}]), shares, config.seed)
             yield Candidate(part, kind, post.question, made)
     if config.articles is not None:
-        rows = source_rows(config.articles)
+        rows = joined_lines(source_rows(config.articles))
         articles = parsed(
             counted(rows, config.articles), article_of, config.articles, config.on_bad_row, log["simple_wikipedia"]
         )
         for passage in filtered_passages(articles, filters["simple_wikipedia"], ask, config.rows):
-            part = part_of(passage.title.lower(), shares, config.seed)
+            part = part_of(passage.together, shares, config.seed)
             yield Candidate(part, "sft", passage.question, [row_of_passage(passage)])
 
 

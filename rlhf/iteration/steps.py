@@ -199,6 +199,13 @@ KINDS: dict[str, StepKind] = {
         label="average",
         seed=None,
     ),
+    "merge_adapter": StepKind(
+        "merge_adapter",
+        reads={"checkpoint": "policy"},
+        makes={"policy": "checkpoint"},
+        label="merged",
+        seed=None,
+    ),
     "students": StepKind(
         "sft",
         reads={"policy": "students*", "data": "selected"},
@@ -263,6 +270,9 @@ KINDS: dict[str, StepKind] = {
     ),
     "safety_benchmarks": StepKind("safety_benchmarks", reads={"policy": "policy"}, measures=True),
     "leaderboard": StepKind("leaderboard", reads={"models.{policy}": "policy"}, seed=None, measures=True),
+    "evaluate_text": StepKind(
+        "evaluate_text", reads={"models.{policy}": "policy"}, folder="text_evaluation", measures=True
+    ),
 }
 ALIASES = {"rewards": ("helpfulness_reward", "safety_reward")}
 """Steps by one name."""

@@ -31,6 +31,7 @@ from rlhf.models.coverage import OTHER_SENSES, READ_BY_WEIGHT
 from rlhf.training.finite import require_finite
 
 if TYPE_CHECKING:
+    import torch
     from peft import LoraConfig
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -115,6 +116,13 @@ def saved_quantization(folder: Path, asked: Literal["nf4"] | None) -> Literal["n
 def is_quantized(model: Any) -> bool:
     """Whether a model of transformers, or one that peft wrapped, holds its weights in 4 bit."""
     return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_quantized", False))
+
+
+def four_bit_dtype() -> torch.dtype:
+    """What 4-bit weights compute in: bfloat16 on a GPU, float32 on a CPU, where few have instructions for the other."""
+    import torch
+
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def inject_adapter(model: PreTrainedModel, lora: LoraConfig) -> None:

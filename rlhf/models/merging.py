@@ -2,7 +2,7 @@
 Light: torch is loaded when called.
 
 SIMPLE adds the adapter's update to the base's own weights; CAREFUL adds it to what training saw, the base quantised to
-NF4 and dequantised again. The base is bfloat16 before the addition, as it is when the 4-bit model computes.
+NF4 and dequantised again. The base is bfloat16 before the addition, as it is when the 4-bit model computes on a GPU.
 
     simple   W + (alpha / r) B A
     careful  dq(nf4(W)) + (alpha / r) B A

@@ -32,6 +32,7 @@ from rlhf.conversation import apply_kwargs, given_kwargs
 from rlhf.errors import InputError, quoted
 from rlhf.models.adapters import (
     adapter_tensors,
+    four_bit_dtype,
     is_quantized,
     lora_config,
     merged_weights,
@@ -119,7 +120,7 @@ def load_policy(
         path: checkpoint folder, whole or of an adapter saved by `save_policy` (its base is then loaded as it was in
             training, 4 bit or whole, and `adapter` only says that the saved one goes on training).
         adapter: put a new LoRA adapter on every linear layer but the head.
-        quantization: "nf4" holds the linear layers in 4 bit, double quantised, computing in bfloat16 (bitsandbytes).
+        quantization: "nf4" holds the linear layers in 4 bit, double quantised (bitsandbytes); see `four_bit_dtype`.
         dtype: of the weights that are not quantised.
 
     Raises:
@@ -167,7 +168,7 @@ def load_base(folder: Path, quantization: str | None, dtype: str, kind: Any = No
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=four_bit_dtype(),
             llm_int8_skip_modules=_kept_whole(options.get("config") or from_pretrained(AutoConfig, folder)),
         )
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from rlhf.errors import InputError
 from rlhf.models.adapters import (
     adapter_tensors,
+    four_bit_dtype,
     is_quantized,
     lora_config,
     peft_sentences,
@@ -109,7 +110,7 @@ class SharedBase:
 
     @property
     def _compute_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if is_quantized(self.model) else self.model.dtype
+        return four_bit_dtype() if is_quantized(self.model) else self.model.dtype
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[PreTrainedModel]:

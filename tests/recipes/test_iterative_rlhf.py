@@ -100,7 +100,12 @@ def test_the_five_versions_are_the_paper_s_with_every_kind_of_step(
     stages = make_plan(parse_config(IterativeConfig, options))
     of_users_files = {"data", "referee"}
     asks_from_outside = {"evaluate_safety", "evaluate_instructions", "safety_benchmarks", "leaderboard"}
-    of_the_evidence = {*asks_from_outside, "evaluate_rewards"}  # tests/recipes/studies/test_evidence_plan.py
+    of_the_evidence = {
+        *asks_from_outside,
+        "evaluate_rewards",
+        "merge_adapter",
+        "evaluate_text",
+    }  # tests/recipes/studies
     assert {stage.step for stage in stages} >= set(KINDS) - of_users_files - of_the_evidence
     makers = [stage.name for stage in stages if "policy" in stage.makes and stage.version]
     sampled = [name for name in makers if name.endswith("/rejection_sampling")]

@@ -2,7 +2,8 @@
 
 A post is a row with `title` (and `selftext`) whose `answers` are {"text": [...], "score": [...]}, as the Hugging Face
 sets `eli5` and `eli5_category` have them, or a list of {"text" or "body", "score"}. In raw dumps (Pushshift) posts and
-comments lie in two files: `attach_comments` joins them; a comment is an answer where it answers the post itself.
+comments lie in two files: `attach_comments` joins them; a comment is an answer where it answers the post itself. A row
+of Dolly (`instruction`, `context`, `response`) is a question with one answer on which nobody voted.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any, Literal
 
 from rlhf.conversation import Conversation
 from rlhf.data.corpus.text_filters import Answer
+from rlhf.data.layouts.conversations import alpaca_question
 from rlhf.data.layouts.pairing import ranked_pairs
 from rlhf.data.rows import Preference, Prompt
 from rlhf.errors import InputError
 
-SOURCE = "eli5"
+SOURCE, DOLLY = "eli5", "dolly"
 GONE = ("", "[deleted]", "[removed]")  # what Reddit leaves of a text that its author or a moderator took back
 _TAG = re.compile(r"^[\s\[(*]*eli\s?-?5\b[\s\])*]*[:,;.\-–—]*\s*", re.IGNORECASE)
 
@@ -32,11 +34,12 @@ Row = Mapping[str, Any]
 
 @dataclass
 class Post:
-    """A question (title and text) and the answers to it."""
+    """A question (title and text) and the answers to it; `source`: of its rows."""
 
     id: str
     question: str
     answers: list[Answer]
+    source: str = SOURCE
 
 
 def post_of(row: Row, post_id: str) -> Post:
@@ -45,12 +48,22 @@ def post_of(row: Row, post_id: str) -> Post:
     Raises:
         InputError: no title, answers of another form, a score that is no number.
     """
+    if "instruction" in row and "title" not in row:
+        return _dolly_post(row, post_id)
     title, body = row.get("title"), row.get("selftext") or ""
     if not isinstance(title, str) or not isinstance(body, str):
         raise InputError(f"title, selftext: must be texts, got {title!r:.60} and {body!r:.60}")
     question = "" if title.strip() in GONE or body.strip() in GONE[1:] else f"{_TAG.sub('', title)}\n\n{body}".strip()
     answers = [answer for answer in _answers(row.get("answers")) if answer.text.strip() not in GONE]
     return Post(str(row.get("id") or row.get("q_id") or post_id), question, answers)
+
+
+def _dolly_post(row: Row, post_id: str) -> Post:
+    response = row.get("response")
+    if not isinstance(response, str):
+        raise InputError(f"response: must be a text, got {response!r:.60}")
+    answers = [Answer(response)] if response.strip() else []
+    return Post(str(row.get("id") or post_id), alpaca_question(row).strip(), answers, DOLLY)
 
 
 def _answers(answers: Any) -> list[Answer]:
@@ -131,11 +144,11 @@ def rows_of_post(post: Post) -> tuple[Kind, list[dict[str, Any]]]:
         best[answer.text] = max(answer.score or 0.0, best.get(answer.text, -math.inf))
     if len(best) == 1:
         answered: Conversation = [*messages, {"role": "assistant", "content": next(iter(best))}]
-        return "sft", [{"id": post.id, "messages": answered, "source": SOURCE}]
+        return "sft", [{"id": post.id, "messages": answered, "source": post.source}]
     if len(set(best.values())) > 1:
         pairs = ranked_pairs(post.question, list(best.items()), "score", width=None)
         return "preferences", [
-            Preference(f"{post.id}.{i}", messages, pair["chosen"], pair["rejected"], source=SOURCE).to_dict()
+            Preference(f"{post.id}.{i}", messages, pair["chosen"], pair["rejected"], source=post.source).to_dict()
             for i, pair in enumerate(pairs, start=1)
         ]
-    return "prompts", [Prompt(post.id, messages, source=SOURCE).to_dict()]
+    return "prompts", [Prompt(post.id, messages, source=post.source).to_dict()]

@@ -3,7 +3,8 @@
 An article is a row with `title` and `text` (the hub's `wikimedia/wikipedia`, or any dump read into such rows). Its
 paragraphs are the answers; what the report calls an article of 50 to 500 words is the whole text here, and a paragraph
 is kept by the same checks as any answer. A paragraph's question is asked of any chat model; an article that brings its
-own `question` is one answer, its whole text.
+own `question` is one answer, its whole text. Lines of plain text, as WikiText has them, are articles without a title
+(`rlhf.data.corpus.wikitext`).
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from rlhf.errors import InputError
 SOURCE = "simple_wikipedia"
 MIN_QUESTION_WORDS = 3
 INSTRUCTION = (
-    "Here is a paragraph from the article {title!r}:\n\n{paragraph}\n\n"
+    "Here is a paragraph{source}:\n\n{paragraph}\n\n"
     "Write one short question that this paragraph answers. It must be clear without the paragraph. "
     "Write the question only."
 )
-_LABEL = re.compile(r"^\W*(?:(?:sure|certainly|here)[^\n:]*:\s*)?(?:question\s*\d*\s*:|\d+[.)])?\s*", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^\W*(?:(?:sure|certainly|here)[^\n:]*:\s*)?(?:(?:an?\s+)?question\s*\d*\s*:|\d+[.)])?\s*", re.IGNORECASE
+)
+_UNSEEN = re.compile(r"\b(?:this|the) (?:paragraph|passage|text|article|question)\b", re.IGNORECASE)
 _QUESTION = re.compile(r"[^?\n]*\?")
 
 
 @dataclass
 class Article:
-    """A title and its text; `question`: one that the whole text answers, or None."""
+    """A title (empty: it has none) and its text; `question`: one that the whole text answers, or None."""
 
     id: str
     title: str
@@ -46,6 +50,11 @@ class Passage:
     title: str
     answer: Answer
     question: str = ""
+
+    @property
+    def together(self) -> str:
+        """What is the same of all passages that must go to one part of a split: the title, or else the article."""
+        return self.title.lower() or self.id.rpartition(".")[0] or self.id
 
 
 def article_of(row: Mapping[str, Any], article_id: str) -> Article:
@@ -69,21 +78,22 @@ def passages_of(article: Article) -> list[Passage]:
 
 def question_prompt(passage: Passage) -> Conversation:
     """What the model is asked."""
-    content = INSTRUCTION.format(title=passage.title, paragraph=passage.answer.text)
+    source = f" from the article {passage.title!r}" if passage.title else ""
+    content = INSTRUCTION.format(source=source, paragraph=passage.answer.text)
     return [{"role": "user", "content": content}]
 
 
 def read_question(reply: str) -> str | None:
     """The first question of a model's reply, without a label or quotation marks around it.
 
-    None where there is none of MIN_QUESTION_WORDS words or more, or where it speaks of "the paragraph" or "the text",
-    which a reader of the question does not see.
+    None where there is none of MIN_QUESTION_WORDS words or more, or where it speaks of "the paragraph", "the text" or
+    "this question", which its reader does not see.
     """
     found = _QUESTION.search(_LABEL.sub("", reply.strip(), count=1))
     question = found[0].strip(" \t\"'*-“”") if found else ""
     if len(question.split()) < MIN_QUESTION_WORDS:
         return None
-    return None if re.search(r"\b(?:this|the) (?:paragraph|passage|text|article)\b", question, re.I) else question
+    return None if _UNSEEN.search(question) else question
 
 
 def row_of_passage(passage: Passage) -> dict[str, Any]:

@@ -66,19 +66,29 @@ def bert_scores(
     """Precision, recall and F1 of each answer's BERTScore against its reference, without idf, not rescaled.
 
     Args:
-        model: encoder, a folder or a hub name; its tokenizer says how long a text it takes.
+        model: encoder, a folder or a hub name; also a causal model, whose states know only what stands before a word.
+            Longer texts than its tokenizer takes, or else its positions, are cut.
         num_layers: the layer whose states are compared; bert-score has a table of the best one for known models.
 
     Raises:
-        InputError: the tokenizer does not know its longest text, which bert-score needs.
+        InputError: neither tokenizer nor model says how long a text may be, which bert-score needs.
     """
     from bert_score import BERTScorer
 
     scorer = BERTScorer(model_type=model, num_layers=num_layers, batch_size=rows, device=device)
-    if Context.of_tokenizer(scorer._tokenizer).length is None:
+    tokenizer: Any = scorer._tokenizer
+    longest = Context.of_tokenizer(tokenizer).limit(Context.of(scorer._model.config).length)
+    if longest is None:
         raise InputError(f"bert_model: the tokenizer of {model} has no model_max_length; set it in its config")
-    scores = scorer.score(list(answers), list(references))
-    return {name: part.tolist() for name, part in zip(BERT_SCORES, scores, strict=True)}
+    tokenizer.model_max_length = longest
+    scorer._model.float()
+    known = [i for i, pair in enumerate(zip(answers, references, strict=True)) if all(text.strip() for text in pair)]
+    scores = scorer.score([answers[i] for i in known], [references[i] for i in known]) if known else [()] * 3
+    found = {name: [0.0] * len(answers) for name in BERT_SCORES}
+    for name, part in zip(BERT_SCORES, scores, strict=True):
+        for i, score in zip(known, part, strict=True):
+            found[name][i] = float(score)
+    return found
 
 
 def readability(texts: Iterable[str]) -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ be. What they really take, the ledger's seconds put right.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,26 @@ def _leaderboard(read: Reading) -> Work:
     return work
 
 
+def _evaluate_text(read: Reading) -> Work:
+    """A row counts whole, its reference too; BERTScore's encoder, whose size is not known, is left out."""
+    config, given = read.config, read.stage.overrides
+    found = [
+        read.rows(o) if (o := f"data.{name}") in given else read.named(source) for name, source in config.data.items()
+    ]
+    rows = together([replace(one, number=min(config.rows, one.number)) for one in found])
+    at_once = next(iter(config.models.values())).rows or ROWS_AT_ONCE
+    each = Work(loads=1) + scored(rows.number, read.tokens(rows)) + read.written(rows.number, at_once)
+    return each * len(config.models)
+
+
+def _merge_adapter(read: Reading) -> Work:
+    """Both merges, the base and what was trained: each reads the held-out rows, beside the one that was trained."""
+    if read.config.data is None:
+        return Work(loads=2)
+    rows = read.rows("data") if "data" in read.stage.overrides else read.named(read.config.data)
+    return Work(loads=5) + scored(min(read.config.max_rows, rows.number), read.tokens(rows)) * 8
+
+
 def _sweep(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     number = min(config.num_prompts, prompts.number) if config.num_prompts else prompts.number
@@ -301,6 +322,8 @@ RECIPES: Mapping[str, Callable[[Reading], Work]] = {
     "evaluate_safety": _evaluate_safety,
     "evaluate_instructions": _evaluate_instructions,
     "leaderboard": _leaderboard,
+    "evaluate_text": _evaluate_text,
+    "merge_adapter": _merge_adapter,
     "temperature_sweep": _sweep,
     "gate_sweep": _gate_sweep,
     "collect_preferences": _collect_preferences,

@@ -121,6 +121,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     shift_panels, samples = compared.shift_panels(files.answers), pick_samples(files.answers, files.beside)
     judge = files.versions[-1].get("judge") if files.versions else None
     search = make_search(files.answers, files.beside)
+    measured = measured_tables(files.measured)
     there = {
         "versions": files.versions,
         "rewards": files.reward_models,
@@ -135,7 +136,9 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         trainings=[(stage.stage, training_panels(stage), shown_spikes(stage)) for stage in files.trainings],
         whole_run=files.whole_run,
         has={name: files.whole_run or bool(part) for name, part in there.items()},
-        headline=headline(files.versions) if files.whole_run or len(names) > 1 else stages_headline(files),
+        headline=headline(files.versions)
+        if len(names) > 1 or (files.whole_run and (names or not measured))
+        else stages_headline(files),
         facts=facts(files),
         advice=advice(files.versions),
         measured=key_figures(files.versions),
@@ -155,7 +158,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         judge_panels=judge_panels(files.versions),
         batch_table=batch_table(files.batches),
         batch_panels=batch_panels(files.batches),
-        measured_tables=measured_tables(files.measured),
+        measured_tables=measured,
         kind_table=tables.kind_table(files.versions),
         accuracy_table=tables.accuracy_table(files.reward_models, files.referee) if files.reward_models else None,
         across=tables.OTHER_DOMAIN

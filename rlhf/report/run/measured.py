@@ -12,6 +12,7 @@ from rlhf.report.pages.instructions import instruction_table
 from rlhf.report.pages.leaderboard import leaderboard_table
 from rlhf.report.pages.rewards import accuracy_table
 from rlhf.report.pages.safety import rate_cell
+from rlhf.report.pages.text_metrics import text_tables
 from rlhf.report.run.reading import Measured
 
 Row = Mapping[str, Any]
@@ -25,8 +26,12 @@ def measured_tables(measured: Measured) -> list[tuple[str, Table]]:
         found.append(("The same by source, refusal detector", source_table(measured.safety)))
     if measured.instructions:
         found.append(("Instructions that a rule can check", instruction_table(measured.instructions)))
-    if measured.leaderboard:
-        found.append(("Knowledge kept", _board(measured.leaderboard)))
+    board = [("", _board(measured.leaderboard))] if measured.leaderboard else []
+    if measured.texts:
+        title = "Knowledge kept, and answers against references" if board else "Answers against references"
+        found.append((title, side_by_side([*board, *_text_tables(measured.texts)])))
+    elif board:
+        found.append(("Knowledge kept", board[0][1]))
     return [*found, *(_benchmark_tables(measured.benchmarks))]
 
 
@@ -75,6 +80,27 @@ def source_table(evaluations: Sequence[Row]) -> Table:
         for name, row in sources.items()
     ]
     return Table(heads, rows)
+
+
+def side_by_side(tables: Sequence[tuple[str, Table]]) -> Table:
+    """(what it is of, table) of the same policies as one; what one of them does not have is a dash.
+
+    What a table is of stands behind the heads of its columns, where it is not empty.
+    """
+    names = dict.fromkeys(row[0].text for _, table in tables for row in table.rows)
+    heads = [(f"{head}, {of}" if of else head, meaning) for of, table in tables for head, meaning in table.heads[1:]]
+    rows = [[Cell(name)] for name in names]
+    for _, table in tables:
+        there = {cells[0].text: cells[1:] for cells in table.rows}
+        for row in rows:
+            row += there.get(row[0].text, [Cell("–")] * (len(table.heads) - 1))
+    return Table([("Model", ""), *heads], rows)
+
+
+def _text_tables(texts: Mapping[str, Mapping[str, Row]]) -> list[tuple[str, Table]]:
+    return text_tables(
+        {source: {version_label(name): row for name, row in rows.items()} for source, rows in texts.items()}
+    )
 
 
 def _board(scores: Mapping[str, Mapping[str, Row]]) -> Table:

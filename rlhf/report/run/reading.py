@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rlhf.rewards.training.accuracy import SummarisedReport
 
 Row = dict[str, Any]
+REFERENCE = "reference"
+"""Name of the reference answers among the models that `recipes/evaluation/evaluate_text.py` measured."""
 FIRST = ("sft", "start")
 """Names of what the versions of a run are compared with."""
 BOUNDED = dict.fromkeys(("gold_helpfulness_ci", "gold_safety_ci", "distinct_2_ci", "repetition_ci"), 1.0)
@@ -82,6 +84,7 @@ class Measured:
     Args:
         safety: each safety_evaluation.json; `instructions` each instruction_evaluation.json.
         leaderboard: name of a policy -> task -> its score.
+        texts: set of answers -> name of a policy, or reference -> figure -> its distribution.
         benchmarks: stage -> its safety_benchmarks.json.
         rewards: stage -> its reward_evaluation.json.
     """
@@ -89,6 +92,7 @@ class Measured:
     safety: list[Row] = field(default_factory=list)
     instructions: list[Any] = field(default_factory=list)
     leaderboard: dict[str, dict[str, Row]] = field(default_factory=dict)
+    texts: dict[str, dict[str, Row]] = field(default_factory=dict)
     benchmarks: dict[str, Row] = field(default_factory=dict)
     rewards: dict[str, Any] = field(default_factory=dict)
 
@@ -192,7 +196,7 @@ def read_run(*paths: Path) -> RunFiles:
             for path in folders.files("statistics.json")
             if isinstance(batch := _json(path).get("batch"), dict)
         ],
-        measured=_measured(folders, [*names, *branches]),
+        measured=_measured(folders, [*names, *branches], planned),
         stages=_stages(folders, planned),
         config=config,
         settings=_yaml(config),
@@ -265,24 +269,34 @@ def _spikes(metrics: Path) -> list[Row]:
     return [row for row in _jsonl(metrics.with_name(SPIKES)) if "step" in row and isinstance(row.get("rows"), list)]
 
 
-def _measured(folders: Folders, order: Sequence[str]) -> Measured:
-    """In `order`, what it does not name behind it."""
+def _measured(folders: Folders, order: Sequence[str], planned: Sequence[PlannedStage]) -> Measured:
+    """In `order`, what it does not name behind it as it was planned."""
+    stages = [stage.name for stage in planned]
 
     def place(name: str) -> int:
-        return order.index(name) if name in order else len(order)
+        return order.index(name) if name in order else len(order) + (name == REFERENCE)
+
+    def files(name: str) -> list[Path]:
+        found = [(folders.name_of(path), path) for path in folders.files(name)]
+        return [path for _, path in sorted(found, key=lambda one: stages.index(one[0]) if one[0] in stages else -1)]
 
     def named(file: str) -> list[Row]:
-        found = [content for path in folders.files(file) if isinstance((content := _json(path)).get("name"), str)]
+        found = [content for path in files(file) if isinstance((content := _json(path)).get("name"), str)]
         return sorted(found, key=lambda content: place(content["name"]))
 
     def by_stage(file: str) -> dict[str, Row]:
-        return {folders.name_of(path): found for path in folders.files(file) if (found := _json(path))}
+        return {folders.name_of(path): found for path in files(file) if (found := _json(path))}
 
-    scores = {name: row for path in folders.files("leaderboard.json") for name, row in _json(path).items()}
+    scores = {name: row for path in files("leaderboard.json") for name, row in _json(path).items()}
+    texts: dict[str, dict[str, Row]] = {}
+    for path in files("text_metrics.json"):
+        for source, row in _json(path).items():
+            texts.setdefault(source, {}).update(row)
     return Measured(
         safety=named("safety_evaluation.json"),
         instructions=named("instruction_evaluation.json"),
         leaderboard={name: scores[name] for name in sorted(scores, key=place)},
+        texts={source: {name: rows[name] for name in sorted(rows, key=place)} for source, rows in texts.items()},
         benchmarks=by_stage("safety_benchmarks.json"),
         rewards=by_stage("reward_evaluation.json"),
     )

@@ -24,6 +24,7 @@ from simple_text_data import SimpleTextDataConfig, build
 
 ROOT = Path(__file__).resolve().parents[3]
 
+SOURCES = ("dolly", "simple_wikipedia")
 EASY = "The {0} is a big thing and it is hot. It gives us light and heat. We need the {0} to live and to grow our food."
 
 
@@ -166,6 +167,37 @@ def test_questions_by_a_model_here_and_by_a_server(
         for _, row in read_rows(file):
             by_article.setdefault(row["id"].split(".")[0], set()).add(file.name)
     assert all(len(files) == 1 for files in by_article.values()), "an article's passages stay together"
+
+
+def test_dolly_s_rows_and_lines_of_wikitext(tmp_path: Path, question_model: Path, chat_server) -> None:
+    """The answers to questions and the readable paragraphs, a stretch of the file in one part."""
+    easy = "The {0} is a big thing , and it is hot . It gives us light . We need the {0} to grow all of our food ."
+    (tmp_path / "lines.txt").write_text(
+        "".join(f" = Town {i} = \n\n {easy.format(f'town {i} {j}')} \n" * 2 for i in range(20) for j in range(2))
+        + " Notwithstanding considerable interdisciplinary institutionalisation , organisations deteriorated . \n"
+    )
+    rows = [{"instruction": f"Why {i}?", "context": "", "response": EASY.format(f"sun {i}")} for i in range(20)]
+    write_rows(tmp_path / "dolly.jsonl", [*rows, {"instruction": "Why?", "context": "", "response": "No."}])
+
+    def reply(body):
+        answers = chat_server.answers(body)
+        answers["choices"][0]["message"]["content"] = "What is it that gives us light?"
+        return 200, answers
+
+    chat_server.reply = reply
+    options = {"articles": tmp_path / "lines.txt", "eli5": tmp_path / "dolly.jsonl", "question_model": question_model}
+    options |= {"question_model.server.url": chat_server.url, "question_model.server.model": "tiny"}
+    simple_text_data.main(config(tmp_path, **options, **{"filters.min_article_words": 5}))
+    parts = {file.stem: [row for _, row in read_rows(file)] for file in (tmp_path / "data").glob("sft_*.jsonl")}
+    made = [row for rows in parts.values() for row in rows]
+    answers = {source: [r["messages"][1]["content"] for r in made if r["source"] == source] for source in SOURCES}
+    assert sorted(answers["dolly"]) == sorted(EASY.format(f"sun {i}") for i in range(20))
+    assert len(answers["simple_wikipedia"]) == 80
+    sentences = ("The town 0 0 is a big thing, and it is hot.", "It gives us light.")
+    plain = " ".join([*sentences, "We need the town 0 0 to grow all of our food."])
+    assert plain in answers["simple_wikipedia"]
+    stretches = {part: {r["id"].split(".")[0] for r in rows if "." in r["id"]} for part, rows in parts.items()}
+    assert sum(map(len, stretches.values())) == len(set.union(*stretches.values())) > 20
 
 
 def test_bad_rows_are_refused_or_counted(tmp_path: Path) -> None:

@@ -177,6 +177,17 @@ def test_prompts_that_the_settings_name_are_counted_where_they_lie(tmp_path: Pat
     pairs = stage("x", recipe="evaluate_rewards", test_preferences=str(rows))
     found = work_of(pairs, Fields(rewards={"a": "x", "b": "y"}), counts)
     assert found is not None and (found.loads, found.score_passes) == (2, 2 * 10 / 4)
+    texts = Fields(models={"m": Fields(rows=2)}, data={"a": str(rows), "b": "org/x"}, rows=6, sampling=sampling)
+    reader = stage("x", recipe="evaluate_text", **{"data.b": str(rows)})
+    found = work_of(reader, texts, counts, characters_per_token=2.0)
+    assert found == Work(loads=1, score_passes=12 / 8, score_tokens=6 * 2, steps=16 * 6, answer_tokens=12 * 16), (
+        "b's rows are dialogues, of which these have none"
+    )
+    merged = Fields(data=str(rows), max_rows=4)
+    assert work_of(stage("x", recipe="merge_adapter"), merged, counts, characters_per_token=2.0) == Work(
+        loads=5, score_passes=8 * 4 / 8, score_tokens=8 * 4 * 2
+    )
+    assert work_of(stage("x", recipe="merge_adapter"), Fields(data=None), counts) == Work(loads=2)
     judged.prompts = {"a": "org/set:train"}
     assert work_of(stage("x", recipe="evaluate_safety"), judged, counts) is None, "nothing is known of the hub's"
 

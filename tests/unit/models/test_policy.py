@@ -159,6 +159,18 @@ def test_qlora_trains_adapters_only_and_comes_back_the_same(tiny_policy_path: Pa
         load_policy(tmp_path / "c", adapter=AdapterConfig(r=8))
 
 
+def test_4_bit_weights_compute_in_float32_on_a_cpu(tiny_policy_path: Path) -> None:
+    """In bfloat16 a processor without instructions for it took seven times as long."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = load_policy(tiny_policy_path, quantization="nf4")
+    if next(model.parameters()).device.type != "cpu":
+        pytest.skip("on a GPU they compute in bfloat16")
+    layer = next(m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit))
+    whole = bitsandbytes.functional.dequantize_4bit(layer.weight, layer.weight.quant_state)
+    rows = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(rows), rows @ whole.T, rtol=1e-5, atol=1e-6)
+
+
 def test_saving_4_bit_weights_without_adapter_is_refused(tiny_policy_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     model = load_policy(tiny_policy_path, quantization="nf4")

@@ -109,3 +109,56 @@ def test_they_are_on_the_page_and_nothing_is_where_nothing_measured(run: Path) -
         for file in run.rglob(f"{name}.json"):
             file.unlink()
     assert measured_tables(read_run(run).measured) == []
+
+
+def figures(mean: float) -> dict[str, Any]:
+    return {"rouge1": {"n": 2, "mean": mean, "ci": [mean - 0.1, mean + 0.1], "quantiles": None}}
+
+
+def test_answers_against_references_stand_beside_what_was_kept(run: Path) -> None:
+    """One table of all policies; the references come last, and have no knowledge."""
+    for number, (name, folder) in enumerate(NAMES.items()):
+        place = run / f"{folder}{'' if folder.endswith('/') else '_'}text_evaluation" / "text_metrics.json"
+        place.parent.mkdir(parents=True)
+        ease = {"reading_ease": {"n": 2, "mean": 60.0, "ci": None, "quantiles": None}}
+        row = {name: figures(0.5 + number / 10) | ease, "reference": ease}
+        place.write_text(json.dumps({"dolly": row, "wiki": row}))
+    tables = dict(measured_tables(read_run(run).measured))
+    assert "Knowledge kept" not in tables
+    table = tables["Knowledge kept, and answers against references"]
+    assert [head for head, _ in table.heads] == [
+        *("Model", "Average", "ARC", "ROUGE-1, dolly", "Reading ease, dolly", "ROUGE-1, wiki", "Reading ease, wiki")
+    ]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows(table)] == [
+        *("start", "V1", "V2 + PPO", "V1 (random)", "reference")
+    ]
+    answers = "0.500 (0.400 to 0.600) | 60.0"
+    assert rows(table)[0] == f"| start | 30.00 (± 1.96) | 30.00 (± 1.96) | {answers} | {answers} |"
+    assert rows(table)[-1] == "| reference | – | – | – | 60.0 | – | 60.0 |"
+    for file in run.rglob("leaderboard.json"):
+        file.unlink()
+    assert "Answers against references" in dict(measured_tables(read_run(run).measured))
+
+
+def test_policies_that_nothing_evaluated_stand_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    """Their stages' names are in another: both, dolly, start, wiki."""
+    texts = {"step": "evaluate_text", "reads": {"data.d": "rows"}}
+    train = {"step": "sft", "reads": {"policy": "start", "data": "rows"}}
+    plan = {
+        "run": str(tmp_path),
+        "configs": str(tmp_path),
+        "inputs": {"policy": "p", "rows": "r.jsonl"},
+        "versions": [{"name": name, "steps": [train, texts]} for name in ("wiki", "dolly", "both")],
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps({"config": plan}))
+    (tmp_path / "ledger.jsonl").write_text('{"event": "started", "stage": "wiki/sft"}\n')
+    for name in ("start", "wiki", "dolly", "both"):
+        place = tmp_path / ("start_text_evaluation" if name == "start" else f"{name}/text_evaluation")
+        place.mkdir(parents=True)
+        (place / "text_metrics.json").write_text(json.dumps({"d": {name: figures(0.5), "reference": {}}}))
+    files = read_run(tmp_path)
+    ((_, table),) = measured_tables(files.measured)
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows(table)]
+    assert names == ["start", "wiki", "dolly", "both", "reference"]
+    page = render(files)
+    assert "There are not two evaluated versions" not in page and "stages, " in page

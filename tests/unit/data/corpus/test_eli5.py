@@ -52,6 +52,18 @@ def test_the_tag_of_a_title_goes(title, question):
     assert post_of({"title": title, "answers": []}, "7").question == question
 
 
+def test_a_row_of_dolly_is_a_question_with_one_answer_without_votes():
+    row = {"instruction": "Who was he?", "context": "He was Bob.", "response": "Bob", "category": "closed_qa"}
+    post = post_of(row, "7")
+    assert (post.question, texts(post.answers)) == ("He was Bob.\n\nWho was he?", [("Bob", None)])
+    messages = [{"role": "user", "content": post.question}, {"role": "assistant", "content": "Bob"}]
+    assert rows_of_post(post) == ("sft", [{"id": "7", "messages": messages, "source": "dolly"}])
+    assert post_of({"instruction": "Why?", "context": "", "response": " "}, "8") == Post("8", "Why?", [], "dolly")
+    for wrong in ({"response": None}, {"context": 3, "response": "a"}):
+        with pytest.raises(InputError, match="must be a text, got"):
+            post_of({"instruction": "Why?", **wrong}, "9")
+
+
 @pytest.mark.parametrize("gone", [{"title": "[deleted]"}, {"title": "a", "selftext": "[removed]"}])
 def test_a_post_that_is_gone_has_no_question(gone):
     assert post_of({**gone, "answers": []}, "7").question == ""
@@ -203,6 +215,8 @@ def test_a_bad_article_is_refused(row):
         ("The sun is hot.", None),
         ("Why?", None),
         ("What does the paragraph say?", None),
+        ("What is the answer to this question?", None),
+        ("A question: How did Nathan remain one of the top closers?", "How did Nathan remain one of the top closers?"),
         ("", None),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.evaluation.benchmarks.text_metrics import ROUGES, bert_scores, distribution, readability, rouge
+from rlhf.models.checkpoint.context import Context
 
 ANSWERS = ["the cat sat on the mat", "dogs bark", "", "one line\nand another line"]
 REFERENCES = ["the cat lay on the mat", "a dog barks loudly", "something", "and another line\none line"]
@@ -74,7 +75,9 @@ def test_bert_score_is_the_librarys_own_and_the_formula_on_the_encoders_states(t
     assert ours["bert_f1"][0] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-5)
 
 
-def test_bert_score_needs_a_tokenizer_that_knows_its_longest_text(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_text_is_as_long_as_the_tokenizer_or_else_the_model_says(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("bert_score")
     from transformers import AutoModel, AutoTokenizer
 
@@ -82,8 +85,32 @@ def test_bert_score_needs_a_tokenizer_that_knows_its_longest_text(tiny_bert: Pat
     tokenizer.model_max_length = int(1e30)
     tokenizer.save_pretrained(tmp_path)
     AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    long = " ".join(["dogs bark"] * 300)  # the model has 512 positions
+    assert bert_scores([long], [long], str(tmp_path), 1)["bert_f1"] == pytest.approx([1.0])
+    monkeypatch.setattr("rlhf.evaluation.benchmarks.text_metrics.Context.of", lambda config: Context(None))
     with pytest.raises(InputError, match="has no model_max_length"):
         bert_scores(["a"], ["b"], str(tmp_path), 1)
+
+
+def test_a_causal_model_is_an_encoder_too(tiny_policy_path: Path) -> None:
+    """Its tokenizer says nothing of its length, puts nothing around a text, and an empty one has no state."""
+    pytest.importorskip("bert_score")
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    ours = bert_scores(ANSWERS, REFERENCES, str(tiny_policy_path), 1)
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_policy_path), AutoModel.from_pretrained(tiny_policy_path)
+    model.layers = model.layers[:1]
+    states = []
+    for text in (ANSWERS[0], REFERENCES[0]):
+        with torch.no_grad():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        states.append(torch.nn.functional.normalize(hidden, dim=-1))
+    similarity = states[0] @ states[1].T
+    assert ours["bert_precision"][0] == pytest.approx(similarity.amax(1).mean().item(), abs=1e-5)
+    assert ours["bert_recall"][0] == pytest.approx(similarity.amax(0).mean().item(), abs=1e-5)
+    assert [ours[name][2] for name in ours] == [0.0] * 3, "an answer without a word"
+    assert bert_scores([""], ["a"], str(tiny_policy_path), 1) == {name: [0.0] for name in ours}
 
 
 def test_readability_of_a_text_and_of_none() -> None:
