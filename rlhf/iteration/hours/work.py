@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, together
-from rlhf.iteration.hours.reading import Reading, Unknown
+from rlhf.iteration.hours.reading import ROWS_AT_ONCE, Reading, Unknown
 from rlhf.iteration.hours.speed import Work, scored, trained
 from rlhf.iteration.plan import PlannedStage
 
