@@ -166,9 +166,9 @@ def candidates(
             part = part_of(first_turn([{"role": "user", "content": post.question}]), shares, config.seed)
             yield Candidate(part, kind, post.question, made)
     if config.articles is not None:
-        rows = joined_lines(source_rows(config.articles))
+        lines = joined_lines(source_rows(config.articles))
         articles = parsed(
-            counted(rows, config.articles), article_of, config.articles, config.on_bad_row, log["simple_wikipedia"]
+            counted(lines, config.articles), article_of, config.articles, config.on_bad_row, log["simple_wikipedia"]
         )
         for passage in filtered_passages(articles, filters["simple_wikipedia"], ask, config.rows):
             part = part_of(passage.together, shares, config.seed)
