@@ -50,17 +50,21 @@ class RequestFailed(InputError):
         said: the beginning of what came with the status.
         wait: seconds that the server asks to wait before a repetition.
         retries: repetitions that it is worth at most; None: as many as the client's.
-
-    Attributes:
         alive: whether the server answered other requests between the first try of this one and the last.
     """
 
     def __init__(
-        self, message: str, status: int | None = None, said: str = "", wait: float = 0.0, retries: int | None = None
+        self,
+        message: str,
+        status: int | None = None,
+        said: str = "",
+        wait: float = 0.0,
+        retries: int | None = None,
+        alive: bool = False,
     ) -> None:
         super().__init__(message)
         self.status, self.said, self.wait, self.retries = status, said, wait, retries
-        self.alive = False
+        self.alive = alive
 
     @property
     def may_pass(self) -> bool:
@@ -229,9 +233,8 @@ class JsonClient:
                 before = before if attempt else self._answered
                 if attempt >= min(most, most if error.retries is None else error.retries):
                     times = f", {attempt + 1} times in a row" if attempt else ""
-                    failed = RequestFailed(f"{error}{times}{WAY_OUT}", error.status, error.said)
-                    failed.alive = self._answered > before
-                    raise failed from None
+                    alive = self._answered > before
+                    raise RequestFailed(f"{error}{times}{WAY_OUT}", error.status, error.said, alive=alive) from None
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(max(wait, error.wait))
                 attempt += 1
