@@ -80,6 +80,10 @@ def ready_pythons(folder: Path) -> Iterator[ReadyPython]:
         for number in range(SERVERS)
     ]
     try:
+        for number, server in enumerate(servers):
+            while not (folder / str(number)).exists():
+                assert server.poll() is None, "it ended while it imported"
+                time.sleep(0.1)
         yield ReadyPython(folder)
     finally:
         for server in servers:
@@ -92,7 +96,7 @@ def serve(place: Path) -> None:
     for name in MODULES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    signal.signal(signal.SIGCHLD, _reap)
     gc.collect()
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as door:
@@ -106,6 +110,13 @@ def serve(place: Path) -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 _become(asked)
             asked.close()
+
+
+def _reap(*_: object) -> None:
+    """Let those go that ended; the time that they took is this process's children's."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _become(asked: socket.socket) -> NoReturn:
@@ -156,12 +167,7 @@ def ask(folder: Path, given: Sequence[str]) -> int:
     """Have the words run, of the launcher's processes by turns in the one server and the other; the exit code."""
     place = folder / str(int(os.environ.get("RANK", "0")) % SERVERS)
     with socket.socket(socket.AF_UNIX) as server:
-        while True:
-            try:
-                server.connect(str(place))
-                break
-            except (FileNotFoundError, ConnectionRefusedError):  # it imports
-                time.sleep(0.1)
+        server.connect(str(place))
         order = {"environment": dict(os.environ), "folder": os.getcwd(), "words": list(given), "path": sys.path}
         socket.send_fds(server, [b"x"], [0, 1, 2])
         server.sendall(json.dumps(order).encode() + b"\n")
