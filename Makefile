@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=  # a test session starts hundreds of Pythons: 
 setup: .venv/.installed
 .venv/.installed: setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[qlora,deepspeed,eval,annotate,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[qlora,deepspeed,eval,annotate,dev]'
 	touch $@
 
 vllm: .venv-vllm/.installed  ## the engine of `--policy.engine vllm`, in an environment of its own (3 GB): CUDA's where there is a GPU
@@ -77,8 +77,7 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --quiet
 
 doors: setup  ## two processes: every training recipe by the user's command line, every file of ds_configs; a whole small run
-	$(BIN)/python -m pytest --numprocesses 2 --quiet -m doors tests/doors $$(grep -rl --include '*.py' 'mark\.doors' tests/faults tests/recipes tests/unit)
-	$(BIN)/python -m pytest --quiet -m doors tests/distributed
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --quiet -m doors tests/doors tests/distributed $$(grep -rl --include '*.py' 'mark\.doors' tests/faults tests/recipes tests/unit)
 
 browser: setup  ## the annotation page and the report in a real chromium, by keyboard and mouse
 	$(BIN)/python -m pytest --quiet -m browser -rs tests/browser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from chat_server import ChatServer
+from ready_python import ReadyPython, ready_pythons
 from tiny_models import make_tiny_tokenizer, save_tiny_policy
 
 if TYPE_CHECKING:
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_MODEL = Path(os.environ.get("RLHF_CHAT_MODEL", ROOT / "runs" / "smollm2"))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the end of each training collects garbage, and need not look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup() -> None:
@@ -56,6 +64,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_policy_path(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """See `save_tiny_policy`."""
     return save_tiny_policy(tmp_path_factory.mktemp("tiny_policy"), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def ready_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadyPython]:
+    """For tests of several processes; they stand in the group "ready", so that one of xdist's workers has them all."""
+    with ready_pythons(tmp_path_factory.mktemp("ready")) as ready:
+        yield ready
 
 
 @pytest.fixture

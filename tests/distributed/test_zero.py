@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from ready_python import ReadyPython
 
-pytestmark = pytest.mark.doors
+pytestmark = [pytest.mark.doors, pytest.mark.xdist_group("ready")]
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
@@ -31,11 +32,11 @@ def _free_port() -> int:
         return port
 
 
-def _start(kind: str, settings: str | None, policy: Path, reward: Path, output: Path) -> subprocess.Popen[str]:
-    launcher = [sys.executable]
+def _start(ready: ReadyPython, settings: str | None, policy: Path, reward: Path, output: Path) -> subprocess.Popen[str]:
+    launcher = ready.python
     if settings is not None:
         launcher += ["-m", "accelerate.commands.launch", "--config_file", f"ds_configs/{settings}"]
-        launcher += ["--main_process_port", str(_free_port())]
+        launcher += ["--main_process_port", str(_free_port()), *ready.script]
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "PYTEST_XDIST"))},
         "OMP_NUM_THREADS": "1",
@@ -73,14 +74,17 @@ def _reward_of_its_own_weights(policy: Path, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_policy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """All kinds side by side: most of each one's time is importing."""
+def runs(
+    tiny_policy_path: Path, ready_python: ReadyPython, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """All kinds side by side."""
     pytest.importorskip("deepspeed")
     folder = tmp_path_factory.mktemp("distributed")
     reward = _adapter_reward(tiny_policy_path, folder / "reward")
     _reward_of_its_own_weights(tiny_policy_path, folder / "own_weights")
     started = {
-        kind: _start(kind, settings, tiny_policy_path, reward, folder / kind) for kind, settings in KINDS.items()
+        kind: _start(ready_python, settings, tiny_policy_path, reward, folder / kind)
+        for kind, settings in KINDS.items()
     }
     try:
         for kind, process in started.items():

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from fake_engine import FakeEngine
+from ready_python import ReadyPython
 
 from rlhf.metrics import read_metrics
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
 
-pytestmark = pytest.mark.doors
+pytestmark = [pytest.mark.doors, pytest.mark.xdist_group("ready")]
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("engine_worker.py")
@@ -42,7 +43,7 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ran(world: Path, engine: FakeEngine, **options: str) -> list[dict[str, Any]]:
+def ran(ready: ReadyPython, world: Path, engine: FakeEngine, **options: str) -> list[dict[str, Any]]:
     """What each process noted."""
     given = WORDS | {"output": "out", "policy.engine.environment": str(engine.folder)} | options
     environment = {
@@ -54,7 +55,7 @@ def ran(world: Path, engine: FakeEngine, **options: str) -> list[dict[str, Any]]
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(WORKER.parent)]),
     }
     settings = str(ROOT / "ds_configs" / "accelerate_cpu_zero3.yaml")
-    launcher = [sys.executable, "-m", "rlhf.launch", "--config_file", settings, str(WORKER), "figures"]
+    launcher = [*ready.python, "-m", "rlhf.launch", "--config_file", settings, *ready.script, str(WORKER), "figures"]
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     done = subprocess.run([*launcher, *words], cwd=world, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -66,13 +67,15 @@ def ran(world: Path, engine: FakeEngine, **options: str) -> list[dict[str, Any]]
     return figures
 
 
-def test_roles_on_one_base_and_one_engine_for_both_processes(world: Path, tiny_policy_path: Path) -> None:
+def test_roles_on_one_base_and_one_engine_for_both_processes(
+    world: Path, tiny_policy_path: Path, ready_python: ReadyPython
+) -> None:
     """The judge is an adapter over the base; of the base no more than a matrix of an adapter is ever gathered."""
     reward = RewardModel.from_policy(tiny_policy_path, safety_head=False, seed=0, adapter=AdapterConfig(r=4))
     reward.save(world / "reward", load_tokenizer(tiny_policy_path), merge=False)
     engine = FakeEngine(world / "environment")
     shape = {"roles": "shared", "adapter.r": "4", "policy.engine.options": '{"tensor_parallel_size": 2}'}
-    found = ran(world, engine, policy=str(tiny_policy_path), helpfulness="reward", **shape)
+    found = ran(ready_python, world, engine, policy=str(tiny_policy_path), helpfulness="reward", **shape)
     assert engine.starts() == 1 and engine.option("tensor-parallel-size") == "2"
     assert len(engine.asked) == 2 * 10 + 3 * 5, "one engine draws all answers"
     assert [each["name"] for each in engine.given] == ["adapter", "adapter-000002", "adapter-000004"]
@@ -82,13 +85,13 @@ def test_roles_on_one_base_and_one_engine_for_both_processes(world: Path, tiny_p
     assert [one["whole"] for one in found] == [[], []]
 
 
-def test_separate_roles_and_an_engine_each(world: Path, tiny_policy_path: Path) -> None:
+def test_separate_roles_and_an_engine_each(world: Path, tiny_policy_path: Path, ready_python: ReadyPython) -> None:
     """Policy, value, reference and judge are divided as they are loaded; for the engine one tensor after another."""
     RewardModel.from_policy(tiny_policy_path, safety_head=True, seed=0).save(
         world / "reward", load_tokenizer(tiny_policy_path)
     )
     engine = FakeEngine(world / "environment")
-    found = ran(world, engine, policy=str(tiny_policy_path), helpfulness="reward")
+    found = ran(ready_python, world, engine, policy=str(tiny_policy_path), helpfulness="reward")
     assert engine.starts() == 2 * 3
     largest = max(p.numel() for p in load_policy(tiny_policy_path).parameters())
     assert [(one["gathered"], one["loaded"], one["whole"]) for one in found] == [(largest, 4, [])] * 2

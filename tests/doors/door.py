@@ -15,27 +15,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ready_python import ReadyPython
+
 from rlhf.iteration.plan import find_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
+COLD = ("ppo", "accelerate_cpu_zero3.yaml")
 WORDS = ("river", "goat", "doctor", "guide", "word", "mora", "velda", "paint", "hello")
 
 
 @dataclass
 class Door:
-    """A folder with rows for every recipe, a tiny policy and two reward models; `launch` starts a recipe in it."""
+    """A folder with rows for every recipe, a tiny policy and two reward models; `launch` starts a recipe in it.
+
+    Without `settings`, and under those of `COLD`, Python itself starts everything; else what it imports of others is
+    ready (`ready_python`).
+    """
 
     here: Path
     policy: Path
     rewards: Path
+    ready: ReadyPython
 
     def launch(self, settings: str | None, recipe: str, config: str, **options: object) -> Path:
         """Run a recipe to its end, on two processes or, without `settings`, plainly on one; returns its folder."""
         output = self.here / f"{recipe}_{(settings or 'one').removesuffix('.yaml')}"
-        launcher = [sys.executable]
+        cold = settings is None or (recipe, settings) == COLD
+        launcher, script = ([sys.executable], []) if cold else (self.ready.python, self.ready.script)
         if settings is not None:
-            launcher += ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "ds_configs" / settings)]
-            launcher += ["--num_processes", "2", "--main_process_port", str(free_port())]
+            file = str(ROOT / "ds_configs" / settings)
+            launcher = [*launcher, "-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2"]
+            launcher += ["--main_process_port", str(free_port()), *script]
         given = {"output": output, **{name.replace("__", "."): value for name, value in options.items()}}
         more = [part for name, value in given.items() for part in (f"--{name}", as_option(value))]
         files = [str(find_recipe(recipe)), "--config", str(ROOT / "recipes" / "configs" / config)]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.doors
+pytestmark = [pytest.mark.doors, pytest.mark.xdist_group("installed")]
 
 
 @pytest.fixture(scope="module")

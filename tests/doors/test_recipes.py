@@ -26,6 +26,7 @@ OTHERS = {
 }
 RARE = ("text_classifier", "reward_study", "safety_study")  # they train through the stages of the others
 DOORS, LONG = pytest.mark.doors, pytest.mark.long
+pytestmark = pytest.mark.xdist_group("ready")
 
 
 @pytest.fixture(scope="session")

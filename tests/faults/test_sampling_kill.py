@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = """
-import json, os, sys
+import gc, json, os, sys
 import rejection_sampling, rlhf.finetuning.supervised, rlhf.rewards.loading
 from rlhf.configuration import run_recipe
 from rlhf.sampling.decoding import Decoder
@@ -47,6 +47,7 @@ def counted(self, prompt, samples):
     written += 1
 
 Decoder.admit, ShardWriter.write = noted, counted
+gc.freeze()
 for kill_at, trace, sys.argv[1:] in json.loads(sys.argv[1]):
     child = os.fork()
     if not child:

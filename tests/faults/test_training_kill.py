@@ -30,7 +30,7 @@ KILLED = dict.fromkeys(("sft", "helpfulness_reward", "rejection_sampling"), ())
 """One of each kind, with its marks; the others train through the same two stages (`make long`)."""
 KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 STARTER = """
-import importlib, json, os, signal, sys, time, typing
+import gc, importlib, json, os, signal, sys, time, typing
 import peft, rlhf.finetuning.supervised, rlhf.ppo.algorithm, rlhf.ppo.setup, rlhf.rewards.training.train
 import rlhf.training.checkpoints, rlhf.rewards.training.stage, rlhf.finetuning.stage, rlhf.sampling.in_process
 import torch.utils.tensorboard
@@ -43,6 +43,7 @@ def wait_for(path, lines):
 def child_lives():
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
+gc.freeze()  # the end of a training looks through what is imported otherwise, and copies it
 for line in sys.stdin:  # all is imported: a start takes no time
     name, kill, sys.argv[1:] = json.loads(line)
     recipe = importlib.import_module(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from rlhf.stage import (
     on_main_process,
     open_stage,
     options_of,
+    package_versions,
 )
 from rlhf.stage.digests import FileDigests, signature_of
 
@@ -418,3 +420,16 @@ def test_what_the_driver_knows_is_not_read_again(make: Make, tmp_path: Path, mon
     assert digests("first") == {"source": digest(tmp_path / "source"), "other": "of an earlier stage"}
     (tmp_path / "model" / "weights").write_text("other")
     assert digests("second")["other"] == digest(tmp_path / "model")
+
+
+def test_versions_are_read_of_the_packages_that_decide_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, each stage's end read what every installed package says of itself: half of the time of a small stage."""
+    wanted = {name: metadata.version(name) for name in ("rlhf", "torch", "transformers")}
+
+    def every(**_: object) -> None:
+        raise AssertionError("all that is installed is read")
+
+    monkeypatch.setattr(metadata, "distributions", every)
+    assert package_versions().items() >= wanted.items() and "pytest" not in package_versions()
+    monkeypatch.setattr("rlhf.stage.files.PACKAGES", ("torch", "no-such-package"))
+    assert package_versions() == {"torch": wanted["torch"]}

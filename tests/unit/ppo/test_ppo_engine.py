@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from fake_engine import ENDS, FakeEngine
+from ready_python import ReadyPython
 from safetensors.torch import load_file
 
 from rlhf.configuration import parse_config
@@ -219,16 +219,24 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.doors
+@pytest.mark.xdist_group("ready")
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed for good"])
 def test_two_processes_have_an_engine_each_and_the_figures_of_one(
-    world: Path, tiny_policy_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, killed: bool
+    world: Path,
+    tiny_policy_path: Path,
+    engine: FakeEngine,
+    ready_python: ReadyPython,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: bool,
 ) -> None:
     """One that is killed, and does not start again, leaves its prompts to the other, in every iteration."""
     if killed:
         engine.tell(dies=1, dies_after=3, fails="RuntimeError: the GPU is lost", starts=2)
     shape = SHARED | {"ppo.iterations": "2"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(ROOT / "recipes" / "ppo.py"), *words(tiny_policy_path, engine, **shape)]
+    launcher = [*ready_python.python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [*ready_python.script, str(ROOT / "recipes" / "ppo.py")]
+    command = [*launcher, *script, *words(tiny_policy_path, engine, **shape)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

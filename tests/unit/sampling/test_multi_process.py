@@ -4,7 +4,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ready_python import ReadyPython
 
 from rlhf.conversation import Conversation
 from rlhf.errors import InputError
@@ -46,18 +46,22 @@ with open(f"{sys.argv[2]}/{accelerator.num_processes}_{accelerator.process_index
 
 
 @pytest.mark.doors
-def test_one_and_two_processes_draw_the_same_samples(tiny_policy_path: Path, tmp_path: Path) -> None:
+@pytest.mark.xdist_group("ready")
+def test_one_and_two_processes_draw_the_same_samples(
+    tiny_policy_path: Path, ready_python: ReadyPython, tmp_path: Path
+) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).resolve().parents[3]
     environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
     one = subprocess.Popen(
-        [sys.executable, str(program), str(tiny_policy_path), str(tmp_path)], env=environment, cwd=tmp_path
+        [*ready_python.python, str(program), str(tiny_policy_path), str(tmp_path)], env=environment, cwd=tmp_path
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    launch = [*ready_python.python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    launch += ["--rdzv_endpoint", "localhost:0", *ready_python.script]
     two = subprocess.run(
-        [*launch, "--rdzv_endpoint", "localhost:0", str(program), str(tiny_policy_path), str(tmp_path)],
+        [*launch, str(program), str(tiny_policy_path), str(tmp_path)],
         env=environment,
         cwd=tmp_path,
         timeout=600,

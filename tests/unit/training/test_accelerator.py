@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from ready_python import ReadyPython
 
 from rlhf.launch import PRECISION_UNSAID
 from rlhf.models.policy import load_policy, load_tokenizer
@@ -102,11 +102,14 @@ def test_what_is_only_run_is_held_in_the_mixed_precision_and_what_is_trained_in_
     assert frozen_dtype("cpu") == "float32", "beside a GPU, what runs on the CPU"
 
 
-def test_processes_wait_long_enough_and_hold_their_gradients_once(tmp_path: Path) -> None:
+@pytest.mark.doors
+@pytest.mark.xdist_group("ready")
+def test_processes_wait_long_enough_and_hold_their_gradients_once(tmp_path: Path, ready_python: ReadyPython) -> None:
     """NCCL's own patience is ten minutes: less than the main process tokenizes. DDP's buckets are a second copy of the
     gradients unless these are views of them."""
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "rlhf.launch", "--num_processes", "2", str(tmp_path / "script.py")]
+    command = [*ready_python.python, "-m", "rlhf.launch", "--num_processes", "2", *ready_python.script]
+    command.append(str(tmp_path / "script.py"))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
