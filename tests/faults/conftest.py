@@ -50,6 +50,9 @@ def trace(word, config):
     with open(os.environ["TRACE"], "a") as stream:
         stream.write(f"{word} {config.output.name} {time.time():.3f} {os.getpid()}\\n")
 
+def traced():
+    return Path(os.environ["TRACE"]).read_text()
+
 def main(config: FakeConfig) -> None:
     if config.mode == "refuse":
         time.sleep(config.seconds if os.environ.get("RANK") == "0" else 0)
@@ -81,6 +84,8 @@ def main(config: FakeConfig) -> None:
             return
         (folder / "gpus.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
         (folder / "out.txt").write_text(f"{config.text} {config.seed} " + " ".join(p.read_text() for p in config.reads))
+        while os.environ.get("WORLD_SIZE", "1") != "1" and f"join {config.output.name} " not in traced():
+            time.sleep(0.05)  # a stage's processes meet before it ends
         trace("end", config)
     if config.mode == "late":
         raise ValueError("the copy elsewhere failed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
@@ -416,3 +418,28 @@ def test_leaving_ends_what_is_in_flight(hostile: HostileServer) -> None:
         while not hostile.requests:
             time.sleep(0.01)
     assert asked.cancelled()
+
+
+class Asker:
+    """Asks until somebody answers, as what waits for an engine does."""
+
+    def ask(self, client: JsonClient) -> bool:
+        try:
+            return bool(client.ask_now("x"))
+        except RequestFailed:
+            return False
+
+
+def test_who_asked_in_vain_goes_with_its_last_name(hostile: HostileServer) -> None:
+    """What a failure leaves behind holds nobody until garbage is collected: a process that asked ends in time."""
+    hostile.behave = lambda wire: wire.answer(500, {})
+    gc.disable()
+    try:
+        asker = Asker()
+        gone = weakref.ref(asker)
+        with JsonClient(hostile.origin, retries=0) as client:
+            assert not asker.ask(client)
+        del asker
+        assert gone() is None
+    finally:
+        gc.enable()
