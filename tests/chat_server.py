@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -36,11 +37,12 @@ class ChatServer:
 
             def _send(self, status: int, body: Any) -> None:
                 text = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.send_header("Retry-After", "0")
-                self.end_headers()
-                self.wfile.write(text)
+                with contextlib.suppress(ConnectionError):  # who asked may be gone
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(text)))
+                    self.send_header("Retry-After", "0")
+                    self.end_headers()
+                    self.wfile.write(text)
 
             def log_message(self, *args: Any) -> None:
                 pass
