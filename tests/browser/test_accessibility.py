@@ -52,6 +52,8 @@ def require_no_violation(page: Any, state: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     for width in (400, 1280):
         page.set_viewport_size({"width": width, "height": 900})
+        # colours take a moment to change
+        page.evaluate("Promise.allSettled(document.getAnimations().map(each => each.finished))")
         found = axe.Axe().run(page).response["violations"]
         said = [f"{v['id']}: {node['target']} {node['failureSummary']}" for v in found for node in v["nodes"]]
         assert not said, f"{state}, {width} pixels:\n" + "\n".join(said)
