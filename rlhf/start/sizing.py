@@ -270,11 +270,9 @@ def _optimizer(
 
 
 def _ppo(sizes: Sizes, data: Data) -> Settings:
-    settings: Settings = {}
+    settings = _trained(sizes)
     if sizes.adapter:
         settings["roles"] = ("shared", f"adapters and heads on one base: {sizes.why}")
-    if sizes.nf4:
-        settings["quantization"] = ("nf4", "the base in 4 bit")
     batch = 32 if sizes.small else 512
     minibatch = 16 if sizes.small else 64
     compares = sizes.adapter and sizes.small

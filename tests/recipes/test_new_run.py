@@ -172,6 +172,17 @@ def test_every_written_setting_is_an_option(
         assert all("  # " in line for line in values), "a reason at every value"
 
 
+def test_adapters_of_a_small_model_have_one_size_and_compare_answers(
+    tiny_policy_path: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also PPO's, where no version before it has made one; and there is no value model to learn."""
+    monkeypatch.setattr("rlhf.start.sizing.TINY", 1.0)
+    new_run(Request(tmp_path / "run", tiny_policy_path, helpfulness_preferences=(str(pairs),)), Machine(2, 24.0))
+    configs = {n: yaml.safe_load((tmp_path / "run" / "config" / f"{n}.yaml").read_text()) for n in STAGES[:2]}
+    assert configs["ppo"]["adapter"] == configs["rejection_sampling"]["adapter"] == {"r": 16, "merge": False}
+    assert (configs["ppo"]["ppo"]["estimator"], configs["ppo"]["ppo"]["samples_per_prompt"]) == ("rloo", 4)
+
+
 @pytest.mark.parametrize(("own", "written"), [(None, 0.7), (0.6, 0.6), (1.0, 1.0), (0.2, 0.7)])
 def test_one_temperature_for_sampling_ppo_and_evaluation(
     own: float | None, written: float, tiny_policy_path: Path, pairs: Path, tmp_path: Path
