@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import yaml
@@ -30,7 +31,7 @@ from rlhf.data.loading import load_preferences, load_prompts
 from rlhf.errors import InputError, mistakes_in_a_sentence
 from rlhf.iteration.config import IterativeConfig, VersionConfig
 from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, LOOKED_AT, read_rows
-from rlhf.iteration.launching import Launch
+from rlhf.iteration.launching import Launch, Launches
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.processes.stage_process import command_of, extra_environment
 from rlhf.jsonl import read_json
@@ -74,10 +75,14 @@ def calibrated(config: IterativeConfig) -> dict[str, Any] | None:
                 "configs": str(config.configs),
                 "inputs": config.inputs,
                 "versions": [version.name for version in config.versions],
+                "launch": config.launch,
+                "slots": config.slots,
                 "files": files,
                 "data_seconds": sum(os.times()[:4]) - before if files else None,
             }
-            why = _run([sys.executable, "-m", "rlhf.start.calibrate", json.dumps(given)])
+            precision = _precision(config)
+            asked = {} if precision is None else {"ACCELERATE_MIXED_PRECISION": precision}
+            why = _run([sys.executable, "-m", "rlhf.start.calibrate", json.dumps(given)], asked)
         except InputError as error:
             why = str(error)
     found = kept(config)
@@ -108,9 +113,9 @@ def prepared(config: IterativeConfig, folder: Path) -> dict[str, str]:
     return {name: str(file) for name, file in names.items() if file.is_file()}
 
 
-def _run(command: Sequence[str]) -> str:
-    """What a process says last where it fails; else nothing."""
-    environment = os.environ | extra_environment() | {"HF_HUB_OFFLINE": "1"}
+def _run(command: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What a process with these variables in its environment says last where it fails; else nothing."""
+    environment = os.environ | extra_environment() | {"HF_HUB_OFFLINE": "1"} | variables
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired:
@@ -120,7 +125,7 @@ def _run(command: Sequence[str]) -> str:
 
 
 def what_it_is_of(config: IterativeConfig) -> dict[str, Any]:
-    """What a calibration depends on; InputError where the model is no checkpoint."""
+    """What a calibration depends on; InputError where the model is no checkpoint, or `launch` says nonsense."""
     given = given_model(config)
     if given is None:
         raise InputError("inputs: no model is given")
@@ -129,12 +134,19 @@ def what_it_is_of(config: IterativeConfig) -> dict[str, Any]:
     settings = _sampling_settings(config)
     adapter, quantization = settings.get("adapter"), settings.get("quantization")
     named = hashlib.sha256((model / "config.json").read_bytes()).hexdigest()[:16]
+    precision = _precision(config)
     return {
         "model": {"config": named, "files": sizes} | ({"quantization": quantization} if quantization else {}),
         "adapter": None if adapter is None else adapter.get("r", 64),
         "machine": {"cores": os.cpu_count(), "cpu": _cpu(), "gpus": [*visible_gpus(), *_kinds_of_gpu()]},
         "packages": package_versions(),
+        **({"mixed_precision": precision} if precision is not None else {}),
     }
+
+
+def _precision(config: IterativeConfig) -> str | None:
+    """The mixed precision of what is measured, that of rejection sampling; None: the plan leaves it to the machine."""
+    return Launches(config.launch, config.slots).of(*["rejection_sampling"] * 2).mixed_precision
 
 
 def _sampling_settings(config: IterativeConfig) -> Mapping[str, Any]:
@@ -166,7 +178,8 @@ def main(argv: Sequence[str]) -> None:
     """Measure and write the file."""
     given = json.loads(argv[0])
     versions = tuple(VersionConfig(name) for name in given["versions"])
-    config = IterativeConfig(Path(given["run"]), Path(given["configs"]), given["inputs"], versions=versions)
+    asked = {name: given[name] for name in ("inputs", "launch", "slots")}
+    config = IterativeConfig(Path(given["run"]), Path(given["configs"]), versions=versions, **asked)
     files = {name: Path(file) for name, file in given["files"].items()}
     settings = _sampling_settings(config)
     give_kwargs(settings.get("chat_template_kwargs", {}))

@@ -19,7 +19,7 @@ from rlhf.shipped import RECIPES, find_recipe
 from rlhf.start.given import FOLDER, find_model, write_model
 from rlhf.start.look import ChatModel, look_at
 from rlhf.start.machine import Machine, this_machine
-from rlhf.start.sizing import Data, Settings, option_tree, settings_for, sizes_for
+from rlhf.start.sizing import Data, Settings, Sizes, option_tree, settings_for, sizes_for
 
 PLAN_FILE = "plan.yaml"
 CONFIG_FOLDER = "config"
@@ -122,7 +122,7 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
         settings = settings_for(model, machine, data)
         if request.system is not None:
             settings["prepare_data"]["system"] = (request.system, "before every dialogue that has no system message")
-        plan = _plan(request, machine, given if words is None else request.run / FOLDER)
+        plan = _plan(request, machine, sizes_for(model, machine), given if words is None else request.run / FOLDER)
         folder = request.run / CONFIG_FOLDER
         folder.mkdir(parents=True)
         if words is not None:
@@ -158,7 +158,7 @@ def _count(request: Request) -> Data:
     )
 
 
-def _plan(request: Request, machine: Machine, model: Path) -> dict[str, Any]:
+def _plan(request: Request, machine: Machine, sizes: Sizes, model: Path) -> dict[str, Any]:
     """The content of plan.yaml, of a run that is given the model in this folder."""
     given = {
         "policy" if request.base is None else "base": str(model),
@@ -185,7 +185,8 @@ def _plan(request: Request, machine: Machine, model: Path) -> dict[str, Any]:
         "versions": versions,
         "slots": machine.slots,
         "launch": {
-            "default": {"retries": 1},  # a step that is added later, of one's own perhaps, may run in one process only
+            # a step that is added later, of one's own perhaps, may run in one process only
+            "default": {"retries": 1, **({"mixed_precision": "bf16"} if sizes.cpu and machine.bfloat16 else {})},
             **({"data": {"gpus": 0}} if machine.gpus else {}),
             **dict.fromkeys(shared, side_by_side),
         },
@@ -211,6 +212,8 @@ def _plan_file(plan: Mapping[str, Any], request: Request) -> str:
         "launch": "how each step's stage is started; docs/scale.md has all fields. A failure that is no mistake in "
         "the plan is tried once more",
     }
+    if "mixed_precision" in plan["launch"]["default"]:
+        notes["launch"] += ". This machine's CPU multiplies faster in bfloat16; mixed_precision: no is float32"
     lines = [
         "# The plan of this run. What is done, what is next and why: rlhf plan " + str(request.run),
         "# To start it, or to go on after a stop:                    rlhf run " + str(request.run),
@@ -267,6 +270,8 @@ def _summary(request: Request, machine: Machine, model: ChatModel, data: Data, d
     most = [f"{drawn[f'max_{name}'][0]} {words}" for name, words in limits.items() if f"max_{name}" in drawn]
     few = f"; at most {' and '.join(most)} are used, for a CPU's sake (prepare_data.yaml)" if most else ""
     where = f"{machine.gpus} GPUs of {machine.gpu_memory:.0f} GiB" if machine.gpus else f"{machine.cores} CPU cores"
+    if sizes.cpu and machine.bfloat16:
+        where += " that multiply in bfloat16, as the stages will"
     return [
         f"model     {model.architecture}, {model.parameters / 1e6:,.0f}M weights in {model.dtype}, "
         f"context {model.context or 'not said'}, answers end with {' or '.join(model.end_tokens)}",

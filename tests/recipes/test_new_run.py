@@ -154,8 +154,13 @@ def test_several_sources_a_domain_some_of_the_hub_s(
 
 @pytest.mark.parametrize(
     "machine",
-    [Machine(2, 24.0), Machine(16, 128.0, 1, 80.0), Machine(64, 512.0, 8, 80.0)],
-    ids=["two cores", "one GPU", "eight GPUs"],
+    [
+        Machine(2, 24.0),
+        Machine(2, 24.0, bfloat16=True),
+        Machine(16, 128.0, 1, 80.0, bfloat16=True),
+        Machine(64, 512.0, 8, 80.0),
+    ],
+    ids=["two cores", "two cores with bfloat16", "one GPU", "eight GPUs"],
 )
 def test_every_written_setting_is_an_option(
     machine: Machine, tiny_policy_path: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +171,11 @@ def test_every_written_setting_is_an_option(
     new_run(request, machine)
     config = parse_config(IterativeConfig, ["--config", str(tmp_path / "run" / "plan.yaml")])
     assert config.slots == machine.slots
-    check_plan(make_plan(config))
+    stages = make_plan(config)
+    check_plan(stages)
+    cpu_that_multiplies_in_it = machine.bfloat16 and not machine.gpus
+    asked = {stage.launch.mixed_precision for stage in stages}
+    assert asked == ({"bf16"} if cpu_that_multiplies_in_it else {None}), "a GPU's is left to the GPU"
     for file in (tmp_path / "run" / "config").glob("*.yaml"):
         values = [line for line in file.read_text().splitlines() if ": " in line and not line.startswith("#")]
         assert all("  # " in line for line in values), "a reason at every value"

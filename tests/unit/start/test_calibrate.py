@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rlhf.iteration.config import IterativeConfig, VersionConfig
 from rlhf.iteration.hours.counts import Rows
 from rlhf.iteration.hours.speed import Line, Speed
 from rlhf.iteration.plan import make_plan
+from rlhf.stage import write_json
 from rlhf.start import calibrate
 from rlhf.start.times import estimates
 
@@ -48,9 +49,10 @@ def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     config: IterativeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert calibrate.kept(config) is None
-    monkeypatch.setattr(calibrate, "_run", in_this_process(monkeypatch))
+    monkeypatch.setattr(calibrate, "_run", in_this_process(monkeypatch, variables := []))
     found = calibrate.calibrated(config)
     assert found == calibrate.kept(config) is not None
+    assert not any(variables), "the mixed precision is left to the machine"
     assert found["peak_memory_mb"] > 0 and 0.5 < found["characters_per_token"] < 10 and 0 < found["answer_share"] <= 1
     speed = Speed.of(found["speed"])
     lines = (speed.score, speed.train, speed.decode)
@@ -65,7 +67,7 @@ def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     assert rows["prompts"].characters == pytest.approx(asked, abs=2), "with the system message"
     assert 0 < rows["prompts"].number < 40, "a share of them each version"
 
-    monkeypatch.setattr(calibrate, "_run", lambda command: pytest.fail("it is measured again"))
+    monkeypatch.setattr(calibrate, "_run", lambda *command: pytest.fail("it is measured again"))
     assert calibrate.calibrated(config) == found
     (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 4}\n")
     assert calibrate.kept(config) is None, "another adapter"
@@ -73,16 +75,27 @@ def test_it_is_kept_for_this_model_this_machine_and_these_settings(
     assert calibrate.kept(config) is None, "held in 4 bit"
     (config.configs / "rejection_sampling.yaml").write_text("adapter: {r: 2}\n")
     assert calibrate.kept(config) == found
+    in_bf16 = replace(config, launch={"default": {"mixed_precision": "bf16"}})
+    assert calibrate.kept(in_bf16) is None, "in another precision"
+    monkeypatch.setattr(calibrate, "_run", in_this_process(monkeypatch, variables))
+    found_in_bf16 = calibrate.calibrated(in_bf16)
+    assert variables[-1] == {"ACCELERATE_MIXED_PRECISION": "bf16"}
+    assert found_in_bf16 == calibrate.kept(in_bf16) is not None
+    assert calibrate.kept(replace(in_bf16, launch={"rejection_sampling": {"mixed_precision": "bf16"}})) is not None
+    write_json(config.run / calibrate.FILE, found)
     monkeypatch.setattr(calibrate, "_cpu", lambda: "another machine")
     assert calibrate.kept(config) is None
     assert calibrate.kept(replace(config, inputs={"policy": "nowhere"})) is None
 
 
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], str]:
-    """`calibrate._run` without a second import of torch."""
+def in_this_process(
+    monkeypatch: pytest.MonkeyPatch, asked: list[Mapping[str, str]]
+) -> Callable[[Sequence[str], Mapping[str, str]], str]:
+    """`calibrate._run` without a second import of torch; appends to `asked` the variables that it is given."""
 
-    def run(command: Sequence[str]) -> str:
+    def run(command: Sequence[str], variables: Mapping[str, str] = {}) -> str:
         arguments = list(command[1:])
+        asked.append(variables)
         if arguments[0] == "-m":
             calibrate.main(arguments[2:])
         else:
