@@ -115,7 +115,7 @@ def prepared(config: IterativeConfig, folder: Path) -> dict[str, str]:
 
 def _run(command: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})) -> str:
     """What a process with these variables in its environment says last where it fails; else nothing."""
-    environment = os.environ | extra_environment() | {"HF_HUB_OFFLINE": "1"} | variables
+    environment = os.environ | extra_environment() | {"HF_HUB_OFFLINE": "1", **variables}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired:
