@@ -116,9 +116,9 @@ def answer_values(value: Any, batch: Batch, packed: PackedRows | None = None) ->
 
 def _columns(batch: Batch, first: int) -> Tensor:
     """(n, A) column of each answer token in a tensor whose column 0 is position `first`; padding gets a valid one."""
-    offsets = torch.arange(batch["mask"].shape[1], device=batch["mask"].device)
-    last = batch["input_ids"].shape[1] - 1 - first
-    return (batch["start"][:, None] - first + offsets).clamp(max=last)
+    start: Tensor = batch["start"]
+    offsets = torch.arange(batch["mask"].shape[1], device=start.device)
+    return (start[:, None] - first + offsets).clamp(max=batch["input_ids"].shape[1] - 1 - first)
 
 
 def _padded(found: Tensor, batch: Batch) -> Tensor:

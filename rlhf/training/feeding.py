@@ -24,14 +24,12 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 def on_device(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
     """The batch on the device, its tensors and what else has `to`; see `move`."""
-    return {
-        name: move(found, device) if isinstance(found, Tensor) else found.to(device) for name, found in batch.items()
-    }
+    return {name: move(part, device) if isinstance(part, Tensor) else part.to(device) for name, part in batch.items()}
 
 
 def move(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on the device. From the CPU to a GPU it goes from pinned memory, so that the host waits neither for the
-    copy nor for what is under way there."""
+    """The tensor on the device. To a GPU it goes from pinned memory: the host waits neither for the copy nor for what
+    is under way there."""
     if tensor.is_cpu and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

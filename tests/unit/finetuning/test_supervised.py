@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
+from host_looks import HostLooks
 from transformers import (
     AutoModelForCausalLM,
     MistralConfig,
@@ -14,7 +15,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from host_looks import HostLooks
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
 from rlhf.finetuning.config import FinetuningConfig

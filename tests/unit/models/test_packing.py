@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from host_looks import HostLooks
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -21,7 +22,6 @@ from transformers import (
     Qwen2Config,
 )
 
-from host_looks import HostLooks
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Preference
 from rlhf.models.batching import batches_by_prompt, pad_rows

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from host_looks import HostLooks
 from torch import Tensor, nn
 
-from host_looks import HostLooks
 from rlhf.models.packing import enable_packing
 from rlhf.models.policy import load_policy
 from rlhf.models.reward_model import RewardModel
