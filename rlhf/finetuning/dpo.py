@@ -23,6 +23,7 @@ from rlhf.objectives.dpo import dpo_loss, implicit_reward
 from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.training.pairs import render_pairs
 from rlhf.training.loop import Task
+from rlhf.training.step import Batch
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,14 @@ def dpo_task(beta: float, pad_id: int) -> Task[DPOPair]:
     """
     answers = answer_task(pad_id)
 
-    def collate(pairs: Sequence[DPOPair]) -> dict[str, Tensor]:
+    def collate(pairs: Sequence[DPOPair]) -> Batch:
         batch = answers.collate([*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)])
         sides = zip(*(pair.reference for pair in pairs), strict=True)
         return batch | {"reference": torch.tensor([value for side in sides for value in side], dtype=torch.float32)}
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         reference, rows = batch["reference"], batch["rows"]
-        logprobs = model(**{name: tensor for name, tensor in batch.items() if name != "reference"})
+        logprobs = model(**{name: found for name, found in batch.items() if name != "reference"})
         sums = torch.zeros_like(reference).index_add(0, rows, logprobs)
         chosen, rejected = implicit_reward(sums, reference, beta).chunk(2)
         figures = {

@@ -24,10 +24,12 @@ from rlhf.finetuning.config import FinetuningConfig
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import batch_tokens_on, batches_by_length, pad_rows
 from rlhf.models.checkpoint.context import Context
-from rlhf.models.packing import enable_packing, pack_rows
+from rlhf.models.packing import PackedRows, enable_packing, pack_rows
 from rlhf.objectives.policy import token_logprobs
+from rlhf.training.feeding import on_device
 from rlhf.training.kept import States
 from rlhf.training.loop import Task, TrainingResult, micro_batches, train
+from rlhf.training.step import Batch
 from rlhf.training.whole import settle
 
 
@@ -138,8 +140,8 @@ class AnswerLogprobs(nn.Module):
 
     Args:
         policy: causal LM of transformers, with or without an adapter.
-        packing: compute the rows of a batch as one row without padding, in which each sees itself alone (see
-            `rlhf.models.packing`), where the policy's attention can: same numbers up to rounding.
+        packing: compute a batch's packed rows, where it has them and the policy's attention can take them: one row
+            without padding, in which each sees itself alone (see `rlhf.models.packing`). Same numbers up to rounding.
     """
 
     def __init__(self, policy: PreTrainedModel, *, packing: bool = False) -> None:
@@ -148,7 +150,13 @@ class AnswerLogprobs(nn.Module):
         self.packing = packing and enable_packing(getattr(policy, "get_base_model", lambda: policy)())
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, positions: Tensor, targets: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        packed: PackedRows | None = None,
     ) -> Tensor:
         """Log-probabilities (N,) float32.
 
@@ -156,10 +164,10 @@ class AnswerLogprobs(nn.Module):
             input_ids, attention_mask: (B, T) int64, right padded.
             rows, positions: (N,) int64: at input_ids[rows[i], positions[i]] the token targets[i] is predicted.
             targets: (N,) int64.
+            packed: the same rows, packed; None: they are computed as they are padded.
         """
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
-        if self.packing:
-            packed = pack_rows(input_ids, attention_mask, torch.arange(len(input_ids), device=input_ids.device))
+        if self.packing and packed is not None:
             rows, positions = torch.zeros_like(rows), packed.places[rows, positions]
             inputs = packed.inputs()
         head = self.policy.get_output_embeddings()
@@ -185,7 +193,7 @@ class AnswerLogprobs(nn.Module):
 def answer_task(pad_id: int) -> Task[Rendered]:
     """Rows of ids and loss mask -> summed negative log-likelihood of the masked tokens, weighted by their number."""
 
-    def collate(rows: Sequence[Rendered]) -> dict[str, Tensor]:
+    def collate(rows: Sequence[Rendered]) -> Batch:
         input_ids, attention_mask = pad_rows([row.input_ids for row in rows], pad_id)
         places = [(r, t) for r, row in enumerate(rows) for t, trained in enumerate(row.loss_mask) if trained and t]
         row_numbers, columns = torch.tensor(places, dtype=torch.long).view(-1, 2).unbind(1)
@@ -195,9 +203,10 @@ def answer_task(pad_id: int) -> Task[Rendered]:
             "rows": row_numbers,
             "positions": columns - 1,
             "targets": input_ids[row_numbers, columns],
+            "packed": pack_rows(input_ids, attention_mask),
         }
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return -model(**batch).sum(), {}
 
     return Task(
@@ -218,7 +227,7 @@ def heldout_loss(
     task, total = answer_task(pad_id), 0.0
     most = batch_tokens or batch_tokens_on(device, logits=True)
     for batch in batches_by_length([len(row.input_ids) for row in rows], most):
-        inputs = {name: tensor.to(device) for name, tensor in task.collate([rows[i] for i in batch]).items()}
+        inputs = on_device(task.collate([rows[i] for i in batch]), device)
         total += float(task.loss(AnswerLogprobs(policy), inputs)[0])
     policy.train(training)
     return total / sum(task.weight(row) for row in rows)
@@ -250,8 +259,8 @@ class _Heldout:
         total = torch.zeros((), device=self.accelerator.device)
         for micro in micro_batches(self.rows, count, process, processes, self.task.length):
             # where there is no row left, one runs for company: under ZeRO-3 all processes run forward together
-            batch = self.task.collate(micro or self.rows[:1])
-            loss, _ = self.task.loss(model, {k: v.to(self.accelerator.device) for k, v in batch.items()})
+            batch = on_device(self.task.collate(micro or self.rows[:1]), self.accelerator.device)
+            loss, _ = self.task.loss(model, batch)
             total += loss * float(bool(micro))
         settle(model)
         model.train()

@@ -7,6 +7,9 @@ themselves, a row's own tokens to their group's prefix and to the earlier own on
 rounding; gradients flow through the shared part. Where only some tokens' last states are asked for (the rows' last, or
 those before an answer token), the last layer gives every token its key and value and computes the rest for these alone.
 
+Rows are packed on the CPU, where their ids and masks come from, and `PackedRows.to` moves them: on a GPU every number
+that packing asks for would have the host wait for all that is under way. The forward pass asks for none.
+
 Registered as an attention function of transformers, which is sdpa for every call without `packed`.
 """
 
@@ -20,10 +23,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from rlhf.training.feeding import move
 
 NAME = "rlhf_packed_rows"
 TOKENWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
@@ -33,13 +39,20 @@ NOT_PLAIN = ("doge", "nemotron")  # transformers 5.23: one rewrites the mask, on
 class Block(NamedTuple):
     """Attention of some tokens of similar rows; places are numbers in the packed row, padding has place 0.
 
-    queries (b, L) int64: places of the tokens that attend. seen (b, M) int64: of those that they may attend to. mask
-    (b, 1, L, M) bool: which each does attend to; None: the queries themselves are seen, each up to its own place.
+    queries (b, L) int64: places of the tokens that attend. seen (b, M) int64: of those that they may attend to. columns
+    (b, L) int64: the last one in `seen` that each attends to; None: the queries themselves are seen, each up to its own
+    place.
     """
 
     queries: Tensor
     seen: Tensor
-    mask: Tensor | None
+    columns: Tensor | None
+
+    def mask(self) -> Tensor | None:
+        """(b, 1, L, M) bool: what each token attends to. Made for every layer anew: nothing else here is as large."""
+        if self.columns is None:
+            return None
+        return (torch.arange(self.seen.shape[1], device=self.seen.device) <= self.columns[:, :, None])[:, None]
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,12 @@ class PackedRows:
         input_ids: (1, N) int64.
         position_ids: (1, N) int64, positions in the tokens' own rows.
         blocks: together their queries hold each of the N tokens once.
-        lengths: of the rows, where they stand one after the other, share nothing, and are on the CPU: there attention
-            row by row copies and pads nothing (a GPU would rather have few large kernels); else None.
+        lengths: of the rows, where they stand one after the other and share nothing; else None. On the CPU attention
+            is then computed row by row, which copies and pads nothing (a GPU would rather have few large kernels).
         order: (N,) int64, where token n stands in all the blocks' flattened queries.
         places: (B, T) int64, place of each row's token at each position; 0 on padding.
-        last: (B,) int64, place of each row's last token.
+        read: (M,) int64, places of the tokens whose last states are read, row by row.
+        alone: the same places in ascending order, each once.
     """
 
     input_ids: Tensor
@@ -63,42 +77,57 @@ class PackedRows:
     lengths: list[int] | None
     order: Tensor
     places: Tensor
-    last: Tensor
+    read: Tensor
+    alone: Tensor
+
+    def to(self, device: torch.device | str) -> PackedRows:
+        """The same on a device, in one copy, for which the host does not wait."""
+        if self.order.device == torch.device(device):
+            return self
+        leaves, tree = tree_flatten(vars(self))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        moved = move(torch.cat([tensor.flatten() for tensor in tensors]), device)
+        parts = iter(moved.split([tensor.numel() for tensor in tensors]))
+        leaves = [next(parts).view(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return PackedRows(**tree_unflatten(leaves, tree))
 
     def inputs(self) -> dict[str, Any]:
         """Arguments of a forward pass over the packed row, without a cache."""
         # the mask is unused; four-dimensional, so that transformers makes none of (N, N)
-        mask = self.last.view(1, 1, 1, -1)
+        mask = self.order.view(1, 1, 1, -1)
         ids = {"input_ids": self.input_ids, "position_ids": self.position_ids, "attention_mask": mask}
         return {**ids, "use_cache": False, "packed": self}
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Attention of the N tokens: query (1, heads, N, d), key and value (1, kv heads, N, d) -> (1, N, heads, d)."""
         outputs = []
-        if self.lengths is not None:
+        if self.lengths is not None and query.is_cpu:
             for q, k, v in zip(*(tensor.split(self.lengths, 2) for tensor in (query, key, value)), strict=True):
                 outputs.append(sdpa_attention_forward(module, q, k, v, None, is_causal=True, **options)[0])
             return torch.cat(outputs, 1)
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         for block in self.blocks:
             part = (_rows(query, block.queries), _rows(key, block.seen), _rows(value, block.seen))
-            output, _ = sdpa_attention_forward(module, *part, block.mask, is_causal=True, **options)
+            output, _ = sdpa_attention_forward(module, *part, block.mask(), is_causal=True, **options)
             outputs.append(output.flatten(0, 1))
         return _take(torch.cat(outputs), self.order)[None]
 
 
-def pack_rows(input_ids: Tensor, attention_mask: Tensor, groups: Tensor) -> PackedRows:
-    """Pack right-padded rows, which do not see each other (decision 1).
+def pack_rows(
+    input_ids: Tensor, attention_mask: Tensor, groups: Tensor | None = None, read: Tensor | None = None
+) -> PackedRows:
+    """Pack right-padded rows on the CPU, which do not see each other (decision 1).
 
     Those of a group share their longest common prefix, but each keeps one token of its own.
 
     Args:
         input_ids: (B, T) int64.
         attention_mask: (B, T), 1 on real positions, at least one a row.
-        groups: (B,) int64, any numbers; rows with the same number are one group.
+        groups: (B,) int64, any numbers; rows with the same number are one group. None: each row is one.
+        read: (B, T) bool, real positions whose last states are read; None: each row's last.
     """
     rows, columns = (torch.arange(size, device=input_ids.device) for size in input_ids.shape)
-    _, group, sizes = groups.unique(return_inverse=True, return_counts=True)
+    _, group, sizes = (rows if groups is None else groups).unique(return_inverse=True, return_counts=True)
     first = torch.full_like(sizes, len(rows)).scatter_reduce(0, group, rows, "amin")
     lengths = (attention_mask != 0).sum(-1)
     alike = (input_ids == input_ids[first[group]]) & (columns < lengths[:, None] - 1)
@@ -121,21 +150,22 @@ def pack_rows(input_ids: Tensor, attention_mask: Tensor, groups: Tensor) -> Pack
         start = shared[group[some]][:, None]
         positions = (start + columns[:longest]).clamp(max=len(columns) - 1)
         seen = text[some, : int(lengths[some].max())]
-        mask = (columns[: seen.shape[1]] <= positions[:, :, None])[:, None] if start.any() else None
-        blocks.append(Block(text[some].gather(1, positions), seen, mask))
+        blocks.append(Block(text[some].gather(1, positions), seen, positions if start.any() else None))
         present.append(columns[:longest] < alone[some][:, None])
 
     asked = torch.cat([block.queries[here] for block, here in zip(blocks, present, strict=True)])
     order = torch.empty_like(asked)
     order[asked] = torch.cat([here.flatten() for here in present]).nonzero().squeeze(1)
+    asked_for = text[rows, lengths - 1] if read is None else text[read]
     return PackedRows(
         input_ids=torch.cat([input_ids[first][in_prefix], input_ids[in_own]])[None],
         position_ids=torch.cat([columns.expand_as(here)[here] for here in (in_prefix, in_own)])[None],
         blocks=blocks,
-        lengths=lengths.tolist() if input_ids.device.type == "cpu" and not shared.any() else None,
+        lengths=None if shared.any() else lengths.tolist(),
         order=order,
         places=text,
-        last=text[rows, lengths - 1],
+        read=asked_for,
+        alone=asked_for.unique(),
     )
 
 
@@ -155,16 +185,11 @@ def _similar(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
             start = end
 
 
-def packed_states(backbone: nn.Module, packed: PackedRows, places: Tensor) -> Tensor:
-    """The backbone's last hidden states, (N, H), of which those of the packed tokens at `places` (M,) alone count."""
-    with alone_in_last_layer(backbone, places):
+def packed_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
+    """The backbone's last hidden states, (N, H), of which those at `packed.read` alone count."""
+    with alone_in_last_layer(backbone, packed.alone):
         states: Tensor = backbone(**packed.inputs()).last_hidden_state[0]
     return states
-
-
-def last_states(backbone: nn.Module, packed: PackedRows) -> Tensor:
-    """The backbone's last hidden state of each row's last token, (B, H)."""
-    return packed_states(backbone, packed, packed.last)[packed.last]
 
 
 @contextmanager
@@ -175,9 +200,8 @@ def alone_in_last_layer(backbone: nn.Module, places: Tensor) -> Iterator[None]:
     parts of the layer.
 
     Args:
-        places: (M,) int64 columns of the batch (packed rows have one row), any of them more than once.
+        places: (M,) int64 columns of the batch (packed rows have one row), each once.
     """
-    places = places.unique()
     size: list[int] = []
 
     def cut(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:

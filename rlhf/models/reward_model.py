@@ -59,7 +59,7 @@ from rlhf.models.checkpoint.saving import (
 from rlhf.models.classifier import classifier_for
 from rlhf.models.config import AdapterConfig
 from rlhf.models.coverage import adapter_coverage, say_coverage
-from rlhf.models.packing import PackedRows, enable_packing, last_states, pack_rows, packed_states
+from rlhf.models.packing import PackedRows, enable_packing, packed_states
 from rlhf.models.policy import (
     add_pad_embedding,
     load_base,
@@ -237,21 +237,21 @@ class RewardModel(nn.Module):
         if accelerator is not None:
             accelerator.wait_for_everyone()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, groups: Tensor | None = None) -> RewardOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, packed: PackedRows | None = None) -> RewardOutput:
         """Score each row, independent of the padding on its right and of the other rows.
 
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 on real positions.
-            groups: (B,) int64; right-padded rows with the same number begin alike, and what they share is computed
-                once (`rlhf.models.packing`), where the backbone's attention can: the scores are the same.
+            packed: the same rows, packed, which are computed in their stead where `shares_prefixes`: padding is not
+                computed, and once what rows share; the scores are the same.
         """
         if not self.has_token_scores:
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
             score = logits[:, 0] if self.labels is None else logits[:, self.labels[0]] - logits[:, self.labels[1]]
             return RewardOutput(score, None)
-        if groups is not None and self.shares_prefixes:
-            pooled = last_states(self.model.base_model, pack_rows(input_ids, attention_mask, groups))
+        if packed is not None and self.shares_prefixes:
+            pooled = packed_states(self.model.base_model, packed)[packed.read]
         else:
             states = self._states(input_ids, attention_mask)
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -260,26 +260,19 @@ class RewardModel(nn.Module):
         safety = None if self.safety_head is None else _apply(self.safety_head, pooled)
         return RewardOutput(_apply(self.score_head, pooled), safety)
 
-    def token_scores(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        packed: PackedRows | None = None,
-        places: Tensor | None = None,
-    ) -> Tensor:
+    def token_scores(self, input_ids: Tensor, attention_mask: Tensor, packed: PackedRows | None = None) -> Tensor:
         """The score head at every position, (B, T) float32, 0 on padding: what a value model starts from.
 
         At the last attended position it equals `forward`'s score.
 
         Args:
-            packed: the same rows, packed, where `shares_prefixes`: the same scores, and padding is not computed.
-            places: (M,) int64, of the packed tokens whose scores are read: the others' mean nothing. None: all.
+            packed: the same rows, packed, where `shares_prefixes`: padding is not computed, and the scores are the same
+                at `packed.read`; the others mean nothing.
         """
         if not self.has_token_scores:
             raise InputError(f"value model: a {self.config.model_type} has no `score` layer to read at every token")
         if packed is not None:
-            places = packed.places if places is None else places
-            scores = _apply(self.score_head, packed_states(self.model.base_model, packed, places))[packed.places]
+            scores = _apply(self.score_head, packed_states(self.model.base_model, packed))[packed.places]
         else:
             scores = _apply(self.score_head, self._states(input_ids, attention_mask))
         return scores.masked_fill(attention_mask == 0, 0.0)

@@ -22,7 +22,9 @@ from rlhf.objectives.policy import kl_k1, kl_k2, kl_k3
 from rlhf.objectives.reward import missing_end_penalty, moments, token_rewards, whiten
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.estimators import Answers, Estimator, Tokens, find_estimator
+from rlhf.ppo.model import pack_batch
 from rlhf.ppo.rollout import Rollout
+from rlhf.training.feeding import on_device
 from rlhf.training.loop import micro_batches
 from rlhf.training.step import Batch
 from rlhf.training.whole import settle
@@ -47,19 +49,23 @@ def whitened_scores(rollouts: Sequence[Rollout], penalty: float) -> Tensor:
 def collate(rollouts: Sequence[Rollout], scores: Sequence[float], pad_id: int) -> Batch:
     """Right-padded input_ids, attention_mask (n, T); start (n,) of the answer and its mask (n, A); scores (n,).
 
-    groups (n,): rows with the same number answer the same prompt.
+    groups (n,): rows with the same number answer the same prompt. packed: the rows, by `rlhf.ppo.model.pack_batch`; and
+    in_mask (M,), where each answer token stands in the flattened mask.
     """
     number_of: dict[tuple[int, ...], int] = {}
     ids, attention = pad_rows([[*r.prompt_ids, *r.answer_ids] for r in rollouts], pad_id)
     lengths = torch.tensor([len(r.answer_ids) for r in rollouts])
-    return {
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    batch = {
         "input_ids": ids,
         "attention_mask": attention,
         "start": torch.tensor([len(r.prompt_ids) for r in rollouts]),
         "groups": torch.tensor([number_of.setdefault(r.prompt_ids, len(number_of)) for r in rollouts]),
-        "mask": torch.arange(int(lengths.max())) < lengths[:, None],
+        "mask": mask,
+        "in_mask": mask.flatten().nonzero().squeeze(1),
         "scores": torch.tensor(scores, dtype=torch.float32),
     }
+    return {**batch, "packed": pack_batch(batch)}
 
 
 def make_minibatches(
@@ -82,7 +88,7 @@ def make_minibatches(
             chosen = micro or rows[:1]
             batch = collate([rollouts[i] for i in chosen], [scores[i] for i in chosen], pad_id)
             batch["rows"] = torch.tensor(chosen)
-            batches.append(({k: v.to(accelerator.device) for k, v in batch.items()}, float(bool(micro))))
+            batches.append((on_device(batch, accelerator.device), float(bool(micro))))
         minibatches.append(Minibatch(batches, len(rows), sum(len(rollouts[i].answer_ids) for i in rows)))
     return minibatches
 
@@ -118,7 +124,7 @@ def add_logprobs(
     """
     sums = torch.zeros(6, dtype=torch.float64, device=accelerator.device)
     for batch, share in _batches(minibatches):
-        logprobs, values, entropy = model(batch, with_entropy=True)
+        logprobs, values, entropy = model(batch=batch, with_entropy=True)
         reference = reference_logprobs(batch)
         batch.update(old_logprobs=logprobs, ref_logprobs=reference)
         if values is not None:

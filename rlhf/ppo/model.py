@@ -37,7 +37,7 @@ class PolicyAndValue(nn.Module):
 
     def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-probability of each answer token, value before it, entropy (zeros unless asked): (n, A) float32 each."""
-        packed = pack_batch(batch) if self.policy_packs else None
+        packed = batch["packed"] if self.policy_packs else None
         logprobs, entropies = answer_logprobs(
             self.policy, batch, packed, temperature=self.temperature, with_entropy=with_entropy
         )
@@ -51,12 +51,13 @@ class PolicyAndValue(nn.Module):
 
 
 def pack_batch(batch: Batch) -> PackedRows:
-    """The batch's rows as one, those of a prompt sharing it; for a model on which `enable_packing` was true.
+    """The batch's rows as one, those of a prompt sharing it; read are the tokens before answer tokens.
 
     Each row is without its last token, which predicts none.
     """
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    return pack_rows(ids[:, :-1], mask[:, 1:], batch["groups"])
+    ids, mask = batch["input_ids"][:, :-1], batch["attention_mask"][:, 1:]
+    read = (mask != 0) & (torch.arange(ids.shape[1]) >= batch["start"][:, None] - 1)
+    return pack_rows(ids, mask, batch["groups"], read)
 
 
 def answer_logprobs(
@@ -75,17 +76,17 @@ def answer_logprobs(
     Args:
         model: causal LM of transformers, wrapped or not.
         batch: from `rlhf.ppo.experience.collate`: right padded, so positions need no shift.
-        packed: see `pack_batch`; None: the rows are computed as they are padded.
+        packed: the batch's, for a model on which `enable_packing` was true; None: the rows are computed as they are
+            padded.
         temperature: that the answers were drawn at; divides the logits.
     """
     ids, mask = batch["input_ids"], batch["mask"]
     if packed is not None:
-        before = _places_before(batch, packed)
-        with alone_in_last_layer(cast(nn.Module, model.base_model), before):
-            logits = model(**packed.inputs(), logits_to_keep=before).logits[0]
-        logprobs = token_logprobs(logits, ids.gather(1, _columns(batch, 0))[mask], temperature)
+        with alone_in_last_layer(cast(nn.Module, model.base_model), packed.alone):
+            logits = model(**packed.inputs(), logits_to_keep=packed.read).logits[0]
+        logprobs = token_logprobs(logits, ids.gather(1, _columns(batch, 0)).take(batch["in_mask"]), temperature)
         entropies = entropy(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
-        return _padded(logprobs, mask), _padded(entropies, mask)
+        return _padded(logprobs, batch), _padded(entropies, batch)
     first = int(batch["start"].min())
     rest = ids.shape[1] - first + 1
     logits = model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=rest).logits[
@@ -106,29 +107,24 @@ def answer_values(value: Any, batch: Batch, packed: PackedRows | None = None) ->
         packed: as in `answer_logprobs`.
     """
     packed = packed if value.shares_prefixes else None
-    before = None if packed is None else _places_before(batch, packed)
     ids, attention = (
         batch[name] if packed is None else batch[name][:, :-1] for name in ("input_ids", "attention_mask")
     )
-    scores: Tensor = value.token_scores(ids, attention, packed, before).float()
+    scores: Tensor = value.token_scores(ids, attention, packed).float()
     return scores.gather(1, _columns(batch, 1)).masked_fill(~batch["mask"], 0.0)
-
-
-def _places_before(batch: Batch, packed: PackedRows) -> Tensor:
-    """(M,) where in the packed row the token before each answer token stands, row by row."""
-    return packed.places.gather(1, _columns(batch, 1))[batch["mask"]]
 
 
 def _columns(batch: Batch, first: int) -> Tensor:
     """(n, A) column of each answer token in a tensor whose column 0 is position `first`; padding gets a valid one."""
-    offsets = torch.arange(batch["mask"].shape[1], device=batch["mask"].device)
-    last = batch["input_ids"].shape[1] - 1 - first
-    return (batch["start"][:, None] - first + offsets).clamp(max=last)
+    start: Tensor = batch["start"]
+    offsets = torch.arange(batch["mask"].shape[1], device=start.device)
+    return (start[:, None] - first + offsets).clamp(max=batch["input_ids"].shape[1] - 1 - first)
 
 
-def _padded(found: Tensor, mask: Tensor) -> Tensor:
-    """One number for each true place of the mask (n, A), row by row -> (n, A), 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
+def _padded(found: Tensor, batch: Batch) -> Tensor:
+    """One number for each answer token, row by row -> (n, A), 0 elsewhere; by places, as a mask would be looked at."""
+    mask: Tensor = batch["mask"]
+    return found.new_zeros(mask.numel()).index_copy(0, batch["in_mask"], found).view_as(mask)
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -21,7 +21,7 @@ from rlhf.models.checkpoint.context import TooLong
 from rlhf.models.ending import say_how_to_draw
 from rlhf.models.packing import enable_packing
 from rlhf.models.policy import save_policy
-from rlhf.ppo.model import PolicyAndValue, answer_logprobs, pack_batch
+from rlhf.ppo.model import PolicyAndValue, answer_logprobs
 from rlhf.rewards.distributed import agreement
 from rlhf.rewards.ensembles import RewardEnsemble
 from rlhf.rewards.foreign import ForeignReward
@@ -111,7 +111,7 @@ class SeparateRoles:
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch) -> Tensor:
-        packed = pack_batch(batch) if self._reference_packs else None
+        packed = batch["packed"] if self._reference_packs else None
         with self._accelerator.autocast():
             return answer_logprobs(self._reference, batch, packed, temperature=self._trained.temperature)[0]
 

@@ -31,7 +31,7 @@ from rlhf.models.packing import enable_packing
 from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_tokenizer
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.models.shared_base import SharedBase
-from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout, pack_batch
+from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout
 from rlhf.ppo.roles import load_judge, partitioned
 from rlhf.rewards.distributed import agreement
 from rlhf.rewards.protocol import RewardFunction
@@ -66,13 +66,13 @@ class SharedPolicyAndValue(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """As `PolicyAndValue`; with `reference` the reference's log-probabilities, and no values.
 
-        With `judge`, a reward model over the base, within `using` of its adapter: its scores (B,) of rows of input_ids,
-        attention_mask and groups, and the safety head's logits.
+        With `judge`, a reward model over the base, within `using` of its adapter: its scores (B,) of a batch of its
+        arguments, and the safety head's logits.
         """
         if judge is not None:
-            scores, logits = judge(batch["input_ids"], batch["attention_mask"], batch["groups"])
+            scores, logits = judge(**batch)
             return scores, logits, torch.zeros_like(scores)
-        packed = pack_batch(batch) if self.policy_packs else None
+        packed = batch["packed"] if self.policy_packs else None
         values = None
         if not reference and self._value[0] is not None:
             # before the policy: the backward pass comes to the policy first, and frees it, before the value runs again
@@ -222,7 +222,7 @@ class SharedRoles:
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch) -> Tensor:
-        logprobs: Tensor = self._stepper.model(batch, reference=True)[0]
+        logprobs: Tensor = self._stepper.model(batch=batch, reference=True)[0]
         return logprobs
 
     @contextmanager
@@ -270,9 +270,8 @@ class AdapterReward:
             engine: the prepared `SharedPolicyAndValue`, which gathers each layer's as it is run.
         """
 
-        def run(ids: Tensor, mask: Tensor, groups: Tensor) -> RewardOutput:
-            batch = {"input_ids": ids, "attention_mask": mask, "groups": groups}
-            return RewardOutput(*engine(batch, judge=self._function.model)[:2])
+        def run(**batch: Any) -> RewardOutput:
+            return RewardOutput(*engine(batch=batch, judge=self._function.model)[:2])
 
         self._engine = engine
         self._function.run_in_step(run, agreement(accelerator))

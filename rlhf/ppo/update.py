@@ -20,7 +20,8 @@ def ppo_loss(config: PPOConfig) -> LossFunction:
     """
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        logprobs, values, _ = model(batch)
+        # by name: in other arguments ZeRO-3's hooks look for tensors, and would warn of the packed rows
+        logprobs, values, _ = model(batch=batch)
         old, advantages, mask = batch["old_logprobs"], batch["advantages"], batch["mask"]
         # off the mask: advantages, values and returns are 0 and both log-probabilities too, so every term is 0
         policy = clipped_policy_loss(logprobs, old, advantages, config.clip_range).sum()

@@ -12,10 +12,13 @@ from rlhf.conversation import Conversation, Renderer, without_thoughts
 from rlhf.errors import InputError
 from rlhf.models.batching import batch_tokens_on, batches_by_length, batches_by_prompt, pad_rows
 from rlhf.models.checkpoint.context import Context
+from rlhf.models.packing import pack_rows
 from rlhf.models.policy import load_tokenizer, require_embeddings
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.stage.progress import progress_bar
+from rlhf.training.feeding import ahead, on_device
+from rlhf.training.step import Batch
 
 Agree = Callable[[int, str | None], int]
 """Of the processes' numbers of passes the largest, the same on each; InputError on each, where one of them has failed,
@@ -63,7 +66,7 @@ class RewardModelFunction:
         So a model is run whose weights are divided: of each layer they are gathered from all processes as it is run.
 
         Args:
-            run: the model's forward pass, which takes ids, mask and groups as the model does.
+            run: the model's forward pass, which takes the same keyword arguments.
             agree: among the processes.
         """
         self._run, self._agree = run, agree
@@ -93,6 +96,12 @@ class RewardModelFunction:
         scores, logits = torch.zeros(len(unique)), torch.zeros(len(unique))
         training, device = self.model.training, self.model.device
         batches = self._batches([len(row) for row in unique], prompts)
+
+        def prepared(batch: list[int]) -> tuple[list[int], Batch]:
+            ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
+            packed = {"packed": pack_rows(ids, mask, groups[batch])} if self.model.shares_prefixes else {}
+            return batch, {"input_ids": ids, "attention_mask": mask, **packed}
+
         run = self._run or self.model
         alone = self._agree is None  # weights that are gathered in inference mode would stay of that mode
         if self._agree is not None:
@@ -103,9 +112,8 @@ class RewardModelFunction:
                 torch.inference_mode() if alone else torch.no_grad(),
                 progress_bar(len(unique), "scoring", "answer") as progress,
             ):
-                for batch in batches:
-                    ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
-                    output = run(ids.to(device), mask.to(device), groups[batch].to(device))
+                for batch, inputs in ahead(map(prepared, batches)):
+                    output = run(**on_device(inputs, device))
                     scores[batch] = output.score.cpu()
                     if output.safety_logit is not None:
                         logits[batch] = output.safety_logit.cpu()

@@ -34,7 +34,7 @@ class Task(Generic[Row]):
     """What is trained: how rows become batches and batches a loss.
 
     Args:
-        collate: rows -> tensors, on the CPU.
+        collate: rows -> tensors, on the CPU; a thread calls it for a step while the one before it is taken.
         loss: (model, batch) -> (sum of the loss over the batch's items, {name: sum} of figures to log).
         weight: items of a row that the loss sums over: its trained tokens, or 1 for a pair (decision 2).
         length: of a row, to put rows of similar length together.
@@ -150,6 +150,7 @@ def train(
         counted); on_spike is stop, and a step stands out; it is skip under DeepSpeed.
     """
     from rlhf.training.checkpoints import Checkpoints
+    from rlhf.training.feeding import ahead
     from rlhf.training.step import Stepper
 
     if not rows:
@@ -183,11 +184,15 @@ def train(
         writes=accelerator.is_main_process,
     )
     progress = progress_bar(total, name, "step", done=start, training=True)
-    for step, step_rows in enumerate(islice(steps_of(rows, config, seed), start, None), start=start):
-        rate = config.learning_rate_at(step, total)
+
+    def prepared(step_rows: list[Row]) -> tuple[list[Row], list[tuple[Batch, float]]]:
         mine = micro_batches(step_rows, count, accelerator.process_index, accelerator.num_processes, task.length)
         # an empty micro-batch runs one row with share 0, so that every process takes part
-        batches = [(task.collate(micro or step_rows[:1]), float(bool(micro))) for micro in mine]
+        return step_rows, [(task.collate(micro or step_rows[:1]), float(bool(micro))) for micro in mine]
+
+    steps = ahead(map(prepared, islice(steps_of(rows, config, seed), start, None)))
+    for step, (step_rows, batches) in enumerate(steps, start=start):
+        rate = config.learning_rate_at(step, total)
         figures = stepper.step(
             batches, task.loss, sum(task.weight(row) for row in step_rows), rate, watch.refuse(step_rows)
         )

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from rlhf.errors import InputError
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.feeding import on_device
 from rlhf.training.whole import divide, holds_4_bit, refuse_4_bit, shape_of
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors, and rows that are packed already (`rlhf.models.packing.PackedRows`)."""
 LossFunction = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 MAX_SKIPPED_IN_A_ROW = 3
 
@@ -121,7 +123,7 @@ class Stepper:
         # the processes' gradients are averaged, by DDP and by ZeRO: undo it, and divide by the step's items
         scale = self.accelerator.num_processes / weight
         for number, (batch, share) in enumerate(batches):
-            batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
+            batch = on_device(batch, self.accelerator.device)
             last = number == len(batches) - 1
             if self.deepspeed:
                 self.model.set_gradient_accumulation_boundary(last)

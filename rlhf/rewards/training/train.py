@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rlhf.data.rows import STRENGTHS, Preference
 from rlhf.metrics import MetricsLog
 from rlhf.models.batching import pad_rows
+from rlhf.models.packing import pack_rows
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
 from rlhf.objectives.ranking import centering_penalty, margins_of, ranking_loss, safety_loss
@@ -30,8 +31,7 @@ from rlhf.rewards.training.tokenized import Tokenizing
 from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.kept import States
 from rlhf.training.loop import Task, TrainingResult, train
-
-Batch = dict[str, Tensor]
+from rlhf.training.step import Batch
 
 
 def train_reward_model(
@@ -143,11 +143,12 @@ def pair_task(config: RewardTrainingConfig, pad_id: int) -> Task[Pair]:
         labels = [[r.chosen_safe for r in rows], [r.rejected_safe for r in rows]]
         known = [[math.nan if label is None else float(label) for label in side] for side in labels]
         margins = margins_of([r.strength for r in rows], config.margin)
-        inputs = {"input_ids": ids, "attention_mask": mask, "groups": torch.arange(len(pairs)).repeat(2)}
+        packed = pack_rows(ids, mask, torch.arange(len(pairs)).repeat(2))
+        inputs = {"input_ids": ids, "attention_mask": mask, "packed": packed}
         return inputs | {"margin": margins, "safe": torch.tensor(known)}
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        output = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "groups")})
+        output = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "packed")})
         weights = config.safety_loss_weight, config.centering_weight
         return pair_losses(output.score, output.safety_logit, batch["margin"], batch["safe"], *weights)
 

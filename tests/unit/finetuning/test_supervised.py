@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
+from host_looks import HostLooks
 from transformers import (
     AutoModelForCausalLM,
     MistralConfig,
@@ -28,6 +29,7 @@ from rlhf.finetuning.supervised import (
 )
 from rlhf.metrics import MetricsLog, read_metrics
 from rlhf.models.config import AdapterConfig
+from rlhf.models.packing import pack_rows
 from rlhf.models.policy import load_policy
 from rlhf.training.accelerator import make_accelerator
 from rlhf.training.config import OptimizerConfig
@@ -138,11 +140,23 @@ def test_packed_dialogues_do_not_see_each_other(
         ids = batch["input_ids"].clone()
         if row is not None:
             ids[row, 0] = 42
+        packed = pack_rows(ids, batch["attention_mask"])
         with torch.no_grad():
-            return model(**{**batch, "input_ids": ids})[own]
+            return model(**{**batch, "input_ids": ids, "packed": packed})[own]
 
     assert torch.equal(logprobs(0), logprobs(None)) and torch.equal(logprobs(2), logprobs(None))
     assert not torch.allclose(logprobs(1), logprobs(None), atol=1e-4)
+
+
+def test_the_host_waits_for_no_number_of_a_packed_batch(
+    tiny_policy_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = AnswerLogprobs(load(tiny_policy_path), packing=True)
+    task = answer_task(tiny_tokenizer.pad_token_id)
+    batch = task.collate(render_rows(Renderer(tiny_tokenizer), DIALOGUES, FinetuningConfig(), "test"))
+    with HostLooks() as looks:
+        task.loss(model, batch)[0].backward()
+    assert looks.found == []
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from host_looks import HostLooks
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -63,14 +64,18 @@ def reward_model(config: Any) -> RewardModel:
     return RewardModel(model, nn.Linear(32, 1))
 
 
-def rows_of(pairs: list[tuple[list[int], list[int]]], pad_id: int = 2) -> dict[str, Tensor]:
+def rows_of(pairs: list[tuple[list[int], list[int]]], pad_id: int = 2) -> dict[str, Any]:
     ids, mask = pad_rows([*(chosen for chosen, _ in pairs), *(rejected for _, rejected in pairs)], pad_id)
-    return {"input_ids": ids, "attention_mask": mask, "groups": torch.arange(len(pairs)).repeat(2)}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "packed": pack_rows(ids, mask, torch.arange(len(pairs)).repeat(2)),
+    }
 
 
-def loss_and_gradients(model: RewardModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_and_gradients(model: RewardModel, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
-    output = model(batch["input_ids"], batch["attention_mask"], batch.get("groups"))
+    output = model(**batch)
     chosen, rejected = output.score.chunk(2)
     loss = nn.functional.softplus(rejected - chosen).sum() + 0.1 * nn.functional.softplus(output.safety_logit).sum()
     loss.backward()
@@ -82,7 +87,7 @@ def one_by_one(model: RewardModel, pairs: list[tuple[list[int], list[int]]]) -> 
     total, sums = torch.zeros(()), {}
     for pair in pairs:
         batch = rows_of([pair])
-        del batch["groups"]
+        del batch["packed"]
         loss, gradients = loss_and_gradients(model, batch)
         total += loss
         sums = {name: sums.get(name, 0) + gradient for name, gradient in gradients.items()}
@@ -119,12 +124,38 @@ def test_each_shared_token_is_computed_once_and_padding_never() -> None:
 
 def test_a_packed_row_by_hand() -> None:
     ids, mask = pad_rows([[7, 8, 9], [5], [7, 8, 4, 3], [7, 8, 6]], pad_id=0)
-    packed = pack_rows(ids, mask, torch.tensor([4, 9, 4, 4]))
+    groups = torch.tensor([4, 9, 4, 4])
+    packed = pack_rows(ids, mask, groups)
     assert packed.input_ids.tolist() == [[7, 8, 9, 5, 4, 3, 6]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 0, 2, 3, 2]]
-    assert packed.last.tolist() == [2, 3, 5, 6]
+    assert packed.read.tolist() == packed.alone.tolist() == [2, 3, 5, 6]
     asked = torch.cat([block.queries.flatten() for block in packed.blocks])
     assert asked[packed.order].tolist() == list(range(7))
+    second = pack_rows(ids, mask, groups, read=(torch.arange(4) == 1) & (mask != 0))
+    assert second.read.tolist() == [1, 1, 1] and second.alone.tolist() == [1], "row 1 has no second token"
+
+
+def test_packed_rows_move_whole() -> None:
+    """To another device, by whose name the CPU is meant too."""
+    ids, mask = pad_rows([[7, 8, 9], [5], [7, 8, 4, 3], [7, 8, 6]], pad_id=0)
+    for groups in (torch.tensor([4, 9, 4, 4]), None):
+        packed = pack_rows(ids, mask, groups)
+        moved = packed.to("cpu:0")
+        assert packed.to("cpu") is packed is not moved
+        assert repr(moved) == repr(packed) and moved.order.data_ptr() != packed.order.data_ptr()
+        assert (moved.lengths is None) == (groups is not None)
+
+
+def test_the_host_waits_for_no_number_of_a_packed_batch() -> None:
+    """Of a training step on a GPU: all that it must know was known when the batch was made, on the CPU."""
+    model, batch = reward_model(CONFIGS["llama"]), rows_of(list(PAIRS.values()))
+    with HostLooks() as looks:
+        loss_and_gradients(model, batch)
+        model.token_scores(**batch)
+    assert looks.found == []
+    with HostLooks() as looks:
+        rows_of(list(PAIRS.values()))
+    assert {"nonzero", "_unique2", "_local_scalar_dense", "index"} <= set(looks.found)
 
 
 def test_many_rows_in_any_order_and_groups_of_any_number() -> None:
@@ -139,7 +170,8 @@ def test_many_rows_in_any_order_and_groups_of_any_number() -> None:
         groups.append(number if number < 3 else 100 + len(rows))
     with torch.no_grad():
         alone = torch.cat([model(torch.tensor([row]), torch.ones(1, len(row))).score for row in rows])
-        together = model(*pad_rows(rows, 2), torch.tensor(groups)).score
+        ids, mask = pad_rows(rows, 2)
+        together = model(ids, mask, pack_rows(ids, mask, torch.tensor(groups))).score
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from host_looks import HostLooks
 from torch import Tensor, nn
 
 from rlhf.models.packing import enable_packing
@@ -75,7 +76,7 @@ def actor(tiny_policy_path: Path) -> PolicyAndValue:
 
 def _logprobs_of(model: nn.Module, temperature: float = 1.0) -> Callable[[Batch], Tensor]:
     enable_packing(model)
-    return lambda batch: answer_logprobs(model, batch, pack_batch(batch), temperature=temperature)[0]
+    return lambda batch: answer_logprobs(model, batch, batch["packed"], temperature=temperature)[0]
 
 
 @pytest.fixture()
@@ -263,6 +264,7 @@ def test_padding_changes_nothing(actor: PolicyAndValue, reference: nn.Module) ->
     padded["input_ids"] = torch.cat([among["input_ids"], torch.full((3, 10), 77)], dim=1)
     padded["attention_mask"] = torch.cat([among["attention_mask"], torch.zeros(3, 10, dtype=torch.long)], dim=1)
     length = len(rollouts[0].answer_ids)
+    padded["packed"] = pack_batch(padded)
     with torch.no_grad():
         expected = actor(alone, with_entropy=True)
         for batch in (among, padded):
@@ -289,6 +291,19 @@ def test_packed_rows_give_the_padded_rows_losses_and_gradients(actor: PolicyAndV
     assert results[0].keys() == results[1].keys() and len(results[0]) > 20
     for name, packed in results[0].items():
         torch.testing.assert_close(packed, results[1][name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_the_host_waits_for_no_number_of_a_packed_batch(actor: PolicyAndValue) -> None:
+    """Nor in the backward pass; the batch is of an update, or of the answers' scoring."""
+    batch = collate(_rollouts(3), [0.0] * 3, pad_id=2)
+    with torch.no_grad(), HostLooks() as looks:
+        logprobs, values, _ = actor(batch, with_entropy=True)
+    for name in ("advantages", "returns", "old_values"):
+        batch[name] = torch.ones_like(values) * batch["mask"]
+    batch["old_logprobs"] = logprobs
+    with looks:
+        ppo_loss(CONFIG)(actor, batch)[0].backward()
+    assert looks.found == []
 
 
 def test_the_last_layers_compute_the_tokens_before_answer_tokens_alone(actor: PolicyAndValue) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,9 +65,9 @@ def test_in_step_it_makes_as_many_passes_as_the_process_that_needs_most(checkpoi
     want = reward(TALKS)
     passes = list[bool]()
 
-    def run(*args: torch.Tensor) -> RewardOutput:
+    def run(**batch: Any) -> RewardOutput:
         passes.append(torch.is_inference_mode_enabled() or torch.is_grad_enabled())
-        found: RewardOutput = reward.model(*args)
+        found: RewardOutput = reward.model(**batch)
         return found
 
     def agree(count: int, failure: str | None) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from host_looks import HostLooks
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -526,17 +526,20 @@ def test_under_autocast_the_cache_is_in_its_type(model: LlamaForCausalLM, render
 @torch.inference_mode()
 def test_rows_that_leave_are_looked_at_once_for_all_layers(model: LlamaForCausalLM, renderer: Renderer) -> None:
     """On a GPU the host waits there for all that is under way."""
-
-    class Looks(TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            self.count += func is torch.ops.aten.nonzero.default
-            return func(*args, **(kwargs or {}))
-
     with sharing(model):
         prefix = _decoder(model, renderer).cohorts[0].prefix
     assert len(prefix) == 5 and model.config.num_hidden_layers == 2
-    with Looks() as looks:
+    with HostLooks() as looks:
         prefix.select(torch.tensor([0, 4, 2, 3]))
-    assert looks.count == 1
+    assert looks.found == ["nonzero"]
+
+
+@torch.inference_mode()
+def test_a_token_is_looked_at_once(model: LlamaForCausalLM, renderer: Renderer) -> None:
+    """For the rows that end with it; no layer looks."""
+    with sharing(model):
+        decoder = _decoder(model, renderer)
+        with HostLooks() as looks:
+            assert decoder.draw() == []
+            decoder.forward()
+    assert looks.found == ["nonzero"]
