@@ -33,6 +33,8 @@ from rlhf.training.feeding import move
 
 NAME = "rlhf_packed_rows"
 TOKENWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
+MOST_SEEN = 512
+"""Tokens beyond which attention keeps no weights for the backward pass: they grow with the square."""
 NOT_PLAIN = ("doge", "nemotron")  # transformers 5.23: one rewrites the mask, one drops arguments before attention
 
 
@@ -103,13 +105,12 @@ class PackedRows:
         outputs = []
         if self.lengths is not None and query.is_cpu:
             for q, k, v in zip(*(tensor.split(self.lengths, 2) for tensor in (query, key, value)), strict=True):
-                outputs.append(sdpa_attention_forward(module, q, k, v, None, is_causal=True, **options)[0])
+                outputs.append(attention_of_rows(module, q, k, v, None, **options))
             return torch.cat(outputs, 1)
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         for block in self.blocks:
             part = (_rows(query, block.queries), _rows(key, block.seen), _rows(value, block.seen))
-            output, _ = sdpa_attention_forward(module, *part, block.mask(), is_causal=True, **options)
-            outputs.append(output.flatten(0, 1))
+            outputs.append(attention_of_rows(module, *part, block.mask(), **options).flatten(0, 1))
         return _take(torch.cat(outputs), self.order)[None]
 
 
@@ -272,6 +273,41 @@ def _attention(
         options |= {"dropout": dropout, "scaling": scaling}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return packed.attend(module, query, key, value, dropout=dropout, scaling=scaling), None
+
+
+def attention_of_rows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+) -> Tensor:
+    """Attention of rows that do not see each other, by sdpa; on a CPU in bfloat16 by two matrix products.
+
+    There sdpa's backward pass (torch 2.13) takes two to three times as long as theirs. The softmax between them is in
+    float32, as in transformers' eager attention.
+
+    Args:
+        query: (b, heads, L, d). key, value: (b, kv heads, M, d).
+        mask: (b, 1, L, M) bool, what each attends to; None: L is M, and each sees up to its own place.
+
+    Returns:
+        (b, L, heads, d).
+    """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    if not query.is_cpu or dtype != torch.bfloat16 or dropout or key.shape[2] > MOST_SEEN:
+        options = {"dropout": dropout, "scaling": scaling, "is_causal": True}
+        return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    (rows, heads, length, size), (kv_heads, seen) = query.shape, key.shape[1:3]
+    if mask is None:
+        mask = torch.ones(1, 1, length, seen, dtype=torch.bool).tril()
+    grouped = (query * (size**-0.5 if scaling is None else scaling)).reshape(rows, kv_heads, -1, size)
+    scores = (grouped @ key.transpose(2, 3)).view(rows, kv_heads, -1, length, seen)
+    weights = scores.masked_fill(~mask[:, :, None], -torch.inf).softmax(-1, dtype=torch.float32).to(dtype)
+    return (weights.view(rows, kv_heads, -1, seen) @ value).view(rows, heads, length, -1).transpose(1, 2)
 
 
 def _take(tokens: Tensor, places: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from host_looks import HostLooks
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -25,7 +26,7 @@ from transformers import (
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.rows import Preference
 from rlhf.models.batching import batches_by_prompt, pad_rows
-from rlhf.models.packing import has_plain_attention, pack_rows
+from rlhf.models.packing import attention_of_rows, has_plain_attention, pack_rows
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel, without_dropout
 from rlhf.rewards.training.config import RewardTrainingConfig
@@ -272,3 +273,48 @@ def test_batches_keep_prompts_together_and_count_them_once() -> None:
     assert batches_by_prompt(lengths, prompts, 50) == [[1, 3], [0, 2, 4]], "a prompt that fits a batch is not parted"
     assert batches_by_prompt(lengths, prompts, 17) == [[1], [3], [0, 2], [4]]
     assert batches_by_prompt([], [], 5) == []
+
+
+class Called(TorchDispatchMode):
+    """Names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["held", "autocast"])
+@pytest.mark.parametrize(("length", "seen"), [(9, 9), (5, 12)], ids=["causal", "masked"])
+def test_on_a_cpu_bfloat16_is_multiplied_by_no_kernel_of_sdpa(length: int, seen: int, autocast: bool) -> None:
+    """As exact as the type, of two heads a key, some rows with padding; in float32 it is sdpa itself."""
+    torch.manual_seed(1)
+    shapes = ((3, 4, length, 8), (3, 2, seen, 8), (3, 2, seen, 8))
+    tensors = [torch.randn(shape).bfloat16().double().requires_grad_() for shape in shapes]
+    last = torch.arange(length) + torch.tensor([seen - length, 0, seen - length])[:, None]
+    mask = None if length == seen else (torch.arange(seen) <= last[:, :, None])[:, None]
+    module = nn.Module()
+    module.num_key_value_groups = 2  # type: ignore[assignment]
+
+    def exact(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        key, value = key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)
+        scores = query @ key.transpose(2, 3) * 0.3
+        shown = torch.ones(length, seen).tril() > 0 if mask is None else mask
+        return (scores.masked_fill(~shown, -torch.inf).softmax(-1) @ value).transpose(1, 2)
+
+    wanted = exact(*tensors)
+    pull = torch.randn_like(wanted)
+    gradients = torch.autograd.grad(wanted, tensors, pull)
+    ours = [t.detach().to(torch.float32 if autocast else torch.bfloat16).requires_grad_() for t in tensors]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), Called() as called:
+        found = attention_of_rows(module, *ours, mask, scaling=0.3)
+        got = torch.autograd.grad(found, ours, pull.to(found.dtype))
+    assert not any("scaled_dot_product" in name for name in called.names) and found.dtype == torch.bfloat16
+    for one, other in zip((found, *got), (wanted, *gradients), strict=True):
+        assert one.shape == other.shape and (one - other).abs().max() < 0.03
+    with Called() as called:
+        attention_of_rows(module, *(t.detach().float() for t in tensors), mask, scaling=0.3)
+    assert any("scaled_dot_product" in name for name in called.names)
