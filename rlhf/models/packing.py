@@ -299,8 +299,9 @@ def attention_of_rows(
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     if not query.is_cpu or dtype != torch.bfloat16 or dropout or key.shape[2] > MOST_SEEN:
-        options = {"dropout": dropout, "scaling": scaling, "is_causal": True}
-        return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+        return sdpa_attention_forward(
+            module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=True
+        )[0]
     (rows, heads, length, size), (kv_heads, seen) = query.shape, key.shape[1:3]
     if mask is None:
         mask = torch.ones(1, 1, length, seen, dtype=torch.bool).tril()
