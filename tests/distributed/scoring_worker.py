@@ -109,8 +109,8 @@ noted: list[Held] = []
 
 def watch() -> None:
     """From now on what is held of each reward model is noted; every row is a forward pass of its own."""
-    scoring.batch_tokens_on = lambda device: 1
-    begin, score = RewardModelFunction.__init__, RewardModelFunction.score_ids
+    begin: Any = RewardModelFunction.__init__
+    score: Any = RewardModelFunction.score_ids
 
     def init(self: Any, model: nn.Module, *args: Any, **options: Any) -> None:
         begin(self, model, *args, **options)
@@ -121,8 +121,10 @@ def watch() -> None:
         self.held.after = max(self.held.after, self.held.now())
         return found
 
-    RewardModelFunction.__init__ = init  # type: ignore[assignment]
-    RewardModelFunction.score_ids = score_ids  # type: ignore[method-assign]
+    replaced: list[tuple[Any, str, Any]] = [(scoring, "batch_tokens_on", lambda device: 1)]
+    replaced += [(RewardModelFunction, "__init__", init), (RewardModelFunction, "score_ids", score_ids)]
+    for owner, name, value in replaced:
+        setattr(owner, name, value)
 
 
 def watched() -> list[Held]:

@@ -28,13 +28,13 @@ ANSWERS = ("mora", "the river of velda is mora", "I do not know", "blue", "ask a
 
 def write_world(folder: Path, policy: Path) -> None:
     """Five pairs, three prompts, a reward model with weights of its own, an adapter, and an ensemble of both."""
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"id": f"p{i}", "messages": [{"role": "user", "content": f"what is {i % 3} ?"}], "chosen": chosen}
         | {"rejected": ANSWERS[i - 1], "strength": "better", "domain": "helpfulness"}
         | {"chosen_safe": True, "rejected_safe": i % 2 == 0}
         for i, chosen in enumerate(ANSWERS)
     ]
-    prompts = [
+    prompts: list[dict[str, Any]] = [
         {"id": f"q{i}", "messages": [{"role": "user", "content": text}]}
         for i, text in enumerate(("what is", "the river of velda", "hello"))
     ]
