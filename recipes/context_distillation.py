@@ -140,7 +140,7 @@ def main(config: ContextDistillationConfig) -> None:
     all_asked = [context for contexts in asked.values() for context in contexts]
     kept_answers = kept_samples(all_asked, config.num_samples, params, stage, "policy", too_long=config.too_long)
     with training_work(stage, kept_answers) as accelerator:
-        reward = load_reward(config.safety, device=accelerator.device)
+        reward = load_reward(config.safety, accelerator=accelerator)
         sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
 
         # the same prompts plain, under a generic preprompt, and under their risk category's; scored without preprompt

@@ -43,6 +43,7 @@ from rlhf.ppo.saving import SAMPLES_FILE, Saving
 from rlhf.ppo.watch import PPOFigures, suspicious_run
 from rlhf.rewards.gate import GatedReward, read_gate
 from rlhf.rewards.gated_config import GatedConfig
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_ensemble, is_import_path, read_ensemble
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.sampling.room import prompts_of_at_most, with_room
@@ -174,7 +175,6 @@ def ready_to_train(
     """Policy, value, reference and judges, loaded, and the engine, if one draws; `folder`: the stage's."""
     from rlhf.ppo.algorithm import PPO
     from rlhf.ppo.drawing import DrawingEngine
-    from rlhf.ppo.roles import load_judge
     from rlhf.ppo.setup import load_roles
 
     engine = None
@@ -206,7 +206,7 @@ def ready_to_train(
         seed=config.seed,
         gate=read_gate(config.gate, config.helpfulness, config.safety),
         too_long=config.too_long,
-        referee=None if config.referee is None else load_judge(config.referee, accelerator),
+        referee=None if config.referee is None else load_reward(config.referee, accelerator=accelerator),
         engine=engine,
     )
 

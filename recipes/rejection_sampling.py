@@ -193,11 +193,13 @@ def scored_answers(
 ) -> ScoredAnswers:
     """This version's answers and the earlier ones, scored. Sampler and reward models are gone when it returns.
 
+    For early rejection each process asks for scores whenever its own answers are so far: nothing is divided then.
+
     Args:
         by_id: the prompts of all candidates.
         shards: folder in which the drawn answers outlive a kill.
     """
-    reward = config.load_rewards(accelerator.device)
+    reward = config.load_rewards(accelerator if config.early_rejection is None else None)
     reward.refuse_broken(prompts)
     drawn = drawn_answers(config, prompts, params, reward, shards, accelerator) if config.num_samples else []
     candidates, scores = rescore([*earlier, *drawn], by_id, reward, accelerator, config.reward_name)

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 from rlhf.annotation.labelling import batch_figures, batch_name, label_batch, preferences_of, require_complete
 from rlhf.annotation.protocol import Pair, Part
@@ -39,6 +40,7 @@ from rlhf.imports import own_code
 from rlhf.jsonl import read_rows, write_rows
 from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.models.policy import load_tokenizer
+from rlhf.rewards.distributed import deal_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward
 from rlhf.sampling.multi_process import sample_distributed
@@ -135,56 +137,83 @@ def main(config: CollectPreferencesConfig) -> None:
         folder = stage.folder / kept.name
         drawn = draw_pairs(config, parts, folder, accelerator)
         judged = folder / "judged"
-        if not stage.is_main:  # people take longer than a barrier waits; if the main process fails, the launch ends
-            while not judged.exists():
-                time.sleep(1.0)
-            return
-        worth_asking = list({pair.id: pair for pair in drawn if pair.a and pair.b and pair.a != pair.b}.values())
-        if not worth_asking:
-            raise InputError("prompts: no two answers of any prompt differ; raise the temperatures, or name more")
-        with Store(labels) as store:
-            store.add_batch(batch, worth_asking, labels=config.labels_per_pair, asked=asked)
-            with own_code("annotator", config.annotator):
-                label_batch(store, batch, annotator)
-            require_complete(store, batch)
-            rows_of = preferences_of(store, batch)
-            figures = batch_figures(store, batch)
-        rows = {part: [row for p in drawn if p.part == part for row in rows_of.get(p.id, [])] for part in parts}
-        if not rows["train"]:
-            raise InputError(
-                f"annotator: {config.annotator} chose an answer in none of the pairs to train on, so there is nothing "
-                "to write; name more prompts, or another file of --labels to judge them anew"
-            )
-        every = [row for some in rows.values() for row in some]
-        for part, some in rows.items():
-            stage.write_rows(f"preferences_{part}.jsonl", some)
-        alike = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
-        left_out = {"nothing to compare": alike, "skipped": sum(pair.id not in rows_of for pair in drawn) - alike}
-        record_statistics(stage, config, every, figures, left_out, accelerator)
-        stage.closing.suspect(suspicious_ends(json.loads((folder / ENDED).read_text(encoding="utf-8"))))
-        stage.closing.suspect(getattr(annotator, "suspicious", ()))
-        judged.touch()
+        stage.agreed(lambda: judged.unlink(missing_ok=True))  # of an attempt before
+        found: Batch | None = None
+        if stage.is_main:
+            found = judged_batch(stage, config, annotator, asked, drawn)
+            judged.touch()
+        while (
+            not judged.exists()
+        ):  # people take longer than a barrier waits; if the main process fails, the launch ends
+            time.sleep(1.0)
+        rows = stage.agreed(lambda: [] if found is None else found.rows)
+        agreement = agreement_with_rewards(config, rows, accelerator)
+        if found is not None:
+            record_statistics(stage, config, found, agreement)
+            stage.closing.suspect(suspicious_ends(json.loads((folder / ENDED).read_text(encoding="utf-8"))))
+            stage.closing.suspect(getattr(annotator, "suspicious", ()))
+
+
+class Batch(NamedTuple):
+    """What was judged: the preferences, the batch's figures (who judged, how they agree), and why -> pairs without."""
+
+    rows: list[Preference]
+    figures: dict[str, Any]
+    left_out: dict[str, int]
+
+
+def judged_batch(
+    stage: Stage, config: CollectPreferencesConfig, annotator: Any, asked: str, drawn: Sequence[Pair]
+) -> Batch:
+    """Have the pairs judged, and write the preferences.
+
+    Args:
+        asked: what decides the annotator's judgements.
+
+    Raises:
+        InputError: there is nothing to ask, not every pair is judged, or no answer to train on was chosen.
+    """
+    worth_asking = list({pair.id: pair for pair in drawn if pair.a and pair.b and pair.a != pair.b}.values())
+    if not worth_asking:
+        raise InputError("prompts: no two answers of any prompt differ; raise the temperatures, or name more")
+    batch = batch_name(config.output)
+    with Store(config.labels_file) as store:
+        store.add_batch(batch, worth_asking, labels=config.labels_per_pair, asked=asked)
+        with own_code("annotator", config.annotator):
+            label_batch(store, batch, annotator)
+        require_complete(store, batch)
+        rows_of = preferences_of(store, batch)
+        figures = batch_figures(store, batch)
+    parts = get_args(Part)
+    rows = {part: [row for p in drawn if p.part == part for row in rows_of.get(p.id, [])] for part in parts}
+    if not rows["train"]:
+        raise InputError(
+            f"annotator: {config.annotator} chose an answer in none of the pairs to train on, so there is nothing "
+            "to write; name more prompts, or another file of --labels to judge them anew"
+        )
+    for part, some in rows.items():
+        stage.write_rows(f"preferences_{part}.jsonl", some)
+    alike = sum(pair.a == pair.b or not (pair.a and pair.b) for pair in drawn)
+    left_out = {"nothing to compare": alike, "skipped": sum(pair.id not in rows_of for pair in drawn) - alike}
+    return Batch([row for some in rows.values() for row in some], figures, left_out)
 
 
 def record_statistics(
     stage: Stage,
     config: CollectPreferencesConfig,
-    rows: list[Preference],
-    figures: dict[str, Any],
-    left_out: Mapping[str, int],
-    accelerator: Accelerator,
+    batch: Batch,
+    agreement: Mapping[str, Any],
 ) -> None:
     """Write what the preferences are like; the closing block says how many there are.
 
     Args:
-        figures: of the batch: who judged, how they agree.
-        left_out: why -> pairs without a preference.
+        agreement: of the newest reward models with the annotators.
     """
+    rows, figures, left_out = batch
     domains = {"all": rows} | {d: [row for row in rows if row.domain == d] for d in get_args(Domain)}
     tokenizer = load_tokenizer(config.policy.folder)
     statistics = {name: preference_statistics(some, tokenizer) for name, some in domains.items() if some}
-    figures["agreement_with_rewards"] = agreement_with_rewards(config, domains, accelerator.device)
-    figures["nothing_to_compare"] = left_out["nothing to compare"]
+    figures |= {"agreement_with_rewards": agreement, "nothing_to_compare": left_out["nothing to compare"]}
     stage.write_json("statistics.json", statistics | {"left_out": sum(left_out.values()), "batch": figures})
     stage.closing.rows(len(rows), left_out)
 
@@ -257,14 +286,18 @@ def draw_pairs(
 
 
 def agreement_with_rewards(
-    config: CollectPreferencesConfig, domains: dict[str, list[Preference]], device: object
+    config: CollectPreferencesConfig, rows: Sequence[Preference], accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Each domain's rows by its newest reward model: domain -> `accuracy_figures`; nothing where none is named."""
+    """Each domain's rows by its newest reward model: domain -> `accuracy_figures`; nothing where none is named.
+
+    All processes call it with the same rows, and each scores its part.
+    """
     figures = {}
     for domain in get_args(Domain):
-        spec, rows = getattr(config, domain), domains[domain]
-        if spec is not None and rows:
-            figures[domain] = accuracy_figures(rows, score_pairs(load_reward(spec, device=device), rows))
+        spec, own = getattr(config, domain), [row for row in rows if row.domain == domain]
+        if spec is not None and own:
+            reward = load_reward(spec, accelerator=accelerator)
+            figures[domain] = accuracy_figures(own, deal_out(own, partial(score_pairs, reward), accelerator))
     return figures
 
 

@@ -154,7 +154,7 @@ def main(config: EvaluateConfig) -> None:
         # the judges: both reward models with the gate, a referee, a gold scorer
         gate = None
         if config.helpfulness is not None:
-            options = {"too_long": config.too_long, "device": accelerator.device}
+            options: dict[str, Any] = {"too_long": config.too_long, "accelerator": accelerator}
             reward = GatedReward.load(config.helpfulness, config.safety, config.gate, **options)
             gate = None if config.safety is None else reward.gate
             answers = with_rewards(answers, reward, accelerator)
@@ -162,7 +162,7 @@ def main(config: EvaluateConfig) -> None:
                 opponents = with_rewards(opponents, reward, accelerator)
             stage.closing.suspect(reward.suspicious())
         if config.referee:
-            answers = with_referee(answers, load_reward(config.referee, device=accelerator.device), accelerator)
+            answers = with_referee(answers, load_reward(config.referee, accelerator=accelerator), accelerator)
         if scorer is not None:
             answers, opponents = with_gold(answers, scorer), with_gold(opponents, scorer)
 

@@ -95,7 +95,7 @@ def main(config: EvaluateRewardsConfig) -> None:
     with launched_work(stage) as accelerator:
         rewards: dict[str, EvaluatedReward] = {}
         for name, spec in config.rewards.items():
-            reward = imported.get(spec) or load_reward(spec, device=accelerator.device)
+            reward = imported.get(spec) or load_reward(spec, accelerator=accelerator)
             scores = deal_out(test, partial(score_pairs, reward), accelerator)
             stage.closing.suspect(suspicious_scoring(**{f"rewards.{name}": reward}))
             rewards[name] = {

@@ -112,7 +112,7 @@ def main(config: EvaluateSafetyConfig) -> None:
     kept = kept_samples(messages, number, params, stage, "policy", too_long=config.too_long)
     with launched_work(stage, kept) as accelerator:
         named = (config.refusals, config.safety, config.helpfulness, config.checker)
-        judges = load_judges(*named, None, None, accelerator.device, config.too_long)
+        judges = load_judges(*named, None, None, accelerator, config.too_long)
         judges = replace(judges, scorer=scorer)
         sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
         shards = stage.folder / kept.name

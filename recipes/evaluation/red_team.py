@@ -148,7 +148,7 @@ def from_file(config: RedTeamConfig, inputs: Mapping[str, Path], sampler: Sample
         config.checker,
         config.scorer,
         config.world,
-        accelerator.device,
+        accelerator,
         config.too_long,
     )
     asked, _ = with_room(load_prompts(config.prompts or ""), inputs, config.sampling.max_new_tokens, config.too_long)

@@ -84,7 +84,7 @@ def main(config: GateSweepConfig) -> None:
     with launched_work(stage) as accelerator:
         scores, origins = {}, {}
         for name, spec in (("helpfulness", config.helpfulness), ("safety", config.safety)):
-            reward = load_reward(spec, device=accelerator.device)
+            reward = load_reward(spec, accelerator=accelerator)
             origins[name] = read_origin(spec) if config.centre else 0.0
             scores[name] = deal_out(conversations, partial(_sigmoids, reward, name, origins[name]), accelerator)
             stage.closing.suspect(suspicious_scoring(**{name: reward}))

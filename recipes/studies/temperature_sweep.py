@@ -88,7 +88,7 @@ def main(config: TemperatureSweepConfig) -> None:
     asked = len(prompts)
     prompts, no_room = with_room(prompts, stage.inputs, config.sampling.max_new_tokens, config.too_long)
     with launched_work(stage) as accelerator:
-        reward = config.load_rewards(accelerator.device)
+        reward = config.load_rewards(accelerator)
         reward.refuse_broken(prompts)
         sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
 

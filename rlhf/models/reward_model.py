@@ -197,6 +197,14 @@ class RewardModel(nn.Module):
             require_finite(tensors.items(), folder / SAFETY_HEAD_FILE, "train the model again")
             self.safety_head.load_state_dict(tensors)
 
+    def freeze_heads(self) -> None:
+        """Make buffers of the heads' weights: who divides or casts the model's parameters leaves them as they are."""
+        heads = [self.score_head] if self.has_token_scores else []
+        for head in [*heads, *([] if self.safety_head is None else [self.safety_head])]:
+            for name, parameter in list(head.named_parameters()):
+                delattr(head, name)
+                head.register_buffer(name, parameter.detach())
+
     def save(
         self,
         folder: str | os.PathLike[str],

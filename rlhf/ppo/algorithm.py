@@ -20,7 +20,7 @@ from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.drawing import DrawingEngine
 from rlhf.ppo.experience import Minibatch, add_advantages, add_baselines, add_logprobs, make_minibatches
-from rlhf.ppo.roles import Roles, WholeSampler, partitioned
+from rlhf.ppo.roles import Roles, WholeSampler
 from rlhf.ppo.rollout import Environment, Rollout, referee_figures, roll_out, rollout_figures, standard_error
 from rlhf.ppo.update import update
 from rlhf.ppo.watch import limit_passed
@@ -46,7 +46,7 @@ class PPO:
         sampling: no top-p, no top-k, no penalty. The policy is its distribution at the temperature (above 0), in the
             answers, trained and held out, and in every log-probability: ratio, KL and entropy are of it.
         referee: scores held-out answers and trains nothing: a policy that pleases the two judges alone shows there. One
-            of a checkpoint is loaded by `rlhf.ppo.roles.load_judge`.
+            of a checkpoint is loaded with the accelerator (`rlhf.rewards.loading.load_reward`).
         gate: makes one reward of the two judges'.
         too_long: what becomes of an answer that a reward model's context does not hold.
         engine: draws the answers; None: the policy itself does.
@@ -72,7 +72,6 @@ class PPO:
         self.beta = config.beta
         self.roles = roles
         self.stepper = roles.prepare(config.optimizer, sampling.temperature)
-        referee = None if referee is None else partitioned(referee, accelerator)
         self._engine = engine
         sampler = WholeSampler(roles, renderer, config.rows, too_long) if engine is None else engine.sampler
         reward = GatedReward(roles.helpfulness, roles.safety, gate or Gate(), too_long)

@@ -22,18 +22,12 @@ from rlhf.models.ending import say_how_to_draw
 from rlhf.models.packing import enable_packing
 from rlhf.models.policy import save_policy
 from rlhf.ppo.model import PolicyAndValue, answer_logprobs
-from rlhf.rewards.distributed import agreement
-from rlhf.rewards.ensembles import RewardEnsemble
-from rlhf.rewards.foreign import ForeignReward
-from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import RewardModelFunction
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
-from rlhf.training.accelerator import frozen_dtype
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
-from rlhf.training.whole import WholeModel, divide, holds_4_bit, is_partitioned, prepare_frozen, settle
+from rlhf.training.whole import WholeModel, prepare_frozen
 
 
 class Roles(Protocol):
@@ -41,7 +35,8 @@ class Roles(Protocol):
 
     Args:
         policy: what a sampler takes, bare; under ZeRO-3 its weights are there within `gathered()` alone.
-        helpfulness, safety: raw scores; each may have a tokenizer of its own. safety None: there is no safety model.
+        helpfulness, safety: raw scores; each may have a tokenizer of its own. Reward models were loaded with the
+            accelerator. safety None: there is no safety model.
     """
 
     policy: Any
@@ -104,9 +99,6 @@ class SeparateRoles:
         say_how_to_draw(self._source, temperature)
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         self._reference = prepare_frozen(self._reference, self._accelerator)
-        self.helpfulness = partitioned(self.helpfulness, self._accelerator)
-        if self.safety is not None:
-            self.safety = partitioned(self.safety, self._accelerator)
         return stepper
 
     @torch.no_grad()
@@ -145,63 +137,3 @@ class WholeSampler:
         with self._roles.gathered() as model:
             sampler = InProcessSampler(model, self._renderer, self._rows, too_long=self._too_long)
             return sampler.sample(prompts, num_samples, params, keys)
-
-
-def load_judge(spec: str | os.PathLike[str], accelerator: Accelerator) -> RewardFunction:
-    """A reward function (`rlhf.rewards.loading.load_reward`), which `partitioned` takes later.
-
-    Under ZeRO-3 its reward models' weights are divided, so that the next model is not loaded beside whole ones. Every
-    process calls it.
-    """
-    device = "cpu" if is_partitioned(accelerator) else accelerator.device  # whole, it may not fit the device
-    judge = load_reward(spec, device=device, dtype=frozen_dtype(accelerator.device))
-    for member in judge.members if isinstance(judge, RewardEnsemble) else [judge]:
-        if isinstance(member, RewardModelFunction) and not holds_4_bit(member.model):
-            divide(member.model, accelerator)
-    return judge
-
-
-def partitioned(judge: RewardFunction, accelerator: Accelerator) -> RewardFunction:
-    """The same scores; called when the trained model is prepared, outside ZeRO-3 for nothing.
-
-    A reward model, alone or in an ensemble, becomes a `PartitionedReward`. One in 4 bit or of another kind, which are
-    not divided, goes to the device.
-    """
-    if not is_partitioned(accelerator):
-        return judge
-    if isinstance(judge, RewardEnsemble):
-        judge.members = [partitioned(member, accelerator) for member in judge.members]
-    if isinstance(judge, ForeignReward):
-        judge.to(accelerator.device)
-    if isinstance(judge, RewardModelFunction) and holds_4_bit(judge.model):
-        judge.model.to(accelerator.device)
-    elif isinstance(judge, RewardModelFunction):
-        return PartitionedReward(judge, accelerator)
-    return judge
-
-
-class PartitionedReward:
-    """A reward model whose weights ZeRO-3 partitions; each layer's are gathered as it is run, and freed after it.
-
-    Every process must call it together (`rlhf.rewards.distributed.score_answers` does, with all the reward functions in
-    one order), or the others wait.
-
-    Args:
-        function: its model's weights are partitioned here.
-    """
-
-    def __init__(self, function: RewardModelFunction, accelerator: Accelerator) -> None:
-        self._engine = prepare_frozen(function.model, accelerator)
-        function.run_in_step(self._engine, agreement(accelerator))
-        self._function = function
-
-    def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
-        try:
-            return self._function(conversations)
-        finally:
-            settle(self._engine)
-
-    @property
-    def too_long(self) -> list[bool]:
-        """See `RewardModelFunction`."""
-        return self._function.too_long

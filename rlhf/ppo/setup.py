@@ -16,8 +16,9 @@ from rlhf.models.checkpoint.memory import HELD, NF4, TRAINED, held_bytes, parame
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.models.reward_model import RewardModel
-from rlhf.ppo.roles import Roles, SeparateRoles, load_judge
+from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.shared import SharedRoles
+from rlhf.rewards.loading import load_reward
 from rlhf.training.accelerator import frozen_dtype, trained_dtype
 from rlhf.training.whole import divide
 
@@ -129,8 +130,8 @@ def load_roles(
         divide(value, accelerator)
     reference = load_policy(policy, dtype=trained_dtype(accelerator))
     divide(reference, accelerator)
-    judge = load_judge(helpfulness, accelerator)
-    other = None if safety is None else load_judge(safety, accelerator)
+    judge = load_reward(helpfulness, accelerator=accelerator)
+    other = None if safety is None else load_reward(safety, accelerator=accelerator)
     trained = load_policy(policy)
     divide(trained, accelerator)
     return SeparateRoles(trained, reference, value, judge, other, accelerator)

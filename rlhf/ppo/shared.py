@@ -32,10 +32,9 @@ from rlhf.models.policy import add_pad_embedding, dtype_of, load_base, load_toke
 from rlhf.models.reward_model import RewardModel, RewardOutput
 from rlhf.models.shared_base import SharedBase
 from rlhf.ppo.model import answer_logprobs, answer_values, disable_dropout
-from rlhf.ppo.roles import load_judge, partitioned
-from rlhf.rewards.distributed import agreement
+from rlhf.rewards.loading import load_reward
 from rlhf.rewards.protocol import RewardFunction
-from rlhf.rewards.scoring import RewardModelFunction
+from rlhf.rewards.scoring import RewardModelFunction, agreement
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.step import Batch, Stepper
 from rlhf.training.whole import WholeModel, is_partitioned, refuse_4_bit, settle
@@ -150,7 +149,7 @@ class SharedRoles:
             policy: an adapter over the base, which goes on training and whose start is the reference; or the base
                 itself, which gets a new adapter and is the reference.
             helpfulness, safety: see `rlhf.rewards.loading.load_reward`; an adapter over the same base shares it, any
-                other is loaded beside (`rlhf.ppo.roles.load_judge`). safety None: there is none.
+                other is loaded beside. safety None: there is none.
             value_from: an adapter over the base with a score head. Default: helpfulness, where it is one; else a new
                 adapter with a new head.
             with_value: whether a value is learnt.
@@ -184,7 +183,7 @@ class SharedRoles:
                 base.add_saved(name, Path(spec), trained=False)
                 judges[name] = Path(spec)
             else:
-                judges[name] = load_judge(spec, accelerator)
+                judges[name] = load_reward(spec, accelerator=accelerator)
         value = None
         if with_value:
             if value_from is None and isinstance(judges["helpfulness"], Path):
@@ -207,18 +206,12 @@ class SharedRoles:
         say_how_to_draw(self._base.model, temperature)
         stepper = Stepper(self._trained, optimizer, self._accelerator, name="ppo")
         self._stepper = stepper
-        self.helpfulness = self._prepared(self.helpfulness)
-        self.safety = None if self.safety is None else self._prepared(self.safety)
+        for judge in (self.helpfulness, self.safety):
+            if isinstance(judge, AdapterReward):
+                judge.to(self._accelerator.device)
+                if is_partitioned(self._accelerator):  # the base's weights are gathered layer by layer
+                    judge.run_in_step(self._stepper.model, self._accelerator)
         return stepper
-
-    def _prepared(self, judge: RewardFunction) -> RewardFunction:
-        """Under ZeRO-3 the weights that it runs over, the base's or its own, are gathered layer by layer."""
-        if not isinstance(judge, AdapterReward):
-            return partitioned(judge, self._accelerator)
-        judge.to(self._accelerator.device)
-        if is_partitioned(self._accelerator):
-            judge.run_in_step(self._stepper.model, self._accelerator)
-        return judge
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch) -> Tensor:
@@ -253,15 +246,10 @@ class AdapterReward:
         self._base, self._name = base, name
         self.__name__ = str(folder)  # for messages
         self._function = RewardModelFunction.of(base.reward_model(folder), folder)
-        self._engine: nn.Module | None = None
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
-        try:
-            with self._base.using(self._name):
-                return self._function(conversations)
-        finally:
-            if self._engine is not None:
-                settle(self._engine)
+        with self._base.using(self._name):
+            return self._function(conversations)
 
     def run_in_step(self, engine: nn.Module, accelerator: Accelerator) -> None:
         """The base's weights are divided: every process makes its calls together.
@@ -273,8 +261,7 @@ class AdapterReward:
         def run(**batch: Any) -> RewardOutput:
             return RewardOutput(*engine(batch=batch, judge=self._function.model)[:2])
 
-        self._engine = engine
-        self._function.run_in_step(run, agreement(accelerator))
+        self._function.run_in_step(run, agreement(accelerator), partial(settle, engine))
 
     @property
     def too_long(self) -> list[bool]:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from rlhf.rewards.scoring import Agree
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _Row = tuple[tuple[float, ...], tuple[bool, ...]]
@@ -122,20 +120,6 @@ def _of_all(
     return [known.get(i, (lowest, off)) for i in range(len(answers))]
 
 
-def agreement(accelerator: Accelerator) -> Agree:
-    """Among the processes of a launch: see `rlhf.rewards.scoring.RewardModelFunction.run_in_step`."""
-    from accelerate.utils import gather_object
-
-    def agree(count: int, failure: str | None) -> int:
-        parts: list[tuple[int, str | None]] = gather_object([(count, failure)])
-        failures = [sentence for _, sentence in parts if sentence is not None]
-        if failures:
-            raise InputError(failures[0])
-        return max(number for number, _ in parts)
-
-    return agree
-
-
 def dealt_out(reward: RewardFunction, accelerator: Accelerator) -> RewardFunction:
     """The same reward function, each process scoring its part: every process calls it, and gets all scores.
 
@@ -170,17 +154,21 @@ def deal_out(
 ) -> list[Result]:
     """`work` on every item, each process doing its part; all results, in the items' order, on every process.
 
+    Each calls it once, whoever has no part with the first item: a model's weights may have to be gathered for it.
+
     Raises:
         InputError: on every process, where `work` raised it on one.
     """
     from accelerate.utils import gather_object
 
+    if not items:
+        return []
     mine = range(accelerator.process_index, len(items), accelerator.num_processes)
     results: Sequence[Result] = []
     failures: list[str] = []
     try:
         with shared_work(len(mine), len(items)):
-            results = work([items[i] for i in mine]) if mine else []
+            results = work([items[i] for i in mine or (0,)])[: len(mine)]
     except InputError as error:
         failures = [str(error)]
     failures = gather_object(failures)  # one that fails alone would leave the others waiting

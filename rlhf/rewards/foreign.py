@@ -23,17 +23,7 @@ from rlhf.models.text_judges import Encoder
 CHOICE = "POST: {post}\n\n RESPONSE A: {answer}\n\n RESPONSE B: .\n\n Which response is better? RESPONSE"
 
 
-class ForeignReward:
-    """What the two kinds share: a model that is run whole, wherever it lies."""
-
-    _encoder: Encoder
-
-    def to(self, device: torch.device) -> None:
-        """Move the model."""
-        self._encoder.model.to(device)
-
-
-class PairReward(ForeignReward):
+class PairReward:
     """A sequence classifier that reads a question and an answer as a pair of texts.
 
     A pair that is too long loses the end of the longer text.
@@ -59,7 +49,7 @@ class PairReward(ForeignReward):
         return self._encoder.run([question(talk) for talk in plain], read, [talk[-1]["content"] for talk in plain])
 
 
-class ChoiceReward(ForeignReward):
+class ChoiceReward:
     """A text-to-text model that is asked which of two responses is better, by SteamSHP's prompt.
 
     The score is the log-odds of "A" as its first word, so that its sigmoid is that probability. A question that is too

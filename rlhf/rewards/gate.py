@@ -21,6 +21,7 @@ from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.suspicion import suspicious_scoring
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import Tensor
 
 
@@ -77,11 +78,11 @@ class GatedReward:
         gate: GateConfig,
         *,
         too_long: TooLong = "cut",
-        device: object = None,
+        accelerator: Accelerator | None = None,
     ) -> GatedReward:
         """What the recipes' options name; see `rlhf.rewards.loading.load_reward`, and `read_gate`."""
-        first = load_reward(helpfulness, device=device)
-        second = None if safety is None else load_reward(safety, device=device)
+        first = load_reward(helpfulness, accelerator=accelerator)
+        second = None if safety is None else load_reward(safety, accelerator=accelerator)
         return cls(first, second, read_gate(gate, helpfulness, safety), too_long)
 
     def __call__(self, conversations: Sequence[Conversation], tags: Sequence[Domain]) -> GatedRewards:

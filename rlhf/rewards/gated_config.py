@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.rewards.config import GateConfig
 from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.specs import Reward
 from rlhf.stage import StageConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,7 @@ class GatedConfig(RoomConfig, StageConfig):
         """What scored an answer, kept beside its scores."""
         return str(self.helpfulness) if self.safety is None else f"{self.helpfulness} & {self.safety}"
 
-    def load_rewards(self, device: Any) -> GatedReward:
+    def load_rewards(self, accelerator: Accelerator | None) -> GatedReward:
         """Both rewards and the gate between them; see `GatedReward.load`."""
-        return GatedReward.load(self.helpfulness, self.safety, self.gate, too_long=self.too_long, device=device)
+        options: dict[str, Any] = {"too_long": self.too_long, "accelerator": accelerator}
+        return GatedReward.load(self.helpfulness, self.safety, self.gate, **options)

@@ -19,6 +19,7 @@ from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import Tensor
 
 
@@ -28,6 +29,7 @@ def load_reward(
     batch_tokens: int | None = None,
     device: object = None,
     dtype: str | None = None,
+    accelerator: Accelerator | None = None,
 ) -> RewardFunction:
     """The reward function that `spec` names.
 
@@ -39,9 +41,12 @@ def load_reward(
             arguments); or the YAML or JSON file of an ensemble of these (`rlhf.rewards.specs.EnsembleConfig`).
         batch_tokens: for a checkpoint, rows x padded length of one forward pass; None: by the device
             (`rlhf.models.batching`).
-        device: for a checkpoint; None is the GPU where there is one.
+        device: for a checkpoint; None is the accelerator's, or the GPU where there is one.
         dtype: that a checkpoint's weights are held in; None: that of the mixed precision on the device
             (`rlhf.training.accelerator.frozen_dtype`).
+        accelerator: of processes that load it together and make each call of it together, with as many conversations as
+            each has (`rlhf.rewards.distributed`). Under ZeRO-3 each then holds a share of a reward model's weights,
+            unless they are in 4 bit. None: they are whole, and this process scores when it likes.
 
     Raises:
         InputError: nothing there, a checkpoint without score head, an import that fails, something not callable.
@@ -50,18 +55,24 @@ def load_reward(
     if is_import_path(text):
         return _imported(text)
     if is_ensemble(text):
-        return _ensemble(text, batch_tokens, device, dtype)
+        return _ensemble(text, batch_tokens=batch_tokens, device=device, dtype=dtype, accelerator=accelerator)
     import torch
 
     from rlhf.models.reward_model import RewardModel
     from rlhf.rewards.scoring import RewardModelFunction
     from rlhf.training.accelerator import frozen_dtype
+    from rlhf.training.whole import holds_4_bit, is_partitioned
 
+    device = accelerator.device if device is None and accelerator is not None else device
     target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     if foreign := _foreign(text, target, batch_tokens):
         return foreign
-    model = RewardModel.load(text, dtype=dtype or frozen_dtype(target))
-    return RewardModelFunction.of(model.to(target), text, batch_tokens)
+    reward = RewardModelFunction.of(RewardModel.load(text, dtype=dtype or frozen_dtype(target)), text, batch_tokens)
+    if accelerator is not None and is_partitioned(accelerator) and not holds_4_bit(reward.model):
+        reward.divide(accelerator)  # whole it may not fit the device
+    else:
+        reward.model.to(target)
+    return reward
 
 
 def _foreign(folder: str, device: object, batch_tokens: int | None) -> RewardFunction | None:
@@ -76,12 +87,11 @@ def _foreign(folder: str, device: object, batch_tokens: int | None) -> RewardFun
     return PairReward(folder, device, batch_tokens)
 
 
-def _ensemble(file: str, batch_tokens: int | None, device: object, dtype: str | None) -> RewardFunction:
+def _ensemble(file: str, **options: Any) -> RewardFunction:
     from rlhf.rewards.ensembles import RewardEnsemble
 
     require_files(reward=file)
     config = read_ensemble(file)
-    options: dict[str, Any] = {"batch_tokens": batch_tokens, "device": device, "dtype": dtype}
     members = [load_reward(member, **options) for member in config.members]
     return RewardEnsemble(members, config.uncertainty_weight)
 

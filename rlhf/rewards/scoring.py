@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from rlhf.conversation import Conversation, Renderer, without_thoughts
@@ -19,6 +22,7 @@ from rlhf.rewards.protocol import RewardFunction
 from rlhf.stage.progress import progress_bar
 from rlhf.training.feeding import ahead, on_device
 from rlhf.training.step import Batch
+from rlhf.training.whole import prepare_frozen, settle
 
 Agree = Callable[[int, str | None], int]
 """Of the processes' numbers of passes the largest, the same on each; InputError on each, where one of them has failed,
@@ -47,6 +51,7 @@ class RewardModelFunction:
         self.batch_tokens = batch_tokens
         self._run: Callable[..., RewardOutput] | None = None
         self._agree: Agree | None = None
+        self._settle: Callable[[], None] = lambda: None
         self.too_long: list[bool] = []
         self.scored = self.cut = 0
 
@@ -60,7 +65,18 @@ class RewardModelFunction:
         renderer = Renderer(tokenizer, max_length=Context.of(model.config).length, cut=True)
         return cls(model, renderer, batch_tokens)
 
-    def run_in_step(self, run: Callable[..., RewardOutput], agree: Agree) -> None:
+    def divide(self, accelerator: Accelerator) -> None:
+        """Leave each process its share of the model's weights (ZeRO-3), but for the heads, which stay whole in float32.
+
+        From now on all processes call it together, or those that do wait for the others.
+        """
+        self.model.freeze_heads()
+        engine = prepare_frozen(self.model, accelerator)
+        self.run_in_step(engine, agreement(accelerator), partial(settle, engine))
+
+    def run_in_step(
+        self, run: Callable[..., RewardOutput], agree: Agree, settle: Callable[[], None] = lambda: None
+    ) -> None:
         """From now on all processes call it together, and make as many forward passes as the one that needs most.
 
         So a model is run whose weights are divided: of each layer they are gathered from all processes as it is run.
@@ -68,8 +84,9 @@ class RewardModelFunction:
         Args:
             run: the model's forward pass, which takes the same keyword arguments.
             agree: among the processes.
+            settle: called after the passes.
         """
-        self._run, self._agree = run, agree
+        self._run, self._agree, self._settle = run, agree, settle
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32 raw scores on the CPU, in the conversations' order."""
@@ -98,14 +115,11 @@ class RewardModelFunction:
         batches = self._batches([len(row) for row in unique], prompts)
 
         def prepared(batch: list[int]) -> tuple[list[int], Batch]:
-            ids, mask = pad_rows([unique[i] for i in batch], self._pad_id)
-            packed = {"packed": pack_rows(ids, mask, groups[batch])} if self.model.shares_prefixes else {}
-            return batch, {"input_ids": ids, "attention_mask": mask, **packed}
+            return batch, self._inputs([unique[i] for i in batch], groups[batch])
 
         run = self._run or self.model
         alone = self._agree is None  # weights that are gathered in inference mode would stay of that mode
-        if self._agree is not None:
-            batches += batches[:1] * (self._agree(len(batches), None) - len(batches))
+        idle = 0 if self._agree is None else self._agree(len(batches), None) - len(batches)
         self.model.eval()
         try:
             with (
@@ -118,11 +132,20 @@ class RewardModelFunction:
                     if output.safety_logit is not None:
                         logits[batch] = output.safety_logit.cpu()
                     progress.update(len(batch))
+                for _ in range(idle):  # a token for company, while the others gather what they run
+                    run(**on_device(self._inputs([[self._pad_id]], torch.zeros(1, dtype=torch.long)), device))
         finally:
+            self._settle()
             self.model.train(training)
         numbers = {row: n for n, row in enumerate(unique)}
         places = [numbers[tuple(row)] for row in rows]
         return RewardOutput(scores[places], None if self.model.safety_head is None else logits[places])
+
+    def _inputs(self, rows: Sequence[Sequence[int]], groups: Tensor) -> Batch:
+        """Of a forward pass over these rows; those of a group, (n,) int64, begin alike."""
+        ids, mask = pad_rows(rows, self._pad_id)
+        packed = {"packed": pack_rows(ids, mask, groups)} if self.model.shares_prefixes else {}
+        return {"input_ids": ids, "attention_mask": mask, **packed}
 
     def _batches(self, lengths: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
         tokens = self.batch_tokens or batch_tokens_on(self.model.device)
@@ -135,6 +158,19 @@ class RewardModelFunction:
         """The model's own where it has one (some families derive positions from it), else 0: the mask decides."""
         pad = self.model.config.pad_token_id
         return pad if isinstance(pad, int) and 0 <= pad < self.model.config.get_text_config().vocab_size else 0
+
+
+def agreement(accelerator: Accelerator) -> Agree:
+    """Among the processes of a launch: see `RewardModelFunction.run_in_step`."""
+
+    def agree(count: int, failure: str | None) -> int:
+        parts: list[tuple[int, str | None]] = gather_object([(count, failure)])
+        failures = [sentence for _, sentence in parts if sentence is not None]
+        if failures:
+            raise InputError(failures[0])
+        return max(number for number, _ in parts)
+
+    return agree
 
 
 def ask_all(functions: Mapping[str, RewardFunction], conversations: Sequence[Conversation]) -> list[Tensor]:

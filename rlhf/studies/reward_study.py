@@ -134,7 +134,7 @@ def run_model(run: RewardStudyRun, rows: Rows) -> None:
         learns = run.model.learns
         safety_head = learns != "joint" and REWARD_KINDS[learns].safety_head
         train_and_save(stage, accelerator, policy, PairTable.of(train), config, safety_head=safety_head, seed=run.seed)
-        reward = load_reward(stage.folder / "checkpoint", device=accelerator.device)
+        reward = load_reward(stage.folder / "checkpoint", accelerator=accelerator)
         scores = deal_out(test, lambda part: score_pairs(reward, part), accelerator)
         figures = {
             "training_pairs": len(train),

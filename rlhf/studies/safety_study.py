@@ -84,7 +84,7 @@ def run_variant(run: SafetyStudyRun) -> None:
     )
     with training_work(stage) as accelerator:
         judges = load_judges(
-            "rules", run.safety, run.helpfulness, None, run.scorer, run.world, accelerator.device, run.too_long
+            "rules", run.safety, run.helpfulness, None, run.scorer, run.world, accelerator, run.too_long
         )
         prompts = [
             prompt

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from rlhf.errors import InputError
 from rlhf.training.config import OptimizerConfig
 from rlhf.training.feeding import on_device
-from rlhf.training.whole import divide, holds_4_bit, refuse_4_bit, shape_of
+from rlhf.training.whole import divide, fill_sizes, holds_4_bit, refuse_4_bit, shape_of
 
 Batch = dict[str, Any]
 """Tensors, and rows that are packed already (`rlhf.models.packing.PackedRows`)."""
@@ -185,10 +185,7 @@ def _number(norm: Any) -> float:
 
 
 def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig, model: nn.Module) -> None:
-    """What accelerate's YAML cannot say, what depends on the model, and what the user's own JSON leaves "auto".
-
-    accelerate would look for the hidden size in `model.config`, which a module around a model does not have.
-    """
+    """What accelerate's YAML cannot say, what depends on the model, and what the user's own JSON leaves "auto"."""
     accelerator.deepspeed_engine_wrapped = None  # of an earlier model; accelerate warns of keeping it
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     for derived in ("train_batch_size", "gradient_accumulation_steps"):
@@ -209,18 +206,4 @@ def _fill_deepspeed(accelerator: Accelerator, config: OptimizerConfig, model: nn
     for part in ("offload_optimizer", "offload_param"):
         if zero.get(part, {}).get("device") == "cpu":
             zero[part].setdefault("pin_memory", torch.cuda.is_available())
-    width = _width(model)
-    sizes = {
-        "reduce_bucket_size": width * width,
-        "stage3_prefetch_bucket_size": int(0.9 * width * width),
-        "stage3_param_persistence_threshold": 10 * width,
-    }
-    for key, size in sizes.items():
-        if zero.get(key, "auto" if zero["stage"] == 3 else None) == "auto":
-            zero[key] = size
-
-
-def _width(model: nn.Module) -> int:
-    """A transformer's hidden size: no matrix of it has two sides that are longer, but for square ones."""
-    shapes = [shape_of(parameter) for parameter in model.parameters()]
-    return max((min(shape) for shape in shapes if len(shape) == 2), default=1)
+    fill_sizes(zero, model)

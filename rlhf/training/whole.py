@@ -7,6 +7,7 @@ Here they are gathered once, used by a twin that has no DeepSpeed hooks, and fre
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -89,10 +90,7 @@ def prepare_frozen(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     import deepspeed
 
     divide(model, accelerator)
-    settings: dict[str, Any] = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
-    settings.pop("optimizer", None)
-    settings["zero_optimization"].pop("offload_optimizer", None)
-    engine: nn.Module = deepspeed.initialize(model=model, config=settings)[0]
+    engine: nn.Module = deepspeed.initialize(model=model, config=_frozen_settings(model, accelerator))[0]
     engine.eval()
     return engine
 
@@ -111,14 +109,28 @@ def divide(model: nn.Module, accelerator: Accelerator) -> None:
     shapes = [tuple(parameter.shape) for parameter in model.parameters()]
     if any(other != shapes for other in gather_object([shapes])):
         raise RuntimeError("the processes have different models to divide, and would wait for one another")
+    _let_go()
     _cast(model, accelerator)
-    settings = _without_auto(accelerator.state.deepspeed_plugin.deepspeed_config)
-    for name in ("optimizer", "scheduler", "train_batch_size", "gradient_accumulation_steps"):
-        settings.pop(name, None)
-    if settings["zero_optimization"].get("offload_param", {}).get("device") == "cpu":
-        settings["zero_optimization"]["offload_param"].setdefault("pin_memory", torch.cuda.is_available())
-    deepspeed.zero.Init(module=model, config_dict_or_path={**settings, "train_micro_batch_size_per_gpu": 1})
+    deepspeed.zero.Init(module=model, config_dict_or_path=_frozen_settings(model, accelerator))
     _move_buffers(model, accelerator.device)
+
+
+def fill_sizes(zero: dict[str, Any], model: nn.Module) -> None:
+    """What DeepSpeed's `zero_optimization` leaves open or "auto", by the model's width.
+
+    accelerate would look for it in `model.config`, which a module around a model does not have.
+    """
+    shapes = [shape_of(parameter) for parameter in model.parameters()]
+    # a transformer's hidden size: no matrix of it has two sides that are longer, but for square ones
+    width = max((min(shape) for shape in shapes if len(shape) == 2), default=1)
+    sizes = {
+        "reduce_bucket_size": width * width,
+        "stage3_prefetch_bucket_size": int(0.9 * width * width),
+        "stage3_param_persistence_threshold": 10 * width,
+    }
+    for key, size in sizes.items():
+        if zero.get(key, "auto" if zero["stage"] == 3 else None) == "auto":
+            zero[key] = size
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:
@@ -133,6 +145,32 @@ def _cast(model: nn.Module, accelerator: Accelerator) -> None:
         for parameter in model.parameters():
             if parameter.is_floating_point() and not hasattr(parameter, "ds_id"):
                 parameter.data = parameter.data.to(MIXED_DTYPES[accelerator.mixed_precision])
+
+
+def _let_go() -> None:
+    """Free the shares of models that nobody needs any more: DeepSpeed remembers each that it has run, in circles."""
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    FWD_MODULE_STACK.clear()  # no forward pass is under way
+    for method in vars(PartitionedParameterCoordinator).values():
+        for cell in getattr(method, "__closure__", None) or ():  # a cache of all models' layers is in one
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
+    gc.collect()
+
+
+def _frozen_settings(model: nn.Module, accelerator: Accelerator) -> dict[str, Any]:
+    """DeepSpeed's for a model that nobody trains, whether one is trained beside it or not."""
+    settings = _without_auto(accelerator.state.deepspeed_plugin.deepspeed_config)
+    for name in ("optimizer", "scheduler", "train_batch_size", "gradient_accumulation_steps"):
+        settings.pop(name, None)
+    zero = settings["zero_optimization"]
+    zero.pop("offload_optimizer", None)
+    if zero.get("offload_param", {}).get("device") == "cpu":
+        zero["offload_param"].setdefault("pin_memory", torch.cuda.is_available())
+    fill_sizes(zero, model)
+    return {**settings, "train_micro_batch_size_per_gpu": 1}
 
 
 def _without_auto(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rlhf.configuration import parse_config
-from rlhf.ppo import roles, setup, shared
+from rlhf.ppo import setup, shared
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 import ppo
@@ -63,7 +63,8 @@ def main() -> None:
     deepspeed.initialize = initialize
     for name in ("load_policy", "load_value_model"):
         watch(setup, name)
-    watch(roles, "load_reward")
+    for module in (setup, shared):
+        watch(module, "load_reward")
     watch(shared, "load_base")
     config = parse_config(ppo.PPORecipeConfig, sys.argv[2:])
     ppo.main(config)

@@ -31,7 +31,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.algorithm import PPO
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import train_ppo
-from rlhf.ppo.roles import Roles, SeparateRoles, load_judge
+from rlhf.ppo.roles import Roles, SeparateRoles
 from rlhf.ppo.saving import Saving
 from rlhf.ppo.shared import SharedRoles
 from rlhf.rewards.loading import load_reward
@@ -114,7 +114,7 @@ def shared_ppo(
     the referee have weights of their own; also returns of either whether they are divided."""
     adapter, own = AdapterConfig(r=4, alpha=8.0), reward_path.with_name("own_weights")
     roles = SharedRoles.load(policy_path, str(reward_path), str(own), accelerator, adapter=adapter)
-    judges: list[Any] = [roles.safety, load_judge(own, accelerator)]
+    judges: list[Any] = [roles.safety, load_reward(own, accelerator=accelerator)]
     models = [judge.model for judge in judges]
     metrics = run_ppo(roles, policy_path, folder, accelerator, temperature=0.7, referee=judges[1])
     return metrics, [all(hasattr(p, "ds_id") for p in model.parameters()) for model in models]
@@ -123,7 +123,7 @@ def shared_ppo(
 def separate_roles(policy_path: Path, reward_path: Path, accelerator: Accelerator) -> Roles:
     value = RewardModel.from_policy(policy_path, safety_head=True, seed=0)
     policy, reference = load_policy(policy_path), load_policy(policy_path)
-    judge = load_reward(reward_path, device=accelerator.device)
+    judge = load_reward(reward_path, accelerator=accelerator)
     return SeparateRoles(policy, reference, value, judge, shortness, accelerator)
 
 

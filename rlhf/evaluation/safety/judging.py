@@ -54,7 +54,7 @@ def load_judges(
     checker: str | None,
     scorer: str | None,
     world: Path | None,
-    device: object,
+    accelerator: Accelerator | None,
     too_long: TooLong = "cut",
 ) -> SafetyJudges:
     """The judges that a user names; see `load_detector` of `refusals.py` and `rlhf.rewards.loading.load_reward`.
@@ -72,8 +72,8 @@ def load_judges(
         own = own_function("checker", checker, own)
     return SafetyJudges(
         load_detector(refusals),
-        None if safety is None else load_reward(safety, device=device),
-        None if helpfulness is None else load_reward(helpfulness, device=device),
+        None if safety is None else load_reward(safety, accelerator=accelerator),
+        None if helpfulness is None else load_reward(helpfulness, accelerator=accelerator),
         own,
         load_scorer(scorer, world) if scorer and world else None,
         too_long,

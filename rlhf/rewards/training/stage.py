@@ -123,7 +123,7 @@ def record_accuracy(
     from rlhf.rewards.training.accuracy import heldout_report, origin_of, suspicious_accuracy
 
     checkpoint = stage.folder / "checkpoint"
-    reward = dealt_out(load_reward(checkpoint), accelerator)
+    reward = dealt_out(load_reward(checkpoint, accelerator=accelerator), accelerator)
     origin = origin_of(reward, trained.preferences, seed, labelled=REWARD_KINDS[domain].safety_head)
     if stage.is_main:
         write_origin(checkpoint, origin)

@@ -21,10 +21,10 @@ def test_what_deepspeed_would_cast_is_loaded_so(
 ) -> None:
     """Five models wait in the CPU's memory, of every process, until they are divided. Under autocast the reference is
     what the policy is."""
-    for module in ("rlhf.ppo.setup", "rlhf.ppo.roles", "rlhf.training.accelerator"):
+    for module in ("rlhf.ppo.setup", "rlhf.training.accelerator"):
         monkeypatch.setattr(f"{module}.frozen_dtype", lambda device: "bfloat16")
-    for module in ("rlhf.ppo.setup", "rlhf.ppo.roles"):
-        monkeypatch.setattr(f"{module}.divide", lambda *_: None)
+    for place in ("rlhf.ppo.setup", "rlhf.rewards.scoring.RewardModelFunction"):
+        monkeypatch.setattr(f"{place}.divide", lambda *_: None)
     accelerator: Any = SimpleNamespace(
         distributed_type=DistributedType.DEEPSPEED if zero_stage else DistributedType.NO,
         mixed_precision="bf16",

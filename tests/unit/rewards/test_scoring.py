@@ -82,6 +82,23 @@ def test_in_step_it_makes_as_many_passes_as_the_process_that_needs_most(checkpoi
     with pytest.raises(InputError, match="the last message must be the assistant"):
         reward([[{"role": "user", "content": "hello"}]])
     assert told[1:] == [(0, told[1][1])] and "the last message" in str(told[1][1])
+    passes.clear()
+    assert reward([]).shape == (0,) and len(passes) == 1, "who has nothing goes along"
+
+
+def test_frozen_heads_stay_float32_where_the_weights_are_cast(checkpoint: Path) -> None:
+    """As ZeRO-3 casts what it divides: scores in bfloat16 would have ties among a prompt's answers."""
+    reward = load_reward(checkpoint)
+    assert isinstance(reward, RewardModelFunction)
+    want = reward(TALKS)
+    reward.model.freeze_heads()
+    assert torch.equal(reward(TALKS), want)
+    for parameter in reward.model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    assert reward.model.score_head.weight.dtype == torch.float32
+    got = reward(TALKS)
+    assert not torch.equal(got, got.bfloat16().float())
+    torch.testing.assert_close(got, want, atol=0.05, rtol=0)
 
 
 def test_many_answers_to_a_prompt_share_it_and_score_as_alone(checkpoint: Path) -> None:

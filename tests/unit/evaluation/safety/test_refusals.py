@@ -143,7 +143,7 @@ def broken(conversations: list[Any]) -> list[bool]:
 def test_a_judge_of_ones_own_that_raises_is_named_with_its_line(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     named = {"refusals": "rules", "checker": None, option: "test_refusals:broken"}
-    judges = load_judges(named["refusals"], None, None, named["checker"], None, None, "cpu")
+    judges = load_judges(named["refusals"], None, None, named["checker"], None, None, None)
     said = rf"{option}: test_refusals:broken fails \(ZeroDivisionError: by nothing, .*test_refusals\.py:\d+\)"
     with pytest.raises(InputError, match=said):
         getattr(judges, option)([])
