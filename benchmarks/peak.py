@@ -109,14 +109,14 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def matmul_peak(seconds: float = 2.0) -> float:
+def matmul_peak(seconds: float = 2.0, dtype: torch.dtype = torch.bfloat16 if GPU else torch.float32) -> float:
     """Operations a second of one thread, or of the GPU, in matrix products: the best of three sizes.
 
     In float32; on a GPU in bfloat16, as models are trained there.
     """
     best = 0.0
     for size in (4096, 8192, 16384) if GPU else (512, 1024, 2048):
-        a, b = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16 if GPU else None) for _ in range(2))
+        a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
         a @ b
         began = clock()
         while clock() - began < seconds / 3:
@@ -150,6 +150,8 @@ def main() -> None:
     arguments = parse(parser, {})
     peak = matmul_peak()
     said: dict[str, Any] = {"name": "peak", "gflops": round(peak / 1e9), "device": device_name()}
+    if not GPU:
+        said["gflops_in_bfloat16"] = round(matmul_peak(dtype=torch.bfloat16) / 1e9)
     if arguments.model is not None:
         arithmetic = Arithmetic.of(arguments.model)
         forward, training = arithmetic.forward(1, 1), arithmetic.training(1, 1)
