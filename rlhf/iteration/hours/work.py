@@ -96,14 +96,14 @@ def _rejection_sampling(read: Reading) -> Work:
     drawn = prompts.number * config.num_samples
     earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples or POOLED)
     to_score = read.judged(prompts.number, asked, config.num_samples + earlier)
-    optimizer = settings.optimizer
+    optimizer, learnt = settings.optimizer, prompts.number + read.rows("earlier_prompts").number  # a row of each
     return (
         Work(loads=3 + read.judges)
         + scored(prompts.number, asked)
         + read.written(drawn)
         + to_score * read.judges
         + trained(
-            prompts.number / read.own_share,
+            learnt / read.own_share,
             min(asked + answer, settings.max_length),
             optimizer.micro_batch_size,
             optimizer.epochs,

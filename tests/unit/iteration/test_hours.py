@@ -111,6 +111,9 @@ def test_what_the_stages_do() -> None:
         score_passes=60 / 8 + 60, score_tokens=60 * 10 + 60 * (10 + 4 * 16),
         train_passes=2 * 15, train_tokens=2 * 60 * 20,
     )  # fmt: skip
+    earlier = json.dumps([made["prompts"], made["prompts"]])
+    third = work("rejection_sampling", drawing, prompts=made["prompts"], earlier_prompts=earlier)
+    assert third == replace(drawn, train_passes=3 * 2 * 15, train_tokens=3 * 2 * 60 * 20), "earlier versions' best too"
     ppo = Fields(batch_size=12, rows=12, iterations=5, evaluate_every=2, validation_size=6, learns_value=True,
                  optimizer=optimizer(1))  # fmt: skip
     acting = Fields(ppo=ppo, sampling=sampling, max_prompt_tokens=None, **rewards)
