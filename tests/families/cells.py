@@ -21,7 +21,7 @@ from rlhf.finetuning.supervised import AnswerLogprobs, answer_task, finetune
 from rlhf.models.checkpoint.saving import probe_logits
 from rlhf.models.config import AdapterConfig
 from rlhf.models.merging import merged_policy
-from rlhf.models.packing import enable_packing
+from rlhf.models.packing import enable_packing, pack_rows
 from rlhf.models.policy import load_policy, load_tokenizer, save_policy
 from rlhf.models.reward_model import RewardModel
 from rlhf.ppo.algorithm import PPO
@@ -220,8 +220,8 @@ def _reward(ground: Ground, adapter: AdapterConfig | None, *, whole: bool) -> No
     ids = torch.tensor([[*row, *[2] * (96 - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (96 - len(row)) for row in rows])
     with torch.no_grad():
-        for groups in (None, torch.zeros(len(rows), dtype=torch.long)):
-            torch.testing.assert_close(model(ids, mask, groups).score, alone, **CLOSE)
+        for packed in (None, pack_rows(ids, mask, torch.zeros(len(rows), dtype=torch.long))):
+            torch.testing.assert_close(model(ids, mask, packed).score, alone, **CLOSE)
     assert alone.std() > 1e-3, "every answer has one score"
     model.save(ground.folder, ground.tokenizer, merge=whole)
     torch.testing.assert_close(load_reward(ground.folder)(TALKS), alone, **CLOSE)

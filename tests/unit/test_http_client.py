@@ -180,7 +180,11 @@ LIES: dict[str, tuple[Behaviour, str, dict[str, Any]]] = {
         r"breaks off its answer \(peer closed",
         {},
     ),
-    "length too short": (lambda wire: wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" + OK), "not JSON", {}),
+    "length too short": (
+        lambda wire: wire.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\n" + OK),
+        "not JSON",
+        {},
+    ),
     "length a word": (lambda wire: wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n" + OK), "breaks off", {}),
     "reset": (reset, r"breaks off its answer \(Connection reset by peer\), 2 times in a row", {}),
     "nothing": (lambda wire: None, r"breaks off its answer \(Server disconnected", {}),
