@@ -99,6 +99,7 @@ def _in_training(
 ) -> tuple[Line, Line | None]:
     """Of a forward and backward pass, by its tokens, without dropout as in PPO: seconds, and MiB between the two."""
     from rlhf.models.config import AdapterConfig
+    from rlhf.models.packing import enable_packing, pack_rows
     from rlhf.models.policy import load_policy
     from rlhf.training.accelerator import frozen_dtype
 
@@ -107,12 +108,18 @@ def _in_training(
     lora = None if adapter is None else AdapterConfig(**{**adapter, "dropout": 0.0})
     model: Any = load_policy(policy, adapter=lora, quantization=quantization, dtype=dtype)
     model.to(device).train()
-    ids = _ids(model, device)
+    packs = enable_packing(model if lora is None else model.get_base_model())
+    ids = _ids(model, "cpu")
     taken: dict[float, float] = {}
 
     def train(rows: int) -> float:
+        some, asked = ids[:rows], ROW_TOKENS // 2
         with accelerator.autocast():
-            answers = model(input_ids=ids[:rows], use_cache=False, logits_to_keep=ROW_TOKENS // 2).logits
+            if packs:  # as stages run it; half of all tokens have logits in both
+                inputs, asked = pack_rows(some, some.new_ones(some.shape)).to(device).inputs(), asked * rows
+            else:
+                inputs = {"input_ids": some.to(device), "use_cache": False}
+            answers = model(**inputs, logits_to_keep=asked).logits
             loss = answers.float().logsumexp(-1).mean()
         taken[rows * ROW_TOKENS] = _memory_now(device)
         loss.backward()
@@ -144,7 +151,7 @@ def _ids(model: Any, device: Any) -> Any:
     """(most of ROWS, ROW_TOKENS) int64."""
     import torch
 
-    vocabulary, rows = model.config.get_text_config(decoder=True).vocab_size, max(ROWS[device.type])
+    vocabulary, rows = model.config.get_text_config(decoder=True).vocab_size, max(ROWS[model.device.type])
     return torch.arange(rows * ROW_TOKENS, device=device).view(rows, ROW_TOKENS) % vocabulary
 
 
