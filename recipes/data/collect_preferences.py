@@ -142,9 +142,8 @@ def main(config: CollectPreferencesConfig) -> None:
         if stage.is_main:
             found = judged_batch(stage, config, annotator, asked, drawn)
             judged.touch()
-        while (
-            not judged.exists()
-        ):  # people take longer than a barrier waits; if the main process fails, the launch ends
+        # people take longer than a barrier waits; if the main process fails, the launch ends
+        while not judged.exists():
             time.sleep(1.0)
         rows = stage.agreed(lambda: [] if found is None else found.rows)
         agreement = agreement_with_rewards(config, rows, accelerator)

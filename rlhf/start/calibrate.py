@@ -146,7 +146,9 @@ def what_it_is_of(config: IterativeConfig) -> dict[str, Any]:
 
 def _precision(config: IterativeConfig) -> str | None:
     """The mixed precision of what is measured, that of rejection sampling; None: the plan leaves it to the machine."""
-    return Launches(config.launch, config.slots).of(*["rejection_sampling"] * 2).mixed_precision
+    return (
+        Launches(config.launch, config.slots).of(step="rejection_sampling", recipe="rejection_sampling").mixed_precision
+    )
 
 
 def _sampling_settings(config: IterativeConfig) -> Mapping[str, Any]:
