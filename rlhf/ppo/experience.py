@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from accelerate import Accelerator
@@ -71,26 +72,49 @@ def collate(rollouts: Sequence[Rollout], scores: Sequence[float], pad_id: int) -
 def make_minibatches(
     rollouts: Sequence[Rollout], config: PPOConfig, accelerator: Accelerator, pad_id: int, seed: int
 ) -> list[Minibatch]:
-    """Shuffle all rollouts, cut them into minibatches, and those by length into this process's micro-batches.
+    """Shuffle the prompts, cut their answers into minibatches, and those by length into this process's micro-batches.
 
-    Each batch is that of `collate`, and rows (n,): which rollouts they are.
+    A prompt's answers stay together, so that packed rows compute it once. Each batch is that of `collate`, and rows
+    (n,): which rollouts they are.
     """
     scores = whitened_scores(rollouts, config.missing_end_penalty).tolist()
-    order = torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(seed)).tolist()
+    asked = [list(rows) for _, rows in groupby(range(len(rollouts)), lambda i: rollouts[i].prompt_ids)]
+    shuffled = torch.randperm(len(asked), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = [i for prompt in shuffled for i in asked[prompt]]
     size, processes = config.optimizer.batch_size, accelerator.num_processes
     minibatches = []
     for first in range(0, len(order), size):
         rows = order[first : first + size]
-        count = math.ceil(len(rows) / (config.optimizer.micro_batch_size * processes))
-        mine = micro_batches(rows, count, accelerator.process_index, processes, lambda i: rollouts[i].length)
+        pieces, most = _pieces(rows, rollouts, config.optimizer.micro_batch_size)
+        count = math.ceil(len(pieces) / (most * processes))
+        mine = micro_batches(
+            pieces, count, accelerator.process_index, processes, lambda piece: _tokens(piece, rollouts)
+        )
         batches = []
         for micro in mine:
-            chosen = micro or rows[:1]
+            chosen = [i for piece in micro for i in piece] or rows[:1]
             batch = collate([rollouts[i] for i in chosen], [scores[i] for i in chosen], pad_id)
             batch["rows"] = torch.tensor(chosen)
             batches.append((on_device(batch, accelerator.device), float(bool(micro))))
         minibatches.append(Minibatch(batches, len(rows), sum(len(rollouts[i].answer_ids) for i in rows)))
     return minibatches
+
+
+def _pieces(rows: Sequence[int], rollouts: Sequence[Rollout], micro_batch_size: int) -> tuple[list[list[int]], int]:
+    """Answers to one prompt in a row, in pieces of which micro-batches are made; and how many a micro-batch holds.
+
+    A piece has at most as many rows as the largest divisor of the micro-batch size that one prompt's answers reach.
+    """
+    together = [list(same) for _, same in groupby(rows, lambda i: rollouts[i].prompt_ids)]
+    longest = max(len(same) for same in together)
+    size = max(d for d in range(1, micro_batch_size + 1) if micro_batch_size % d == 0 and d <= longest)
+    pieces = [same[first : first + size] for same in together for first in range(0, len(same), size)]
+    return pieces, micro_batch_size // size
+
+
+def _tokens(rows: Sequence[int], rollouts: Sequence[Rollout]) -> int:
+    """Of answers to one prompt and of it, once."""
+    return len(rollouts[rows[0]].prompt_ids) + sum(len(rollouts[i].answer_ids) for i in rows)
 
 
 def add_experience(

@@ -41,11 +41,6 @@ class Rollout:
     too_long: bool = False
     no_room: bool = False
 
-    @property
-    def length(self) -> int:
-        """Tokens of prompt and answer."""
-        return len(self.prompt_ids) + len(self.answer_ids)
-
 
 @dataclass(frozen=True)
 class Environment:
