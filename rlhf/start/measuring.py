@@ -171,10 +171,11 @@ def seconds_of(act: Callable[[], object], device: Any) -> float:
 
 
 def two_sizes(act: Callable[[int], float], sizes: tuple[int, int], device: Any) -> Line:
-    """Seconds by the things done, which `act` returns: after one go to warm up, one of each size.
+    """Seconds by the things done, which `act` returns: of each size after one go to warm up.
 
-    On a GPU there is such a go for each, as it takes memory and looks for kernels in it; the larger one is halved until
-    memory holds it. Where it is no slower the GPU was not filled, and only to start its work took time.
+    The first go of a size takes memory and looks for kernels, on a CPU too: in bfloat16 half as long again as the next.
+    On a GPU the larger size is halved until memory holds it; where it is no slower the GPU was not filled, and only to
+    start its work took time.
     """
     import torch
 
@@ -183,8 +184,7 @@ def two_sizes(act: Callable[[int], float], sizes: tuple[int, int], device: Any) 
     points = [_point(act, few, device)]
     while max(warming, points[0][1]) <= ENOUGH and many > few and len(points) == 1:
         try:
-            if gpu:
-                act(many)
+            act(many)
             points.append(_point(act, many, device))
         except torch.OutOfMemoryError:
             many //= 2

@@ -114,7 +114,8 @@ def _rejection_sampling(read: Reading) -> Work:
 def _ppo(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     ppo = config.ppo
-    row = read.tokens(prompts, config.max_prompt_tokens) + read.answer
+    asked = read.tokens(prompts, config.max_prompt_tokens)
+    row = asked / min(ppo.samples_per_prompt, ppo.optimizer.micro_batch_size) + read.answer  # a forward pass has a prompt once
     held_out = min(ppo.validation_size, read.rows("validation_prompts").number)
     learnt = 2 if ppo.learns_value else 1  # policy and value
     iteration = (
@@ -122,7 +123,7 @@ def _ppo(read: Reading) -> Work:
         + scored(ppo.batch_size, row) * (learnt + 1 + read.judges)
         + trained(ppo.batch_size, row, ppo.optimizer.micro_batch_size, ppo.optimizer.epochs) * learnt
     )
-    look = read.written(held_out, ppo.rows) + scored(held_out, row) * (2 + read.judges)
+    look = read.written(held_out, ppo.rows) + scored(held_out, asked + read.answer) * (2 + read.judges)
     looks: int = 1 + ppo.iterations // ppo.evaluate_every
     iterations: int = ppo.iterations
     return Work(loads=4) + iteration * iterations + look * looks

@@ -115,13 +115,17 @@ def test_what_the_stages_do() -> None:
     third = work("rejection_sampling", drawing, prompts=made["prompts"], earlier_prompts=earlier)
     assert third == replace(drawn, train_passes=3 * 2 * 15, train_tokens=3 * 2 * 60 * 20), "earlier versions' best too"
     ppo = Fields(batch_size=12, rows=12, iterations=5, evaluate_every=2, validation_size=6, learns_value=True,
-                 optimizer=optimizer(1))  # fmt: skip
+                 samples_per_prompt=1, optimizer=optimizer(1))  # fmt: skip
     acting = Fields(ppo=ppo, sampling=sampling, max_prompt_tokens=None, **rewards)
     assert work("ppo", acting, prompts=made["prompts"], validation_prompts=made["test"]) == Work(
         loads=4, steps=16 * 5 + 16 * 3, answer_tokens=16 * (12 * 5 + 6 * 3),
         score_passes=(12 / 8) * 4 * 5 + (6 / 8) * 3 * 3, score_tokens=26 * (12 * 4 * 5 + 6 * 3 * 3),
         train_passes=3 * 2 * 5, train_tokens=26 * 12 * 2 * 5,
     )  # fmt: skip
+    ppo.samples_per_prompt = 2
+    two_a_prompt = work("ppo", acting, prompts=made["prompts"], validation_prompts=made["test"])
+    assert two_a_prompt is not None and two_a_prompt.train_tokens == (5 + 16) * 12 * 2 * 5, "a prompt once for its two"
+    assert two_a_prompt.score_tokens == 21 * 12 * 4 * 5 + 26 * 6 * 3 * 3, "held-out prompts have an answer each"
     asked = Fields(policy=Fields(rows=None), sampling=sampling, samples_per_prompt=2, max_prompt_tokens=8, referee=None,
                    baseline_evaluation="x", measures_kl=True, **rewards)  # fmt: skip
     assert work("evaluate", asked, prompts=made["prompts"]) == Work(

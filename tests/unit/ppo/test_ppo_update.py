@@ -306,6 +306,17 @@ def test_the_host_waits_for_no_number_of_a_packed_batch(actor: PolicyAndValue) -
     assert looks.found == []
 
 
+def test_advantages_look_once_at_a_batch(accelerator: Accelerator) -> None:
+    """Whether each of its answers has a token; not at each number."""
+    minibatches = make_minibatches(_rollouts(), CONFIG, accelerator, pad_id=2, seed=0)
+    batches = [batch for minibatch in minibatches for batch, _ in minibatch.batches]
+    for batch in batches:
+        batch |= {name: batch["mask"].float() for name in ("old_logprobs", "ref_logprobs", "old_values")}
+    with HostLooks() as looks:
+        add_advantages(minibatches, CONFIG, accelerator, beta=0.1)
+    assert len(looks.found) == len(batches)
+
+
 def test_the_last_layers_compute_the_tokens_before_answer_tokens_alone(actor: PolicyAndValue) -> None:
     """Two answers to one prompt: its last token is before the first token of both, and computed once."""
     first = Rollout((0, 5, 6, 7, 8, 9), (11, 12, 13), True, 0.0, 0.0, 0.0, False)

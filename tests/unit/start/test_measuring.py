@@ -13,7 +13,7 @@ from rlhf.iteration.hours.speed import Line
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.start import measuring
 
-GPU = SimpleNamespace(type="cuda")
+GPU, CPU = SimpleNamespace(type="cuda"), SimpleNamespace(type="cpu")
 
 
 class Work:
@@ -23,7 +23,8 @@ class Work:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fixed: float, each: float, most: int = 1000) -> None:
         self.fixed, self.each, self.most, self.now, self.known = fixed, each, most, 0.0, set[int]()
         monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
-        monkeypatch.setattr(measuring.time, "perf_counter", lambda: self.now)
+        for clock in ("perf_counter", "process_time"):
+            monkeypatch.setattr(measuring.time, clock, lambda: self.now)
 
     def __call__(self, things: int) -> float:
         if things > self.most:
@@ -33,8 +34,9 @@ class Work:
         return things
 
 
-def test_on_a_gpu_each_size_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = measuring.two_sizes(Work(monkeypatch, 0.5, 0.125), (4, 32), GPU)
+@pytest.mark.parametrize("device", [GPU, CPU], ids=["gpu", "cpu"])
+def test_each_size_is_warmed_up(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = measuring.two_sizes(Work(monkeypatch, 0.5, 0.125), (4, 32), device)
     assert (line.fixed, line.each) == pytest.approx((0.5, 0.125))
 
 
