@@ -111,6 +111,34 @@ def missing_end_penalty(scores: Tensor, finished: Tensor, penalty: float) -> Ten
     return torch.where(finished.bool(), scores, scores - penalty)
 
 
+def neutral_unfinished(rewards: Tensor, finished: Tensor, prompts: Tensor) -> Tensor:
+    """Rewards with those of unfinished answers replaced by what was to be expected of a finished one.
+
+    That is the mean of the finished answers to the same prompt, or where there are none of all finished ones, so that
+    of being cut off the penalty alone tells. Reward models are trained on whole answers; what they say of one that
+    breaks off may be anything: on HH's harmless pairs such answers are the preferred ones.
+
+    Args:
+        rewards: (n,) float.
+        finished: (n,) bool.
+        prompts: (n,) int64 from 0, which prompt each answers.
+
+    Returns:
+        (n,) in rewards' dtype; rewards itself where no answer is finished.
+    """
+    require_same_shape(rewards=rewards, finished=finished, prompts=prompts)
+    finished = finished.bool()
+    if not bool(finished.any()):
+        return rewards
+    of_all = rewards[finished].mean()
+    counts, sums = (
+        rewards.new_zeros(int(prompts.max()) + 1).index_add(0, prompts[finished], x)
+        for x in (torch.ones_like(rewards[finished]), rewards[finished])
+    )
+    expected = torch.where(counts > 0, sums / counts.clamp(min=1), of_all)
+    return torch.where(finished, rewards, expected[prompts])
+
+
 def token_rewards(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, scores: Tensor, beta: float) -> Tensor:
     """Reward of each token: -beta (log pi - log reference), and the answer's score on its last token.
 

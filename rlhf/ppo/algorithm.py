@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from accelerate import Accelerator
 
@@ -112,7 +113,9 @@ class PPO:
         rollouts = self._roll_out(prompts, sampling, 1)
         figures = rollout_figures(rollouts) | self._measure(rollouts, seed=0)[1]
         chosen = {name: figures[name] for name in HELD_OUT_FIGURES if name in figures}
-        chosen["reward_error"] = standard_error([rollout.reward for rollout in rollouts])
+        finished = [r.reward for r in rollouts if r.finished]
+        judged = finished if finished and self.config.unfinished_score == "neutral" else [r.reward for r in rollouts]
+        chosen |= {"reward": fmean(judged), "reward_error": standard_error(judged)}
         chosen |= referee_figures(prompts, rollouts, self.environment)
         return {f"heldout_{name}": value for name, value in chosen.items()}, rollouts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from rlhf.errors import InputError
 from rlhf.ppo.estimators import find_estimator
@@ -37,6 +37,9 @@ class PPOConfig:
         gamma: discount.
         lam: lambda of the advantage estimation.
         missing_end_penalty: taken off the whitened score of an answer without an end token.
+        unfinished_score: of an answer without an end token, before the penalty: its own, or a neutral one, the mean of
+            the finished answers to its prompt (`rlhf.objectives.reward.neutral_unfinished`), where the reward models
+            cannot be trusted with what breaks off. The held-out reward is then that of the finished answers.
         evaluate_every: iterations between evaluations on the validation prompts.
         validation_size: held-out prompts of an evaluation, at most.
         patience: stop after this many evaluations in a row without a better reward; the best checkpoint is kept.
@@ -61,6 +64,7 @@ class PPOConfig:
     gamma: float = 1.0
     lam: float = 0.95
     missing_end_penalty: float = 1.0
+    unfinished_score: Literal["own", "neutral"] = "own"
     evaluate_every: int = 10
     validation_size: int = 512
     patience: int = 5

@@ -20,7 +20,7 @@ from rlhf.imports import own_code
 from rlhf.models.batching import pad_rows
 from rlhf.objectives.advantages import cross_moments, gae, rising_line
 from rlhf.objectives.policy import kl_k1, kl_k2, kl_k3
-from rlhf.objectives.reward import missing_end_penalty, moments, token_rewards, whiten
+from rlhf.objectives.reward import missing_end_penalty, moments, neutral_unfinished, token_rewards, whiten
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.estimators import ESTIMATORS, Answers, Estimator, Tokens, find_estimator
 from rlhf.ppo.model import pack_batch
@@ -40,11 +40,19 @@ class Minibatch:
     tokens: int
 
 
-def whitened_scores(rollouts: Sequence[Rollout], penalty: float) -> Tensor:
+def whitened_scores(rollouts: Sequence[Rollout], config: PPOConfig) -> Tensor:
     """The score that stands on each answer's last token, (n,) float32: gated, whitened over all, less the penalty."""
     rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
     finished = torch.tensor([r.finished for r in rollouts])
-    return missing_end_penalty(whiten(rewards), finished, penalty).float()
+    if config.unfinished_score == "neutral":
+        rewards = neutral_unfinished(rewards, finished, _prompt_numbers(rollouts))
+    return missing_end_penalty(whiten(rewards), finished, config.missing_end_penalty).float()
+
+
+def _prompt_numbers(rollouts: Sequence[Rollout]) -> Tensor:
+    """(n,) int64: rollouts with the same number answer the same prompt."""
+    number_of: dict[tuple[int, ...], int] = {}
+    return torch.tensor([number_of.setdefault(r.prompt_ids, len(number_of)) for r in rollouts])
 
 
 def collate(rollouts: Sequence[Rollout], scores: Sequence[float], pad_id: int) -> Batch:
@@ -53,7 +61,6 @@ def collate(rollouts: Sequence[Rollout], scores: Sequence[float], pad_id: int) -
     groups (n,): rows with the same number answer the same prompt. packed: the rows, by `rlhf.ppo.model.pack_batch`; and
     in_mask (M,), where each answer token stands in the flattened mask.
     """
-    number_of: dict[tuple[int, ...], int] = {}
     ids, attention = pad_rows([[*r.prompt_ids, *r.answer_ids] for r in rollouts], pad_id)
     lengths = torch.tensor([len(r.answer_ids) for r in rollouts])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -61,7 +68,7 @@ def collate(rollouts: Sequence[Rollout], scores: Sequence[float], pad_id: int) -
         "input_ids": ids,
         "attention_mask": attention,
         "start": torch.tensor([len(r.prompt_ids) for r in rollouts]),
-        "groups": torch.tensor([number_of.setdefault(r.prompt_ids, len(number_of)) for r in rollouts]),
+        "groups": _prompt_numbers(rollouts),
         "mask": mask,
         "in_mask": mask.flatten().nonzero().squeeze(1),
         "scores": torch.tensor(scores, dtype=torch.float32),
@@ -77,7 +84,7 @@ def make_minibatches(
     A prompt's answers stay together, so that packed rows compute it once. Each batch is that of `collate`, and rows
     (n,): which rollouts they are.
     """
-    scores = whitened_scores(rollouts, config.missing_end_penalty).tolist()
+    scores = whitened_scores(rollouts, config).tolist()
     asked = [list(rows) for _, rows in groupby(range(len(rollouts)), lambda i: rollouts[i].prompt_ids)]
     shuffled = torch.randperm(len(asked), generator=torch.Generator().manual_seed(seed)).tolist()
     order = [i for prompt in shuffled for i in asked[prompt]]

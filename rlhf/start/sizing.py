@@ -191,6 +191,9 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
             "most tokens of a dialogue; oldest turns go first",
         ),
         "training.too_long": ("cut", "a longer pair loses its oldest turns; if that does not do, it is left out"),
+            "skip",
+            "pairs of which one answer breaks off teach that; else a policy is paid for it",
+        ),
         "training.centering_weight": (0.01, "keeps the scores' mean near 0, where the safety gate reads them"),
     }
     if not data.strengths:
@@ -287,6 +290,10 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
     return settings | {
         "max_prompt_tokens": (sizes.length, "longer prompts are left out, and said"),
         "sampling.max_new_tokens": (sizes.answer, "an answer without an end pays a penalty"),
+        "ppo.unfinished_score": (
+            "neutral",
+            "reward models have read whole answers, and may like those that are cut off",
+        ),
         "ppo.iterations": (15 if sizes.cpu else 20 if sizes.small else 200, "at most; 200 to 400 in the paper"),
         "ppo.batch_size": (batch, "answers per iteration; 512 in the paper"),
         "ppo.beta": (0.01, "weight of the KL, the paper's"),

@@ -115,7 +115,9 @@ def _ppo(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     ppo = config.ppo
     asked = read.tokens(prompts, config.max_prompt_tokens)
-    row = asked / min(ppo.samples_per_prompt, ppo.optimizer.micro_batch_size) + read.answer  # a forward pass has a prompt once
+    row = (
+        asked / min(ppo.samples_per_prompt, ppo.optimizer.micro_batch_size) + read.answer
+    )  # a forward pass has a prompt once
     held_out = min(ppo.validation_size, read.rows("validation_prompts").number)
     learnt = 2 if ppo.learns_value else 1  # policy and value
     iteration = (

@@ -1,4 +1,4 @@
-"""What versions and branches gain over the start, prompt by prompt: as they are, and at equal length."""
+"""What versions and branches gain over the start: as they are, at equal length, and by finished answers alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SCORES = {
     "proxy_safety": ("Safety model", "its raw score"),
     "referee": ("Referee", REFEREE),
 }
-WAYS = {"": "gain", ", equal length": "gain_equal_length"}
+WAYS = {"": "gain", ", equal length": "gain_equal_length", ", finished answers": "gain_finished"}
 
 
 def gain_table(versions: Sequence[VersionFigures]) -> Table | None:
-    """Two rows a version but the first: its mean lead over the first one's answers, and what that is at equal length.
+    """Rows of each version but the first: its mean lead over the first one's answers, in each of WAYS.
 
     None where no version has such a lead.
     """
@@ -38,7 +38,8 @@ def gain_table(versions: Sequence[VersionFigures]) -> Table | None:
     heads = [
         (
             f"Over {first}",
-            "equal length: the lead regressed on the lead in tokens, over the prompts, read where that is none",
+            "equal length: the lead regressed on the lead in tokens, over the prompts, read where that is none; "
+            "finished answers: between those that came to their end alone, as a judge may like or dislike cut ones",
         ),
         *(SCORES[name] for name in known),
         ("Tokens", "per answer"),

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
 
+from rlhf.data.endings import breaks_off, cut_off
 from rlhf.data.rows import STRENGTHS, Domain, Preference
-from rlhf.intervals import rate_interval
+from rlhf.intervals import Interval, mean_interval, rate_interval
 from rlhf.iteration.figures import RewardModelFigures
 from rlhf.objectives.reward import SAFETY_THRESHOLD
 from rlhf.rewards.gate_quality import CountedGateQuality, gate_quality
@@ -23,6 +25,7 @@ from rlhf.rewards.training.reliability import Reliability, reliability
 from rlhf.rewards.training.rows import RewardRows
 
 ORIGIN_PAIRS = 500
+CUT_OFF_PAIRS, FEWEST_WORDS = 100, 12
 
 
 class StrengthAccuracy(TypedDict):
@@ -64,12 +67,14 @@ class AccuracyReport(Accuracy):
 class HeldoutReport(AccuracyReport):
     """The content of accuracy.json.
 
-    gate: of a safety model, `heldout_gate`. training_pairs: of its own domain. test_prompts_in_training: held-out rows
-    of that domain whose first question opens a row to train on, mixed-in ones too (the accuracy flatters if that is
-    not 0).
+    gate: of a safety model, `heldout_gate`. cut_off_gain, cut_off_ci: `cut_off_gain`. training_pairs: of its own
+    domain. test_prompts_in_training: held-out rows of that domain whose first question opens a row to train on,
+    mixed-in ones too (the accuracy flatters if that is not 0).
     """
 
     gate: CountedGateQuality | None
+    cut_off_gain: float | None
+    cut_off_ci: list[float] | None
     score_origin: float
     training_pairs: int
     test_prompts_in_training: int
@@ -85,6 +90,8 @@ class SummarisedReport(RewardModelFigures, total=False):
     cross_domain_pairs: int
     longer_wins: float | None
     gate: CountedGateQuality | None
+    cut_off_gain: float | None
+    cut_off_ci: list[float] | None
     score_origin: float
     training_pairs: int
     test_prompts_in_training: int
@@ -174,12 +181,31 @@ def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], orig
     return {"answers": len(unsafe), **gate_quality(scores.sigmoid().tolist(), unsafe, SAFETY_THRESHOLD)}
 
 
+def cut_off_gain(reward: RewardFunction, preferences: Sequence[Preference]) -> Interval | None:
+    """By how much the score of a chosen answer rises when its last third is cut off, in the middle of a sentence.
+
+    Of the first CUT_OFF_PAIRS answers that have FEWEST_WORDS and end as a sentence does; the mean with its 95 %
+    interval, None without any. Above 0, a policy is paid for answers that do not come to their end.
+    """
+    long_enough = [row for row in preferences if len(row.chosen.split()) >= FEWEST_WORDS and not breaks_off(row.chosen)]
+    rows = long_enough[:CUT_OFF_PAIRS]
+    if not rows:
+        return None
+    cut = [replace(row, chosen=cut_off(row.chosen)) for row in rows]
+    conversations = [row.conversation("chosen") for row in (*rows, *cut)]
+    scores = check_scores(reward(conversations), len(conversations), name_of(reward))
+    return mean_interval((scores[len(rows) :] - scores[: len(rows)]).tolist())
+
+
 def heldout_report(reward: RewardFunction, domain: Domain, rows: RewardRows, origin: float) -> HeldoutReport:
     """`accuracy_report` of a reward model on the held-out pairs that fit it."""
     own, other = rows.test.preferences, rows.test_other.preferences
+    gain = cut_off_gain(reward, own)
     return {
         **accuracy_report(reward, own, other, domain),
         "gate": heldout_gate(reward, [*own, *other], origin) if domain == "safety" else None,
+        "cut_off_gain": None if gain is None else gain.mean,
+        "cut_off_ci": None if gain is None else gain.ci,
         "score_origin": origin,
         "training_pairs": len(rows.own),
         "test_prompts_in_training": rows.test.seen_in(rows.own, rows.other),
@@ -187,9 +213,11 @@ def heldout_report(reward: RewardFunction, domain: Domain, rows: RewardRows, ori
 
 
 def suspicious_accuracy(report: HeldoutReport) -> list[str]:
-    """Sentences about an `accuracy_report`: worse than a coin or a length counter, or measured on rows it has seen.
+    """Sentences about a `heldout_report`: worse than a coin or a length counter, or measured on rows it has seen; and
+    where it likes answers better that are cut off.
 
-    Its 95 % interval must lie below one half, or below what counting characters reaches, as far as it is below.
+    Its 95 % interval must lie below one half, or below what counting characters reaches, as far as it is below; that
+    of what a cut gains, above 0.
     """
     found = []
     if report["accuracy"] is not None and report["accuracy_ci"] is not None:
@@ -201,6 +229,11 @@ def suspicious_accuracy(report: HeldoutReport) -> list[str]:
                 f"counting characters does better ({report['longer_wins']:.1%} prefer the longer answer) than its "
                 f"held-out accuracy, {report['accuracy']:.1%}"
             )
+    if report["cut_off_ci"] is not None and report["cut_off_ci"][0] > 0:
+        found.append(
+            f"an answer that is cut off in the middle of a sentence scores {report['cut_off_gain']:.2f} more than the "
+            "whole one; let no policy be paid for that (ppo.unfinished_score: neutral)"
+        )
     if report.get("test_prompts_in_training"):
         found.append(
             f"the accuracy flatters: {report['test_prompts_in_training']} of {report['pairs']} held-out rows have a "

@@ -178,7 +178,7 @@ def test_baselines_are_on_numpy_s_line_from_values_to_returns_in_whatever_units(
     rollouts = _rollouts()
     rows = _expected_experience(rollouts, actor, reference, CONFIG)
     returns = []
-    for row, score in zip(rows, whitened_scores(rollouts, CONFIG.missing_end_penalty).tolist(), strict=True):
+    for row, score in zip(rows, whitened_scores(rollouts, CONFIG).tolist(), strict=True):
         rewards = -CONFIG.beta * (row["new"] - row["ref"])
         rewards[-1] += score
         returns.append([sum(CONFIG.gamma**k * r for k, r in enumerate(rewards[t:])) for t in range(len(rewards))])
@@ -349,8 +349,29 @@ def test_micro_batches_change_nothing(actor: PolicyAndValue, reference: nn.Modul
 def test_scores_are_whitened_over_all_and_the_missing_end_costs() -> None:
     """whiten([1, 2, 3, 4]); the third answer has no end token."""
     rollouts = [replace(r, reward=x, finished=x != 3) for r, x in zip(_rollouts(4), (1.0, 2.0, 3.0, 4.0), strict=True)]
-    scores = whitened_scores(rollouts, penalty=0.5).tolist()
+    scores = whitened_scores(rollouts, replace(CONFIG, missing_end_penalty=0.5)).tolist()
     assert scores == pytest.approx([-1.341641, -0.447214, 0.447214 - 0.5, 1.341641], abs=1e-6)
+
+
+def test_a_neutral_score_keeps_what_an_unfinished_answer_scored_out_of_the_update() -> None:
+    """Two answers a prompt. The first prompt's other answer, and the third's, where none ends, all finished ones."""
+    prompts = [rollout.prompt_ids for rollout in _rollouts(3)]
+    ends = [True, False, True, True, False, False]
+    neutral = replace(CONFIG, missing_end_penalty=0.5, unfinished_score="neutral")
+    for cut_scores in ((9.0, 9.0, -9.0), (0.0, 1.0, 2.0)):
+        rewards = [1.0, cut_scores[0], 2.0, 6.0, *cut_scores[1:]]
+        rollouts = [
+            replace(r, prompt_ids=prompts[i // 2], reward=x, finished=end)
+            for i, (r, x, end) in enumerate(zip(_rollouts(6), rewards, ends, strict=True))
+        ]
+        expected = np.array([1.0, 1.0, 2.0, 6.0, 3.0, 3.0])
+        white = (expected - expected.mean()) / expected.std() - 0.5 * ~np.array(ends)
+        assert whitened_scores(rollouts, neutral).tolist() == pytest.approx(white.tolist(), abs=1e-6)
+    nobody = [replace(rollout, finished=False) for rollout in rollouts]
+    assert (
+        whitened_scores(nobody, neutral).tolist()
+        == whitened_scores(nobody, replace(neutral, unfinished_score="own")).tolist()
+    )
 
 
 def test_dropout_is_off(tiny_policy_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,19 @@ def test_a_gain_of_length_alone_is_none_at_equal_length() -> None:
     assert found["proxy_safety_gain"] is None and found["proxy_safety_gain_equal_length_ci"] is None
     alone = gain_figures(longer_is_better(), [])
     assert set(alone.values()) == {None} and set(alone) == set(found)
+
+
+def test_what_cut_answers_score_is_no_gain_of_finished_ones() -> None:
+    """Two of the start's answers are cut, and liked; of the version's two to p0 one is; to p3 the start has none."""
+    theirs = [replace(row, reward=9.0, finished=False) if row.prompt_id in ("p1", "p3") else row for row in THEIRS]
+    mine = [answer(f"p{i}", reward=0.5 + gain) for i, gain in enumerate((0.2, 5.0, 0.4))]
+    mine += [replace(answer("p0", index=1, reward=-7.0), finished=False), answer("p3", reward=1.0)]
+    found = gain_figures(mine, theirs)
+    assert found["proxy_reward_gain_finished"] == pytest.approx((0.2 + 0.4) / 2)
+    half = 12.7062 * (2 * 0.1**2) ** 0.5 / 2**0.5
+    assert found["proxy_reward_gain_finished_ci"] == pytest.approx([0.3 - half, 0.3 + half], rel=1e-5)
+    assert found["proxy_reward_gain"] is not None and found["proxy_reward_gain"] < -2
+    assert gain_figures(mine[:3], THEIRS)["proxy_reward_gain_finished"] is None, "all finished: no other gain"
 
 
 def test_a_row_a_way_of_measuring_stands_in_the_report() -> None:

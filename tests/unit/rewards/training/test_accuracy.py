@@ -17,6 +17,7 @@ from rlhf.errors import InputError
 from rlhf.intervals import wilson
 from rlhf.rewards.training.accuracy import (
     accuracy_report,
+    cut_off_gain,
     heldout_report,
     longer_wins,
     preference_accuracy,
@@ -170,7 +171,28 @@ def test_rows_of_a_folder_keep_their_domain(tmp_path: Path) -> None:
     assert [r.chosen for r in rows_of(got.own)] == ["c"] and [r.chosen for r in rows_of(got.other)] == ["a"]
 
 
-SOUND = {"accuracy": 0.4, "accuracy_ci": (0.3, 0.5), "longer_wins": 0.5, "pairs": 10, "test_prompts_in_training": 0}
+def test_what_a_cut_gains_is_of_whole_long_answers() -> None:
+    """By a reward that likes what does not end as a sentence does, by a half a missing word."""
+    text = "One two three four five six seven eight nine ten eleven twelve."
+
+    def likes_cut(conversations: Sequence[Conversation]) -> torch.Tensor:
+        return torch.tensor([0.5 * (12 - len(c[-1]["content"].split())) for c in conversations])
+
+    rows = [row(0, text, "no"), row(1, "Short. Yes.", "no"), row(2, text + " So they", "no"), row(3, text, "no")]
+    gain = cut_off_gain(likes_cut, rows)
+    assert gain is not None and (gain.mean, gain.ci) == (2.0, [2.0, 2.0])
+    assert cut_off_gain(likes_cut, rows[1:3]) is None
+
+
+SOUND = {
+    "accuracy": 0.4,
+    "accuracy_ci": (0.3, 0.5),
+    "longer_wins": 0.5,
+    "pairs": 10,
+    "test_prompts_in_training": 0,
+    "cut_off_gain": 0.2,
+    "cut_off_ci": [0.0, 0.4],
+}
 
 
 @pytest.mark.parametrize(
@@ -183,6 +205,8 @@ SOUND = {"accuracy": 0.4, "accuracy_ci": (0.3, 0.5), "longer_wins": 0.5, "pairs"
         ({"accuracy_ci": (0.3, 0.59), "longer_wins": 0.6}, "counting characters does better (60.0% prefer the longer"),
         ({"accuracy_ci": (0.3, 0.59), "longer_wins": 0.4}, "counting characters does better (40.0% prefer the longer"),
         ({"longer_wins": None}, None),
+        ({"cut_off_gain": None, "cut_off_ci": None}, None),
+        ({"cut_off_ci": [0.01, 0.39]}, "an answer that is cut off in the middle of a sentence scores 0.20 more than"),
         ({"test_prompts_in_training": 1}, "the accuracy flatters: 1 of 10 held-out rows have a prompt"),
     ],
 )
