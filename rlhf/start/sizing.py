@@ -191,9 +191,6 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
             "most tokens of a dialogue; oldest turns go first",
         ),
         "training.too_long": ("cut", "a longer pair loses its oldest turns; if that does not do, it is left out"),
-            "skip",
-            "pairs of which one answer breaks off teach that; else a policy is paid for it",
-        ),
         "training.centering_weight": (0.01, "keeps the scores' mean near 0, where the safety gate reads them"),
     }
     if not data.strengths:
