@@ -37,10 +37,11 @@ from rlhf.evaluation.reward_models.preference_figures import (
 from rlhf.evaluation.scorers import load_scorer
 from rlhf.models.checkpoint.context import TooLongRow
 from rlhf.report.pages.rewards import build_rewards_page, text_table
-from rlhf.rewards.distributed import deal_out
+from rlhf.rewards.distributed import deal_out, dealt_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_import_path
 from rlhf.rewards.suspicion import suspicious_scoring
+from rlhf.rewards.training.cut_off import cut_off_figures
 from rlhf.rewards.training.rows import seen_prompts
 from rlhf.sampling.room import readable
 from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
@@ -102,6 +103,7 @@ def main(config: EvaluateRewardsConfig) -> None:
                 "spec": spec,
                 "groups": reward_figures(test, scores, qualities),
                 "over_bag_of_words": over_bag_of_words(test, scores, beside),
+                **cut_off_figures(dealt_out(reward, accelerator), test),
             }
         evaluation: RewardEvaluation = {
             "test_pairs": {group: figures["pairs"] for group, figures in baselines[LONGER_WINS].items()},

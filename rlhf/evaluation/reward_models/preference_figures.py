@@ -93,11 +93,14 @@ class EvaluatedReward(TypedDict):
     """A reward function by its spec, and its figures: of all pairs, and of each domain.
 
     over_bag_of_words: domain -> its gain over the bag of words that was trained on that domain's pairs.
+    cut_off_gain, cut_off_ci: `rlhf.rewards.training.cut_off.CutOffFigures`.
     """
 
     spec: str
     groups: dict[str, RewardFigures]
     over_bag_of_words: dict[str, PairedGain]
+    cut_off_gain: float | None
+    cut_off_ci: list[float] | None
 
 
 class RewardEvaluation(TypedDict):

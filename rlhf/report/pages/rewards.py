@@ -87,6 +87,9 @@ def accuracy_table(evaluation: RewardEvaluation, domains: Sequence[str]) -> Tabl
                 ("over its words", f"points over the bag of words of the {domain} training pairs, pair by pair")
             )
         heads.append(("prefers longer", f"of {domain} pairs of different length, the share where the longer one wins"))
+    cut = any(reward.get("cut_off_gain") is not None for reward in evaluation["rewards"].values())
+    if cut:
+        heads.append(("By a cut", "what a chosen answer's score gains when its last third is cut off in mid-sentence"))
     rows = []
     for name, groups in _all(evaluation).items():
         row = [Cell(name)]
@@ -97,6 +100,13 @@ def accuracy_table(evaluation: RewardEvaluation, domains: Sequence[str]) -> Tabl
             if domain in beside:
                 row.append(gain_cell(None if reward is None else reward.get("over_bag_of_words", {}).get(domain)))
             row.append(Cell(percent(figures["prefers_longer"]["share"])))
+        if cut:
+            gain = None if reward is None else reward.get("cut_off_gain")
+            row.append(
+                Cell(NOTHING)
+                if reward is None or gain is None
+                else Cell(signed(gain, 2), interval(reward.get("cut_off_ci"), 2))
+            )
         rows.append(row)
     return Table(heads, rows)
 

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
 
-from rlhf.data.endings import breaks_off, cut_off
 from rlhf.data.rows import STRENGTHS, Domain, Preference
-from rlhf.intervals import Interval, mean_interval, rate_interval
+from rlhf.intervals import rate_interval
 from rlhf.iteration.figures import RewardModelFigures
 from rlhf.objectives.reward import SAFETY_THRESHOLD
 from rlhf.rewards.gate_quality import CountedGateQuality, gate_quality
 from rlhf.rewards.origin import ScoreOrigin, measure_origin
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import check_scores, name_of
+from rlhf.rewards.training.cut_off import CutOffFigures, cut_off_figures
 from rlhf.rewards.training.reliability import Reliability, reliability
 from rlhf.rewards.training.rows import RewardRows
 
 ORIGIN_PAIRS = 500
-CUT_OFF_PAIRS, FEWEST_WORDS = 100, 12
 
 
 class StrengthAccuracy(TypedDict):
@@ -64,17 +62,15 @@ class AccuracyReport(Accuracy):
     longer_wins: float | None
 
 
-class HeldoutReport(AccuracyReport):
+class HeldoutReport(AccuracyReport, CutOffFigures):
     """The content of accuracy.json.
 
-    gate: of a safety model, `heldout_gate`. cut_off_gain, cut_off_ci: `cut_off_gain`. training_pairs: of its own
-    domain. test_prompts_in_training: held-out rows of that domain whose first question opens a row to train on,
-    mixed-in ones too (the accuracy flatters if that is not 0).
+    gate: of a safety model, `heldout_gate`. training_pairs: of its own domain. test_prompts_in_training: held-out rows
+    of that domain whose first question opens a row to train on, mixed-in ones too (the accuracy flatters if that is
+    not 0).
     """
 
     gate: CountedGateQuality | None
-    cut_off_gain: float | None
-    cut_off_ci: list[float] | None
     score_origin: float
     training_pairs: int
     test_prompts_in_training: int
@@ -181,31 +177,13 @@ def heldout_gate(reward: RewardFunction, preferences: Sequence[Preference], orig
     return {"answers": len(unsafe), **gate_quality(scores.sigmoid().tolist(), unsafe, SAFETY_THRESHOLD)}
 
 
-def cut_off_gain(reward: RewardFunction, preferences: Sequence[Preference]) -> Interval | None:
-    """By how much the score of a chosen answer rises when its last third is cut off, in the middle of a sentence.
-
-    Of the first CUT_OFF_PAIRS answers that have FEWEST_WORDS and end as a sentence does; the mean with its 95 %
-    interval, None without any. Above 0, a policy is paid for answers that do not come to their end.
-    """
-    long_enough = [row for row in preferences if len(row.chosen.split()) >= FEWEST_WORDS and not breaks_off(row.chosen)]
-    rows = long_enough[:CUT_OFF_PAIRS]
-    if not rows:
-        return None
-    cut = [replace(row, chosen=cut_off(row.chosen)) for row in rows]
-    conversations = [row.conversation("chosen") for row in (*rows, *cut)]
-    scores = check_scores(reward(conversations), len(conversations), name_of(reward))
-    return mean_interval((scores[len(rows) :] - scores[: len(rows)]).tolist())
-
-
 def heldout_report(reward: RewardFunction, domain: Domain, rows: RewardRows, origin: float) -> HeldoutReport:
     """`accuracy_report` of a reward model on the held-out pairs that fit it."""
     own, other = rows.test.preferences, rows.test_other.preferences
-    gain = cut_off_gain(reward, own)
     return {
         **accuracy_report(reward, own, other, domain),
         "gate": heldout_gate(reward, [*own, *other], origin) if domain == "safety" else None,
-        "cut_off_gain": None if gain is None else gain.mean,
-        "cut_off_ci": None if gain is None else gain.ci,
+        **cut_off_figures(reward, own),
         "score_origin": origin,
         "training_pairs": len(rows.own),
         "test_prompts_in_training": rows.test.seen_in(rows.own, rows.other),

@@ -17,12 +17,12 @@ from rlhf.errors import InputError
 from rlhf.intervals import wilson
 from rlhf.rewards.training.accuracy import (
     accuracy_report,
-    cut_off_gain,
     heldout_report,
     longer_wins,
     preference_accuracy,
     suspicious_accuracy,
 )
+from rlhf.rewards.training.cut_off import cut_off_figures
 from rlhf.rewards.training.pairs import Pair
 from rlhf.rewards.training.rows import RewardRows, local_files, seen_prompts
 from rlhf.rewards.training.rows import load_reward_rows as load_and_keep
@@ -179,9 +179,8 @@ def test_what_a_cut_gains_is_of_whole_long_answers() -> None:
         return torch.tensor([0.5 * (12 - len(c[-1]["content"].split())) for c in conversations])
 
     rows = [row(0, text, "no"), row(1, "Short. Yes.", "no"), row(2, text + " So they", "no"), row(3, text, "no")]
-    gain = cut_off_gain(likes_cut, rows)
-    assert gain is not None and (gain.mean, gain.ci) == (2.0, [2.0, 2.0])
-    assert cut_off_gain(likes_cut, rows[1:3]) is None
+    assert cut_off_figures(likes_cut, rows) == {"cut_off_gain": 2.0, "cut_off_ci": [2.0, 2.0]}
+    assert cut_off_figures(likes_cut, rows[1:3]) == {"cut_off_gain": None, "cut_off_ci": None}
 
 
 SOUND = {

@@ -1,0 +1,43 @@
+"""Whether a reward function likes answers that are cut off, which it has seldom read. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypedDict
+
+from rlhf.data.endings import breaks_off, cut_off
+from rlhf.data.rows import Preference
+from rlhf.intervals import mean_interval
+from rlhf.rewards.protocol import RewardFunction
+
+CUT_OFF_PAIRS, FEWEST_WORDS = 100, 12
+
+
+class CutOffFigures(TypedDict):
+    """Mean change of a chosen answer's score when it is cut off, with its 95 % interval; None without such answers.
+
+    Above 0, a policy is paid for answers that do not come to their end.
+    """
+
+    cut_off_gain: float | None
+    cut_off_ci: list[float] | None
+
+
+def cut_off_figures(reward: RewardFunction, preferences: Sequence[Preference]) -> CutOffFigures:
+    """By how much the score of a chosen answer rises when its last third is cut off, in the middle of a sentence.
+
+    Of the first CUT_OFF_PAIRS answers that have FEWEST_WORDS and end as a sentence does.
+    """
+    from rlhf.rewards.scoring import check_scores, name_of
+
+    long_enough = [row for row in preferences if len(row.chosen.split()) >= FEWEST_WORDS and not breaks_off(row.chosen)]
+    rows = long_enough[:CUT_OFF_PAIRS]
+    if not rows:
+        return {"cut_off_gain": None, "cut_off_ci": None}
+    cut = [replace(row, chosen=cut_off(row.chosen)) for row in rows]
+    conversations = [row.conversation("chosen") for row in (*rows, *cut)]
+    scores = check_scores(reward(conversations), len(conversations), name_of(reward))
+    gain = mean_interval((scores[len(rows) :] - scores[: len(rows)]).tolist())
+    assert gain is not None
+    return {"cut_off_gain": gain.mean, "cut_off_ci": gain.ci}
