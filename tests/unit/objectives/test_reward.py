@@ -13,6 +13,7 @@ from rlhf.objectives.reward import (
     gate,
     missing_end_penalty,
     moments,
+    neutral_unfinished,
     token_rewards,
     whiten,
 )
@@ -108,6 +109,18 @@ def test_whiten_is_exact_far_from_zero() -> None:
 def test_missing_end_costs_the_penalty() -> None:
     scores = missing_end_penalty(torch.tensor([1.0, 2.0]), torch.tensor([True, False]), 0.5)
     assert scores.tolist() == [1.0, 1.5]
+
+
+def test_an_unfinished_answer_is_taken_to_be_as_good_as_the_finished_ones() -> None:
+    """To its own prompt; to a prompt without any, as all finished ones; where nothing is finished, nothing is known."""
+    rewards = torch.tensor([1.0, 3.0, 9.0, -5.0, 5.0, 7.0, 8.0])
+    finished = torch.tensor([True, True, False, False, True, False, False])
+    prompts = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    found = neutral_unfinished(rewards, finished, prompts)
+    torch.testing.assert_close(found, torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 3.0, 3.0]))
+    assert neutral_unfinished(rewards, torch.zeros(7, dtype=torch.bool), prompts) is rewards
+    with pytest.raises(ValueError, match="prompts"):
+        neutral_unfinished(rewards, finished, prompts[:3])
 
 
 def test_token_rewards_by_hand() -> None:
