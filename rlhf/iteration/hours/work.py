@@ -15,6 +15,7 @@ from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, together
 from rlhf.iteration.hours.reading import ROWS_AT_ONCE, Reading, Unknown
 from rlhf.iteration.hours.speed import Work, scored, trained
 from rlhf.iteration.plan import PlannedStage
+from rlhf.rewards.training.cut_off import CUT_OFF_PAIRS
 
 POOLED = 16
 """Answers to a prompt that an earlier round is taken to have drawn, where the settings of a control do not say."""
@@ -65,7 +66,7 @@ def _reward(read: Reading) -> Work:
     return (
         Work(loads=2)
         + trained(rows, tokens, optimizer.micro_batch_size, optimizer.epochs)
-        + scored(min(rows, ORIGIN_PAIRS) + test.number, tokens, 4)
+        + scored(min(rows, ORIGIN_PAIRS) + test.number + min(test.number, CUT_OFF_PAIRS), tokens, 4)
     )
 
 
