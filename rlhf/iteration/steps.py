@@ -187,11 +187,7 @@ KINDS: dict[str, StepKind] = {
         reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_GATED_REWARDS},
         makes={"policy": "checkpoint"},
     ),
-    "dpo": StepKind(
-        "dpo",
-        reads={"policy": "policy", **_PREFERENCES},
-        makes={"policy": "checkpoint"},
-    ),
+    "dpo": StepKind("dpo", reads={"policy": "policy", **_PREFERENCES}, makes={"policy": "checkpoint"}),
     "average_policies": StepKind(
         "average_policies",
         reads={"checkpoints": "policy.version*"},
@@ -227,9 +223,7 @@ KINDS: dict[str, StepKind] = {
         label="distilled",
     ),
     "safety_sft": StepKind(
-        "sft",
-        reads={"policy": "policy", "data": "safety_sft_data*"},
-        makes={"policy": "checkpoint"},
+        "sft", reads={"policy": "policy", "data": "safety_sft_data*"}, makes={"policy": "checkpoint"}
     ),
     "time_awareness": StepKind(
         "sft",
