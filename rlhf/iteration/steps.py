@@ -314,10 +314,10 @@ def _steps_of(entry: Any, where: str) -> list[Step]:
     if "step" not in entry and "recipe" not in entry:
         if len(entry) != 1 or not isinstance(options := next(iter(entry.values())), Mapping | None):
             raise InputError(f"{where}: must be {{step: {{option: value}}}}, or have a field `step` or `recipe`")
-        return _named(next(iter(entry)), {"options": options or {}}, where)
+        return _named(str(next(iter(entry))), {"options": options or {}}, where)
     settings = {name: value for name, value in entry.items() if name != "step"}
     if "step" in entry:
-        return _named(entry["step"], settings, where)
+        return _named(str(entry["step"]), settings, where)
     kind_fields = {name: settings.pop(name) for name in _KIND_FIELDS if name in settings}
     name = settings.pop("name", None) or Path(str(kind_fields["recipe"])).stem
     return [_step(str(name), _own_kind(kind_fields, where), settings, where, more=_KIND_FIELDS)]
@@ -343,14 +343,14 @@ def _own_kind(content: Mapping[str, Any], where: str) -> StepKind:
         raise InputError(f"{where}.{error}") from error
 
 
-def _named(name: Any, settings: Mapping[str, Any], where: str) -> list[Step]:
+def _named(name: str, settings: Mapping[str, Any], where: str) -> list[Step]:
     if name in ALIASES:
         return [_step(part, KINDS[part], settings, where) for part in ALIASES[name]]
     if name not in KINDS:
-        near = difflib.get_close_matches(str(name), [*KINDS, *ALIASES], 1)
+        near = difflib.get_close_matches(name, [*KINDS, *ALIASES], 1)
         meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join([*KINDS, *ALIASES])}"
         raise InputError(f"{where}: there is no step {name!r}{meant}")
-    return [_step(str(name), KINDS[name], settings, where)]
+    return [_step(name, KINDS[name], settings, where)]
 
 
 def _one_by_one(options: Mapping[str, Any], reads: Mapping[str, str]) -> dict[str, Any]:
@@ -375,6 +375,8 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
     for key, value in (("reads", reads), ("options", options)):
         if not isinstance(value, Mapping):
             raise InputError(f"{where}.{key}: must be options with values, got {value!r}")
+    if odd := [option for option, text in reads.items() if not isinstance(text, str | None)]:
+        raise InputError(f"{where}.reads.{odd[0]}: must be a text, such as policy, or null, got {reads[odd[0]]!r}")
     kept = {option: text for option, text in {**kind.reads, **reads}.items() if text is not None}
     options = _one_by_one(options, kept)
     gathers = {option: text for option, text in kind.gathers.items() if reads.get(option, text) is not None}
