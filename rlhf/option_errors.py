@@ -40,6 +40,8 @@ def sentence_of(error: str, options: Iterable[str], file: str | None = None) -> 
         return f"config: {file or found[1]} does not exist"
     if error.startswith("Unexpected config:"):
         return f"config: {file} holds no options; write a line such as `seed: 0` for each"
+    if found := re.match(r"Problems parsing config: (.*)", error):
+        return f"config: not valid YAML: {found[1]}; mend it there"
     return _of_key("", error, "") or _of_any_key(error) or error
 
 
@@ -58,7 +60,7 @@ def _of_key(key: str, error: str, value: str) -> str:
     """The sentence for the value of an option, looked for through the groups and alternatives of types it stands in."""
     if found := re.match(r'Parser key "([^"]+)": (.*)', error):
         return _of_key(f"{key}.{found[1]}".lstrip("."), found[2], value)
-    if found := re.match(r"Does not validate .*? Errors: - (.*) Given value type: .*? Given value: (.*)$", error):
+    if found := re.match(r"Does not validate .*? Errors: - (.*) Given value type: .*? Given value: ?(.*)$", error):
         parts = [part for part in found[1].split(" - ") if "NoneType" not in part]
         if all(part.startswith("Expected a ") for part in parts):  # no group: one of a list's values says most
             parts = [part for part in parts if ". Got value: " in part][:1] or parts
@@ -70,6 +72,8 @@ def _of_key(key: str, error: str, value: str) -> str:
         if missing := re.match(r"the following arguments are required: (.*)", inner):
             return ", ".join(f"{key}.{name}" for name in missing[1].split(", ")) + ": must be given"
         return _of_key(key, inner, value)
+    if found := re.match(r"Not of type Path: (.*?)(?: - |$)", error):
+        return f"{key}: {found[1]}"
     no_class = (
         r"Not a valid subclass|(?:Expected a dot import path string:|Unexpected import path format:|Import path) (\S*)"
     )
