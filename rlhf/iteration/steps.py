@@ -370,13 +370,14 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
     known = {"name", "config", "reads", "options", "branch"}
     if unknown := [key for key in settings if key not in known]:
         raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(sorted({*known, *more}))}")
-    reads = settings.get("reads") or {}
-    options = settings.get("options") or {}
+    reads, options = (settings.get(key) or {} for key in ("reads", "options"))
     for key, value in (("reads", reads), ("options", options)):
         if not isinstance(value, Mapping):
             raise InputError(f"{where}.{key}: must be options with values, got {value!r}")
     if odd := [option for option, text in reads.items() if not isinstance(text, str | None)]:
         raise InputError(f"{where}.reads.{odd[0]}: must be a text, such as policy, or null, got {reads[odd[0]]!r}")
+    if "output" in options:
+        raise InputError(f"{where}.options.output: a step writes into its own folder, which `name` names; leave it out")
     kept = {option: text for option, text in {**kind.reads, **reads}.items() if text is not None}
     options = _one_by_one(options, kept)
     gathers = {option: text for option, text in kind.gathers.items() if reads.get(option, text) is not None}
@@ -385,7 +386,6 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
         kind = replace(kind, reads=kept, gathers=gathers)
     except InputError as error:
         raise InputError(f"{where}.{error}") from error
-    config = settings.get("config")
     own_name, branch = settings.get("name"), str(settings.get("branch") or "")
     folder = str(own_name or branch or kind.folder or name)
     if not re.fullmatch(FOLDER_NAME, folder):
@@ -395,5 +395,5 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
         )
     if branch and "policy" not in kind.makes:
         raise InputError(f"{where}.branch: {name} makes no policy, which is what a branch is; leave the branch out")
-    own_config = None if config is None else Path(str(config))
+    own_config = None if (config := settings.get("config")) is None else Path(str(config))
     return Step(str(own_name or name), folder, kind, dict(options), own_config, branch)

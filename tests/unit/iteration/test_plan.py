@@ -484,6 +484,10 @@ def test_of_several_files_all_are_read_or_it_is_refused() -> None:
             ({"versions": (VersionConfig("a", ({"step": odd},)),)}, r"steps\[0\]: there is no step")
             for odd in (["ppo"], {}, None, 3)
         ),
+        (
+            {"versions": (VersionConfig("a", ({"ppo": {"output": "elsewhere"}},)),)},
+            r"steps\[0\].options.output: a step writes into its own folder",
+        ),
         ({"versions": (VersionConfig("a", ("ppo",)),)}, "a/ppo: helpfulness needs helpfulness, which no step before"),
         ({"versions": (VersionConfig("a", ("preferences", "preferences")),)}, "two steps would write a/preferences"),
     ],
