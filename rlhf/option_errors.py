@@ -81,7 +81,13 @@ def _of_key(key: str, error: str, value: str) -> str:
         if inner := re.match(r"NestedArg\(key='(.*?)', val=(.*)\)$", value):  # of one of the group's options
             key, value = f"{key}.{inner[1]}", inner[2]
         return f"{key}: must be options with values, such as {{name: value}}, got {value or found[1]}"
-    if found := re.match(r"Unable to load config '(.*?)'", error):
+    if found := re.match(r"Unable to load config '(.*?)'(?: - (.*))?$", error):
+        if re.match(rf'Parser key "{re.escape(key)}\.', found[2] or ""):  # it is one, and an option in it is wrong
+            return _of_key("", found[2], value)
+        if found[1] == "null":
+            return f"{key}: must not be null; leave it out for its default"
+        if found[1].startswith("{"):
+            return f"{key}: not valid YAML, got {found[1]}"
         return f"{key}: there is no YAML file {found[1]}; name one, or give its options one by one"
     if found := re.match(r"Expected a (.*?)\. Got value: ?(.*)$", error) or re.match(r"Expected a (.*)()$", error):
         kinds = [_kind(kind) for kind in found[1].split(" - Expected a ")]

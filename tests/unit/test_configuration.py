@@ -108,6 +108,9 @@ MISTAKES = {
     "--data a --extra.rat 1": "extra.rat: there is no such option; --help or --extra.help lists them",
     "--data a --extra 3": "extra: must be options with values, such as {name: value}, got 3",
     "--data a --inner no.yaml": "inner: there is no YAML file no.yaml; name one, or give its options one by one",
+    '--data a --inner {"rate":"fast"}': "inner.rate: must be a number, got fast",
+    '--data a --inner {"rate":2': 'inner: not valid YAML, got {"rate":2',
+    "--data a --inner null": "inner: must not be null; leave it out for its default",
     "--data a --inner.rate null": "inner.rate: must be a number, got None",
     "--data a --config no.yaml": "config: no.yaml does not exist",
 }
