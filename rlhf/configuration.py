@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
+from jsonargparse.typing import register_type
 
 from rlhf.errors import InputError, mistakes_in_a_sentence, quoted
 from rlhf.lifetime import end_with_launcher
@@ -39,6 +40,15 @@ SEEDS = 2**31
 """Seeds lie below it: numpy takes 32 bits, and a run adds to its own for every version."""
 LARGEST = 2**63
 """No integer of an option is so large, for no tensor and no counter holds it."""
+
+
+def _path(text: str) -> Path:
+    if text == "":  # which is the working folder to pathlib
+        raise ValueError("must not be empty; name a file or folder, or leave it out")
+    return Path(text)
+
+
+register_type(Path, deserializer=_path, type_check=isinstance)
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -18,6 +18,7 @@ import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, as_completed
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -156,7 +157,10 @@ class JsonClient:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()  # until stopped
-        left = asyncio.all_tasks(self._loop)
+        left: set[Any] = asyncio.all_tasks(self._loop)
+        while any(getcoroutinestate(task.get_coro()) == CORO_CREATED for task in left):
+            self._loop.run_until_complete(asyncio.sleep(0))  # anyio's tasks would leave what they were to await
+            left = asyncio.all_tasks(self._loop)
         for task in left:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))

@@ -64,7 +64,8 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any
             f"{file}: cannot be read after row {rows} ({error}); save it as UTF-8, or name it by what it is"
         ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise InputError(f"{file}: cannot be read after row {rows} ({error})") from error
+        way_out = "fetch it again, or name it by what it is"
+        raise InputError(f"{file}: cannot be read after row {rows} ({error}); {way_out}") from error
     if rows == 0:
         raise InputError(f"{file}: is empty; there are no rows in it")
 

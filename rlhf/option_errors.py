@@ -40,6 +40,8 @@ def sentence_of(error: str, options: Iterable[str], file: str | None = None) -> 
         return f"config: {file or found[1]} does not exist"
     if error.startswith("Unexpected config:"):
         return f"config: {file} holds no options; write a line such as `seed: 0` for each"
+    if found := re.match(r"Problems parsing config: (.*)", error):
+        return f"config: not valid YAML: {found[1]}; mend it there"
     return _of_key("", error, "") or _of_any_key(error) or error
 
 
@@ -58,7 +60,7 @@ def _of_key(key: str, error: str, value: str) -> str:
     """The sentence for the value of an option, looked for through the groups and alternatives of types it stands in."""
     if found := re.match(r'Parser key "([^"]+)": (.*)', error):
         return _of_key(f"{key}.{found[1]}".lstrip("."), found[2], value)
-    if found := re.match(r"Does not validate .*? Errors: - (.*) Given value type: .*? Given value: (.*)$", error):
+    if found := re.match(r"Does not validate .*? Errors: - (.*) Given value type: .*? Given value: ?(.*)$", error):
         parts = [part for part in found[1].split(" - ") if "NoneType" not in part]
         if all(part.startswith("Expected a ") for part in parts):  # no group: one of a list's values says most
             parts = [part for part in parts if ". Got value: " in part][:1] or parts
@@ -70,6 +72,8 @@ def _of_key(key: str, error: str, value: str) -> str:
         if missing := re.match(r"the following arguments are required: (.*)", inner):
             return ", ".join(f"{key}.{name}" for name in missing[1].split(", ")) + ": must be given"
         return _of_key(key, inner, value)
+    if found := re.match(r"Not of type Path: (.*?)(?: - |$)", error):
+        return f"{key}: {found[1]}"
     no_class = (
         r"Not a valid subclass|(?:Expected a dot import path string:|Unexpected import path format:|Import path) (\S*)"
     )
@@ -77,7 +81,13 @@ def _of_key(key: str, error: str, value: str) -> str:
         if inner := re.match(r"NestedArg\(key='(.*?)', val=(.*)\)$", value):  # of one of the group's options
             key, value = f"{key}.{inner[1]}", inner[2]
         return f"{key}: must be options with values, such as {{name: value}}, got {value or found[1]}"
-    if found := re.match(r"Unable to load config '(.*?)'", error):
+    if found := re.match(r"Unable to load config '(.*?)'(?: - (.*))?$", error):
+        if re.match(rf'Parser key "{re.escape(key)}\.', found[2] or ""):  # it is one, and an option in it is wrong
+            return _of_key("", found[2], value)
+        if found[1] == "null":
+            return f"{key}: must not be null; leave it out for its default"
+        if found[1].startswith("{"):
+            return f"{key}: not valid YAML, got {found[1]}"
         return f"{key}: there is no YAML file {found[1]}; name one, or give its options one by one"
     if found := re.match(r"Expected a (.*?)\. Got value: ?(.*)$", error) or re.match(r"Expected a (.*)()$", error):
         kinds = [_kind(kind) for kind in found[1].split(" - Expected a ")]

@@ -28,6 +28,8 @@ def require_plain_yaml(file: Path) -> None:
         root = yaml.compose(file.read_text(encoding="utf-8"), LOADER)
     except InputError:
         raise
+    except UnicodeDecodeError as error:
+        raise InputError(f"config: {file} is not UTF-8 ({error.reason} at byte {error.start}); save it so") from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return
     _require_plain(root, file)

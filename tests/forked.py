@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ready_python import exit_code
 from tqdm import tqdm
 
 from rlhf.configuration import parse_config
@@ -150,9 +151,7 @@ def _run(
         _start(sys.argv[0], sys.argv[1:])
         code = 0
     except SystemExit as ended:
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
-        code = 0 if ended.code is None else ended.code if isinstance(ended.code, int) else 1
+        code = exit_code(ended)
     except KeyboardInterrupt:
         traceback.print_exc()
         code = 130

@@ -149,9 +149,7 @@ def _become(asked: socket.socket) -> NoReturn:
             runpy.run_path(script, run_name="__main__")
         code = 0
     except SystemExit as ended:
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
-        code = 0 if ended.code is None else ended.code if isinstance(ended.code, int) else 1
+        code = exit_code(ended)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -161,6 +159,13 @@ def _become(asked: socket.socket) -> NoReturn:
             sys.stderr.flush()
         asked.sendall(f"{code & 0xFF}\n".encode())
         os._exit(code & 0xFF)
+
+
+def exit_code(ended: SystemExit) -> int:
+    """As the interpreter has it, which says a text of it on stderr."""
+    if isinstance(ended.code, str):
+        print(ended.code, file=sys.stderr)
+    return 0 if ended.code is None else ended.code if isinstance(ended.code, int) else 1
 
 
 def ask(folder: Path, given: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -85,4 +86,4 @@ def asked_words(batch: str, path: Path) -> str:
 
 
 def _page(path: Path) -> str:
-    return f"{rlhf_command()} annotate {path.parent if path.name == 'labels.sqlite' else path}"
+    return f"{rlhf_command()} annotate {shlex.quote(str(path.parent if path.name == 'labels.sqlite' else path))}"

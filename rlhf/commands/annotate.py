@@ -216,6 +216,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from rlhf.annotation.page.serve import serve
     from rlhf.annotation.sides import compared, sides_of
     from rlhf.annotation.store import Store
+    from rlhf.sampling.chat import require_panel
 
     for name in ("labels", "prompts"):
         given = getattr(arguments, name)
@@ -226,6 +227,7 @@ def compare(arguments: argparse.Namespace) -> None:
     if arguments.what is not None and (arguments.what.is_file() or arguments.what.suffix == ".sqlite"):
         raise InputError(f"what: {arguments.what} must be a folder, for the ratings and the figures of the comparison")
     judges = [_judge(words) for words in arguments.judge]
+    require_panel("judge", judges)
     sides = sides_of(arguments.what, arguments.compare)
     folder = _folder_of(arguments.what, sides)
     comparison = compared(sides, folder, arguments.prompts, arguments.max_new_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -133,7 +134,8 @@ def _plan_of(arguments: argparse.Namespace) -> list[str]:
     if not file.is_file() and (arguments.run / RECORD).exists():  # begun from a plan elsewhere
         return [*recorded_options(arguments.run), "--run", str(arguments.run)]
     if not file.is_file():
-        raise InputError(f"run: {file} does not exist; `rlhf new {arguments.run} --chat MODEL …` writes it")
+        shown = shlex.quote(str(arguments.run))
+        raise InputError(f"run: {file} does not exist; `rlhf new {shown} --chat MODEL …` writes it")
     return ["--config", str(file)]
 
 

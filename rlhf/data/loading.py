@@ -323,6 +323,8 @@ def source_rows(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not name:  # which is the working folder to pathlib
+        raise InputError("rows: an empty name; name a file, a folder or a set of the hub")
     if Path(name).is_dir():
         return (
             _saved(name)

@@ -16,20 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.configuration import to_plain
-from rlhf.data.loading import is_local
 from rlhf.data.suspicion import START
 from rlhf.errors import InputError
+from rlhf.iteration.artifacts import Artifact, given_artifacts
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.launching import Launch, Launches
 from rlhf.iteration.steps import ALIASES, FOLDER_NAME, KINDS, READ, Step, read_steps
-from rlhf.paths import model_place
 from rlhf.shipped import RECIPES as RECIPES
 from rlhf.shipped import find_recipe
-
-CHECKPOINTS = ("policy", "base", "students")
-"""Inputs of a run that are models, by folder or hub name."""
-REWARDS = ("helpfulness", "safety", "referee")
-"""Those that are a reward model's folder, an ensemble's file or an import path."""
 
 
 @dataclass(frozen=True)
@@ -131,24 +125,12 @@ def make_plan(config: IterativeConfig) -> list[PlannedStage]:
 
 
 @dataclass(frozen=True)
-class _Artifact:
-    """A file or folder, and the version whose step made it.
-
-    What the user gave may also be a plain text; `listed` says that it is one of several that are no sequence in time.
-    """
-
-    place: Path | str
-    version: str = ""
-    listed: bool = False
-
-
-@dataclass(frozen=True)
 class _Branch:
     """A policy beside its version: its name, the folder of the stage that makes it, and itself."""
 
     name: str
     folder: str
-    policy: _Artifact
+    policy: Artifact
 
 
 class _Planner:
@@ -158,7 +140,7 @@ class _Planner:
         self.config = config
         self.launches = Launches(config.launch, config.slots)
         self.stages: list[PlannedStage] = []
-        self.made = {name: _given(name, sources) for name, sources in config.inputs.items()}
+        self.made = {name: given_artifacts(name, sources) for name, sources in config.inputs.items()}
         self.made[START] = self.made.get("policy", [])
         self.unread = set(config.inputs) - {"policy"}
         self.read: set[str] = set()  # names of artifacts
@@ -166,7 +148,7 @@ class _Planner:
         self.version = ""
         self.policy_name = self.start_name = START
         self.policy_folder = ""  # of the newest policy's step
-        self.students: list[tuple[PlannedStage, _Artifact]] = []  # trained since the last evaluation, and from what
+        self.students: list[tuple[PlannedStage, Artifact]] = []  # trained since the last evaluation, and from what
         self.measured: set[str] = set()  # students that are evaluated as they were given
         self.branches: list[_Branch] = []
 
@@ -230,7 +212,7 @@ class _Planner:
             self.made["policy"], self.policy_name = newest
             if evaluates:
                 self.made["baseline"] = self.made[START]
-                self.made["baseline_evaluation"] = [_Artifact(self.stages[-1].output)]
+                self.made["baseline_evaluation"] = [Artifact(self.stages[-1].output)]
         branches = [branch for branch in self.branches if f"{branch.folder}_{step.folder}" not in there]
         prefix = "" if self.policy_name == self.version else f"{self.policy_folder}_"
         name = f"{self.version}/{prefix}{step.folder}"
@@ -261,7 +243,7 @@ class _Planner:
         """Plan an evaluation of each new student beside the policy's: against the start too, without a KL from it."""
         made, policy_name = self.made, self.policy_name
         for stage, given in self.students:
-            trained = _Artifact(stage.output / next(iter(stage.makes.values())))
+            trained = Artifact(stage.output / next(iter(stage.makes.values())))
             asked = [(f"{self.version}_{stage.student}", stage.name, trained)]
             if str(given.place) not in self.measured:
                 asked.insert(0, (stage.student, f"{stage.step}_{stage.student}", given))
@@ -275,7 +257,7 @@ class _Planner:
     def _add_each(self, step: Step, name: str, seed: int) -> None:
         """Plan a stage for each of what the step reads one by one, called after the folder that it is in."""
         assert step.kind.each is not None
-        each: dict[str, _Artifact] = {}
+        each: dict[str, Artifact] = {}
         for artifact in self._read(step.kind.reads[step.kind.each], f"{name}: {step.kind.each}"):
             place = Path(artifact.place)
             called = place.parent.name if place.name == "checkpoint" else place.name
@@ -294,7 +276,7 @@ class _Planner:
         name: str,
         seed: int,
         *,
-        one: _Artifact | None = None,
+        one: Artifact | None = None,
         student: str = "",
         branch: str = "",
     ) -> None:
@@ -353,14 +335,14 @@ class _Planner:
         for artifact, place in kind.makes.items():
             replaces = f"{artifact}*" in {text.removesuffix("?") for text in kind.reads.values()}
             before = [] if replaces else self.made.get(artifact, [])
-            self.made[artifact] = [*before, _Artifact(output / place, self.version)]
+            self.made[artifact] = [*before, Artifact(output / place, self.version)]
 
     def _config_file(self, step: Step) -> Path | None:
         """The step's own, or the one in `configs` that is called after its recipe; which one of the user's may lack."""
         file = self.config.configs / f"{Path(step.kind.recipe).stem}.yaml"
         return step.config or (None if step.kind.recipe.endswith(".py") and not file.is_file() else file)
 
-    def _read(self, text: str, where: str) -> list[_Artifact]:
+    def _read(self, text: str, where: str) -> list[Artifact]:
         """The artifacts that an option takes; the placeholder in their names is filled in."""
         match = READ.fullmatch(text)
         assert match is not None, text
@@ -372,7 +354,7 @@ class _Planner:
         if which == ".earlier*":
             earlier = [version.name for version in self.config.versions]
             earlier = earlier[: earlier.index(self.version)] if self.version else []
-            return [_of_version(a, name) for a in found[-1:] for name in earlier if _of_version(a, name) != a]
+            return [a.of_version(name) for a in found[-1:] for name in earlier if a.of_version(name) != a]
         if which == ".previous":
             found = [artifact for artifact in found if artifact.version != found[-1].version]
         if which == ".version*":
@@ -384,7 +366,7 @@ class _Planner:
             raise InputError(
                 f"{where} needs {name}, which no step before it makes; give it in inputs, or leave the step out"
             )
-        return [_of_version(artifact, self.version) for artifact in found]
+        return [artifact.of_version(self.version) for artifact in found]
 
     def _links(self, folder: Path, artifact: str) -> list[tuple[Path, Path]]:
         found = [(a, a.place) for a in self.made.get(artifact, [])]
@@ -398,29 +380,6 @@ class _Planner:
         for placeholder, value in filled.items():
             text = text.replace(placeholder, value)
         return text
-
-
-def _of_version(artifact: _Artifact, version: str) -> _Artifact:
-    """The artifact as a version reads it: the placeholder in its name is filled in."""
-    if not isinstance(artifact.place, Path):
-        return artifact
-    return replace(artifact, place=Path(str(artifact.place).replace("{version}", version)))
-
-
-def _given(name: str, sources: str | Sequence[str]) -> list[_Artifact]:
-    """What the user gave under a name."""
-    listed = [sources] if isinstance(sources, str) else sources
-    return [_Artifact(_place(name, source), listed=len(listed) > 1) for source in listed]
-
-
-def _place(name: str, source: str) -> Path | str:
-    """A path where it is a file or folder, else the text as it is: rows of the hub's or an import path.
-
-    A model is a path in any case: of the hub's, that in its cache.
-    """
-    if name in CHECKPOINTS or (name in REWARDS and ":" not in source):
-        return model_place(source)
-    return Path(source) if is_local(source) else source
 
 
 def _text(value: Any) -> str:

@@ -187,11 +187,7 @@ KINDS: dict[str, StepKind] = {
         reads={"policy": "policy", "prompts": "prompts", "validation_prompts": "validation_prompts", **_GATED_REWARDS},
         makes={"policy": "checkpoint"},
     ),
-    "dpo": StepKind(
-        "dpo",
-        reads={"policy": "policy", **_PREFERENCES},
-        makes={"policy": "checkpoint"},
-    ),
+    "dpo": StepKind("dpo", reads={"policy": "policy", **_PREFERENCES}, makes={"policy": "checkpoint"}),
     "average_policies": StepKind(
         "average_policies",
         reads={"checkpoints": "policy.version*"},
@@ -227,9 +223,7 @@ KINDS: dict[str, StepKind] = {
         label="distilled",
     ),
     "safety_sft": StepKind(
-        "sft",
-        reads={"policy": "policy", "data": "safety_sft_data*"},
-        makes={"policy": "checkpoint"},
+        "sft", reads={"policy": "policy", "data": "safety_sft_data*"}, makes={"policy": "checkpoint"}
     ),
     "time_awareness": StepKind(
         "sft",
@@ -320,10 +314,10 @@ def _steps_of(entry: Any, where: str) -> list[Step]:
     if "step" not in entry and "recipe" not in entry:
         if len(entry) != 1 or not isinstance(options := next(iter(entry.values())), Mapping | None):
             raise InputError(f"{where}: must be {{step: {{option: value}}}}, or have a field `step` or `recipe`")
-        return _named(next(iter(entry)), {"options": options or {}}, where)
+        return _named(str(next(iter(entry))), {"options": options or {}}, where)
     settings = {name: value for name, value in entry.items() if name != "step"}
     if "step" in entry:
-        return _named(entry["step"], settings, where)
+        return _named(str(entry["step"]), settings, where)
     kind_fields = {name: settings.pop(name) for name in _KIND_FIELDS if name in settings}
     name = settings.pop("name", None) or Path(str(kind_fields["recipe"])).stem
     return [_step(str(name), _own_kind(kind_fields, where), settings, where, more=_KIND_FIELDS)]
@@ -349,14 +343,14 @@ def _own_kind(content: Mapping[str, Any], where: str) -> StepKind:
         raise InputError(f"{where}.{error}") from error
 
 
-def _named(name: Any, settings: Mapping[str, Any], where: str) -> list[Step]:
+def _named(name: str, settings: Mapping[str, Any], where: str) -> list[Step]:
     if name in ALIASES:
         return [_step(part, KINDS[part], settings, where) for part in ALIASES[name]]
     if name not in KINDS:
-        near = difflib.get_close_matches(str(name), [*KINDS, *ALIASES], 1)
+        near = difflib.get_close_matches(name, [*KINDS, *ALIASES], 1)
         meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join([*KINDS, *ALIASES])}"
         raise InputError(f"{where}: there is no step {name!r}{meant}")
-    return [_step(str(name), KINDS[name], settings, where)]
+    return [_step(name, KINDS[name], settings, where)]
 
 
 def _one_by_one(options: Mapping[str, Any], reads: Mapping[str, str]) -> dict[str, Any]:
@@ -376,11 +370,14 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
     known = {"name", "config", "reads", "options", "branch"}
     if unknown := [key for key in settings if key not in known]:
         raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(sorted({*known, *more}))}")
-    reads = settings.get("reads") or {}
-    options = settings.get("options") or {}
+    reads, options = (settings.get(key) or {} for key in ("reads", "options"))
     for key, value in (("reads", reads), ("options", options)):
         if not isinstance(value, Mapping):
             raise InputError(f"{where}.{key}: must be options with values, got {value!r}")
+    if odd := [option for option, text in reads.items() if not isinstance(text, str | None)]:
+        raise InputError(f"{where}.reads.{odd[0]}: must be a text, such as policy, or null, got {reads[odd[0]]!r}")
+    if "output" in options:
+        raise InputError(f"{where}.options.output: a step writes into its own folder, which `name` names; leave it out")
     kept = {option: text for option, text in {**kind.reads, **reads}.items() if text is not None}
     options = _one_by_one(options, kept)
     gathers = {option: text for option, text in kind.gathers.items() if reads.get(option, text) is not None}
@@ -389,7 +386,6 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
         kind = replace(kind, reads=kept, gathers=gathers)
     except InputError as error:
         raise InputError(f"{where}.{error}") from error
-    config = settings.get("config")
     own_name, branch = settings.get("name"), str(settings.get("branch") or "")
     folder = str(own_name or branch or kind.folder or name)
     if not re.fullmatch(FOLDER_NAME, folder):
@@ -399,5 +395,5 @@ def _step(name: str, kind: StepKind, settings: Mapping[str, Any], where: str, mo
         )
     if branch and "policy" not in kind.makes:
         raise InputError(f"{where}.branch: {name} makes no policy, which is what a branch is; leave the branch out")
-    own_config = None if config is None else Path(str(config))
+    own_config = None if (config := settings.get("config")) is None else Path(str(config))
     return Step(str(own_name or name), folder, kind, dict(options), own_config, branch)

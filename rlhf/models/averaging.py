@@ -133,7 +133,7 @@ def _shares(n: int, weights: Sequence[float] | None) -> list[float]:
     weights = [1.0] * n if weights is None else list(weights)
     if n < 2:
         raise InputError(f"checkpoints: an average takes two or more, got {n}")
-    if len(weights) != n or min(weights) <= 0:
+    if len(weights) != n or not all(0 < weight < float("inf") for weight in weights):
         raise InputError(f"weights: must be {n} numbers above 0, one a checkpoint, got {weights}")
     return [weight / sum(weights) for weight in weights]
 

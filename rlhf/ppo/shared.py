@@ -268,6 +268,16 @@ class AdapterReward:
         """See `RewardModelFunction`."""
         return self._function.too_long
 
+    @property
+    def scored(self) -> int:
+        """See `RewardModelFunction`."""
+        return self._function.scored
+
+    @property
+    def cut(self) -> int:
+        """See `RewardModelFunction`."""
+        return self._function.cut
+
     def to(self, device: torch.device) -> None:
         """Move the heads; the base is there already."""
         model = self._function.model

@@ -103,12 +103,10 @@ def _of_all(
     mine = spoken[len(spoken) * rank // world : len(spoken) * (rank + 1) // world]  # a prompt's answers stay together
     found: list[tuple[int, _Row]] = []
     failures: list[str] = []
-    scored = mine or spoken[:1]  # every process calls the reward functions: their weights may have to be gathered
     try:
-        with shared_work(len(scored), len(spoken)):
-            rows = score(scored)
-        if mine:
-            found = list(zip(mine, rows, strict=True))
+        if called_with := _called_with(mine, spoken, accelerator):
+            with shared_work(len(called_with), len(spoken)):
+                found = list(zip(mine, score(called_with)[: len(mine)], strict=True))
     except InputError as error:
         failures = [str(error)]
     failures = gather_object(failures)  # one process's failure ends all: none is left waiting
@@ -154,7 +152,7 @@ def deal_out(
 ) -> list[Result]:
     """`work` on every item, each process doing its part; all results, in the items' order, on every process.
 
-    Each calls it once, whoever has no part with the first item: a model's weights may have to be gathered for it.
+    Under ZeRO-3, where all processes gather weights together, one without a part calls it with the first item.
 
     Raises:
         InputError: on every process, where `work` raised it on one.
@@ -167,8 +165,9 @@ def deal_out(
     results: Sequence[Result] = []
     failures: list[str] = []
     try:
-        with shared_work(len(mine), len(items)):
-            results = work([items[i] for i in mine or (0,)])[: len(mine)]
+        if called_with := _called_with(mine, range(len(items)), accelerator):
+            with shared_work(len(mine), len(items)):
+                results = work([items[i] for i in called_with])[: len(mine)]
     except InputError as error:
         failures = [str(error)]
     failures = gather_object(failures)  # one that fails alone would leave the others waiting
@@ -176,3 +175,10 @@ def deal_out(
         raise InputError(failures[0])
     gathered = dict(gather_object(list(zip(mine, results, strict=True))))
     return [gathered[i] for i in range(len(items))]
+
+
+def _called_with(mine: Sequence[int], of_all: Sequence[int], accelerator: Accelerator) -> Sequence[int]:
+    """What a process has scored: its part; without one the first of all where it gathers weights, else nothing."""
+    from rlhf.training.whole import is_partitioned
+
+    return mine or (of_all[:1] if is_partitioned(accelerator) else ())

@@ -38,7 +38,7 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise InputError(f"temperature: must be 0 (greedy) or above, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p: must lie in (0, 1], got {self.top_p}")

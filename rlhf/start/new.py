@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -82,7 +83,7 @@ class Request:
                 "sft: dialogues (--sft FILE …) make a chat model of a base (--base MODEL); name both or neither"
             )
         if self.run.exists():
-            raise InputError(f"run: {self.run} exists already; name another, or go on with `rlhf run {self.run}`")
+            raise InputError(f"run: {self.run} exists already; name another, or go on with `rlhf run {self.shown}`")
         if self.versions < 1:
             raise InputError(f"versions: must be at least 1, got {self.versions}")
         for domain in ("helpfulness", "safety"):
@@ -95,6 +96,11 @@ class Request:
             )
         if not (self.prompts or self.helpfulness_preferences or self.safety_preferences):
             raise InputError("prompts: name files of prompts (--prompts FILE …)")
+
+    @property
+    def shown(self) -> str:
+        """The run's folder as a shell takes it."""
+        return shlex.quote(str(self.run))
 
 
 def new_run(request: Request, machine: Machine | None = None) -> list[str]:
@@ -215,8 +221,8 @@ def _plan_file(plan: Mapping[str, Any], request: Request) -> str:
     if "mixed_precision" in plan["launch"]["default"]:
         notes["launch"] += ". This machine's CPU multiplies faster in bfloat16; mixed_precision: no is float32"
     lines = [
-        "# The plan of this run. What is done, what is next and why: rlhf plan " + str(request.run),
-        "# To start it, or to go on after a stop:                    rlhf run " + str(request.run),
+        "# The plan of this run. What is done, what is next and why: rlhf plan " + request.shown,
+        "# To start it, or to go on after a stop:                    rlhf run " + request.shown,
     ]
     for name, value in plan.items():
         if name in notes:
@@ -280,5 +286,5 @@ def _summary(request: Request, machine: Machine, model: ChatModel, data: Data, d
         f"training  {how}{base} ({sizes.why})",
         *(f"warning   {warning}" for warning in model.warnings),
         f"written   {request.run / PLAN_FILE} and {request.run / CONFIG_FOLDER}/: every value has its reason beside it",
-        f"next      {rlhf_command()} plan {request.run}, then {rlhf_command()} run {request.run}",
+        f"next      {rlhf_command()} plan {request.shown}, then {rlhf_command()} run {request.shown}",
     ]

@@ -51,7 +51,7 @@ def estimates(
     The `data` step, which no model takes part in, takes what it took when the calibration did it.
     """
     speed = Speed.of(calibration["speed"])
-    counts = Counts(stages, {name: Rows(**rows) for name, rows in calibration["rows"].items()})
+    counts = Counts(stages, {name: Rows(**rows) for name, rows in calibration["rows"].items()}, settings)
     per_token = calibration.get("characters_per_token", CHARACTERS_PER_TOKEN)
     share = calibration.get("answer_share") or 1.0
     works = ((stage, work_of(stage, settings[stage.name], counts, per_token, share)) for stage in stages)

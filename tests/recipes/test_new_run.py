@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlhf.annotation.people import asked_words
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.checks import _import as import_file
@@ -210,6 +211,17 @@ def test_one_temperature_for_sampling_ppo_and_evaluation(
     )
     why = (tmp_path / "run" / "config" / "ppo.yaml").read_text()
     assert ("its generation_config.json names 0.2" in why) == (own == 0.2)
+
+
+def test_commands_that_are_said_can_be_pasted(tiny_policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    given = {"chat": tiny_policy_path, "helpfulness_preferences": (str(pairs),)}
+    *_, said = new_run(Request(run, **given), Machine(2, 24.0))  # type: ignore[arg-type]
+    assert f"plan '{run}', then " in said and said.endswith(f"run '{run}'")
+    with pytest.raises(InputError, match=f"go on with `rlhf run '{run}'`"):
+        Request(run, **given)  # type: ignore[arg-type]
+    asked = asked_words("v1/preferences", run / "labels.sqlite")
+    assert asked.endswith(f"annotate '{run}'")
 
 
 @pytest.mark.parametrize(

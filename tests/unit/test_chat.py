@@ -177,7 +177,10 @@ def test_bad_words(tiny_policy_path: Path) -> None:
     for words, sentence in (
         ([str(tiny_policy_path)] * 2, "name one, or two different ones"),
         (["nowhere"], "nowhere is not a folder"),
-        ([str(tiny_policy_path), "--temperature", "-1"], "temperature: must be 0"),
+        *(
+            ([str(tiny_policy_path), "--temperature", value], "temperature: must be 0")
+            for value in ("-1", "nan", "inf")
+        ),
         ([str(tiny_policy_path), "--safety", "nowhere"], "safety"),
     ):
         with pytest.raises(InputError, match=sentence):

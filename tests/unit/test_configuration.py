@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +108,9 @@ MISTAKES = {
     "--data a --extra.rat 1": "extra.rat: there is no such option; --help or --extra.help lists them",
     "--data a --extra 3": "extra: must be options with values, such as {name: value}, got 3",
     "--data a --inner no.yaml": "inner: there is no YAML file no.yaml; name one, or give its options one by one",
+    '--data a --inner {"rate":"fast"}': "inner.rate: must be a number, got fast",
+    '--data a --inner {"rate":2': 'inner: not valid YAML, got {"rate":2',
+    "--data a --inner null": "inner: must not be null; leave it out for its default",
     "--data a --inner.rate null": "inner.rate: must be a number, got None",
     "--data a --config no.yaml": "config: no.yaml does not exist",
 }
@@ -159,6 +163,48 @@ def test_a_mistake_in_a_file(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         parse_config(Outer, ["--config", str(file)])
     assert str(raised.value) == FILES[text].replace("F", str(file))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Files of a recipe's.
+
+    Args:
+        output: a folder.
+        policy: a model.
+        data: some files.
+    """
+
+    output: Path
+    policy: Path | None = None
+    data: tuple[Path, ...] = ()
+
+
+@pytest.mark.parametrize("words", [("output", ""), ("policy", ""), ("data", "['a', '']")])
+def test_an_empty_path_is_not_the_working_folder(words: tuple[str, str]) -> None:
+    name, value = words
+    given = ["--output", "a", f"--{name}", value]
+    for read in (partial(parse_config, Places), partial(ConfigReader().read, Places)):
+        with pytest.raises(InputError, match=f"^{name}: must not be empty; name a file or folder, or leave it out$"):
+            read(given)
+    assert parse_config(Places, ["--output", "."]).output == Path(".")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("data: ä\n".encode("utf-16"), "config: {} is not UTF-8 (invalid start byte at byte 0); save it so"),
+        ("data: ä\n".encode("latin-1"), "config: {} is not UTF-8 (invalid continuation byte at byte 6); save it so"),
+        (b"data: a\n\tsize: 3\n", "config: not valid YAML: while scanning a plain scalar in {}, line 1, column 7"),
+        (b"data: [a\n", "config: not valid YAML: while parsing a flow sequence in {}, line 1, column 7"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        parse_config(Outer, ["--config", str(file)])
+    assert str(raised.value).startswith(words.format(file))
 
 
 def test_what_is_right_is_read(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
+import anyio
 import pytest
 
 from rlhf.errors import InputError
@@ -422,6 +423,23 @@ def test_leaving_ends_what_is_in_flight(hostile: HostileServer) -> None:
         while not hostile.requests:
             time.sleep(0.01)
     assert asked.cancelled()
+
+
+def test_leaving_as_a_task_is_made_leaves_nothing_that_nobody_awaited(
+    hostile: HostileServer, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A connection begins in a task of its own, which may not have begun yet."""
+    client = JsonClient(hostile.origin)
+
+    async def connect() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            client._loop.stop()
+
+    asked = client.start(connect)
+    client._thread.join()
+    gc.collect()
+    assert asked.cancelled() and [str(found.message) for found in recwarn] == []
 
 
 class Asker:

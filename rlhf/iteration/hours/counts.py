@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlhf.iteration.plan import PlannedStage, maker_of
 from rlhf.jsonl import read_rows as rows_of
@@ -116,10 +117,13 @@ class Counts:
     Args:
         stages: of the plan.
         expected: artifact -> what is expected of a file that is not made yet.
+        settings: stage -> its recipe's config.
     """
 
-    def __init__(self, stages: Sequence[PlannedStage], expected: Mapping[str, Rows]) -> None:
-        self.stages, self.expected = stages, expected
+    def __init__(
+        self, stages: Sequence[PlannedStage], expected: Mapping[str, Rows], settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.stages, self.expected, self.settings = stages, expected, settings or {}
 
     def rows(self, stage: PlannedStage, option: str) -> Rows | None:
         """What an option of a stage names; None: nothing is known of it."""
@@ -130,6 +134,11 @@ class Counts:
         found = [self._of(Path(path)) for path in paths]
         known = [rows for rows in found if rows is not None]
         return together(known) if len(known) == len(found) else None
+
+    def shared_by_versions(self, stage: PlannedStage, option: str) -> bool:
+        """Whether what an option names has the same rows for every version (prepare_data's `rounds: all`)."""
+        maker = maker_of(Path(stage.overrides.get(option, "")), self.stages)
+        return maker is not None and getattr(self.settings.get(maker.name), "rounds", None) == "all"
 
     def _of(self, path: Path) -> Rows | None:
         if path.is_file() and path.suffix == ".jsonl":

@@ -40,6 +40,11 @@ class Reading:
             raise Unknown(option)
         return self.rows(option)
 
+    @property
+    def earlier_prompts(self) -> float:
+        """How many prompts earlier versions had that this one does not have."""
+        return 0.0 if self.counts.shared_by_versions(self.stage, "prompts") else self.rows("earlier_prompts").number
+
     def named(self, *sources: str | Path) -> Rows:
         """What the settings name: local files."""
         found = [read_any(source) for source in sources]

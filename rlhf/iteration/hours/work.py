@@ -97,7 +97,7 @@ def _rejection_sampling(read: Reading) -> Work:
     drawn = prompts.number * config.num_samples
     earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples or POOLED)
     to_score = read.judged(prompts.number, asked, config.num_samples + earlier)
-    optimizer, learnt = settings.optimizer, prompts.number + read.rows("earlier_prompts").number  # a row of each
+    optimizer, learnt = settings.optimizer, prompts.number + read.earlier_prompts  # a row of each
     return (
         Work(loads=3 + read.judges)
         + scored(prompts.number, asked)
@@ -282,15 +282,15 @@ def _collect_preferences(read: Reading) -> Work:
     counts["safety"] = config.safety_pairs_per_prompt or config.pairs_per_prompt
     pairs = {domain: prompts.of_domain(domain) * count for domain, count in counts.items()}
     number, asked = sum(pairs.values()), read.tokens(prompts)
-    proxies, judged = 0, sum(pairs[domain] for domain in pairs if getattr(config, domain) is not None)
+    by_rewards = sum(pairs[domain] for domain in pairs if getattr(config, domain) is not None)
+    proxies = by_the_first = 0
     if config.annotator == "proxy":
         proxies = 1 + (options.get("safety") is not None)
-        judged += number * (1 + (options.get("safe_above") is not None))
-    by_the_first = scored(judged, asked + 2 * read.answer, 4) * read.stage.processes
+        by_the_first = number * (1 + (options.get("safe_above") is not None))
     return (
         Work(loads=2 + read.judges + proxies)
         + (scored(prompts.number, asked) + read.written(number)) * 2
-        + by_the_first
+        + scored(by_rewards + by_the_first * read.stage.processes, asked + 2 * read.answer, 4)
     )
 
 

@@ -50,6 +50,7 @@ def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "che
         InputError: there is no such checkpoint, its architecture is unknown to transformers (it would need its own
             code), its files do not fit together, or (a tokenizer) it fails at a text, as with settings of another type.
     """
+    named = os.path.join(source, options.get("gguf_file", ""))  # a file of the source, or the source
     if "Model" in kind.__name__:
         options.setdefault("use_safetensors", True)
     try:
@@ -66,7 +67,7 @@ def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "che
         if "ignore_mismatched_sizes" in why:  # what it means stands in a report of many lines
             why = "the weights have other shapes than its config.json says"
         raise InputError(
-            f"{field}: {source} cannot be loaded ({why}); name another folder or hub name, or save it again"
+            f"{field}: {named} cannot be loaded ({why}); name another folder or hub name, or save it again"
         ) from error
     if "Tokenizer" in kind.__name__:
         try:

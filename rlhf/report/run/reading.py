@@ -241,14 +241,12 @@ def _policies(
         stage.name: "students" if stage.student else "branches" for stage in planned if stage.student or stage.branch
     }
     found: dict[str, list[Row]] = {"versions": [], "branches": [], "students": []}
-    for entry in sorted(
-        evaluations,
-        key=lambda e: (
-            e["name"].partition(",")[0] not in FIRST,
-            order.get(folders.name_of(e["_path"]), len(order)),
-            e["name"],
-        ),
-    ):
+
+    def place(entry: Row) -> tuple[bool, int, str]:
+        name: str = entry["name"]
+        return name.partition(",")[0] not in FIRST, order.get(folders.name_of(entry["_path"]), len(order)), name
+
+    for entry in sorted(evaluations, key=place):
         kind = aside.get(folders.name_of(entry["_path"]), "versions")
         found[kind].append(_possible({key: value for key, value in entry.items() if key != "_path"}))
     return found
@@ -345,9 +343,8 @@ def _stages(folders: Folders, planned: Sequence[PlannedStage]) -> list[Stage]:
     for path in folders.files(STAGE_FILE):
         name, record = folders.name_of(path), _json(path)
         if name not in stages:
-            stages[name] = Stage(
-                name, "finished", record.get("seconds"), record.get("peak_memory_mb"), _command(record)
-            )
+            took = record.get("seconds"), record.get("peak_memory_mb")
+            stages[name] = Stage(name, "finished", *took, _command(record))
         stages[name] = replace(stages[name], suspicious=_suspicions(record))
     to_come = [Stage(stage.name, "to come") for stage in planned if stage.name not in stages]
     return [*stages.values(), *to_come]

@@ -228,6 +228,7 @@ def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: P
     assert json.loads((tmp_path / "out" / "human_evaluation.json").read_text())["models"] == ["v1", "people"]
     (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": "Prompt 0"}]}\n')
     write_rows(tmp_path / "other.jsonl", [{"messages": SINGLE, "answer": "x"}])
+    twice = ("--judge", "http://here/v1", "m", "--judge", "http://there/v1", "m")
     for options, message in (
         (("--compare", model, tmp_path / "bad.jsonl"), r"bad.jsonl:1: answer: is missing"),
         (("--compare", model, tmp_path / "other.jsonl"), "no prompt in common"),
@@ -237,6 +238,7 @@ def test_a_file_of_people_s_answers_serves_and_what_does_not_fit_is_named(run: P
         (("--figures", people), r"people.jsonl:1: row: not a preference.* has messages, a and b"),
         (("--compare", model, people, "--judge", "here", "m"), r"judge\.url: must begin with http"),
         (("--compare", model, people, "--judge", "http://here/v1"), "judge: URL, MODEL, and"),
+        (("--compare", model, people, *twice), "judge: m stands there twice"),
         (("--compare", model, people, "--judge", "http://here/v1", "m", "NO_KEY"), r"judge\.api_key_env: .* no NO_KEY"),
         ((), "what: name"),
     ):

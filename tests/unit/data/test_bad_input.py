@@ -100,7 +100,7 @@ def test_nothing_left_after_skipping(tmp_path):
         ("r.parquet", "no parquet", ": not a readable parquet file"),
         ("r.doc", "x", ": cannot tell its format"),
         ("r.jsonl", b'{"prompt": "\xff"}\n', ": cannot be read after row 0"),
-        ("r.jsonl.gz", b"no gzip", ": cannot be read after row 0 .Not a gzipped file"),
+        ("r.jsonl.gz", b"no gzip", ": cannot be read after row 0 .Not a gzipped file.*; fetch it again"),
     ],
 )
 def test_an_unreadable_file_is_refused(tmp_path, name, content, sentence):
@@ -109,6 +109,12 @@ def test_an_unreadable_file_is_refused(tmp_path, name, content, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
         load_prompts(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "#safety"])
+def test_an_empty_name_is_not_the_working_folder(name):
+    with pytest.raises(InputError, match="rows: an empty name; name a file"):
+        load_prompts(name)
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstandard.compress)])

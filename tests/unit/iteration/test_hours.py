@@ -87,9 +87,10 @@ def test_what_the_stages_do() -> None:
         name: f"{name}.jsonl" for name in made})  # fmt: skip
     sampling, rewards = Fields(max_new_tokens=16), {"helpfulness": "h", "safety": None}
 
-    def work(recipe: str, config: Fields, share: float = 1.0, **options: str) -> Work | None:
+    def work(recipe: str, config: Fields, share: float = 1.0, rounds: str = "share", **options: str) -> Work | None:
         one = stage("v1/x", recipe=recipe, **options)
-        return work_of(one, config, Counts([data, one], expected), characters_per_token=4.0, answer_share=share)
+        counts = Counts([data, one], expected, {"data": Fields(rounds=rounds), "v1/x": config})
+        return work_of(one, config, counts, characters_per_token=4.0, answer_share=share)
 
     tuned = Fields(optimizer=optimizer(2), max_length=20)
     pairs = {"preferences": json.dumps([made["pairs"]]), "test_preferences": made["test"]}
@@ -114,6 +115,8 @@ def test_what_the_stages_do() -> None:
     earlier = json.dumps([made["prompts"], made["prompts"]])
     third = work("rejection_sampling", drawing, prompts=made["prompts"], earlier_prompts=earlier)
     assert third == replace(drawn, train_passes=3 * 2 * 15, train_tokens=3 * 2 * 60 * 20), "earlier versions' best too"
+    same = work("rejection_sampling", drawing, rounds="all", prompts=made["prompts"], earlier_prompts=earlier)
+    assert same == drawn, "every version has the same prompts, and a row of each"
     ppo = Fields(batch_size=12, rows=12, iterations=5, evaluate_every=2, validation_size=6, learns_value=True,
                  samples_per_prompt=1, optimizer=optimizer(1))  # fmt: skip
     acting = Fields(ppo=ppo, sampling=sampling, max_prompt_tokens=None, **rewards)
@@ -274,8 +277,8 @@ def test_what_the_stages_of_synthesis_and_collection_do(tmp_path: Path) -> None:
     assert proxied is not None and proxied.loads == 5
     assert proxied.score_tokens - found.score_tokens == 2 * 90 * 20, "each by its domain's, and all by safety's"
     shared = work("collect_preferences", collecting, processes=2, prompts="data/prompts.jsonl")
-    assert shared is not None, "one process of both asks the reward models"
-    assert shared.score_tokens - proxied.score_tokens == 30 * 20 + 2 * 90 * 20
+    assert shared is not None, "one process of both asks the proxies; both ask the reward models"
+    assert shared.score_tokens - proxied.score_tokens == 2 * 90 * 20
     for waits in ("people", "file", "judge", "my_own:Annotator"):
         collecting.annotator = waits
         assert work("collect_preferences", collecting, prompts="data/prompts.jsonl") is None, "on others' time"

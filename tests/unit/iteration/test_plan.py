@@ -473,6 +473,21 @@ def test_of_several_files_all_are_read_or_it_is_refused() -> None:
             {"versions": (VersionConfig("a", ({"step": "ppo", "reads": {"policy": "Policy!"}},)),)},
             r"steps\[0\].reads.policy: must name an artifact",
         ),
+        *(
+            (
+                {"versions": (VersionConfig("a", ({"step": "ppo", "reads": {"policy": odd}},)),)},
+                r"steps\[0\].reads.policy: must be a text, such as policy, or null, got",
+            )
+            for odd in (3, [], {})
+        ),
+        *(
+            ({"versions": (VersionConfig("a", ({"step": odd},)),)}, r"steps\[0\]: there is no step")
+            for odd in (["ppo"], {}, None, 3)
+        ),
+        (
+            {"versions": (VersionConfig("a", ({"ppo": {"output": "elsewhere"}},)),)},
+            r"steps\[0\].options.output: a step writes into its own folder",
+        ),
         ({"versions": (VersionConfig("a", ("ppo",)),)}, "a/ppo: helpfulness needs helpfulness, which no step before"),
         ({"versions": (VersionConfig("a", ("preferences", "preferences")),)}, "two steps would write a/preferences"),
     ],

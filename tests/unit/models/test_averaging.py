@@ -174,7 +174,8 @@ def test_models_that_differ_get_one_sentence(tiny_policy_path: Path, tmp_path: P
 
     refused("two or more, got 1", a)
     refused("weights: must be 2 numbers above 0", a, b, weights=[1.0])
-    refused("weights: must be 2 numbers above 0", a, b, weights=[1.0, 0.0])
+    for weight in (0.0, float("nan"), float("inf")):
+        refused("weights: must be 2 numbers above 0", a, b, weights=[1.0, weight])
     refused(r"has no score\.weight", a, tiny_policy_path)
     refused(r"cannot be averaged \(one has no safety head\)", a, headless)
     refused(r"cannot be averaged \(one is an adapter\)", a, adapter)

@@ -27,6 +27,7 @@ from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.shared import POLICY, VALUE, SharedRoles
 from rlhf.ppo.update import ppo_loss, update
 from rlhf.rewards.loading import load_reward
+from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import make_accelerator
@@ -122,6 +123,17 @@ def test_both_rewards_equal_merged_models(checkpoints: Checkpoints, accelerator:
         scores, expected = (getattr(roles, name)(TALKS) for roles in (shared, separate))
         assert expected.std() > 0.05
         torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_an_adapter_had_to_cut_is_said(checkpoints: Checkpoints, accelerator: Accelerator) -> None:
+    reward: Any = _shared(checkpoints, accelerator).safety
+    short = Renderer(load_tokenizer(checkpoints.base), cut=True)
+    short.max_length = len(short.dialogue(TALKS[3]).input_ids)
+    reward._function.renderer = short
+    for talks in (TALKS[3:4], TALKS[:1] * 3):
+        reward(talks)
+    (said,) = suspicious_scoring(safety=reward)
+    assert said.startswith("safety scored 75% of its dialogues cut to its context")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from rlhf.conversation import Conversation
+from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.rewards.distributed import dealt_out
+from rlhf.rewards.distributed import answer_scores, deal_out, dealt_out
 
 
 class Launch:
@@ -23,6 +25,7 @@ class Launch:
     def __init__(self) -> None:
         self.rank, self.barrier = threading.local(), threading.Barrier(2, timeout=60)
         self.given: list[list[Any]] = [[], []]
+        self.kind: dict[str, Any] = {"distributed_type": DistributedType.MULTI_CPU}
 
     def gather_object(self, some: list[Any]) -> list[Any]:
         self.given[self.rank.number] = some
@@ -34,7 +37,7 @@ class Launch:
     def run(self, work: Any) -> list[Any]:
         def one(number: int) -> Any:
             self.rank.number = number
-            return work(number, SimpleNamespace(process_index=number, num_processes=2))
+            return work(number, SimpleNamespace(process_index=number, num_processes=2, **self.kind))
 
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(one, range(2)))
@@ -83,3 +86,30 @@ def test_a_failure_of_one_process_ends_both(launch: Launch) -> None:
 
     first, second = launch.run(work)
     assert first == second
+
+
+@pytest.mark.parametrize(("zero_stage", "calls"), [(None, [1, 0]), (2, [1, 0]), (3, [1, 1])])
+def test_only_who_gathers_weights_calls_without_a_part(
+    launch: Launch, zero_stage: int | None, calls: list[int]
+) -> None:
+    """Fewer items than processes: a call more is the user's money, where the reward function is a server's."""
+    if zero_stage is not None:
+        plugin = SimpleNamespace(zero_stage=zero_stage)
+        launch.kind = {"distributed_type": DistributedType.DEEPSPEED, "state": SimpleNamespace(deepspeed_plugin=plugin)}
+    dealt, answered = [0, 0], [0, 0]
+
+    def work(number: int, accelerator: Any) -> tuple[list[float], list[float]]:
+        def double(items: Sequence[float]) -> list[float]:
+            dealt[number] += 1
+            return [2 * item for item in items]
+
+        def reward(conversations: Sequence[Conversation]) -> Tensor:
+            answered[number] += 1
+            return torch.ones(len(conversations))
+
+        prompts = [Prompt([{"role": "user", "content": "q"}], "helpfulness")] * 2
+        scores = answer_scores(prompts, ["", "an answer"], reward, "helpfulness", accelerator)  # one is empty
+        return deal_out([3.0], double, accelerator), scores.scores.tolist()
+
+    assert launch.run(work) == [([6.0], [1.0, 1.0])] * 2
+    assert dealt == calls and sum(answered) == sum(calls)

@@ -12,6 +12,7 @@ import torch
 from rlhf.iteration.hours.speed import Line
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.start import measuring
+from rlhf.training.accelerator import make_accelerator
 
 GPU, CPU = SimpleNamespace(type="cuda"), SimpleNamespace(type="cpu")
 
@@ -66,6 +67,26 @@ def test_training_is_measured_in_the_mixed_precision(tiny_policy_path: Path, mon
     )
     measuring._in_training(str(tiny_policy_path), None, None, accelerator)
     assert set(found) == {torch.bfloat16}, "as in training, and not in float32"
+
+
+def test_training_is_measured_on_packed_rows(tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As stages train, whose attention is another one than that of a padded batch."""
+    from rlhf.models import policy
+
+    found, load = [], policy.load_policy
+
+    def spied(*args: Any, **options: Any) -> Any:
+        model = load(*args, **options)
+        backbone = model.get_decoder()
+        backbone.register_forward_pre_hook(lambda _model, _args, given: found.append(given), with_kwargs=True)
+        return model
+
+    monkeypatch.setattr(policy, "load_policy", spied)
+    for adapter in (None, {"r": 2}):
+        found.clear()
+        measuring._in_training(str(tiny_policy_path), adapter, None, make_accelerator())
+        rows = [given["packed"].lengths for given in found]
+        assert rows == [[measuring.ROW_TOKENS] * size for size in (1, 1, 3)], "one to warm up, and both sizes"
 
 
 def test_a_base_in_4_bit_is_measured_so(tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
