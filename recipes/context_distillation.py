@@ -57,6 +57,7 @@ from rlhf.synthesis.context_distillation import (
     score_figures,
     with_preprompt,
 )
+from rlhf.training.kept import RESUME
 from rlhf.training.work import training_work
 
 if TYPE_CHECKING:
@@ -151,7 +152,10 @@ def main(config: ContextDistillationConfig) -> None:
             drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator, shards=shards)
             answers[kind] = [sample for samples in drawn for sample in samples]
             texts = [sample.text for sample in answers[kind]]
-            scored = answer_scores(prompts, texts, reward, f"safety ({config.safety})", accelerator, config.too_long)
+            kept_scores = stage.folder / RESUME / f"scores_{kind}.json"
+            scored = answer_scores(
+                prompts, texts, reward, f"safety ({config.safety})", accelerator, config.too_long, kept_scores
+            )
             scores[kind] = scored.scores
             ends = zip(answers[kind], scored.unfinished, strict=True)
             answers[kind] = [replace(sample, finished=sample.finished and not cut) for sample, cut in ends]

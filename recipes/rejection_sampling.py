@@ -43,6 +43,7 @@ from rlhf.sampling.room import with_room
 from rlhf.sampling.shards import kept_samples
 from rlhf.sampling.source import PolicySource, TokenizedPolicy
 from rlhf.stage import InputPath, Kept, Stage, on_main_process, open_stage
+from rlhf.training.kept import RESUME
 from rlhf.training.work import training_work
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def main(config: RejectionSamplingConfig) -> None:
     with training_work(stage, kept) as accelerator:
         # sample K answers to each prompt, and score them and those of earlier versions with the newest reward models
         earlier = [row for row in pool if row.prompt_id in by_id]
-        scored = scored_answers(config, prompts, by_id, earlier, params, stage.folder / kept.name, accelerator)
+        scored = scored_answers(config, prompts, by_id, earlier, params, stage.folder, kept.name, accelerator)
 
         # keep the best answer of each prompt
         selection = select(scored.candidates, config.selection)
@@ -188,7 +189,8 @@ def scored_answers(
     by_id: Mapping[str, Prompt],
     earlier: Sequence[Completion],
     params: SamplingParams,
-    shards: Path,
+    folder: Path,
+    shards: str,
     accelerator: Accelerator,
 ) -> ScoredAnswers:
     """This version's answers and the earlier ones, scored. Sampler and reward models are gone when it returns.
@@ -197,12 +199,14 @@ def scored_answers(
 
     Args:
         by_id: the prompts of all candidates.
-        shards: folder in which the drawn answers outlive a kill.
+        folder: the stage's. In its folder `shards` the drawn answers outlive a kill, their scores with the training's
+            states.
     """
     reward = config.load_rewards(accelerator if config.early_rejection is None else None)
     reward.refuse_broken(prompts)
-    drawn = drawn_answers(config, prompts, params, reward, shards, accelerator) if config.num_samples else []
-    candidates, scores = rescore([*earlier, *drawn], by_id, reward, accelerator, config.reward_name)
+    drawn = drawn_answers(config, prompts, params, reward, folder / shards, accelerator) if config.num_samples else []
+    kept = folder / RESUME / "scores.json"
+    candidates, scores = rescore([*earlier, *drawn], by_id, reward, accelerator, config.reward_name, kept)
     return ScoredAnswers(candidates, scores, len(drawn), reward.suspicious())
 
 

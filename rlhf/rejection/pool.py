@@ -203,6 +203,7 @@ def rescore(
     reward: GatedReward,
     accelerator: Accelerator,
     reward_model: str,
+    kept: Path | None = None,
 ) -> tuple[list[Completion], GatedRewards]:
     """The rows with the scores of these reward models, and the scores beside.
 
@@ -212,10 +213,12 @@ def rescore(
     Args:
         prompts: by id, for their messages and domains.
         reward_model: name of the reward, kept in each row.
+        kept: file in which the scores outlive a kill (`rlhf.rewards.distributed.score_answers`).
     """
     from rlhf.rewards.distributed import score_answers
 
-    scores = score_answers([prompts[row.prompt_id] for row in rows], [row.text for row in rows], reward, accelerator)
+    asked, texts = [prompts[row.prompt_id] for row in rows], [row.text for row in rows]
+    scores = score_answers(asked, texts, reward, accelerator, kept)
     safety = [None] * len(rows) if scores.safety is None else scores.safety.tolist()
     columns = (scores.helpfulness.tolist(), safety, scores.reward.tolist(), scores.too_long.tolist())
     scored = [

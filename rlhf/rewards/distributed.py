@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from rlhf.conversation import Conversation, says_nothing
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
+from rlhf.jsonl import read_json
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.stage.kept import write_whole
 from rlhf.stage.progress import shared_work
 
 if TYPE_CHECKING:
@@ -32,9 +37,15 @@ class AnswerScores(NamedTuple):
 
 
 def score_answers(
-    prompts: Sequence[Prompt], answers: Sequence[str], reward: GatedReward, accelerator: Accelerator
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    reward: GatedReward,
+    accelerator: Accelerator,
+    kept: Path | None = None,
 ) -> GatedRewards:
     """Gated rewards of answers[i] to prompts[i], the same on every process and for any number of processes.
+
+    `kept` is a file in which they outlive a kill, in a folder that an attempt with other rewards would not take over.
 
     An answer without text is no conversation that a reward model could score: it gets the lowest scores of the others
     (decision 32), and its flags are off.
@@ -53,7 +64,7 @@ def score_answers(
         flags = zip(gated.used_safety.tolist(), gated.too_long.tolist(), strict=True)
         return list(zip(columns, flags, strict=True))
 
-    rows = _of_all(answers, score, accelerator)
+    rows = _of_all(answers, score, accelerator, kept)
     table = torch.tensor([scores for scores, _ in rows], dtype=torch.float32)
     marks = torch.tensor([flags for _, flags in rows])
     safety = None if reward.safety is None else table[:, 2]
@@ -67,12 +78,14 @@ def answer_scores(
     name: str,
     accelerator: Accelerator,
     too_long: TooLong = "cut",
+    kept: Path | None = None,
 ) -> AnswerScores:
     """The same of one reward function without a gate.
 
     Args:
         name: the function's, for messages.
         too_long: what becomes of an answer that its context does not hold.
+        kept: as of `score_answers`.
     """
     import torch
 
@@ -85,16 +98,27 @@ def answer_scores(
             refuse_cut(name, cut)
         return [((value,), (flag,)) for value, flag in zip(scores.tolist(), cut.tolist(), strict=True)]
 
-    rows = _of_all(answers, score, accelerator)
+    rows = _of_all(answers, score, accelerator, kept)
     unfinished = [too_long == "unfinished" and flag for _, (flag,) in rows]
     return AnswerScores(torch.tensor([scores[0] for scores, _ in rows], dtype=torch.float32), unfinished)
 
 
 def _of_all(
-    answers: Sequence[str], score: Callable[[Sequence[int]], list[_Row]], accelerator: Accelerator
+    answers: Sequence[str],
+    score: Callable[[Sequence[int]], list[_Row]],
+    accelerator: Accelerator,
+    kept: Path | None = None,
 ) -> list[_Row]:
-    """Scores and flags of every answer from those of the spoken ones, which `score` gives by their numbers."""
-    from accelerate.utils import gather_object
+    """Scores and flags of every answer from those of the spoken ones, which `score` gives by their numbers; of the same
+    answers they are read from `kept`, where an attempt that was broken off has left them."""
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    digest = hashlib.sha256(json.dumps(list(answers)).encode()).hexdigest()
+    if kept is not None:
+        left = [_left_in(kept, digest) if accelerator.is_main_process else None]
+        broadcast_object_list(left)
+        if left[0] is not None:
+            return left[0]
 
     spoken = [i for i, answer in enumerate(answers) if not says_nothing(answer)]
     if not spoken:
@@ -115,7 +139,18 @@ def _of_all(
     known = dict(gather_object(found))
     lowest = tuple(min(column) for column in zip(*(scores for scores, _ in known.values()), strict=True))
     off = tuple(False for _ in known[spoken[0]][1])
-    return [known.get(i, (lowest, off)) for i in range(len(answers))]
+    rows = [known.get(i, (lowest, off)) for i in range(len(answers))]
+    if kept is not None and accelerator.is_main_process:
+        write_whole(kept, {"answers": digest, "rows": rows})
+    return rows
+
+
+def _left_in(file: Path, digest: str) -> list[_Row] | None:
+    """The rows that the file has of answers with this digest; None where it has none, or is not there."""
+    content = read_json(file) if file.exists() else {}
+    if content.get("answers") != digest:
+        return None
+    return [(tuple(scores), tuple(flags)) for scores, flags in content["rows"]]
 
 
 def dealt_out(reward: RewardFunction, accelerator: Accelerator) -> RewardFunction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor
 from rlhf.conversation import Conversation
 from rlhf.data.rows import Prompt
 from rlhf.errors import InputError
-from rlhf.rewards.distributed import answer_scores, deal_out, dealt_out
+from rlhf.rewards.distributed import answer_scores, deal_out, dealt_out, score_answers
+from rlhf.rewards.gate import GatedReward
+from rlhf.training.accelerator import make_accelerator
 
 
 class Launch:
@@ -113,3 +116,24 @@ def test_only_who_gathers_weights_calls_without_a_part(
 
     assert launch.run(work) == [([6.0], [1.0, 1.0])] * 2
     assert dealt == calls and sum(answered) == sum(calls)
+
+
+def test_scores_that_an_attempt_left_are_read_and_not_made_again(tmp_path: Path) -> None:
+    """Those of the same answers, to the last bit; of others nothing is read."""
+    prompts = [Prompt(str(i), [{"role": "user", "content": "?"}]) for i in range(3)]
+    scored: list[int] = []
+
+    def third(conversations: Sequence[Conversation]) -> Tensor:
+        scored.append(len(conversations))
+        return torch.tensor([len(one[-1]["content"]) / 3 for one in conversations])
+
+    file, accelerator = tmp_path / "scores.json", make_accelerator()
+    reward = GatedReward(third)
+    first = score_answers(prompts, ["a", "", "abc"], reward, accelerator, file)
+    again = score_answers(prompts, ["a", "", "abc"], reward, accelerator, file)
+    assert scored == [2] and torch.equal(first.helpfulness, again.helpfulness) and not again.used_safety.any()
+    assert again.helpfulness.tolist() == pytest.approx([1 / 3, 1 / 3, 1])
+    other = score_answers(prompts, ["a", "", "ab"], reward, accelerator, file)
+    assert scored == [2, 2] and other.helpfulness[2] == pytest.approx(2 / 3)
+    alone = [answer_scores(prompts[:2], ["a", "b"], third, "x", accelerator, kept=tmp_path / "one.json") for _ in "12"]
+    assert scored == [2, 2, 2] and torch.equal(alone[0].scores, alone[1].scores)
