@@ -35,6 +35,7 @@ from rlhf.rejection.selection import Selection, SelectionConfig, refuse_empty, s
 from rlhf.rejection.temperature import read_best_temperature
 from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.gated_config import GatedConfig
+from rlhf.rewards.specs import is_ensemble, is_import_path
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler, renderer_of
@@ -135,7 +136,7 @@ def main(config: RejectionSamplingConfig) -> None:
     with training_work(stage, kept) as accelerator:
         # sample K answers to each prompt, and score them and those of earlier versions with the newest reward models
         earlier = [row for row in pool if row.prompt_id in by_id]
-        scored = scored_answers(config, prompts, by_id, earlier, params, stage.folder, kept.name, accelerator)
+        scored = scored_answers(config, prompts, by_id, earlier, params, stage, kept.name, accelerator)
 
         # keep the best answer of each prompt
         selection = select(scored.candidates, config.selection)
@@ -189,25 +190,45 @@ def scored_answers(
     by_id: Mapping[str, Prompt],
     earlier: Sequence[Completion],
     params: SamplingParams,
-    folder: Path,
+    stage: Stage,
     shards: str,
     accelerator: Accelerator,
 ) -> ScoredAnswers:
-    """This version's answers and the earlier ones, scored. Sampler and reward models are gone when it returns.
+    """This version's answers and the earlier ones, scored, if these reward models have not scored those already.
+    Sampler and reward models are gone when it returns.
 
     For early rejection each process asks for scores whenever its own answers are so far: nothing is divided then.
 
     Args:
         by_id: the prompts of all candidates.
-        folder: the stage's. In its folder `shards` the drawn answers outlive a kill, their scores with the training's
+        shards: folder in the stage's in which the drawn answers outlive a kill; their scores do so with the training's
             states.
     """
     reward = config.load_rewards(accelerator if config.early_rejection is None else None)
     reward.refuse_broken(prompts)
-    drawn = drawn_answers(config, prompts, params, reward, folder / shards, accelerator) if config.num_samples else []
-    kept = folder / RESUME / "scores.json"
-    candidates, scores = rescore([*earlier, *drawn], by_id, reward, accelerator, config.reward_name, kept)
+    drawn = (
+        drawn_answers(config, prompts, params, reward, stage.folder / shards, accelerator) if config.num_samples else []
+    )
+    name, names_one = scored_by(stage, config, accelerator)
+    kept = stage.folder / RESUME / "scores.json"
+    candidates, scores = rescore([*earlier, *drawn], by_id, reward, accelerator, name, kept, names_one)
     return ScoredAnswers(candidates, scores, len(drawn), reward.suspicious())
+
+
+def scored_by(stage: Stage, config: RejectionSamplingConfig, accelerator: Accelerator) -> tuple[str, bool]:
+    """What scores the answers, and whether nothing else has that name: two checkpoints, by their content."""
+    from accelerate.utils import broadcast_object_list
+
+    rewards = [spec for spec in (config.helpfulness, config.safety) if spec is not None]
+    if any(is_import_path(spec) or is_ensemble(spec) for spec in rewards):
+        return config.reward_name, False
+    name = [""]
+    if stage.is_main:
+        digests = [stage.digests[n] for n in ("helpfulness", "safety") if n in stage.digests]
+        how = [*digests, accelerator.mixed_precision, config.too_long]
+        name = [f"{config.reward_name} ({', '.join(how)})"]
+    broadcast_object_list(name)
+    return name[0], True
 
 
 def drawn_answers(

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from rlhf.conversation import says_nothing
 from rlhf.data.rows import Completion, Prompt
 from rlhf.errors import InputError
 from rlhf.rejection.selection import SelectionConfig, select
@@ -204,6 +205,7 @@ def rescore(
     accelerator: Accelerator,
     reward_model: str,
     kept: Path | None = None,
+    names_one: bool = False,
 ) -> tuple[list[Completion], GatedRewards]:
     """The rows with the scores of these reward models, and the scores beside.
 
@@ -214,11 +216,33 @@ def rescore(
         prompts: by id, for their messages and domains.
         reward_model: name of the reward, kept in each row.
         kept: file in which the scores outlive a kill (`rlhf.rewards.distributed.score_answers`).
+        names_one: no two rewards have this name, so that rows which carry it keep their raw scores, and go through the
+            gate alone; whether they were cut is in `finished`, and no longer in `too_long`.
     """
-    from rlhf.rewards.distributed import score_answers
+    import torch
 
-    asked, texts = [prompts[row.prompt_id] for row in rows], [row.text for row in rows]
-    scores = score_answers(asked, texts, reward, accelerator, kept)
+    from rlhf.rewards.distributed import score_answers
+    from rlhf.rewards.gate import GatedRewards
+
+    asked = [prompts[row.prompt_id] for row in rows]
+    new = [i for i, row in enumerate(rows) if not (names_one and row.reward_model == reward_model)]
+    helpfulness, raw_safety = (
+        torch.tensor([getattr(row, n) or 0.0 for row in rows]) for n in ("helpfulness", "safety")
+    )
+    too_long = torch.zeros(len(rows), dtype=torch.bool)
+    if new:
+        scored_now = score_answers([asked[i] for i in new], [rows[i].text for i in new], reward, accelerator, kept)
+        helpfulness[new], too_long[new] = scored_now.helpfulness, scored_now.too_long
+        if scored_now.safety is not None:
+            raw_safety[new] = scored_now.safety
+    both = helpfulness, None if reward.safety is None else raw_safety
+    rewards, used_safety = reward.gated(*both, [prompt.domain for prompt in asked])
+    for i, row in enumerate(rows):
+        if says_nothing(row.text):  # its reward is the lowest of those it was scored with, and no gate's
+            rewards[i], used_safety[i] = row.reward, False
+    if new:
+        rewards[new], used_safety[new] = scored_now.reward, scored_now.used_safety
+    scores = GatedRewards(*both, rewards, used_safety, too_long)
     safety = [None] * len(rows) if scores.safety is None else scores.safety.tolist()
     columns = (scores.helpfulness.tolist(), safety, scores.reward.tolist(), scores.too_long.tolist())
     scored = [

@@ -99,7 +99,6 @@ class GatedReward:
         """
         import torch
 
-        from rlhf.objectives.reward import gate
         from rlhf.rewards.scoring import ask_all, name_of, refuse_cut, were_too_long
 
         if len(tags) != len(conversations):
@@ -112,19 +111,25 @@ class GatedReward:
         for name, own in zip(functions, cut, strict=True):
             if self.too_long == "refuse":
                 refuse_cut(name, own)
-        too_long = torch.stack(cut).any(0)
-        helpfulness = scores[0]
-        if self.safety is None:
-            none = torch.zeros(len(conversations), dtype=torch.bool)
-            return GatedRewards(helpfulness, None, helpfulness - self.gate.helpfulness_origin, none, too_long)
+        safety = None if self.safety is None else scores[1]
+        return GatedRewards(scores[0], safety, *self.gated(scores[0], safety, tags), torch.stack(cut).any(0))
+
+    def gated(self, helpfulness: Tensor, safety: Tensor | None, tags: Sequence[Domain]) -> tuple[Tensor, Tensor]:
+        """Of raw scores, (n,) each, the reward that the gate takes, and whether it is the safety score.
+
+        Args:
+            safety: None without a safety model.
+            tags: see `__call__`.
+        """
+        import torch
+
+        from rlhf.objectives.reward import gate
+
+        lead = helpfulness - self.gate.helpfulness_origin
+        if safety is None:
+            return lead, torch.zeros(len(tags), dtype=torch.bool)
         tagged = torch.tensor([tag == "safety" for tag in tags], dtype=torch.bool)
-        reward, used_safety = gate(
-            helpfulness - self.gate.helpfulness_origin,
-            scores[1] - self.gate.safety_origin,
-            tagged,
-            self.gate.threshold,
-        )
-        return GatedRewards(helpfulness, scores[1], reward, used_safety, too_long)
+        return gate(lead, safety - self.gate.safety_origin, tagged, self.gate.threshold)
 
     def counts_as_finished(self, ended: bool, was_cut: bool) -> bool:
         """Whether an answer came to its end: one that a model saw cut did not, where `too_long` is "unfinished"."""

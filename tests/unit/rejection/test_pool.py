@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from rlhf.rejection.pool import (
     write_completions,
 )
 from rlhf.rejection.selection import SelectionConfig, select
-from rlhf.rewards.gate import GatedReward
+from rlhf.rewards.gate import Gate, GatedReward
 from rlhf.sampling.protocol import Sample
 from rlhf.training.accelerator import make_accelerator
 
@@ -123,6 +124,36 @@ def test_the_pool_is_rescored_with_the_models_of_today() -> None:
     assert {row.reward_model for row in rows} == {"new"}
     chosen = select(rows, SelectionConfig()).chosen
     assert [(row.prompt_id, row.version) for row in chosen] == [("h", "v1"), ("s", "v1")]
+
+
+def test_what_the_same_models_scored_goes_through_the_gate_alone() -> None:
+    """Under a name that no others have; the new rows are scored, and an empty one has the lowest of these."""
+    prompts = {
+        "h": Prompt("h", [{"role": "user", "content": "how"}]),
+        "s": Prompt("s", [{"role": "user", "content": "bad"}], domain="safety"),
+    }
+    scored: list[str] = []
+
+    def length(conversations: list) -> torch.Tensor:
+        scored.extend(c[-1]["content"] for c in conversations)
+        return torch.tensor([float(len(c[-1]["content"])) for c in conversations])
+
+    reward = GatedReward(length, lambda conversations: 10 - length(conversations))
+    texts = {"h": ("short", "long enough"), "s": ("no", "")}
+    rows = [completion(p, "v1", i, 0.0, text=text) for p, own in texts.items() for i, text in enumerate(own)]
+    first, whole = rescore(rows, prompts, reward, make_accelerator(), "length (1a2b)", names_one=True)
+    drawn = [completion("h", "v2", 0, 0.0, text="longer")]
+    scored.clear()
+    again, scores = rescore([*first, *drawn], prompts, reward, make_accelerator(), "length (1a2b)", names_one=True)
+    assert set(scored) == {"longer"} and again[:-1] == first and again[-1].reward == 6.0
+    assert torch.equal(scores.reward[:-1], whole.reward) and torch.equal(scores.used_safety[:-1], whole.used_safety)
+    strict = replace(reward, gate=Gate(0.999))  # the reward models stay, the gate is another
+    regated, _ = rescore(first[:3], prompts, strict, make_accelerator(), "length (1a2b)", names_one=True)
+    assert [row.reward for row in regated] == [row.safety for row in first[:3]]
+    scored.clear()
+    for name, names_one in (("length (1a2b)", False), ("length (3c4d)", True)):
+        rescore(first, prompts, reward, make_accelerator(), name, names_one=names_one)
+    assert scored.count("short") == 4, "by another model, or one without a name of its own: anew"
 
 
 def test_an_answer_that_a_reward_model_saw_cut_counts_as_unfinished_where_asked_for() -> None:
