@@ -14,7 +14,7 @@ from typing import Any
 from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, together
 from rlhf.iteration.hours.reading import ROWS_AT_ONCE, Reading, Unknown
 from rlhf.iteration.hours.speed import Work, scored, trained
-from rlhf.iteration.plan import PlannedStage
+from rlhf.iteration.plan import PlannedStage, maker_of
 from rlhf.rewards.training.cut_off import CUT_OFF_PAIRS
 
 POOLED = 16
@@ -95,7 +95,8 @@ def _rejection_sampling(read: Reading) -> Work:
     config, prompts = read.config, read.rows("prompts")
     asked, answer, settings = read.tokens(prompts), read.answer, config.finetuning
     drawn = prompts.number * config.num_samples
-    earlier = sum(1 for _ in read.stage.links) * (config.pool_top or config.num_samples or POOLED)
+    rescored = sum(_by_other_rewards(target, read) for _, target in read.stage.links)
+    earlier = rescored * (config.pool_top or config.num_samples or POOLED)
     to_score = read.judged(prompts.number, asked, config.num_samples + earlier)
     optimizer, learnt = settings.optimizer, prompts.number + read.earlier_prompts  # a row of each
     return (
@@ -110,6 +111,13 @@ def _rejection_sampling(read: Reading) -> Work:
             optimizer.epochs,
         )
     )
+
+
+def _by_other_rewards(pool: Path, read: Reading) -> bool:
+    """Whether an earlier version's answers were scored by other reward models than this stage's."""
+    maker = maker_of(pool, read.counts.stages)
+    own = read.stage.overrides
+    return maker is None or any(maker.overrides.get(name) != own.get(name) for name in ("helpfulness", "safety"))
 
 
 def _ppo(read: Reading) -> Work:

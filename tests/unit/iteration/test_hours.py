@@ -159,6 +159,11 @@ def test_what_the_stages_do() -> None:
         loads=4, score_passes=60 / 8 + 60, score_tokens=60 * 10 + 60 * (10 + 16 * 16),
         train_passes=2 * 15, train_tokens=2 * 60 * 20,
     ), "it draws nothing, and scores what was drawn"  # fmt: skip
+    maker = replace(stage("v1/x", recipe="rejection_sampling", helpfulness="h"), output=Path("v1/x"))
+    for helpfulness, scored in (("h", 0), ("other", 16)):
+        again = replace(control, overrides=control.overrides | {"helpfulness": helpfulness})
+        found = work_of(again, drawing, Counts([data, maker, again], expected), characters_per_token=4.0)
+        assert found is not None and found.score_tokens == 60 * 10 + 60 * (10 + scored * 16), "once by the same models"
     assert work("sft", Fields(finetuning=tuned, heldout_share=0.1), data="v0/unknown.jsonl") is None
     assert work("my/own.py", Fields()) is None
     assert all(find_recipe(recipe).is_file() for recipe in RECIPES)
