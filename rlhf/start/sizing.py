@@ -168,6 +168,7 @@ def _few_rows() -> Settings:
     return {
         "max_preferences": (CPU_PAIRS, "pairs of a domain: a CPU trains on one in a second or more; 0: all"),
         "max_referee_preferences": (CPU_REFEREE_PAIRS, "pairs of the referee, not among the former; 0: all"),
+        "max_validation_prompts": (128, "held-out prompts that choose PPO's checkpoint: 64 leave 0.08 to chance"),
         "max_test_preferences": (200, "held-out pairs of a domain; 0: all"),
         "max_prompts": (CPU_PROMPTS, "prompts of a version, each answered K times; 0: all"),
     }
@@ -273,16 +274,16 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
     settings = _trained(sizes)
     if sizes.adapter:
         settings["roles"] = ("shared", f"adapters and heads on one base: {sizes.why}")
-    batch = 32 if sizes.small else 512
-    minibatch = 16 if sizes.small else 64
     compares = sizes.adapter and sizes.small
+    batch = 64 if compares else 32 if sizes.small else 512
+    minibatch = batch // 2 if sizes.small else 64
     if compares:
         settings["ppo.estimator"] = (
             "rloo",
             "compares a prompt's answers; on a chat model of 135M a value model learnt nothing in so few steps",
         )
         settings["ppo.samples_per_prompt"] = (4, "answers to compare")
-    rate = 1e-6 if not sizes.adapter else 1e-3 if sizes.small else 1e-5
+    rate = 1e-6 if not sizes.adapter else 2e-4 if sizes.small else 1e-5
     why = "; the paper's" if not sizes.adapter else "; in a trial on a chat model of 135M" if compares else ""
     return settings | {
         "max_prompt_tokens": (sizes.length, "longer prompts are left out, and said"),
@@ -291,10 +292,13 @@ def _ppo(sizes: Sizes, data: Data) -> Settings:
             "neutral",
             "reward models have read whole answers, and may like those that are cut off",
         ),
-        "ppo.iterations": (15 if sizes.cpu else 20 if sizes.small else 200, "at most; 200 to 400 in the paper"),
+        "ppo.iterations": (12 if sizes.cpu else 20 if sizes.small else 200, "at most; 200 to 400 in the paper"),
         "ppo.batch_size": (batch, "answers per iteration; 512 in the paper"),
         "ppo.beta": (0.01, "weight of the KL, the paper's"),
-        "ppo.evaluate_every": (5 if sizes.small else 10, "held-out prompts decide which checkpoint is kept"),
+        "ppo.evaluate_every": (
+            6 if sizes.cpu else 5 if sizes.small else 10,
+            "held-out prompts decide which checkpoint is kept",
+        ),
         "ppo.max_kl": (20.0, "nats per answer; beyond it the policy has left the reward models' ground"),
         "ppo.optimizer.learning_rate": (rate, f"constant{why}"),
         "ppo.optimizer.batch_size": (minibatch, "a step's answers; 64 in the paper"),
