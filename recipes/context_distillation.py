@@ -145,17 +145,15 @@ def main(config: ContextDistillationConfig) -> None:
         sampler = open_sampler(config.policy, accelerator.device, too_long=config.too_long)
 
         # the same prompts plain, under a generic preprompt, and under their risk category's; scored without preprompt
-        answers, scores = {}, {}
+        answers, scores, judge = {}, {}, f"safety ({config.safety})"
         prompts = [prompt for prompt in prompts for _ in range(config.num_samples)]  # now one an answer
         for kind, contexts in asked.items():
             shards = stage.folder / kept_answers.name / kind
             drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator, shards=shards)
             answers[kind] = [sample for samples in drawn for sample in samples]
             texts = [sample.text for sample in answers[kind]]
-            kept_scores = stage.folder / RESUME / f"scores_{kind}.json"
-            scored = answer_scores(
-                prompts, texts, reward, f"safety ({config.safety})", accelerator, config.too_long, kept_scores
-            )
+            file = stage.folder / RESUME / f"scores_{kind}.json"
+            scored = answer_scores(prompts, texts, reward, judge, accelerator, config.too_long, file)
             scores[kind] = scored.scores
             ends = zip(answers[kind], scored.unfinished, strict=True)
             answers[kind] = [replace(sample, finished=sample.finished and not cut) for sample, cut in ends]
@@ -177,8 +175,7 @@ def main(config: ContextDistillationConfig) -> None:
         if heldout:
             sampler = open_sampler(trained, accelerator.device, too_long=config.too_long)
             after = judged(config, heldout, sampler, accelerator)
-        compared = before_and_after(before, after)
-        record_answers(stage, config, prompts, answers, scores, kept, rows, compared)
+        record_answers(stage, config, prompts, answers, scores, kept, rows, before_and_after(before, after))
 
 
 def longest_of(prompt: Prompt, categories: Sequence[RiskCategory], config: ContextDistillationConfig) -> Conversation:

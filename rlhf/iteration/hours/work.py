@@ -15,12 +15,13 @@ from rlhf.iteration.hours.counts import CHARACTERS_PER_TOKEN, Counts, together
 from rlhf.iteration.hours.reading import ROWS_AT_ONCE, Reading, Unknown
 from rlhf.iteration.hours.speed import Work, scored, trained
 from rlhf.iteration.plan import PlannedStage, maker_of
-from rlhf.rewards.training.cut_off import CUT_OFF_PAIRS
 
 POOLED = 16
 """Answers to a prompt that an earlier round is taken to have drawn, where the settings of a control do not say."""
 ORIGIN_PAIRS = 500
 """Most pairs of its training that a reward model's origin is measured on (`rlhf.rewards.training.accuracy`)."""
+CUT_OFF_PAIRS = 100
+"""Most held-out pairs whose chosen answer is scored whole and cut off (`rlhf.rewards.training.cut_off`)."""
 
 
 def work_of(

@@ -50,7 +50,7 @@ def from_pretrained(kind: Any, source: str | os.PathLike[str], field: str = "che
         InputError: there is no such checkpoint, its architecture is unknown to transformers (it would need its own
             code), its files do not fit together, or (a tokenizer) it fails at a text, as with settings of another type.
     """
-    named = os.path.join(source, options.get("gguf_file", ""))  # a file of the source, or the source
+    named = os.path.join(source, options["gguf_file"]) if "gguf_file" in options else source
     if "Model" in kind.__name__:
         options.setdefault("use_safetensors", True)
     try:

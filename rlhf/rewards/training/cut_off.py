@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypedDict
 
-from rlhf.data.endings import breaks_off, cut_off
 from rlhf.data.rows import Preference
 from rlhf.intervals import mean_interval
 from rlhf.rewards.protocol import RewardFunction
 
 CUT_OFF_PAIRS, FEWEST_WORDS = 100, 12
+_SENTENCE_END = re.compile(r"(?<!\d)[.!?…؟।][\"'”’)\]*_]*\s|[。！？]")
+"""A mark that ends a sentence, and not the number of a list's item."""
+
+_GOES_ON = ",;:-–—、，؛"
 
 
 class CutOffFigures(TypedDict):
@@ -41,3 +45,18 @@ def cut_off_figures(reward: RewardFunction, preferences: Sequence[Preference]) -
     gain = mean_interval((scores[len(rows) :] - scores[: len(rows)]).tolist())
     assert gain is not None
     return {"cut_off_gain": gain.mean, "cut_off_ci": gain.ci}
+
+
+def breaks_off(text: str) -> bool:
+    """Whether a text that has ended a sentence before ends in the middle of one: in a letter, a digit or a comma.
+
+    An answer of a single word or line is none that breaks off; a list whose last item has no mark may look like one.
+    """
+    text = text.rstrip()
+    return bool(text) and (text[-1].isalnum() or text[-1] in _GOES_ON) and bool(_SENTENCE_END.search(text))
+
+
+def cut_off(text: str, share: float = 2 / 3) -> str:
+    """The first `share` of a text's words, without the mark that the last of them may end in."""
+    words = text.split(" ")
+    return " ".join(words[: max(1, int(len(words) * share))]).rstrip(" \n.!?…؟।。！？\"'”’)]*_")

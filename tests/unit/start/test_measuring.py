@@ -86,7 +86,9 @@ def test_training_is_measured_on_packed_rows(tiny_policy_path: Path, monkeypatch
         found.clear()
         measuring._in_training(str(tiny_policy_path), adapter, None, make_accelerator())
         rows = [given["packed"].lengths for given in found]
-        assert rows == [[measuring.ROW_TOKENS] * size for size in (1, 1, 3, 3)], "one to warm up, and one, of both sizes"
+        assert rows == [[measuring.ROW_TOKENS] * size for size in (1, 1, 3, 3)], (
+            "one to warm up, and one, of both sizes"
+        )
 
 
 def test_a_base_in_4_bit_is_measured_so(tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

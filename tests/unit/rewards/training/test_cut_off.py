@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf.data.endings import breaks_off, cut_off
+from rlhf.rewards.training.cut_off import breaks_off, cut_off
 
 
 @pytest.mark.parametrize(
