@@ -38,7 +38,7 @@ from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.pages.distillation import distillation_tables
 from rlhf.rewards.distributed import answer_scores
 from rlhf.rewards.loading import load_reward
-from rlhf.rewards.specs import Reward
+from rlhf.rewards.specs import Reward, kept_scores
 from rlhf.rewards.suspicion import suspicious_scoring
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler
@@ -152,7 +152,7 @@ def main(config: ContextDistillationConfig) -> None:
             drawn = sample_distributed(sampler, contexts, config.num_samples, params, accelerator, shards=shards)
             answers[kind] = [sample for samples in drawn for sample in samples]
             texts = [sample.text for sample in answers[kind]]
-            file = stage.folder / RESUME / f"scores_{kind}.json"
+            file = kept_scores(stage.folder / RESUME, kind, config.safety)
             scored = answer_scores(prompts, texts, reward, judge, accelerator, config.too_long, file)
             scores[kind] = scored.scores
             ends = zip(answers[kind], scored.unfinished, strict=True)

@@ -35,7 +35,7 @@ from rlhf.rejection.selection import Selection, SelectionConfig, refuse_empty, s
 from rlhf.rejection.temperature import read_best_temperature
 from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.gated_config import GatedConfig
-from rlhf.rewards.specs import is_ensemble, is_import_path
+from rlhf.rewards.specs import are_checkpoints, kept_scores
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.multi_process import sample_distributed
 from rlhf.sampling.opening import open_sampler, renderer_of
@@ -210,7 +210,7 @@ def scored_answers(
         drawn_answers(config, prompts, params, reward, stage.folder / shards, accelerator) if config.num_samples else []
     )
     name, names_one = scored_by(stage, config, accelerator)
-    kept = stage.folder / RESUME / "scores.json"
+    kept = kept_scores(stage.folder / RESUME, "answers", config.helpfulness, config.safety)
     candidates, scores = rescore([*earlier, *drawn], by_id, reward, accelerator, name, kept, names_one)
     return ScoredAnswers(candidates, scores, len(drawn), reward.suspicious())
 
@@ -219,8 +219,7 @@ def scored_by(stage: Stage, config: RejectionSamplingConfig, accelerator: Accele
     """What scores the answers, and whether nothing else has that name: two checkpoints, by their content."""
     from accelerate.utils import broadcast_object_list
 
-    rewards = [spec for spec in (config.helpfulness, config.safety) if spec is not None]
-    if any(is_import_path(spec) or is_ensemble(spec) for spec in rewards):
+    if not are_checkpoints(config.helpfulness, config.safety):
         return config.reward_name, False
     name = [""]
     if stage.is_main:

@@ -41,7 +41,7 @@ from rlhf.rewards.distributed import deal_out, dealt_out
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.specs import Reward, is_import_path
 from rlhf.rewards.suspicion import suspicious_scoring
-from rlhf.rewards.training.cut_off import cut_off_figures
+from rlhf.rewards.training.cut_off import cut_off_figures, suspicious_cut_off
 from rlhf.rewards.training.rows import seen_prompts
 from rlhf.sampling.room import readable
 from rlhf.stage import InputPath, Stage, StageConfig, on_main_process, open_stage
@@ -98,12 +98,14 @@ def main(config: EvaluateRewardsConfig) -> None:
         for name, spec in config.rewards.items():
             reward = imported.get(spec) or load_reward(spec, accelerator=accelerator)
             scores = deal_out(test, partial(score_pairs, reward), accelerator)
+            cut_off = cut_off_figures(dealt_out(reward, accelerator), test, [score.chosen for score in scores])
             stage.closing.suspect(suspicious_scoring(**{f"rewards.{name}": reward}))
+            stage.closing.suspect([f"{name}: {sentence}" for sentence in suspicious_cut_off(cut_off)])
             rewards[name] = {
                 "spec": spec,
                 "groups": reward_figures(test, scores, qualities),
                 "over_bag_of_words": over_bag_of_words(test, scores, beside),
-                **cut_off_figures(dealt_out(reward, accelerator), test),
+                **cut_off,
             }
         evaluation: RewardEvaluation = {
             "test_pairs": {group: figures["pairs"] for group, figures in baselines[LONGER_WINS].items()},

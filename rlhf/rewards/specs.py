@@ -56,6 +56,22 @@ def is_ensemble(spec: str | os.PathLike[str]) -> bool:
     return Path(spec).suffix in ENSEMBLE_SUFFIXES and not Path(spec).is_dir()
 
 
+def are_checkpoints(*specs: str | os.PathLike[str] | None) -> bool:
+    """Whether all that are given are reward-model folders, so that a stage's digests say what they score by: nothing
+    records the code of a function of one's own, or what an ensemble's members are."""
+    return not any(is_import_path(spec) or is_ensemble(spec) for spec in specs if spec is not None)
+
+
+def kept_scores(states: Path, name: str, *rewards: str | os.PathLike[str] | None) -> Path | None:
+    """The file in which these rewards' scores outlive a kill; None: not `are_checkpoints`, and they are made again.
+
+    Args:
+        states: folder of the training's states, which an attempt with other inputs or options does not take over.
+        name: of what is scored.
+    """
+    return states / f"scores_{name}.json" if are_checkpoints(*rewards) else None
+
+
 def read_ensemble(file: str | os.PathLike[str]) -> EnsembleConfig:
     """The ensemble that a file describes; InputError names the file and what is wrong with it."""
     try:

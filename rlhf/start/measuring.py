@@ -173,7 +173,7 @@ def seconds_of(act: Callable[[], object], device: Any) -> float:
 def two_sizes(act: Callable[[int], float], sizes: tuple[int, int], device: Any) -> Line:
     """Seconds by the things done, which `act` returns: of each size after one go to warm up.
 
-    The first go of a size takes memory and looks for kernels, on a CPU too: in bfloat16 half as long again as the next.
+    The first go of a size takes memory and looks for kernels, on a CPU in bfloat16 too.
     On a GPU the larger size is halved until memory holds it; where it is no slower the GPU was not filled, and only to
     start its work took time.
     """

@@ -21,7 +21,7 @@ POOLED = 16
 ORIGIN_PAIRS = 500
 """Most pairs of its training that a reward model's origin is measured on (`rlhf.rewards.training.accuracy`)."""
 CUT_OFF_PAIRS = 100
-"""Most held-out pairs whose chosen answer is scored whole and cut off (`rlhf.rewards.training.cut_off`)."""
+"""Most held-out pairs whose chosen answer is scored cut off too, half of a pair (`rlhf.rewards.training.cut_off`)."""
 
 
 def work_of(
@@ -67,7 +67,7 @@ def _reward(read: Reading) -> Work:
     return (
         Work(loads=2)
         + trained(rows, tokens, optimizer.micro_batch_size, optimizer.epochs)
-        + scored(min(rows, ORIGIN_PAIRS) + test.number + min(test.number, CUT_OFF_PAIRS), tokens, 4)
+        + scored(min(rows, ORIGIN_PAIRS) + test.number + min(test.number, CUT_OFF_PAIRS) / 2, tokens, 4)
     )
 
 

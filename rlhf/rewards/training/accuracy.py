@@ -19,7 +19,7 @@ from rlhf.rewards.gate_quality import CountedGateQuality, gate_quality
 from rlhf.rewards.origin import ScoreOrigin, measure_origin
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import check_scores, name_of
-from rlhf.rewards.training.cut_off import CutOffFigures, cut_off_figures
+from rlhf.rewards.training.cut_off import CutOffFigures, cut_off_figures, suspicious_cut_off
 from rlhf.rewards.training.reliability import Reliability, reliability
 from rlhf.rewards.training.rows import RewardRows
 
@@ -46,7 +46,7 @@ class Accuracy(TypedDict):
     accuracy_by_strength: dict[str, StrengthAccuracy]
 
 
-class AccuracyReport(Accuracy):
+class AccuracyReport(Accuracy, CutOffFigures):
     """Held-out accuracy on a model's own domain, and beside it.
 
     reliability: of the confidence that its scores express, on its own domain (None without pairs).
@@ -62,7 +62,7 @@ class AccuracyReport(Accuracy):
     longer_wins: float | None
 
 
-class HeldoutReport(AccuracyReport, CutOffFigures):
+class HeldoutReport(AccuracyReport):
     """The content of accuracy.json.
 
     gate: of a safety model, `heldout_gate`. training_pairs: of its own domain. test_prompts_in_training: held-out rows
@@ -99,19 +99,19 @@ def preference_accuracy(reward: RewardFunction, preferences: Sequence[Preference
     Raises:
         InputError: the reward function gave scores of wrong shape or not finite.
     """
-    return accuracy_of(leads(reward, preferences), preferences)
+    return accuracy_of(_leads(*pair_scores(reward, preferences)), preferences)
 
 
-def leads(reward: RewardFunction, preferences: Sequence[Preference]) -> list[float]:
-    """The raw score of each pair's chosen answer less that of the other; InputError as `preference_accuracy`."""
+def pair_scores(reward: RewardFunction, preferences: Sequence[Preference]) -> tuple[list[float], list[float]]:
+    """The raw scores of the pairs' chosen answers, and of the others; InputError as `preference_accuracy`."""
     n = len(preferences)
     conversations = [row.conversation(which) for which in ("chosen", "rejected") for row in preferences]
-    scores = check_scores(reward(conversations), 2 * n, name_of(reward)) if n else None
-    return [] if scores is None else (scores[:n] - scores[n:]).tolist()
+    scores = check_scores(reward(conversations), 2 * n, name_of(reward)).tolist() if n else []
+    return scores[:n], scores[n:]
 
 
 def accuracy_of(leads: Sequence[float], preferences: Sequence[Preference]) -> Accuracy:
-    """The accuracy of the `leads` of these pairs."""
+    """The accuracy, where the chosen answers of these pairs score so much more than the others."""
     hits = [0.5 + 0.5 * _sign(lead) for lead in leads]
     by_strength: dict[str, StrengthAccuracy] = {}
     for strength in STRENGTHS:
@@ -134,9 +134,11 @@ def accuracy_report(
 ) -> AccuracyReport:
     """`preference_accuracy` on held-out rows of the model's own domain, and on those of the other."""
     across = preference_accuracy(reward, other)
-    own_leads = leads(reward, own)
+    chosen, rejected = pair_scores(reward, own)
+    own_leads = _leads(chosen, rejected)
     return {
         "domain": domain,
+        **cut_off_figures(reward, own, chosen),
         **accuracy_of(own_leads, own),
         "reliability": reliability(np.array(own_leads)) if own_leads else None,
         "cross_domain_accuracy": across["accuracy"],
@@ -183,7 +185,6 @@ def heldout_report(reward: RewardFunction, domain: Domain, rows: RewardRows, ori
     return {
         **accuracy_report(reward, own, other, domain),
         "gate": heldout_gate(reward, [*own, *other], origin) if domain == "safety" else None,
-        **cut_off_figures(reward, own),
         "score_origin": origin,
         "training_pairs": len(rows.own),
         "test_prompts_in_training": rows.test.seen_in(rows.own, rows.other),
@@ -207,11 +208,7 @@ def suspicious_accuracy(report: HeldoutReport) -> list[str]:
                 f"counting characters does better ({report['longer_wins']:.1%} prefer the longer answer) than its "
                 f"held-out accuracy, {report['accuracy']:.1%}"
             )
-    if report["cut_off_ci"] is not None and report["cut_off_ci"][0] > 0:
-        found.append(
-            f"an answer that is cut off in the middle of a sentence scores {report['cut_off_gain']:.2f} more than the "
-            "whole one; let no policy be paid for that (ppo.unfinished_score: neutral)"
-        )
+    found += suspicious_cut_off(report)
     if report.get("test_prompts_in_training"):
         found.append(
             f"the accuracy flatters: {report['test_prompts_in_training']} of {report['pairs']} held-out rows have a "
@@ -227,3 +224,7 @@ def _share(hits: Sequence[float]) -> tuple[float | None, list[float] | None]:
 
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
+
+
+def _leads(chosen: Sequence[float], rejected: Sequence[float]) -> list[float]:
+    return [own - other for own, other in zip(chosen, rejected, strict=True)]

@@ -28,23 +28,37 @@ class CutOffFigures(TypedDict):
     cut_off_ci: list[float] | None
 
 
-def cut_off_figures(reward: RewardFunction, preferences: Sequence[Preference]) -> CutOffFigures:
+def cut_off_figures(
+    reward: RewardFunction, preferences: Sequence[Preference], chosen: Sequence[float]
+) -> CutOffFigures:
     """By how much the score of a chosen answer rises when its last third is cut off, in the middle of a sentence.
 
     Of the first CUT_OFF_PAIRS answers that have FEWEST_WORDS and end as a sentence does.
+
+    Args:
+        chosen: what the reward function gave the chosen answers, whole.
     """
     from rlhf.rewards.scoring import check_scores, name_of
 
-    long_enough = [row for row in preferences if len(row.chosen.split()) >= FEWEST_WORDS and not breaks_off(row.chosen)]
-    rows = long_enough[:CUT_OFF_PAIRS]
-    if not rows:
-        return {"cut_off_gain": None, "cut_off_ci": None}
-    cut = [replace(row, chosen=cut_off(row.chosen)) for row in rows]
-    conversations = [row.conversation("chosen") for row in (*rows, *cut)]
-    scores = check_scores(reward(conversations), len(conversations), name_of(reward))
-    gain = mean_interval((scores[len(rows) :] - scores[: len(rows)]).tolist())
-    assert gain is not None
-    return {"cut_off_gain": gain.mean, "cut_off_ci": gain.ci}
+    whole = [
+        (row, score)
+        for row, score in zip(preferences, chosen, strict=True)
+        if len(row.chosen.split()) >= FEWEST_WORDS and not breaks_off(row.chosen)
+    ][:CUT_OFF_PAIRS]
+    conversations = [replace(row, chosen=cut_off(row.chosen)).conversation("chosen") for row, _ in whole]
+    scores = check_scores(reward(conversations), len(whole), name_of(reward)).tolist() if whole else []
+    gain = mean_interval([cut - score for cut, (_, score) in zip(scores, whole, strict=True)])
+    return {"cut_off_gain": None if gain is None else gain.mean, "cut_off_ci": None if gain is None else gain.ci}
+
+
+def suspicious_cut_off(figures: CutOffFigures) -> list[str]:
+    """A sentence where the gain is above 0 by its interval."""
+    if figures["cut_off_ci"] is None or figures["cut_off_ci"][0] <= 0:
+        return []
+    return [
+        f"an answer that is cut off in the middle of a sentence scores {figures['cut_off_gain']:.2f} more than the "
+        "whole one; let no policy be paid for that (ppo.unfinished_score: neutral)"
+    ]
 
 
 def breaks_off(text: str) -> bool:

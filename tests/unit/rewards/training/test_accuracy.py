@@ -179,8 +179,9 @@ def test_what_a_cut_gains_is_of_whole_long_answers() -> None:
         return torch.tensor([0.5 * (12 - len(c[-1]["content"].split())) for c in conversations])
 
     rows = [row(0, text, "no"), row(1, "Short. Yes.", "no"), row(2, text + " So they", "no"), row(3, text, "no")]
-    assert cut_off_figures(likes_cut, rows) == {"cut_off_gain": 2.0, "cut_off_ci": [2.0, 2.0]}
-    assert cut_off_figures(likes_cut, rows[1:3]) == {"cut_off_gain": None, "cut_off_ci": None}
+    whole = likes_cut([row.conversation("chosen") for row in rows]).tolist()
+    assert cut_off_figures(likes_cut, rows, whole) == {"cut_off_gain": 2.0, "cut_off_ci": [2.0, 2.0]}
+    assert cut_off_figures(likes_cut, rows[1:3], whole[1:3]) == {"cut_off_gain": None, "cut_off_ci": None}
 
 
 SOUND = {

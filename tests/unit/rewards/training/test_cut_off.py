@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from rlhf.data.loading import load_preferences
 from rlhf.rewards.training.cut_off import breaks_off, cut_off
 
 
@@ -46,3 +49,16 @@ def test_cut_off_makes_an_answer_that_breaks_off() -> None:
     assert cut_off(text) == "The sky is blue. It is so by day. At night it"
     assert breaks_off(cut_off(text)) and not breaks_off(text)
     assert cut_off("Yes.") == "Yes"
+
+
+def test_among_harmless_pairs_an_answer_that_breaks_off_is_more_often_the_chosen_one(shared_data: Path) -> None:
+    """What docs/recipes/ppo.md says of the pairs; not among the helpful ones."""
+    alone = {}
+    for kind in ("harmless", "helpful"):
+        rows = load_preferences(shared_data / "hh-rlhf" / f"{kind}-base.jsonl.gz", on_bad_row="skip")
+        alone[kind] = [
+            sum(breaks_off(a) and not breaks_off(b) for a, b in pairs)
+            for pairs in ([(row.chosen, row.rejected) for row in rows], [(row.rejected, row.chosen) for row in rows])
+        ]
+    assert alone["harmless"][0] > 1.5 * alone["harmless"][1] > 0
+    assert alone["helpful"][0] < alone["helpful"][1]
