@@ -186,6 +186,7 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
         mixed = (of_other, "of the other domain's pairs, as the paper mixes")
     settings: Settings = {
         share: mixed,
+        "cut_off_share": (0.1, "of its own pairs, added with the chosen answer cut off, which a model may like better"),
         "on_bad_row": ("skip", "bad rows are left out, counted and said"),
         "training.max_length": (
             min(sizes.length, CPU_LENGTH) if sizes.cpu else sizes.length,

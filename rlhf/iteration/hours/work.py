@@ -66,7 +66,7 @@ def _reward(read: Reading) -> Work:
     optimizer = training.optimizer
     return (
         Work(loads=2)
-        + trained(rows, tokens, optimizer.micro_batch_size, optimizer.epochs)
+        + trained(rows * (1 + read.config.cut_off_share / 2), tokens, optimizer.micro_batch_size, optimizer.epochs)
         + scored(min(rows, ORIGIN_PAIRS) + test.number + min(test.number, CUT_OFF_PAIRS) / 2, tokens, 4)
     )
 

@@ -1,21 +1,31 @@
-"""Whether a reward function likes answers that are cut off, which it has seldom read. Light."""
+"""Answers that are cut off: whether a reward function likes them, and pairs that teach it not to. Light."""
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
+from rlhf.conversation import Renderer
+from rlhf.data.cores import chunks_of
 from rlhf.data.rows import Preference
+from rlhf.errors import notice
 from rlhf.intervals import mean_interval
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.training.pairs import Pair
+
+if TYPE_CHECKING:
+    from rlhf.rewards.training.table import PairTable
 
 CUT_OFF_PAIRS, FEWEST_WORDS = 100, 12
+SHORTEST_CUT, LONGEST_CUT = 1 / 4, 9 / 10
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?…؟।][\"'”’)\]*_]*\s|[。！？]")
 """A mark that ends a sentence, and not the number of a list's item."""
 
 _GOES_ON = ",;:-–—、，؛"
+_CHUNK = 2000
 
 
 class CutOffFigures(TypedDict):
@@ -40,15 +50,52 @@ def cut_off_figures(
     """
     from rlhf.rewards.scoring import check_scores, name_of
 
-    whole = [
-        (row, score)
-        for row, score in zip(preferences, chosen, strict=True)
-        if len(row.chosen.split()) >= FEWEST_WORDS and not breaks_off(row.chosen)
-    ][:CUT_OFF_PAIRS]
+    whole = [(row, score) for row, score in zip(preferences, chosen, strict=True) if _is_whole(row.chosen)][
+        :CUT_OFF_PAIRS
+    ]
     conversations = [replace(row, chosen=cut_off(row.chosen)).conversation("chosen") for row, _ in whole]
     scores = check_scores(reward(conversations), len(whole), name_of(reward)).tolist() if whole else []
     gain = mean_interval([cut - score for cut, (_, score) in zip(scores, whole, strict=True)])
     return {"cut_off_gain": None if gain is None else gain.mean, "cut_off_ci": None if gain is None else gain.ci}
+
+
+def cut_off_pairs(pairs: PairTable, share: float, renderer: Renderer, seed: int) -> Iterator[list[Pair]]:
+    """Further pairs to train on, some at a time: a chosen answer, and itself cut off in the middle of a sentence.
+
+    The cut one keeps between a quarter and nine tenths of the words, and every other one stands there without its end
+    token, as an answer that a length limit cut off does. It has no safety label, and the pair no strength. Ours, not
+    the paper's (decision 64).
+
+    Args:
+        pairs: those to train on; an answer of theirs is used where it has FEWEST_WORDS and comes to its end.
+        share: how many are made, as a share of `pairs`; all that can be where those are fewer, and stderr says so.
+        renderer: that of `pairs`.
+        seed: of which are used, and where they are cut.
+    """
+    count, made = round(len(pairs) * share), 0
+    generator = random.Random(f"cut off/{seed}")
+    order = generator.sample(range(len(pairs)), len(pairs)) if count else []
+    whole = (pair for pair in (pairs[number] for number in order) if _is_whole(pair.preference.chosen))
+    for chunk in chunks_of((pair for _, pair in zip(range(count), whole, strict=False)), _CHUNK):
+        rows = [
+            replace(
+                pair.preference,
+                rejected=cut_off(pair.preference.chosen, generator.uniform(SHORTEST_CUT, LONGEST_CUT)),
+                strength=None,
+                rejected_safe=None,
+            )
+            for pair in chunk
+        ]
+        sides = [row.conversation("rejected") for row in rows]
+        for side in sides[made % 2 :: 2]:
+            side[-1] = {**side[-1], "finished": False}
+        made += len(chunk)
+        yield [
+            replace(pair, preference=row, rejected=cut.input_ids)
+            for pair, row, cut in zip(chunk, rows, renderer.dialogues(sides), strict=True)
+        ]
+    if made < count:
+        notice(f"cut_off_share: {share:g} asks for {count} pairs; {made} chosen answers are long enough and whole")
 
 
 def suspicious_cut_off(figures: CutOffFigures) -> list[str]:
@@ -57,8 +104,13 @@ def suspicious_cut_off(figures: CutOffFigures) -> list[str]:
         return []
     return [
         f"an answer that is cut off in the middle of a sentence scores {figures['cut_off_gain']:.2f} more than the "
-        "whole one; let no policy be paid for that (ppo.unfinished_score: neutral)"
+        "whole one; teach it otherwise (cut_off_share: 0.1), or let no policy be paid for that (ppo.unfinished_score: "
+        "neutral)"
     ]
+
+
+def _is_whole(answer: str) -> bool:
+    return len(answer.split()) >= FEWEST_WORDS and not breaks_off(answer)
 
 
 def breaks_off(text: str) -> bool:

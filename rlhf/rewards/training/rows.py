@@ -39,7 +39,8 @@ kept, and how many by source are too long to be."""
 
 @dataclass(frozen=True)
 class RewardRows:
-    """own: to train on; other: of the other kind, to mix in; test and test_other: held out, of either domain.
+    """own: to train on; other: of the other kind, to mix in; test and test_other: held out, of either domain; cut_off:
+    further ones to train on (`rlhf.rewards.training.cut_off.cut_off_pairs`), None where none were asked for.
 
     `skipped` says what was left out: field -> file or hub name (of pairs that are too long the rows' source) -> reason
     -> rows.
@@ -51,6 +52,7 @@ class RewardRows:
     test: PairTable
     test_other: PairTable
     skipped: Skipped
+    cut_off: PairTable | None = None
 
 
 def load_reward_rows(

@@ -42,6 +42,8 @@ class RewardStageConfig(KeepingConfig):
         other_preferences: the same (may be the same files); their rows of the other domain, and all rows of files
             without domains, are what is mixed in.
         other_share: share of those in the whole mixture.
+        cut_off_share: how many pairs are added in which a chosen answer stands against itself cut off, as a share of
+            the model's own; a reward model that has never read such an answer may like it.
         test_preferences: held-out rows of both domains, for accuracy.json.
         on_bad_row: refuse stops at a bad row, skip leaves it out and counts it.
         seed: of the heads, the mixture and the order of the rows.
@@ -52,6 +54,7 @@ class RewardStageConfig(KeepingConfig):
     preferences: DataSources
     other_preferences: DataSources = ()
     other_share: float = 0.0
+    cut_off_share: float = 0.0
     test_preferences: DataSources = ()
     on_bad_row: Literal["refuse", "skip"] = "refuse"
     seed: int = 0
@@ -62,6 +65,8 @@ class RewardStageConfig(KeepingConfig):
             object.__setattr__(self, name, sources_of(getattr(self, name)))
         if not 0 <= self.other_share < 1:
             raise InputError(f"other_share: must lie in [0, 1), got {self.other_share}")
+        if not 0 <= self.cut_off_share <= 1:
+            raise InputError(f"cut_off_share: must lie in [0, 1], got {self.cut_off_share}")
         if not self.preferences:
             raise InputError("preferences: must name at least one file")
 
@@ -80,7 +85,15 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
     def make(folder: Path) -> None:
         others = config.other_preferences if config.other_share else ()
         sources = config.preferences, others, config.test_preferences
-        write_reward_rows(folder, tokenizing, domain, *sources, config.on_bad_row)
+        write_reward_rows(
+            folder,
+            tokenizing,
+            domain,
+            *sources,
+            config.on_bad_row,
+            cut_off_share=config.cut_off_share,
+            seed=config.seed,
+        )
 
     with made_once(stage, "pairs", make) as folder, training_work(stage) as accelerator:
         rows = open_reward_rows(folder, domain)
@@ -93,13 +106,13 @@ def run_reward_stage(domain: Domain, config: RewardStageConfig) -> None:
             stage,
             accelerator,
             config.policy,
-            mixture.rows,
+            mixture.training,
             config.training,
             safety_head=REWARD_KINDS[domain].safety_head,
             seed=config.seed,
         )
         for field in ("preferences", "other_preferences"):
-            stage.closing.rows(len(mixture.rows), sum(rows.skipped[field].values(), Counter()))
+            stage.closing.rows(len(mixture.training), sum(rows.skipped[field].values(), Counter()))
         record_accuracy(stage, accelerator, domain, config.seed, mixture.rows, rows)
 
 
@@ -115,7 +128,7 @@ def record_accuracy(
     gets that too. Every process calls it and scores its part.
 
     Args:
-        trained: the pairs that it was trained on.
+        trained: the people's pairs that it was trained on.
         rows: all pairs, cut as training cuts them.
     """
     from rlhf.rewards.distributed import dealt_out

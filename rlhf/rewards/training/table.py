@@ -75,8 +75,8 @@ class PairTable(Sequence[Pair]):
         """Those of the pairs, cut as their ids are; each is made as it is asked for."""
         return _Preferences(self)
 
-    def followed_by(self, other: PairTable, order: Sequence[int]) -> PairTable:
-        """Of these pairs and those of another whole table behind them, the ones of these numbers."""
+    def followed_by(self, other: PairTable, order: Sequence[int] | None = None) -> PairTable:
+        """Of these pairs and those of another whole table behind them, the ones of these numbers; None: all."""
         import pyarrow as pa
 
         return PairTable(pa.concat_tables([self._table, other._table]), order)

@@ -1,6 +1,7 @@
 """Preferences as tokenized pairs in files: made once, by all cores of a machine, for all processes of a launch.
 
     folder/own.arrow other.arrow test.arrow test_other.arrow    the parts of `RewardRows`, a `PairTable` each
+    folder/cut_off.arrow                                        likewise, where a share of such pairs is asked for
     folder/skipped.json                                         what was left out
 
 A row is read once, and in memory for as long as it takes to write it. Light: transformers and pyarrow when called.
@@ -25,6 +26,7 @@ from rlhf.jsonl import read_json
 from rlhf.models.checkpoint.context import Context, TooLongRow
 from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.training.config import RewardTrainingConfig
+from rlhf.rewards.training.cut_off import cut_off_pairs
 from rlhf.rewards.training.pairs import fit_pairs, say_skipped, too_long_pair
 from rlhf.rewards.training.rows import RewardRows, load_reward_rows
 from rlhf.rewards.training.table import PairTable, pair_batch, write_pairs
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 CHUNK = 2000
 """Pairs that a process tokenizes at once: some megabytes."""
 PARTS = ("own", "other", "test", "test_other")
-SKIPPED = "skipped.json"
+CUT_OFF, SKIPPED = "cut_off", "skipped.json"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ def write_reward_rows(
     other_preferences: Sequence[Source],
     test_preferences: Sequence[Source],
     on_bad_row: OnBadRow = "refuse",
+    *,
+    cut_off_share: float = 0.0,
+    seed: int = 0,
 ) -> None:
     """Read, check and tokenize a reward model's rows into an empty folder, from which `open_reward_rows` has them.
 
@@ -116,6 +121,7 @@ def write_reward_rows(
         domain, preferences, other_preferences, test_preferences, on_bad_row: see `load_reward_rows`, which also says
             what is refused. Where a pair that is too long is refused, one of the other rows still may be: they are
             drawn from (`Tokenizing.require_fit`).
+        cut_off_share, seed: see `cut_off_pairs`.
     """
 
     def keep(part: str, field: str, rows: Iterable[Preference]) -> tuple[PairTable, Counter[str]]:
@@ -123,6 +129,9 @@ def write_reward_rows(
         return tokenizing.write(_file(folder, part), field, rows, whole=drawn_from)
 
     rows = load_reward_rows(domain, preferences, other_preferences, test_preferences, keep, on_bad_row, folder)
+    if cut_off_share:
+        made = cut_off_pairs(rows.own, cut_off_share, tokenizing.renderer, seed)
+        write_pairs(_file(folder, CUT_OFF), (pair_batch(pairs) for pairs in made))
     write_json(folder / SKIPPED, rows.skipped)
 
 
@@ -133,7 +142,8 @@ def open_reward_rows(folder: Path, domain: Domain) -> RewardRows:
         for field, sources in read_json(folder / SKIPPED).items()
     }
     own, other, test, test_other = (PairTable.open(_file(folder, part)) for part in PARTS)
-    return RewardRows(domain, own, other, test, test_other, skipped)
+    cut_off = PairTable.open(_file(folder, CUT_OFF)) if _file(folder, CUT_OFF).exists() else None
+    return RewardRows(domain, own, other, test, test_other, skipped, cut_off)
 
 
 def _file(folder: Path, part: str) -> Path:

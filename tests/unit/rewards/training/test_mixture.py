@@ -53,3 +53,18 @@ def test_one_source_on_both_sides_and_no_others() -> None:
     assert both.own == {"meta": 9} and both.other == {"meta": 1}
     alone = make_mixture(reward_rows("safety", OWN, []), 0.0, seed=0)
     assert mixture_report(alone, {})["other_share"] == 0 and not alone.other
+
+
+def test_pairs_of_cut_answers_are_strewn_among_the_others() -> None:
+    """They count as no pair of people's, and leave the order of those as it was."""
+    own, other, cut = (PairTable.of([Pair(row, [1], [2]) for row in part]) for part in (OWN, OTHER, rows("cut", 9)))
+    with_cut = RewardRows("safety", own, other, PairTable.of([]), PairTable.of([]), {}, cut)
+    mixture, plain = (make_mixture(each, 0.1, seed=1) for each in (with_cut, reward_rows("safety", OWN, OTHER)))
+    assert list(mixture.rows) == list(plain.rows) == list(plain.training)
+    assert (mixture.own, mixture.other) == (plain.own, plain.other)
+    strewn = [pair.preference.id for pair in mixture.training]
+    assert Counter(strewn) == Counter(pair.preference.id for pair in [*plain.rows, *cut])
+    assert not all(name.startswith("cut") for name in strewn[-9:])
+    assert mixture_report(mixture, {}) == {**mixture_report(plain, {}), "cut_off": 9}
+    assert mixture_lines(mixture) == [*mixture_lines(plain), "mixture: 9 pairs of a chosen answer and itself cut off"]
+    assert mixture_report(plain, {})["cut_off"] == 0

@@ -65,6 +65,7 @@ def test_recipe_writes_checkpoint_metrics_mixture_and_accuracy(
     module.main(config)
     mixture = json.loads((tmp_path / "out/mixture.json").read_text())
     assert mixture == {
+        "cut_off": 0,
         "pairs": 13,  # a tenth of the whole, for helpfulness by the demo's configuration
         "other_share": 1 / 13,
         "own": {"preferences": 12},
@@ -105,6 +106,8 @@ def test_bad_input_gets_one_sentence(preferences: Path, tiny_policy_path: Path, 
         run(preferences=(str(tmp_path / "nowhere.jsonl"),))
     with pytest.raises(InputError, match="other_share"):
         run(other_share=1.0)
+    with pytest.raises(InputError, match=r"cut_off_share: must lie in \[0, 1\], got 1\.5"):
+        run(cut_off_share=1.5)
     bad = tmp_path / "bad.jsonl"
     bad.write_text(preferences.read_text().splitlines()[0] + '\n{"chosen": 3}\n')
     with pytest.raises(InputError, match=r"bad\.jsonl:2"):
