@@ -115,7 +115,7 @@ KINDS: dict[str, StepKind] = {
             "test_preferences": "referee_test_preferences*",
         },
         makes={"referee": "checkpoint"},
-        options={"other_share": "0.0"},
+        options={"other_share": "0.0", "cut_off_share": "0.0"},  # people's pairs of its own domain alone
         folder="referee_reward",
     ),
     "preferences": StepKind(
