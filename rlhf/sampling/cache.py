@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -99,14 +100,18 @@ def make_cache(config: Any) -> DynamicCache:
 
 
 def joined(parts: Sequence[DynamicCache]) -> DynamicCache:
-    """One cache of all rows of several that are equally long; several have full attention in every layer.
+    """One cache of all rows of several, zeros to the left of shorter ones; several have full attention in every layer.
 
     A layer after the other, so that no more than one is there twice.
     """
     first, *others = parts
+    length = max(part.get_seq_length() for part in parts)
     for number in range(len(first.layers) if others else 0):
         layers = [cast("BufferedLayer", part.layers[number]) for part in parts]
-        keys, values = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))
+        keys, values = (
+            torch.cat([pad(getattr(layer, name), (0, 0, length - layer.get_seq_length(), 0)) for layer in layers])
+            for name in ("keys", "values")
+        )
         for part in parts:
             part.layers[number] = layers[0]
         layers[0].keys = layers[0]._keys = keys

@@ -217,13 +217,14 @@ class Decoder:
         """The logits (P x K, V) of the first answer token, and what the rest builds on; places (P, K).
 
         Where the cache is shared, a forward pass has no more tokens than pay: hundreds of long prompts at once would
-        take more memory for what is between the layers than all that is written after them.
+        take more memory for what is between the layers than all that is written after them. And its prompts are alike
+        in length.
         """
-        ids, mask = _left_padded(prompts, self.pad)
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        at_once = max(1, batch_tokens_on(ids.device) // ids.shape[1]) if self.shares else len(ids)
-        passes = [self._run(*part) for part in zip(ids.split(at_once), mask.split(at_once), strict=True)]
+        device = self.model.device
+        parts = _alike(prompts, batch_tokens_on(device)) if self.shares else [prompts]
+        passes = [self._run(*(tensor.to(device) for tensor in _left_padded(part, self.pad))) for part in parts]
         logits, cache = torch.cat([part for part, _ in passes]), joined([part for _, part in passes])
+        mask = _left_padded(prompts, self.pad)[1].to(device)
         repeats = places.shape[1]
         prefix: Prefix
         if self.step is not None:
@@ -259,6 +260,18 @@ class Decoder:
         """Every cohort with the number of its first row."""
         sizes = [len(cohort.prefix) for cohort in self.cohorts]
         return list(zip(accumulate(sizes, initial=0), self.cohorts, strict=False))
+
+
+def _alike(prompts: Sequence[list[int]], tokens: int) -> list[list[list[int]]]:
+    """Prompts in their order, longest first, parted so that a part has at most `tokens` with its padding, which is a
+    quarter at most."""
+    parts: list[list[list[int]]] = []
+    for prompt in prompts:
+        longest = len(parts[-1][0]) if parts else 0
+        if not parts or 4 * len(prompt) < 3 * longest or (len(parts[-1]) + 1) * longest > tokens:
+            parts.append([])
+        parts[-1].append(prompt)
+    return parts
 
 
 def _left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:

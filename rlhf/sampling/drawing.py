@@ -47,48 +47,71 @@ def draw(logits: Tensor, uniform: Tensor, params: SamplingParams, seen: Tensor |
         params: temperature, top_k, top_p, repetition_penalty are read.
         seen: (n, V) bool, the tokens that the penalty strikes; None: none.
     """
-    logits = logits.float()
-    top = logits.amax(-1, keepdim=True)
-    weights = (logits - top).exp()
-    penalised = logits if seen is None else _penalised(logits, seen, params.repetition_penalty)
+    own = logits.float()
+    top = own.amax(-1, keepdim=True)
+    penalised = None if seen is None else _penalised(own, seen, params.repetition_penalty)
+    centred = own - top if own is logits else own.sub_(top)
     if params.temperature == 0:
-        tokens = penalised.argmax(-1, keepdim=True)
-        logprobs = logits.gather(-1, tokens) - top - weights.sum(-1, keepdim=True).log()
-        return Drawn(tokens.squeeze(-1), logprobs.squeeze(-1), torch.zeros_like(uniform))
-    plain = seen is None and params.temperature == 1
-    if not plain:
-        scaled = penalised / params.temperature
-        sharpened = (scaled - scaled.amax(-1, keepdim=True)).exp()
-    tokens, sampling_logprobs = _inverse_cdf(weights if plain else sharpened, uniform, params)
-    if plain and params.top_p == 1 and params.top_k == 0:
-        logprobs = sampling_logprobs
+        tokens = (centred if penalised is None else penalised).argmax(-1, keepdim=True)
+        sampling_logprobs = torch.zeros_like(uniform)[:, None]
     else:
-        logprobs = logits.gather(-1, tokens) - top - weights.sum(-1, keepdim=True).log()
-    return Drawn(tokens.squeeze(-1), logprobs.squeeze(-1), sampling_logprobs.squeeze(-1))
+        scaled = centred if penalised is None else penalised - penalised.amax(-1, keepdim=True)
+        scaled = scaled if params.temperature == 1 else scaled / params.temperature
+        tokens, sampling_logprobs = _inverse_cdf(scaled, uniform, params)
+        if scaled is centred and params.top_p == 1 and params.top_k == 0:
+            return Drawn(*(column.squeeze(-1) for column in (tokens, sampling_logprobs, sampling_logprobs)))
+    chosen = centred.gather(-1, tokens)
+    logprobs = chosen - centred.exp_().sum(-1, keepdim=True).log()
+    return Drawn(*(column.squeeze(-1) for column in (tokens, logprobs, sampling_logprobs)))
 
 
 def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def _inverse_cdf(weights: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """weights (n, V), not normalised -> tokens (n, 1) and their log-probability among the kept ones (n, 1)."""
+def _inverse_cdf(scaled: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """scaled (n, V), log-weights, a row's largest 0 -> tokens (n, 1), their log-probability among those kept (n, 1)."""
     order = None
-    if 0 < params.top_k < weights.shape[-1]:
-        weights, order = weights.topk(params.top_k, dim=-1)
+    if 0 < params.top_k < scaled.shape[-1]:
+        partly = params.top_k * _BLOCK <= scaled.shape[-1]
+        scaled, order = _largest(scaled, params.top_k) if partly else scaled.topk(params.top_k, dim=-1)
+    weights = scaled.exp()
     if params.top_p < 1:
         least = params.top_p * weights.sum(-1, keepdim=True)
         if order is None:
             weights, order = _nucleus(weights, least)
         else:
             weights = _cut(weights, least)
+    if order is None:
+        return _in_two_levels(weights, uniform)
+    index, total = _first_above(weights, uniform[:, None])
+    return order.gather(-1, index), (weights.gather(-1, index) / total).log()
+
+
+def _in_two_levels(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """`_inverse_cdf` of all tokens: first the block of the vocabulary, then the token in it.
+
+    A running sum over the whole vocabulary would take as long as all else here.
+    """
+    blocks = _in_blocks(weights, 0.0)
+    sums = blocks.sum(-1)
+    block, total = _first_above(sums, uniform[:, None])
+    before = (sums.cumsum(-1) - sums).gather(-1, block)
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).squeeze(1)
+    place, _ = _first_above(inside, (uniform[:, None] * total - before) / sums.gather(-1, block))
+    tokens = (block * _BLOCK + place).clamp_(max=weights.shape[-1] - 1)  # beyond only where there is no number (NaN)
+    return tokens, (inside.gather(-1, place) / total).log()
+
+
+def _first_above(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """The first entry (n, 1) whose running sum lies above `share` (n, 1) of the total, and the total (n, 1).
+
+    Never one of weight 0, for the share is taken to be below 1.
+    """
     cdf = weights.cumsum(-1)
     total = cdf[:, -1:]
-    target = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
-    # the first entry whose CDF lies above the target: never one of weight 0, as target < total
-    index = torch.searchsorted(cdf, target, right=True).clamp_(max=weights.shape[-1] - 1)
-    logprobs = (weights.gather(-1, index) / total).log()
-    return index if order is None else order.gather(-1, index), logprobs
+    target = torch.minimum(share.clamp(min=0.0) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, target, right=True).clamp_(max=weights.shape[-1] - 1), total
 
 
 def _cut(weights: Tensor, least: Tensor) -> Tensor:
@@ -108,7 +131,7 @@ def _nucleus(weights: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     hold it where its smallest member is above the smallest of them, so that no equal one can lie outside.
 
     Args:
-        weights: (n, V), at least 0.
+        weights: (n, V).
         least: (n, 1).
 
     Returns:
@@ -139,12 +162,18 @@ def _largest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Of the weights that equal the smallest one returned, any may be missing. They lie in the blocks of the vocabulary
     with the largest maxima: outside of `count` such blocks no weight is above the smallest of those maxima.
     """
-    n, size = weights.shape
-    padded = torch.nn.functional.pad(weights, (0, -size % _BLOCK), value=-1.0) if size % _BLOCK else weights
-    blocks = padded.view(n, -1, _BLOCK)
+    n = len(weights)
+    blocks = _in_blocks(weights, -torch.inf)
     chosen = blocks.amax(-1).topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
     inside = blocks.gather(1, chosen.unsqueeze(-1).expand(-1, -1, _BLOCK)).view(n, -1)
     places = inside.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values  # by token
     found, order = inside.gather(-1, places).sort(dim=-1, descending=True, stable=True)
     places = places.gather(-1, order)
     return found, chosen.gather(-1, places // _BLOCK) * _BLOCK + places % _BLOCK
+
+
+def _in_blocks(weights: Tensor, padding: float) -> Tensor:
+    """(n, V) -> (n, blocks, _BLOCK), with `padding` behind the last token."""
+    short = -weights.shape[-1] % _BLOCK
+    padded = torch.nn.functional.pad(weights, (0, short), value=padding) if short else weights
+    return padded.view(len(weights), -1, _BLOCK)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +27,7 @@ from rlhf.sampling.decoding import Decoder, Owner, Written
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.memory import rows_at_once
 from rlhf.sampling.opening import Opening, load_weights, renderer_of
+from rlhf.sampling.packed_weights import packed_weights
 from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler, before_stop
 from rlhf.sampling.room import prompts_within
 from rlhf.sampling.shared_prefix import sharing
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rlhf.sampling.source import PolicySource
 
 REFILL = 0.5  # share of the places that must be free before new rows take them: every cohort has its price
+PADDING = 2048  # tokens that shorter prompts are padded with before another cohort costs less
 
 
 class InProcessSampler(StreamingSampler):
@@ -104,6 +106,7 @@ class InProcessSampler(StreamingSampler):
         with (
             _eval_mode(self.model),
             sharing(self.model) as shared,
+            nullcontext() if self.compile else packed_weights(self.model, places),
             progress_bar(total, "sampling", "answer") as progress,
         ):
             if self.compile and not shared:
@@ -122,7 +125,7 @@ class InProcessSampler(StreamingSampler):
             while waiting or len(decoder):
                 if decoder.free >= REFILL * places:
                     while waiting and decoder.free >= len(waiting[0]):
-                        decoder.admit(*self._cohort(waiting, rendered, decoder.free))
+                        decoder.admit(*self._cohort(waiting, rendered, decoder.free, PADDING if shared else 0))
                 left = decoder.draw()
                 if self.early_rejection is not None:
                     left += self._reject(decoder, self.early_rejection)
@@ -151,16 +154,19 @@ class InProcessSampler(StreamingSampler):
         return self._step
 
     def _cohort(
-        self, waiting: deque[list[Owner]], rendered: Sequence[list[int]], free: int
+        self, waiting: deque[list[Owner]], rendered: Sequence[list[int]], free: int, padding: int
     ) -> tuple[list[list[int]], list[Owner]]:
         """The next prompts whose rows find a place: as many rows each, and so alike in length that at most half of any
-        is padding; of one length where padding would show."""
+        is padding, or no more than `padding` tokens in all; of one length where padding would show."""
         prompts: list[list[int]] = []
         owners: list[Owner] = []
         rows, unpadded = len(waiting[0]), is_recurrent(self.model.config)
         while waiting and len(waiting[0]) == rows <= free - len(owners):
             prompt = rendered[waiting[0][0].prompt]
-            if prompts and (len(prompt) != len(prompts[0]) if unpadded else 2 * len(prompt) < len(prompts[0])):
+            if prompts and unpadded and len(prompt) != len(prompts[0]):
+                break
+            padding -= len(prompts[0]) - len(prompt) if prompts else 0
+            if prompts and padding < 0 and 2 * len(prompt) < len(prompts[0]):
                 break
             prompts.append(prompt)
             owners += waiting.popleft()

@@ -94,11 +94,11 @@ class SharedPrefix:
         return output.reshape(rows, 1, heads, size)
 
     def _spread(self, rows: Tensor) -> Tensor:
-        """(n, kv heads, group, x) by row -> (P, kv heads, width * group, x) by prompt, zeros where no row is."""
+        """(n, kv heads, group, x) by row -> (P, kv heads, width * group, x) by prompt, anything where no row is."""
         if self.in_line:
             return rows
         prompts, (_, kv_heads, group, last) = len(self.bias), rows.shape
-        spread = rows.new_zeros(prompts, self.width, kv_heads, group, last)
+        spread = rows.new_empty(prompts, self.width, kv_heads, group, last)
         spread[self.prompt, self.slot] = rows
         return spread.transpose(1, 2).reshape(prompts, kv_heads, self.width * group, last)
 

@@ -212,10 +212,13 @@ def test_rows_that_take_the_places_of_others_change_nothing(
     assert (max(cohorts) > 1) == (shared and refill < 1)  # without a shared cache, and at 1, a cohort is alone
 
 
-def test_prompts_of_unlike_length_are_not_padded_to_the_longest(
-    model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("padding", [0, in_process.PADDING])
+def test_many_prompts_of_unlike_length_are_not_padded_to_the_longest(
+    padding: int, model: LlamaForCausalLM, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Below half of the longest they make another cohort, at once, where the cache is shared."""
+    """Below half of the longest they make another cohort, at once, where the cache is shared and padding is too much;
+    and none is run with the longest."""
+    monkeypatch.setattr(in_process, "PADDING", padding)
     prompts = [user(" ".join(WORDS[:1] * n)) for n in (1, 60, 2, 61)]
     alone = [
         token_ids(InProcessSampler(model, renderer).sample([p], 3, PARAMS, keys=[k]))[0] for k, p in enumerate(prompts)
@@ -223,8 +226,13 @@ def test_prompts_of_unlike_length_are_not_padded_to_the_longest(
     cohorts: list[int] = []
     forward = Decoder.forward
     monkeypatch.setattr(Decoder, "forward", lambda self: (cohorts.append(len(self.cohorts)), forward(self)))
+    passes, run = [], Decoder._run
+    monkeypatch.setattr(Decoder, "_run", lambda self, ids, mask: passes.append(ids.numel()) or run(self, ids, mask))
     assert token_ids(InProcessSampler(model, renderer).sample(prompts, 3, PARAMS)) == alone
-    assert cohorts[0] == (2 if has_plain_attention(model) else 1)
+    shared, lengths = has_plain_attention(model), [len(ids) for ids in renderer.prompts(prompts)]
+    assert cohorts[0] == (2 if shared and not padding else 1)
+    if shared:
+        assert sorted(passes) == [2 * max(lengths[0], lengths[2]), 2 * lengths[3]]
 
 
 def test_many_prompts_are_run_in_passes_of_bounded_size(
