@@ -104,9 +104,11 @@ def joined(parts: Sequence[DynamicCache]) -> DynamicCache:
 
     A layer after the other, so that no more than one is there twice.
     """
-    first, *others = parts
+    first = parts[0]
+    if len(parts) == 1:
+        return first
     length = max(part.get_seq_length() for part in parts)
-    for number in range(len(first.layers) if others else 0):
+    for number in range(len(first.layers)):
         layers = [cast("BufferedLayer", part.layers[number]) for part in parts]
         keys, values = (
             torch.cat([pad(getattr(layer, name), (0, 0, length - layer.get_seq_length(), 0)) for layer in layers])
