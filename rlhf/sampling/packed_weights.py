@@ -1,18 +1,21 @@
 """A model's matrices, laid out once as the CPU's matrix product reads them.
 
 Decoding multiplies a few rows with every weight of the model, token after token, and each product of torch's would
-bring its weights into that layout anew. Here that is done once for all tokens of a call. Same numbers, up to rounding.
+bring its weights into that layout anew. Here that is done once for all tokens of a call, and a LoRA adapter is two
+products in the base's type and nothing else. Same numbers, up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from rlhf.launch import processes_here
@@ -26,26 +29,60 @@ def packed_weights(model: PreTrainedModel, rows: int) -> Iterator[None]:
     """Within, the model's linear layers multiply by packed copies of their weights, which must not change meanwhile.
 
     On a CPU, in inference mode, and where the copies take no more than a quarter of the free memory; elsewhere nothing
-    is done.
+    is done. A pass with gradients goes by the weights themselves, and one with another adapter by that.
 
     Args:
         rows: tokens that most forward passes will have.
     """
     layers = _layers(model)
-    for layer, dtype in layers:
-        weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
-        bias = None if layer.bias is None else layer.bias.detach().to(dtype)
-        layer.forward = partial(_linear, weight, bias, dtype)  # type: ignore[method-assign]
+    changed: list[nn.Module] = []
     try:
+        for layer, dtype in layers:
+            _set_forward(layer, _packed(layer, dtype, rows), changed)
+        for adapted, dtype in _adapted_layers(model, dict(layers)):
+            _set_forward(adapted, _with_adapter(adapted, dtype), changed)
         yield
     finally:
-        for layer, _ in layers:
-            del layer.forward
+        for module in changed:
+            del module.forward
 
 
-def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, states: Tensor) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(states.to(dtype), weight, bias, "none", [], "")
-    return product
+def _set_forward(module: nn.Module, forward: Callable[..., Tensor], changed: list[nn.Module]) -> None:
+    module.forward = forward  # type: ignore[method-assign]
+    changed.append(module)
+
+
+def _packed(layer: nn.Linear, dtype: torch.dtype, rows: int) -> Callable[[Tensor], Tensor]:
+    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
+    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+
+    def forward(states: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return linear(states, layer.weight, layer.bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(states.to(dtype), weight, bias, "none", [], "")
+        return product
+
+    return forward
+
+
+def _with_adapter(layer: Any, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """Of a peft layer whose base is packed, with the one adapter that is active now."""
+    names = list(layer.active_adapters)
+    (name,) = names
+    down = layer.lora_A[name].weight.detach().to(dtype)
+    up = (layer.lora_B[name].weight.detach() * layer.scaling[name]).to(dtype).t()
+
+    def forward(states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        off = layer.disable_adapters or layer.merged or layer.active_adapters != names
+        if args or kwargs or off or torch.is_grad_enabled():
+            result: Tensor = type(layer).forward(layer, states, *args, **kwargs)
+            return result
+        found: Tensor = layer.base_layer(states)
+        low = linear(states.to(dtype), down)
+        found.view(-1, found.shape[-1]).addmm_(low.view(-1, low.shape[-1]), up)
+        return found
+
+    return forward
 
 
 def _layers(model: PreTrainedModel) -> list[tuple[nn.Linear, torch.dtype]]:
@@ -62,3 +99,18 @@ def _layers(model: PreTrainedModel) -> list[tuple[nn.Linear, torch.dtype]]:
     ]
     size = sum(layer.weight.numel() * dtype.itemsize for layer, dtype in layers)
     return layers if size <= SHARE * psutil.virtual_memory().available / processes_here() else []
+
+
+def _adapted_layers(model: PreTrainedModel, packed: dict[nn.Linear, torch.dtype]) -> list[tuple[Any, torch.dtype]]:
+    """peft's layers over packed ones, each with one plain LoRA adapter at work."""
+    lora = sys.modules.get("peft.tuners.lora")
+    found: list[Any] = [] if lora is None else [layer for layer in model.modules() if type(layer) is lora.Linear]
+    return [
+        (layer, packed[layer.base_layer])
+        for layer in found
+        if layer.base_layer in packed
+        and len(layer.active_adapters) == 1
+        and not (layer.disable_adapters or layer.merged or layer.training)
+        and all(name in layer.lora_A and name not in layer.lora_variant for name in layer.active_adapters)
+        and layer.lora_B[layer.active_adapters[0]].bias is None
+    ]

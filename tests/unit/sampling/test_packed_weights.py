@@ -55,6 +55,7 @@ def test_logits_are_those_of_the_weights_as_they_are(
         plain = logits()
         with packed_weights(model, 8):
             layers = packed(model)
+            assert adapter == any("forward" in vars(module) for module in model.modules() if hasattr(module, "lora_A"))
             found = logits()
     assert layers and not packed(model)
     assert found.dtype == plain.dtype
@@ -62,6 +63,41 @@ def test_logits_are_those_of_the_weights_as_they_are(
     torch.testing.assert_close(
         found, plain, **({"atol": 1e-5, "rtol": 1e-5} if exact else {"atol": 0.05, "rtol": 0.05})
     )
+
+
+def test_another_adapter_and_a_pass_with_gradients_go_by_their_own_weights(tiny_policy_path: Path) -> None:
+    """As do a pass with the adapter off, and one whose weights learn meanwhile."""
+    from peft import PeftModel, get_peft_model
+
+    base = load_policy(tiny_policy_path)
+    config = lora_config(AdapterConfig(r=4, alpha=8), "CAUSAL_LM", base)
+    wrapped: PeftModel = get_peft_model(base, config)  # type: ignore[assignment]
+    wrapped.add_adapter("other", config)
+    for number, (name, weight) in enumerate(wrapped.named_parameters()):
+        if "lora_B" in name:
+            nn.init.normal_(weight, generator=torch.Generator().manual_seed(number))
+    model: Any = wrapped.eval().base_model.model
+
+    def logits(adapter: str) -> Tensor:
+        wrapped.set_adapter(adapter)
+        found: Tensor = model(input_ids=IDS).logits
+        return found
+
+    with torch.no_grad():
+        expected = {name: logits(name) for name in ("other", "default")}
+        with wrapped.disable_adapter():
+            bare = model(input_ids=IDS).logits
+    with torch.inference_mode():
+        wrapped.set_adapter("default")
+        with packed_weights(model, 8):
+            for name in ("default", "other", "default"):
+                torch.testing.assert_close(logits(name), expected[name], atol=1e-5, rtol=1e-5)
+            with wrapped.disable_adapter():
+                torch.testing.assert_close(model(input_ids=IDS).logits, bare, atol=1e-5, rtol=1e-5)
+            with torch.inference_mode(False), torch.enable_grad():
+                model(input_ids=IDS).logits.sum().backward()
+    learnt = [name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()]
+    assert any("lora_B.default" in name for name in learnt)
 
 
 def test_samples_are_the_same(tiny_policy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
