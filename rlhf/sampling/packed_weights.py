@@ -48,7 +48,7 @@ def packed_weights(model: PreTrainedModel, rows: int) -> Iterator[None]:
 
 
 def _set_forward(module: nn.Module, forward: Callable[..., Tensor], changed: list[nn.Module]) -> None:
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     changed.append(module)
 
 
