@@ -40,7 +40,7 @@ from rlhf.data.loading import load_preferences
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import require_checkpoint
 from rlhf.models.policy import load_policy, load_tokenizer
-from rlhf.sampling import drawing
+from rlhf.sampling.decoding import drawing
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
 from rlhf.training.accelerator import frozen_dtype

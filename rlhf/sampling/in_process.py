@@ -21,16 +21,16 @@ from rlhf.conversation import Conversation
 from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context, TooLong
 from rlhf.models.ending import own_end_tokens
-from rlhf.sampling.cache import is_recurrent
-from rlhf.sampling.compiled import CompiledStep, step_shape
-from rlhf.sampling.decoding import Decoder, Owner, Written
+from rlhf.sampling.decoding.cache import is_recurrent
+from rlhf.sampling.decoding.compiled import CompiledStep, step_shape
+from rlhf.sampling.decoding.decoder import Decoder, Owner, Written
+from rlhf.sampling.decoding.packed_weights import packed_weights
+from rlhf.sampling.decoding.shared_prefix import sharing
 from rlhf.sampling.early_rejection import EarlyRejection
 from rlhf.sampling.memory import rows_at_once
 from rlhf.sampling.opening import Opening, load_weights, renderer_of
-from rlhf.sampling.packed_weights import packed_weights
 from rlhf.sampling.protocol import Sample, SamplingParams, StreamingSampler, before_stop
 from rlhf.sampling.room import prompts_within
-from rlhf.sampling.shared_prefix import sharing
 from rlhf.stage.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from rlhf.launch import processes_here
-from rlhf.sampling.cache import make_cache
+from rlhf.sampling.decoding.cache import make_cache
 from rlhf.sampling.protocol import SamplingParams
 
 ON_CPU = 512  # more gain nothing there: 512 rows were faster than 256 and than 768 (1M parameters, one core)

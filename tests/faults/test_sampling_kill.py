@@ -27,7 +27,7 @@ RUNS = """
 import gc, json, os, sys
 import rejection_sampling, rlhf.finetuning.supervised, rlhf.rewards.loading
 from rlhf.configuration import run_recipe
-from rlhf.sampling.decoding import Decoder
+from rlhf.sampling.decoding.decoder import Decoder
 from rlhf.sampling.shards import ShardWriter
 
 admit, write, written = Decoder.admit, ShardWriter.write, 0

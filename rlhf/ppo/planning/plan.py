@@ -26,7 +26,7 @@ from rlhf.objectives.policy import entropy, token_logprobs
 from rlhf.ppo.planning.fake import Live, make_fake
 from rlhf.ppo.planning.hardware import Hardware
 from rlhf.ppo.planning.models import FakeModels, Setting, bytes_of
-from rlhf.sampling.cache import make_cache
+from rlhf.sampling.decoding.cache import make_cache
 from rlhf.sampling.memory import LOGITS, token_bytes
 
 GIB = 2**30

@@ -10,8 +10,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.errors import InputError
-from rlhf.sampling import compiled
-from rlhf.sampling.compiled import CompiledStep, step_shape
+from rlhf.sampling.decoding import compiled
+from rlhf.sampling.decoding.compiled import CompiledStep, step_shape
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams

@@ -8,8 +8,8 @@ import torch
 from rlhf.conversation import Renderer
 from rlhf.errors import InputError
 from rlhf.models.policy import load_policy, load_tokenizer
-from rlhf.sampling import drawing
-from rlhf.sampling.drawing import draw, uniforms
+from rlhf.sampling.decoding import drawing
+from rlhf.sampling.decoding.drawing import draw, uniforms
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import SamplingParams
 

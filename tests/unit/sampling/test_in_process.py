@@ -36,12 +36,13 @@ from rlhf.errors import InputError
 from rlhf.models.config import AdapterConfig
 from rlhf.models.packing import has_plain_attention
 from rlhf.models.policy import load_policy
-from rlhf.sampling import decoding, in_process, memory
-from rlhf.sampling.decoding import Decoder, Owner
+from rlhf.sampling import in_process, memory
+from rlhf.sampling.decoding import decoder
+from rlhf.sampling.decoding.decoder import Decoder, Owner
+from rlhf.sampling.decoding.shared_prefix import SharedPrefix, sharing
 from rlhf.sampling.early_rejection import EarlyRejection, EarlyRejectionConfig
 from rlhf.sampling.in_process import InProcessSampler
 from rlhf.sampling.protocol import Sample, SamplingParams
-from rlhf.sampling.shared_prefix import SharedPrefix, sharing
 
 WORDS = [
     "what",
@@ -244,7 +245,7 @@ def test_many_prompts_are_run_in_passes_of_bounded_size(
     most = 2 * longest
     passes: list[int] = []
     run = Decoder._run
-    monkeypatch.setattr(decoding, "batch_tokens_on", lambda device: most)
+    monkeypatch.setattr(decoder, "batch_tokens_on", lambda device: most)
     monkeypatch.setattr(Decoder, "_run", lambda self, ids, mask: passes.append(ids.numel()) or run(self, ids, mask))
     assert token_ids(InProcessSampler(model, renderer, rows=64).sample(PROMPTS, 6, PARAMS)) == whole
     assert (max(passes) <= most) == has_plain_attention(model)

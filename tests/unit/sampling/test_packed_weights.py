@@ -16,9 +16,9 @@ from rlhf.conversation import Renderer
 from rlhf.models.adapters import inject_adapter, lora_config
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_policy, load_tokenizer
-from rlhf.sampling import packed_weights as module
+from rlhf.sampling.decoding import packed_weights as module
+from rlhf.sampling.decoding.packed_weights import packed_weights
 from rlhf.sampling.in_process import InProcessSampler
-from rlhf.sampling.packed_weights import packed_weights
 from rlhf.sampling.protocol import SamplingParams
 
 IDS = torch.tensor([[5, 9, 2, 7], [1, 3, 8, 4]])

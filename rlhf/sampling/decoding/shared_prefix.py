@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from rlhf.models.packing import has_plain_attention
-from rlhf.sampling.cache import BufferedLayer, moves
+from rlhf.sampling.decoding.cache import BufferedLayer, moves
 
 NAME = "rlhf_shared_prefix"
 

@@ -19,12 +19,12 @@ from transformers import DynamicCache, PreTrainedModel, StopStringCriteria
 from rlhf.errors import InputError
 from rlhf.models.batching import batch_tokens_on
 from rlhf.models.packing import alone_in_last_layer
-from rlhf.sampling.cache import RepeatedPrefix, cache_name, joined, make_cache
-from rlhf.sampling.compiled import CompiledStep, PlacedRows
-from rlhf.sampling.drawing import draw, uniforms
+from rlhf.sampling.decoding.cache import RepeatedPrefix, cache_name, joined, make_cache
+from rlhf.sampling.decoding.compiled import CompiledStep, PlacedRows
+from rlhf.sampling.decoding.drawing import draw, uniforms
+from rlhf.sampling.decoding.shared_prefix import NAME as SHARED
+from rlhf.sampling.decoding.shared_prefix import SharedPrefix
 from rlhf.sampling.protocol import SamplingParams
-from rlhf.sampling.shared_prefix import NAME as SHARED
-from rlhf.sampling.shared_prefix import SharedPrefix
 
 
 class Owner(NamedTuple):
