@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
-from rlhf.conversation import Renderer
+from rlhf.conversation import Conversation, Renderer
 from rlhf.data.cores import chunks_of
 from rlhf.data.rows import Preference
 from rlhf.errors import notice
@@ -43,6 +43,8 @@ def cut_off_figures(
 ) -> CutOffFigures:
     """By how much the score of a chosen answer rises when its last third is cut off, in the middle of a sentence.
 
+    It stands there without its end token, as a length limit leaves a sampled answer.
+
     Of the first CUT_OFF_PAIRS answers that have FEWEST_WORDS and end as a sentence does.
 
     Args:
@@ -53,7 +55,7 @@ def cut_off_figures(
     whole = [(row, score) for row, score in zip(preferences, chosen, strict=True) if _is_whole(row.chosen)][
         :CUT_OFF_PAIRS
     ]
-    conversations = [replace(row, chosen=cut_off(row.chosen)).conversation("chosen") for row, _ in whole]
+    conversations = [_unfinished(replace(row, chosen=cut_off(row.chosen)).conversation("chosen")) for row, _ in whole]
     scores = check_scores(reward(conversations), len(whole), name_of(reward)).tolist() if whole else []
     gain = mean_interval([cut - score for cut, (_, score) in zip(scores, whole, strict=True)])
     return {"cut_off_gain": None if gain is None else gain.mean, "cut_off_ci": None if gain is None else gain.ci}
@@ -87,8 +89,7 @@ def cut_off_pairs(pairs: PairTable, share: float, renderer: Renderer, seed: int)
             for pair in chunk
         ]
         sides = [row.conversation("rejected") for row in rows]
-        for side in sides[made % 2 :: 2]:
-            side[-1] = {**side[-1], "finished": False}
+        sides = [side if number % 2 else _unfinished(side) for number, side in enumerate(sides, made)]
         made += len(chunk)
         yield [
             replace(pair, preference=row, rejected=cut.input_ids)
@@ -104,9 +105,13 @@ def suspicious_cut_off(figures: CutOffFigures) -> list[str]:
         return []
     return [
         f"an answer that is cut off in the middle of a sentence scores {figures['cut_off_gain']:.2f} more than the "
-        "whole one; teach it otherwise (cut_off_share: 0.1), or let no policy be paid for that (ppo.unfinished_score: "
-        "neutral)"
+        "whole one; teach it otherwise by a higher cut_off_share, or let no policy be paid for that "
+        "(ppo.unfinished_score: neutral)"
     ]
+
+
+def _unfinished(dialogue: Conversation) -> Conversation:
+    return [*dialogue[:-1], {**dialogue[-1], "finished": False}]
 
 
 def _is_whole(answer: str) -> bool:

@@ -175,12 +175,16 @@ def test_what_a_cut_gains_is_of_whole_long_answers() -> None:
     """By a reward that likes what does not end as a sentence does, by a half a missing word."""
     text = "One two three four five six seven eight nine ten eleven twelve."
 
+    finished: list[bool] = []
+
     def likes_cut(conversations: Sequence[Conversation]) -> torch.Tensor:
+        finished.extend(conversation[-1].get("finished", True) for conversation in conversations)
         return torch.tensor([0.5 * (12 - len(c[-1]["content"].split())) for c in conversations])
 
     rows = [row(0, text, "no"), row(1, "Short. Yes.", "no"), row(2, text + " So they", "no"), row(3, text, "no")]
     whole = likes_cut([row.conversation("chosen") for row in rows]).tolist()
     assert cut_off_figures(likes_cut, rows, whole) == {"cut_off_gain": 2.0, "cut_off_ci": [2.0, 2.0]}
+    assert finished == [True] * 4 + [False] * 2, "as a sampler leaves them"
     assert cut_off_figures(likes_cut, rows[1:3], whole[1:3]) == {"cut_off_gain": None, "cut_off_ci": None}
 
 
