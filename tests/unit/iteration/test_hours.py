@@ -94,7 +94,7 @@ def test_what_the_stages_do() -> None:
 
     tuned = Fields(optimizer=optimizer(2), max_length=20)
     pairs = {"preferences": json.dumps([made["pairs"]]), "test_preferences": made["test"]}
-    reward = Fields(training=tuned, other_share=0.5)
+    reward = Fields(training=tuned, other_share=0.5, cut_off_share=0.0)
     pair = 2 * 5 + 10 * (1 - math.exp(-15 / 10))  # answers of 5 tokens leave 15 to prompts, of 10 in the mean
     assert work("helpfulness_reward", reward, **pairs) == Work(
         loads=2, train_passes=2 * 70 / 4, train_tokens=2 * 70 * pair, score_passes=100 / 4, score_tokens=100 * pair
@@ -102,6 +102,11 @@ def test_what_the_stages_do() -> None:
     assert work("safety_reward", reward, other_preferences="x", **pairs) == Work(
         loads=2, train_passes=pytest.approx(2 * 60 / 4), train_tokens=pytest.approx(2 * 60 * pair),
         score_passes=pytest.approx(90 / 4), score_tokens=pytest.approx(90 * pair),
+    )  # fmt: skip
+    with_cut = Fields(training=tuned, other_share=0.5, cut_off_share=0.2)
+    assert work("helpfulness_reward", with_cut, **pairs) == Work(
+        loads=2, train_passes=pytest.approx(2 * 77 / 4), train_tokens=pytest.approx(2 * 77 * pair),
+        score_passes=100 / 4, score_tokens=100 * pair,
     )  # fmt: skip
     drawing = Fields(
         policy=Fields(rows=24), sampling=sampling, finetuning=tuned, num_samples=4, pool_top=0, sft_share=0.2, **rewards

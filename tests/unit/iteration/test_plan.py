@@ -302,6 +302,8 @@ def test_fixed_preferences_train_the_reward_models_once() -> None:
     assert rewards == ["referee_reward", "v1/helpfulness_reward", "v1/safety_reward"]
     assert plan["v2/rejection_sampling"].overrides["safety"] == "runs/x/v1/safety_reward/checkpoint"
     assert plan["v3/evaluation"].overrides["referee"] == "runs/x/referee_reward/checkpoint"
+    alone = [plan["referee_reward"].overrides[name] for name in ("other_share", "cut_off_share")]
+    assert alone == ["0.0", "0.0"], "people's helpfulness pairs and nothing else"
     trained = {path for name in ("v1/helpfulness_reward", "v1/safety_reward") for path in plan[name].inputs}
     assert not any("referee" in str(path) for path in trained)
     users = [name for name, stage in plan.items() if any("referee" in str(path) for path in stage.inputs)]

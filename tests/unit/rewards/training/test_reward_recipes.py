@@ -201,3 +201,31 @@ def test_the_papers_steps_of_512_pairs_on_a_small_set_are_not_all_warm_up(
     closing = json.loads((tmp_path / "out/stage.json").read_text())["closing"]
     assert closing["rows_used"] == 1604 and closing["figures"]["steps"] == 4
     assert not [sentence for sentence in closing["suspicious"] if "warm-up" in sentence]
+
+
+def test_pairs_of_cut_answers_are_trained_on_and_counted_apart(
+    tiny_policy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, config_class = recipe("safety")
+    whole = "The river is called mora, and it is long. It ends at the sea, as every river does here."
+    question: Any = [{"role": "user", "content": "what ?"}]
+    rows = [Preference(str(i), question, whole, "a goat", domain="safety").to_dict() for i in range(16)]
+    for name, own in (("train", rows), ("test", rows[:4])):
+        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    argv = [
+        f"--output={tmp_path / 'out'}",
+        f"--policy={tiny_policy_path}",
+        f"--preferences=[{tmp_path / 'train.jsonl'}]",
+        f"--test_preferences=[{tmp_path / 'test.jsonl'}]",
+        "--other_share=0",
+        "--cut_off_share=0.5",
+        "--training.optimizer.batch_size=4",
+    ]
+    module.main(parse_config(config_class, argv))
+    mixture = json.loads((tmp_path / "out/mixture.json").read_text())
+    assert (mixture["pairs"], mixture["cut_off"], mixture["own"]) == (16, 8, {"train": 16})
+    assert "mixture: 8 pairs of a chosen answer and itself cut off" in capsys.readouterr().err
+    closing = json.loads((tmp_path / "out/stage.json").read_text())["closing"]
+    assert closing["rows_used"] == 24 and closing["figures"]["steps"] == 6
+    accuracy = json.loads((tmp_path / "out/accuracy.json").read_text())
+    assert accuracy["training_pairs"] == 16 and accuracy["cut_off_gain"] is not None
