@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rlhf.errors import InputError
 from rlhf.training.config import OptimizerConfig
+from rlhf.training.dropout import pack_dropout
 from rlhf.training.feeding import on_device
 from rlhf.training.whole import divide, fill_sizes, holds_4_bit, refuse_4_bit, shape_of
 
@@ -89,6 +90,7 @@ class Stepper:
         enable = getattr(model, "gradient_checkpointing_enable", None)
         if config.gradient_checkpointing and enable is not None:
             enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        pack_dropout(model)
         if self.deepspeed:
             _fill_deepspeed(accelerator, config, model)
         optimizer = make_optimizer(model, config)
