@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
-from rlhf.conversation import Renderer
+from rlhf.conversation import Renderer, split_thoughts, with_thoughts
 from rlhf.data.cores import chunks_of
 from rlhf.data.rows import Preference
 from rlhf.errors import notice
@@ -25,6 +25,11 @@ _SENTENCE_END = re.compile(r"(?<!\d)[.!?…؟।][\"'”’)\]*_]*\s|[。！？]
 """A mark that ends a sentence, and not the number of a list's item."""
 
 _GOES_ON = ",;:-–—、，؛"
+_MARKS = " \n.!?…؟।。！？\"'”’)]*_"
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words."""
+
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _CHUNK = 2000
 
 
@@ -43,17 +48,24 @@ def cut_off_figures(
 ) -> CutOffFigures:
     """By how much the score of a chosen answer rises when its last third is cut off, in the middle of a sentence.
 
-    Of the first CUT_OFF_PAIRS answers that have FEWEST_WORDS and end as a sentence does.
+    Of CUT_OFF_PAIRS answers that have FEWEST_WORDS and end as a sentence does, evenly spread over all of these. What
+    was thought before an answer is left whole.
 
     Args:
         chosen: what the reward function gave the chosen answers, whole.
     """
     from rlhf.rewards.scoring import check_scores, name_of
 
-    whole = [(row, score) for row, score in zip(preferences, chosen, strict=True) if _is_whole(row.chosen)][
-        :CUT_OFF_PAIRS
+    found = [
+        (row, score) for row, score in zip(preferences, chosen, strict=True) if _is_whole(split_thoughts(row.chosen)[1])
     ]
-    conversations = [replace(row, chosen=cut_off(row.chosen)).conversation("chosen") for row, _ in whole]
+    count = min(CUT_OFF_PAIRS, len(found))
+    whole = [found[number * len(found) // count] for number in range(count)]
+    answers = [split_thoughts(row.chosen) for row, _ in whole]
+    conversations = [
+        replace(row, chosen=with_thoughts(thoughts, cut_off(answer))).conversation("chosen")
+        for (row, _), (thoughts, answer) in zip(whole, answers, strict=True)
+    ]
     scores = check_scores(reward(conversations), len(whole), name_of(reward)).tolist() if whole else []
     gain = mean_interval([cut - score for cut, (_, score) in zip(scores, whole, strict=True)])
     return {"cut_off_gain": None if gain is None else gain.mean, "cut_off_ci": None if gain is None else gain.ci}
@@ -110,7 +122,7 @@ def suspicious_cut_off(figures: CutOffFigures) -> list[str]:
 
 
 def _is_whole(answer: str) -> bool:
-    return len(answer.split()) >= FEWEST_WORDS and not breaks_off(answer)
+    return len(_WORD.findall(answer)) >= FEWEST_WORDS and not breaks_off(answer)
 
 
 def breaks_off(text: str) -> bool:
@@ -123,6 +135,10 @@ def breaks_off(text: str) -> bool:
 
 
 def cut_off(text: str, share: float = 2 / 3) -> str:
-    """The first `share` of a text's words, without the mark that the last of them may end in."""
-    words = text.split(" ")
-    return " ".join(words[: max(1, int(len(words) * share))]).rstrip(" \n.!?…؟।。！？\"'”’)]*_")
+    """The first `share` of a text's words, without the mark that the last of them may end in.
+
+    A letter of a script that has no spaces is a word. Of what begins with nothing but marks, these are left.
+    """
+    ends = [word.end() for word in _WORD.finditer(text)]
+    first = text[: ends[max(1, int(len(ends) * share)) - 1]] if ends else text
+    return first.rstrip(_MARKS) or first
