@@ -14,8 +14,10 @@ Its options are accelerate's. What is not said:
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +38,10 @@ OPEN_MPI = "OMPI_COMM_WORLD_"
 of those that are started here, and end all but the first of a machine."""
 FIRST_PORT, PORTS = 20_000, 10_000
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LEFT_TO_TORCH = "PET_SIGNALS_TO_HANDLE"
+GRACE_SECONDS = 30.0
+"""For processes that were asked to end; torch's launcher gives its own as much."""
 SAID = (2, 3)
 """Exit codes of a process that has said in a sentence what the user has to change (`rlhf.errors`)."""
 
@@ -85,6 +91,54 @@ def main(options: Sequence[str]) -> None:
         if (code := first_exit_code(error)) in SAID:
             raise SystemExit(code) from None
         raise
+
+
+class _AskedToEnd(BaseException):
+    """Somebody asked this process to end. No Exception, of which accelerate and torch would print the traceback."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.sigval = signal.Signals(number)
+
+
+def run(options: Sequence[str]) -> None:
+    """`main` of a process of its own: where that is asked to end, by Ctrl-C or a closed terminal too, its processes end
+    with it, one line says so, and it ends by the same signal."""
+    import accelerate.commands.launch  # noqa: F401  # with torch; until then there is no process to end
+
+    ending = False
+
+    def ask(number: int, _: object) -> None:
+        logging.disable(logging.WARNING)  # torch would say what it sends to which process
+        if not ending:
+            raise _AskedToEnd(number)
+
+    for number in ASKS_TO_END:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, ask)
+    os.environ.setdefault(LEFT_TO_TORCH, "SIGQUIT")
+    try:
+        main(options)
+        return
+    except BaseException as error:
+        asked = getattr(error, "sigval", None)  # an older torch catches signals itself, and its exception has it too
+        if asked is None:
+            raise
+    ending = True
+    _end_children()
+    print(f"ended by {asked.name}, and its processes with it", file=sys.stderr, flush=True)
+    signal.signal(asked, signal.SIG_DFL)
+    os.kill(os.getpid(), asked)
+
+
+def _end_children() -> None:
+    import psutil
+
+    children = psutil.Process().children()
+    for child in children:
+        child.terminate()
+    for child in psutil.wait_procs(children, GRACE_SECONDS)[1]:
+        child.kill()
 
 
 def first_exit_code(error: BaseException) -> int | None:
@@ -195,7 +249,7 @@ def _file(path: str | None) -> Mapping[str, Any]:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        run(sys.argv[1:])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -40,6 +40,11 @@ def require_files(**paths: str | os.PathLike[str] | None) -> None:
             raise InputError(f"{field}: {path} does not exist; {_way_out(Path(path))}")
 
 
+def why_no_file(path: Path) -> str:
+    """What is wrong with a path that is no file, behind its name in a sentence."""
+    return "is a folder" if path.is_dir() else "does not exist"
+
+
 def in_hub_cache(name: str | os.PathLike[str]) -> Path | None:
     """The folder of what `hf download NAME` fetched into the hub's cache; None: no hub name, or it is not there.
 

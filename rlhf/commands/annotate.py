@@ -157,9 +157,11 @@ def require_one_job(arguments: argparse.Namespace) -> None:
 
 
 def writing_of(arguments: argparse.Namespace) -> Writing:
-    """What is written on the page, with the models that answer; they are checked before they are loaded."""
+    """What is written on the page, with the models that answer; they are checked, and servers asked for theirs, before
+    any is loaded."""
     from rlhf.annotation.sides import model_of
     from rlhf.annotation.writing import Answering, Writing
+    from rlhf.sampling.chat import open_chat
     from rlhf.sampling.protocol import SamplingParams
 
     if arguments.demonstrate:
@@ -172,6 +174,10 @@ def writing_of(arguments: argparse.Namespace) -> Writing:
         raise InputError("round: must be given, e.g. --round v1; its rates are compared over rounds")
     sources = [model_of(mode, name) for name in names]
     params = SamplingParams(max_new_tokens=arguments.max_new_tokens)
+    for source in sources:
+        if source.server is not None:
+            with open_chat(source.server, 1, params, f"{mode}.server"):
+                pass
 
     import torch
 

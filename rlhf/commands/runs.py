@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rlhf.commands import Command, add_template_kwargs
 from rlhf.errors import InputError
+from rlhf.paths import why_no_file
 
 if TYPE_CHECKING:
     from rlhf.evaluation.policies.versions import VersionFigures
@@ -135,7 +136,7 @@ def _plan_of(arguments: argparse.Namespace) -> list[str]:
         return [*recorded_options(arguments.run), "--run", str(arguments.run)]
     if not file.is_file():
         shown = shlex.quote(str(arguments.run))
-        raise InputError(f"run: {file} does not exist; `rlhf new {shown} --chat MODEL …` writes it")
+        raise InputError(f"run: {file} {why_no_file(file)}; `rlhf new {shown} --chat MODEL …` writes it")
     return ["--config", str(file)]
 
 

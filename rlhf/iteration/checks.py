@@ -16,7 +16,7 @@ from rlhf.errors import InputError
 from rlhf.imports import ANYTHING, raised
 from rlhf.iteration.plan import RECIPES, PlannedStage, maker_of, recipe_file
 from rlhf.metrics import asked_trackers
-from rlhf.paths import require_files
+from rlhf.paths import require_files, why_no_file
 
 
 def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[str, Any]:
@@ -31,7 +31,8 @@ def check_plan(stages: Sequence[PlannedStage], recipes: Path = RECIPES) -> dict[
     reader = ConfigReader()
     for stage in stages:
         if stage.config_file is not None and not stage.config_file.is_file():
-            raise InputError(f"{stage.name}: {stage.config_file} does not exist; configs needs a file for every recipe")
+            wrong = f"{stage.name}: {stage.config_file} {why_no_file(stage.config_file)}"
+            raise InputError(f"{wrong}; configs needs a YAML file for every recipe, unless the step's config names one")
         if stage.recipe not in classes:
             classes[stage.recipe] = _config_class(recipe_file(stage, recipes), stage)
         try:

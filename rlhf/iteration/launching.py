@@ -31,6 +31,7 @@ import yaml
 
 from rlhf.errors import InputError
 from rlhf.iteration.steps import ALIASES
+from rlhf.paths import why_no_file
 from rlhf.shipped import shipped
 
 DEFAULT = "default"
@@ -241,7 +242,9 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
 
 def _accelerate_file(where: str, path: Path) -> Mapping[str, Any]:
     if not path.is_file():
-        raise InputError(f"{where}: {path} does not exist; name an existing file (those of ds_configs/ are shipped)")
+        raise InputError(
+            f"{where}: {path} {why_no_file(path)}; name an existing file (those of ds_configs/ are shipped)"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

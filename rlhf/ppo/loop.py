@@ -68,7 +68,8 @@ def train_ppo(
                         f"{beyond}: the starting policy is at {reached:.3g} on the held-out prompts, beyond "
                         f"{getattr(config, beyond):g} already; raise the limit"
                     )
-                if history.add(iteration, figures, allowed=beyond is None):
+                judged = config.unfinished_score == "own" or figures["heldout_finished_share"] > 0
+                if history.add(iteration, figures, allowed=beyond is None, judged=judged):
                     saving.keep_best(iteration)
             ended = history.without_gain >= config.patience
             if not last and not ended:
@@ -110,13 +111,19 @@ class _History:
     evaluations: list[dict[str, float]] = field(default_factory=list)
     best_iteration: int = 0
     best_reward: float = -math.inf
+    best_judged: bool = True
     without_gain: int = 0
 
-    def add(self, iteration: int, figures: dict[str, float], *, allowed: bool) -> bool:
-        """Take note of an evaluation; True where it is `allowed` and the best so far."""
+    def add(self, iteration: int, figures: dict[str, float], *, allowed: bool, judged: bool) -> bool:
+        """Take note of an evaluation; True where it is `allowed` and the best so far.
+
+        One is better than any that is not `judged`: whose reward is what reward models say of answers without an end,
+        where that is not to count, as there was no other.
+        """
         self.evaluations.append(dict(figures))
-        if allowed and figures["heldout_reward"] > self.best_reward:
-            self.best_iteration, self.best_reward, self.without_gain = iteration, figures["heldout_reward"], 0
+        reward, first = figures["heldout_reward"], len(self.evaluations) == 1
+        if allowed and (first or (judged, reward) > (self.best_judged, self.best_reward)):
+            self.best_iteration, self.best_reward, self.best_judged, self.without_gain = iteration, reward, judged, 0
             return True
         self.without_gain += 1
         return False

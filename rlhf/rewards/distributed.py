@@ -15,6 +15,7 @@ from rlhf.jsonl import read_json
 from rlhf.models.checkpoint.context import TooLong
 from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.protocol import RewardFunction
+from rlhf.rewards.suspicion import count_again, counts_of
 from rlhf.stage.kept import write_whole
 from rlhf.stage.progress import shared_work
 
@@ -64,7 +65,8 @@ def score_answers(
         flags = zip(gated.used_safety.tolist(), gated.too_long.tolist(), strict=True)
         return list(zip(columns, flags, strict=True))
 
-    rows = _of_all(answers, score, accelerator, kept)
+    functions = [reward.helpfulness, *([] if reward.safety is None else [reward.safety])]
+    rows = _of_all(answers, score, functions, accelerator, kept)
     table = torch.tensor([scores for scores, _ in rows], dtype=torch.float32)
     marks = torch.tensor([flags for _, flags in rows])
     safety = None if reward.safety is None else table[:, 2]
@@ -98,7 +100,7 @@ def answer_scores(
             refuse_cut(name, cut)
         return [((value,), (flag,)) for value, flag in zip(scores.tolist(), cut.tolist(), strict=True)]
 
-    rows = _of_all(answers, score, accelerator, kept)
+    rows = _of_all(answers, score, [reward], accelerator, kept)
     unfinished = [too_long == "unfinished" and flag for _, (flag,) in rows]
     return AnswerScores(torch.tensor([scores[0] for scores, _ in rows], dtype=torch.float32), unfinished)
 
@@ -106,11 +108,13 @@ def answer_scores(
 def _of_all(
     answers: Sequence[str],
     score: Callable[[Sequence[int]], list[_Row]],
+    functions: Sequence[RewardFunction],
     accelerator: Accelerator,
     kept: Path | None = None,
 ) -> list[_Row]:
     """Scores and flags of every answer from those of the spoken ones, which `score` gives by their numbers; of the same
-    answers they are read from `kept`, where an attempt that was broken off has left them."""
+    answers they are read from `kept`, where an attempt that was broken off has left them. So is how many of its
+    dialogues each of the functions, which `score` asks, had to cut: what is said of that is said again."""
     from accelerate.utils import broadcast_object_list, gather_object
 
     digest = hashlib.sha256(json.dumps(list(answers)).encode()).hexdigest()
@@ -118,13 +122,16 @@ def _of_all(
         left = [_left_in(kept, digest) if accelerator.is_main_process else None]
         broadcast_object_list(left)
         if left[0] is not None:
-            return left[0]
+            rows, counts = left[0]
+            count_again(functions, counts)
+            return rows
 
     spoken = [i for i, answer in enumerate(answers) if not says_nothing(answer)]
     if not spoken:
         raise InputError("policy: all of its answers are empty; name a policy that answers")
     rank, world = accelerator.process_index, accelerator.num_processes
     mine = spoken[len(spoken) * rank // world : len(spoken) * (rank + 1) // world]  # a prompt's answers stay together
+    before = counts_of(functions)
     found: list[tuple[int, _Row]] = []
     failures: list[str] = []
     try:
@@ -141,16 +148,19 @@ def _of_all(
     off = tuple(False for _ in known[spoken[0]][1])
     rows = [known.get(i, (lowest, off)) for i in range(len(answers))]
     if kept is not None and accelerator.is_main_process:
-        write_whole(kept, {"answers": digest, "rows": rows})
+        counts = [(n - m, k - j) for (n, k), (m, j) in zip(counts_of(functions), before, strict=True)]
+        write_whole(kept, {"answers": digest, "rows": rows, "counts": counts})
     return rows
 
 
-def _left_in(file: Path, digest: str) -> list[_Row] | None:
-    """The rows that the file has of answers with this digest; None where it has none, or is not there."""
+def _left_in(file: Path, digest: str) -> tuple[list[_Row], list[tuple[int, int]]] | None:
+    """The rows that the file has of answers with this digest, and what each function counted with them; None where it
+    has none, or is not there."""
     content = read_json(file) if file.exists() else {}
     if content.get("answers") != digest:
         return None
-    return [(tuple(scores), tuple(flags)) for scores, flags in content["rows"]]
+    rows = [(tuple(scores), tuple(flags)) for scores, flags in content["rows"]]
+    return rows, [(scored, cut) for scored, cut in content["counts"]]
 
 
 def dealt_out(reward: RewardFunction, accelerator: Accelerator) -> RewardFunction:

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -89,3 +90,23 @@ def test_a_recipe_outlives_the_shell_that_started_it(fake_run: FakeRun) -> None:
         assert _alive(worker), "its shell is gone"
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_launcher_that_is_asked_to_end_ends_its_workers_and_says_one_line(
+    fake_run: FakeRun, processes: int, number: signal.Signals
+) -> None:
+    command, environment = _command(fake_run, [sys.executable, "-m", "rlhf.launch", "--num_processes", str(processes)])
+    heeded = partial(signal.signal, number, signal.SIG_DFL)  # what a shell starts in the background ignores SIGINT
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, preexec_fn=heeded, **pipes)
+    try:
+        workers = _workers(fake_run, processes, seconds=300.0)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=300.0)
+    finally:
+        process.kill()
+    assert not [pid for pid in workers if _alive(pid)]
+    assert said.splitlines()[-1] == f"ended by {number.name}, and its processes with it"
+    assert "Traceback" not in said and "closing signal" not in said
+    assert process.returncode == -number

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
-from rlhf.conversation import Conversation, Renderer
+from rlhf.conversation import Conversation, Renderer, split_thoughts, with_thoughts
 from rlhf.data.cores import chunks_of
 from rlhf.data.rows import Preference
 from rlhf.errors import notice
@@ -25,6 +25,11 @@ _SENTENCE_END = re.compile(r"(?<!\d)[.!?…؟।][\"'”’)\]*_]*\s|[。！？]
 """A mark that ends a sentence, and not the number of a list's item."""
 
 _GOES_ON = ",;:-–—、，؛"
+_MARKS = " \n.!?…؟।。！？\"'”’)]*_"
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words."""
+
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _CHUNK = 2000
 
 
@@ -43,19 +48,25 @@ def cut_off_figures(
 ) -> CutOffFigures:
     """By how much the score of a chosen answer rises when its last third is cut off, in the middle of a sentence.
 
-    It stands there without its end token, as a length limit leaves a sampled answer.
-
-    Of the first CUT_OFF_PAIRS answers that have FEWEST_WORDS and end as a sentence does.
+    It stands there without its end token, as a length limit leaves a sampled answer. Of CUT_OFF_PAIRS answers that have
+    FEWEST_WORDS and end as a sentence does, evenly spread over all of these. What was thought before an answer is left
+    whole.
 
     Args:
         chosen: what the reward function gave the chosen answers, whole.
     """
     from rlhf.rewards.scoring import check_scores, name_of
 
-    whole = [(row, score) for row, score in zip(preferences, chosen, strict=True) if _is_whole(row.chosen)][
-        :CUT_OFF_PAIRS
+    found = [
+        (row, score) for row, score in zip(preferences, chosen, strict=True) if _is_whole(split_thoughts(row.chosen)[1])
     ]
-    conversations = [_unfinished(replace(row, chosen=cut_off(row.chosen)).conversation("chosen")) for row, _ in whole]
+    count = min(CUT_OFF_PAIRS, len(found))
+    whole = [found[number * len(found) // count] for number in range(count)]
+    answers = [split_thoughts(row.chosen) for row, _ in whole]
+    conversations = [
+        _unfinished(replace(row, chosen=with_thoughts(thoughts, cut_off(answer))).conversation("chosen"))
+        for (row, _), (thoughts, answer) in zip(whole, answers, strict=True)
+    ]
     scores = check_scores(reward(conversations), len(whole), name_of(reward)).tolist() if whole else []
     gain = mean_interval([cut - score for cut, (_, score) in zip(scores, whole, strict=True)])
     return {"cut_off_gain": None if gain is None else gain.mean, "cut_off_ci": None if gain is None else gain.ci}
@@ -74,7 +85,7 @@ def cut_off_pairs(pairs: PairTable, share: float, renderer: Renderer, seed: int)
         renderer: that of `pairs`.
         seed: of which are used, and where they are cut.
     """
-    count, made = round(len(pairs) * share), 0
+    count, made = max(1, round(len(pairs) * share)) if share else 0, 0
     generator = random.Random(f"cut off/{seed}")
     order = generator.sample(range(len(pairs)), len(pairs)) if count else []
     whole = (pair for pair in (pairs[number] for number in order) if _is_whole(pair.preference.chosen))
@@ -115,7 +126,7 @@ def _unfinished(dialogue: Conversation) -> Conversation:
 
 
 def _is_whole(answer: str) -> bool:
-    return len(answer.split()) >= FEWEST_WORDS and not breaks_off(answer)
+    return len(_WORD.findall(answer)) >= FEWEST_WORDS and not breaks_off(answer)
 
 
 def breaks_off(text: str) -> bool:
@@ -128,6 +139,10 @@ def breaks_off(text: str) -> bool:
 
 
 def cut_off(text: str, share: float = 2 / 3) -> str:
-    """The first `share` of a text's words, without the mark that the last of them may end in."""
-    words = text.split(" ")
-    return " ".join(words[: max(1, int(len(words) * share))]).rstrip(" \n.!?…؟।。！？\"'”’)]*_")
+    """The first `share` of a text's words, without the mark that the last of them may end in.
+
+    A letter of a script that has no spaces is a word. Of what begins with nothing but marks, these are left.
+    """
+    ends = [word.end() for word in _WORD.finditer(text)]
+    first = text[: ends[max(1, int(len(ends) * share)) - 1]] if ends else text
+    return first.rstrip(_MARKS) or first

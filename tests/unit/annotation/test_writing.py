@@ -263,6 +263,8 @@ def test_the_kinds_of_rows_are_named_once_more_for_the_command_line() -> None:
         (("--write", "http://localhost:1/v1"), "needs the model's name behind it"),
         (("--write", "no/such/model"), "no/such/model"),
         (("--red-team", "no/such/model"), "round: must be given"),
+        (("--write", "http://127.0.0.1:1/v1#tiny"), r"write\.server: http://127\.0\.0\.1:1/v1"),
+        (("--red-team", "http://127.0.0.1:1/v1#tiny", "--round", "v1"), r"red-team\.server: http://127\.0\.0\.1:1/v1"),
         (("--figures",), "there is no labels.sqlite"),
         (("--write", "a", "--chat-template-kwargs", "{enable_thinking: so}"), "enable_thinking: must be true or false"),
         (("--demonstrate", "--chat-template-kwargs", "{enable_thinking: false}"), "where a model answers"),

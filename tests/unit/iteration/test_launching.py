@@ -85,6 +85,7 @@ def test_an_accelerate_file_says_what_the_launch_does_not(tmp_path: Path, monkey
         ({"gpus": [1], "processes": 2}, "launch.ppo.gpus: 2 processes need one each, got 1"),
         ({"mixed_precision": "int4"}, "launch.ppo.mixed_precision: must be no, bf16 or fp16, got 'int4'"),
         ({"accelerate": "gone.yaml"}, "launch.ppo.accelerate: gone.yaml does not exist"),
+        ({"accelerate": "docs"}, "launch.ppo.accelerate: docs is a folder; name an existing file"),
         ({"accelerate": "mkdocs.yml"}, "launch.ppo.accelerate: mkdocs.yml is no file of accelerate's"),
         ({"prefix": "no_such_command -N 2"}, "launch.ppo.prefix: there is no command 'no_such_command'"),
         ({"prefix": "srun 'half"}, "launch.ppo.prefix: is no command line"),

@@ -14,6 +14,7 @@ import pytest
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
+from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import DEFAULT_STEPS, IterativeConfig, VersionConfig
 from rlhf.iteration.decision import stage_key
 from rlhf.iteration.keeping import superseded
@@ -394,6 +395,13 @@ def test_a_recipe_of_ones_own_is_a_step(tmp_path: Path) -> None:
     assert recipe_file(stage) == tmp_path / "polish.py"
     assert plan["v1/polish_evaluation"].overrides["name"] == "v1_polish"
     assert plan["v2/rejection_sampling"].overrides["policy"] == "runs/x/v1/polish/checkpoint"
+
+
+def test_a_step_s_config_that_is_no_file_is_said_to_be_what_it_is(tmp_path: Path) -> None:
+    for config, wrong in ((tmp_path, "is a folder"), (tmp_path / "gone.yaml", "does not exist")):
+        plan = by_name(make_plan(_with(({"step": "rejection_sampling", "config": str(config)}, "evaluate"))))
+        with pytest.raises(InputError, match=f"^v1/rejection_sampling: {config} {wrong}; configs needs a YAML file"):
+            check_plan([plan["v1/rejection_sampling"]])
 
 
 def test_a_recipe_of_ones_own_needs_no_yaml_where_the_plan_says_all(tmp_path: Path) -> None:

@@ -72,6 +72,22 @@ def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
     assert [row["step"] for row in rows if "heldout_reward" in row] == [0, 2, 4, 6, 8]
 
 
+def test_a_neutral_score_keeps_no_policy_for_what_is_said_of_answers_without_an_end(tmp_path: Path) -> None:
+    """Where none of its held-out answers ends, that is all that its reward is made of."""
+    shares = iter([0.0, 0.1, 0.0, 0.2, 0.0])
+
+    class Cut(ScriptedPPO):
+        def evaluate(self, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Rollout]]:
+            figures, answers = super().evaluate(prompts)
+            return figures | {"heldout_finished_share": next(shares)}, answers
+
+    config = PPOConfig(iterations=8, batch_size=4, evaluate_every=2, unfinished_score="neutral")
+    ppo = Cut(config, [5.0, 0.1, 6.0, 0.2, 7.0], [0.0] * 20)
+    saving = ListedSaving(ppo)
+    result = train_ppo(ppo, PROMPTS, PROMPTS, MetricsLog(tmp_path, ppo.accelerator), saving)
+    assert saving.kept == [0, 2, 6] and (result.best_iteration, result.best_reward) == (6, 0.2)
+
+
 def test_the_last_policy_is_evaluated_too(tmp_path: Path) -> None:
     _, result, kept = _run(tmp_path, [0.1, 0.2, 0.9], iterations=3)
     assert (kept, result.best_iteration, result.best_reward) == ([0, 2, 3], 3, 0.9)

@@ -137,3 +137,29 @@ def test_scores_that_an_attempt_left_are_read_and_not_made_again(tmp_path: Path)
     assert scored == [2, 2] and other.helpfulness[2] == pytest.approx(2 / 3)
     alone = [answer_scores(prompts[:2], ["a", "b"], third, "x", accelerator, kept=tmp_path / "one.json") for _ in "12"]
     assert scored == [2, 2, 2] and torch.equal(alone[0].scores, alone[1].scores)
+
+
+def test_scores_that_an_attempt_left_bring_its_warning_of_cut_dialogues(tmp_path: Path) -> None:
+    """In another process, whose functions have scored nothing yet; of those alone that know a limit."""
+
+    class Short:
+        scored = cut = 0
+
+        def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
+            self.scored, self.cut = self.scored + len(conversations), self.cut + len(conversations)
+            return torch.zeros(len(conversations))
+
+    def endless(conversations: Sequence[Conversation]) -> Tensor:
+        return torch.ones(len(conversations))
+
+    prompts = [Prompt(str(i), [{"role": "user", "content": "?"}]) for i in range(3)]
+    file, accelerator = tmp_path / "scores.json", make_accelerator()
+    said = []
+    for _ in range(2):
+        safety = Short()
+        safety([[{"role": "user", "content": "tried before"}]])
+        reward = GatedReward(endless, safety)
+        score_answers(prompts, ["a", "", "abc"], reward, accelerator, file)
+        said.append(reward.suspicious())
+        assert (safety.scored, safety.cut) == (3, 3)
+    assert said[0] == said[1] and said[0][0].startswith("safety scored 100% of its dialogues cut")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
-from rlhf.conversation import Renderer
+from rlhf.conversation import Conversation, Renderer, with_thoughts, without_thoughts
 from rlhf.data.loading import load_preferences
 from rlhf.data.rows import Preference
 from rlhf.models.policy import load_tokenizer
 from rlhf.rewards.training import cut_off as module
-from rlhf.rewards.training.cut_off import FEWEST_WORDS, breaks_off, cut_off, cut_off_pairs
+from rlhf.rewards.training.cut_off import (
+    CUT_OFF_PAIRS,
+    FEWEST_WORDS,
+    breaks_off,
+    cut_off,
+    cut_off_figures,
+    cut_off_pairs,
+)
 from rlhf.rewards.training.pairs import Pair, render_pairs
 from rlhf.rewards.training.table import PairTable
 
@@ -57,9 +66,55 @@ def test_cut_off_makes_an_answer_that_breaks_off() -> None:
     assert cut_off("Yes.") == "Yes"
 
 
+def test_words_end_at_any_space_or_at_each_letter_where_a_script_has_none() -> None:
+    assert cut_off("one\ntwo\nthree\tfour  five\nsix.") == "one\ntwo\nthree\tfour"
+    assert cut_off("空は青い。それは光が散るからです。") == "空は青い。それは光が散"
+    assert cut_off("ท้องฟ้าเป็นสีฟ้า", 1 / 2) == "ท้องฟ้าเ"
+
+
+@pytest.mark.parametrize("text", ["** ** ** and so on", "    ... yes", "...", "! ! ! ! ! ! ! ! ! ! ! !"])
+def test_something_is_left_of_what_begins_with_marks(text: str) -> None:
+    assert cut_off(text, 1 / 4).strip() and text.startswith(cut_off(text, 1 / 4))
+
+
 def answered(number: int, chosen: str) -> Preference:
     question = [{"role": "user", "content": f"what is the river {number} ?"}]
     return Preference(str(number), question, chosen, "a goat", "better", True, False, "safety")  # type: ignore[arg-type]
+
+
+def length(conversations: Sequence[Conversation]) -> torch.Tensor:
+    """What a reward model would see of the answers, in letters."""
+    return torch.tensor([float(len(talk[-1]["content"])) for talk in map(without_thoughts, conversations)])
+
+
+def gain_of_a_cut(rows: list[Preference]) -> float | None:
+    return cut_off_figures(length, rows, length([row.conversation("chosen") for row in rows]).tolist())["cut_off_gain"]
+
+
+def test_what_is_thought_before_an_answer_is_not_cut() -> None:
+    thoughts = "They ask for the river. I know it. " * 9
+    assert gain_of_a_cut([answered(0, with_thoughts(thoughts, WHOLE))] * 2) == len(cut_off(WHOLE)) - len(WHOLE)
+    assert gain_of_a_cut([answered(0, with_thoughts(thoughts, "It is long."))] * 2) is None
+
+
+def test_answers_without_spaces_are_measured_and_cut_too(renderer: Renderer) -> None:
+    text = "空は青い。それは光が散るからです。"
+    assert gain_of_a_cut([answered(0, text)] * 2) == len(cut_off(text)) - len(text)
+    made = [pair for chunk in cut_off_pairs(table(renderer, [answered(0, text)]), 1.0, renderer, 0) for pair in chunk]
+    assert [text.startswith(pair.preference.rejected) for pair in made] == [True]
+
+
+def test_the_answers_that_are_measured_are_spread_over_all() -> None:
+    """A file of both domains has one behind the other."""
+    asked: list[str] = []
+
+    def reward(conversations: Sequence[Conversation]) -> torch.Tensor:
+        asked.extend(talk[0]["content"] for talk in conversations)
+        return torch.zeros(len(conversations))
+
+    rows = [answered(number, WHOLE) for number in range(3 * CUT_OFF_PAIRS)]
+    cut_off_figures(reward, rows, [0.0] * len(rows))
+    assert asked == [row.messages[0]["content"] for row in rows[::3]]
 
 
 WHOLE = "The river is called mora, and it is long. It ends at the sea, as every river does here."

@@ -93,6 +93,48 @@ def test_recipe_writes_checkpoint_metrics_mixture_and_accuracy(
         module.main(config)
 
 
+def test_pairs_of_cut_answers_are_made_once_and_go_on_after_a_kill(
+    tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, config_class = recipe("safety")
+    whole = "the river is called mora , and it is long . it ends at the sea , as every river does ."
+    rows = [
+        Preference(
+            str(i), [{"role": "user", "content": f"what is {i} ?"}], whole, "a goat", None, True, False, "safety"
+        )
+        for i in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row.to_dict()) + "\n" for row in rows))
+    argv = [
+        f"--output={tmp_path / 'out'}",
+        f"--policy={tiny_policy_path}",
+        f"--preferences={tmp_path / 'rows.jsonl'}",
+        f"--test_preferences={tmp_path / 'rows.jsonl'}",
+        "--training.adapter.r=2",
+        "--training.checkpoint_every=1",
+        "--training.optimizer.batch_size=4",
+    ]
+
+    def run(share: float) -> None:
+        module.main(parse_config(config_class, [*argv, f"--cut_off_share={share}"]))
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("the machine is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("rlhf.rewards.training.stage.record_accuracy", fail)
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(0.5)
+    with pytest.raises(InputError, match=r"cut_off_share: the training states .* made with 0\.5, now it is 0\.25"):
+        run(0.25)
+    run(0.5)
+    assert "mixture: 4 pairs of a chosen answer and itself cut off" in capsys.readouterr().err
+    mixture = json.loads((tmp_path / "out/mixture.json").read_text())
+    assert (mixture["pairs"], mixture["cut_off"], mixture["own"]) == (8, 4, {"rows": 8})
+    assert len(read_metrics(tmp_path / "out/metrics.jsonl")) == 3
+    assert json.loads((tmp_path / "out/accuracy.json").read_text())["cut_off_gain"] is not None
+
+
 def test_bad_input_gets_one_sentence(preferences: Path, tiny_policy_path: Path, tmp_path: Path) -> None:
     module, config_class = recipe("safety")
 
