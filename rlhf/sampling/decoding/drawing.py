@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from rlhf.sampling.protocol import SamplingParams
 
 _WORD = (1 << 64) - 1
+_CACHED = 1 << 19  # logits that a CPU's caches hold while a token is drawn from them
 
 
 def uniforms(seed: int, samples: Sequence[tuple[int, int]], length: int) -> Tensor:
@@ -47,6 +49,11 @@ def draw(logits: Tensor, uniform: Tensor, params: SamplingParams, seen: Tensor |
         params: temperature, top_k, top_p, repetition_penalty are read.
         seen: (n, V) bool, the tokens that the penalty strikes; None: none.
     """
+    rows = max(1, _CACHED // logits.shape[-1])
+    if logits.device.type == "cpu" and len(logits) > rows:
+        parts = zip(*(tensor.split(rows) for tensor in (logits, uniform)), _parts(seen, rows), strict=False)
+        drawn = [draw(some, numbers, params, struck) for some, numbers, struck in parts]
+        return Drawn(*(torch.cat(columns) for columns in zip(*drawn, strict=True)))
     own = logits.float()
     top = own.amax(-1, keepdim=True)
     penalised = None if seen is None else _penalised(own, seen, params.repetition_penalty)
@@ -63,6 +70,10 @@ def draw(logits: Tensor, uniform: Tensor, params: SamplingParams, seen: Tensor |
     chosen = centred.gather(-1, tokens)
     logprobs = chosen - centred.exp_().sum(-1, keepdim=True).log()
     return Drawn(*(column.squeeze(-1) for column in (tokens, logprobs, sampling_logprobs)))
+
+
+def _parts(seen: Tensor | None, rows: int) -> Iterable[Tensor | None]:
+    return repeat(None) if seen is None else seen.split(rows)
 
 
 def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -93,11 +104,10 @@ def _in_two_levels(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
     A running sum over the whole vocabulary would take as long as all else here.
     """
-    blocks = _in_blocks(weights, 0.0)
-    sums = blocks.sum(-1)
+    sums = _by_block(weights, torch.sum)
     block, total = _first_above(sums, uniform[:, None])
     before = (sums.cumsum(-1) - sums).gather(-1, block)
-    inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).squeeze(1)
+    inside = _of_blocks(weights, block, 0.0)
     place, _ = _first_above(inside, (uniform[:, None] * total - before) / sums.gather(-1, block))
     tokens = (block * _BLOCK + place).clamp_(max=weights.shape[-1] - 1)  # beyond only where there is no number (NaN)
     return tokens, (inside.gather(-1, place) / total).log()
@@ -162,18 +172,23 @@ def _largest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Of the weights that equal the smallest one returned, any may be missing. They lie in the blocks of the vocabulary
     with the largest maxima: outside of `count` such blocks no weight is above the smallest of those maxima.
     """
-    n = len(weights)
-    blocks = _in_blocks(weights, -torch.inf)
-    chosen = blocks.amax(-1).topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
-    inside = blocks.gather(1, chosen.unsqueeze(-1).expand(-1, -1, _BLOCK)).view(n, -1)
+    chosen = _by_block(weights, torch.amax).topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
+    inside = _of_blocks(weights, chosen, -torch.inf)
     places = inside.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values  # by token
     found, order = inside.gather(-1, places).sort(dim=-1, descending=True, stable=True)
     places = places.gather(-1, order)
     return found, chosen.gather(-1, places // _BLOCK) * _BLOCK + places % _BLOCK
 
 
-def _in_blocks(weights: Tensor, padding: float) -> Tensor:
-    """(n, V) -> (n, blocks, _BLOCK), with `padding` behind the last token."""
-    short = -weights.shape[-1] % _BLOCK
-    padded = torch.nn.functional.pad(weights, (0, short), value=padding) if short else weights
-    return padded.view(len(weights), -1, _BLOCK)
+def _by_block(weights: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
+    """(n, V) -> (n, blocks), the sum or the maximum of each; the last block may be shorter."""
+    n, size = weights.shape
+    whole = reduce(weights[:, : size - size % _BLOCK].view(n, size // _BLOCK, _BLOCK), -1)
+    return torch.cat([whole, reduce(weights[:, -(size % _BLOCK) :], -1, keepdim=True)], -1) if size % _BLOCK else whole
+
+
+def _of_blocks(weights: Tensor, blocks: Tensor, padding: float) -> Tensor:
+    """(n, V), (n, b) -> (n, b * _BLOCK), the weights of these blocks, `padding` behind the last token."""
+    places = (blocks[..., None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)).flatten(1)
+    last = weights.shape[-1] - 1
+    return weights.gather(1, places.clamp(max=last)).masked_fill(places > last, padding)

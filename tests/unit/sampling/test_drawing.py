@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,33 @@ def test_a_model_that_writes_nan_is_refused(tiny_policy_path: Path, temperature:
     params = SamplingParams(max_new_tokens=2, temperature=temperature)
     with pytest.raises(InputError, match=r"policy: .* writes what is no number \(NaN in its logits in float32"):
         sampler.sample([[{"role": "user", "content": "hello ?"}]], 2, params)
+
+
+@pytest.mark.parametrize("size", [20, 64, 65, 640, 900])
+@pytest.mark.parametrize(
+    "params",
+    [SamplingParams(temperature=0.7), SamplingParams(top_k=5), SamplingParams(temperature=0.7, top_p=0.9)],
+)
+@pytest.mark.parametrize("penalised", [False, True])
+def test_rows_that_are_drawn_apart_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, size: int, params: SamplingParams, penalised: bool
+) -> None:
+    """As many at once as a CPU's caches hold, of vocabularies that are no multiple of a block, and of none."""
+    generator = torch.Generator().manual_seed(size)
+    logits, uniform = torch.randn(11, size, generator=generator) * 3, torch.rand(11, generator=generator)
+    seen = torch.rand(11, size, generator=generator) < 0.3 if penalised else None
+    params = replace(params, repetition_penalty=1.3 if penalised else 1.0)
+    kept = logits.clone()
+    whole = draw(logits, uniform, params, seen)
+    monkeypatch.setattr(drawing, "_CACHED", 3 * size)
+    for one, other in zip(draw(logits, uniform, params, seen), whole, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(logits, kept), "what was given is left as it was"
+    if not penalised:
+        probability = torch.stack([exact(row, params) for row in logits])
+        found = probability.log().gather(1, whole.tokens[:, None]).squeeze(1)
+        torch.testing.assert_close(whole.sampling_logprobs.double(), found, atol=1e-5, rtol=1e-5)
+        cdf = probability.cumsum(1)
+        if params.top_k == 0 and params.top_p == 1:
+            before = cdf.gather(1, whole.tokens[:, None]).squeeze(1) - found.exp()
+            assert ((before <= uniform + 1e-5) & (uniform <= before + found.exp() + 1e-5)).all()
