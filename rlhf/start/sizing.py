@@ -110,13 +110,7 @@ def settings_for(model: ChatModel, machine: Machine, data: Data) -> dict[str, Se
         },
         "sft": _sft(model, sizes, data),
         "helpfulness_reward": _reward(sizes, data, "other_share", 0.5),
-        "safety_reward": {
-            "cut_off_share": (
-                0.1,
-                "of its own pairs, added with the chosen answer cut off: the safety model of a trial liked that better",
-            ),
-            **_reward(sizes, data, "other_share", 0.1),
-        },
+        "safety_reward": _reward(sizes, data, "other_share", 0.1),
         "temperature_sweep": {"sampling.max_new_tokens": (sizes.answer, "as in rejection sampling")},
         "rejection_sampling": {
             "num_samples": (8 if sizes.small else 16, "K answers per prompt; 10 to 100 in the paper"),
@@ -192,6 +186,7 @@ def _reward(sizes: Sizes, data: Data, share: str, of_other: float) -> Settings:
         mixed = (of_other, "of the other domain's pairs, as the paper mixes")
     settings: Settings = {
         share: mixed,
+        "cut_off_share": (0.1, "of its own pairs, added with the chosen answer cut off, which a model may like better"),
         "on_bad_row": ("skip", "bad rows are left out, counted and said"),
         "training.max_length": (
             min(sizes.length, CPU_LENGTH) if sizes.cpu else sizes.length,
