@@ -20,7 +20,14 @@ from rlhf.models.checkpoint.context import TooLong
 from rlhf.objectives.policy import adapted_beta
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.drawing import DrawingEngine
-from rlhf.ppo.experience import Minibatch, add_advantages, add_baselines, add_logprobs, make_minibatches
+from rlhf.ppo.experience import (
+    Minibatch,
+    add_advantages,
+    add_baselines,
+    add_logprobs,
+    held_out_rewards,
+    make_minibatches,
+)
 from rlhf.ppo.roles import Roles, WholeSampler
 from rlhf.ppo.rollout import Environment, Rollout, referee_figures, roll_out, rollout_figures, standard_error
 from rlhf.ppo.update import update
@@ -113,8 +120,7 @@ class PPO:
         rollouts = self._roll_out(prompts, sampling, 1)
         figures = rollout_figures(rollouts) | self._measure(rollouts, seed=0)[1]
         chosen = {name: figures[name] for name in HELD_OUT_FIGURES if name in figures}
-        finished = [r.reward for r in rollouts if r.finished]
-        judged = finished if finished and self.config.unfinished_score == "neutral" else [r.reward for r in rollouts]
+        judged = held_out_rewards(rollouts, self.config)
         chosen |= {"reward": fmean(judged), "reward_error": standard_error(judged)}
         chosen |= referee_figures(prompts, rollouts, self.environment)
         return {f"heldout_{name}": value for name, value in chosen.items()}, rollouts

@@ -39,7 +39,7 @@ class PPOConfig:
         missing_end_penalty: taken off the whitened score of an answer without an end token.
         unfinished_score: of an answer without an end token, before the penalty: its own, or a neutral one, the mean of
             the finished answers to its prompt (`rlhf.objectives.reward.neutral_unfinished`), where the reward models
-            cannot be trusted with what breaks off. The held-out reward is then that of the finished answers.
+            cannot be trusted with what breaks off. In the held-out reward too (`rlhf.ppo.experience.held_out_rewards`).
         evaluate_every: iterations between evaluations on the validation prompts.
         validation_size: held-out prompts of an evaluation, at most.
         patience: stop after this many evaluations in a row without a better reward; the best checkpoint is kept.

@@ -49,6 +49,24 @@ def whitened_scores(rollouts: Sequence[Rollout], config: PPOConfig) -> Tensor:
     return missing_end_penalty(whiten(rewards), finished, config.missing_end_penalty).float()
 
 
+def held_out_rewards(rollouts: Sequence[Rollout], config: PPOConfig) -> list[float]:
+    """What each held-out answer counts where they choose a checkpoint: its gated reward.
+
+    Where an unfinished answer's is neutral it counts as the finished ones do on average, less the penalty times their
+    standard deviation (that of all, where one is finished): else a policy that learnt to come to an end would have
+    gained nothing. Where none is finished, its own.
+    """
+    rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
+    finished = torch.tensor([r.finished for r in rollouts])
+    if config.unfinished_score == "neutral" and bool(finished.any()):
+        spread = rewards[finished] if int(finished.sum()) > 1 else rewards
+        penalty = config.missing_end_penalty * float(spread.std(unbiased=False))
+        neutral = neutral_unfinished(rewards, finished, torch.zeros_like(finished, dtype=torch.int64))
+        rewards = missing_end_penalty(neutral, finished, penalty)
+    judged: list[float] = rewards.tolist()
+    return judged
+
+
 def _prompt_numbers(rollouts: Sequence[Rollout]) -> Tensor:
     """(n,) int64: rollouts with the same number answer the same prompt."""
     number_of: dict[tuple[int, ...], int] = {}

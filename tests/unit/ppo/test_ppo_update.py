@@ -26,6 +26,7 @@ from rlhf.ppo.experience import (
     add_experience,
     add_logprobs,
     collate,
+    held_out_rewards,
     make_minibatches,
     whitened_scores,
 )
@@ -351,6 +352,18 @@ def test_scores_are_whitened_over_all_and_the_missing_end_costs() -> None:
     rollouts = [replace(r, reward=x, finished=x != 3) for r, x in zip(_rollouts(4), (1.0, 2.0, 3.0, 4.0), strict=True)]
     scores = whitened_scores(rollouts, replace(CONFIG, missing_end_penalty=0.5)).tolist()
     assert scores == pytest.approx([-1.341641, -0.447214, 0.447214 - 0.5, 1.341641], abs=1e-6)
+
+
+def test_held_out_a_neutral_answer_counts_as_the_finished_less_the_penalty() -> None:
+    """So a policy that comes to its end more often is better, whatever is said of what breaks off."""
+    values, ends = (0.5, 1.5, 4.0, -2.0), (True, True, False, False)
+    answers = [replace(r, reward=x, finished=end) for r, x, end in zip(_rollouts(4), values, ends, strict=True)]
+    neutral = replace(CONFIG, missing_end_penalty=0.5, unfinished_score="neutral")
+    assert held_out_rewards(answers, neutral) == pytest.approx([0.5, 1.5, 1.0 - 0.5 * 0.5, 1.0 - 0.5 * 0.5])
+    assert held_out_rewards(answers, replace(neutral, unfinished_score="own")) == list(values)
+    spread = np.std([1.5, 4.0, -2.0])
+    assert held_out_rewards(answers[1:], neutral) == pytest.approx([1.5, 1.5 - 0.5 * spread, 1.5 - 0.5 * spread])
+    assert held_out_rewards(answers[2:], neutral) == [4.0, -2.0], "none is finished"
 
 
 def test_a_neutral_score_keeps_what_an_unfinished_answer_scored_out_of_the_update() -> None:
