@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,8 +50,8 @@ def draw(logits: Tensor, uniform: Tensor, params: SamplingParams, seen: Tensor |
     """
     rows = max(1, _CACHED // logits.shape[-1])
     if logits.device.type == "cpu" and len(logits) > rows:
-        parts = zip(*(tensor.split(rows) for tensor in (logits, uniform)), _parts(seen, rows), strict=False)
-        drawn = [draw(some, numbers, params, struck) for some, numbers, struck in parts]
+        parts = [slice(start, start + rows) for start in range(0, len(logits), rows)]
+        drawn = [draw(logits[i], uniform[i], params, None if seen is None else seen[i]) for i in parts]
         return Drawn(*(torch.cat(columns) for columns in zip(*drawn, strict=True)))
     own = logits.float()
     top = own.amax(-1, keepdim=True)
@@ -70,10 +69,6 @@ def draw(logits: Tensor, uniform: Tensor, params: SamplingParams, seen: Tensor |
     chosen = centred.gather(-1, tokens)
     logprobs = chosen - centred.exp_().sum(-1, keepdim=True).log()
     return Drawn(*(column.squeeze(-1) for column in (tokens, logprobs, sampling_logprobs)))
-
-
-def _parts(seen: Tensor | None, rows: int) -> Iterable[Tensor | None]:
-    return repeat(None) if seen is None else seen.split(rows)
 
 
 def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -141,7 +136,7 @@ def _nucleus(weights: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     hold it where its smallest member is above the smallest of them, so that no equal one can lie outside.
 
     Args:
-        weights: (n, V).
+        weights: (n, V), at least 0.
         least: (n, 1).
 
     Returns:

@@ -13,6 +13,7 @@ import pytest
 
 from rlhf.evaluation.benchmarks.leaderboard import TASKS
 from rlhf.evaluation.benchmarks.truthfulqa import EXAMPLES
+from rlhf.iteration.hours import work as module
 from rlhf.iteration.hours.counts import Counts, Rows, read_any, read_rows, together
 from rlhf.iteration.hours.forecast import clock, forecast, makespan, stage_words, total_words
 from rlhf.iteration.hours.speed import Line, Speed, Work, written
@@ -20,6 +21,7 @@ from rlhf.iteration.hours.work import ASKED, LISTS, RECIPES, TRUTHFULQA, tokens_
 from rlhf.iteration.launching import Launch
 from rlhf.iteration.plan import PlannedStage, find_recipe
 from rlhf.iteration.steps import KINDS
+from rlhf.rewards.training import accuracy, cut_off
 from rlhf.synthesis.instructions import LIST_QUESTIONS
 
 SPEED = Speed(load=3.0, score=Line(0.5, 0.01), train=Line(1.0, 0.1), decode=Line(0.2, 0.05))
@@ -311,6 +313,7 @@ def test_truthfulqa_s_answers_stand_behind_its_examples(tmp_path: Path) -> None:
     asked.bold = ("people_prompt.json",)
     assert work_of(stage("x", recipe="safety_benchmarks"), asked, Counts([], {})) is None
     assert len(LIST_QUESTIONS) == LISTS
+    assert (module.ORIGIN_PAIRS, module.CUT_OFF_PAIRS) == (accuracy.ORIGIN_PAIRS, cut_off.CUT_OFF_PAIRS)
 
 
 def test_every_step_of_a_plan_has_its_work_counted() -> None:

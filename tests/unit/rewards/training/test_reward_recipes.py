@@ -32,6 +32,14 @@ def recipe(domain: str) -> tuple[ModuleType, Any]:
     return module, getattr(module, f"{domain.capitalize()}RewardConfig")
 
 
+def written(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """The options of a stage in this folder that learns from these rows alone; the first four are held out too."""
+    for name, own in (("train", rows), ("test", rows[:4])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    files = f"--preferences=[{folder / 'train.jsonl'}]", f"--test_preferences=[{folder / 'test.jsonl'}]"
+    return [f"--output={folder / 'out'}", *files, "--other_share=0"]
+
+
 @pytest.fixture
 def preferences(tmp_path: Path) -> Path:
     file = tmp_path / "preferences.jsonl"
@@ -226,14 +234,9 @@ def test_the_papers_steps_of_512_pairs_on_a_small_set_are_not_all_warm_up(
     module, config_class = recipe("helpfulness")
     question: Any = [{"role": "user", "content": "what ?"}]
     rows = [Preference(str(i), question, "mora", "goat", domain="helpfulness").to_dict() for i in range(1604)]
-    for name, own in (("train", rows), ("test", rows[:4])):
-        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     argv = [
-        f"--output={tmp_path / 'out'}",
+        *written(tmp_path, rows),
         f"--policy={tiny_policy_path}",
-        f"--preferences=[{tmp_path / 'train.jsonl'}]",
-        f"--test_preferences=[{tmp_path / 'test.jsonl'}]",
-        "--other_share=0",
         "--training.optimizer.micro_batch_size=512",
     ]
     module.main(parse_config(config_class, argv))
@@ -252,14 +255,9 @@ def test_pairs_of_cut_answers_are_trained_on_and_counted_apart(
     whole = "The river is called mora, and it is long. It ends at the sea, as every river does here."
     question: Any = [{"role": "user", "content": "what ?"}]
     rows = [Preference(str(i), question, whole, "a goat", domain="safety").to_dict() for i in range(16)]
-    for name, own in (("train", rows), ("test", rows[:4])):
-        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     argv = [
-        f"--output={tmp_path / 'out'}",
+        *written(tmp_path, rows),
         f"--policy={tiny_policy_path}",
-        f"--preferences=[{tmp_path / 'train.jsonl'}]",
-        f"--test_preferences=[{tmp_path / 'test.jsonl'}]",
-        "--other_share=0",
         "--cut_off_share=0.5",
         "--training.optimizer.batch_size=4",
     ]
