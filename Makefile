@@ -68,7 +68,8 @@ evidence-of-%:  # a further seed, judged by the first one's referee
 
 QLORA := runs/evidence-qlora
 evidence-qlora: setup  ## the QLoRA report's story on SmolLM2 or MODEL=folder: two kinds of rows, alone and both, and two merges
-	[ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2
+	$(if $(MODEL),,[ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2)
+	[ -d runs/minilm ] || $(BIN)/python examples/minilm.py runs/minilm
 	mkdir -p $(QLORA)
 	[ -f $(QLORA)/plan.yaml ] || cp recipes/configs/smollm2_135m_qlora/iterative_rlhf.yaml $(QLORA)/plan.yaml
 	$(BIN)/rlhf run $(QLORA) --inputs.policy $(CHAT)

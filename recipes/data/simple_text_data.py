@@ -49,13 +49,18 @@ from rlhf.models.checkpoint.fields import LocalOrHubModel
 from rlhf.report.pages.simple_text import build_data_page, text_tables
 from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.shards import ShardWriter, kept_samples, read_shards
 from rlhf.sampling.source import AnsweringPolicy, named
-from rlhf.stage import Stage, StageConfig, on_main_process, open_stage, peak_memory_mb
+from rlhf.stage import KeepingConfig, Stage, on_main_process, open_stage, options_of, peak_memory_mb
+from rlhf.stage.kept import Kept
 from rlhf.stage.progress import counted
+
+PASSAGES = ("articles", "toxicity_model")
+"""The inputs that decide which passages are asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimpleTextDataConfig(StageConfig):
+class SimpleTextDataConfig(KeepingConfig):
     """What is read, and what stays.
 
     Args:
@@ -110,8 +115,9 @@ def main(config: SimpleTextDataConfig) -> None:
     stage = open_stage(config, one_process=True)
 
     toxicity, embed = load_models(config)
-    with stage.work() as folder:
-        record_data(stage, build(config, folder, toxicity, embed, question_writer(config)))
+    kept = kept_questions(config, stage)
+    with stage.work(None, kept) as folder:
+        record_data(stage, build(config, folder, toxicity, embed, question_writer(config, folder / kept.name)))
 
 
 def build(
@@ -185,8 +191,21 @@ def load_models(config: SimpleTextDataConfig) -> tuple[Toxicity | None, Embed | 
     return toxicity, Embedder(config.embedding_model) if config.embedding_model else None
 
 
-def question_writer(config: SimpleTextDataConfig) -> Ask | None:
-    """The first answer of the question model to each prompt; None where none is named."""
+def kept_questions(config: SimpleTextDataConfig, stage: Stage) -> Kept:
+    """The written questions, each under the number of those asked before it: what decides them and their order."""
+    options, _ = options_of(config, stage.inputs)
+    bounds = {name: value for name, value in options.items() if name.startswith("filters.")}
+    others = {"on_bad_row": config.on_bad_row, "toxicity_labels": config.toxicity_labels} | bounds
+    params, read = config.sampling.seeded(config.seed), [name for name in stage.inputs if name in PASSAGES]
+    return kept_samples((), 1, params, stage, "question_model", inputs=read, **others)
+
+
+def question_writer(config: SimpleTextDataConfig, shards: Path) -> Ask | None:
+    """The first answer of the question model to each prompt; None where none is named.
+
+    Args:
+        shards: folder in which the answers outlive a kill.
+    """
     source = named(config.question_model)
     if config.articles is None or source is None:
         return None
@@ -195,10 +214,17 @@ def question_writer(config: SimpleTextDataConfig) -> Ask | None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = open_sampler(source, device, field="question_model")
     params = config.sampling.seeded(config.seed)
+    written = read_shards(shards)
+    writer = ShardWriter(shards, 0)
 
     def ask(prompts: Sequence[Conversation], asked: int) -> list[str]:
-        samples = sampler.sample(prompts, 1, params, keys=range(asked, asked + len(prompts)))
-        return [drawn[0].text for drawn in samples]
+        left = [key for key in range(asked, asked + len(prompts)) if key not in written]
+        if left:
+            drawn = sampler.sample([prompts[key - asked] for key in left], 1, params, keys=left)
+            for key, samples in zip(left, drawn, strict=True):
+                written[key] = samples
+                writer.write(key, samples)
+        return [written.pop(asked + i)[0].text for i in range(len(prompts))]
 
     return ask
 

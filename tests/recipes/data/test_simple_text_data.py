@@ -17,6 +17,7 @@ from rlhf.configuration import parse_config
 from rlhf.data.loading import load_conversations, load_preferences, load_prompts
 from rlhf.errors import InputError
 from rlhf.jsonl import read_rows, write_rows
+from rlhf.sampling.protocol import Sample
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes/data"))
 import simple_text_data
@@ -167,6 +168,39 @@ def test_questions_by_a_model_here_and_by_a_server(
         for _, row in read_rows(file):
             by_article.setdefault(row["id"].split(".")[0], set()).add(file.name)
     assert all(len(files) == 1 for files in by_article.values()), "an article's passages stay together"
+
+
+def test_written_questions_outlive_a_kill(
+    tmp_path: Path, question_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    class Writer:
+        """Each prompt's own question; the attempt ends where there are to be more than 25."""
+
+        def sample(self, prompts, num_samples, params, keys):
+            if len(asked) + len(prompts) > most:
+                raise KeyboardInterrupt
+            asked.extend(prompt[-1]["content"] for prompt in prompts)
+            texts = [f"Question: What is it that gives us light in place {key}?" for key in keys]
+            return [[Sample(text, (1,), -1.0, finished=True)] for text in texts]
+
+    monkeypatch.setattr(simple_text_data, "open_sampler", lambda *given, **options: Writer())
+    options = {"articles": tmp_path / "articles.jsonl", "question_model": question_model, "rows": 10}
+    most = 25
+    with pytest.raises(KeyboardInterrupt):
+        simple_text_data.main(config(tmp_path, **options))
+    assert len(asked) == 20
+    with pytest.raises(InputError, match=r"filters\.max_grade"):
+        simple_text_data.main(config(tmp_path, **options, **{"filters.max_grade": 5}))
+    most = 60
+    simple_text_data.main(config(tmp_path, **options))
+    assert len(asked) == len(set(asked)) == 60, "none is asked about twice"
+    asked.clear()
+    simple_text_data.main(config(tmp_path, **options, output=tmp_path / "unbroken"))
+    for file in (tmp_path / "unbroken").glob("*.jsonl"):
+        assert file.read_bytes() == (tmp_path / "data" / file.name).read_bytes()
+    assert not (tmp_path / "data" / "samples").exists()
 
 
 def test_dolly_s_rows_and_lines_of_wikitext(tmp_path: Path, question_model: Path, chat_server) -> None:

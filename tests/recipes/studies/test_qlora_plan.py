@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -81,7 +82,23 @@ def test_make_runs_this_plan() -> None:
     assert target is not None
     assert "cp recipes/configs/smollm2_135m_qlora/iterative_rlhf.yaml $(QLORA)/plan.yaml" in target[1]
     assert "rlhf run $(QLORA) --inputs.policy $(CHAT)" in target[1]
+    assert "examples/minilm.py runs/minilm" in target[1]
+    text = yaml.safe_load((CONFIGS / "evaluate_text.yaml").read_text())
+    plan_inputs = yaml.safe_load((CONFIGS / "iterative_rlhf.yaml").read_text())["inputs"]
+    assert text["bert_model"] == plan_inputs["encoder"] == "runs/minilm"
     assert yaml.safe_load((CONFIGS / "iterative_rlhf.yaml").read_text())["run"] == "runs/evidence-qlora"
+
+
+def test_an_encoder_with_other_weights_than_the_published_ones_is_refused(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("minilm", ROOT / "examples" / "minilm.py")
+    assert spec is not None and spec.loader is not None
+    minilm = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(minilm)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(SystemExit, match="its weights have the sum"):
+        minilm.copy_checked(tmp_path / "model", tmp_path / "encoder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
 @pytest.mark.long
