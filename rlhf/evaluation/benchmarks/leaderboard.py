@@ -90,7 +90,8 @@ def write_local_task(task: str, source: Path, folder: Path) -> list[str]:
         task: a key of TASKS.
         source: ARC: JSONL as published, or as on the hub. HellaSwag: JSONL. TruthfulQA: `mc_task.json`, or JSONL as on
             the hub. MMLU: a folder of `<subject>_dev.csv` (the examples) and `<subject>_test.csv`, with a header or
-            without, answers A to D or 0 to 3; or of the former alone, which are then the questions too (`local_shots`).
+            without, answers A to D or 0 to 3; or of the former alone, which are then the questions too: each once,
+            behind the others of its subject, four where none of the five stands there twice.
 
     Raises:
         InputError: file and line that is not of that form; a file that is missing.
@@ -104,7 +105,7 @@ def write_local_task(task: str, source: Path, folder: Path) -> list[str]:
     name = TASKS[task].name
     split = "validation" if task == "truthfulqa" else "test"
     splits = {"training_split": None, "validation_split": None, "test_split": None, f"{split}_split": split}
-    _write_task(folder, f"{TASKS[task].folder}/{name}.yaml", f"local_{name}", {split: file}, splits)
+    _write_task(folder, f"{TASKS[task].folder}/{name}.yaml", f"local_{name}", {split: file}, TASKS[task].shots, splits)
     return [f"local_{name}"]
 
 
@@ -148,24 +149,23 @@ def _write_mmlu(source: Path, folder: Path) -> list[str]:
         files = {}
         for split, of in (("dev", "dev"), ("test", questions)):
             files[split] = folder / f"mmlu_{subject}_{split}.jsonl"
-            write_rows(files[split], _mmlu_rows(source / f"{subject}_{of}.csv"))
+            rows = _mmlu_rows(source / f"{subject}_{of}.csv")
+            if questions == "dev":
+                rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
+            write_rows(files[split], rows)
         base, name = f"{TASKS['mmlu'].folder}/mmlu_{subject}.yaml", f"local_mmlu_{subject}"
         if not (_harness_tasks() / base).is_file():
             raise InputError(f"mmlu: {source} has the subject {subject}, which MMLU has not; take its files away")
-        splits = {"fewshot_split": "test"} if questions == "dev" else {}  # the harness leaves out the question itself
-        _write_task(folder, base, name, files, splits)
+        splits, shots = {}, TASKS["mmlu"].shots
+        if questions == "dev":  # the harness leaves out the question itself
+            splits, shots = {"fewshot_split": "test"}, min(shots, len(rows)) - 1
+        _write_task(folder, base, name, files, shots, splits)
         names.append(name)
     return names
 
 
 def _has_examples_alone(source: Path) -> bool:
     return not any(source.glob("*_test.csv")) and any(source.glob("*_dev.csv"))
-
-
-def local_shots(task: str, source: Path | None) -> int:
-    """Examples before a question: those of TASKS; where MMLU's examples are its questions, one less, the other four."""
-    examples_alone = task == "mmlu" and source is not None and _has_examples_alone(source)
-    return TASKS[task].shots - examples_alone
 
 
 def _mmlu_rows(file: Path) -> list[dict[str, Any]]:
@@ -191,7 +191,9 @@ def _harness_tasks() -> Path:
     return Path(spec.origin).parent / "tasks"
 
 
-def _write_task(folder: Path, base: str, name: str, files: Mapping[str, Path], splits: Mapping[str, Any]) -> None:
+def _write_task(
+    folder: Path, base: str, name: str, files: Mapping[str, Path], shots: int, splits: Mapping[str, Any]
+) -> None:
     import yaml
 
     content = {
@@ -199,6 +201,7 @@ def _write_task(folder: Path, base: str, name: str, files: Mapping[str, Path], s
         "task": name,
         "dataset_path": "json",
         "dataset_name": None,
+        "num_fewshot": shots,
         "dataset_kwargs": {"data_files": {split: str(file.resolve()) for split, file in files.items()}},
         **splits,
     }
@@ -211,7 +214,6 @@ def run_task(
     task: str,
     *,
     local: Sequence[str] = (),
-    shots: int | None = None,
     tasks_folder: Path | None = None,
     limit: int | None = None,
     rows: int = 8,
@@ -222,24 +224,24 @@ def run_task(
         model: causal LM on its device, also with an adapter or in 4 bit. No chat template is put on.
         task: a key of TASKS.
         local: names from `write_local_task`; none: the hub's data.
-        shots: examples before a question; None: those of TASKS.
         tasks_folder: where those were written.
         limit: the first questions only, this many (of each subject); None: all.
-        rows: sequences at once.
+        rows: choices at once.
 
     Raises:
         InputError: the hub cannot be reached.
     """
     from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+
+    from rlhf.evaluation.benchmarks.choices import harness_model
 
     manager = TaskManager(include_path=str(tasks_folder), include_defaults=False) if local else TaskManager()
     try:
         results = simple_evaluate(
-            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=rows),
+            harness_model(model, tokenizer, rows),
             tasks=list(local) or [TASKS[task].name],
-            num_fewshot=TASKS[task].shots if shots is None else shots,
+            num_fewshot=None if local else TASKS[task].shots,  # a local task's own
             task_manager=manager,
             limit=limit,
             bootstrap_iters=2,  # the standard error of a mean is a formula; 0 would leave it out
