@@ -1,15 +1,18 @@
-"""Best-of-16 sampling: answers a second of ours, of transformers' `generate(num_return_sequences=16)` and of its
-continuous batching (`generate_batch`).
+"""Best-of-16 sampling: answers a second of ours, of transformers' `generate(num_return_sequences=16)`, of its
+continuous batching (`generate_batch`), and of vllm, compiled and not.
 
     OMP_NUM_THREADS=1 python benchmarks/sampling.py [--prompts 128]  # the SFT model of `make demo-hh`
     OMP_NUM_THREADS=1 python benchmarks/sampling.py --model SmolLM2 --temperature 0.7 --top-p 0.9
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py --model SmolLM2 --peers vllm vllm_eager  # after `make vllm`
     OMP_NUM_THREADS=1 python benchmarks/sampling.py --drawing  # only the draw of one token from the logits
 
 Same model, same prompts, natural stops, temperature 1 or the one asked for; each peer at its best batch size, which is
 searched on a quarter of the prompts (the faster one then gets all of them), ours at the one it chooses by itself. The
 prompts are HH dialogues of 80 tokens and more that leave the model room to answer. On a CPU each side is two processes
 of one thread, which share the prompts, and the clock is each process's CPU time: the seconds of an idle core, so that
-other programs don't blur it. On a GPU each side is one process, and the clock is the wall's; both compute in bfloat16.
+other programs don't blur it. Of vllm one server of one thread has all prompts, started as `--policy.engine vllm` starts
+it; all its processes' time counts, and two cores are taken to have twice its speed. On a GPU each side is one process,
+and the clock is the wall's; both compute in bfloat16.
 
 Printed beside the speeds: whether both draw from the same distribution. Token frequencies by a chi-squared statistic
 whose null distribution comes from exchanging answers to the same prompt (tokens of one answer are not independent);
@@ -29,6 +32,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import psutil
 import torch
 from peak import DEVICE, GPU, Arithmetic, clock, matmul_peak, parse, peak_share, run
 from torch import Tensor
@@ -42,10 +46,13 @@ from rlhf.models.checkpoint.folder import require_checkpoint
 from rlhf.models.policy import load_policy, load_tokenizer
 from rlhf.sampling.decoding import drawing
 from rlhf.sampling.in_process import InProcessSampler
+from rlhf.sampling.opening import open_sampler
 from rlhf.sampling.protocol import SamplingParams
+from rlhf.sampling.source import EngineConfig, PolicySource
 from rlhf.training.accelerator import frozen_dtype
 
 K, SHORTEST, PROCESSES = 16, 80, 2
+ENGINES: dict[str, dict[str, Any]] = {"vllm": {"enforce_eager": False}, "vllm_eager": {"enforce_eager": True}}
 Answers = list[list[tuple[int, ...]]]  # K a prompt, in the prompts' order
 
 
@@ -143,6 +150,31 @@ def timed(draw: Callable[[list[Conversation], Any], Answers], prompts: list[Conv
     return Speed(sum(s.answers for s in found), sum(s.tokens for s in found), sum(s.seconds for s in found))
 
 
+def timed_engine(
+    checkpoint: Path, prompts: list[Conversation], params: SamplingParams, rows: int, options: dict[str, Any]
+) -> Speed:
+    """vllm's, of two cores; its start, and what it compiles then, do not count."""
+    source = PolicySource(checkpoint=checkpoint, rows=rows, engine=EngineConfig(options=options))
+    sampler = open_sampler(source, torch.device(DEVICE), field="policy")
+
+    def spent() -> float:
+        if GPU:
+            return time.perf_counter()
+        clocks = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+        return sum(times.user + times.system for times in clocks)
+
+    try:
+        list(sampler.sample(prompts, 1, params))  # it starts, with room for the longest
+        started = spent()
+        drawn = sampler.sample(prompts, K, params)
+        seconds = spent() - started
+    finally:
+        sampler.close()
+    answers = sum(map(len, drawn))
+    tokens = sum(len(sample.token_ids) for samples in drawn for sample in samples)
+    return Speed((1 if GPU else PROCESSES) * answers / seconds, tokens, seconds)
+
+
 @torch.inference_mode()
 def logprobs(model: PreTrainedModel, prompts: list[list[int]], answers: Answers) -> Tensor:
     """Each answer's log-probability (prompts, K) by a plain forward pass over prompt and answer."""
@@ -203,7 +235,8 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--peers", nargs="+", choices=("generate", "continuous"), default=["generate", "continuous"])
+    every = ("generate", "continuous", *ENGINES)
+    parser.add_argument("--peers", nargs="+", choices=every, default=["generate", "continuous"])
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 128, 256], help="of a peer at once, to be tried")
     arguments = parse(parser, {"prompts": 5, "new_tokens": 16, "peers": ["generate"], "rows": [64]})
     if arguments.drawing:
@@ -242,15 +275,19 @@ def main() -> None:
     prefilled, drawn = sum(map(len, rendered)), before.tokens
     share = peak_share(Arithmetic.of(checkpoint).forward(prefilled + drawn, drawn), before.seconds, matmul)
     few = sorted({arguments.rows[0], arguments.rows[-1]})
-    peers = {"generate": (sides.generate, arguments.rows), "continuous": (sides.continuous, few)}
+
+    def speed(side: str, asked: list[Conversation], size: int) -> float:
+        if side in ENGINES:
+            return timed_engine(checkpoint, asked, params, size, ENGINES[side]).answers
+        return timed({"generate": sides.generate, "continuous": sides.continuous}[side], asked, size).answers
+
     tried: dict[tuple[str, int], float] = {}
     for side in arguments.peers:
-        draw, sizes = peers[side]
-        for size in sizes:
-            tried[side, size] = timed(draw, some, size).answers
+        for size in arguments.rows if side == "generate" else few:
+            tried[side, size] = speed(side, some, size)
             print(f"{side}: {tried[side, size]:.2f} answers/s at {size} rows, a quarter of the prompts", flush=True)
     side, size = max(tried, key=lambda pair: tried[pair])
-    peer = timed(peers[side][0], prompts, size).answers
+    peer = speed(side, prompts, size)
     print(f"{side}: {peer:.2f} answers/s at {size} rows", flush=True)
     after = timed(sides.ours, prompts, None).answers
     print(f"ours: {after:.2f} answers/s after the peers ran", flush=True)

@@ -1,8 +1,8 @@
 """A model's matrices, laid out once as the CPU's matrix product reads them.
 
 Decoding multiplies a few rows with every weight of the model, token after token, and each product of torch's would
-bring its weights into that layout anew. Here that is done once for all tokens of a call, and a LoRA adapter is two
-products in the base's type and nothing else. Same numbers, up to rounding.
+bring its weights into that layout anew, those in 4 bit after they have been dequantised. Here that is done once for all
+tokens of a call, and a LoRA adapter is two products in the base's type and nothing else. Same numbers, up to rounding.
 """
 
 from __future__ import annotations
@@ -53,16 +53,29 @@ def _set_forward(module: nn.Module, forward: Callable[..., Tensor], changed: lis
 
 
 def _packed(layer: nn.Linear, dtype: torch.dtype, rows: int) -> Callable[[Tensor], Tensor]:
-    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
+    weight = torch.ops.mkldnn._reorder_linear_weight(_whole(layer).to(dtype), rows)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+    cast = torch.is_autocast_enabled("cpu")
 
     def forward(states: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return linear(states, layer.weight, layer.bias)
+        if torch.is_grad_enabled() or not (cast or states.dtype == dtype):
+            result: Tensor = type(layer).forward(layer, states)
+            return result
         product: Tensor = torch.ops.mkldnn._linear_pointwise(states.to(dtype), weight, bias, "none", [], "")
         return product
 
     return forward
+
+
+def _whole(layer: Any) -> Tensor:
+    """The matrix that the layer multiplies by, (out, in)."""
+    if type(layer) is nn.Linear:
+        return layer.weight.detach()
+
+    from bitsandbytes.functional import dequantize_4bit
+
+    found: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return found
 
 
 def _with_adapter(layer: Any, dtype: torch.dtype) -> Callable[..., Tensor]:
@@ -71,9 +84,11 @@ def _with_adapter(layer: Any, dtype: torch.dtype) -> Callable[..., Tensor]:
     (name,) = names
     down = layer.lora_A[name].weight.detach().to(dtype)
     up = (layer.lora_B[name].weight.detach() * layer.scaling[name]).to(dtype).t()
+    cast = torch.is_autocast_enabled("cpu")
 
     def forward(states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         off = layer.disable_adapters or layer.merged or layer.active_adapters != names
+        off = off or not (cast or states.dtype == dtype)
         if args or kwargs or off or torch.is_grad_enabled():
             result: Tensor = type(layer).forward(layer, states, *args, **kwargs)
             return result
@@ -90,21 +105,36 @@ def _layers(model: PreTrainedModel) -> list[tuple[nn.Linear, torch.dtype]]:
     if model.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not torch.is_inference_mode_enabled():
         return []
     cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-    known = (torch.float32, torch.bfloat16)
+    modules: list[Any] = list(model.modules())
     layers = [
-        (module, cast or module.weight.dtype)
-        for module in model.modules()
-        if type(module) is nn.Linear and module.weight.numel() >= SMALLEST and module.weight.dtype in known
-        if "forward" not in vars(module) and module.weight.device.type == "cpu"
+        (module, dtype)
+        for module in modules
+        if "forward" not in vars(module) and (dtype := _multiplies_in(module, cast)) is not None
+        if module.in_features * module.out_features >= SMALLEST and module.weight.device.type == "cpu"
     ]
-    size = sum(layer.weight.numel() * dtype.itemsize for layer, dtype in layers)
+    size = sum(layer.in_features * layer.out_features * dtype.itemsize for layer, dtype in layers)
     return layers if size <= SHARE * psutil.virtual_memory().available / processes_here() else []
+
+
+def _multiplies_in(module: Any, cast: torch.dtype | None) -> torch.dtype | None:
+    """A linear layer's type; None: it is no plain one, or in 4 bit and gives another type than it computes in."""
+    if type(module) is nn.Linear:
+        dtype = cast or module.weight.dtype
+        return dtype if module.weight.dtype in (torch.float32, torch.bfloat16) else None
+    bitsandbytes = sys.modules.get("bitsandbytes")
+    if bitsandbytes is None or type(module) is not bitsandbytes.nn.Linear4bit:
+        return None
+    in_order = module.weight.quant_state is not None and not getattr(
+        module.weight.quant_state, "packing_format_for_cpu", False
+    )
+    return torch.float32 if in_order and cast is None and module.compute_dtype == torch.float32 else None
 
 
 def _adapted_layers(model: PreTrainedModel, packed: dict[nn.Linear, torch.dtype]) -> list[tuple[Any, torch.dtype]]:
     """peft's layers over packed ones, each with one plain LoRA adapter at work."""
     lora = sys.modules.get("peft.tuners.lora")
-    found: list[Any] = [] if lora is None else [layer for layer in model.modules() if type(layer) is lora.Linear]
+    kinds = () if lora is None else (lora.Linear, getattr(lora, "Linear4bit", None))
+    found: list[Any] = [layer for layer in model.modules() if type(layer) in kinds]
     return [
         (layer, packed[layer.base_layer])
         for layer in found

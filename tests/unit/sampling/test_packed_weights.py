@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -34,11 +34,16 @@ def packed(model: PreTrainedModel) -> list[nn.Linear]:
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-@pytest.mark.parametrize(("dtype", "autocast"), [("float32", False), ("bfloat16", False), ("float32", True)])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "quantization"),
+    [("float32", False, None), ("bfloat16", False, None), ("float32", True, None), ("float32", False, "nf4")],
+)
 def test_logits_are_those_of_the_weights_as_they_are(
-    tiny_policy_path: Path, dtype: str, autocast: bool, adapter: bool
+    tiny_policy_path: Path, dtype: str, autocast: bool, quantization: Literal["nf4"] | None, adapter: bool
 ) -> None:
-    model: Any = load_policy(tiny_policy_path, dtype=dtype)
+    if quantization:
+        pytest.importorskip("bitsandbytes")
+    model: Any = load_policy(tiny_policy_path, dtype=dtype, quantization=quantization)
     if adapter:
         inject_adapter(model, lora_config(AdapterConfig(r=4, alpha=8), "CAUSAL_LM", model))
         for name, weight in model.named_parameters():
@@ -55,6 +60,7 @@ def test_logits_are_those_of_the_weights_as_they_are(
         plain = logits()
         with packed_weights(model, 8):
             layers = packed(model)
+            assert (quantization is not None) == any(hasattr(layer.weight, "quant_state") for layer in layers)
             assert adapter == any("forward" in vars(module) for module in model.modules() if hasattr(module, "lora_A"))
             found = logits()
     assert layers and not packed(model)
