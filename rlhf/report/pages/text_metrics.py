@@ -32,7 +32,7 @@ def text_tables(figures: Figures) -> list[tuple[str, Table]]:
     tables = []
     for source, models in figures.items():
         names = [name for name in COLUMNS if any(name in row for row in models.values())]
-        heads = [("", ""), *((COLUMNS[name][0], COLUMNS[name][1]) for name in names)]
+        heads = [("Model", ""), *((COLUMNS[name][0], COLUMNS[name][1]) for name in names)]
         rows = [
             [Cell(model), *(_cell(row.get(name), COLUMNS[name][2]) for name in names)] for model, row in models.items()
         ]

@@ -72,6 +72,12 @@ WORDS = (
     ),
 )
 """Figure of a version, and what the word means that the headline has for it."""
+SECTIONS = {
+    "rewards": {"helpfulness_reward", "safety_reward"},
+    "sampling": {"rejection_sampling", "temperature_sweep"},
+    "ppo": {"ppo"},
+}
+"""Section of the page -> the recipes that it is of; the others are of evaluate."""
 
 
 def build(*paths: Path, panels: Sequence[str] = ()) -> Path:
@@ -114,6 +120,11 @@ def _figures_of_another_shape(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def _awaited(section: str, planned: frozenset[str]) -> bool:
+    """Whether a section with nothing in it says so: where its stages are planned, or no plan is known."""
+    return not planned or bool(planned & SECTIONS.get(section, {"evaluate"}))
+
+
 def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
     """The page as text; `own` are panels of the user's."""
     names = [v["name"] for v in files.versions]
@@ -135,7 +146,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         suspicious=[(stage.name, stage.suspicious) for stage in files.stages if stage.suspicious],
         trainings=[(stage.stage, training_panels(stage), shown_spikes(stage)) for stage in files.trainings],
         whole_run=files.whole_run,
-        has={name: files.whole_run or bool(part) for name, part in there.items()},
+        has={name: bool(part) or (files.whole_run and _awaited(name, files.recipes)) for name, part in there.items()},
         headline=headline(files.versions)
         if len(names) > 1 or (files.whole_run and (names or not measured))
         else stages_headline(files),

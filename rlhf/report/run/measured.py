@@ -26,12 +26,12 @@ def measured_tables(measured: Measured) -> list[tuple[str, Table]]:
         found.append(("The same by source, refusal detector", source_table(measured.safety)))
     if measured.instructions:
         found.append(("Instructions that a rule can check", instruction_table(measured.instructions)))
-    board = [("", _board(measured.leaderboard))] if measured.leaderboard else []
-    if measured.texts:
-        title = "Knowledge kept, and answers against references" if board else "Answers against references"
-        found.append((title, side_by_side([*board, *_text_tables(measured.texts)])))
-    elif board:
-        found.append(("Knowledge kept", board[0][1]))
+    if measured.leaderboard:
+        found.append(("Knowledge kept", _board(measured.leaderboard)))
+    found += [(f"Answers against references: {source}", table) for source, table in _text_tables(measured.texts)]
+    found += [
+        (f"Merges of an adapter: {stage}", merge_table(merge["heldout"])) for stage, merge in measured.merges.items()
+    ]
     return [*found, *(_benchmark_tables(measured.benchmarks))]
 
 
@@ -82,19 +82,16 @@ def source_table(evaluations: Sequence[Row]) -> Table:
     return Table(heads, rows)
 
 
-def side_by_side(tables: Sequence[tuple[str, Table]]) -> Table:
-    """(what it is of, table) of the same policies as one; what one of them does not have is a dash.
-
-    What a table is of stands behind the heads of its columns, where it is not empty.
-    """
-    names = dict.fromkeys(row[0].text for _, table in tables for row in table.rows)
-    heads = [(f"{head}, {of}" if of else head, meaning) for of, table in tables for head, meaning in table.heads[1:]]
-    rows = [[Cell(name)] for name in names]
-    for _, table in tables:
-        there = {cells[0].text: cells[1:] for cells in table.rows}
-        for row in rows:
-            row += there.get(row[0].text, [Cell("–")] * (len(table.heads) - 1))
-    return Table([("Model", ""), *heads], rows)
+def merge_table(heldout: Row) -> Table:
+    """A row a model: what was trained, its base, and each merge, on the same held-out answers."""
+    heads = [
+        ("Model", "trained is the adapter over its base, as it was trained"),
+        ("Loss", "nats per token of the held-out answers"),
+        ("KL", "from what was trained, nats per token; the least is the closest"),
+    ]
+    names = [name for name in ("trained", "base", "careful", "simple") if name in heldout]
+    rows = [[Cell(name), *(Cell(number(heldout[name][figure], 4)) for figure in ("loss", "kl"))] for name in names]
+    return Table(heads, rows)
 
 
 def _text_tables(texts: Mapping[str, Mapping[str, Row]]) -> list[tuple[str, Table]]:

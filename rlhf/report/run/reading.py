@@ -87,6 +87,7 @@ class Measured:
         texts: set of answers -> name of a policy, or reference -> figure -> its distribution.
         benchmarks: stage -> its safety_benchmarks.json.
         rewards: stage -> its reward_evaluation.json.
+        merges: stage -> its merge.json, of one that was measured on held-out answers.
     """
 
     safety: list[Row] = field(default_factory=list)
@@ -95,6 +96,7 @@ class Measured:
     texts: dict[str, dict[str, Row]] = field(default_factory=dict)
     benchmarks: dict[str, Row] = field(default_factory=dict)
     rewards: dict[str, Any] = field(default_factory=dict)
+    merges: dict[str, Row] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class RunFiles:
         batches: of preferences, in the order of the versions.
         measured: by other recipes than evaluate.
         config: text of config.yaml; `settings` its content.
+        recipes: of the stages that were planned.
     """
 
     path: Path
@@ -135,6 +138,7 @@ class RunFiles:
     stages: list[Stage] = field(default_factory=list)
     config: str | None = None
     settings: Row = field(default_factory=dict)
+    recipes: frozenset[str] = frozenset()
 
 
 def read_run(*paths: Path) -> RunFiles:
@@ -200,6 +204,7 @@ def read_run(*paths: Path) -> RunFiles:
         stages=_stages(folders, planned),
         config=config,
         settings=_yaml(config),
+        recipes=frozenset(stage.recipe for stage in planned),
     )
     if not (files.versions or files.reward_models or files.stages or files.selections):
         raise InputError(
@@ -297,6 +302,7 @@ def _measured(folders: Folders, order: Sequence[str], planned: Sequence[PlannedS
         texts={source: {name: rows[name] for name in sorted(rows, key=place)} for source, rows in texts.items()},
         benchmarks=by_stage("safety_benchmarks.json"),
         rewards=by_stage("reward_evaluation.json"),
+        merges={stage: found for stage, found in by_stage("merge.json").items() if "heldout" in found},
     )
 
 

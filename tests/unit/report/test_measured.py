@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,8 @@ def figures(mean: float) -> dict[str, Any]:
     return {"rouge1": {"n": 2, "mean": mean, "ci": [mean - 0.1, mean + 0.1], "quantiles": None}}
 
 
-def test_answers_against_references_stand_beside_what_was_kept(run: Path) -> None:
-    """One table of all policies; the references come last, and have no knowledge."""
+def test_answers_against_references_have_a_table_for_each_set_of_them(run: Path) -> None:
+    """Of all policies; the references come last."""
     for number, (name, folder) in enumerate(NAMES.items()):
         place = run / f"{folder}{'' if folder.endswith('/') else '_'}text_evaluation" / "text_metrics.json"
         place.parent.mkdir(parents=True)
@@ -124,20 +125,39 @@ def test_answers_against_references_stand_beside_what_was_kept(run: Path) -> Non
         row = {name: figures(0.5 + number / 10) | ease, "reference": ease}
         place.write_text(json.dumps({"dolly": row, "wiki": row}))
     tables = dict(measured_tables(read_run(run).measured))
-    assert "Knowledge kept" not in tables
-    table = tables["Knowledge kept, and answers against references"]
-    assert [head for head, _ in table.heads] == [
-        *("Model", "Average", "ARC", "ROUGE-1, dolly", "Reading ease, dolly", "ROUGE-1, wiki", "Reading ease, wiki")
+    assert "Knowledge kept" in tables
+    for source in ("dolly", "wiki"):
+        table = tables[f"Answers against references: {source}"]
+        assert [head for head, _ in table.heads] == ["Model", "ROUGE-1", "Reading ease"]
+        assert [row.split(" | ")[0].removeprefix("| ") for row in rows(table)] == [
+            *("start", "V1", "V2 + PPO", "V1 (random)", "reference")
+        ]
+        assert rows(table)[0] == "| start | 0.500 (0.400 to 0.600) | 60.0 |"
+        assert rows(table)[-1] == "| reference | – | 60.0 |"
+
+
+def test_merges_stand_beside_what_was_trained(run: Path) -> None:
+    losses = {name: {"loss": 2.5 + number, "kl": number / 100} for number, name in enumerate(("base", "simple"))}
+    heldout = {"rows": 2, "tokens": 9, "trained": {"loss": 2.25, "kl": 0.0}, **losses, "closest": "simple"}
+    for stage, report in (("v1/careful", {"layers": [], "heldout": heldout}), ("v1/simple", {"layers": []})):
+        (run / stage).mkdir(parents=True)
+        (run / stage / "merge.json").write_text(json.dumps(report))
+    tables = dict(measured_tables(read_run(run).measured))
+    assert [title for title in tables if title.startswith("Merges")] == ["Merges of an adapter: v1/careful"]
+    assert rows(tables["Merges of an adapter: v1/careful"]) == [
+        "| trained | 2.2500 | 0.0000 |",
+        "| base | 2.5000 | 0.0000 |",
+        "| simple | 3.5000 | 0.0100 |",
     ]
-    assert [row.split(" | ")[0].removeprefix("| ") for row in rows(table)] == [
-        *("start", "V1", "V2 + PPO", "V1 (random)", "reference")
-    ]
-    answers = "0.500 (0.400 to 0.600) | 60.0"
-    assert rows(table)[0] == f"| start | 30.00 (± 1.96) | 30.00 (± 1.96) | {answers} | {answers} |"
-    assert rows(table)[-1] == "| reference | – | – | – | 60.0 | – | 60.0 |"
-    for file in run.rglob("leaderboard.json"):
-        file.unlink()
-    assert "Answers against references" in dict(measured_tables(read_run(run).measured))
+
+
+def test_a_section_whose_stages_nobody_planned_is_left_out(run: Path) -> None:
+    files = replace(read_run(run), reward_models=[], ppo=[], selections=[], sweeps=[])
+    everything = render(replace(files, recipes=frozenset()))
+    planned = render(replace(files, recipes=frozenset({"evaluate", "ppo"})))
+    for section, kept in (("ppo", True), ("rewards", False), ("sampling", False)):
+        assert f'<section id="{section}">' in everything, "no plan is known"
+        assert (f'<section id="{section}">' in planned) == kept
 
 
 def test_policies_that_nothing_evaluated_stand_in_the_order_of_the_plan(tmp_path: Path) -> None:
