@@ -251,14 +251,15 @@ def advice(versions: Sequence[VersionFigures]) -> str:
 
 
 def stages_headline(files: RunFiles) -> str:
-    """What stages made by hand took, and whether all is well with them."""
+    """What stages took, those of a run often side by side, and whether all is well with them."""
     stages, spikes = files.stages, sum(len(training.spikes) for training in files.trainings)
     seconds = sum(stage.seconds or 0.0 for stage in stages)
     doubts = sum(len(stage.suspicious) for stage in stages)
     count = "One stage" if len(stages) == 1 else f"{len(stages)} stages"
     doubted = "one thing looks" if doubts == 1 else f"{doubts} things look" if doubts else "nothing looks"
     stand = "a step of training stands" if spikes == 1 else f"{spikes} steps of training stand"
-    return f"{count}, {clock(seconds)} in all; {doubted} wrong" + (f"; {stand} out." if spikes else ".")
+    taken = f"{clock(seconds)} {'of work' if files.seconds else 'in all'}"
+    return f"{count}, {taken}; {doubted} wrong" + (f"; {stand} out." if spikes else ".")
 
 
 def _moved(before: float, after: float, ci: list[float] | None, other: list[float] | None) -> str:
