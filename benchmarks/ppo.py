@@ -187,9 +187,10 @@ def main() -> None:
             means[side] = sum(found["seconds"][1:]) / len(found["seconds"][1:])
             drawn = found.get("drawn", [0, *drawn])[1:]  # ours alone says
             beyond = found["peak"] - found["before"]
+            counted = "answers that ended" if side == "ours" else "end tokens"  # trl writes on behind the first
             print(
                 f"{side}: {means[side]:.2f} s an iteration, peak {found['peak']:.0f} MB, {beyond:.0f} MB of it beyond "
-                f"the imports; answers that ended in each iteration: {found['ended']}"
+                f"the imports; {counted} in each iteration: {found['ended']}"
             )
     result = {"ours": round(means["ours"], 2), "peer": round(means["peer"], 2), "unit": "s an iteration"}
     tokens, lora = sum(map(len, asked)) + sum(drawn), arguments.roles == "shared"

@@ -3,7 +3,7 @@
     python benchmarks/peers/trl_ppo.py FOLDER
 
 Reads FOLDER/settings.json; writes FOLDER/peer.json: seconds of each iteration (of processor time, on a GPU the wall's),
-how many answers ended, peak memory before and in all (MB).
+how many end tokens were written (trl writes on behind the first), peak memory before and in all (MB).
 """
 
 from __future__ import annotations
