@@ -7,11 +7,10 @@ token of it. Of ARC, whose choices stand behind 25 examples, that is about four 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from torch import nn
 
 from rlhf.errors import InputError
 from rlhf.models.batching import pad_rows
@@ -32,9 +31,13 @@ def harness_model(model: Any, tokenizer: Any, rows: int) -> HFLM:
     Args:
         rows: choices that are scored at once.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kind = _SharedContexts if enable_packing(inner) else HFLM
+    kind = _SharedContexts if enable_packing(_without_wrapper(model)) else HFLM
     return kind(pretrained=model, tokenizer=tokenizer, batch_size=rows)
+
+
+def _without_wrapper(model: Any) -> Any:
+    """The causal LM itself, its adapter's layers in it."""
+    return getattr(model, "get_base_model", lambda: model)()
 
 
 class _SharedContexts(HFLM):  # type: ignore[misc]
@@ -79,8 +82,7 @@ class _SharedContexts(HFLM):  # type: ignore[misc]
         numbers = {context: number for number, context in enumerate(dict.fromkeys(tuple(r[1]) for r in requests))}
         groups = torch.tensor([numbers[tuple(context)] for _, context, _ in requests])
         packed = pack_rows(ids, mask, groups, read).to(self.device)
-        inner: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        with alone_in_last_layer(cast("nn.Module", inner.base_model), packed.alone):
+        with alone_in_last_layer(_without_wrapper(self.model).base_model, packed.alone):
             logits = self.model(**packed.inputs(), logits_to_keep=packed.read).logits[0]
         asked = torch.tensor([token for _, _, choice in requests for token in choice], device=logits.device)
         logprobs = token_logprobs(logits, asked).split(sizes)
