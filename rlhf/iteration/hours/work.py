@@ -192,9 +192,8 @@ def _evaluate_rewards(read: Reading) -> Work:
     return Work(loads=rewards) + scored(test.number, read.pair_tokens(test, None), 4) * rewards
 
 
-ASKED = {"arc": (25, 4), "hellaswag": (10, 4), "mmlu": (5, 1), "truthfulqa": (0, 8)}
-"""Task of the leaderboard -> examples before a question, and endings that are scored apart: each anew behind them."""
-
+ASKED = {"arc": (25, 0.5), "hellaswag": (10, 0.4), "mmlu": (5, 1.0), "truthfulqa": (0, 0.0)}
+"""Task of the leaderboard -> examples before a question, and the share of a row's characters that an example has."""
 
 TRUTHFULQA = (8, 685)
 """Means of its file: answers of a question, and characters of one with the six examples and the question before it."""
@@ -203,15 +202,16 @@ LISTS = 3
 
 
 def _leaderboard(read: Reading) -> Work:
+    """A question's context counts once, with all its choices: `rlhf.evaluation.benchmarks.choices`."""
     config, work = read.config, Work(loads=1)
     for task in config.tasks:
-        shots, endings = ASKED[task]
+        shots, share = ASKED[task]
         rows = read.named(config.local[task]) if task in config.local else None
         if rows is None:
             raise Unknown(task)
         limited = config.limit if task != "mmlu" else None  # which is of each subject
-        asked = min(limited or rows.number, rows.number) * endings
-        work += scored(asked, (shots + 1) * read.tokens(rows))
+        before = TRUTHFULQA[1] / read.per_token if task == "truthfulqa" else shots * share * read.tokens(rows)
+        work += scored(min(limited or rows.number, rows.number), before + read.tokens(rows))
     return work
 
 

@@ -194,7 +194,7 @@ def test_prompts_that_the_settings_name_are_counted_where_they_lie(tmp_path: Pat
         (tmp_path / "mmlu" / f"{name}_dev.csv").write_text("q,answer\n" + "ddd,1\n" * 5)
     asked = Fields(tasks=("arc", "mmlu"), local={"arc": rows, "mmlu": tmp_path / "mmlu"}, limit=3)
     found = work_of(stage("x", recipe="leaderboard"), asked, counts, characters_per_token=2.0)
-    assert found == Work(loads=1, score_passes=(12 + 10) / 8, score_tokens=12 * 26 * 2 + 10 * 6 * 2)
+    assert found == Work(loads=1, score_passes=(3 + 10) / 8, score_tokens=3 * (25 / 2 + 1) * 2 + 10 * 6 * 2)
     assert {task: shots for task, (shots, _) in ASKED.items()} == {name: task.shots for name, task in TASKS.items()}
     pairs = stage("x", recipe="evaluate_rewards", test_preferences=str(rows))
     found = work_of(pairs, Fields(rewards={"a": "x", "b": "y"}), counts)
