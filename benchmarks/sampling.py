@@ -1,9 +1,10 @@
 """Best-of-16 sampling: answers a second of ours, of transformers' `generate(num_return_sequences=16)`, of its
-continuous batching (`generate_batch`), and of vllm, compiled and not.
+continuous batching (`generate_batch`), of vllm, compiled and not, and of llama.cpp.
 
     OMP_NUM_THREADS=1 python benchmarks/sampling.py [--prompts 128]  # the SFT model of `make demo-hh`
     OMP_NUM_THREADS=1 python benchmarks/sampling.py --model SmolLM2 --temperature 0.7 --top-p 0.9
     OMP_NUM_THREADS=1 python benchmarks/sampling.py --model SmolLM2 --peers vllm vllm_eager  # after `make vllm`
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py --model SmolLM2 --peers llama.cpp --gguf FILE
     OMP_NUM_THREADS=1 python benchmarks/sampling.py --drawing  # only the draw of one token from the logits
 
 Same model, same prompts, natural stops, temperature 1 or the one asked for; each peer at its best batch size, which is
@@ -11,8 +12,9 @@ searched on a quarter of the prompts (the faster one then gets all of them), our
 prompts are HH dialogues of 80 tokens and more that leave the model room to answer. On a CPU each side is two processes
 of one thread, which share the prompts, and the clock is each process's CPU time: the seconds of an idle core, so that
 other programs don't blur it. Of vllm one server of one thread has all prompts, started as `--policy.engine vllm` starts
-it; all its processes' time counts, and two cores are taken to have twice its speed. On a GPU each side is one process,
-and the clock is the wall's; both compute in bfloat16.
+it; all its processes' time counts, and two cores are taken to have twice its speed. Of llama.cpp it is `llama-server`,
+with the same weights in a GGUF file (its `convert_hf_to_gguf.py --outtype f32` makes one). On a GPU each side is one
+process, and the clock is the wall's; both compute in bfloat16.
 
 Printed beside the speeds: whether both draw from the same distribution. Token frequencies by a chi-squared statistic
 whose null distribution comes from exchanging answers to the same prompt (tokens of one answer are not independent);
@@ -35,12 +37,14 @@ from typing import Any
 import psutil
 import torch
 from peak import DEVICE, GPU, Arithmetic, clock, matmul_peak, parse, peak_share, run
+from peers import llama_cpp
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from rlhf.conversation import Conversation, Renderer
 from rlhf.data.loading import load_preferences
+from rlhf.errors import InputError
 from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import require_checkpoint
 from rlhf.models.policy import load_policy, load_tokenizer
@@ -150,6 +154,13 @@ def timed(draw: Callable[[list[Conversation], Any], Answers], prompts: list[Conv
     return Speed(sum(s.answers for s in found), sum(s.tokens for s in found), sum(s.seconds for s in found))
 
 
+def spent(*processes: psutil.Process) -> float:
+    """Seconds so far: of their processor time, on a GPU the wall's."""
+    if GPU:
+        return time.perf_counter()
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
 def timed_engine(
     checkpoint: Path, prompts: list[Conversation], params: SamplingParams, rows: int, options: dict[str, Any]
 ) -> Speed:
@@ -157,17 +168,11 @@ def timed_engine(
     source = PolicySource(checkpoint=checkpoint, rows=rows, engine=EngineConfig(options=options))
     sampler = open_sampler(source, torch.device(DEVICE), field="policy")
 
-    def spent() -> float:
-        if GPU:
-            return time.perf_counter()
-        clocks = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
-        return sum(times.user + times.system for times in clocks)
-
     try:
         list(sampler.sample(prompts, 1, params))  # it starts, with room for the longest
-        started = spent()
+        started = spent(*psutil.Process().children(recursive=True))
         drawn = sampler.sample(prompts, K, params)
-        seconds = spent() - started
+        seconds = spent(*psutil.Process().children(recursive=True)) - started
     finally:
         sampler.close()
     answers = sum(map(len, drawn))
@@ -235,13 +240,16 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float, default=1.0)
-    every = ("generate", "continuous", *ENGINES)
+    every = ("generate", "continuous", *ENGINES, "llama.cpp")
     parser.add_argument("--peers", nargs="+", choices=every, default=["generate", "continuous"])
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 128, 256], help="of a peer at once, to be tried")
+    parser.add_argument("--gguf", type=Path, help="the same model for llama.cpp, a file")
     arguments = parse(parser, {"prompts": 5, "new_tokens": 16, "peers": ["generate"], "rows": [64]})
     if arguments.drawing:
         drawing_times()
         return
+    if "llama.cpp" in arguments.peers and not (arguments.gguf and arguments.gguf.is_file()):
+        raise InputError(f"gguf: llama.cpp reads the model from a GGUF file, and {arguments.gguf} is none; name it")
     file = arguments.data / "helpful-base.jsonl.gz"
     if not file.is_file():
         print(f"skipped: {file} is not there; name the folder of the HH data with --data")
@@ -279,6 +287,9 @@ def main() -> None:
     def speed(side: str, asked: list[Conversation], size: int) -> float:
         if side in ENGINES:
             return timed_engine(checkpoint, asked, params, size, ENGINES[side]).answers
+        if side == "llama.cpp":
+            number, seconds = llama_cpp.answered(arguments.gguf, renderer.prompts(asked), K, params, size, spent)
+            return (1 if GPU else PROCESSES) * number / seconds
         return timed({"generate": sides.generate, "continuous": sides.continuous}[side], asked, size).answers
 
     tried: dict[tuple[str, int], float] = {}
