@@ -1,8 +1,9 @@
-"""Objects that a user names: by import path, `package.module:attribute`, or by a name that a registry knows."""
+"""What may be missing: objects that a user names by `package.module:attribute`, and optional packages."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
@@ -14,6 +15,23 @@ from rlhf.errors import InputError
 
 ANYTHING = (Exception, SystemExit)
 """What a user's own code may raise. A SystemExit that went through would end the command as if all were done."""
+
+
+DISTRIBUTIONS = {"markdown_it": "markdown-it-py", "sklearn": "scikit-learn"}
+"""Optional packages whose names pip would take for another's."""
+
+
+def require_packages(what: str, *names: str) -> None:
+    """InputError where an optional package is not installed.
+
+    Args:
+        what: a field and who needs them, as `tasks: the leaderboard needs`.
+        names: as they are imported.
+    """
+    missing = [DISTRIBUTIONS.get(name, name) for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        packages = " ".join(missing)
+        raise InputError(f"{what} {packages}, not installed here; install with `pip install {packages}`")
 
 
 def import_object(field: str, path: str) -> Any:

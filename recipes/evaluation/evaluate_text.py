@@ -28,9 +28,9 @@ from rlhf.evaluation.benchmarks.text_metrics import (
     distributions,
     readability,
     require_encoder,
-    require_packages,
     rouge,
 )
+from rlhf.imports import require_packages
 from rlhf.models.checkpoint.context import RoomConfig
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.text_metrics import build_text_page, text_tables
@@ -82,8 +82,9 @@ class EvaluateTextConfig(RoomConfig, StageConfig):
 
 def main(config: EvaluateTextConfig) -> None:
     stage = open_stage(config)
-    require_packages(bert_score=config.bert_model is not None)
+    require_packages("evaluate_text: ROUGE needs", "rouge_score")
     if config.bert_model is not None and config.bert_layers is not None:
+        require_packages("bert_model: BERTScore needs", "bert_score")
         require_encoder(config.bert_model, config.bert_layers)
     drawn = [(name, row) for name, source in config.data.items() for row in _drawn(name, source, config)]
     asked = answerable(stage, drawn, config.sampling.max_new_tokens, messages=lambda row: row[1][:-1])
@@ -143,6 +144,7 @@ def _figures(rows: list[dict[str, Any]], config: EvaluateTextConfig, device: str
     answers, references = [row["answer"] for row in rows], [row["reference"] for row in rows]
     columns = rouge(answers, references) | readability(answers)
     if config.bert_model is not None and config.bert_layers is not None:
+        require_packages("bert_model: BERTScore needs", "bert_score")
         columns |= bert_scores(
             answers, references, config.bert_model, config.bert_layers, rows=config.bert_rows, device=device
         )

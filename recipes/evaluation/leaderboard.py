@@ -26,10 +26,10 @@ from rlhf.evaluation.benchmarks.leaderboard import (
     TASKS,
     TaskScore,
     load_as_saved,
-    require_harness,
     run_task,
     write_local_task,
 )
+from rlhf.imports import require_packages
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.pages.leaderboard import leaderboard_table
 from rlhf.sampling.source import ScoringPolicy
@@ -81,7 +81,7 @@ class LeaderboardConfig(KeepingConfig):
 
 def main(config: LeaderboardConfig) -> None:
     stage = open_stage(config, one_process=True)
-    require_harness()
+    require_packages("tasks: the leaderboard needs", "lm_eval")
     settings = {"tasks": {task: digest(path) for task, path in config.local.items()}, "limit": config.limit}
     options, rounding = options_of(config, stage.inputs)
     settings |= {name: to_plain(value) for name, value in options.items() if name.startswith("models.")}

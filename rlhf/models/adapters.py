@@ -8,7 +8,6 @@ sequence classifier.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import re
 import warnings
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf.errors import InputError
+from rlhf.imports import require_packages
 from rlhf.models.checkpoint.folder import (
     ADAPTER_FILE,
     ADAPTER_FOLDER,
@@ -37,12 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def require_qlora(package: str) -> None:
-    """InputError where an optional package is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise InputError(f"adapter, quantization: need the package {package}; install it by `pip install rlhf[qlora]`")
-
-
 def lora_config(
     adapter: AdapterConfig,
     task: Literal["CAUSAL_LM", "SEQ_CLS"],
@@ -58,7 +52,7 @@ def lora_config(
         model: that it will be put into.
         base: folder of the model's checkpoint, to be saved.
     """
-    require_qlora("peft")
+    require_packages("adapter: LoRA needs", "peft")
     from peft import LoraConfig
 
     return LoraConfig(
@@ -127,7 +121,7 @@ def four_bit_dtype() -> torch.dtype:
 
 def inject_adapter(model: PreTrainedModel, lora: LoraConfig) -> None:
     """Put a new adapter into the layers of a model, in place; of all its parameters the adapter's alone are trained."""
-    require_qlora("peft")
+    require_packages("adapter: LoRA needs", "peft")
     from peft import inject_adapter_in_model, prepare_model_for_kbit_training
 
     if is_quantized(model):
@@ -144,7 +138,7 @@ def restore_adapter(model: PreTrainedModel, folder: Path, adapter: AdapterConfig
 
     The adapter of a causal LM fits too: the layers have the same names. Of `adapter` the dropout counts.
     """
-    require_qlora("peft")
+    require_packages("adapter: LoRA needs", "peft")
     from peft import LoraConfig
 
     saved = {

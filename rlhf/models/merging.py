@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlhf.models.adapters import adapter_tensors, merged_weights, require_qlora, saved_adapter
+from rlhf.imports import require_packages
+from rlhf.models.adapters import adapter_tensors, merged_weights, saved_adapter
 from rlhf.models.checkpoint.folder import (
     ADAPTER_FOLDER,
     ADAPTER_PREFIX,
@@ -109,7 +110,7 @@ def layer_distances(checkpoint: str | os.PathLike[str]) -> list[LayerDistance]:
 
 def _with_adapter(folder: Path, dtype: str) -> Any:
     """The base in whole weights under the checkpoint's adapter, wrapped by peft, also where it was in 4 bit."""
-    require_qlora("peft")
+    require_packages("adapter: LoRA needs", "peft")
     model = load_base(require_checkpoint(base_folder(folder)), None, dtype)
     add_pad_embedding(model, load_tokenizer(folder))
     adapter_tensors(folder)  # each is finite

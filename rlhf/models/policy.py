@@ -30,6 +30,7 @@ from safetensors import safe_open
 
 from rlhf.conversation import apply_kwargs, given_kwargs
 from rlhf.errors import InputError, quoted
+from rlhf.imports import require_packages
 from rlhf.models.adapters import (
     adapter_tensors,
     four_bit_dtype,
@@ -37,7 +38,6 @@ from rlhf.models.adapters import (
     lora_config,
     merged_weights,
     peft_sentences,
-    require_qlora,
     require_saved_size,
     save_adapter,
     saved_adapter,
@@ -163,7 +163,7 @@ def load_base(folder: Path, quantization: str | None, dtype: str, kind: Any = No
 
     options["dtype"] = dtype_of(dtype)
     if quantization == "nf4":
-        require_qlora("bitsandbytes")
+        require_packages("quantization: 4 bit needs", "bitsandbytes")
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -297,7 +297,7 @@ def _with_adapter(model: PreTrainedModel, adapter: AdapterConfig, quantized: boo
 def _load_adapter_checkpoint(
     folder: Path, adapter: AdapterConfig | None, quantization: Literal["nf4"] | None, dtype: str
 ) -> PreTrainedModel:
-    require_qlora("peft")
+    require_packages("adapter: LoRA needs", "peft")
     from peft import prepare_model_for_kbit_training
     from transformers import GenerationConfig
 
@@ -331,7 +331,7 @@ def load_over(
     Raises:
         InputError: as `load_policy`; the adapter is none, was trained over weights held otherwise, or does not fit.
     """
-    require_qlora("peft")
+    require_packages("adapter: LoRA needs", "peft")
     folder = adapter_files(adapter)
     held = saved_quantization(Path(adapter), quantization) if is_adapter_checkpoint(adapter) else quantization
     model = load_policy(path, quantization=held, dtype=dtype)

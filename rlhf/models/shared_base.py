@@ -18,13 +18,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rlhf.errors import InputError
+from rlhf.imports import require_packages
 from rlhf.models.adapters import (
     adapter_tensors,
     four_bit_dtype,
     is_quantized,
     lora_config,
     peft_sentences,
-    require_qlora,
     save_adapter,
 )
 from rlhf.models.checkpoint.folder import ADAPTER_FOLDER, ADAPTER_PREFIX, SAFETY_HEAD_FILE
@@ -46,7 +46,7 @@ class SharedBase:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        require_qlora("peft")
+        require_packages("adapter: LoRA needs", "peft")
         self.model = model
         self.trained: set[str] = set()
         self._layers = _adapted_layers(model)

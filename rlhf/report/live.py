@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.annotation.page.guard import Guard
-from rlhf.annotation.page.local import address_of, listen, require_packages, serve_app
+from rlhf.annotation.page.local import address_of, listen, serve_app
 from rlhf.errors import InputError
+from rlhf.imports import require_packages
 from rlhf.report.run.search import script_source
 
 EVERY = 30.0
@@ -28,7 +29,7 @@ def serve_report(build: Callable[[], Path], port: int = 0) -> None:
     Raises:
         InputError: there is nothing to show, the port is taken, or the extra `annotate` is not installed.
     """
-    require_packages("report", "uvicorn")
+    require_packages("report: --serve needs", "uvicorn")
     page = LivePage(build)
     listener, token = listen(port), secrets.token_urlsafe(24)
     print(f"open {address_of(listener, token)} in a browser of this machine; it is read again every {EVERY:g} s while")

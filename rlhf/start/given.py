@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from rlhf.errors import InputError
+from rlhf.imports import require_packages
 from rlhf.models.checkpoint.folder import (
     ADAPTER_FILE,
     ADAPTER_FOLDER,
@@ -27,7 +28,7 @@ from rlhf.models.checkpoint.folder import (
     require_checkpoint,
     write_base_quantization,
 )
-from rlhf.models.checkpoint.gguf import is_gguf, require_gguf, write_gguf_checkpoint
+from rlhf.models.checkpoint.gguf import is_gguf, write_gguf_checkpoint
 from rlhf.paths import HUB_NAME, in_hub_cache
 from rlhf.stage.card import CARD_FILE, card_metadata, short, with_metadata
 
@@ -55,7 +56,7 @@ def find_model(field: str, named: Path) -> Path:
     elif named.is_file():
         if not is_gguf(named):
             raise InputError(f"{field}: {named} is a file, and no GGUF; name the folder of a checkpoint")
-        require_gguf(named)
+        require_packages(f"gguf: {named} is read by the package", "gguf")
     elif not (named / "config.json").is_file() and (files := sorted(named.glob("*.gguf"))):
         raise InputError(f"{field}: {named} holds GGUF files; name one of them, such as {files[0]}")
     return named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +9,6 @@ from typing import Any
 from rlhf.errors import InputError
 
 HOST = "127.0.0.1"
-
-
-def require_packages(command: str, *names: str) -> None:
-    """InputError where a package of the extra `annotate` is not installed."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"{command}: {', '.join(missing)} is missing; install it with `pip install 'rlhf[annotate]'`")
 
 
 def listen(port: int) -> socket.socket:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.annotation.exchange import WRITERS, write_exchange
-from rlhf.annotation.page.local import address_of, listen, require_packages, serve_app
+from rlhf.annotation.page.local import address_of, listen, serve_app
 from rlhf.annotation.protocol import Pair
 from rlhf.annotation.scales import PREFERENCE
 from rlhf.annotation.store import Store
@@ -16,6 +16,7 @@ from rlhf.data.formats import gathered, pairs_of, preference_from
 from rlhf.data.loading import domain_of, source_rows, untagged
 from rlhf.data.reading import Reading
 from rlhf.errors import InputError, notice
+from rlhf.imports import require_packages
 
 STORES = ("labels.sqlite", "*.labels.sqlite", "v*/*.labels.sqlite")
 
@@ -110,7 +111,7 @@ def serve(path: Path, *, port: int = 8642, guidelines: Path | None = None, writi
     Raises:
         InputError: the port is taken, the guidelines cannot be read, or the extra `annotate` is not installed.
     """
-    require_packages("annotate", "fastapi", "uvicorn", "markdown_it")
+    require_packages("annotate: the page needs", "fastapi", "uvicorn", "markdown_it")
     try:
         text = None if guidelines is None else guidelines.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

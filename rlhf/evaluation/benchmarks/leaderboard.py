@@ -57,12 +57,6 @@ class TaskScore:
     by_subject: Mapping[str, float]
 
 
-def require_harness() -> None:
-    """InputError where lm-eval is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise InputError("tasks: need the package lm-eval; install it by `pip install rlhf[eval]`")
-
-
 def load_as_saved(source: PolicySource, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A policy's model and tokenizer with the vocabulary they were saved with; an adapter on its base, not merged.
 

@@ -6,7 +6,6 @@ gives it. A mean hides much: every figure comes with quantiles, and what it was 
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,13 +18,6 @@ from rlhf.models.checkpoint.context import Context
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 BERT_SCORES = ("bert_precision", "bert_recall", "bert_f1")
 QUANTILES = (5, 25, 50, 75, 95)
-
-
-def require_packages(*, bert_score: bool) -> None:
-    """InputError where rouge-score, or bert-score where it is asked for, is not installed."""
-    for package, needed in (("rouge_score", True), ("bert_score", bert_score)):
-        if needed and importlib.util.find_spec(package) is None:
-            raise InputError(f"evaluate_text: needs the package {package}; install it by `pip install rlhf[eval]`")
 
 
 def require_encoder(model: str, num_layers: int) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
-from rlhf.errors import InputError
+from rlhf.imports import require_packages
 
 MAGIC = b"GGUF"
 
@@ -19,12 +18,6 @@ def is_gguf(path: str | os.PathLike[str]) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
-def require_gguf(file: Path) -> None:
-    """InputError where the package that reads these files is not installed."""
-    if importlib.util.find_spec("gguf") is None:
-        raise InputError(f"gguf: {file} is read by the package gguf; `pip install rlhf[gguf]`")
-
-
 def write_gguf_checkpoint(file: Path, folder: Path) -> None:
     """Write the model of a GGUF file as a checkpoint folder: its weights in bfloat16, and its tokenizer.
 
@@ -33,7 +26,7 @@ def write_gguf_checkpoint(file: Path, folder: Path) -> None:
     Raises:
         InputError: transformers cannot read it: it is broken, or of a kind that transformers does not know.
     """
-    require_gguf(file)
+    require_packages(f"gguf: {file} is read by the package", "gguf")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

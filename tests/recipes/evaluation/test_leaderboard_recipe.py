@@ -15,7 +15,7 @@ import leaderboard
 
 
 def test_a_name_with_a_slash_is_a_name(tiny_policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaderboard, "require_harness", lambda: None)
+    monkeypatch.setattr(leaderboard, "require_packages", lambda *_: None)
     monkeypatch.setattr(leaderboard, "load_as_saved", lambda source, device: (nn.Linear(1, 1), None))
     monkeypatch.setattr(leaderboard, "run_task", lambda *_, **__: TaskScore(0.5, 0.1, 10, {}))
     config = leaderboard.LeaderboardConfig(

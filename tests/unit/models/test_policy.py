@@ -302,5 +302,7 @@ def test_a_wrong_dtype_or_a_package_not_installed_is_one_sentence(
         with pytest.raises(InputError, match="dtype: must be"):
             load_policy(tiny_policy_path, dtype=wrong)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"need the package peft; install it by `pip install rlhf\[qlora\]`"):
+    with pytest.raises(
+        InputError, match=r"adapter: LoRA needs peft, not installed here; install with `pip install peft`"
+    ):
         load_policy(tiny_policy_path, adapter=AdapterConfig())

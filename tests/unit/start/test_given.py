@@ -182,8 +182,11 @@ def test_a_gguf_file_is_written_out_once(tiny_policy_path: Path, pairs: str, tmp
 
 def test_a_gguf_file_without_its_package(tmp_path: Path, pairs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF\x03\x00")
-    monkeypatch.setattr("rlhf.models.checkpoint.gguf.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"gguf: .*tiny.gguf is read by the package gguf; `pip install rlhf\[gguf\]`"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError,
+        match=r"gguf: .*tiny.gguf is read by the package gguf, not installed here; install with `pip install gguf`",
+    ):
         new_run(Request(tmp_path / "run", tmp_path / "tiny.gguf", helpfulness_preferences=(pairs,)), MACHINE)
 
 
