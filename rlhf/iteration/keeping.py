@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rlhf.iteration.ledger import Record
 from rlhf.iteration.plan import PlannedStage, maker_of
@@ -74,23 +74,33 @@ def removable(stages: Sequence[PlannedStage], finished: Collection[str], keep: K
     """What goes now: of `superseded` that which is there, is not the best, and carries no adapter that stays."""
     places = {stage.output / place: (stage, place) for stage, place in superseded(stages, finished, keep)}
     going = {path for path in places if path.is_dir()}
-    if keep == "best" and (best := _best(stages, finished)) is not None:
-        going.discard(best)
+    if keep == "best" and (best := best_policy(stages, finished)) is not None:
+        going.discard(best.checkpoint)
     while bases := _bases(stages, going) & going:
         going -= bases
     return [places[path] for path in places if path in going]
 
 
-def _best(stages: Sequence[PlannedStage], finished: Collection[str]) -> Path | None:
+class Best(NamedTuple):
+    """A policy's folder; its win rate against the start with a 95 % interval, where one is written; of how many."""
+
+    checkpoint: Path
+    win_rate: float
+    interval: Sequence[float] | None
+    policies: int
+
+
+def best_policy(stages: Sequence[PlannedStage], finished: Collection[str]) -> Best | None:
     """The policy with the highest win rate, the later one of equals; None: none was evaluated."""
-    won: dict[Path, float] = {}
+    won: dict[Path, tuple[float, Sequence[float] | None]] = {}
     for stage in stages:
         file, policy = stage.output / "evaluation.json", stage.overrides.get("policy")
         if stage.name in finished and policy is not None and not (stage.student or stage.branch) and file.is_file():
-            rate = json.loads(file.read_text(encoding="utf-8")).get(WON)
-            if rate is not None:
-                won[Path(policy)] = float(rate)
-    return max(reversed(won), key=won.__getitem__, default=None)
+            figures = json.loads(file.read_text(encoding="utf-8"))
+            if figures.get(WON) is not None:
+                won[Path(policy)] = float(figures[WON]), figures.get("win_rate_ci")
+    best = max(reversed(won), key=lambda path: won[path][0], default=None)
+    return None if best is None else Best(best, *won[best], len(won))
 
 
 def _bases(stages: Sequence[PlannedStage], going: Collection[Path]) -> set[Path]:

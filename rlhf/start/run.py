@@ -14,10 +14,12 @@ from rlhf.configuration import to_dict
 from rlhf.iteration.checks import check_plan
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.driver import Driver, StageFailed
+from rlhf.iteration.keeping import Best, best_policy
 from rlhf.iteration.ledger import Record
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.summary import RECORD, write_summary
 from rlhf.metrics import asked_trackers
+from rlhf.models.checkpoint.folder import base_quantization, is_adapter_checkpoint
 from rlhf.shipped import ROOT
 from rlhf.stage import package_versions
 from rlhf.start.calibrate import calibrated, kept
@@ -68,6 +70,20 @@ def run_plan(config: IterativeConfig) -> None:
     from rlhf.report import build_report
 
     print(f"report:  {build_report(config.run)}")
+    if (best := best_policy(stages, [stage.name for stage in stages])) is not None:
+        print(f"best:    {_best_words(best)}")
+
+
+def _best_words(best: Best) -> str:
+    """Which policy to take, and how it becomes a model that other programs load."""
+    between = "" if best.interval is None else " ({:.1f} to {:.1f})".format(*(100 * end for end in best.interval))
+    said = f"{best.checkpoint}: of {best.policies} policies it won most against the start, {100 * best.win_rate:.1f} %"
+    said += between
+    if not is_adapter_checkpoint(best.checkpoint):
+        return said
+    whole = f"rlhf recipe run merge_adapter --checkpoint {best.checkpoint} --output {best.checkpoint.parent / 'merged'}"
+    whole += "" if base_quantization(best.checkpoint) else " --merge simple"
+    return f"{said}; an adapter, which `{whole}` makes whole weights"
 
 
 def record_config(config: IterativeConfig) -> None:

@@ -15,6 +15,7 @@ from rlhf.cli import main
 from rlhf.configuration import parse_config
 from rlhf.iteration.config import IterativeConfig
 from rlhf.iteration.driver import Driver
+from rlhf.iteration.keeping import Best, best_policy
 from rlhf.iteration.ledger import read_ledger
 from rlhf.iteration.plan import make_plan
 from rlhf.iteration.summary import write_summary
@@ -156,6 +157,10 @@ def test_the_best_stays_too_and_all_of_them_until_they_are_asked_to_go(tmp_path:
     assert run.checkpoints() == {"sft", "v1/train", "v2/train", "v3/train"}
     assert run.start("best") == set() and run.checkpoints() == {"sft", "v2/train", "v3/train"}
     assert "v1/train" in run.said and "(keep: best)" in run.said
+    stages = make_plan(parse_config(IterativeConfig, ["--config", str(tmp_path / "plan.yaml")]))
+    best = best_policy(stages, [stage.name for stage in stages])
+    assert best == Best(run.folder / "v2" / "train" / "checkpoint", 0.9, None, 3)
+    assert best_policy(stages, []) is None
 
 
 def test_the_base_of_an_adapter_that_stays_stays(tmp_path: Path) -> None:

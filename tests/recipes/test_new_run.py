@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def test_from_a_chat_model_to_the_report(tiny_policy_path: Path, pairs: Path, tm
     assert summary["referee"] and all(version["referee_score"] is not None for version in summary["versions"])
     assert (tmp_path / "mine" / "report" / "index.html").is_file()
     assert " to go" in done.stdout, "time left while it goes"
+    assert re.search(r"^best:    mine/v1/\w+/checkpoint: of 2 policies it won most .*%", done.stdout, re.MULTILINE)
     for step, kind in (("ppo", "rlhf-policy"), ("safety_reward", "reward-model")):
         tags = read_metadata(tmp_path / "mine" / "v1" / step / "checkpoint")["tags"]
         assert tags == ["rlhf", kind, step.replace("_", "-")], "every checkpoint has its card"
