@@ -44,10 +44,23 @@ def import_object(field: str, path: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ANYTHING as error:
-        reason = f"{type(error).__name__}: {error}"
+        file = next((at.filename for at in traceback.extract_tb(error.__traceback__) if _is_others(at.filename)), None)
+        way_out = "; name it package.module:attribute" if file is None else ""
+        raise InputError(f"{field}: {path} cannot be imported ({raised(error, file)}){way_out}") from error
+    try:
+        return getattr(found, attribute)
+    except ANYTHING as error:  # an installed module of that name is found first
+        file = getattr(found, "__file__", None)
+        place = f" in {file}" if file else ""
+        reason = f"{type(error).__name__}: {error}{place}"
         raise InputError(f"{field}: {path} cannot be imported ({reason}); name it package.module:attribute") from error
+
+
+def _is_others(file: str) -> bool:
+    """Whether a line on the way to an error is none of Python's own import's, nor of this module."""
+    return not file.startswith("<frozen ") and file not in (__file__, importlib.__file__)
 
 
 def make_object(field: str, path: str, *arguments: Any) -> Any:

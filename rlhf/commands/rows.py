@@ -92,9 +92,11 @@ def look(rows: str, kind: Kind | None, tokenizer: Path | None) -> bool:
 def quality_gate(rows: str, output: Path | None, near: float) -> bool:
     """Print how many rows fail by which check (`rlhf.data.corpus.quality`); False where one does."""
     from rlhf.data.corpus.quality import check_rows, passing_rows, verdict_text
+    from rlhf.data.loading import untagged
     from rlhf.jsonl import write_rows
 
-    if output is not None and output.exists() and output.resolve() == Path(rows).resolve():
+    read = Path(untagged(rows))
+    if output is not None and output.exists() and read.exists() and output.samefile(read):
         raise InputError(f"output: {output} is the file that is read; name another one")
     verdict = check_rows(rows, near=near)
     print(verdict_text(verdict))

@@ -137,7 +137,27 @@ def _plan_of(arguments: argparse.Namespace) -> list[str]:
     if not file.is_file():
         shown = shlex.quote(str(arguments.run))
         raise InputError(f"run: {file} {why_no_file(file)}; `rlhf new {shown} --chat MODEL …` writes it")
+    if not any(word.partition("=")[0] == "--run" for word in arguments.more):
+        _refuse_plan_of_another(arguments.run, file)
     return ["--config", str(file)]
+
+
+def _refuse_plan_of_another(run: Path, file: Path) -> None:
+    """InputError where a plan works in another folder than the one it lies in, as one that was copied or moved."""
+    import yaml
+
+    from rlhf.strict_yaml import LOADER
+
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), LOADER)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # its reader tells
+        return
+    named = content.get("run") if isinstance(content, dict) else None
+    if isinstance(named, str) and Path(named).resolve() != run.resolve():
+        raise InputError(
+            f"run: {file} is the plan of {named}, and would work there, not in {run}; if it was copied or moved, name "
+            f"{run} in its lines run and configs; if not, give the command from the folder that its paths are seen from"
+        )
 
 
 def run(options: Sequence[str]) -> None:

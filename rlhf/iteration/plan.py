@@ -308,7 +308,8 @@ class _Planner:
         values |= {option: str(folder) for option, folder in folders.items() if links}
         filled = {option: self._filled(text, branch) for option, text in kind.options.items()}
         values |= filled | dict(step.given)
-        inputs += [Path(value) for value in step.given.values() if isinstance(value, str) and Path(value).exists()]
+        texts = [value for value in step.given.values() if isinstance(value, str) and value]
+        inputs += [Path(text) for text in texts if os.path.exists(text)]  # which a text too long for a name does not
         if self.config.chat_template_kwargs:
             values.setdefault("chat_template_kwargs", self.config.chat_template_kwargs)
         if kind.seed is not None:

@@ -115,7 +115,8 @@ def neutral_unfinished(rewards: Tensor, finished: Tensor, prompts: Tensor) -> Te
     """Rewards with those of unfinished answers replaced by what was to be expected of a finished one.
 
     That is the mean of the finished answers to the same prompt, or where there are none of all finished ones, so that
-    of being cut off the penalty alone tells. Reward models are trained on whole answers; what they say of one that
+    of being cut off the penalty alone tells. Where nothing is finished there is nothing to expect by: all are 0, none
+    better than another. Reward models are trained on whole answers; what they say of one that
     breaks off may be anything: on HH's harmless pairs such answers are the preferred ones.
 
     Args:
@@ -124,12 +125,12 @@ def neutral_unfinished(rewards: Tensor, finished: Tensor, prompts: Tensor) -> Te
         prompts: (n,) int64 from 0, which prompt each answers.
 
     Returns:
-        (n,) in rewards' dtype; rewards itself where no answer is finished.
+        (n,) in rewards' dtype.
     """
     require_same_shape(rewards=rewards, finished=finished, prompts=prompts)
     finished = finished.bool()
     if not bool(finished.any()):
-        return rewards
+        return torch.zeros_like(rewards)
     of_all = rewards[finished].mean()
     counts, sums = (
         rewards.new_zeros(int(prompts.max()) + 1).index_add(0, prompts[finished], x)

@@ -54,7 +54,7 @@ def held_out_rewards(rollouts: Sequence[Rollout], config: PPOConfig) -> list[flo
 
     Where an unfinished answer's is neutral it counts as the finished ones do on average, less the penalty times their
     standard deviation (that of all, where one is finished): else a policy that learnt to come to an end would have
-    gained nothing. Where none is finished, its own.
+    gained nothing. Where none is finished, its own, by which no policy is chosen (`rlhf.ppo.loop`).
     """
     rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
     finished = torch.tensor([r.finished for r in rollouts])

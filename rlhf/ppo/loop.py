@@ -117,12 +117,13 @@ class _History:
     def add(self, iteration: int, figures: dict[str, float], *, allowed: bool, judged: bool) -> bool:
         """Take note of an evaluation; True where it is `allowed` and the best so far.
 
-        One is better than any that is not `judged`: whose reward is what reward models say of answers without an end,
-        where that is not to count, as there was no other.
+        One that is not `judged`, whose reward is what reward models say of answers without an end where that is not to
+        count, is better than no other, and worse than any that is.
         """
         self.evaluations.append(dict(figures))
         reward, first = figures["heldout_reward"], len(self.evaluations) == 1
-        if allowed and (first or (judged, reward) > (self.best_judged, self.best_reward)):
+        better = judged and (reward > self.best_reward or not self.best_judged)
+        if allowed and (first or better):
             self.best_iteration, self.best_reward, self.best_judged, self.without_gain = iteration, reward, judged, 0
             return True
         self.without_gain += 1

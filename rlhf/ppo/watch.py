@@ -137,10 +137,14 @@ def _no_gain(evaluations: Sequence[Figures], metrics: Sequence[Figures]) -> str:
     if len(evaluations) > 1:
         first, last = evaluations[0], evaluations[-1]
         best = max(evaluations[1:], key=lambda figures: figures["heldout_reward"])
-        said[0] += f" ({first['heldout_reward']:.3f} at its start, {best['heldout_reward']:.3f} at most later)"
-        error = best.get("heldout_reward_error")
-        if error and first["heldout_reward"] - best["heldout_reward"] < 2 * error:
-            said.append(f"Standard error {error:.2g}: more validation prompts")
+        lost, error = first["heldout_reward"] - best["heldout_reward"], best.get("heldout_reward_error")
+        if lost < 0:
+            said[0] = said[0].replace("evaluation had", "evaluation that counts had")
+            said[0] += " (a higher one was of a policy beyond a limit, or of answers without an end)"
+        else:
+            said[0] += f" ({first['heldout_reward']:.3f} at its start, {best['heldout_reward']:.3f} at most later)"
+            if error and lost < 2 * error:
+                said.append(f"Standard error {error:.2g}: more validation prompts")
         moved = {
             name: last[key] - first[key] for name in ("helpfulness", "safety") if (key := f"heldout_{name}") in last
         }

@@ -11,6 +11,7 @@ from rlhf.conversation import Conversation
 from rlhf.objectives.reward import ensemble_reward
 from rlhf.rewards.protocol import RewardFunction
 from rlhf.rewards.scoring import ask_all, name_of
+from rlhf.rewards.suspicion import counts_of
 
 
 class RewardEnsemble:
@@ -32,7 +33,9 @@ class RewardEnsemble:
     @property
     def too_long(self) -> list[bool]:
         """Of each conversation of the last call: a member had to cut it."""
-        own = [found for member in self.members if (found := getattr(member, "too_long", None))]
+        own = [
+            found for member in self.members if isinstance(found := getattr(member, "too_long", None), list) and found
+        ]
         return [any(row) for row in zip(*own, strict=True)]
 
     @property
@@ -48,8 +51,7 @@ class RewardEnsemble:
     @property
     def _counts(self) -> list[tuple[float, int, int]]:
         """Of each member that knows: share cut, cut, scored."""
-        known = ((getattr(m, "cut", 0), getattr(m, "scored", 0)) for m in self.members)
-        return [(cut / scored, cut, scored) for cut, scored in known if scored]
+        return [(cut / scored, cut, scored) for scored, cut in counts_of(self.members) if scored]
 
     def disagreement(self, conversations: Sequence[Conversation]) -> Tensor:
         """(n,) float32: the standard deviation of the members' scores, in their unit."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf.conversation import Conversation
+from rlhf.conversation import Conversation, without_thoughts
 from rlhf.errors import InputError
 from rlhf.imports import ANYTHING, import_object, own_code
 from rlhf.models.checkpoint.folder import require_reward_head
@@ -21,6 +21,9 @@ from rlhf.rewards.specs import is_ensemble, is_import_path, read_ensemble
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
+
+EXAMPLES = "rlhf.rewards.examples"
+"""The module whose reward functions are treated as a user's own: they stand for those."""
 
 
 def load_reward(
@@ -102,11 +105,15 @@ def _imported(spec: str) -> RewardFunction:
         reward = found() if isinstance(found, type) else found
     if not callable(reward):
         raise InputError(f"reward: {spec} is a {type(reward).__name__}; name a function or a class of reward functions")
-    return reward if type(reward).__module__.startswith("rlhf.") else OwnReward(reward, spec)
+    module = type(reward).__module__
+    ours = module.startswith("rlhf.") and module != EXAMPLES
+    return reward if ours else OwnReward(reward, spec)
 
 
 class OwnReward:
     """A reward function of the user's own, with its attributes; what it raises is a sentence (InputError).
+
+    It gets answers without their thoughts, as reward models do.
 
     Args:
         reward: what scores.
@@ -121,7 +128,8 @@ class OwnReward:
 
     def __call__(self, conversations: Sequence[Conversation]) -> Tensor:
         with own_code("reward", self._spec):
-            return self.reward(conversations)
+            plain = [without_thoughts(conversation) for conversation in conversations]
+            return self.reward(conversations if plain == list(conversations) else plain)
 
     def __getattr__(self, name: str) -> Any:
         if name == "reward" or name.startswith("__"):  # not made yet: a copy being unpacked

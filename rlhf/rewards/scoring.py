@@ -194,9 +194,13 @@ def ask_all(functions: Mapping[str, RewardFunction], conversations: Sequence[Con
 
 
 def were_too_long(function: RewardFunction, n: int) -> Tensor:
-    """(n,) bool: which conversations of its last call a reward function saw cut; False where it has no such limit."""
+    """(n,) bool: which conversations of its last call a reward function saw cut; False where it has no such limit.
+
+    A user's own function may have an attribute of this name that is something else.
+    """
     found = getattr(function, "too_long", None)
-    return torch.tensor(found if found is not None and len(found) == n else [False] * n, dtype=torch.bool)
+    ours = isinstance(found, list) and len(found) == n and all(type(one) is bool for one in found)
+    return torch.tensor(found if ours else [False] * n, dtype=torch.bool)
 
 
 def refuse_cut(name: str, cut: Tensor) -> None:

@@ -10,9 +10,11 @@ from rlhf.data.suspicion import suspicious_cuts
 def counts_of(functions: Sequence[object]) -> list[tuple[int, int]]:
     """(scored, cut) of each reward function: conversations that it scored here so far, and those cut to its context.
 
-    (0, 0) of one that has no such limit.
+    (0, 0) of one that has no such limit, or whose attributes of these names are something else, as those of a user's
+    own may be.
     """
-    return [(getattr(function, "scored", 0), getattr(function, "cut", 0)) for function in functions]
+    found = [(getattr(function, "scored", 0), getattr(function, "cut", 0)) for function in functions]
+    return [counts if all(type(count) is int for count in counts) else (0, 0) for counts in found]
 
 
 def count_again(functions: Sequence[object], counts: Sequence[tuple[int, int]]) -> None:

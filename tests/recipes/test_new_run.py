@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from rlhf.annotation.people import asked_words
+from rlhf.cli import main
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
 from rlhf.iteration.checks import _import as import_file
@@ -277,6 +278,29 @@ def test_a_plan_says_which_stage_is_at_work(tiny_policy_path: Path, pairs: Path,
         states = [rlhf("plan", str(run), folder=tmp_path).stdout.splitlines()[0]]
     states.append(rlhf("plan", str(run), folder=tmp_path).stdout.splitlines()[0])
     assert ["at work" in state for state in states] == [True, False] and "did not finish" in states[1], states
+
+
+def test_a_plan_that_lies_in_another_folder_than_its_own_is_not_followed_there(
+    tiny_policy_path: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before, `rlhf run` of a run's copy, with its changes, made the stages of the run that it was copied from anew."""
+    monkeypatch.chdir(tmp_path)
+    new_run(Request(Path("run"), tiny_policy_path, helpfulness_preferences=(str(pairs),)), Machine(2, 24.0))
+    shutil.copytree("run", "copy")
+    for folder, place in (("copy", tmp_path), (".", tmp_path / "run"), ("../run", tmp_path / "copy")):
+        monkeypatch.chdir(place)
+        with pytest.raises(SystemExit) as left:
+            main(["plan", folder])
+        assert left.value.code == 2 and "is the plan of run, and would work there" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    os.symlink("run", "link")
+    for folder in ("run", "link", str(tmp_path / "run")):
+        main(["plan", folder])
+    main(["plan", "copy", "--run", "copy"])  # by whoever knows
 
 
 def test_the_command_s_mistakes_are_one_sentence(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def find_store(what: Path, labels: int | None = None) -> Path:
 def read_pairs(file: Path, *, chosen: bool = False) -> list[Pair]:
     """The pairs of a file: rows of `rlhf.annotation.protocol.Pair`, or preferences of any layout, to be judged anew.
 
-    Of a preference the chosen answer is a. Those that cannot be used are left out, and counted on stderr. A domain
-    behind the file's name (`pairs.jsonl#safety`) is that of all pairs.
+    Of a preference the chosen answer is a. Those that cannot be used are left out, and counted on stderr, as is a pair
+    that stands there again. A domain behind the file's name (`pairs.jsonl#safety`) is that of all pairs.
 
     Args:
         file: JSONL and the like.
@@ -72,16 +72,22 @@ def read_pairs(file: Path, *, chosen: bool = False) -> list[Pair]:
     tag = {} if domain is None else {"domain": domain}
     pairs: list[Pair] = []
     reading, first = Reading(), ""
+    known: dict[str, Pair] = {}
     for number, rows in gathered(source_rows(file), "preferences"):
         row = rows[0]
         try:
             if {"a", "b"} & row.keys() and not chosen:
-                pairs.append(Pair.from_dict({**row, **tag}))
+                found = [Pair.from_dict({**row, **tag})]
             else:
                 given = pairs_of(rows, domain, reading.unused)
-                pairs += [
+                found = [
                     _pair({**plain, **tag}, index if len(given) > 1 else 0) for index, plain in enumerate(given, 1)
                 ]
+            for pair in found:
+                if known.setdefault(pair.id, pair) is not pair and known[pair.id] == pair:
+                    reading.leave_out("the same pair stands there before")
+                else:
+                    pairs.append(pair)
         except InputError as error:
             if "a" in row or "b" in row:
                 raise InputError(f"{untagged(file)}:{number}: {error}") from error

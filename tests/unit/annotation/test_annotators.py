@@ -398,6 +398,19 @@ def test_preferences_of_any_layout_are_pairs_to_be_judged_anew(
         read_pairs(file, chosen=True)
 
 
+def test_a_pair_that_a_file_has_twice_is_judged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sets have such rows; before, they were refused by a name that stands in no file."""
+    file, ask = tmp_path / "pairs.jsonl", [{"role": "user", "content": "Hi"}]
+    preference = {"messages": ask, "chosen": "one", "rejected": "two"}
+    for rows in ([preference] * 2, [{"messages": ask, "a": "one", "b": "two"}] * 2):
+        write_rows(file, rows)
+        assert read_pairs(file) == [Pair(ask, "one", "two")]
+        assert "skipped 1 of 2 rows: 1 x the same pair stands there before" in capsys.readouterr().err
+    write_rows(file, [{**preference, "id": 7}, {**preference, "id": 7, "chosen": "three"}])
+    with pytest.raises(InputError, match="id: '7' names two pairs"):
+        find_store(file)
+
+
 def test_the_command_line_says_in_one_sentence_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -584,3 +584,13 @@ def config_of(stage: PlannedStage) -> type:
     spec.loader.exec_module(module)
     found: type = typing.get_type_hints(module.main)["config"]
     return found
+
+
+def test_a_text_of_a_step_that_is_no_path_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, a long system message was refused as a name, and an empty text made the working folder an input."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    texts = {"system": "Answer in one sentence. " * 20, "label": "", "sft_data": "mine.jsonl"}
+    plan = by_name(make_plan(chat(({"rejection_sampling": texts}, "evaluate"), helpfulness="a:b")))
+    inputs = plan["v1/rejection_sampling"].inputs
+    assert Path("mine.jsonl") in inputs and Path() not in inputs and len(inputs) == 3, inputs

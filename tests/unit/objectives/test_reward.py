@@ -112,13 +112,13 @@ def test_missing_end_costs_the_penalty() -> None:
 
 
 def test_an_unfinished_answer_is_taken_to_be_as_good_as_the_finished_ones() -> None:
-    """To its own prompt; to a prompt without any, as all finished ones; where nothing is finished, nothing is known."""
+    """To its own prompt; to a prompt without any, as all finished ones; where nothing is finished, none is better."""
     rewards = torch.tensor([1.0, 3.0, 9.0, -5.0, 5.0, 7.0, 8.0])
     finished = torch.tensor([True, True, False, False, True, False, False])
     prompts = torch.tensor([0, 0, 0, 1, 1, 2, 2])
     found = neutral_unfinished(rewards, finished, prompts)
     torch.testing.assert_close(found, torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 3.0, 3.0]))
-    assert neutral_unfinished(rewards, torch.zeros(7, dtype=torch.bool), prompts) is rewards
+    assert neutral_unfinished(rewards, torch.zeros(7, dtype=torch.bool), prompts).tolist() == [0.0] * 7
     with pytest.raises(ValueError, match="prompts"):
         neutral_unfinished(rewards, finished, prompts[:3])
 

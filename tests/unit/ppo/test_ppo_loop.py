@@ -17,6 +17,7 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPOResult, train_ppo
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.saving import Saving
+from rlhf.ppo.watch import suspicious_run
 from rlhf.training.accelerator import make_accelerator
 
 PROMPTS = [Prompt(f"p{i}", [{"role": "user", "content": "hello"}]) for i in range(6)]
@@ -86,6 +87,25 @@ def test_a_neutral_score_keeps_no_policy_for_what_is_said_of_answers_without_an_
     saving = ListedSaving(ppo)
     result = train_ppo(ppo, PROMPTS, PROMPTS, MetricsLog(tmp_path, ppo.accelerator), saving)
     assert saving.kept == [0, 2, 6] and (result.best_iteration, result.best_reward) == (6, 0.2)
+
+
+def test_of_policies_that_finish_nothing_none_is_better(tmp_path: Path) -> None:
+    """Before, that one was kept of which the reward models liked the answers without an end most."""
+
+    class Endless(ScriptedPPO):
+        def evaluate(self, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Rollout]]:
+            figures, answers = super().evaluate(prompts)
+            return figures | {"heldout_finished_share": 0.0}, answers
+
+    config = PPOConfig(iterations=8, batch_size=4, evaluate_every=2, unfinished_score="neutral", patience=3)
+    ppo = Endless(config, [5.0, 6.0, 7.0, 8.0, 9.0], [0.0] * 20)
+    saving = ListedSaving(ppo)
+    result = train_ppo(ppo, PROMPTS, PROMPTS, MetricsLog(tmp_path, ppo.accelerator), saving)
+    assert saving.kept == [0] and result == PPOResult(
+        6, "patience", best_iteration=0, best_reward=5.0, first_reward=5.0
+    )
+    line = suspicious_run(0, read_metrics(tmp_path / "metrics.jsonl"))[0]
+    assert "no evaluation that counts" in line and "8.000" not in line and "validation prompts" not in line
 
 
 def test_the_last_policy_is_evaluated_too(tmp_path: Path) -> None:

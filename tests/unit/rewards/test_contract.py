@@ -191,3 +191,16 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert code == 1 and "batch    BROKEN: conversation 0 scores" in out
     code, _, err = verify("nowhere:Reward")
     assert code == 2 and err.startswith("error: reward: nowhere:Reward cannot be imported") and err.count("\n") == 1
+
+
+def test_a_module_that_is_not_the_one_that_was_meant_or_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, neither the file that was found in its place was said, nor the line that failed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.py").write_text("def score(talks): ...\n")  # so is one of Python's own called
+    with pytest.raises(InputError, match=r"module 'code' has no attribute 'score' in /.*/code.py\); name it package"):
+        load_reward("code:score")
+    (tmp_path / "my_broken_reward.py").write_text("import torch\n\nlimit = 1 / 0\n")
+    with pytest.raises(InputError, match=r"\(ZeroDivisionError: division by zero, .*my_broken_reward.py:3\)$"):
+        load_reward("my_broken_reward:score")

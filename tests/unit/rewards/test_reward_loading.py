@@ -12,7 +12,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 from rlhf.conversation import Conversation
 from rlhf.models.policy import load_tokenizer
 from rlhf.models.reward_model import RewardModel
+from rlhf.rewards.ensembles import RewardEnsemble
+from rlhf.rewards.gate import GatedReward
 from rlhf.rewards.loading import load_reward
+from rlhf.rewards.suspicion import counts_of
 
 TALK: Conversation = [{"role": "user", "content": "what is the river"}, {"role": "assistant", "content": "mora"}]
 TEMPLATE = (
@@ -47,3 +50,39 @@ def test_it_is_scored_on_its_own_ids(other_family: Path, tiny_policy_path: Path)
     with torch.no_grad():
         want = RewardModel.load(other_family)(ids, torch.ones_like(ids)).score
     torch.testing.assert_close(load_reward(other_family)([TALK]), want, atol=1e-6, rtol=0)
+
+
+def test_a_reward_of_one_s_own_gets_answers_without_their_thoughts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As reward models do; before, one that measures length measured the thoughts of data that has them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_length.py").write_text(
+        "import torch\n\n\ndef letters(talks):\n"
+        "    return torch.tensor([sum(len(m['content']) for m in t) for t in talks])\n"
+    )
+    answers = ["<think>\na b c d e f g h i j k l\n</think>\n\nmora", "mora"]
+    talks: list[Conversation] = [[*TALK, TALK[0], {"role": "assistant", "content": text}] for text in answers]
+    talks.append([TALK[0], {"role": "assistant", "content": answers[0]}, TALK[0], TALK[1]])
+    for reward in ("my_length:letters", "rlhf.rewards.examples:Brevity"):
+        scores = load_reward(reward)(talks)
+        assert len(set(scores.tolist())) == 1, reward
+    assert talks[0][-1]["content"] == answers[0], "what it was given stays as it is"
+
+
+def test_attributes_of_a_reward_of_one_s_own_are_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, a limit that was called too_long ended the stage with a traceback: an int has no length."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_limits.py").write_text(
+        "import torch\n\n\nclass Short:\n    too_long, scored, cut = 200, 'all', None\n\n"
+        "    def __call__(self, talks):\n        return -torch.ones(len(talks))\n\n\n"
+        "class Asks(Short):\n    scored = 5\n\n    def too_long(self, text):\n        return len(text) > 200\n\n"
+        "    def cut(self, text):\n        return text[:200]\n"
+    )
+    members = [load_reward(f"my_limits:{name}") for name in ("Short", "Asks")]
+    for reward in (*members, RewardEnsemble(members)):
+        gated = GatedReward(reward)
+        assert gated([TALK], ["helpfulness"]).too_long.tolist() == [False]
+        assert gated.suspicious() == [] and counts_of([reward]) == [(0, 0)]

@@ -261,8 +261,9 @@ def test_the_command(tmp_path):
     assert done.returncode == 1 and "near-duplicate" in done.stdout, done.stderr
     assert len(load_conversations(tmp_path / "kept.jsonl")) == 4
     assert subprocess.run([*command, str(tmp_path / "kept.jsonl")], capture_output=True).returncode == 0
-    over_itself = subprocess.run([*command, given[0], "--output", given[0]], capture_output=True, text=True)
-    assert over_itself.returncode == 2 and "is the file that is read" in over_itself.stderr
+    for named in (given[0], f"{given[0]}#safety"):
+        over_itself = subprocess.run([*command, named, "--output", given[0]], capture_output=True, text=True)
+        assert over_itself.returncode == 2 and "is the file that is read" in over_itself.stderr
     assert [row for _, row in read_rows(given[0])] == rows()
     refused = subprocess.run([*command, "nowhere.jsonl"], capture_output=True, text=True)
     assert refused.returncode == 2 and "there is no such file" in refused.stderr
