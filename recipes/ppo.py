@@ -249,7 +249,11 @@ def record_run(
 
 def planned(config: PPORecipeConfig, hardware: Hardware) -> str:
     """The plan of this run as text. What is not trained yet is taken to be of the policy's size."""
-    require_files(policy=config.policy.checkpoint)
+    if not config.policy.checkpoint.exists():
+        raise InputError(
+            f"policy: {config.policy.checkpoint} does not exist; a dry run takes any checkpoint of its size, as its "
+            "base: --policy.checkpoint FOLDER"
+        )
     judges, referee = planned_judges(config, "helpfulness", "safety"), planned_judges(config, "referee")
 
     from rlhf.ppo.planning.models import Setting
