@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlhf.data.loading import is_local
+from rlhf.data.loading import is_local, untagged
 from rlhf.paths import model_place
 
 CHECKPOINTS = ("policy", "base", "students")
@@ -19,12 +19,19 @@ REWARDS = ("helpfulness", "safety", "referee")
 class Artifact:
     """A file or folder, and the version whose step made it.
 
-    What the user gave may also be a plain text; `listed` says that it is one of several that are no sequence in time.
+    What the user gave may also be a plain text; `listed` says that it is one of several that are no sequence in time,
+    and `tags` are what stands behind the path of its rows and says more of them (`#safety`).
     """
 
     place: Path | str
     version: str = ""
     listed: bool = False
+    tags: str = ""
+
+    @property
+    def text(self) -> str:
+        """As an option takes it."""
+        return f"{self.place}{self.tags}"
 
     def of_version(self, version: str) -> Artifact:
         """The artifact as a version reads it: the placeholder in its name is filled in."""
@@ -36,14 +43,16 @@ class Artifact:
 def given_artifacts(name: str, sources: str | Sequence[str]) -> list[Artifact]:
     """What the user gave under a name."""
     listed = [sources] if isinstance(sources, str) else sources
-    return [Artifact(_place(name, source), listed=len(listed) > 1) for source in listed]
+    return [replace(_given(name, source), listed=len(listed) > 1) for source in listed]
 
 
-def _place(name: str, source: str) -> Path | str:
+def _given(name: str, source: str) -> Artifact:
     """A path where it is a file or folder, else the text as it is: rows of the hub's or an import path.
 
     A model is a path in any case: of the hub's, that in its cache.
     """
     if name in CHECKPOINTS or (name in REWARDS and ":" not in source):
-        return model_place(source)
-    return Path(source) if is_local(source) else source
+        return Artifact(model_place(source))
+    if not is_local(source):
+        return Artifact(source)
+    return Artifact(Path(untagged(source)), tags=source.removeprefix(untagged(source)))

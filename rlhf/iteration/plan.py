@@ -297,7 +297,7 @@ class _Planner:
             alone = one is not None and option == kind.each
             if found := [one] if one is not None and alone else self._read(text, f"{name}: {option}"):
                 several = "*" in text and not alone
-                values[self._filled(option)] = [str(a.place) for a in found] if several else str(found[0].place)
+                values[self._filled(option)] = [a.text for a in found] if several else found[0].text
                 inputs += [a.place for a in found if isinstance(a.place, Path)]
         folders = {
             option: self.config.run / self.version / (f"{step.folder}_{option}" if step.branch else option)

@@ -33,9 +33,8 @@ class RewardEnsemble:
     @property
     def too_long(self) -> list[bool]:
         """Of each conversation of the last call: a member had to cut it."""
-        own = [
-            found for member in self.members if isinstance(found := getattr(member, "too_long", None), list) and found
-        ]
+        known = (getattr(member, "too_long", None) for member in self.members)
+        own = [found for found in known if isinstance(found, (list, tuple)) and found]
         return [any(row) for row in zip(*own, strict=True)]
 
     @property

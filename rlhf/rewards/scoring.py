@@ -199,7 +199,7 @@ def were_too_long(function: RewardFunction, n: int) -> Tensor:
     A user's own function may have an attribute of this name that is something else.
     """
     found = getattr(function, "too_long", None)
-    ours = isinstance(found, list) and len(found) == n and all(type(one) is bool for one in found)
+    ours = isinstance(found, (list, tuple)) and len(found) == n and all(type(one) is bool for one in found)
     return torch.tensor(found if ours else [False] * n, dtype=torch.bool)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.conversation import LLAMA2_CHAT_TEMPLATE, give_kwargs
-from rlhf.data.loading import is_local, load_conversations, load_preferences, load_prompts
+from rlhf.data.loading import is_local, load_conversations, load_preferences, load_prompts, untagged
 from rlhf.errors import InputError
 from rlhf.iteration.steps import read_steps
 from rlhf.paths import model_place, require_files, rlhf_command
@@ -115,7 +115,7 @@ def new_run(request: Request, machine: Machine | None = None) -> list[str]:
     for option in (*SOURCES, "sft"):
         for source in getattr(request, option):
             if is_local(source):
-                require_files(**{option: source})
+                require_files(**{option: untagged(source)})
     request = replace(request, helpfulness=_reward(request.helpfulness), safety=_reward(request.safety))
     reward_files(reward=request.helpfulness, safety_reward=request.safety)
     data = _count(request)

@@ -280,6 +280,15 @@ def test_a_plan_says_which_stage_is_at_work(tiny_policy_path: Path, pairs: Path,
     assert ["at work" in state for state in states] == [True, False] and "did not finish" in states[1], states
 
 
+def test_a_file_may_have_a_tag_behind_its_name(tiny_policy_path: Path, pairs: Path, tmp_path: Path) -> None:
+    """Before, it was looked for with the tag, and refused as not there."""
+    asked = Request(tmp_path / "run", tiny_policy_path, (f"{pairs}#safety",), helpfulness_preferences=(str(pairs),))
+    new_run(asked, Machine(2, 24.0))
+    config = parse_config(IterativeConfig, ["--config", str(tmp_path / "run" / "plan.yaml")])
+    settings = check_plan(make_plan(config))
+    assert settings["data"].prompts == (f"{pairs}#safety",)
+
+
 def test_a_plan_that_lies_in_another_folder_than_its_own_is_not_followed_there(
     tiny_policy_path: Path,
     pairs: Path,

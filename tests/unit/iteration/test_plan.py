@@ -594,3 +594,14 @@ def test_a_text_of_a_step_that_is_no_path_is_no_input(tmp_path: Path, monkeypatc
     plan = by_name(make_plan(chat(({"rejection_sampling": texts}, "evaluate"), helpfulness="a:b")))
     inputs = plan["v1/rejection_sampling"].inputs
     assert Path("mine.jsonl") in inputs and Path() not in inputs and len(inputs) == 3, inputs
+
+
+def test_an_input_may_say_what_its_rows_are_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, a file with a tag behind its name was looked for with the tag, and refused as not there."""
+    monkeypatch.chdir(tmp_path)
+    prompts = ["mine.jsonl#safety", "mine.jsonl", "org/set#safety"]
+    versions = (VersionConfig("v1", ("rejection_sampling", "evaluate")),)
+    given = {"policy": "chat", "prompts": prompts, "helpfulness": "a:b"}
+    data, round_ = make_plan(config(start=("data",), inputs=given, versions=versions))[:2]
+    assert json.loads(data.overrides["prompts"]) == prompts and data.inputs == (Path("mine.jsonl"),)
+    assert round_.overrides["helpfulness"] == "a:b"
