@@ -31,7 +31,7 @@ from rlhf.finetuning.stage import finetune_stage
 from rlhf.models.checkpoint.fields import TrainedCheckpoint
 from rlhf.rejection.figures import RoundFigures, selection_figures, suspicious_choice
 from rlhf.rejection.pool import completions_of, pool_sizes, prompts_by_id, read_pool, rescore, write_completions
-from rlhf.rejection.selection import Selection, SelectionConfig, refuse_empty, select, selected_rows
+from rlhf.rejection.selection import Selection, SelectionConfig, refuse_empty, select_as_one, selected_rows
 from rlhf.rejection.temperature import read_best_temperature
 from rlhf.rewards.gate import GatedReward, GatedRewards
 from rlhf.rewards.gated_config import GatedConfig
@@ -139,7 +139,7 @@ def main(config: RejectionSamplingConfig) -> None:
         scored = scored_answers(config, prompts, by_id, earlier, params, stage, kept.name, accelerator)
 
         # keep the best answer of each prompt
-        selection = select(scored.candidates, config.selection)
+        selection = select_as_one(scored.candidates, config.selection)
         dialogues = [by_id[row.prompt_id].answered(row.text, row.finished, row.thoughts) for row in selection.chosen]
         unknown = len(pool) - len(earlier)
         left_out = len(asked) - len(prompts)

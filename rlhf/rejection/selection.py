@@ -122,6 +122,21 @@ def select(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
     return Selection(chosen, left_out)
 
 
+def select_as_one(rows: Sequence[Completion], config: SelectionConfig) -> Selection:
+    """`select` on every process of a launch, with what the main one chose: a rule of one's own may draw at random.
+
+    Args:
+        rows: the same on all of them, in the same order.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    selection = select(rows, config)
+    place = {id(row): number for number, row in enumerate(rows)}
+    agreed: list[Any] = [[place[id(row)] for row in selection.chosen], selection.left_out]
+    broadcast_object_list(agreed)
+    return Selection([rows[number] for number in agreed[0]], agreed[1])
+
+
 def best_of_each(
     candidates: Sequence[Sequence[Completion]], config: SelectionConfig, left_out: Counter[str]
 ) -> list[Completion]:

@@ -213,7 +213,10 @@ def test_the_dry_run_plans_without_weights(
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        (("--policy", "nowhere"), "policy: nowhere does not exist; a dry run takes any checkpoint of its size, as its base"),
+        (
+            ("--policy", "nowhere"),
+            "policy: nowhere does not exist; a dry run takes any checkpoint of its size, as its base",
+        ),
         (
             ("--roles", "shared", "--quantization", "nf4", "--dry_run.zero_stage", "3"),
             "dry_run.zero_stage: 3 cannot partition weights in 4 bit",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from made_up import completion
 from rlhf.data.rows import Completion
 from rlhf.errors import InputError
 from rlhf.rejection.figures import selection_figures, suspicious_choice
-from rlhf.rejection.selection import SelectionConfig, select, similarity
+from rlhf.rejection.selection import SelectionConfig, select, select_as_one, similarity
 
 
 def answers(*rewards_and_texts: tuple[float, str]) -> list[Completion]:
@@ -56,6 +58,18 @@ def test_an_unfinished_answer_is_kept_where_it_is_better_by_more_than_the_penalt
     assert kept(rows[:1], missing_end_penalty=99.0) == ([0], {}), "there is no other"
     figures = selection_figures(rows, 3, None, rows, select(rows, SelectionConfig(missing_end_penalty=0.0)))
     assert figures["selected_finished_share"] == 0.0 and figures["selected_mean_reward"] == 2.0, "a raw reward"
+
+
+def test_all_processes_train_on_what_the_main_one_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, a rule that draws at random gave each process rows of its own, and the step's shares did not fit."""
+    rows = [completion(name, "v1", 0, 0.1) for name in "abcd"]
+
+    def from_main(objects: list[Any]) -> None:
+        objects[:] = [[2, 0], Counter(empty=7)]
+
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", from_main)
+    selection = select_as_one(rows, SelectionConfig())
+    assert selection.chosen == [rows[2], rows[0]] and selection.left_out == {"empty": 7}
 
 
 def test_controls_choose_among_the_same_answers_without_the_reward() -> None:
