@@ -34,7 +34,6 @@ from rlhf.models.checkpoint.context import Context
 from rlhf.models.checkpoint.folder import is_adapter_checkpoint
 from rlhf.models.config import AdapterConfig
 from rlhf.models.policy import load_tokenizer
-from rlhf.paths import require_files
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.loop import PPOResult, train_ppo
 from rlhf.ppo.planning.hardware import Hardware
