@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,31 +63,33 @@ def measure(
 def _as_it_is(
     source: PolicySource, device: Any, prompts: Sequence[Conversation], asked_params: SamplingParams
 ) -> tuple[float, Line, Line, float | None]:
-    """Seconds of a load, of scoring by tokens, of a step of writing by answers; and `measure`'s share."""
+    """Seconds of a load, of scoring by tokens, of a step of writing by answers; and `measure`'s share.
+
+    Answers are written to prompts of the run, one each: what stands before an answer is read at every step of it.
+    """
     import torch
 
     from rlhf.sampling.opening import load_weights, open_sampler
-    from rlhf.sampling.protocol import SamplingParams
 
     loaded: list[Any] = []
     load = seconds_of(lambda: loaded.append(load_weights(source, device)), device)
     model = loaded[0]
     sampler = open_sampler(source, device, model=model)
-    asked: Conversation = [{"role": "user", "content": "Tell me about the river, please. " * 3}]
-    params = SamplingParams(max_new_tokens=STEPS)
+    asked = prompts or [[{"role": "user", "content": "Tell me about the river, please. " * 3}]]
     ids = _ids(model, device)
 
-    def write(rows: int) -> float:
-        (drawn,) = sampler.sample([asked], rows, params)
-        return max(1, sum(len(sample.token_ids) for sample in drawn)) / STEPS
+    def write(steps: int, rows: int) -> float:
+        some, params = [asked[row % len(asked)] for row in range(rows)], replace(asked_params, max_new_tokens=steps)
+        drawn = sampler.sample(some, 1, params)
+        return max(1, sum(len(sample.token_ids) for (sample,) in drawn)) / steps
 
     def score(rows: int) -> float:
         with torch.no_grad():
             model.get_decoder()(input_ids=ids[:rows], use_cache=False)
         return rows * ROW_TOKENS
 
-    both = two_sizes(write, SAMPLES[device.type], device)
-    decode = Line(both.fixed / STEPS, both.each / STEPS)
+    whole, first = (two_sizes(partial(write, steps), SAMPLES[device.type], device) for steps in (STEPS + 1, 1))
+    decode = Line(max(0.0, whole.fixed - first.fixed) / STEPS, max(0.0, whole.each - first.each) / STEPS)
     most = asked_params.max_new_tokens
     share = None
     if prompts and decode.seconds(most, most * len(prompts)) <= ENOUGH_ANSWERS:
