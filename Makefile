@@ -56,7 +56,7 @@ define evidence_of_seed
 	  --inputs.referee_preferences '["$(HH)/helpful-online.jsonl.gz", "$(HH)/helpful-rejection-sampled.jsonl.gz"]' $(2)
 endef
 
-evidence-chat: setup  ## what demo-chat shows, with all pairs, three seeds, controls and benchmarks: days; goes on where it stopped
+evidence-chat: setup  ## what demo-chat shows, with all pairs, three seeds, controls and benchmarks: a day and more; goes on where it stopped
 	$(if $(MODEL),,[ -d runs/smollm2 ] || $(BIN)/python examples/smollm2.py runs/smollm2)
 	$(call evidence_of_seed,0)
 	$(BIN)/python recipes/studies/reward_study.py --config recipes/configs/smollm2_135m/reward_study.yaml --model.policy $(CHAT)

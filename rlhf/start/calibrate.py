@@ -4,7 +4,7 @@
 
 The run's `data` step is done into a folder that goes again, so that rows and their lengths are those that the run will
 have. Then a load, a few steps of writing, scoring and training at two sizes each, and a few of the run's prompts are
-answered, in one process with one thread, as stages run. It takes at most about a minute; of a model so large that
+answered, in one process with one thread, as stages run. It takes a minute or two; of a model so large that
 the first size takes long, the second is left out. Where there is no GPU it is processor time that is measured: other
 programs on the machine lengthen it too, though less than the clock's.
 """
@@ -65,7 +65,7 @@ def calibrated(config: IterativeConfig) -> dict[str, Any] | None:
     found = kept(config)
     if found is not None:
         return found
-    print("calibration: measuring this machine with the model, a minute at most", file=sys.stderr, flush=True)
+    print("calibration: measuring this machine with the model, a minute or two", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         try:
             before = sum(os.times()[:4])  # processor time, this process's and that of those it waited for
