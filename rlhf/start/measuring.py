@@ -25,7 +25,9 @@ ENOUGH = 20.0
 """Seconds beyond which the second size of a measurement is left out."""
 ENOUGH_ANSWERS = 30.0
 """Seconds beyond which no answers are written to learn how long they are."""
-SAMPLES = {"cpu": (4, 16), "cuda": (32, 256)}
+SAMPLES = {"cpu": (8, 64), "cuda": (32, 256)}
+TO_A_PROMPT = 8
+"""Answers, of those SAMPLES."""
 STEPS = 12
 ROW_TOKENS = 128
 ROWS = {"cpu": (1, 3), "cuda": (4, 32)}
@@ -65,7 +67,7 @@ def _as_it_is(
 ) -> tuple[float, Line, Line, float | None]:
     """Seconds of a load, of scoring by tokens, of a step of writing by answers; and `measure`'s share.
 
-    Answers are written to prompts of the run, one each: what stands before an answer is read at every step of it.
+    Answers are written to prompts of the run: what stands before an answer is read at every step of it.
     """
     import torch
 
@@ -79,9 +81,9 @@ def _as_it_is(
     ids = _ids(model, device)
 
     def write(steps: int, rows: int) -> float:
-        some, params = [asked[row % len(asked)] for row in range(rows)], replace(asked_params, max_new_tokens=steps)
-        drawn = sampler.sample(some, 1, params)
-        return max(1, sum(len(sample.token_ids) for (sample,) in drawn)) / steps
+        some = [asked[i % len(asked)] for i in range(rows // TO_A_PROMPT)]
+        drawn = sampler.sample(some, TO_A_PROMPT, replace(asked_params, max_new_tokens=steps))
+        return max(1, sum(len(sample.token_ids) for samples in drawn for sample in samples)) / steps
 
     def score(rows: int) -> float:
         with torch.no_grad():
