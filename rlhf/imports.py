@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
 
+IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
 ANYTHING = (Exception, SystemExit)
 """What a user's own code may raise. A SystemExit that went through would end the command as if all were done."""
 
@@ -41,8 +45,7 @@ def import_object(field: str, path: str) -> Any:
         InputError: naming `field`: not such a path, or whatever the import raises (a user's module may raise anything).
     """
     module, _, attribute = path.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    _look_here()
     try:
         found = importlib.import_module(module)
     except ANYTHING as error:
@@ -56,6 +59,33 @@ def import_object(field: str, path: str) -> Any:
         place = f" in {file}" if file else ""
         reason = f"{type(error).__name__}: {error}{place}"
         raise InputError(f"{field}: {path} cannot be imported ({reason}); name it package.module:attribute") from error
+
+
+def code_of(path: str) -> Path | None:
+    """The file of a user's own module that `path` names; None: it is no import path, or of something installed.
+
+    Args:
+        path: package.module:attribute, behind a file and a # too, as of a data layout.
+    """
+    named = IMPORT_PATH.fullmatch(path.rpartition("#")[2])
+    if named is None:
+        return None
+    _look_here()
+    try:
+        spec = importlib.util.find_spec(named[1])
+    except ANYTHING:  # a package around it is the user's own too
+        return None
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    file = Path(spec.origin)
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    return None if any(file.is_relative_to(folder) for folder in [*installed, Path(__file__).parent]) else file
+
+
+def _look_here() -> None:
+    """Modules are found from the working directory too, behind what is installed."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _is_others(file: str) -> bool:

@@ -292,7 +292,7 @@ class _Planner:
                 f"versions: two steps would write {name}, or one inside the other; give one of them another name"
             )
         values: dict[str, Any] = {"output": str(output)}
-        inputs: list[Path] = []
+        inputs: list[Path] = [Path(kind.recipe)] if kind.recipe.endswith(".py") else []
         for option, text in kind.reads.items():
             alone = one is not None and option == kind.each
             if found := [one] if one is not None and alone else self._read(text, f"{name}: {option}"):

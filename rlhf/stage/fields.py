@@ -20,8 +20,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Protocol, runtime_checkable
 
+from rlhf.imports import code_of
 from rlhf.paths import require_files
 from rlhf.shorthand import bare_field, hints_of
+
+CODE = ".code"
+"""Behind a field's name: the file of the user's own function that it names."""
 
 
 class Effect(enum.Enum):
@@ -130,6 +134,8 @@ InputPath = Annotated[Path, ExistingPath()]
 def inputs_of(config: Any) -> dict[str, Path]:
     """Everything that a config's fields name to be read: dotted name -> path, in the order of the fields.
 
+    The file of a user's own function or class is read too, as <field>.code, not what that file imports.
+
     Raises:
         InputError: of the first field that names something missing or wrong. Loads nothing heavy.
     """
@@ -137,6 +143,8 @@ def inputs_of(config: Any) -> dict[str, Path]:
     for field in _leaves(config):
         for check in field.checks:
             found |= check.inputs(field.name, field.value, field.owner)
+        if isinstance(field.value, str | Path) and (code := code_of(os.fspath(field.value))):
+            found[f"{field.name}{CODE}"] = code
     return found
 
 
@@ -155,7 +163,8 @@ def require_memory_of(config: Any, processes: Any) -> None:
 def starts_of(config: Any, inputs: Mapping[str, Path]) -> list[str]:
     """Names of those inputs that the stage's checkpoint comes from: what it trains, else the policies that it reads."""
     trained = [field.name for field in _leaves(config) if any(getattr(c, "trained", False) for c in field.checks)]
-    read = [name for name in inputs if name.partition(".")[0] in ("policy", "checkpoint", "checkpoints")]
+    files = [name for name in inputs if not name.endswith(CODE)]
+    read = [name for name in files if name.partition(".")[0] in ("policy", "checkpoint", "checkpoints")]
     return [name for name in trained if name in inputs] or read
 
 
