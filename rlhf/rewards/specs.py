@@ -97,6 +97,8 @@ def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
             import_object(field, os.fspath(spec))
             continue
         spec = model_place(spec)
+        if named := _meant(spec):
+            raise InputError(f"{field}: {spec} is no reward model; a function of your own is named {named}")
         require_files(**{field: spec})
         found[field] = spec
         if is_ensemble(spec):
@@ -105,6 +107,16 @@ def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
         else:
             require_reward(spec)
     return found
+
+
+def _meant(spec: str | os.PathLike[str]) -> str | None:
+    """The import path that `package.module.function`, or a Python file, was meant to be; None: it is neither."""
+    module, dot, name = os.fspath(spec).rpartition(".")
+    if name == "py":
+        return f"{module.replace(os.sep, '.').lstrip('.')}:FUNCTION"
+    words = [*module.split("."), name]
+    is_name = bool(dot) and all(word.isidentifier() for word in words)
+    return f"{module}:{name}" if is_name and not Path(spec).exists() and not is_ensemble(spec) else None
 
 
 def require_reward(folder: str | os.PathLike[str]) -> None:

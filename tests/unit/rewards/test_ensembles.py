@@ -107,3 +107,14 @@ def test_missing_files_and_policies_are_named(tiny_policy_path: Path, checkpoint
     file = ensemble_file(tmp_path, f"members: [{checkpoints[0]}, {tiny_policy_path}]")
     with pytest.raises(InputError, match=r"has no score\.weight"):
         reward_files(helpfulness=file)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"), [("my_rewards.brevity", "my_rewards:brevity"), ("own/brief.py", "own.brief:FUNCTION")]
+)
+def test_a_function_named_otherwise_than_by_a_colon(given: str, named: str) -> None:
+    """Whoever wrote a dot was told that no such file exists."""
+    with pytest.raises(InputError) as caught:
+        reward_files(helpfulness=given)
+    said = f"helpfulness: {given} is no reward model; a function of your own is named {named}"
+    assert str(caught.value) == said
