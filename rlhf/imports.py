@@ -21,8 +21,8 @@ ANYTHING = (Exception, SystemExit)
 """What a user's own code may raise. A SystemExit that went through would end the command as if all were done."""
 
 
-DISTRIBUTIONS = {"markdown_it": "markdown-it-py"}
-"""Optional packages whose names pip would take for another's."""
+DISTRIBUTIONS = {"markdown_it": "markdown-it-py", "sklearn": "scikit-learn"}
+"""Optional packages that pip knows by another name."""
 
 
 def require_packages(what: str, *names: str) -> None:

@@ -13,6 +13,7 @@ from rlhf.data.rows import Domain, Preference
 from rlhf.errors import InputError
 from rlhf.evaluation.reward_models.pair_scores import PairScore, score_pairs
 from rlhf.evaluation.reward_models.preference_figures import RewardFigures, accuracy_figures, by_group, reward_figures
+from rlhf.imports import require_packages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,15 +74,11 @@ class BagOfWords:
     """
 
     def __init__(self, preferences: Sequence[Preference], field: str = "train_preferences") -> None:
-        try:
-            import numpy as np
-            from sklearn.feature_extraction.text import TfidfVectorizer
-            from sklearn.linear_model import LogisticRegression
-        except ImportError:
-            raise InputError(
-                f"{field}: the bag of words needs scikit-learn; install it with `pip install scikit-learn`"
-                + (", or name no train_preferences" if field == "train_preferences" else "")
-            ) from None
+        require_packages(f"{field}: the bag of words needs", "sklearn")
+        import numpy as np
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+
         n = len(preferences)
         self._tfidf = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
         self._regression = LogisticRegression(fit_intercept=False, max_iter=1000)

@@ -16,7 +16,7 @@ from typing import Any
 from rlhf.conversation import Conversation
 from rlhf.data.refusals import LABELS, SIGNS, RefusalRules, read
 from rlhf.errors import InputError
-from rlhf.imports import import_object, own_function
+from rlhf.imports import import_object, own_function, require_packages
 from rlhf.jsonl import read_json, read_rows
 from rlhf.paths import require_files
 from rlhf.rewards.specs import is_import_path
@@ -111,13 +111,10 @@ class RefusalClassifier:
 
 
 def _fit(features: Sequence[Mapping[str, float]], labels: Sequence[bool]) -> Logistic:
-    try:
-        import numpy as np
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise InputError(
-            "answers: training a refusal detector needs scikit-learn; install it with `pip install scikit-learn`"
-        ) from None
+    require_packages("answers: training a refusal detector needs", "sklearn")
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
     names = list(features[0])
     x = np.array([[row[name] for name in names] for row in features])
     mean, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
