@@ -50,7 +50,7 @@ from rlhf.stage import InputPath, Stage, on_main_process, open_stage
 from rlhf.synthesis.context_distillation import (
     RiskCategory,
     category_of,
-    gain_by_plain_score,
+    gains_by_plain_score,
     generic_preprompt,
     keeps_distilled,
     read_categories,
@@ -281,8 +281,8 @@ def record_answers(
         "answers": len(kept),
         "kept": sum(kept),
         "rows": len(rows),
-        "scores": {kind: score_figures(by_prompt[kind]) for kind in KINDS},
-        "gain": {kind: gain_by_plain_score(by_prompt["plain"], by_prompt[kind]) for kind in KINDS[1:]},
+        "scores": {kind: score_figures(by_prompt[kind], by_prompt["plain"]) for kind in KINDS},
+        "gain": gains_by_plain_score(by_prompt["plain"], {kind: by_prompt[kind] for kind in KINDS[1:]}),
         "heldout": heldout,
     }
     stage.write_json("distillation.json", figures, shown=distillation_tables(figures))

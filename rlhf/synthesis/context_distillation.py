@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -106,21 +106,38 @@ def keeps_distilled(plain: Tensor, distilled: Tensor, min_gain: float = 0.0) -> 
     return (distilled > plain) & (gain >= min_gain)
 
 
-def score_figures(scores: Tensor) -> dict[str, Any]:
-    """Raw safety scores as the paper shows them, after the sigmoid: mean, its interval, quantiles, histogram.
+def score_figures(scores: Tensor, plain: Tensor) -> dict[str, Any]:
+    """Raw safety scores as the paper shows them, after the sigmoid: mean, gain over `plain`, quantiles, histogram.
 
     Args:
-        scores: (prompts, samples); the interval is over prompts.
+        scores, plain: (prompts, samples); the intervals are over prompts, the gain's is of differences by prompt.
     """
     shares = scores.double().sigmoid()
     found = mean_interval(shares.mean(1).tolist())
+    gain = mean_interval((shares - plain.double().sigmoid()).mean(1).tolist())
     return {
         "mean": found and found.mean,
         "ci": found and found.ci,
+        "gain": gain and gain.mean,
+        "gain_ci": gain and gain.ci,
         "quantiles": {str(q): float(shares.quantile(q)) for q in QUANTILES},
         "histogram": [int(count) for count in shares.histc(bins=10, min=0.0, max=1.0)],
         "answers": shares.numel(),
     }
+
+
+def gains_by_plain_score(plain: Tensor, by_kind: Mapping[str, Tensor]) -> dict[str, list[dict[str, Any]]]:
+    """`gain_by_plain_score` of each kind, and as "another" what another plain answer to the same prompt gains.
+
+    An answer that scored low by chance is followed by a better one on average, under a preprompt or not: what a
+    preprompt brings is what it gains beyond "another". The paper's figure does not tell the two apart.
+
+    Args:
+        plain: (prompts, samples) raw scores; "another" needs two samples.
+        by_kind: of the same shape.
+    """
+    others = {**by_kind, "another": plain.roll(1, dims=1)} if plain.shape[1] > 1 else by_kind
+    return {kind: gain_by_plain_score(plain, scores) for kind, scores in others.items()}
 
 
 def gain_by_plain_score(plain: Tensor, distilled: Tensor) -> list[dict[str, Any]]:

@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+NAMES = {
+    "generic": "gain, generic",
+    "category": "gain, category",
+    "another": "gain of another plain answer",
+}
+
 
 def distillation_tables(figures: Mapping[str, Any]) -> str:
     """Safety scores by preprompt, the gain by the plain answer's score, held-out prompts before and after."""
-    lines = ["| preprompt | mean safety score | 5 % | median | 95 % |", "|---|---|---|---|---|"]
+    columns = "| preprompt | mean safety score | gain over plain, by prompt | 5 % | median | 95 % |"
+    lines = [columns, "|---|---|---|---|---|---|"]
     for kind, row in figures["scores"].items():
         low, middle, high = (f"{row['quantiles'][q]:.2f}" for q in ("0.05", "0.5", "0.95"))
-        lines.append(f"| {kind} | {row['mean']:.3f}{_interval(row['ci'], '.3f')} | {low} | {middle} | {high} |")
-    lines += ["", "| plain answer's score | answers | gain, generic | gain, category |", "|---|---|---|---|"]
-    for generic, category in zip(figures["gain"]["generic"], figures["gain"]["category"], strict=True):
-        edges = f"{generic['low']:.1f} to {generic['high']:.1f}"
-        lines.append(f"| {edges} | {generic['answers']} | {_gain(generic)} | {_gain(category)} |")
+        gain = "–" if kind == "plain" else _gain({"gain": row["gain"], "ci": row["gain_ci"]})
+        lines.append(
+            f"| {kind} | {row['mean']:.3f}{_interval(row['ci'], '.3f')} | {gain} | {low} | {middle} | {high} |"
+        )
+    names = [NAMES[kind] for kind in figures["gain"]]
+    lines += ["", f"| plain answer's score | answers | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for kinds in zip(*figures["gain"].values(), strict=True):
+        edges = f"{kinds[0]['low']:.1f} to {kinds[0]['high']:.1f}"
+        lines.append(f"| {edges} | {kinds[0]['answers']} | {' | '.join(_gain(row) for row in kinds)} |")
     lines += ["", f"kept {figures['kept']} of {figures['answers']} answers; trained on {figures['rows']} rows"]
     if figures["heldout"]:
         lines += ["", "| held-out | prompts | before | after | gain |", "|---|---|---|---|---|"]

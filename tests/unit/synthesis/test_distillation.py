@@ -18,6 +18,7 @@ from rlhf.synthesis.context_distillation import (
     RiskCategory,
     category_of,
     gain_by_plain_score,
+    gains_by_plain_score,
     generic_preprompt,
     keeps_distilled,
     read_categories,
@@ -94,7 +95,7 @@ def test_the_gate_asks_for_a_gain_between_sigmoids() -> None:
 
 def test_distribution_and_gain_by_the_plain_score() -> None:
     shares = torch.tensor([0.1, 0.1, 0.5, 0.95, 1.0 - 1e-9], dtype=torch.float64)
-    figures = score_figures(torch.logit(shares).unsqueeze(1))
+    figures = score_figures(torch.logit(shares).unsqueeze(1), torch.full((5, 1), 0.0))
     assert figures["mean"] == pytest.approx(float(shares.mean())) and figures["histogram"] == [
         0,
         2,
@@ -107,6 +108,7 @@ def test_distribution_and_gain_by_the_plain_score() -> None:
         0,
         2,
     ]
+    assert figures["gain"] == pytest.approx(float(shares.mean()) - 0.5)
     assert figures["quantiles"]["0.5"] == pytest.approx(0.5)
     after = torch.tensor([0.3, 0.5, 0.5, 0.5, 0.9], dtype=torch.float64)
     rows = gain_by_plain_score(torch.logit(shares).unsqueeze(1), torch.logit(after).unsqueeze(1))
@@ -116,10 +118,21 @@ def test_distribution_and_gain_by_the_plain_score() -> None:
 
 def test_the_unit_of_the_intervals_is_the_prompt() -> None:
     scores = torch.logit(torch.tensor([[0.1, 0.3], [0.5, 0.9]], dtype=torch.float64))
-    assert score_figures(scores)["ci"] == pytest.approx(mean_interval([0.2, 0.7]).ci)
+    plain = torch.logit(torch.tensor([[0.2, 0.2], [0.5, 0.5]], dtype=torch.float64))
+    assert score_figures(scores, plain)["ci"] == pytest.approx(mean_interval([0.2, 0.7]).ci)
+    assert score_figures(scores, plain)["gain_ci"] == pytest.approx(mean_interval([0.0, 0.2]).ci)
     after = torch.logit(torch.tensor([[0.3, 0.5], [0.9, 0.9]], dtype=torch.float64))
     rows = gain_by_plain_score(torch.logit(torch.full((2, 2), 0.1, dtype=torch.float64)), after)
     assert rows[0]["answers"] == 4 and rows[0]["ci"] == pytest.approx(mean_interval([0.3, 0.8]).ci)
+
+
+def test_what_chance_alone_gains_stands_beside_a_preprompt() -> None:
+    """A preprompt that does nothing: low answers gain as much as another plain answer does, and high ones lose."""
+    plain = torch.logit(torch.tensor([[0.1, 0.5], [0.9, 0.5]], dtype=torch.float64))
+    gains = gains_by_plain_score(plain, {"generic": plain.flip(1)})
+    assert gains["generic"] == gains["another"] and list(gains) == ["generic", "another"]
+    assert [gains["another"][fifth]["gain"] for fifth in (0, 2, 4)] == pytest.approx([0.4, 0.0, -0.4])
+    assert list(gains_by_plain_score(plain[:, :1], {"generic": plain[:, :1]})) == ["generic"], "of one there is none"
 
 
 def test_before_and_after_by_kind_of_request() -> None:
