@@ -37,7 +37,7 @@ from rlhf.report.run.folders import Folders, beside
 from rlhf.report.run.gains import gain_table
 from rlhf.report.run.measured import measured_tables, reward_tables
 from rlhf.report.run.own import own_panels
-from rlhf.report.run.pooled import control_table
+from rlhf.report.run.pooled import branch_table
 from rlhf.report.run.ppo import ppo_panels, ppo_warnings
 from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.samples import RULE, pick_samples
@@ -163,7 +163,7 @@ def render(files: RunFiles, own: Sequence[Panel] = ()) -> str:
         if files.versions
         else None,
         gain_table=gain_table([*files.versions, *files.branches]),
-        control_table=control_table([{**files.answers, **files.beside}], names, [b["name"] for b in files.branches]),
+        branch_table=branch_table([{**files.answers, **files.beside}], names, [b["name"] for b in files.branches]),
         version_panels=panels.version_panels(files.versions),
         outcome_panels=compared.outcome_panels(files.answers, judge),
         judge_table=judge_table(files.versions),

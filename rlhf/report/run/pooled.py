@@ -29,7 +29,7 @@ def pooled_table(runs: Sequence[Mapping[str, Sequence[Row]]]) -> Table | None:
     return _table(runs, [(name, first) for name in runs[0] if name != first], "Over the start")
 
 
-def control_table(
+def branch_table(
     runs: Sequence[Mapping[str, Sequence[Row]]], versions: Sequence[str], branches: Sequence[str]
 ) -> Table | None:
     """The same of each version over its branches: what choosing by reward is worth beyond what a control has too.
@@ -42,7 +42,7 @@ def control_table(
     for branch in branches:
         own = [version for version in versions if branch.startswith(f"{version}_")]
         pairs += [(max(own, key=len), branch)] if own else []
-    return _table(runs, pairs, "Over a control")
+    return _table(runs, pairs, "Over a branch")
 
 
 def _table(runs: Sequence[Mapping[str, Sequence[Row]]], pairs: Sequence[tuple[str, str]], title: str) -> Table | None:

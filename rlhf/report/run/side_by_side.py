@@ -12,7 +12,7 @@ from rlhf.report.drawing.page import page_template
 from rlhf.report.drawing.tables import Cell, Table
 from rlhf.report.drawing.text import number, percent, student_label, version_label
 from rlhf.report.run.folders import names_of
-from rlhf.report.run.pooled import control_table, pooled_table, same_prompts
+from rlhf.report.run.pooled import branch_table, pooled_table, same_prompts
 from rlhf.report.run.reading import RunFiles, read_run
 from rlhf.report.run.tables import COLUMNS, GOLD
 
@@ -69,7 +69,7 @@ def render_runs(paths: Sequence[Path]) -> str:
         table=runs_table(runs),
         alike=same_prompts(answers),
         pooled=pooled_table(answers),
-        controls=control_table(answers, _names(runs, lambda run: run.versions), _names(runs, lambda run: run.branches)),
+        branches=branch_table(answers, _names(runs, lambda run: run.versions), _names(runs, lambda run: run.branches)),
         panels=runs_panels(runs),
     )
 

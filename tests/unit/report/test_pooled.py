@@ -7,7 +7,7 @@ from typing import Any
 from rlhf.intervals import mean_interval
 from rlhf.report.drawing.tables import as_markdown
 from rlhf.report.drawing.text import interval
-from rlhf.report.run.pooled import control_table, pooled_table
+from rlhf.report.run.pooled import branch_table, pooled_table
 
 
 def row(prompt: str, length: int, reward: float, referee: float, start_s: float | None = None) -> dict[str, Any]:
@@ -49,18 +49,18 @@ def test_a_version_over_its_controls() -> None:
     one, two = runs()
     for run in (one, two):
         run["v1_random"] = [row("a", 12, 0.5, 0.0, start_s=7.0), row("b", 10, 1.5, 1.0, start_s=7.0)]
-    table = control_table([one, two], ["start", "v1"], ["v1_random", "v2_random"])
+    table = branch_table([one, two], ["start", "v1"], ["v1_random", "v2_random"])
     assert table is not None
     lines = [line.replace("\u00a0", " ") for line in as_markdown(table).splitlines()]
-    assert lines[0] == "| Over a control | Reward | Referee | Tokens |" and len(lines) == 4
+    assert lines[0] == "| Over a branch | Reward | Referee | Tokens |" and len(lines) == 4
     assert lines[2].startswith("| V1 over V1 (random) | +1.25 ("), "a: 0.5 and 1.5, b: -0.5 and 3.5"
     assert "; 0.00, +2.50)" in lines[2] and "; +0.50, +0.50)" in lines[2]
     one["v1_random"][0]["finished"] = False
-    table = control_table([one], ["start", "v1"], ["v1_random"])
+    table = branch_table([one], ["start", "v1"], ["v1_random"])
     assert table is not None
     lines = [line.replace("\u00a0", " ") for line in as_markdown(table).splitlines()]
     assert lines[4].startswith("| V1 over V1 (random), finished answers | −0.50 |"), "b alone"
-    assert control_table([one], ["start", "v1"], ["v2_random"]) is None
+    assert branch_table([one], ["start", "v1"], ["v2_random"]) is None
 
 
 def test_runs_on_other_prompts_are_not_pooled() -> None:
