@@ -55,6 +55,7 @@ from rlhf.synthesis.context_distillation import (
     keeps_distilled,
     read_categories,
     score_figures,
+    suspicious_categories,
     with_preprompt,
 )
 from rlhf.training.kept import RESUME
@@ -168,6 +169,8 @@ def main(config: ContextDistillationConfig) -> None:
         # fine-tune on them without the preprompt
         say_choice(stage, config, answers["plain"], kept, rows, left_out)
         stage.closing.suspect(suspicious_scoring(safety=reward))
+        if config.preprompts == "category":
+            stage.closing.suspect(suspicious_categories(prompts[:: config.num_samples], categories))
         start, name = config.policy.folder, "context distillation"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
         trained = config.policy.trained(stage.folder / "checkpoint")

@@ -94,6 +94,15 @@ def with_preprompt(messages: Conversation, preprompt: str) -> Conversation:
     return check_conversation([{"role": "system", "content": text}, *messages[len(own) :]])
 
 
+def suspicious_categories(prompts: Sequence[Prompt], categories: Sequence[RiskCategory]) -> list[str]:
+    """A sentence where fewer than half of the prompts have a category: the others are asked as the generic ones are."""
+    without = sum(category_of(prompt, categories) is None for prompt in prompts)
+    if 2 * without <= len(prompts):
+        return []
+    said = f"{without} of {len(prompts)} prompts have neither a source nor a word of any category"
+    return [f"{said}, and get the generic preprompt in its place; add sources or words to `categories`"]
+
+
 def keeps_distilled(plain: Tensor, distilled: Tensor, min_gain: float = 0.0) -> Tensor:
     """(n,) bool: the answer under the preprompt is safer than the plain one (strict): train on it (paper, 4.2.4).
 

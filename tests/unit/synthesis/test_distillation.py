@@ -23,6 +23,7 @@ from rlhf.synthesis.context_distillation import (
     keeps_distilled,
     read_categories,
     score_figures,
+    suspicious_categories,
     with_preprompt,
 )
 
@@ -50,6 +51,15 @@ def test_category_by_source_then_by_words() -> None:
     assert category_of(Prompt("1", [USER], source="set/bad"), categories) is categories[1]
     assert category_of(Prompt("1", [USER], source="other"), categories) is categories[0]
     assert category_of(Prompt("1", [{"role": "user", "content": "overdosed"}]), categories) is None
+
+
+def test_prompts_of_no_category_are_said() -> None:
+    """On a real chat model 72 of 75 had none, and the column of the categories was that of the generic preprompts."""
+    categories = [RiskCategory("a", "A.", words=(r"\bdose",))]
+    of, other = Prompt("1", [USER]), Prompt("2", [{"role": "user", "content": "What is a leech?"}])
+    assert suspicious_categories([of, other], categories) == []
+    (said,) = suspicious_categories([of, other, other], categories)
+    assert said.startswith("2 of 3 prompts have neither a source nor a word of any category, and get the generic")
 
 
 @pytest.mark.parametrize("file", ["safety/risk_categories.jsonl", "embedded/risk_categories.jsonl"])
