@@ -116,6 +116,7 @@ def test_ppo_runs_and_writes_what_it_says(world: Path, tiny_policy_path: Path) -
         "policy",
         "prompts",
         "validation_prompts",
+        *(f"{reward}.code" for reward in ("helpfulness", "safety", "referee")),
     }
 
     from rlhf.models.policy import load_policy, load_tokenizer
