@@ -168,9 +168,7 @@ def main(config: ContextDistillationConfig) -> None:
 
         # fine-tune on them without the preprompt
         say_choice(stage, config, answers["plain"], kept, rows, left_out)
-        stage.closing.suspect(suspicious_scoring(safety=reward))
-        if config.preprompts == "category":
-            stage.closing.suspect(suspicious_categories(prompts[:: config.num_samples], categories))
+        stage.closing.suspect(suspicions(config, prompts[:: config.num_samples], categories, reward))
         start, name = config.policy.folder, "context distillation"
         finetune_stage(stage, accelerator, start, rows, config, name=name, mixed_in=sft_dialogues)
         trained = config.policy.trained(stage.folder / "checkpoint")
@@ -252,6 +250,14 @@ def say_choice(
     stage.closing.suspect(suspicious_selection(len(rows), len(kept), left_out))
     stage.closing.rows(len(rows), left_out)
     stage.closing.figures(answers=len(kept), kept_by_the_gate=sum(kept))
+
+
+def suspicions(
+    config: ContextDistillationConfig, prompts: Sequence[Prompt], categories: Sequence[RiskCategory], reward: object
+) -> list[str]:
+    """Of the safety model's scores, and of the categories, where their preprompts are distilled."""
+    scoring = suspicious_scoring(safety=reward)
+    return [*scoring, *(suspicious_categories(prompts, categories) if config.preprompts == "category" else [])]
 
 
 def judged(
