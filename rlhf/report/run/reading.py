@@ -149,7 +149,8 @@ def read_run(*paths: Path) -> RunFiles:
     """
     folders = Folders.of(paths)
     run = folders.run
-    summary = _json(run / "summary.json")
+    last = (_jsonl(run / "ledger.jsonl") or [{}])[-1].get("event", "ended")
+    summary = _json(run / "summary.json") if last == "ended" else {}  # else of an earlier end, and the run goes on
     evaluated = [(path, e) for path in folders.files("evaluation.json") if "name" in (e := _json(path))]
     alike = [e["name"] for _, e in evaluated] if folders.stages else []
     evaluations = {

@@ -87,6 +87,17 @@ def page(run: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_a_run_that_goes_on_shows_what_its_last_end_did_not_have(tmp_path: Path) -> None:
+    """A plan that got a step more: until its end the page had the summary of the end before."""
+    run = write_run(tmp_path / "run", versions=("sft", "v1", "v2"))
+    summary = json.loads((run / "summary.json").read_text())
+    _write(run / "summary.json", summary | {"versions": summary["versions"][:2]})
+    assert [version["name"] for version in read_run(run).versions] == ["sft", "v1"]
+    with (run / "ledger.jsonl").open("a", encoding="utf-8") as ledger:
+        ledger.write('{"event": "begun", "time": 1e10}\n')
+    assert [version["name"] for version in read_run(run).versions] == ["sft", "v1", "v2"]
+
+
 def test_the_words_of_the_headline_are_explained_below_it(page: str, tmp_path: Path) -> None:
     assert "Gold: what the simulated world" in page.split("<nav")[0] and "Referee: " not in page
     other = build_report(write_run(tmp_path / "run", gold=False, versions=("sft", "v1"))).read_text()
