@@ -17,6 +17,8 @@ from typing import Any
 from rlhf.errors import InputError
 
 IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
+CODE = ".code"
+"""Behind a field's name, among a stage's inputs: the file of the user's own function that it names."""
 ANYTHING = (Exception, SystemExit)
 """What a user's own code may raise. A SystemExit that went through would end the command as if all were done."""
 
@@ -61,8 +63,16 @@ def import_object(field: str, path: str) -> Any:
         raise InputError(f"{field}: {path} cannot be imported ({reason}); name it package.module:attribute") from error
 
 
+def code_inputs(field: str, path: str) -> dict[str, Path]:
+    """What a stage reads of the user's own code through a field: <field>.code -> `code_of`'s file, where it has one."""
+    code = code_of(path)
+    return {} if code is None else {f"{field}{CODE}": code}
+
+
 def code_of(path: str) -> Path | None:
     """The file of a user's own module that `path` names; None: it is no import path, or of something installed.
+
+    Below the working directory it is relative, as paths of data are.
 
     Args:
         path: package.module:attribute, behind a file and a # too, as of a data layout.
@@ -79,7 +89,9 @@ def code_of(path: str) -> Path | None:
         return None
     file = Path(spec.origin)
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    return None if any(file.is_relative_to(folder) for folder in [*installed, Path(__file__).parent]) else file
+    if any(file.is_relative_to(folder) for folder in [*installed, Path(__file__).parent]):
+        return None
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
 def _look_here() -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from rlhf.configuration import parse_config
 from rlhf.errors import InputError
-from rlhf.imports import import_object
+from rlhf.imports import code_inputs, import_object
 from rlhf.models.checkpoint.folder import require_checkpoint, require_reward_head
 from rlhf.models.checkpoint.labels import good_and_bad, writes_text
 from rlhf.paths import NamesModel, model_place, require_files
@@ -57,8 +57,8 @@ def is_ensemble(spec: str | os.PathLike[str]) -> bool:
 
 
 def are_checkpoints(*specs: str | os.PathLike[str] | None) -> bool:
-    """Whether all that are given are reward-model folders, so that a stage's digests say what they score by: nothing
-    records the code of a function of one's own, or what an ensemble's members are."""
+    """Whether all that are given are reward-model folders, so that a stage's digests say what they score by: of a
+    function of one's own they know one file, and not what that imports, and an ensemble may have such a member."""
     return not any(is_import_path(spec) or is_ensemble(spec) for spec in specs if spec is not None)
 
 
@@ -83,7 +83,7 @@ def read_ensemble(file: str | os.PathLike[str]) -> EnsembleConfig:
 def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
     """The checked inputs of a stage: field -> folder, or file of an ensemble with its folders as field.0, field.1, …
 
-    A field of a reward function by import path, or of None, has none.
+    A reward function by import path has the file of its own code, as field.code; a field of None has none.
 
     Raises:
         InputError: naming the field: something does not exist, or cannot be imported; naming the folder: it has no
@@ -95,10 +95,12 @@ def reward_files(**specs: str | os.PathLike[str] | None) -> dict[str, Path]:
             continue
         if is_import_path(spec):
             import_object(field, os.fspath(spec))
+            found |= code_inputs(field, os.fspath(spec))
             continue
         spec = model_place(spec)
         if named := _meant(spec):
-            raise InputError(f"{field}: {spec} is no reward model; a function of your own is named {named}")
+            what = "is no reward model" if Path(spec).suffix == ".py" else "does not exist"
+            raise InputError(f"{field}: {spec} {what}; a function of your own is named {named}")
         require_files(**{field: spec})
         found[field] = spec
         if is_ensemble(spec):

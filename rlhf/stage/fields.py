@@ -20,12 +20,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Protocol, runtime_checkable
 
-from rlhf.imports import code_of
+from rlhf.imports import CODE, code_inputs
 from rlhf.paths import require_files
 from rlhf.shorthand import bare_field, hints_of
-
-CODE = ".code"
-"""Behind a field's name: the file of the user's own function that it names."""
 
 
 class Effect(enum.Enum):
@@ -143,8 +140,8 @@ def inputs_of(config: Any) -> dict[str, Path]:
     for field in _leaves(config):
         for check in field.checks:
             found |= check.inputs(field.name, field.value, field.owner)
-        if isinstance(field.value, str | Path) and (code := code_of(os.fspath(field.value))):
-            found[f"{field.name}{CODE}"] = code
+        if isinstance(field.value, str | Path):
+            found |= code_inputs(field.name, os.fspath(field.value))
     return found
 
 

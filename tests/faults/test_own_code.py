@@ -63,7 +63,7 @@ def test_a_changed_function_or_recipe_of_ones_own_runs_its_stage_again(tmp_path:
     drive(tmp_path)
     assert made.read_text() == "5" and "finished earlier" in drive(tmp_path)
     (tmp_path / "words.py").write_text("def count(text):\n    return 2 * len(text)\n")
-    assert f"its input {tmp_path / 'words.py'} changed" in drive(tmp_path)
+    assert "its input words.py changed" in drive(tmp_path)
     assert made.read_text() == "10"
     (tmp_path / "count.py").write_text(RECIPE.replace('("hello")', '("hello hello")'))
     assert "its input count.py changed" in drive(tmp_path)
@@ -79,8 +79,8 @@ def test_whose_code_a_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (folder / name).touch()
     (tmp_path / "own_code_broken.py").write_text("this does not even parse")
     for name in ("own_code_package.rules:best", "rows.jsonl#own_code_package.rules:LAYOUT"):
-        assert code_of(name) == folder / "rules.py"
-    assert code_of("own_code_broken:any") == tmp_path / "own_code_broken.py"
+        assert code_of(name) == Path("own_code_package/rules.py")
+    assert code_of("own_code_broken:any") == Path("own_code_broken.py")
     others = ("rlhf.rewards.examples:brevity", "json:loads", "torch:zeros", "nowhere:best", "own_code_broken.part:best")
     texts = ("rows.jsonl", "Be brief: answer", "http://localhost:8000", "own_code_package.rules", "a:b:c", "")
     assert [name for name in (*others, *texts) if code_of(name) is not None] == []

@@ -73,7 +73,8 @@ def test_a_file_names_an_ensemble_of_checkpoints_and_own_functions(
     want = stacked.mean(0) - 0.25 * stacked.std(0, correction=0)
     torch.testing.assert_close(load_reward(file)(TALKS), want)
     files = reward_files(helpfulness=file, safety="length_of_the_test:length", referee=None)
-    assert files == {"helpfulness": file, "helpfulness.0": checkpoints[0], "helpfulness.1": checkpoints[1]}
+    code = {name: Path("length_of_the_test.py") for name in ("helpfulness.2.code", "safety.code")}
+    assert files == {"helpfulness": file, "helpfulness.0": checkpoints[0], "helpfulness.1": checkpoints[1], **code}
     assert reward_files(safety=checkpoints[2]) == {"safety": checkpoints[2]}
 
 
@@ -110,11 +111,24 @@ def test_missing_files_and_policies_are_named(tiny_policy_path: Path, checkpoint
 
 
 @pytest.mark.parametrize(
-    ("given", "named"), [("my_rewards.brevity", "my_rewards:brevity"), ("own/brief.py", "own.brief:FUNCTION")]
+    ("given", "what", "named"),
+    [
+        ("my_rewards.brevity", "does not exist", "my_rewards:brevity"),
+        ("own/brief.py", "is no reward model", "own.brief:FUNCTION"),
+    ],
 )
-def test_a_function_named_otherwise_than_by_a_colon(given: str, named: str) -> None:
+def test_a_function_named_otherwise_than_by_a_colon(given: str, what: str, named: str) -> None:
     """Whoever wrote a dot was told that no such file exists."""
     with pytest.raises(InputError) as caught:
         reward_files(helpfulness=given)
-    said = f"helpfulness: {given} is no reward model; a function of your own is named {named}"
+    said = f"helpfulness: {given} {what}; a function of your own is named {named}"
     assert str(caught.value) == said
+
+
+def test_the_code_of_a_member_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ensemble's file names it, which did not change with it."""
+    monkeypatch.chdir(tmp_path)
+    Path("member_code.py").write_text("def short(conversations): ...\n")
+    file = ensemble_file(tmp_path, "members: [member_code:short, rlhf.rewards.examples:Brevity]")
+    found = reward_files(helpfulness=file)
+    assert found == {"helpfulness": file, "helpfulness.0.code": Path("member_code.py")}
